@@ -1,0 +1,90 @@
+"""Coefficients: numbers, tensors over an ensemble, functions of `(r, t)`, schedules over training, and the closed-form optima.
+
+Knows no networks: the optima are functions of the Jacobian's action, the noise and the proxy's bias, whoever measured them.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from meanstep.shapes import over
+from meanstep.types import Bridge, Coefficient
+
+
+def at(c: Coefficient, b: Bridge) -> float | Tensor:
+    """The value of `c` on the rows of `b`: a number, or a tensor that broadcasts over `[*B]`."""
+    value = c(b) if callable(c) else c
+    return over(value, b.t).to(b.t) if isinstance(value, Tensor) else value
+
+
+def checked(c: Coefficient, name: str, low: float = 0.0, high: float = 1.0) -> Coefficient:
+    """`c` itself, or `ValueError` if it is a number or a tensor outside [low, high]; a function is checked at its numbers when called."""
+    if callable(c):
+        return lambda b: _inside(c(b), name, low, high)
+    return _inside(c, name, low, high)
+
+
+def _inside(value: float | Tensor, name: str, low: float, high: float) -> float | Tensor:
+    if isinstance(value, Tensor):
+        bad = value[~((value >= low) & (value <= high))] if value.device.type == "cpu" else value[:0]
+        if bad.numel():
+            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got a tensor that holds {bad.flatten()[0].item():g}")
+    elif not low <= value <= high:
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value:g}")
+    return value
+
+
+def linear(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], float]:
+    """From `start` to `end` while progress goes from 0 to `until`, constant afterwards; `until` in (0, 1]."""
+    if not 0 < until <= 1:
+        raise ValueError(f"until is a share of the training in (0, 1], got {until:g}")
+    return lambda b: start + (end - start) * min(1.0, b.elapsed() / until)
+
+
+def sigmoid(begin: float = 0.0, end: float = 1.0, steepness: float = 25.0, snap: float = 0.005) -> Callable[[Bridge], float]:
+    """alpha-Flow's curriculum from 1 to 0 between the progress values `begin` and `end`, snapped to its ends; arXiv 2510.20771."""
+
+    def value(b: Bridge) -> float:
+        k = min(max(b.elapsed(), begin), end)
+        a = 1 / (1 + math.exp(steepness * (k - (begin + end) / 2) / (end - begin)))
+        return 0.0 if a < snap else 1.0 if a > 1 - snap else a
+
+    if not 0 <= begin < end <= 1:
+        raise ValueError(f"the curriculum needs 0 <= begin < end <= 1, got begin={begin:g}, end={end:g}")
+    return value
+
+
+def exponential(start: float, end: float) -> Callable[[Bridge], float]:
+    """Geometric interpolation from `start` to `end` over the training; SoFlow's step schedule, arXiv 2512.15657."""
+    if start <= 0 or end <= 0:
+        raise ValueError(f"a geometric schedule needs positive ends, got {start:g} and {end:g}")
+    return lambda b: start * (end / start) ** b.elapsed()
+
+
+def scalar_optimum(kappa: float | Tensor, noise: float | Tensor, bias: float | Tensor = 0.0) -> float | Tensor:
+    """The paper's `kappa / (kappa + 1) * noise / (noise + bias)`, eq. (19): the unconstrained minimiser for `J = kappa I`.
+
+    `kappa`: signed Jacobi factor; `noise`: `Tr S`; `bias`: squared norm of the proxy's bias. A trained field has `kappa < 0`: the
+    value is then outside [0, 1] and must not be clipped blindly, use `clipped_optimum`. Singular at `kappa = -1` (every `r = t` row).
+    Source: arXiv 2605.09235, Theorem 4 (as summarised; its sign convention is discussed in docs/theory.md).
+    """
+    return kappa / (kappa + 1) * noise / (noise + bias)
+
+
+def clipped_optimum(kappa: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
+    """The minimiser of the same parabola on [0, 1], eq. (19b), for any sign of `kappa`; at `kappa = -1` every beta is equal and it is 0."""
+    curvature = (kappa + 1) ** 2 * (noise + bias)
+    slope = kappa * (kappa + 1) * noise
+    return torch.where(curvature > 0, slope / torch.where(curvature > 0, curvature, 1.0), 0.0).clamp(0, 1)
+
+
+def matrix_optimum(jn: Tensor, n: Tensor, jb: Tensor | None = None) -> Tensor:
+    """The minimiser on [0, 1] of the mean of `|jn - beta (jn + n)|^2 + beta^2 |jb|^2`, eq. (20): one number for all rows, 0-d.
+
+    `n`: draws of the noise `v' = v - E[v | z]`, `jn`: `J n`, `jb`: `(J + I) b` with the proxy's bias `b`; all `[N, *E]`.
+    """
+    swing = jn + n
+    curvature = swing.square().sum() + (jb.square().sum() if jb is not None else 0.0)
+    return ((jn * swing).sum() / curvature).clamp(0, 1) if curvature > 0 else torch.zeros_like(curvature)

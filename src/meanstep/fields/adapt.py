@@ -1,0 +1,131 @@
+"""Adapters: networks of other people, with their own argument order and parameterisation, as fields."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from meanstep.shapes import over
+from meanstep.types import Field
+
+ROLES = ("z", "r", "t", "gap", "y")
+
+
+class Adapted(nn.Module):
+    """A module or function behind the signature `(z, r, t, y)`; made by `as_field`."""
+
+    def __init__(
+        self,
+        net: Callable[..., Any],
+        order: Sequence[str],
+        names: Mapping[str, str],
+        output: Callable[[Any], Tensor] | None,
+        head: Callable[[Any], Tensor] | None,
+    ) -> None:
+        super().__init__()
+        for role in (*order, *names.values()):
+            if role not in ROLES:
+                raise ValueError(f"an argument is one of {', '.join(ROLES)}, got {role!r}")
+        if "z" not in (*order, *names.values()):
+            raise ValueError(f"the network must be given z, got order={tuple(order)!r} and names={dict(names)!r}")
+        self.net, self.order, self.names, self.output, self._head = net, tuple(order), dict(names), output, head
+
+    def _call(self, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Any:
+        given = {"z": z, "r": r, "t": t, "gap": t - r, "y": y}
+        return self.net(*(given[role] for role in self.order), **{name: given[role] for name, role in self.names.items()})
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        """The average velocity `[*B, *E]`."""
+        out = self._call(z, r, t, y)
+        return self.output(out) if self.output else out
+
+    @property
+    def head(self) -> Callable[..., Tensor] | None:
+        """The auxiliary velocity `(z, r, t, y) -> v`, if the network has one."""
+        read = self._head
+        return None if read is None else lambda z, r, t, y=None: read(self._call(z, r, t, y))
+
+
+def as_field(
+    net: Callable[..., Any],
+    order: Sequence[str] = ("z", "r", "t"),
+    names: Mapping[str, str] | None = None,
+    *,
+    output: Callable[[Any], Tensor] | None = None,
+    head: Callable[[Any], Tensor] | None = None,
+) -> Adapted:
+    """A field from a network with its own arguments.
+
+    `order`: its positional arguments, among `z`, `r`, `t`, `gap` (`t - r`) and `y`; `names`: its keyword arguments, `{its name: ours}`;
+    `output` and `head` pick the average velocity and an auxiliary velocity from what it returns. Raises `ValueError` for another role.
+
+        as_field(net, ("z", "t", "gap"))
+        as_field(unet, ("z",), {"timestep": "t", "timestep_r": "r", "class_labels": "y"}, output=lambda o: o.sample)
+    """
+    return Adapted(net, order, names or {}, output, head)
+
+
+class DataPrediction(nn.Module):
+    """A network that predicts data `X`, as a field: `u = (z - X) / max(t, floor)`, eq. (32); arXiv 2601.22158. Its head likewise."""
+
+    def __init__(self, net: Field, floor: float = 0.05) -> None:
+        super().__init__()
+        if not 0 < floor <= 1:
+            raise ValueError(f"floor is a time in (0, 1], got {floor:g}")
+        self.net, self.floor = net, floor
+
+    def _velocity(self, predict: Field, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
+        return (z - predict(z, r, t, y)) / over(t.clamp(min=self.floor), z)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        """The average velocity `[*B, *E]`."""
+        return self._velocity(self.net, z, r, t, y)
+
+    @property
+    def head(self) -> Callable[..., Tensor] | None:
+        """The velocity of the network's second data prediction, if it has one."""
+        predict = getattr(self.net, "head", None)
+        return None if predict is None else lambda z, r, t, y=None: self._velocity(predict, z, r, t, y)
+
+
+class Scaled(nn.Module):
+    """`u = omega F` for a network given a `Condition` with scale `omega`, eq. (30); terminal velocity matching, arXiv 2511.19797."""
+
+    def __init__(self, net: Field) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        """The average velocity `[*B, *E]`; `TypeError` if the condition has no scale."""
+        if not hasattr(y, "omega"):
+            raise TypeError(
+                f"a Scaled field is given a Condition with a guidance scale, got {type(y).__name__}: pass guidance= to the recipe"
+            )
+        return over(y.omega, z) * self.net(z, r, t, y)
+
+
+class Decoupled(nn.Module):
+    """A flow-matching network made an average velocity: its first `split` blocks see `t`, the others and the last layer see `r`, eq. (33).
+
+    No new weights, and `u(z, t, t)` is the original network. `net` offers `embed(t, y) -> c`, `stem(z) -> h`, `blocks` (each
+    `(h, c) -> h`) and `final(h, c) -> u`; by default two thirds of the blocks see `t`. Source: arXiv 2510.24474.
+    """
+
+    def __init__(self, net: nn.Module, split: int | None = None) -> None:
+        super().__init__()
+        missing = [name for name in ("embed", "stem", "blocks", "final") if not hasattr(net, name)]
+        if missing:
+            raise TypeError(f"{type(net).__name__} cannot be decoupled: it lacks {', '.join(missing)}")
+        depth = len(net.blocks)  # type: ignore[arg-type]
+        self.net: Any = net
+        self.split = round(depth * 2 / 3) if split is None else split
+        if not 0 <= self.split <= depth:
+            raise ValueError(f"split is a number of blocks in [0, {depth}], got {self.split}")
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        """The average velocity `[*B, *E]`."""
+        early, late, h = self.net.embed(t, y), self.net.embed(r, y), self.net.stem(z)
+        for k, block in enumerate(self.net.blocks):
+            h = block(h, early if k < self.split else late)
+        out: Tensor = self.net.final(h, late)
+        return out

@@ -1,0 +1,64 @@
+"""A perceptron in `(z, t, t - r)` for points, alone `[B, D]` or as an ensemble of independent members `[M, B, D]`."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+
+class MLP(nn.Module):
+    """Average velocity of points in `dim` dimensions: `depth` hidden layers of `width` units, SiLU, Fourier features of `t` and `t - r`.
+
+    `members`: leading axes of an ensemble, e.g. `(5,)` for inputs `[5, B, D]`; no member sees another. `classes`: number of labels `y`
+    (int64 `[*B]`), and label `classes` means none. `head`: a second output, the auxiliary velocity. `generator` draws the weights.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        width: int = 128,
+        depth: int = 3,
+        *,
+        members: tuple[int, ...] = (),
+        classes: int = 0,
+        head: bool = False,
+        frequencies: int = 8,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if min(dim, width, depth) < 1:
+            raise ValueError(f"dim, width and depth are at least 1, got {dim}, {width}, {depth}")
+        self.dim, self.classes = dim, classes
+        self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(frequencies).div(2) / 2, persistent=False)
+        first = dim + 4 * frequencies + (classes + 1 if classes else 0)
+        sizes = [first, *[width] * depth, dim * (2 if head else 1)]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in pairwise(sizes):
+            bound = fan_in**-0.5
+            self.weights.append(nn.Parameter(torch.empty(*members, fan_in, fan_out).uniform_(-bound, bound, generator=generator)))
+            self.biases.append(nn.Parameter(torch.empty(*members, 1, fan_out).uniform_(-bound, bound, generator=generator)))
+        self.two = head
+
+    def _run(self, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
+        angles = torch.stack([t, t - r], -1)[..., None] * self.frequencies
+        parts = [z, angles.sin().flatten(-2), angles.cos().flatten(-2)]
+        if self.classes:
+            known = torch.full_like(t, self.classes, dtype=torch.int64) if y is None else y
+            parts.append(nn.functional.one_hot(known, self.classes + 1).to(z))
+        h = torch.cat(parts, -1)
+        for k, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            h = torch.matmul(nn.functional.silu(h) if k else h, w) + b
+        return h
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        """The average velocity: `[*M, B, D], [*M, B], [*M, B] -> [*M, B, D]`."""
+        return self._run(z, r, t, y)[..., : self.dim]
+
+    @property
+    def head(self) -> Any:
+        """The auxiliary velocity `(z, r, t, y) -> [*M, B, D]`, or None if the network was built without it."""
+        return (lambda z, r, t, y=None: self._run(z, r, t, y)[..., self.dim :]) if self.two else None

@@ -1,0 +1,11 @@
+"""Named random streams: the same seed and path give the same numbers, whatever else was drawn. Never touches the global state."""
+
+import hashlib
+
+import torch
+
+
+def key(seed: int, *path: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for the stream `path` under `seed`, e.g. `key(0, "train", rank, samples_seen)`."""
+    digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

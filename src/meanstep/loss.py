@@ -1,0 +1,259 @@
+"""The criterion that a user calls: draws noise and times, splits the rows among a recipe's terms, returns a loss and what to log.
+
+Knows no optimiser, no device and no parallelism: wrap a module that owns the field and calls this one in DDP, FSDP or compile.
+"""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from meanstep.interpolants import linear
+from meanstep.recipes import Recipe, Term
+from meanstep.shapes import per_sample, tree_map
+from meanstep.types import Bridge, Field, Interpolant, Regression
+
+GAPS = (0.25, 0.5, 0.75, 1.0)
+
+
+class Output(NamedTuple):
+    """`loss`: 0-d, to call backward on; `metrics`: detached, 0-d or one value an ensemble member. See `docs/conventions.md`."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Rows(NamedTuple):
+    """What one term made of its rows: the regression and its raw error `[*B]`."""
+
+    term: Term
+    bridge: Bridge
+    regression: Regression
+    error: Tensor
+
+
+class Loss(nn.Module):
+    """`Loss(recipe)(net, x)`: the loss of any recipe on any field and any event shape.
+
+    Holds no parameters (but a learned weight's, see `weights.Cauchy`). With `check` (default) it verifies times and raises
+    `FloatingPointError` on a non-finite loss, naming the rows; that reads one number back from the device each step.
+    Without `measure` the metrics stay empty, which saves some small kernels.
+    """
+
+    def __init__(
+        self, recipe: Recipe, interpolant: Interpolant = linear, *, batch_dims: int = 1, check: bool = True, measure: bool = True
+    ) -> None:
+        super().__init__()
+        if batch_dims < 1:
+            raise ValueError(f"the loss needs at least one batch axis, got batch_dims={batch_dims}")
+        self.recipe, self.interpolant, self.batch_dims, self.check, self.measure = tuple(recipe), interpolant, batch_dims, check, measure
+        if not self.recipe or not all(isinstance(term, Term) for term in self.recipe):
+            raise TypeError(f"a recipe is a non-empty tuple of Term, such as recipes.meanflow(), got {recipe!r}")
+        self.learned = nn.ModuleList(term.weight for term in self.recipe if isinstance(term.weight, nn.Module))
+
+    def forward(
+        self,
+        field: Field,
+        x: Tensor,
+        y: Any = None,
+        *,
+        noise: Tensor | None = None,
+        mask: Tensor | None = None,
+        progress: float | None = None,
+        generator: Generator | None = None,
+    ) -> Output:
+        """The loss of `field` on the data `x` `[*B, *E]`, float32 or float64.
+
+        `y`: condition with leading `*B`; `noise`: `x`'s partner if it is not a fresh draw (rectified couplings); `mask`: true where
+        entries count; `progress` in [0, 1] for schedules; `generator`: None draws from torch's global one.
+        """
+        draws = self.draw(x, y, noise=noise, mask=mask, progress=progress, generator=generator)
+        rows = [self._regress(term, field, b) for term, b in draws]
+        loss = torch.stack([_part(row, x.shape[self.batch_dims - 1]) for row in rows]).sum()
+        if self.check and not torch.isfinite(loss):
+            raise FloatingPointError(_culprits(rows))
+        return Output(loss, _metrics(rows) if self.measure else {})
+
+    def draw(
+        self,
+        x: Tensor,
+        y: Any = None,
+        *,
+        noise: Tensor | None = None,
+        mask: Tensor | None = None,
+        progress: float | None = None,
+        generator: Generator | None = None,
+    ) -> list[tuple[Term, Bridge]]:
+        """The bridges that each term of the recipe gets: what `forward` regresses on, for probes and tests. Arguments as there."""
+        batch = self._validated(x, y, noise, mask, progress)
+        device = generator.device if generator else x.device
+        e = noise if noise is not None else torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+        aux = torch.rand(*batch, 4, generator=generator, device=device, dtype=x.dtype).to(x.device)
+        dealt, draws = (
+            (torch.full(batch, float("nan"), dtype=x.dtype, device=x.device), torch.zeros(batch, dtype=x.dtype, device=x.device)),
+            [],
+        )
+        for term, rows in zip(self.recipe, self._deal(batch[-1]), strict=True):
+            here = (..., rows) if self.batch_dims > 1 else (rows,)
+            if term.times is not None:
+                for kept, new in zip(dealt, self._times(term, (*batch[:-1], rows.stop - rows.start), generator), strict=True):
+                    kept[here] = new.to(kept)
+            r, t = (kept[here].clone() for kept in dealt)
+            cut = _Cut(self.batch_dims, rows)
+            z, v = self.interpolant(cut(x), cut(e), t)
+            draws.append((term, term.prepare(Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress))))
+        return draws
+
+    def _validated(self, x: Tensor, y: Any, noise: Tensor | None, mask: Tensor | None, progress: float | None) -> tuple[int, ...]:
+        if x.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"data must be float32 or float64, got {x.dtype}: convert it, and use torch.autocast for half precision")
+        if x.ndim < self.batch_dims:
+            raise ValueError(f"data of shape {tuple(x.shape)} has fewer axes than batch_dims={self.batch_dims}")
+        batch = tuple(x.shape[: self.batch_dims])
+        if noise is not None and (noise.shape != x.shape or noise.dtype != x.dtype):
+            raise ValueError(f"noise must match the data: {tuple(x.shape)} {x.dtype}, got {tuple(noise.shape)} {noise.dtype}")
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[: mask.ndim] or mask.ndim < self.batch_dims):
+            raise ValueError(f"mask must be boolean and cover leading axes of {tuple(x.shape)}, got {tuple(mask.shape)} {mask.dtype}")
+        if progress is not None and not 0 <= progress <= 1:
+            raise ValueError(f"progress is the share of the training done, in [0, 1], got {progress:g}")
+        tree_map(lambda p: _leads(p, batch), y)
+        return batch
+
+    def _deal(self, n: int) -> Iterator[slice]:
+        """Consecutive rows for one term after the other, starting over when the batch is full."""
+        offset = 0.0
+        for k, term in enumerate(self.recipe):
+            offset = 0.0 if offset > 1 - 1e-9 else offset
+            rows = slice(round(offset * n), round((offset + term.share) * n))
+            if rows.stop == rows.start:
+                raise ValueError(
+                    f"a batch of {n} leaves term {k} (share {term.share:g}) without a row: use at least {-int(-1 // term.share)} rows"
+                )
+            if offset + term.share > 1 + 1e-9:
+                raise ValueError(f"term {k} (share {term.share:g}) runs over the end of the batch: shares must fill it one after another")
+            offset += term.share
+            yield rows
+
+    def _times(self, term: Term, shape: tuple[int, ...], generator: Generator | None) -> tuple[Tensor, Tensor]:
+        assert term.times is not None
+        r, t = term.times(shape, generator)
+        if self.check and not ((r >= 0) & (r <= t) & (t <= 1)).all():
+            row = int(((r >= 0) & (r <= t) & (t <= 1)).flatten().logical_not().nonzero()[0])
+            raise ValueError(f"times need 0 <= r <= t <= 1, got r={r.flatten()[row]:.6g}, t={t.flatten()[row]:.6g} in row {row}")
+        return r, t
+
+    def _regress(self, term: Term, field: Field, b: Bridge) -> Rows:
+        try:
+            regression = term.objective(field, b)
+        except (RuntimeError, TypeError) as failure:
+            raise _explained(field, b, failure) from failure
+        if regression.prediction.shape != b.z.shape:
+            raise ValueError(_wrong_shape(regression.prediction, b))
+        error = per_sample((regression.prediction.to(b.z) - regression.target.to(b.z)).square(), b.t, b.mask)
+        return Rows(term, b, regression, error)
+
+
+class _Cut:
+    """Takes a slice of the last batch axis."""
+
+    def __init__(self, batch_dims: int, rows: slice) -> None:
+        self.axis, self.rows = batch_dims - 1, rows
+
+    def __call__(self, p: Tensor) -> Tensor:
+        return p.narrow(self.axis, self.rows.start, self.rows.stop - self.rows.start)
+
+
+def _part(rows: Rows, n: int) -> Tensor:
+    """A term's share of the loss: `scale` times its rows' mean, by default its rows' part in the batch's mean; summed over members."""
+    loss, scale = rows.term.weight(rows.error, rows.bridge), rows.term.scale
+    return (loss.sum(-1) / n if scale is None else scale * loss.mean(-1)).sum()
+
+
+def _leads(p: Tensor, batch: tuple[int, ...]) -> Tensor:
+    if tuple(p.shape[: len(batch)]) != batch:
+        raise ValueError(f"a condition of shape {tuple(p.shape)} does not start with the batch shape {batch}")
+    return p
+
+
+def _slope(term: Term, error: Tensor, b: Bridge) -> Tensor:
+    """The derivative of each row's loss in its error: the effective weight."""
+    with torch.no_grad():
+        slope: Tensor = torch.func.jvp(lambda q: term.weight(q, b), (error.detach(),), (torch.ones_like(error),))[1]
+    return slope
+
+
+@torch.no_grad()
+def _metrics(rows: list[Rows]) -> dict[str, Tensor]:
+    """Raw residuals, never only the weighted loss; `docs/conventions.md` explains each."""
+    gap, error = torch.cat([row.bridge.gap for row in rows], -1), torch.cat([row.error.detach() for row in rows], -1)
+    weight = torch.cat([_slope(row.term, row.error, row.bridge) for row in rows], -1)
+    at_zero = torch.cat([_slope(row.term, torch.zeros_like(row.error), row.bridge) for row in rows], -1)
+    out = {"residual": error.mean(-1), "residual_diagonal": _mean(error, gap == 0), "residual_gap": _mean(error, gap > 0)}
+    for low, high in zip((0.0, *GAPS), GAPS, strict=False):
+        out[f"residual_gap_{high:g}"] = _mean(error, (gap > low) & (gap <= high))
+    pull = weight * error.sqrt()
+    out["saturated"] = (weight < 0.1 * at_zero).to(error).mean(-1)
+    out["effective_rows"] = pull.sum(-1).square() / (pull.square().sum(-1) * pull.shape[-1])
+    moved = [row for row in rows if row.regression.tangent is not None]
+    if moved:
+        change, average, tangent = (torch.cat([q[k] for q in map(_squares, moved)], -1) for k in range(3))
+        gap = torch.cat([row.bridge.gap for row in moved], -1)
+        out["change_ratio"] = (_mean(change, gap > 0) / _mean(average, gap > 0)).sqrt()
+        out["tangent_rms"] = _mean(tangent, gap > 0).sqrt()
+    return out
+
+
+def _squares(row: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    b, (prediction, _, average, tangent) = row.bridge, row.regression
+    assert average is not None and tangent is not None
+    return tuple(per_sample(q.to(b.z).square(), b.t, b.mask) for q in (prediction - average, average, tangent))  # type: ignore[return-value]
+
+
+def _mean(x: Tensor, where: Tensor) -> Tensor:
+    """Mean over the last axis where true, nan where nothing is."""
+    return torch.where(where, x, 0.0).sum(-1) / where.sum(-1)
+
+
+def _wrong_shape(u: Tensor, b: Bridge) -> str:
+    shapes = f"{tuple(u.shape)} for samples of shape {tuple(b.z.shape)}"
+    return f"the field returned shape {shapes}: it must return one velocity for each entry of z"
+
+
+def _explained(field: Field, b: Bridge, error: Exception) -> Exception:
+    """The user's mistake behind a failure inside the field, if it is one of the common ones; else the error itself."""
+    call = field.forward if isinstance(field, nn.Module) else field
+    try:
+        inspect.signature(call).bind(b.z, b.r, b.t, b.y)
+    except (TypeError, ValueError):
+        return TypeError(
+            f"a field is called as field(z, r, t, y), and {type(field).__name__} takes {inspect.signature(call)}: "
+            'adapt it, e.g. ms.as_field(net, ("z", "t", "r")) or ms.as_field(net, ("z",), {"timestep": "t", "delta": "gap"})'
+        )
+    weights = next((p for p in field.parameters() if p.is_floating_point()), None) if isinstance(field, nn.Module) else None
+    if weights is not None and weights.device != b.z.device:
+        return ValueError(f"the network is on {weights.device} and the data on {b.z.device}: move one of them")
+    if weights is not None and weights.dtype != b.z.dtype and not torch.is_autocast_enabled(b.z.device.type):
+        return TypeError(f"the network's weights are {weights.dtype} and the data {b.z.dtype}: convert one, or use torch.autocast")
+    try:
+        with torch.no_grad():
+            u = field(b.z, b.r, b.t, b.y)
+    except Exception:  # the network fails by itself: its own error is the best one
+        return error
+    return ValueError(_wrong_shape(u, b)) if u.shape != b.z.shape else error
+
+
+def _culprits(rows: list[Rows]) -> str:
+    found = []
+    for row in rows:
+        b, bad = row.bridge, ~torch.isfinite(row.error)
+        tangent = row.regression.tangent
+        norms = per_sample(tangent.square(), b.t, b.mask).sqrt() if tangent is not None else torch.full_like(b.t, float("nan"))
+        for index in bad.nonzero()[:4]:
+            i = tuple(index.tolist())
+            found.append(
+                f"row {i[-1] if len(i) == 1 else i}: r={b.r[i]:.6g}, t={b.t[i]:.6g}, error={row.error[i]:.3g}, tangent rms={norms[i]:.3g}"
+            )
+    rows_named = "; ".join(found[:4]) or "no single row (a weight is not finite)"
+    return f"the loss is not finite. {rows_named}. Nothing was repaired: look at the data, the learning rate and metrics['change_ratio']"

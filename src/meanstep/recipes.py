@@ -1,0 +1,355 @@
+"""The table of papers: one method, one composition. No recipe has a loop, a draw or a derivative of its own.
+
+Defaults are the published settings where they are known; `docs/theory.md` holds the equations and `docs/choosing.md` the advice.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from meanstep import times as at_times
+from meanstep.coefficients import at, checked, exponential, linear, sigmoid
+from meanstep.objectives import Eulerian, Lagrangian, Matching, Semigroup, random_split
+from meanstep.rates import Backward, Central, Exact
+from meanstep.types import Bridge, Coefficient, Field, Objective, Times, Velocity, Weight
+from meanstep.velocities import (
+    LabelDropout,
+    as_is,
+    auxiliary,
+    conditional,
+    flexible_scale,
+    flexibly_guided,
+    floored,
+    head,
+    in_window,
+    mix,
+    of,
+    random_scale,
+    scaled_guided,
+)
+from meanstep.weights import (
+    Cauchy,
+    adaptive,
+    alpha,
+    constant,
+    inverse_square_scale,
+    min_snr,
+    shrinking_gap,
+    tangent_gap,
+    times_factor,
+)
+
+Given = Callable[[Bridge], Bridge]
+IMAGENET = at_times.logit_normal(-0.4, 1.0)
+"""MeanFlow's sampler on ImageNet latents: two sorted logit-normals."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A fixed `share` of the batch's rows under one objective. Terms take rows one after the other and start over when the batch is full.
+
+    `times` None keeps the times that the rows already have from the terms before. The term adds `scale` times the mean of its weighted
+    rows to the loss; None counts each row like any other row of the batch. `prepare` completes a bridge before anyone sees it.
+    """
+
+    objective: Objective
+    times: Times | None
+    weight: Weight = constant
+    share: float = 1.0
+    scale: float | None = None
+    prepare: Given = as_is
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"a term's share of the rows lies in (0, 1], got {self.share:g}")
+
+
+Recipe = tuple[Term, ...]
+
+
+def _with_diagonal(objective: Objective, times: Times, weight: Weight, share: float, rows: Term) -> Recipe:
+    """An objective on a part of the rows and another term's objective on the `share` that is left."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of r = t rows lies in [0, 1], got {share:g}")
+    moving = (Term(objective, times, weight, 1 - share),) if share < 1 else ()
+    still = (Term(rows.objective, rows.times, rows.weight, share),) if share > 0 else ()
+    return moving + still
+
+
+def _source(proxy: Velocity | nn.Module | None, recipe: str, what: str) -> Velocity:
+    if proxy is None:
+        raise ValueError(f"{recipe} needs {what}: pass the module (an EMA copy such as torch.optim.swa_utils.AveragedModel) or a velocity")
+    return of(proxy) if isinstance(proxy, nn.Module) else proxy
+
+
+def flow_matching(
+    times: Times = at_times.instants(-0.4, 1.0), weight: Weight = constant, velocity: Velocity = conditional, given: Given = as_is
+) -> Recipe:
+    """Flow matching, eq. (7) at `r = t`; arXiv 2210.02747. Default times: the single logit-normal of MeanFlow's setting."""
+    return (Term(Matching(velocity, given), at_times.diagonal(times), weight),)
+
+
+def meanflow(
+    times: Times = IMAGENET,
+    diagonal_share: float = 0.75,
+    weight: Weight = adaptive(1.0, 1e-2),
+    velocity: Velocity = conditional,
+    given: Given = as_is,
+    rate: Exact | Backward | Central = Exact(),
+) -> Recipe:
+    """MeanFlow, eq. (11), (24); arXiv 2505.13447, ImageNet settings.
+
+    For guidance pass `velocity=guided(conditional, dropout, omega, kappa)` and `given=dropout`. CIFAR: `times=logit_normal_pair()`,
+    `diagonal_share=0.25`, `weight=adaptive(0.75, 1e-3)`.
+    """
+    still = Term(Matching(velocity, given), at_times.diagonal(times), weight)
+    return _with_diagonal(Eulerian(velocity, velocity, rate, given), times, weight, diagonal_share, still)
+
+
+def coefficient(
+    beta: Coefficient = 1.0,
+    proxy: Velocity | nn.Module | None = None,
+    *,
+    anchor: float | None = None,
+    anchor_share: float = 1.0,
+    delta: tuple[float, float] = (1e-4, 1e-2),
+    target_beta: Coefficient = 0.0,
+    times: Times = IMAGENET,
+    diagonal_share: float = 0.75,
+    weight: Weight = adaptive(1.0, 1e-2),
+    velocity: Velocity = conditional,
+    given: Given = as_is,
+    rate: Exact | Backward | Central = Exact(),
+) -> Recipe:
+    """The coefficient family, eq. (17), (18): tangent `(1 - beta) v + beta proxy`, target `v`; arXiv 2605.09235, Algorithm 1.
+
+    `proxy`: an EMA copy (its boundary is taken), or any velocity such as `own` or a `Posterior`; needed unless `beta` is the number 0.
+    `anchor`: scale of the flow-matching anchor at `r = t - delta`; None follows the paper (0.5 at `beta = 1`, off below); `anchor_share`
+    of the rows get one. `target_beta` puts the proxy into the target as well, which only a consistent proxy bears. Latent settings of
+    the paper: `delta=(0, 1e-3)`, `anchor=0.1`. Times, row shares and weight are MeanFlow's: the paper's own are unknown to us.
+    """
+    for value, name in ((beta, "beta"), (target_beta, "target_beta")):
+        checked(value, name)
+    if anchor is not None and anchor < 0:
+        raise ValueError(f"anchor is the scale of a loss term, at least 0, got {anchor:g}")
+    unused = not callable(beta) and not isinstance(beta, Tensor) and beta == 0 and not callable(target_beta) and target_beta == 0
+    other = velocity if unused else _source(proxy, "coefficient with beta > 0", "a proxy velocity")
+    tangent, target = mix(velocity, other, beta), mix(velocity, other, target_beta)
+    still = Term(Matching(target, given), at_times.diagonal(times), weight)
+    recipe = _with_diagonal(Eulerian(tangent, target, rate, given), times, weight, diagonal_share, still)
+    scale = anchor if anchor is not None else 0.5 if isinstance(beta, (int, float)) and beta == 1 else 0.0
+    near = Term(Matching(target, given), at_times.anchor(times, *delta), weight, anchor_share, scale)
+    return (*recipe, near) if scale else recipe
+
+
+def improved_meanflow(
+    tangent: Velocity = head,
+    guidance: LabelDropout | None = None,
+    top_scale: float = 8.0,
+    times: Times = IMAGENET,
+    diagonal_share: float = 0.5,
+    weight: Weight = adaptive(1.0, 1e-2),
+    velocity: Velocity = conditional,
+) -> Recipe:
+    """Improved MeanFlow, eq. (17) at `beta = 1` with a predicted tangent, eq. (29); arXiv 2512.02012.
+
+    `tangent=head` (default) takes and trains the field's auxiliary head on all rows; `tangent=own` is the variant without a head, which
+    is reported to diverge when the boundary is not supervised: keep `diagonal_share` near 0.5. With `guidance` the network is given a
+    `Condition` with a random scale up to `top_scale` and a random interval.
+    """
+    prepare: Given = as_is if guidance is None else flexible_scale(top_scale)
+    given: Given = guidance or as_is
+    shown = tangent if guidance is None else in_window(tangent)
+    target = velocity if guidance is None else flexibly_guided(velocity, guidance, by=tangent)
+    still = Term(Matching(target, given), at_times.diagonal(times), weight)
+    recipe = _with_diagonal(Eulerian(shown, target, Exact(), given), times, weight, diagonal_share, still)
+    if tangent is head:
+        recipe += (Term(Matching(target, given, auxiliary), None, weight),)
+    return tuple(Term(p.objective, p.times, p.weight, p.share, p.scale, prepare) for p in recipe)
+
+
+def alpha_flow(
+    ratio: Coefficient = sigmoid(0.0, 1.0),
+    rescaled: bool = False,
+    clamp: float | None = None,
+    times: Times = IMAGENET,
+    diagonal_share: float = 0.25,
+    c: float = 1e-3,
+    velocity: Velocity = conditional,
+    given: Given = as_is,
+) -> Recipe:
+    """alpha-Flow, eq. (21), (25): trajectory flow matching annealed into MeanFlow, which is an annealed coefficient; arXiv 2510.20771.
+
+    Needs `progress`. `rescaled` removes the dip of the published weight before the switch. Guided settings of the source: `clamp=4`,
+    `diagonal_share=0.5` at XL/2.
+    """
+    still = Term(Matching(velocity, given), at_times.diagonal(times), adaptive(1.0, c, "mean"))
+    return _with_diagonal(
+        Eulerian(velocity, velocity, Backward(ratio, clamp), given), times, alpha(ratio, c, rescaled), diagonal_share, still
+    )
+
+
+def modular_meanflow(
+    through: Coefficient = linear(0.0, 1.0, until=0.1),
+    times: Times = IMAGENET,
+    diagonal_share: float = 0.5,
+    weight: Weight = adaptive(0.5, 1e-3, "mean"),
+) -> Recipe:
+    """Modular MeanFlow, eq. (15): the share `through` of the gradient flows through the derivative, warmed up from 0; arXiv 2508.17426.
+
+    Needs `progress` for the default warm-up; its length and the other settings are ours or of unofficial code, the paper's are unknown.
+    """
+    return meanflow(times, diagonal_share, weight, rate=Exact(through))
+
+
+def curriculum_meanflow(
+    times: Times = IMAGENET,
+    power: float = 1.0,
+    diagonal_share: float = 0.75,
+    weight: Weight = adaptive(1.0, 1e-2),
+    emphasis: Callable[[Bridge], Tensor] = min_snr(),
+    diagonal_times: Times | None = None,
+) -> Recipe:
+    """MeanFlow with short gaps first and weighted instants, eq. (26); arXiv 2511.19065. Needs `progress`.
+
+    `emphasis` weights the `r = t` rows; `diagonal_times` draws them from another density instead. The source's exact forms of both are
+    unknown to us: the Min-SNR default is ours.
+    """
+    short = shrinking_gap(1 / (1 - at_times.mean_gap(times)), power)
+    still = Term(Matching(), at_times.diagonal(diagonal_times or times), times_factor(weight, emphasis))
+    return _with_diagonal(Eulerian(), times, times_factor(weight, short), diagonal_share, still)
+
+
+def terminal_velocity(
+    arrival: Velocity | nn.Module | None = None,
+    guidance: LabelDropout | None = None,
+    scales: tuple[float, float] = (1.0, 2.0),
+    times: Times = at_times.gap_first(),
+    instants: Times = at_times.instants(-0.4, 1.0),
+    through: Coefficient = 1.0,
+) -> Recipe:
+    """Terminal velocity matching, eq. (8), (30), with the gradient through the derivative in `r`; arXiv 2511.19797.
+
+    `arrival`: the EMA copy (decay 0.99 as published) that gives the velocity at the arrival point, or `velocities.own`. Each row also
+    gets flow matching at an independent time. With `guidance` the field must be `fields.Scaled` and is given a random scale; the
+    published range of scales is unknown to us.
+    """
+    there = _source(arrival, "terminal_velocity", "the velocity at the arrival point")
+    jump = Lagrangian(there, through)
+    if guidance is None:
+        return (Term(jump, times), Term(Matching(), instants))
+    draw, hide, weight = random_scale(*scales), guidance, times_factor(constant, inverse_square_scale)
+
+    def prepare(b: Bridge) -> Bridge:
+        return hide(draw(b))
+
+    match = Matching(scaled_guided(conditional, guidance, there))
+    return (Term(jump, times, weight, prepare=prepare), Term(match, instants, weight, prepare=prepare))
+
+
+def rectified_meanflow(
+    times: Times = at_times.u_shaped(),
+    diagonal_share: float = 0.75,
+    weight: Weight = adaptive(0.5, 1e-2, "mean"),
+    velocity: Velocity = conditional,
+    given: Given = as_is,
+) -> Recipe:
+    """MeanFlow on rectified couplings: call the loss with `x, noise=` from `samplers.couplings`; arXiv 2511.23342."""
+    return meanflow(times, diagonal_share, weight, velocity, given)
+
+
+def decoupled_meanflow(
+    velocity: Velocity = conditional,
+    given: Given = as_is,
+    times: Times = at_times.sorted_pair(),
+    instants: Times = at_times.instants(0.0, 1.0),
+    weight: Weight | None = None,
+) -> Recipe:
+    """Decoupled MeanFlow: flow matching and MeanFlow on every row under one learned Cauchy weight, eq. (27), (33); arXiv 2510.24474.
+
+    Meant for a `fields.Decoupled` network that starts from a flow-matching one. Model guidance of the source:
+    `velocity=guided(conditional, dropout, omega=1, kappa=0.6, window=(0, 0.7))`, `given=dropout`.
+    """
+    shared = weight or Cauchy()
+    return (
+        Term(Matching(velocity, given), instants, shared, scale=0.5),
+        Term(Eulerian(velocity, velocity, Exact(), given), times, shared, scale=0.5),
+    )
+
+
+def split_meanflow(
+    teacher: Velocity | nn.Module = conditional, times: Times = at_times.uniform, diagonal_share: float = 0.5, by: Field | None = None
+) -> Recipe:
+    """SplitMeanFlow, eq. (9) at a uniform split; arXiv 2507.16884. Without a teacher it needs 80 to 90 percent `r = t` rows early on.
+
+    `teacher`: the velocity of the `r = t` rows; `by`: the field that makes the two jumps (None: the trained one). Times are ours.
+    """
+    still = Term(Matching(_source(teacher, "split_meanflow", "a teacher")), at_times.diagonal(times))
+    return _with_diagonal(Semigroup(random_split, by), times, constant, diagonal_share, still)
+
+
+def solution_flow(
+    ratio: Coefficient = exponential(0.1, 0.002),
+    diagonal_share: float = 0.75,
+    times: Times = at_times.logit_normal_pair((0.2, 0.8), (-1.0, 0.8)),
+    instants: Times = at_times.instants(-0.2, 1.0),
+    weight: Weight = adaptive(1.0, 1e-2, "mean"),
+    velocity: Velocity = conditional,
+    given: Given = as_is,
+) -> Recipe:
+    """SoFlow: the Euler form of the discrete target, eq. (21), at a shrinking step of at least 1e-4; arXiv 2512.15657. Needs `progress`.
+
+    The published loss has the right gradient and a meaningless value; here the value is the weighted residual with that gradient.
+    """
+
+    def step(b: Bridge) -> Tensor:
+        least = 1e-4 / b.gap.clamp(min=1e-4)
+        return (least * 0 + at(ratio, b)).maximum(least)
+
+    half = times_factor(weight, lambda b: step(b) / 2)
+    still = Term(Matching(velocity, given), instants, weight)
+    return _with_diagonal(Eulerian(velocity, velocity, Backward(step), given), at_times.separated(times), half, diagonal_share, still)
+
+
+def transition(
+    times: Times = IMAGENET, step: float = 0.005, c: float = 1e-5, target: Velocity = conditional, given: Given = as_is
+) -> Recipe:
+    """TiM's differential objective by a central difference along the conditional path, eq. (23), (34); arXiv 2509.04394.
+
+    Rows: 40 percent any gap, 10 percent `r = 0`, half `r = t`. Its feature-alignment loss is not part of this recipe.
+    """
+    weight = times_factor(adaptive(1.0, c, "mean"), tangent_gap)
+    jump = Eulerian(conditional, target, Central(step), given)
+    return (
+        Term(jump, times, weight, 0.4),
+        Term(jump, at_times.terminal(times), weight, 0.1),
+        Term(Matching(target, given), at_times.diagonal(times), weight, 0.5),
+    )
+
+
+def shortcut(by: Field | None = None, levels: int = 7, bootstrap_share: float = 1 / 8, clamp: float | None = 4.0) -> Recipe:
+    """Shortcut models, eq. (9) at halves of dyadic gaps; the finest gap `2^-levels` learns the velocity; arXiv 2410.12557.
+
+    `by`: the EMA copy (decay 0.999 as published) that makes the two half jumps. The `clamp` fits images scaled to unit variance.
+    """
+    if by is None:
+        raise ValueError(
+            "shortcut needs the field that makes the half jumps: pass by=ema (an EMA copy of the network), or the network itself"
+        )
+    half = Term(Semigroup(0.5, by, clamp), at_times.dyadic(range(levels)), share=bootstrap_share)
+    return (half, Term(Matching(), at_times.dyadic((levels,)), share=1 - bootstrap_share))
+
+
+def pixel_meanflow(
+    floor: float = 0.05,
+    tangent: Velocity = head,
+    guidance: LabelDropout | None = None,
+    times: Times = at_times.logit_normal(0.8, 0.8),
+    diagonal_share: float = 0.5,
+) -> Recipe:
+    """Pixel MeanFlow: improved MeanFlow on a network that predicts data, eq. (32); arXiv 2601.22158.
+
+    The field is `fields.DataPrediction(net, floor)` with the same `floor`. The perceptual terms of the source are not part of this recipe.
+    """
+    return improved_meanflow(tangent, guidance, times=times, diagonal_share=diagonal_share, velocity=floored(conditional, floor))

@@ -1,0 +1,94 @@
+"""From noise to data: functions of a field, noise and a time grid. A sample is a seed: batch size does not matter. Knows no training."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanstep.keys import key
+from meanstep.types import Field
+
+
+def noise(
+    seeds: Sequence[int], shape: Sequence[int], stream: int = 0, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Standard normal noise `[len(seeds), *shape]`, each row from its own seed; `stream` numbers the draws of one seed (re-noising)."""
+    rows = [torch.randn(*shape, generator=key(int(seed), "sample", stream), dtype=dtype) for seed in seeds]
+    return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, dtype=dtype, device=device)
+
+
+def grid(steps: int) -> list[float]:
+    """`steps + 1` equally spaced times from 1 to 0; `ValueError` unless `steps >= 1`."""
+    if steps < 1:
+        raise ValueError(f"a sampler makes at least one step, got {steps}")
+    return [1 - k / steps for k in range(steps + 1)]
+
+
+def _pairs(times: Sequence[float]) -> list[tuple[float, float]]:
+    if len(times) < 2 or any(a <= b for a, b in pairwise(times)) or times[0] > 1 or times[-1] < 0:
+        raise ValueError(f"a time grid falls strictly within [0, 1], e.g. (1, 0.5, 0), got {tuple(times)}")
+    return list(pairwise(times))
+
+
+def _u(field: Field, z: Tensor, r: float, t: float, y: Any) -> Tensor:
+    full = torch.full(z.shape[:1], 1.0, dtype=z.dtype, device=z.device)
+    return field(z, r * full, t * full, y)
+
+
+@torch.no_grad()
+def walk(field: Field, z: Tensor, times: Sequence[float] = (1.0, 0.0), y: Any = None) -> Tensor:
+    """Average-velocity jumps `z <- z - (t - r) u(z, r, t)` down the grid, eq. (36); the default is one jump, eq. (6). `z`: `[B, *E]`."""
+    for t, r in _pairs(times):
+        z = z - (t - r) * _u(field, z, r, t, y)
+    return z
+
+
+def jump(field: Field, e: Tensor, y: Any = None) -> Tensor:
+    """One step from noise to data, `x = e - u(e, 0, 1)`, eq. (6)."""
+    return walk(field, e, (1.0, 0.0), y)
+
+
+@torch.no_grad()
+def renoise(field: Field, z: Tensor, fresh: Callable[[int], Tensor], times: Sequence[float] = (1.0, 0.5, 0.0), y: Any = None) -> Tensor:
+    """Jump to data, mix with fresh noise at the next time, and again, eq. (37). `fresh(k)`: noise like `z` for step k.
+
+    `renoise(field, noise(seeds, shape), lambda k: noise(seeds, shape, k), times)` is deterministic per seed. Linear interpolant.
+    """
+    for k, (t, r) in enumerate(_pairs(times), start=1):
+        x = z - t * _u(field, z, 0.0, t, y)
+        z = (1 - r) * x + r * fresh(k) if r > 0 else x
+    return z
+
+
+@torch.no_grad()
+def euler(field: Field, z: Tensor, times: Sequence[float], y: Any = None) -> Tensor:
+    """Euler steps with the instantaneous velocity `u(z, t, t)`: the many-step reference of first order."""
+    for t, r in _pairs(times):
+        z = z - (t - r) * _u(field, z, t, t, y)
+    return z
+
+
+@torch.no_grad()
+def heun(field: Field, z: Tensor, times: Sequence[float], y: Any = None) -> Tensor:
+    """Heun steps with the instantaneous velocity: the many-step reference of second order, two evaluations a step."""
+    for t, r in _pairs(times):
+        v = _u(field, z, t, t, y)
+        z = z - (t - r) / 2 * (v + _u(field, z - (t - r) * v, r, r, y))
+    return z
+
+
+@torch.no_grad()
+def couplings(
+    field: Field, e: Tensor, times: Sequence[float] | None = None, y: Any = None, longest: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rectified pairs `(x, e)` by Heun's method from a flow-matching field, and the mask `[B]` of the pairs kept; Re-MeanFlow.
+
+    Pairs with mean squared distance of `longest` or more are dropped (0.87 in the source's latents). `x` and `e` hold kept pairs only.
+    Feed them with `loss(net, x, noise=e)`. Source: arXiv 2511.23342.
+    """
+    x = heun(field, e, grid(32) if times is None else times, y)
+    distance = (e - x).flatten(1).square().mean(1)
+    kept = torch.ones_like(distance, dtype=torch.bool) if longest is None else distance < longest
+    return x[kept], e[kept], kept

@@ -1,0 +1,147 @@
+"""Samplers of time pairs: `(shape, generator) -> (r, t)` with `0 <= r <= t <= 1`. Numbers are drawn on the generator's device."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from meanstep.types import Times
+
+Shape = tuple[int, ...]
+
+
+def _rand(shape: Shape, g: Generator | None) -> Tensor:
+    return torch.rand(shape, generator=g, device=g.device if g else None)
+
+
+def _logistic(shape: Shape, g: Generator | None, mean: float, std: float) -> Tensor:
+    return torch.sigmoid(mean + std * torch.randn(shape, generator=g, device=g.device if g else None))
+
+
+def _sorted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.minimum(a, b), torch.maximum(a, b)
+
+
+def uniform(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+    """Two sorted uniforms."""
+    return _sorted(_rand(shape, g), _rand(shape, g))
+
+
+def logit_normal(mean: float = -0.4, std: float = 1.0) -> Times:
+    """Two sorted logit-normals; MeanFlow's ImageNet sampler, arXiv 2505.13447."""
+    return lambda shape, g: _sorted(_logistic(shape, g, mean, std), _logistic(shape, g, mean, std))
+
+
+def logit_normal_pair(
+    t: tuple[float, float] = (-0.6, 1.6),
+    r: tuple[float, float] = (-4.0, 1.6),
+    join: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda r, t: (torch.minimum(r, t), t),
+) -> Times:
+    """Independent logit-normals `(mean, std)` for `t` and `r`, then `r = min(r, t)` (more `r = t` rows): MeanFlow's later CIFAR sampler."""
+    return lambda shape, g: join(_logistic(shape, g, *r), _logistic(shape, g, *t))
+
+
+def sorted_pair(t: tuple[float, float] = (0.4, 1.0), r: tuple[float, float] = (-1.2, 1.0)) -> Times:
+    """Two different logit-normals, sorted; decoupled MeanFlow, arXiv 2510.24474."""
+    return logit_normal_pair(t, r, join=_sorted)
+
+
+def separated(times: Times, least: float = 1e-4) -> Times:
+    """`r` moved below `t - least` (and `t` up to `least` where it is smaller); SoFlow needs a positive gap."""
+
+    def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+        r, t = times(shape, g)
+        t = t.clamp(min=least)
+        return torch.minimum(r, t - least).clamp(min=0), t
+
+    return draw
+
+
+def gap_first(gap: tuple[float, float] = (-0.8, 1.0), r: tuple[float, float] = (-0.4, 1.0)) -> Times:
+    """A logit-normal gap, then `r` logit-normal truncated to `[0, 1 - gap]` by its inverse distribution function; TVM, arXiv 2511.19797."""
+
+    def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+        span = _logistic(shape, g, *gap)
+        top = torch.special.ndtr((torch.logit(1 - span.double()) - r[0]) / r[1])
+        low = torch.sigmoid(r[0] + r[1] * torch.special.ndtri(_rand(shape, g) * top)).to(span)
+        return low, (low + span).clamp(max=1)
+
+    return draw
+
+
+def u_shaped(a: float = 4.0, gap: tuple[float, float] = (-0.8, 1.0), top: float = 80 / 81) -> Times:
+    """`t` from an exponential density and its mirror, a logit-normal gap, long jumps sent to `r = 0`; Re-MeanFlow, arXiv 2511.23342."""
+
+    def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+        s = torch.log1p(_rand(shape, g) * math.expm1(a)) / a
+        t = torch.where(_rand(shape, g) < 0.5, s, 1 - s).clamp(0, top)
+        r = (t - _logistic(shape, g, *gap)).clamp(min=0)
+        return torch.where((t > 0.8) & (r < 0.4), 0.0, r), t
+
+    return draw
+
+
+def instants(mean: float = -0.4, std: float = 1.0) -> Times:
+    """`r = t`, a single logit-normal time."""
+
+    def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+        t = _logistic(shape, g, mean, std)
+        return t, t
+
+    return draw
+
+
+def diagonal(times: Times) -> Times:
+    """The `t` of another sampler with `r = t`: the flow-matching rows."""
+
+    def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+        _, t = times(shape, g)
+        return t, t
+
+    return draw
+
+
+def terminal(times: Times) -> Times:
+    """The `t` of another sampler with `r = 0`: jumps to the data."""
+
+    def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+        _, t = times(shape, g)
+        return torch.zeros_like(t), t
+
+    return draw
+
+
+def anchor(times: Times, low: float = 1e-4, high: float = 1e-2) -> Times:
+    """The `t` of another sampler with `r = t - delta`, `delta` uniform on [low, high], eq. (18); arXiv 2605.09235.
+
+    Raises `ValueError` unless `0 <= low <= high <= 1`. Where `t < delta` the row gets `r = 0`.
+    """
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"the anchor's gap needs 0 <= low <= high <= 1, got low={low:g}, high={high:g}")
+
+    def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+        _, t = times(shape, g)
+        return (t - (low + (high - low) * _rand(shape, g))).clamp(min=0), t
+
+    return draw
+
+
+def dyadic(levels: Sequence[int]) -> Times:
+    """Gap `2^-k`, `k` drawn from `levels`, `t` on the grid of that gap; Shortcut models, arXiv 2410.12557."""
+    if not levels or min(levels) < 0:
+        raise ValueError(f"levels are exponents k >= 0 of the gap 2^-k, got {list(levels)}")
+
+    def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+        u = _rand(shape, g)
+        k = torch.tensor(list(levels), dtype=u.dtype, device=u.device)[(u * len(levels)).long()]
+        t = (1 + (_rand(shape, g) * 2**k).floor()) / 2**k
+        return t - 2**-k, t
+
+    return draw
+
+
+def mean_gap(times: Times, n: int = 1 << 17) -> float:
+    """Monte Carlo mean of `t - r` under `times` (fixed seed)."""
+    r, t = times((n,), torch.Generator().manual_seed(0))
+    return (t - r).double().mean().item()

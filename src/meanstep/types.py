@@ -1,0 +1,80 @@
+"""The types that everything else is made of. Knows no mathematics, no shapes of networks and no random numbers."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Field(Protocol):
+    """An average velocity `u(z, r, t, y)`: `[*B, *E], [*B], [*B], any -> [*B, *E]`, eq. (4); `r == t` gives the instantaneous velocity."""
+
+    def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None, /) -> Tensor:
+        """Evaluate the field."""
+        ...
+
+
+class Bridge(NamedTuple):
+    """One conditional draw a row: all that an objective may look at. The batch shape `*B` is `t.shape`.
+
+    `z`: the noisy sample `[*B, *E]`, eq. (1); `v`: its conditional velocity, eq. (2); `r <= t`: times in [0, 1], `[*B]`; `y`: the
+    condition (a tensor or a tuple or dict of tensors with leading `*B`); `mask`: `[*B]` or more leading axes of `z`, true where the
+    entries count; `aux`: `[*B, 4]` independent uniforms, the only randomness an objective has; `progress`: the share of the training
+    that is done, in [0, 1].
+    """
+
+    z: Tensor
+    v: Tensor
+    r: Tensor
+    t: Tensor
+    y: Any = None
+    mask: Tensor | None = None
+    aux: Tensor | None = None
+    progress: float | None = None
+
+    @property
+    def gap(self) -> Tensor:
+        """The time span `t - r`, `[*B]`."""
+        return self.t - self.r
+
+    def uniforms(self) -> Tensor:
+        """The auxiliary uniforms `[*B, 4]`; `ValueError` if this bridge was drawn without them."""
+        if self.aux is None:
+            raise ValueError(
+                "this objective draws per-row random numbers: give the bridge aux=torch.rand(*t.shape, 4) or draw it with Loss.draw"
+            )
+        return self.aux
+
+    def elapsed(self) -> float:
+        """The share of the training done; `ValueError` if the loss was not told."""
+        if self.progress is None:
+            raise ValueError("this recipe follows a schedule: call the loss with progress=samples_seen / total_samples, in [0, 1]")
+        return self.progress
+
+
+class Regression(NamedTuple):
+    """What every objective returns: `prediction` carries the gradient, `target` never does, both `[*B, *E]`.
+
+    `average` is the field's own `u(z, r, t)` (detached) and `tangent` the direction of its derivative, where the objective has them.
+    """
+
+    prediction: Tensor
+    target: Tensor
+    average: Tensor | None = None
+    tangent: Tensor | None = None
+
+
+Coefficient = float | Tensor | Callable[[Bridge], "float | Tensor"]
+"""A number, a tensor over leading batch axes (one value an ensemble member), or a function of the bridge: of `(r, t)` or of progress."""
+Interpolant = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`(x, e, t) -> (z, v)`, eq. (1) and (2)."""
+Times = Callable[[tuple[int, ...], torch.Generator | None], tuple[Tensor, Tensor]]
+"""`(shape, generator) -> (r, t)` with `0 <= r <= t <= 1`."""
+Velocity = Callable[[Field, Bridge], Tensor]
+"""An estimate of the marginal velocity `E[v | z_t]`, eq. (3)."""
+Rate = Callable[[Field, Bridge, Tensor], tuple[Tensor, Tensor]]
+"""`(field, bridge, tangent) -> (u, change)`: `change` estimates `(t - r) D_t u` along the tangent, eq. (10), so `u + change` is `D_t X`."""
+Objective = Callable[[Field, Bridge], Regression]
+Weight = Callable[[Tensor, Bridge], Tensor]
+"""`[*B]` mean squared error -> `[*B]` loss."""

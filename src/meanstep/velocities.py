@@ -1,0 +1,247 @@
+"""Estimates of the marginal velocity `E[v | z_t]`: `(field, bridge) -> v`. They serve as tangent, as target, or both.
+
+Guidance is not a method, it is a velocity. Knows nothing of derivatives and losses. No velocity carries a gradient.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from meanstep.coefficients import at, checked
+from meanstep.shapes import over, tree_map, where
+from meanstep.types import Bridge, Coefficient, Field, Velocity
+
+
+def conditional(field: Field, b: Bridge) -> Tensor:
+    """The draw's own `v = e - x`, eq. (2): unbiased, with all the noise."""
+    return b.v
+
+
+@torch.no_grad()
+def own(field: Field, b: Bridge) -> Tensor:
+    """The field's boundary `u(z, t, t)`: no noise, the network's bias. iMF without a head, arXiv 2512.02012."""
+    return field(b.z, b.t, b.t, b.y)
+
+
+@torch.no_grad()
+def head(field: Field, b: Bridge) -> Tensor:
+    """The field's auxiliary velocity head at the boundary, `field.head(z, t, t, y)`; iMF, arXiv 2512.02012."""
+    return auxiliary(field)(b.z, b.t, b.t, b.y)
+
+
+def auxiliary(field: Field) -> Field:
+    """The field's `head`, or `TypeError` if it has none."""
+    found: Field | None = getattr(field, "head", None)
+    if not callable(found):
+        raise TypeError(
+            f"this recipe needs an auxiliary velocity head, and {type(field).__name__} has no method head(z, r, t, y): "
+            "add one, give as_field(net, head=...) the network's second output, or use improved_meanflow(tangent=velocities.own)"
+        )
+    return found
+
+
+def of(other: Field) -> Velocity:
+    """The boundary of another field, `other(z, t, t, y)`: an EMA copy or a frozen teacher. `TypeError` if it is not callable."""
+    if not callable(other):
+        raise TypeError(f"a proxy velocity comes from a field (z, r, t, y) -> u such as an EMA copy of the network, got {other!r}")
+
+    @torch.no_grad()
+    def boundary(field: Field, b: Bridge) -> Tensor:
+        return other(b.z, b.t, b.t, b.y)
+
+    return boundary
+
+
+def oracle(velocity: Callable[[Tensor, Tensor], Tensor]) -> Velocity:
+    """A known marginal velocity `(z, t) -> v`, eq. (3)."""
+    return lambda field, b: velocity(b.z, b.t)
+
+
+def floored(base: Velocity, floor: float = 0.05) -> Velocity:
+    """`base` scaled by `t / max(t, floor)`: the velocity `(z - x) / max(t, floor)` of x-prediction, eq. (32); arXiv 2601.22158."""
+    return lambda field, b: base(field, b) * over(b.t / b.t.clamp(min=floor), b.z)
+
+
+def mix(a: Velocity, c: Velocity, beta: Coefficient) -> Velocity:
+    """`(1 - beta) a + beta c`, eq. (17). `beta` in [0, 1]; where it is the number 0 or 1 only one of the two is evaluated."""
+    beta = checked(beta, "beta")
+
+    def velocity(field: Field, b: Bridge) -> Tensor:
+        weight = at(beta, b)
+        if not isinstance(weight, Tensor):
+            return a(field, b) if weight == 0 else c(field, b) if weight == 1 else torch.lerp(a(field, b), c(field, b), weight)
+        return torch.lerp(a(field, b), c(field, b).to(b.z), over(weight, b.z).to(b.z))
+
+    return velocity
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The velocity at the posterior mean of a reference batch, eq. (31): weights `p(z_t | x_i)`, self-normalised.
+
+    `reference`: data `[N, *E]`; `labels` `[N]`: only references with the row's label `b.y` count. With `include_own` the row's own data
+    point is one of the references, so the weights cannot vanish and the value tends to the conditional velocity as `t -> 0`. Linear
+    interpolant only. The bias vanishes as N grows. Raises `ValueError` if shapes do not fit.
+    """
+
+    reference: Tensor
+    labels: Tensor | None = None
+    include_own: bool = True
+
+    @torch.no_grad()
+    def __call__(self, field: Field, b: Bridge) -> Tensor:
+        """The velocity `[*B, *E]`."""
+        flat, x = self.reference.flatten(1).to(b.z), b.z - over(b.t, b.z) * b.v
+        if flat.shape[1:] != x[(0,) * b.t.ndim].flatten().shape:
+            raise ValueError(
+                f"the reference holds rows of shape {tuple(self.reference.shape[1:])}, the batch {tuple(b.z.shape[b.t.ndim :])}"
+            )
+        z, own, t = b.z.reshape(*b.t.shape, -1), x.reshape(*b.t.shape, -1), b.t.clamp(min=1e-6)
+        logits = self._logits(z, flat, t, b.y)
+        mean = self._mean(logits, flat, z, own, t)
+        return b.v - over(1 / t, b.z) * (mean - own).reshape(b.z.shape)
+
+    def _logits(self, z: Tensor, flat: Tensor, t: Tensor, y: Any) -> Tensor:
+        a, two = (1 - t)[..., None], (2 * t * t)[..., None]
+        logits = (2 * a * (z @ flat.mT) - a * a * flat.square().sum(-1) - z.square().sum(-1, keepdim=True)) / two
+        if self.labels is None:
+            return logits
+        return logits.masked_fill(y[..., None] != self.labels.to(y), float("-inf"))
+
+    def _mean(self, logits: Tensor, flat: Tensor, z: Tensor, own: Tensor, t: Tensor) -> Tensor:
+        if not self.include_own:
+            return logits.softmax(-1) @ flat
+        mine = -((z - (1 - t)[..., None] * own) / t[..., None]).square().sum(-1, keepdim=True) / 2
+        weights = torch.cat([logits, mine], -1).softmax(-1)
+        return weights[..., :-1] @ flat + weights[..., -1:] * own
+
+
+# Guidance ---------------------------------------------------------------------------------------------------------------------------
+
+
+class Condition(NamedTuple):
+    """A condition with guidance as an input of the network: label `[*B]`, scale `omega` `[*B]`, and the interval `[low, high]` of times."""
+
+    label: Tensor
+    omega: Tensor
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True)
+class LabelDropout:
+    """Hides the condition of a random `share` of the rows: `null` (a number or tensor) takes its place. The same rows all step long."""
+
+    null: Any
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        checked(self.share, "the share of dropped labels")
+
+    def rows(self, b: Bridge) -> Tensor:
+        """The rows that lose their condition, `[*B]`."""
+        return b.uniforms()[..., 0] < self.share
+
+    def hidden(self, y: Any) -> Any:
+        """`y` with every row's condition hidden: label null, and where guidance is an input, scale 1 on all times."""
+        if y is None:
+            raise ValueError("guidance and label dropout need a condition: call the loss with y=...")
+        if isinstance(y, Condition):
+            return Condition(self.hidden(y.label), torch.ones_like(y.omega), torch.zeros_like(y.low), torch.ones_like(y.high))
+        return tree_map(lambda p: torch.as_tensor(self.null, dtype=p.dtype, device=p.device).expand_as(p), y)
+
+    def __call__(self, b: Bridge) -> Bridge:
+        """The bridge with those rows hidden."""
+        return b._replace(y=where(self.rows(b), self.hidden(b.y), b.y))
+
+
+def as_is(b: Bridge) -> Bridge:
+    """The bridge unchanged."""
+    return b
+
+
+def guided(
+    base: Velocity,
+    dropout: LabelDropout,
+    omega: float = 1.0,
+    kappa: float = 0.5,
+    window: tuple[float, float] = (0.0, 1.0),
+    by: Velocity = own,
+) -> Velocity:
+    """`omega base + kappa u(t, t | y) + (1 - omega - kappa) u(t, t | null)` for times in `window`, eq. (28); dropped rows keep `base`.
+
+    The effective scale is `omega / (1 - kappa)`. `by` gives the two boundary velocities. Source: arXiv 2505.13447, appendix.
+    """
+
+    def velocity(field: Field, b: Bridge) -> Tensor:
+        v, rest = base(field, b), 1 - omega - kappa
+        g = omega * v
+        if kappa:
+            g = g + kappa * by(field, b)
+        if rest:
+            g = g + rest * by(field, b._replace(y=dropout.hidden(b.y)))
+        inside = (b.t >= window[0]) & (b.t <= window[1]) & ~dropout.rows(b)
+        return torch.where(over(inside, b.z), g, v)
+
+    return velocity
+
+
+def flexible_scale(top: float = 8.0, power: float = 1.0) -> Callable[[Bridge], Bridge]:
+    """Makes the label a `Condition`: `omega` on [1, top] with density `~ omega^-power`, interval ends uniform on [0, .5] and [.5, 1].
+
+    On `r = t` rows the guidance holds at all times. Source: iMF, arXiv 2512.02012.
+    """
+
+    def draw(b: Bridge) -> Bridge:
+        u = b.uniforms()
+        omega = top ** u[..., 1] if power == 1 else (1 + u[..., 1] * (top ** (1 - power) - 1)) ** (1 / (1 - power))
+        low, high = torch.where(b.r < b.t, u[..., 2] / 2, 0.0), torch.where(b.r < b.t, (1 + u[..., 3]) / 2, 1.0)
+        return b._replace(y=Condition(b.y, omega.to(b.t), low.to(b.t), high.to(b.t)))
+
+    return draw
+
+
+def random_scale(low: float = 1.0, high: float = 2.0) -> Callable[[Bridge], Bridge]:
+    """Makes the label a `Condition` with `omega` uniform on [low, high] at all times; the scale that TVM's network is given."""
+
+    def draw(b: Bridge) -> Bridge:
+        omega = low + (high - low) * b.uniforms()[..., 1].to(b.t)
+        return b._replace(y=Condition(b.y, omega, torch.zeros_like(b.t), torch.ones_like(b.t)))
+
+    return draw
+
+
+def _effective(b: Bridge) -> Bridge:
+    y: Condition = b.y
+    inside = (b.t >= y.low) & (b.t <= y.high)
+    return b._replace(y=y._replace(omega=torch.where(inside, y.omega, torch.ones_like(y.omega))))
+
+
+def in_window(base: Velocity) -> Velocity:
+    """`base` given the row's scale inside its interval and scale 1 outside."""
+    return lambda field, b: base(field, _effective(b))
+
+
+def flexibly_guided(base: Velocity, dropout: LabelDropout, by: Velocity = own) -> Velocity:
+    """`base + (1 - 1 / omega) (v(y) - v(null))` with the row's own scale inside its interval, eq. (29); dropped rows keep `base`. iMF."""
+
+    def velocity(field: Field, b: Bridge) -> Tensor:
+        b = _effective(b)
+        v, g = base(field, b), by(field, b) - by(field, b._replace(y=dropout.hidden(b.y)))
+        pull = torch.where(dropout.rows(b), 0.0, 1 - 1 / b.y.omega)
+        return v + over(pull, b.z) * g
+
+    return velocity
+
+
+def scaled_guided(base: Velocity, dropout: LabelDropout, by: Velocity) -> Velocity:
+    """`omega base + (1 - omega) v(null)` with the row's own scale, eq. (30): TVM's flow-matching target, `by` an EMA copy's boundary."""
+
+    def velocity(field: Field, b: Bridge) -> Tensor:
+        null = by(field, b._replace(y=dropout.hidden(b.y)))
+        return torch.lerp(null, base(field, b), over(b.y.omega, b.z))
+
+    return velocity

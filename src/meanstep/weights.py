@@ -1,0 +1,108 @@
+"""From a row's mean squared error to its loss: `([*B], bridge) -> [*B]`. Knows no fields."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from meanstep.coefficients import at
+from meanstep.shapes import event_size
+from meanstep.types import Bridge, Coefficient, Weight
+
+
+def constant(error: Tensor, b: Bridge) -> Tensor:
+    """The mean squared error itself."""
+    return error
+
+
+def adaptive(power: float = 1.0, c: float = 1e-2, reduction: str = "sum") -> Weight:
+    """`q / sg(q + c)^power`, eq. (24), `q` the squared error summed (or averaged: `reduction="mean"`) over the event.
+
+    At `power = 1` the logged loss is about 1 whatever the error: read `metrics["residual"]`. `ValueError` unless `c > 0`, `power >= 0`.
+    """
+    if c <= 0 or power < 0:
+        raise ValueError(f"the adaptive weight needs c > 0 and power >= 0, got c={c:g}, power={power:g}")
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
+
+    def weight(error: Tensor, b: Bridge) -> Tensor:
+        q = error * event_size(b.z, b.t, b.mask) if reduction == "sum" else error
+        return q / (q.detach() + c) ** power
+
+    return weight
+
+
+def times_factor(weight: Weight, factor: Callable[[Bridge], Tensor | float]) -> Weight:
+    """`factor(bridge)` times another weight's loss: it comes strictly after the adaptive weight and does not enter its `q`."""
+    return lambda error, b: factor(b) * weight(error, b)
+
+
+def alpha(ratio: Coefficient, c: float = 1e-3, rescaled: bool = False) -> Weight:
+    """alpha-Flow's weight, eq. (25), on the error of the `Backward(ratio)` rate; `ratio = 0` gives `q / (q + c)`.
+
+    As published it is `ratio^3 / (ratio^2 q + c)`, which falls silent when `ratio < sqrt(c / q)`; `rescaled` scales `c` by `ratio^2` and so
+    removes the dip. Source: arXiv 2510.20771.
+    """
+
+    def weight(error: Tensor, b: Bridge) -> Tensor:
+        a, q = at(ratio, b), error.detach()
+        if not isinstance(a, Tensor) and a == 0:
+            return error / (q + c)
+        return error * a / (q + c) if rescaled else error * a**3 / (a**2 * q + c)
+
+    return weight
+
+
+def shrinking_gap(scale: float, power: float = 1.0) -> Callable[[Bridge], Tensor]:
+    """The curriculum factor `1 - s + scale s (1 - (t - r))`, `s = 1 - progress^power`, eq. (26): short gaps first; arXiv 2511.19065."""
+
+    def factor(b: Bridge) -> Tensor:
+        s = 1 - b.elapsed() ** power
+        return 1 - s + scale * s * (1 - b.gap)
+
+    return factor
+
+
+def min_snr(gamma: float = 5.0) -> Callable[[Bridge], Tensor]:
+    """`min(SNR, gamma) / (SNR + 1)` with `SNR = ((1 - t) / t)^2`, the Min-SNR weight of velocity regression, arXiv 2303.09556."""
+
+    def factor(b: Bridge) -> Tensor:
+        data, noise = (1 - b.t) ** 2, b.t**2
+        return torch.minimum(data, gamma * noise) / (data + noise)
+
+    return factor
+
+
+def inverse_square_scale(b: Bridge) -> Tensor:
+    """`1 / omega^2` of the row's guidance scale; TVM, arXiv 2511.19797."""
+    scale: Tensor = b.y.omega
+    return scale.square().reciprocal()
+
+
+def tangent_gap(b: Bridge) -> Tensor:
+    """`(tan t - tan r + 1)^(-1/2)`, 1 on the diagonal, eq. (34); TiM, arXiv 2509.04394."""
+    return (b.t.tan() - b.r.tan() + 1).rsqrt()
+
+
+class Cauchy(nn.Module):
+    """`log(q exp(-s) + c) + s` with a learned log-scale `s(r, t)`, zero at the start, eq. (27); decoupled MeanFlow, arXiv 2510.24474.
+
+    The only weight with parameters: `Loss` registers it, so hand `loss.parameters()` to the optimiser too.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, c: float = 1e-2, frequencies: int = 16) -> None:
+        super().__init__()
+        self.c = c
+        self.register_buffer("frequencies", 2.0 ** torch.linspace(-1, 4, frequencies))
+        self.log_scale = nn.Linear(4 * frequencies, 1)
+        nn.init.zeros_(self.log_scale.weight)
+        nn.init.zeros_(self.log_scale.bias)
+
+    def forward(self, error: Tensor, b: Bridge) -> Tensor:
+        """`[*B]` error -> `[*B]` loss; the gradient reaches the field through the error and the log-scale through `s`."""
+        angles = torch.stack([b.t, b.r], -1)[..., None] * self.frequencies
+        features = torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
+        s: Tensor = self.log_scale(features.to(self.log_scale.weight)).squeeze(-1).to(error)
+        return torch.log(error * torch.exp(-s) + self.c) + s
