@@ -31,6 +31,8 @@ def _inside(value: float | Tensor, name: str, low: float, high: float) -> float 
         bad = value[~((value >= low) & (value <= high))] if value.device.type == "cpu" else value[:0]
         if bad.numel():
             raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got a tensor that holds {bad.flatten()[0].item():g}")
+    elif not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is a number, a tensor or a function of the bridge, got {value!r}")
     elif not low <= value <= high:
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value:g}")
     return value

@@ -4,7 +4,7 @@ Knows no optimiser, no device and no parallelism: wrap a module that owns the fi
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from meanstep.interpolants import linear
 from meanstep.recipes import Recipe, Term
-from meanstep.shapes import per_sample, tree_map
+from meanstep.shapes import over, per_sample, tree_map
 from meanstep.types import Bridge, Field, Interpolant, Regression
 
 GAPS = (0.25, 0.5, 0.75, 1.0)
@@ -48,9 +48,9 @@ class Loss(nn.Module):
         super().__init__()
         if batch_dims < 1:
             raise ValueError(f"the loss needs at least one batch axis, got batch_dims={batch_dims}")
-        self.recipe, self.interpolant, self.batch_dims, self.check, self.measure = tuple(recipe), interpolant, batch_dims, check, measure
-        if not self.recipe or not all(isinstance(term, Term) for term in self.recipe):
+        if not isinstance(recipe, Sequence) or not recipe or not all(isinstance(term, Term) for term in recipe):
             raise TypeError(f"a recipe is a non-empty tuple of Term, such as recipes.meanflow(), got {recipe!r}")
+        self.recipe, self.interpolant, self.batch_dims, self.check, self.measure = tuple(recipe), interpolant, batch_dims, check, measure
         self.learned = nn.ModuleList(term.weight for term in self.recipe if isinstance(term.weight, nn.Module))
 
     def forward(
@@ -67,13 +67,15 @@ class Loss(nn.Module):
         """The loss of `field` on the data `x` `[*B, *E]`, float32 or float64.
 
         `y`: condition with leading `*B`; `noise`: `x`'s partner if it is not a fresh draw (rectified couplings); `mask`: true where
-        entries count; `progress` in [0, 1] for schedules; `generator`: None draws from torch's global one.
+        entries count, the others are set to 0 whatever they hold; `progress` in [0, 1] for schedules; `generator`: None draws from
+        torch's global one.
         """
         draws = self.draw(x, y, noise=noise, mask=mask, progress=progress, generator=generator)
         rows = [self._regress(term, field, b) for term, b in draws]
         loss = torch.stack([_part(row, x.shape[self.batch_dims - 1]) for row in rows]).sum()
         if self.check and not torch.isfinite(loss):
-            raise FloatingPointError(_culprits(rows))
+            starts = [part.start for part in self._deal(x.shape[self.batch_dims - 1])]
+            raise FloatingPointError(_culprits(rows, starts))
         return Output(loss, _metrics(rows) if self.measure else {})
 
     def draw(
@@ -88,6 +90,9 @@ class Loss(nn.Module):
     ) -> list[tuple[Term, Bridge]]:
         """The bridges that each term of the recipe gets: what `forward` regresses on, for probes and tests. Arguments as there."""
         batch = self._validated(x, y, noise, mask, progress)
+        if mask is not None:  # a nan there would reach the weights' gradient even through an error of weight 0
+            x = torch.where(over(mask, x), x, 0.0)
+            noise = None if noise is None else torch.where(over(mask, x), noise, 0.0)
         device = generator.device if generator else x.device
         e = noise if noise is not None else torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
         aux = torch.rand(*batch, 4, generator=generator, device=device, dtype=x.dtype).to(x.device)
@@ -107,6 +112,8 @@ class Loss(nn.Module):
         return draws
 
     def _validated(self, x: Tensor, y: Any, noise: Tensor | None, mask: Tensor | None, progress: float | None) -> tuple[int, ...]:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"data must be a torch tensor, got {type(x).__name__}")
         if x.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"data must be float32 or float64, got {x.dtype}: convert it, and use torch.autocast for half precision")
         if x.ndim < self.batch_dims:
@@ -139,6 +146,8 @@ class Loss(nn.Module):
     def _times(self, term: Term, shape: tuple[int, ...], generator: Generator | None) -> tuple[Tensor, Tensor]:
         assert term.times is not None
         r, t = term.times(shape, generator)
+        if r.shape != shape or t.shape != shape:
+            raise ValueError(f"a sampler of times was asked for shape {shape} and returned r {tuple(r.shape)}, t {tuple(t.shape)}")
         if self.check and not ((r >= 0) & (r <= t) & (t <= 1)).all():
             row = int(((r >= 0) & (r <= t) & (t <= 1)).flatten().logical_not().nonzero()[0])
             raise ValueError(f"times need 0 <= r <= t <= 1, got r={r.flatten()[row]:.6g}, t={t.flatten()[row]:.6g} in row {row}")
@@ -147,10 +156,15 @@ class Loss(nn.Module):
     def _regress(self, term: Term, field: Field, b: Bridge) -> Rows:
         try:
             regression = term.objective(field, b)
-        except (RuntimeError, TypeError) as failure:
-            raise _explained(field, b, failure) from failure
-        if regression.prediction.shape != b.z.shape:
-            raise ValueError(_wrong_shape(regression.prediction, b))
+            shape, goal = regression.prediction.shape, regression.target.shape
+        except (AttributeError, RuntimeError, TypeError) as failure:
+            if (mistake := _mistake(field, b)) is None:
+                raise
+            raise mistake from failure
+        if shape != b.z.shape:
+            raise ValueError(_wrong_shape(shape, b))
+        if goal != b.z.shape:
+            raise ValueError(f"the target velocity has shape {tuple(goal)} for samples of shape {tuple(b.z.shape)}")
         error = per_sample((regression.prediction.to(b.z) - regression.target.to(b.z)).square(), b.t, b.mask)
         return Rows(term, b, regression, error)
 
@@ -171,17 +185,19 @@ def _part(rows: Rows, n: int) -> Tensor:
     return (loss.sum(-1) / n if scale is None else scale * loss.mean(-1)).sum()
 
 
-def _leads(p: Tensor, batch: tuple[int, ...]) -> Tensor:
+def _leads(p: Any, batch: tuple[int, ...]) -> Any:
+    if not isinstance(p, Tensor):
+        raise TypeError(f"a condition is a tensor, or a tuple, list or dict of tensors, got {type(p).__name__} {p!r:.40}")
     if tuple(p.shape[: len(batch)]) != batch:
         raise ValueError(f"a condition of shape {tuple(p.shape)} does not start with the batch shape {batch}")
     return p
 
 
+@torch.enable_grad()
 def _slope(term: Term, error: Tensor, b: Bridge) -> Tensor:
     """The derivative of each row's loss in its error: the effective weight."""
-    with torch.no_grad():
-        slope: Tensor = torch.func.jvp(lambda q: term.weight(q, b), (error.detach(),), (torch.ones_like(error),))[1]
-    return slope
+    leaf = error.detach().requires_grad_()
+    return torch.autograd.grad(term.weight(leaf, b).sum(), leaf)[0]
 
 
 @torch.no_grad()
@@ -216,19 +232,22 @@ def _mean(x: Tensor, where: Tensor) -> Tensor:
     return torch.where(where, x, 0.0).sum(-1) / where.sum(-1)
 
 
-def _wrong_shape(u: Tensor, b: Bridge) -> str:
-    shapes = f"{tuple(u.shape)} for samples of shape {tuple(b.z.shape)}"
-    return f"the field returned shape {shapes}: it must return one velocity for each entry of z"
+def _wrong_shape(found: Sequence[int], b: Bridge) -> str:
+    return f"the field returned shape {tuple(found)} for samples of shape {tuple(b.z.shape)}: it must return one velocity per entry of z"
 
 
-def _explained(field: Field, b: Bridge, error: Exception) -> Exception:
-    """The user's mistake behind a failure inside the field, if it is one of the common ones; else the error itself."""
+def _mistake(field: Field, b: Bridge) -> Exception | None:
+    """The user's mistake behind a failure inside the field, if it is one of the common ones."""
     call = field.forward if isinstance(field, nn.Module) else field
     try:
-        inspect.signature(call).bind(b.z, b.r, b.t, b.y)
-    except (TypeError, ValueError):
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):  # not a function, or a built-in one
+        return None
+    try:
+        signature.bind(b.z, b.r, b.t, b.y)
+    except TypeError:
         return TypeError(
-            f"a field is called as field(z, r, t, y), and {type(field).__name__} takes {inspect.signature(call)}: "
+            f"a field is called as field(z, r, t, y), and {type(field).__name__} takes {signature}: "
             'adapt it, e.g. ms.as_field(net, ("z", "t", "r")) or ms.as_field(net, ("z",), {"timestep": "t", "delta": "gap"})'
         )
     weights = next((p for p in field.parameters() if p.is_floating_point()), None) if isinstance(field, nn.Module) else None
@@ -238,22 +257,26 @@ def _explained(field: Field, b: Bridge, error: Exception) -> Exception:
         return TypeError(f"the network's weights are {weights.dtype} and the data {b.z.dtype}: convert one, or use torch.autocast")
     try:
         with torch.no_grad():
-            u = field(b.z, b.r, b.t, b.y)
+            u: Any = field(b.z, b.r, b.t, b.y)
     except Exception:  # the network fails by itself: its own error is the best one
-        return error
-    return ValueError(_wrong_shape(u, b)) if u.shape != b.z.shape else error
+        return None
+    if not isinstance(u, Tensor):
+        return TypeError(
+            f"the field returned a {type(u).__name__}, not a tensor: pick the velocity, e.g. ms.as_field(net, output=lambda out: out[0])"
+        )
+    return ValueError(_wrong_shape(u.shape, b)) if u.shape != b.z.shape else None
 
 
-def _culprits(rows: list[Rows]) -> str:
+def _culprits(rows: list[Rows], starts: list[int]) -> str:
     found = []
-    for row in rows:
+    for k, (row, start) in enumerate(zip(rows, starts, strict=True)):
         b, bad = row.bridge, ~torch.isfinite(row.error)
         tangent = row.regression.tangent
         norms = per_sample(tangent.square(), b.t, b.mask).sqrt() if tangent is not None else torch.full_like(b.t, float("nan"))
         for index in bad.nonzero()[:4]:
             i = tuple(index.tolist())
-            found.append(
-                f"row {i[-1] if len(i) == 1 else i}: r={b.r[i]:.6g}, t={b.t[i]:.6g}, error={row.error[i]:.3g}, tangent rms={norms[i]:.3g}"
-            )
+            place = (*i[:-1], i[-1] + start)
+            name = f"term {k}, row {place if len(place) > 1 else place[0]}"
+            found.append(f"{name}: r={b.r[i]:.6g}, t={b.t[i]:.6g}, error={row.error[i]:.3g}, tangent rms={norms[i]:.3g}")
     rows_named = "; ".join(found[:4]) or "no single row (a weight is not finite)"
     return f"the loss is not finite. {rows_named}. Nothing was repaired: look at the data, the learning rate and metrics['change_ratio']"

@@ -23,7 +23,9 @@ class Eulerian:
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u + (t - r) D_t u` on `v`, eq. (11)."""
-        w = self.tangent(field, b).to(b.z)
+        w = self.tangent(field, b).detach().to(b.z)
+        if w.shape != b.z.shape:
+            raise ValueError(f"the tangent velocity has shape {tuple(w.shape)} for samples of shape {tuple(b.z.shape)}")
         v = w if self.target is self.tangent else self.target(field, b)
         u, change = self.rate(field, self.given(b), w)
         return Regression(u + change, v.detach(), u.detach(), w)
@@ -68,7 +70,7 @@ class Lagrangian:
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u - (t - r) d_r u` on the arrival's velocity."""
         u, du = derivative(field, b, torch.zeros_like(b.z), torch.ones_like(b.r), torch.zeros_like(b.t))
-        du = du.detach() + at(self.through, b) * (du - du.detach())
+        du = du.detach() + over(at(self.through, b), b.z) * (du - du.detach())
         change, landed = over(b.gap, u) * du, b.z - over(b.gap, u) * u.detach()
         # no conditional velocity exists there: nan exposes an arrival that asks for it
         there = b._replace(z=landed.to(b.z), t=b.r, v=torch.full_like(b.z, float("nan")))
@@ -100,7 +102,7 @@ class Semigroup:
         with rehearsal(b.z):
             second = jump(middle, b.r, b.t - step, b.y)
         u = field(b.z, b.r, b.t, b.y)
-        return Regression(u, self._clamped(torch.lerp(second, first, over(split, b.z))), u.detach())
+        return Regression(u, self._clamped(torch.lerp(second.to(b.z), first.to(b.z), over(split, b.z))), u.detach())
 
     def _clamped(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)

@@ -17,6 +17,10 @@ from meanstep.types import Bridge, Coefficient, Field
 @contextmanager
 def differentiable_kernels() -> Iterator[None]:
     """Kernels that have a forward-mode derivative; fused attention has none (pytorch#128971; tests/contracts tells when this can go)."""
+    if torch.compiler.is_compiling():  # the switch below cannot be traced, and a recorded pass does not take the fast path
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+        return
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -55,7 +59,8 @@ def derivative(field: Field, b: Bridge, dz: Tensor, dr: Tensor, dt: Tensor) -> t
 
 def _lacks_forward_mode(message: str) -> bool:
     signs = ("forward AD", "forward-mode", "jvp", "functorch", "vmap", "in-place", "inplace", "batch_norm", "running_mean")
-    return any(sign in message for sign in signs)
+    foreign = ("have storage", "should be the same")  # kernels of others; layers whose tangent has another dtype under autocast
+    return any(sign in message for sign in signs + foreign)
 
 
 def _diagnosis(field: Field, run: Callable[[], Any], error: Exception) -> str:
@@ -78,7 +83,8 @@ def _diagnosis(field: Field, run: Callable[[], Any], error: Exception) -> str:
     reason = str(error).strip().splitlines()[0][:200]
     return (
         f"forward mode has no derivative {where}: {reason}. Replace the layer (BatchNorm in train mode by GroupNorm, a custom autograd "
-        "function by plain operations) or give the recipe a rate without forward mode: rate=Central() or Backward(0.1)"
+        "function by plain operations, a reentrant checkpoint by use_reentrant=False) or give the recipe a rate without forward mode: "
+        "rate=Central() or Backward(0.1)"
     )
 
 
@@ -103,7 +109,7 @@ class Exact:
 
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> tuple[Tensor, Tensor]:
         """`(u, (t - r) D_t u)`, both `[*B, *E]`."""
-        share = at(self.through, b)
+        share = over(at(self.through, b), b.z)
         directions = w, torch.zeros_like(b.r), torch.ones_like(b.t)
         if isinstance(share, Tensor) or share > 0 or torch.compiler.is_compiling():
             u, du = derivative(field, b, *directions)
@@ -119,7 +125,8 @@ class Exact:
 class Backward:
     """One-sided difference over the share `ratio` of the gap, eq. (22): needs no forward mode. `ratio` 0 is `Exact`, 1 is `direct`.
 
-    `clamp` bounds the discrete target elementwise (alpha-Flow's guided settings use 4). Sources: arXiv 2510.20771, 2512.15657.
+    The gradient flows through `u`. `clamp` bounds the discrete target elementwise, also at ratio 1 (guided alpha-Flow: 4). Sources:
+    arXiv 2510.20771, 2512.15657.
     """
 
     ratio: Coefficient
@@ -131,17 +138,16 @@ class Backward:
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> tuple[Tensor, Tensor]:
         """`(u, (t - r) D_t u)` to first order in `ratio (t - r)`, both `[*B, *E]`."""
         ratio = at(self.ratio, b)
-        if not isinstance(ratio, Tensor) and ratio in (0, 1):
+        if not isinstance(ratio, Tensor) and (ratio == 0 or (ratio == 1 and self.clamp is None)):
             return (direct if ratio else Exact())(field, b, w)
-        step = ratio * b.gap
-        share = over(ratio, b.z)
+        step, share = ratio * b.gap, over(ratio, b.z)
         with rehearsal(b.z):
             earlier = field(b.z - over(step, b.z) * w, b.r, b.t - step, b.y)
         goal = share * w + (1 - share) * earlier
-        if self.clamp is not None:
-            goal = goal.clamp(-self.clamp, self.clamp)
+        if self.clamp is not None:  # on moving rows: where r = t the goal only stands for the velocity
+            goal = torch.where(over(b.gap > 0, b.z), goal.clamp(-self.clamp, self.clamp), goal)
         u = field(b.z, b.r, b.t, b.y)
-        return u, w - u + (u - goal) / share
+        return u, (w - u + (u - goal) / share).detach()
 
 
 @dataclass(frozen=True)

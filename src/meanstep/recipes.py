@@ -23,6 +23,7 @@ from meanstep.velocities import (
     floored,
     head,
     in_window,
+    label_only,
     mix,
     of,
     random_scale,
@@ -78,8 +79,9 @@ def _with_diagonal(objective: Objective, times: Times, weight: Weight, share: fl
 
 
 def _source(proxy: Velocity | nn.Module | None, recipe: str, what: str) -> Velocity:
-    if proxy is None:
-        raise ValueError(f"{recipe} needs {what}: pass the module (an EMA copy such as torch.optim.swa_utils.AveragedModel) or a velocity")
+    if not callable(proxy):
+        remedy = "pass the module (an EMA copy such as torch.optim.swa_utils.AveragedModel) or a velocity"
+        raise ValueError(f"{recipe} needs {what}: {remedy}, got {proxy!r}")
     return of(proxy) if isinstance(proxy, nn.Module) else proxy
 
 
@@ -126,20 +128,20 @@ def coefficient(
 
     `proxy`: an EMA copy (its boundary is taken), or any velocity such as `own` or a `Posterior`; needed unless `beta` is the number 0.
     `anchor`: scale of the flow-matching anchor at `r = t - delta`; None follows the paper (0.5 at `beta = 1`, off below); `anchor_share`
-    of the rows get one. `target_beta` puts the proxy into the target as well, which only a consistent proxy bears. Latent settings of
-    the paper: `delta=(0, 1e-3)`, `anchor=0.1`. Times, row shares and weight are MeanFlow's: the paper's own are unknown to us.
+    of the rows get one. `target_beta` puts the proxy into the target as well (not the anchor's), which only a consistent proxy bears. On
+    rows whose label is dropped the proxy still sees it, which is unbiased. Latent settings of the paper: `delta=(0, 1e-3)`,
+    `anchor=0.1`. Times, row shares and weight are MeanFlow's: the paper's own are unknown to us.
     """
-    for value, name in ((beta, "beta"), (target_beta, "target_beta")):
-        checked(value, name)
     if anchor is not None and anchor < 0:
         raise ValueError(f"anchor is the scale of a loss term, at least 0, got {anchor:g}")
-    unused = not callable(beta) and not isinstance(beta, Tensor) and beta == 0 and not callable(target_beta) and target_beta == 0
-    other = velocity if unused else _source(proxy, "coefficient with beta > 0", "a proxy velocity")
-    tangent, target = mix(velocity, other, beta), mix(velocity, other, target_beta)
+    plain = all(isinstance(value, (int, float)) and value == 0 for value in (beta, target_beta))
+    other = velocity if plain else _source(proxy, "coefficient with beta > 0", "a proxy velocity")
+    tangent, target = mix(velocity, other, beta), mix(velocity, other, target_beta, "target_beta")
+    target = tangent if beta is target_beta else target  # then the proxy is evaluated once
     still = Term(Matching(target, given), at_times.diagonal(times), weight)
     recipe = _with_diagonal(Eulerian(tangent, target, rate, given), times, weight, diagonal_share, still)
     scale = anchor if anchor is not None else 0.5 if isinstance(beta, (int, float)) and beta == 1 else 0.0
-    near = Term(Matching(target, given), at_times.anchor(times, *delta), weight, anchor_share, scale)
+    near = Term(Matching(velocity, given), at_times.anchor(times, *delta), weight, anchor_share, scale)
     return (*recipe, near) if scale else recipe
 
 
@@ -159,7 +161,7 @@ def improved_meanflow(
     `Condition` with a random scale up to `top_scale` and a random interval.
     """
     prepare: Given = as_is if guidance is None else flexible_scale(top_scale)
-    given: Given = guidance or as_is
+    given: Given = as_is if guidance is None else label_only(guidance)
     shown = tangent if guidance is None else in_window(tangent)
     target = velocity if guidance is None else flexibly_guided(velocity, guidance, by=tangent)
     still = Term(Matching(target, given), at_times.diagonal(times), weight)
@@ -184,10 +186,10 @@ def alpha_flow(
     Needs `progress`. `rescaled` removes the dip of the published weight before the switch. Guided settings of the source: `clamp=4`,
     `diagonal_share=0.5` at XL/2.
     """
-    still = Term(Matching(velocity, given), at_times.diagonal(times), adaptive(1.0, c, "mean"))
-    return _with_diagonal(
-        Eulerian(velocity, velocity, Backward(ratio, clamp), given), times, alpha(ratio, c, rescaled), diagonal_share, still
-    )
+    plain = adaptive(1.0, c, "mean")
+    still = Term(Matching(velocity, given), at_times.diagonal(times), plain)
+    moving = Eulerian(velocity, velocity, Backward(ratio, clamp), given)
+    return _with_diagonal(moving, times, plain if rescaled else alpha(ratio, c), diagonal_share, still)
 
 
 def modular_meanflow(
@@ -303,11 +305,13 @@ def solution_flow(
     The published loss has the right gradient and a meaningless value; here the value is the weighted residual with that gradient.
     """
 
+    ratio = checked(ratio, "ratio")
+
     def step(b: Bridge) -> Tensor:
         least = 1e-4 / b.gap.clamp(min=1e-4)
         return (least * 0 + at(ratio, b)).maximum(least)
 
-    half = times_factor(weight, lambda b: step(b) / 2)
+    half = times_factor(weight, lambda b: 0.5)
     still = Term(Matching(velocity, given), instants, weight)
     return _with_diagonal(Eulerian(velocity, velocity, Backward(step), given), at_times.separated(times), half, diagonal_share, still)
 

@@ -27,7 +27,7 @@ def grid(steps: int) -> list[float]:
 
 
 def _pairs(times: Sequence[float]) -> list[tuple[float, float]]:
-    if len(times) < 2 or any(a <= b for a, b in pairwise(times)) or times[0] > 1 or times[-1] < 0:
+    if len(times) < 2 or not all(1 >= t > r >= 0 for t, r in pairwise(times)):
         raise ValueError(f"a time grid falls strictly within [0, 1], e.g. (1, 0.5, 0), got {tuple(times)}")
     return list(pairwise(times))
 

@@ -65,15 +65,15 @@ def floored(base: Velocity, floor: float = 0.05) -> Velocity:
     return lambda field, b: base(field, b) * over(b.t / b.t.clamp(min=floor), b.z)
 
 
-def mix(a: Velocity, c: Velocity, beta: Coefficient) -> Velocity:
+def mix(a: Velocity, c: Velocity, beta: Coefficient, name: str = "beta") -> Velocity:
     """`(1 - beta) a + beta c`, eq. (17). `beta` in [0, 1]; where it is the number 0 or 1 only one of the two is evaluated."""
-    beta = checked(beta, "beta")
+    beta = checked(beta, name)
 
     def velocity(field: Field, b: Bridge) -> Tensor:
         weight = at(beta, b)
-        if not isinstance(weight, Tensor):
-            return a(field, b) if weight == 0 else c(field, b) if weight == 1 else torch.lerp(a(field, b), c(field, b), weight)
-        return torch.lerp(a(field, b), c(field, b).to(b.z), over(weight, b.z).to(b.z))
+        if not isinstance(weight, Tensor) and weight in (0, 1):
+            return (c if weight else a)(field, b)
+        return torch.lerp(a(field, b).to(b.z), c(field, b).to(b.z), over(weight, b.z))
 
     return velocity
 
@@ -84,7 +84,8 @@ class Posterior:
 
     `reference`: data `[N, *E]`; `labels` `[N]`: only references with the row's label `b.y` count. With `include_own` the row's own data
     point is one of the references, so the weights cannot vanish and the value tends to the conditional velocity as `t -> 0`. Linear
-    interpolant only. The bias vanishes as N grows. Raises `ValueError` if shapes do not fit.
+    interpolant only. Under a mask only the row's own entries are compared. The bias vanishes as N grows. Raises `ValueError` if shapes
+    do not fit.
     """
 
     reference: Tensor
@@ -94,27 +95,23 @@ class Posterior:
     @torch.no_grad()
     def __call__(self, field: Field, b: Bridge) -> Tensor:
         """The velocity `[*B, *E]`."""
-        flat, x = self.reference.flatten(1).to(b.z), b.z - over(b.t, b.z) * b.v
-        if flat.shape[1:] != x[(0,) * b.t.ndim].flatten().shape:
-            raise ValueError(
-                f"the reference holds rows of shape {tuple(self.reference.shape[1:])}, the batch {tuple(b.z.shape[b.t.ndim :])}"
-            )
-        z, own, t = b.z.reshape(*b.t.shape, -1), x.reshape(*b.t.shape, -1), b.t.clamp(min=1e-6)
-        logits = self._logits(z, flat, t, b.y)
+        x = b.z - over(b.t, b.z) * b.v
+        if self.reference.shape[1:] != x.shape[b.t.ndim :]:
+            raise ValueError(f"the reference holds rows of shape {tuple(self.reference.shape[1:])}, the batch {tuple(x.shape[b.t.ndim :])}")
+        keep = torch.ones_like(b.z) if b.mask is None else over(b.mask, b.z).expand_as(b.z).to(b.z)
+        z, own, keep = (p.reshape(*b.t.shape, -1) for p in (b.z * keep, x * keep, keep))
+        flat, t = self.reference.flatten(1).to(b.z), b.t.clamp(min=1e-6)[..., None]
+        squares = z.square().sum(-1, keepdim=True) - 2 * (1 - t) * (z @ flat.mT) + (1 - t) ** 2 * (keep @ flat.square().mT)
+        logits = -squares / (2 * t * t)
+        if self.labels is not None:
+            logits = logits.masked_fill(b.y[..., None] != self.labels.to(b.y), float("-inf"))
         mean = self._mean(logits, flat, z, own, t)
-        return b.v - over(1 / t, b.z) * (mean - own).reshape(b.z.shape)
-
-    def _logits(self, z: Tensor, flat: Tensor, t: Tensor, y: Any) -> Tensor:
-        a, two = (1 - t)[..., None], (2 * t * t)[..., None]
-        logits = (2 * a * (z @ flat.mT) - a * a * flat.square().sum(-1) - z.square().sum(-1, keepdim=True)) / two
-        if self.labels is None:
-            return logits
-        return logits.masked_fill(y[..., None] != self.labels.to(y), float("-inf"))
+        return b.v - over(1 / t.squeeze(-1), b.z) * (mean - own).reshape(b.z.shape)
 
     def _mean(self, logits: Tensor, flat: Tensor, z: Tensor, own: Tensor, t: Tensor) -> Tensor:
         if not self.include_own:
             return logits.softmax(-1) @ flat
-        mine = -((z - (1 - t)[..., None] * own) / t[..., None]).square().sum(-1, keepdim=True) / 2
+        mine = -((z - (1 - t) * own) / t).square().sum(-1, keepdim=True) / 2
         weights = torch.cat([logits, mine], -1).softmax(-1)
         return weights[..., :-1] @ flat + weights[..., -1:] * own
 
@@ -156,6 +153,11 @@ class LabelDropout:
     def __call__(self, b: Bridge) -> Bridge:
         """The bridge with those rows hidden."""
         return b._replace(y=where(self.rows(b), self.hidden(b.y), b.y))
+
+
+def label_only(dropout: LabelDropout) -> Callable[[Bridge], Bridge]:
+    """The dropout of a `Condition`'s label alone: the row keeps its scale and its interval; iMF, arXiv 2512.02012."""
+    return lambda b: b._replace(y=b.y._replace(label=where(dropout.rows(b), dropout.hidden(b.y.label), b.y.label)))
 
 
 def as_is(b: Bridge) -> Bridge:
@@ -217,11 +219,12 @@ def random_scale(low: float = 1.0, high: float = 2.0) -> Callable[[Bridge], Brid
 def _effective(b: Bridge) -> Bridge:
     y: Condition = b.y
     inside = (b.t >= y.low) & (b.t <= y.high)
-    return b._replace(y=y._replace(omega=torch.where(inside, y.omega, torch.ones_like(y.omega))))
+    omega = torch.where(inside, y.omega, torch.ones_like(y.omega))
+    return b._replace(y=Condition(y.label, omega, torch.zeros_like(y.low), torch.ones_like(y.high)))
 
 
 def in_window(base: Velocity) -> Velocity:
-    """`base` given the row's scale inside its interval and scale 1 outside."""
+    """`base` given the row's scale inside its interval and scale 1 outside; the interval itself it never sees, as in iMF's code."""
     return lambda field, b: base(field, _effective(b))
 
 
@@ -242,6 +245,6 @@ def scaled_guided(base: Velocity, dropout: LabelDropout, by: Velocity) -> Veloci
 
     def velocity(field: Field, b: Bridge) -> Tensor:
         null = by(field, b._replace(y=dropout.hidden(b.y)))
-        return torch.lerp(null, base(field, b), over(b.y.omega, b.z))
+        return torch.lerp(null.to(b.z), base(field, b).to(b.z), over(b.y.omega, b.z))
 
     return velocity

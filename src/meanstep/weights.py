@@ -37,18 +37,18 @@ def times_factor(weight: Weight, factor: Callable[[Bridge], Tensor | float]) -> 
     return lambda error, b: factor(b) * weight(error, b)
 
 
-def alpha(ratio: Coefficient, c: float = 1e-3, rescaled: bool = False) -> Weight:
-    """alpha-Flow's weight, eq. (25), on the error of the `Backward(ratio)` rate; `ratio = 0` gives `q / (q + c)`.
+def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
+    """alpha-Flow's weight, eq. (25), on the error of the `Backward(ratio)` rate; `q / (q + c)` at `ratio = 0` and where `r = t`.
 
-    As published it is `ratio^3 / (ratio^2 q + c)`, which falls silent when `ratio < sqrt(c / q)`; `rescaled` scales `c` by `ratio^2` and so
-    removes the dip. Source: arXiv 2510.20771.
+    As published it falls silent when `ratio < sqrt(c / q)`; `adaptive(1, c, "mean")` is the same weight without the dip. Source: arXiv
+    2510.20771.
     """
 
     def weight(error: Tensor, b: Bridge) -> Tensor:
-        a, q = at(ratio, b), error.detach()
-        if not isinstance(a, Tensor) and a == 0:
-            return error / (q + c)
-        return error * a / (q + c) if rescaled else error * a**3 / (a**2 * q + c)
+        a = at(ratio, b)
+        moving = (b.gap > 0) & (torch.as_tensor(a, device=error.device) > 0)
+        square = torch.where(moving, torch.as_tensor(a, dtype=error.dtype, device=error.device) ** 2, 1.0)
+        return error * square / (square * error.detach() + c)
 
     return weight
 

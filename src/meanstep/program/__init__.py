@@ -1,0 +1,1 @@
+"""Everything with files, flags, progress bars and devices. Nothing in the mathematics imports it."""

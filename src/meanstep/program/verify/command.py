@@ -1,0 +1,97 @@
+"""The command: runs the groups with a progress bar, prints the table, writes JSON, and tells by its exit code."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from meanstep.program.console import UserError, err, out, write
+from meanstep.program.verify import GROUPS
+from meanstep.program.verify.rows import Row
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Measure the theory: each claim with what was found, what was expected, and a verdict. About half a minute on two cores.
+
+    The exit code is 0 if every claim holds and 1 if one fails. A verdict such as "only for kappa >= 0" marks a published form that was
+    measured to fail under that condition; docs/theory.md explains each equation.
+    """
+
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[GROUP ...]")] = ()
+    """Run these groups only: identities, noise, flow-map, roles, asymmetry, coefficient, multipliers, rates, table, equivalences."""
+    seed: int = 0
+    """Seed of every draw and network."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the records here too ("-" for standard output instead of the table)."""
+
+    def run(self) -> int:
+        """0 if every claim holds, 1 if one fails. `UserError` for a group that does not exist or a file that cannot be written."""
+        unknown = [name for name in self.only if name not in GROUPS]
+        if unknown:
+            raise UserError(f"there is no group {unknown[0]!r}: choose among {', '.join(GROUPS)}")
+        if self.json is not None and str(self.json) != "-":
+            write(self.json, "")
+        torch.set_num_threads(1)  # the tensors are small: two threads only wait for each other
+        started = time.perf_counter()
+        found = self._measure([name for name in GROUPS if not self.only or name in self.only])
+        seconds = time.perf_counter() - started
+        failed = sum(not row.holds for rows in found.values() for row in rows)
+        text = json.dumps(self._record(found, seconds), indent=1)
+        if str(self.json) == "-":
+            print(text)
+            return int(failed > 0)
+        if self.json is not None:
+            write(self.json, text + "\n")
+        self._show(found, seconds, failed)
+        return int(failed > 0)
+
+    def _measure(self, names: list[str]) -> dict[str, list[Row]]:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("groups"), TimeElapsedColumn())
+        found: dict[str, list[Row]] = {}
+        with Progress(*columns, console=err, transient=True) as progress:
+            task = progress.add_task("verify", total=len(names))
+            for name in names:
+                progress.update(task, description=GROUPS[name][0])
+                found[name] = list(GROUPS[name][1](self.seed))
+                progress.advance(task)
+        return found
+
+    def _record(self, found: dict[str, list[Row]], seconds: float) -> dict[str, Any]:
+        versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        return {
+            "command": "verify",
+            "seed": self.seed,
+            "seconds": round(seconds, 1),
+            **versions,
+            "claims": [{"group": name, **row.record()} for name, rows in found.items() for row in rows],
+        }
+
+    def _show(self, found: dict[str, list[Row]], seconds: float, failed: int) -> None:
+        for name, rows in found.items():
+            table = Table(title=f"{GROUPS[name][0]} ({name})", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+            for header, justify in (("claim", "left"), ("eq.", "right"), ("measured", "right"), ("expected", "left"), ("verdict", "left")):
+                table.add_column(header, justify=justify, no_wrap=header != "claim")  # type: ignore[arg-type]
+            for row in rows:
+                colour = "red" if not row.holds else "yellow" if row.unless else "green"
+                cells = (row.claim, row.equation, f"{row.measured:.4g}", _expectation(row))
+                table.add_row(*map(Text, cells), Text(row.verdict, style=colour))
+            out.print(table)
+        total = sum(map(len, found.values()))
+        under = sum(bool(row.unless) and row.holds for rows in found.values() for row in rows)
+        verdict = f"[red]{failed} of {total} claims FAIL" if failed else f"[green]all {total} claims hold as stated"
+        out.print(f"{verdict}[/]; {under} of them mark a published form that fails under a condition. {seconds:.0f} s, seed {self.seed}.")
+
+
+def _expectation(row: Row) -> str:
+    if row.relation != "=":
+        return f"{row.relation} {row.expected:.3g}"
+    return f"{row.expected:.4g} ± {row.tolerance:.0f}" if row.tolerance >= 1 else f"{row.expected:.4g} ± {row.tolerance:.1g}"

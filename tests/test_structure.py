@@ -1,0 +1,153 @@
+"""Structure: public names are documented, cited equations exist, importing is cheap, and the README's code runs."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "meanstep"
+PROGRAM = {"program", "cli"}
+
+CITED = re.compile(r"\beqs?\. ((?:\(\d+[a-z]?\)(?:, | and | to )?)+)")
+TAG = re.compile(r"\\tag\{(\d+[a-z]?)\}")
+BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def mathematics(package: Path = PACKAGE) -> Iterator[tuple[str, ast.Module]]:
+    """Name and syntax tree of every module of the maths layer."""
+    for path in sorted(package.rglob("*.py")):
+        name = ".".join(path.relative_to(package).with_suffix("").parts)
+        if name.split(".")[0] not in PROGRAM:
+            yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def undocumented(node: ast.Module | ast.ClassDef, name: str) -> Iterator[str]:
+    """Public functions, classes and methods without a docstring; an overload's signature needs none, `__call__` is public."""
+    if ast.get_docstring(node) is None:
+        yield name
+    for child in node.body:
+        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from undocumented(child, f"{name}.{child.name}")
+        elif isinstance(child, ast.FunctionDef) and (not child.name.startswith("_") or child.name == "__call__"):
+            overload = any(isinstance(d, ast.Name) and d.id == "overload" for d in child.decorator_list)
+            if not overload and ast.get_docstring(child) is None:
+                yield f"{name}.{child.name}"
+
+
+def citations(package: Path = PACKAGE) -> dict[str, set[str]]:
+    """Equation numbers cited in the package, each with the files that cite it."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(package.rglob("*.py")):
+        text = re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
+        for numbers in CITED.findall(text):
+            for number in re.findall(r"\d+[a-z]?", numbers):
+                found.setdefault(number, set()).add(path.relative_to(package).as_posix())
+    return found
+
+
+# Documentation -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_public_names_are_documented():
+    modules = list(mathematics())
+    assert len(modules) > 15
+    assert [missing for name, tree in modules for missing in undocumented(tree, name)] == []
+
+
+def test_the_public_names_exist():
+    import meanstep
+
+    assert len(set(meanstep.__all__)) == len(meanstep.__all__)
+    assert [name for name in meanstep.__all__ if not hasattr(meanstep, name)] == []
+
+
+def test_cited_equations_exist():
+    tags = TAG.findall((ROOT / "docs" / "theory.md").read_text(encoding="utf-8"))
+    assert [tag for tag, n in Counter(tags).items() if n > 1] == [], "equation numbers of docs/theory.md are not unique"
+    cited = citations()
+    assert len(cited) > 20
+    missing = {number: sorted(files) for number, files in cited.items() if number not in tags}
+    assert missing == {}, f"cited, but without a \\tag in docs/theory.md: {missing}"
+
+
+# Imports -----------------------------------------------------------------------------------------------------------------------------
+
+
+def run(code: str) -> str:
+    """Standard output of a fresh interpreter that finds this checkout."""
+    start = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n"
+    done = subprocess.run([sys.executable, "-c", start + code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+TIMED = """
+import time
+start = time.perf_counter()
+import torch
+middle = time.perf_counter()
+import meanstep
+print((time.perf_counter() - middle) / (middle - start))
+"""
+
+
+def test_importing_costs_little_beside_torch():
+    """At most half of torch's own time in the same process; a pause of a busy machine hits one try, not three."""
+    shares = []
+    for _ in range(3):
+        shares.append(float(run(TIMED)))
+        if shares[-1] <= 0.5:
+            break
+    assert min(shares) <= 0.5, f"import meanstep takes {shares} of import torch"
+
+
+def test_importing_loads_no_scipy_and_draws_nothing():
+    code = "import torch; before = torch.get_rng_state(); import meanstep; print(torch.equal(before, torch.get_rng_state()))"
+    code += "; print(sorted({name.split('.')[0] for name in sys.modules} & {'scipy', 'tyro', 'rich', 'yaml'}))"
+    assert run(code).split("\n")[:2] == ["True", "[]"]
+
+
+# README ------------------------------------------------------------------------------------------------------------------------------
+
+
+def blocks(markdown: str) -> list[tuple[int, str]]:
+    """Line and source of every fenced python block."""
+    return [(markdown[: m.start()].count("\n") + 2, m.group(1)) for m in BLOCK.finditer(markdown)]
+
+
+README = ROOT / "README.md"
+CODE = blocks(README.read_text(encoding="utf-8")) if README.exists() else []
+
+
+@pytest.mark.parametrize(("line", "source"), CODE, ids=[f"line {line}" for line, _ in CODE])
+def test_the_readmes_code_runs(line: int, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        exec(compile("\n" * (line - 1) + source, README, "exec"), {"__name__": "__main__"})
+
+
+# The checkers themselves -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_docstring_is_found():
+    methods = "    def f(self): ...\n    def _g(self): ...\n    def __call__(self): ...\n"
+    source = f'"""m"""\nclass A:\n    """a"""\n{methods}def h(): ...\nclass _B: ...\n'
+    assert list(undocumented(ast.parse(source), "m")) == ["m.A.f", "m.A.__call__", "m.h"]
+    assert list(undocumented(ast.parse("x = 1"), "m")) == ["m"]
+
+
+def test_citations_are_read_in_every_form(tmp_path: Path):
+    (tmp_path / "a.py").write_text('"""eq. (1), (2b).\n\nWhat eq.\n(31) and eqs. (4) and (5) say; not (6), not eq. 7, not eq. (8c2)."""')
+    assert set(citations(tmp_path)) == {"1", "2b", "31", "4", "5"}
+
+
+def test_blocks_are_found_with_their_lines():
+    text = "a\n```python\nx = 1\n```\n\n```sh\nls\n```\n```python title='b'\ny = 2\nz = 3\n```\n"
+    assert blocks(text) == [(3, "x = 1\n"), (10, "y = 2\nz = 3\n")]
