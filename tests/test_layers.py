@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     ROOT: MATHS,
     "program": MATHS | {ROOT},
     "cli": MATHS | {ROOT, "program"},
+    "__main__": {"cli"},
 }
 OUTSIDE = {"torch"}  # what the mathematics may import from other distributions
 OUTSIDE_OF = {"fields.analytic": {"torch", "numpy", "scipy"}}  # the ODE solver's arrays

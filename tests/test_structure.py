@@ -122,15 +122,15 @@ def blocks(markdown: str) -> list[tuple[int, str]]:
     return [(markdown[: m.start()].count("\n") + 2, m.group(1)) for m in BLOCK.finditer(markdown)]
 
 
-README = ROOT / "README.md"
-CODE = blocks(README.read_text(encoding="utf-8")) if README.exists() else []
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CODE = [(page, line, source) for page in PAGES for line, source in blocks(page.read_text(encoding="utf-8"))]
 
 
-@pytest.mark.parametrize(("line", "source"), CODE, ids=[f"line {line}" for line, _ in CODE])
-def test_the_readmes_code_runs(line: int, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("page", "line", "source"), CODE, ids=[f"{page.name}:{line}" for page, line, _ in CODE])
+def test_the_code_of_the_readme_and_the_docs_runs(page: Path, line: int, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng(devices=[]):
-        exec(compile("\n" * (line - 1) + source, README, "exec"), {"__name__": "__main__"})
+        exec(compile("\n" * (line - 1) + source, page, "exec"), {"__name__": "__main__"})
 
 
 # The checkers themselves -------------------------------------------------------------------------------------------------------------

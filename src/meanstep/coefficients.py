@@ -16,25 +16,30 @@ from meanstep.types import Bridge, Coefficient
 def at(c: Coefficient, b: Bridge) -> float | Tensor:
     """The value of `c` on the rows of `b`: a number, or a tensor that broadcasts over `[*B]`."""
     value = c(b) if callable(c) else c
-    return over(value, b.t).to(b.t) if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    value = over(value, b.t).to(b.t)
+    if value.ndim > b.t.ndim or any(p not in (1, q) for p, q in zip(value.shape, b.t.shape, strict=False)):
+        raise ValueError(f"a coefficient of shape {tuple(value.shape)} does not fit the batch shape {tuple(b.t.shape)}")
+    return value
 
 
-def checked(c: Coefficient, name: str, low: float = 0.0, high: float = 1.0) -> Coefficient:
-    """`c` itself, or `ValueError` if it is a number or a tensor outside [low, high]; a function is checked at its numbers when called."""
+def checked(c: Coefficient, name: str) -> Coefficient:
+    """`c` itself, or `ValueError` if it lies outside [0, 1]; a function's value is checked when called, on a CPU only if a tensor."""
     if callable(c):
-        return lambda b: _inside(c(b), name, low, high)
-    return _inside(c, name, low, high)
+        return lambda b: _inside(c(b), name, everywhere=False)
+    return _inside(c, name, everywhere=True)
 
 
-def _inside(value: float | Tensor, name: str, low: float, high: float) -> float | Tensor:
+def _inside(value: float | Tensor, name: str, everywhere: bool) -> float | Tensor:
     if isinstance(value, Tensor):
-        bad = value[~((value >= low) & (value <= high))] if value.device.type == "cpu" else value[:0]
+        bad = value[~((value >= 0) & (value <= 1))] if everywhere or value.device.type == "cpu" else value[:0]
         if bad.numel():
-            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got a tensor that holds {bad.flatten()[0].item():g}")
+            raise ValueError(f"{name} must lie in [0, 1], got a tensor that holds {bad.flatten()[0].item():g}")
     elif not isinstance(value, (int, float)):
         raise TypeError(f"{name} is a number, a tensor or a function of the bridge, got {value!r}")
-    elif not low <= value <= high:
-        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value:g}")
+    elif not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value:g}")
     return value
 
 

@@ -7,5 +7,6 @@ import torch
 
 def key(seed: int, *path: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator for the stream `path` under `seed`, e.g. `key(0, "train", rank, samples_seen)`."""
-    digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
+    name = [part if isinstance(part, str) else int(part) for part in (seed, *path)]  # a numpy integer is an integer
+    digest = hashlib.sha256(repr(tuple(name)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

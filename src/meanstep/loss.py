@@ -4,16 +4,18 @@ Knows no optimiser, no device and no parallelism: wrap a module that owns the fi
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
 from meanstep.interpolants import linear
+from meanstep.objectives import Matching
 from meanstep.recipes import Recipe, Term
 from meanstep.shapes import over, per_sample, tree_map
 from meanstep.types import Bridge, Field, Interpolant, Regression
+from meanstep.velocities import auxiliary
 
 GAPS = (0.25, 0.5, 0.75, 1.0)
 
@@ -50,6 +52,8 @@ class Loss(nn.Module):
             raise ValueError(f"the loss needs at least one batch axis, got batch_dims={batch_dims}")
         if not isinstance(recipe, Sequence) or not recipe or not all(isinstance(term, Term) for term in recipe):
             raise TypeError(f"a recipe is a non-empty tuple of Term, such as recipes.meanflow(), got {recipe!r}")
+        if recipe[0].times is None:
+            raise ValueError("the first term of a recipe must draw times: times=None keeps those of the terms before")
         self.recipe, self.interpolant, self.batch_dims, self.check, self.measure = tuple(recipe), interpolant, batch_dims, check, measure
         self.learned = nn.ModuleList(term.weight for term in self.recipe if isinstance(term.weight, nn.Module))
 
@@ -72,11 +76,11 @@ class Loss(nn.Module):
         """
         draws = self.draw(x, y, noise=noise, mask=mask, progress=progress, generator=generator)
         rows = [self._regress(term, field, b) for term, b in draws]
-        loss = torch.stack([_part(row, x.shape[self.batch_dims - 1]) for row in rows]).sum()
+        n = x.shape[self.batch_dims - 1]
+        loss = torch.stack([_part(row, n) for row in rows]).sum()
         if self.check and not torch.isfinite(loss):
-            starts = [part.start for part in self._deal(x.shape[self.batch_dims - 1])]
-            raise FloatingPointError(_culprits(rows, starts))
-        return Output(loss, _metrics(rows) if self.measure else {})
+            raise FloatingPointError(_culprits(rows, [part.start for part in self._deal(n)]))
+        return Output(loss, _metrics(rows, n) if self.measure else {})
 
     def draw(
         self,
@@ -89,17 +93,13 @@ class Loss(nn.Module):
         generator: Generator | None = None,
     ) -> list[tuple[Term, Bridge]]:
         """The bridges that each term of the recipe gets: what `forward` regresses on, for probes and tests. Arguments as there."""
-        batch = self._validated(x, y, noise, mask, progress)
+        batch = self._validated(x, y, noise, mask, progress, generator)
         if mask is not None:  # a nan there would reach the weights' gradient even through an error of weight 0
             x = torch.where(over(mask, x), x, 0.0)
             noise = None if noise is None else torch.where(over(mask, x), noise, 0.0)
-        device = generator.device if generator else x.device
-        e = noise if noise is not None else torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
-        aux = torch.rand(*batch, 4, generator=generator, device=device, dtype=x.dtype).to(x.device)
-        dealt, draws = (
-            (torch.full(batch, float("nan"), dtype=x.dtype, device=x.device), torch.zeros(batch, dtype=x.dtype, device=x.device)),
-            [],
-        )
+        e = noise if noise is not None else _fresh(torch.randn, x.shape, x, generator)
+        aux, draws = _fresh(torch.rand, (*batch, 4), x, generator), []
+        dealt = torch.empty(batch, dtype=x.dtype, device=x.device), torch.empty(batch, dtype=x.dtype, device=x.device)
         for term, rows in zip(self.recipe, self._deal(batch[-1]), strict=True):
             here = (..., rows) if self.batch_dims > 1 else (rows,)
             if term.times is not None:
@@ -111,13 +111,15 @@ class Loss(nn.Module):
             draws.append((term, term.prepare(Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress))))
         return draws
 
-    def _validated(self, x: Tensor, y: Any, noise: Tensor | None, mask: Tensor | None, progress: float | None) -> tuple[int, ...]:
+    def _validated(
+        self, x: Tensor, y: Any, noise: Tensor | None, mask: Tensor | None, progress: float | None, generator: Generator | None
+    ) -> tuple[int, ...]:
         if not isinstance(x, Tensor):
-            raise TypeError(f"data must be a torch tensor, got {type(x).__name__}")
+            raise TypeError(f"data must be a torch tensor, got {type(x).__name__}: the call is loss(field, x, y)")
         if x.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"data must be float32 or float64, got {x.dtype}: convert it, and use torch.autocast for half precision")
-        if x.ndim < self.batch_dims:
-            raise ValueError(f"data of shape {tuple(x.shape)} has fewer axes than batch_dims={self.batch_dims}")
+        if x.ndim <= self.batch_dims:
+            raise ValueError(f"data of shape {tuple(x.shape)} leaves no event axis after batch_dims={self.batch_dims}: use x[..., None]")
         batch = tuple(x.shape[: self.batch_dims])
         if noise is not None and (noise.shape != x.shape or noise.dtype != x.dtype):
             raise ValueError(f"noise must match the data: {tuple(x.shape)} {x.dtype}, got {tuple(noise.shape)} {noise.dtype}")
@@ -125,6 +127,8 @@ class Loss(nn.Module):
             raise ValueError(f"mask must be boolean and cover leading axes of {tuple(x.shape)}, got {tuple(mask.shape)} {mask.dtype}")
         if progress is not None and not 0 <= progress <= 1:
             raise ValueError(f"progress is the share of the training done, in [0, 1], got {progress:g}")
+        if generator is not None and not isinstance(generator, Generator):
+            raise TypeError(f"generator must be a torch.Generator such as ms.key(0), got {generator!r}")
         tree_map(lambda p: _leads(p, batch), y)
         return batch
 
@@ -154,6 +158,7 @@ class Loss(nn.Module):
         return r, t
 
     def _regress(self, term: Term, field: Field, b: Bridge) -> Rows:
+        before = _version(b.z)
         try:
             regression = term.objective(field, b)
             shape, goal = regression.prediction.shape, regression.target.shape
@@ -163,10 +168,19 @@ class Loss(nn.Module):
             raise mistake from failure
         if shape != b.z.shape:
             raise ValueError(_wrong_shape(shape, b))
+        if _version(b.z) != before:
+            raise ValueError("the network changes its input z in place, so its passes see different inputs: work on a copy")
         if goal != b.z.shape:
             raise ValueError(f"the target velocity has shape {tuple(goal)} for samples of shape {tuple(b.z.shape)}")
         error = per_sample((regression.prediction.to(b.z) - regression.target.to(b.z)).square(), b.t, b.mask)
         return Rows(term, b, regression, error)
+
+
+def _fresh(sampler: Callable[..., Tensor], shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
+    """Random numbers of `like`'s type and device, drawn where the generator lives; without one, by torch's global generator."""
+    if generator is None:
+        return sampler(shape, dtype=like.dtype, device=like.device)
+    return sampler(shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
 
 
 class _Cut:
@@ -179,10 +193,25 @@ class _Cut:
         return p.narrow(self.axis, self.rows.start, self.rows.stop - self.rows.start)
 
 
+def _version(z: Tensor) -> int:
+    """How often a tensor was changed in place; 0 where the compiler cannot tell."""
+    return 0 if torch.compiler.is_compiling() else z._version
+
+
+def _share(rows: Rows, n: int) -> float:
+    """What one row counts for in the loss of a batch of `n`: `scale` over the term's rows, by default one n-th."""
+    return 1 / n if rows.term.scale is None else rows.term.scale / rows.error.shape[-1]
+
+
 def _part(rows: Rows, n: int) -> Tensor:
-    """A term's share of the loss: `scale` times its rows' mean, by default its rows' part in the batch's mean; summed over members."""
-    loss, scale = rows.term.weight(rows.error, rows.bridge), rows.term.scale
-    return (loss.sum(-1) / n if scale is None else scale * loss.mean(-1)).sum()
+    """A term's part of the loss, summed over members; a row without an entry counts nothing, whatever its weight makes of 0."""
+    loss = torch.where(_filled(rows), rows.term.weight(rows.error, rows.bridge), 0.0)
+    return loss.sum() * _share(rows, n)
+
+
+def _filled(rows: Rows) -> Tensor:
+    mask = rows.bridge.mask
+    return torch.ones_like(rows.error, dtype=torch.bool) if mask is None else mask.reshape(*rows.error.shape, -1).any(-1)
 
 
 def _leads(p: Any, batch: tuple[int, ...]) -> Any:
@@ -194,31 +223,46 @@ def _leads(p: Any, batch: tuple[int, ...]) -> Any:
 
 
 @torch.enable_grad()
-def _slope(term: Term, error: Tensor, b: Bridge) -> Tensor:
+def _slope(rows: Rows, error: Tensor) -> Tensor:
     """The derivative of each row's loss in its error: the effective weight."""
     leaf = error.detach().requires_grad_()
-    return torch.autograd.grad(term.weight(leaf, b).sum(), leaf)[0]
+    return torch.autograd.grad(rows.term.weight(leaf, rows.bridge).sum(), leaf)[0]
 
 
 @torch.no_grad()
-def _metrics(rows: list[Rows]) -> dict[str, Tensor]:
+def _metrics(rows: list[Rows], n: int) -> dict[str, Tensor]:
     """Raw residuals, never only the weighted loss; `docs/conventions.md` explains each."""
-    gap, error = torch.cat([row.bridge.gap for row in rows], -1), torch.cat([row.error.detach() for row in rows], -1)
-    weight = torch.cat([_slope(row.term, row.error, row.bridge) for row in rows], -1)
-    at_zero = torch.cat([_slope(row.term, torch.zeros_like(row.error), row.bridge) for row in rows], -1)
-    out = {"residual": error.mean(-1), "residual_diagonal": _mean(error, gap == 0), "residual_gap": _mean(error, gap > 0)}
+
+    def joined(f: Callable[[Rows], Tensor]) -> Tensor:
+        return torch.cat([f(row) for row in rows], -1)
+
+    gap, error, filled = joined(lambda row: row.bridge.gap), joined(lambda row: row.error), joined(_filled)
+    head = joined(lambda row: torch.full_like(row.error, _reads_head(row.term), dtype=torch.bool))
+    match = joined(lambda row: torch.full_like(row.error, isinstance(row.term.objective, Matching), dtype=torch.bool))
+    moving = filled & ~match & (gap > 0)
+    out = {
+        "residual": _mean(error, filled),
+        "residual_diagonal": _mean(error, filled & ~head & (match | (gap == 0))),
+        "residual_gap": _mean(error, moving),
+    }
     for low, high in zip((0.0, *GAPS), GAPS, strict=False):
-        out[f"residual_gap_{high:g}"] = _mean(error, (gap > low) & (gap <= high))
-    pull = weight * error.sqrt()
-    out["saturated"] = (weight < 0.1 * at_zero).to(error).mean(-1)
-    out["effective_rows"] = pull.sum(-1).square() / (pull.square().sum(-1) * pull.shape[-1])
-    moved = [row for row in rows if row.regression.tangent is not None]
-    if moved:
+        out[f"residual_gap_{high:g}"] = _mean(error, moving & (gap > low) & (gap <= high))
+    if any(_reads_head(row.term) for row in rows):
+        out["residual_head"] = _mean(error, filled & head)
+    weight, at_zero = joined(lambda row: _slope(row, row.error)), joined(lambda row: _slope(row, torch.zeros_like(row.error)))
+    out["saturated"] = _mean((weight < 0.1 * at_zero).to(error), filled)
+    pull = torch.where(filled, weight * error.sqrt() * joined(lambda row: torch.full_like(row.error, _share(row, n))), 0.0)
+    out["effective_rows"] = pull.sum(-1).square() / (pull.square().sum(-1) * filled.sum(-1))
+    if moved := [row for row in rows if row.regression.tangent is not None]:
         change, average, tangent = (torch.cat([q[k] for q in map(_squares, moved)], -1) for k in range(3))
-        gap = torch.cat([row.bridge.gap for row in moved], -1)
-        out["change_ratio"] = (_mean(change, gap > 0) / _mean(average, gap > 0)).sqrt()
-        out["tangent_rms"] = _mean(tangent, gap > 0).sqrt()
+        here = torch.cat([_filled(row) & (row.bridge.gap > 0) for row in moved], -1)
+        out["change_ratio"] = (_mean(change, here) / _mean(average, here)).sqrt()
+        out["tangent_rms"] = _mean(tangent, here).sqrt()
     return out
+
+
+def _reads_head(term: Term) -> bool:
+    return isinstance(term.objective, Matching) and term.objective.read is auxiliary
 
 
 def _squares(row: Rows) -> tuple[Tensor, Tensor, Tensor]:

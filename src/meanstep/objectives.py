@@ -50,7 +50,8 @@ class Matching:
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u(z, r, t)` (or the head) on `v`."""
         shown = self.given(b)
-        return Regression(self.read(field)(shown.z, shown.r, shown.t, shown.y), self.target(field, b).detach())
+        u = self.read(field)(shown.z, shown.r, shown.t, shown.y)
+        return Regression(u, self.target(field, b).detach(), u.detach())
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Semigroup:
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u(t, r)` on the two jumps' mean."""
-        split, jump = at(self.split, b), self.by or field
+        split, jump = at(self.split, b), field if self.by is None else self.by
         step = split * b.gap
         with rehearsal(b.z):
             first = jump(b.z, b.t - step, b.t, b.y)

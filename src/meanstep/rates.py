@@ -79,6 +79,8 @@ def _diagnosis(field: Field, run: Callable[[], Any], error: Exception) -> str:
     finally:
         for hook in hooks:
             hook.remove()
+    if isinstance(field, nn.parallel.DistributedDataParallel):
+        return "a recorded derivative fails through a DDP wrapper: wrap a module that owns the network and calls the loss, not the network"
     where = f"in {inside[-1]}" if inside else "in the network"
     reason = str(error).strip().splitlines()[0][:200]
     return (
@@ -89,7 +91,7 @@ def _diagnosis(field: Field, run: Callable[[], Any], error: Exception) -> str:
 
 
 def direct(field: Field, b: Bridge, w: Tensor) -> tuple[Tensor, Tensor]:
-    """`u` itself: exact where `r = t`, off by `(t - r) D_t u` elsewhere. Flow matching, the anchor, trajectory flow matching."""
+    """`u` itself: exact where `r = t`, off by `(t - r) D_t u` elsewhere. Trajectory flow matching, the limit of `Backward` at ratio 1."""
     u = field(b.z, b.r, b.t, b.y)
     return u, torch.zeros_like(u)
 
@@ -133,6 +135,8 @@ class Backward:
     clamp: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.ratio, Tensor) and (self.ratio == 0).any():
+            raise ValueError("a tensor of ratios must be positive: only the number 0 stands for the exact derivative")
         object.__setattr__(self, "ratio", checked(self.ratio, "ratio"))
 
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,7 +158,8 @@ class Backward:
 class Central:
     """Symmetric difference over `t +- step`, eq. (23), with both probes in float32 whatever the autocast. TiM, arXiv 2509.04394.
 
-    Times are not clamped: the field is asked slightly outside [0, 1] near the ends, as in the source.
+    Times are not clamped, as in the source: the field is asked slightly outside [0, 1] near the ends, and with `r > t` on gaps below
+    `step`.
     """
 
     step: float = 0.005

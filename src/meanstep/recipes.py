@@ -3,8 +3,9 @@
 Defaults are the published settings where they are known; `docs/theory.md` holds the equations and `docs/choosing.md` the advice.
 """
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from meanstep import times as at_times
 from meanstep.coefficients import at, checked, exponential, linear, sigmoid
 from meanstep.objectives import Eulerian, Lagrangian, Matching, Semigroup, random_split
 from meanstep.rates import Backward, Central, Exact
-from meanstep.types import Bridge, Coefficient, Field, Objective, Times, Velocity, Weight
+from meanstep.types import Bridge, Coefficient, Field, Objective, Rate, Times, Velocity, Weight
 from meanstep.velocities import (
     LabelDropout,
     as_is,
@@ -28,6 +29,7 @@ from meanstep.velocities import (
     of,
     random_scale,
     scaled_guided,
+    shown,
 )
 from meanstep.weights import (
     Cauchy,
@@ -74,7 +76,7 @@ def _with_diagonal(objective: Objective, times: Times, weight: Weight, share: fl
     if not 0 <= share <= 1:
         raise ValueError(f"the share of r = t rows lies in [0, 1], got {share:g}")
     moving = (Term(objective, times, weight, 1 - share),) if share < 1 else ()
-    still = (Term(rows.objective, rows.times, rows.weight, share),) if share > 0 else ()
+    still = (replace(rows, share=share),) if share > 0 else ()
     return moving + still
 
 
@@ -82,14 +84,23 @@ def _source(proxy: Velocity | nn.Module | None, recipe: str, what: str) -> Veloc
     if not callable(proxy):
         remedy = "pass the module (an EMA copy such as torch.optim.swa_utils.AveragedModel) or a velocity"
         raise ValueError(f"{recipe} needs {what}: {remedy}, got {proxy!r}")
-    return of(proxy) if isinstance(proxy, nn.Module) else proxy
+    if isinstance(proxy, nn.Module):
+        return of(proxy)
+    try:
+        inspect.signature(proxy).bind(None, None)
+    except TypeError:
+        raise ValueError(f"{recipe} needs {what}, a function of (field, bridge): for the field {proxy!r} pass velocities.of(it)") from None
+    return proxy
 
 
-def flow_matching(
-    times: Times = at_times.instants(-0.4, 1.0), weight: Weight = constant, velocity: Velocity = conditional, given: Given = as_is
-) -> Recipe:
+def _expect_dropout(guidance: LabelDropout | None) -> None:
+    if guidance is not None and not isinstance(guidance, LabelDropout):
+        raise TypeError(f"guidance is a LabelDropout(null) that says which label means none, got {guidance!r}")
+
+
+def flow_matching(times: Times = at_times.instants(-0.4, 1.0), weight: Weight = constant, velocity: Velocity = conditional) -> Recipe:
     """Flow matching, eq. (7) at `r = t`; arXiv 2210.02747. Default times: the single logit-normal of MeanFlow's setting."""
-    return (Term(Matching(velocity, given), at_times.diagonal(times), weight),)
+    return (Term(Matching(velocity, shown(velocity)), at_times.diagonal(times), weight),)
 
 
 def meanflow(
@@ -97,16 +108,15 @@ def meanflow(
     diagonal_share: float = 0.75,
     weight: Weight = adaptive(1.0, 1e-2),
     velocity: Velocity = conditional,
-    given: Given = as_is,
-    rate: Exact | Backward | Central = Exact(),
+    rate: Rate = Exact(),
 ) -> Recipe:
     """MeanFlow, eq. (11), (24); arXiv 2505.13447, ImageNet settings.
 
-    For guidance pass `velocity=guided(conditional, dropout, omega, kappa)` and `given=dropout`. CIFAR: `times=logit_normal_pair()`,
+    For guidance pass `velocity=Guided(conditional, LabelDropout(null), omega, kappa)`. CIFAR: `times=logit_normal_pair()`,
     `diagonal_share=0.25`, `weight=adaptive(0.75, 1e-3)`.
     """
-    still = Term(Matching(velocity, given), at_times.diagonal(times), weight)
-    return _with_diagonal(Eulerian(velocity, velocity, rate, given), times, weight, diagonal_share, still)
+    still = Term(Matching(velocity, shown(velocity)), at_times.diagonal(times), weight)
+    return _with_diagonal(Eulerian(velocity, velocity, rate, shown(velocity)), times, weight, diagonal_share, still)
 
 
 def coefficient(
@@ -121,8 +131,7 @@ def coefficient(
     diagonal_share: float = 0.75,
     weight: Weight = adaptive(1.0, 1e-2),
     velocity: Velocity = conditional,
-    given: Given = as_is,
-    rate: Exact | Backward | Central = Exact(),
+    rate: Rate = Exact(),
 ) -> Recipe:
     """The coefficient family, eq. (17), (18): tangent `(1 - beta) v + beta proxy`, target `v`; arXiv 2605.09235, Algorithm 1.
 
@@ -137,11 +146,12 @@ def coefficient(
     plain = all(isinstance(value, (int, float)) and value == 0 for value in (beta, target_beta))
     other = velocity if plain else _source(proxy, "coefficient with beta > 0", "a proxy velocity")
     tangent, target = mix(velocity, other, beta), mix(velocity, other, target_beta, "target_beta")
-    target = tangent if beta is target_beta else target  # then the proxy is evaluated once
-    still = Term(Matching(target, given), at_times.diagonal(times), weight)
-    recipe = _with_diagonal(Eulerian(tangent, target, rate, given), times, weight, diagonal_share, still)
+    alike = beta is target_beta or (isinstance(beta, (int, float)) and isinstance(target_beta, (int, float)) and beta == target_beta)
+    target = tangent if alike else target  # then the proxy is evaluated once
+    still = Term(Matching(target, shown(velocity)), at_times.diagonal(times), weight)
+    recipe = _with_diagonal(Eulerian(tangent, target, rate, shown(velocity)), times, weight, diagonal_share, still)
     scale = anchor if anchor is not None else 0.5 if isinstance(beta, (int, float)) and beta == 1 else 0.0
-    near = Term(Matching(velocity, given), at_times.anchor(times, *delta), weight, anchor_share, scale)
+    near = Term(Matching(velocity, shown(velocity)), at_times.anchor(times, *delta), weight, anchor_share, scale)
     return (*recipe, near) if scale else recipe
 
 
@@ -149,6 +159,7 @@ def improved_meanflow(
     tangent: Velocity = head,
     guidance: LabelDropout | None = None,
     top_scale: float = 8.0,
+    scale_power: float = 1.0,
     times: Times = IMAGENET,
     diagonal_share: float = 0.5,
     weight: Weight = adaptive(1.0, 1e-2),
@@ -158,17 +169,19 @@ def improved_meanflow(
 
     `tangent=head` (default) takes and trains the field's auxiliary head on all rows; `tangent=own` is the variant without a head, which
     is reported to diverge when the boundary is not supervised: keep `diagonal_share` near 0.5. With `guidance` the network is given a
-    `Condition` with a random scale up to `top_scale` and a random interval.
+    `Condition` with a random scale up to `top_scale` (density `omega^-scale_power`) and a random interval. The head costs a forward
+    pass of its own here: the published code reads it off the first.
     """
-    prepare: Given = as_is if guidance is None else flexible_scale(top_scale)
+    _expect_dropout(guidance)
+    prepare: Given = as_is if guidance is None else flexible_scale(top_scale, scale_power)
     given: Given = as_is if guidance is None else label_only(guidance)
-    shown = tangent if guidance is None else in_window(tangent)
+    inside = tangent if guidance is None else in_window(tangent)
     target = velocity if guidance is None else flexibly_guided(velocity, guidance, by=tangent)
     still = Term(Matching(target, given), at_times.diagonal(times), weight)
-    recipe = _with_diagonal(Eulerian(shown, target, Exact(), given), times, weight, diagonal_share, still)
+    recipe = _with_diagonal(Eulerian(inside, target, Exact(), given), times, weight, diagonal_share, still)
     if tangent is head:
         recipe += (Term(Matching(target, given, auxiliary), None, weight),)
-    return tuple(Term(p.objective, p.times, p.weight, p.share, p.scale, prepare) for p in recipe)
+    return tuple(replace(term, prepare=prepare) for term in recipe)
 
 
 def alpha_flow(
@@ -179,7 +192,6 @@ def alpha_flow(
     diagonal_share: float = 0.25,
     c: float = 1e-3,
     velocity: Velocity = conditional,
-    given: Given = as_is,
 ) -> Recipe:
     """alpha-Flow, eq. (21), (25): trajectory flow matching annealed into MeanFlow, which is an annealed coefficient; arXiv 2510.20771.
 
@@ -187,8 +199,8 @@ def alpha_flow(
     `diagonal_share=0.5` at XL/2.
     """
     plain = adaptive(1.0, c, "mean")
-    still = Term(Matching(velocity, given), at_times.diagonal(times), plain)
-    moving = Eulerian(velocity, velocity, Backward(ratio, clamp), given)
+    still = Term(Matching(velocity, shown(velocity)), at_times.diagonal(times), plain)
+    moving = Eulerian(velocity, velocity, Backward(ratio, clamp), shown(velocity))
     return _with_diagonal(moving, times, plain if rescaled else alpha(ratio, c), diagonal_share, still)
 
 
@@ -237,6 +249,7 @@ def terminal_velocity(
     gets flow matching at an independent time. With `guidance` the field must be `fields.Scaled` and is given a random scale; the
     published range of scales is unknown to us.
     """
+    _expect_dropout(guidance)
     there = _source(arrival, "terminal_velocity", "the velocity at the arrival point")
     jump = Lagrangian(there, through)
     if guidance is None:
@@ -255,15 +268,13 @@ def rectified_meanflow(
     diagonal_share: float = 0.75,
     weight: Weight = adaptive(0.5, 1e-2, "mean"),
     velocity: Velocity = conditional,
-    given: Given = as_is,
 ) -> Recipe:
     """MeanFlow on rectified couplings: call the loss with `x, noise=` from `samplers.couplings`; arXiv 2511.23342."""
-    return meanflow(times, diagonal_share, weight, velocity, given)
+    return meanflow(times, diagonal_share, weight, velocity)
 
 
 def decoupled_meanflow(
     velocity: Velocity = conditional,
-    given: Given = as_is,
     times: Times = at_times.sorted_pair(),
     instants: Times = at_times.instants(0.0, 1.0),
     weight: Weight | None = None,
@@ -271,12 +282,12 @@ def decoupled_meanflow(
     """Decoupled MeanFlow: flow matching and MeanFlow on every row under one learned Cauchy weight, eq. (27), (33); arXiv 2510.24474.
 
     Meant for a `fields.Decoupled` network that starts from a flow-matching one. Model guidance of the source:
-    `velocity=guided(conditional, dropout, omega=1, kappa=0.6, window=(0, 0.7))`, `given=dropout`.
+    `velocity=Guided(conditional, dropout, omega=1, kappa=0.6, window=(0, 0.7))`.
     """
     shared = weight or Cauchy()
     return (
-        Term(Matching(velocity, given), instants, shared, scale=0.5),
-        Term(Eulerian(velocity, velocity, Exact(), given), times, shared, scale=0.5),
+        Term(Matching(velocity, shown(velocity)), instants, shared, scale=0.5),
+        Term(Eulerian(velocity, velocity, Exact(), shown(velocity)), times, shared, scale=0.5),
     )
 
 
@@ -298,7 +309,6 @@ def solution_flow(
     instants: Times = at_times.instants(-0.2, 1.0),
     weight: Weight = adaptive(1.0, 1e-2, "mean"),
     velocity: Velocity = conditional,
-    given: Given = as_is,
 ) -> Recipe:
     """SoFlow: the Euler form of the discrete target, eq. (21), at a shrinking step of at least 1e-4; arXiv 2512.15657. Needs `progress`.
 
@@ -308,27 +318,26 @@ def solution_flow(
     ratio = checked(ratio, "ratio")
 
     def step(b: Bridge) -> Tensor:
-        least = 1e-4 / b.gap.clamp(min=1e-4)
-        return (least * 0 + at(ratio, b)).maximum(least)
+        return (1e-4 / b.gap.clamp(min=1e-4)).clamp(min=at(ratio, b))
 
     half = times_factor(weight, lambda b: 0.5)
-    still = Term(Matching(velocity, given), instants, weight)
-    return _with_diagonal(Eulerian(velocity, velocity, Backward(step), given), at_times.separated(times), half, diagonal_share, still)
+    still = Term(Matching(velocity, shown(velocity)), instants, weight)
+    return _with_diagonal(
+        Eulerian(velocity, velocity, Backward(step), shown(velocity)), at_times.separated(times), half, diagonal_share, still
+    )
 
 
-def transition(
-    times: Times = IMAGENET, step: float = 0.005, c: float = 1e-5, target: Velocity = conditional, given: Given = as_is
-) -> Recipe:
+def transition(times: Times = IMAGENET, step: float = 0.005, c: float = 1e-5, target: Velocity = conditional) -> Recipe:
     """TiM's differential objective by a central difference along the conditional path, eq. (23), (34); arXiv 2509.04394.
 
     Rows: 40 percent any gap, 10 percent `r = 0`, half `r = t`. Its feature-alignment loss is not part of this recipe.
     """
     weight = times_factor(adaptive(1.0, c, "mean"), tangent_gap)
-    jump = Eulerian(conditional, target, Central(step), given)
+    jump = Eulerian(conditional, target, Central(step), shown(target))
     return (
         Term(jump, times, weight, 0.4),
         Term(jump, at_times.terminal(times), weight, 0.1),
-        Term(Matching(target, given), at_times.diagonal(times), weight, 0.5),
+        Term(Matching(target, shown(target)), at_times.diagonal(times), weight, 0.5),
     )
 
 
@@ -337,10 +346,9 @@ def shortcut(by: Field | None = None, levels: int = 7, bootstrap_share: float = 
 
     `by`: the EMA copy (decay 0.999 as published) that makes the two half jumps. The `clamp` fits images scaled to unit variance.
     """
-    if by is None:
-        raise ValueError(
-            "shortcut needs the field that makes the half jumps: pass by=ema (an EMA copy of the network), or the network itself"
-        )
+    if not callable(by):
+        remedy = "pass by=ema (an EMA copy of the network), or the network itself"
+        raise ValueError(f"shortcut needs the field that makes the half jumps: {remedy}, got {by!r}")
     half = Term(Semigroup(0.5, by, clamp), at_times.dyadic(range(levels)), share=bootstrap_share)
     return (half, Term(Matching(), at_times.dyadic((levels,)), share=1 - bootstrap_share))
 
@@ -349,6 +357,7 @@ def pixel_meanflow(
     floor: float = 0.05,
     tangent: Velocity = head,
     guidance: LabelDropout | None = None,
+    scale_power: float = 1.0,
     times: Times = at_times.logit_normal(0.8, 0.8),
     diagonal_share: float = 0.5,
 ) -> Recipe:
@@ -356,4 +365,6 @@ def pixel_meanflow(
 
     The field is `fields.DataPrediction(net, floor)` with the same `floor`. The perceptual terms of the source are not part of this recipe.
     """
-    return improved_meanflow(tangent, guidance, times=times, diagonal_share=diagonal_share, velocity=floored(conditional, floor))
+    return improved_meanflow(
+        tangent, guidance, scale_power=scale_power, times=times, diagonal_share=diagonal_share, velocity=floored(conditional, floor)
+    )

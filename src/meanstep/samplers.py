@@ -1,6 +1,6 @@
 """From noise to data: functions of a field, noise and a time grid. A sample is a seed: batch size does not matter. Knows no training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,8 @@ def noise(
     seeds: Sequence[int], shape: Sequence[int], stream: int = 0, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Standard normal noise `[len(seeds), *shape]`, each row from its own seed; `stream` numbers the draws of one seed (re-noising)."""
+    if isinstance(seeds, int):
+        raise TypeError(f"seeds is a sequence, one for each sample: noise(range({seeds}), shape)")
     rows = [torch.randn(*shape, generator=key(int(seed), "sample", stream), dtype=dtype) for seed in seeds]
     return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, dtype=dtype, device=device)
 
@@ -26,62 +28,71 @@ def grid(steps: int) -> list[float]:
     return [1 - k / steps for k in range(steps + 1)]
 
 
-def _pairs(times: Sequence[float]) -> list[tuple[float, float]]:
-    if len(times) < 2 or not all(1 >= t > r >= 0 for t, r in pairwise(times)):
-        raise ValueError(f"a time grid falls strictly within [0, 1], e.g. (1, 0.5, 0), got {tuple(times)}")
-    return list(pairwise(times))
+def _pairs(times: Iterable[float]) -> list[tuple[float, float]]:
+    try:
+        falling = [float(t) for t in times]
+    except TypeError:
+        raise TypeError(f"a time grid is a sequence such as (1, 0.5, 0) or samplers.grid(4), got {times!r}") from None
+    if len(falling) < 2 or not all(1 >= t > r >= 0 for t, r in pairwise(falling)):
+        raise ValueError(f"a time grid falls strictly within [0, 1], e.g. (1, 0.5, 0), got {tuple(falling)}")
+    return list(pairwise(falling))
 
 
-def _u(field: Field, z: Tensor, r: float, t: float, y: Any) -> Tensor:
-    full = torch.full(z.shape[:1], 1.0, dtype=z.dtype, device=z.device)
+def _u(field: Field, z: Tensor, r: float, t: float, y: Any, batch_dims: int) -> Tensor:
+    full = torch.ones(z.shape[:batch_dims], dtype=z.dtype, device=z.device)
     return field(z, r * full, t * full, y)
 
 
 @torch.no_grad()
-def walk(field: Field, z: Tensor, times: Sequence[float] = (1.0, 0.0), y: Any = None) -> Tensor:
-    """Average-velocity jumps `z <- z - (t - r) u(z, r, t)` down the grid, eq. (36); the default is one jump, eq. (6). `z`: `[B, *E]`."""
+def walk(field: Field, z: Tensor, times: Iterable[float] = (1.0, 0.0), y: Any = None, batch_dims: int = 1) -> Tensor:
+    """Average-velocity jumps `z <- z - (t - r) u(z, r, t)` down the grid, eq. (36); the default is one jump, eq. (6).
+
+    `z`: `[*B, *E]` with `batch_dims` leading axes in `*B`. Raises `ValueError` for a grid that does not fall.
+    """
     for t, r in _pairs(times):
-        z = z - (t - r) * _u(field, z, r, t, y)
+        z = z - (t - r) * _u(field, z, r, t, y, batch_dims)
     return z
 
 
-def jump(field: Field, e: Tensor, y: Any = None) -> Tensor:
+def jump(field: Field, e: Tensor, y: Any = None, batch_dims: int = 1) -> Tensor:
     """One step from noise to data, `x = e - u(e, 0, 1)`, eq. (6)."""
-    return walk(field, e, (1.0, 0.0), y)
+    return walk(field, e, (1.0, 0.0), y, batch_dims)
 
 
 @torch.no_grad()
-def renoise(field: Field, z: Tensor, fresh: Callable[[int], Tensor], times: Sequence[float] = (1.0, 0.5, 0.0), y: Any = None) -> Tensor:
+def renoise(
+    field: Field, z: Tensor, fresh: Callable[[int], Tensor], times: Iterable[float] = (1.0, 0.5, 0.0), y: Any = None, batch_dims: int = 1
+) -> Tensor:
     """Jump to data, mix with fresh noise at the next time, and again, eq. (37). `fresh(k)`: noise like `z` for step k.
 
     `renoise(field, noise(seeds, shape), lambda k: noise(seeds, shape, k), times)` is deterministic per seed. Linear interpolant.
     """
     for k, (t, r) in enumerate(_pairs(times), start=1):
-        x = z - t * _u(field, z, 0.0, t, y)
+        x = z - t * _u(field, z, 0.0, t, y, batch_dims)
         z = (1 - r) * x + r * fresh(k) if r > 0 else x
     return z
 
 
 @torch.no_grad()
-def euler(field: Field, z: Tensor, times: Sequence[float], y: Any = None) -> Tensor:
+def euler(field: Field, z: Tensor, times: Iterable[float], y: Any = None, batch_dims: int = 1) -> Tensor:
     """Euler steps with the instantaneous velocity `u(z, t, t)`: the many-step reference of first order."""
     for t, r in _pairs(times):
-        z = z - (t - r) * _u(field, z, t, t, y)
+        z = z - (t - r) * _u(field, z, t, t, y, batch_dims)
     return z
 
 
 @torch.no_grad()
-def heun(field: Field, z: Tensor, times: Sequence[float], y: Any = None) -> Tensor:
+def heun(field: Field, z: Tensor, times: Iterable[float], y: Any = None, batch_dims: int = 1) -> Tensor:
     """Heun steps with the instantaneous velocity: the many-step reference of second order, two evaluations a step."""
     for t, r in _pairs(times):
-        v = _u(field, z, t, t, y)
-        z = z - (t - r) / 2 * (v + _u(field, z - (t - r) * v, r, r, y))
+        v = _u(field, z, t, t, y, batch_dims)
+        z = z - (t - r) / 2 * (v + _u(field, z - (t - r) * v, r, r, y, batch_dims))
     return z
 
 
 @torch.no_grad()
 def couplings(
-    field: Field, e: Tensor, times: Sequence[float] | None = None, y: Any = None, longest: float | None = None
+    field: Field, e: Tensor, times: Iterable[float] | None = None, y: Any = None, longest: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rectified pairs `(x, e)` by Heun's method from a flow-matching field, and the mask `[B]` of the pairs kept; Re-MeanFlow.
 

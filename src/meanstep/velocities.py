@@ -50,7 +50,11 @@ def of(other: Field) -> Velocity:
 
     @torch.no_grad()
     def boundary(field: Field, b: Bridge) -> Tensor:
-        return other(b.z, b.t, b.t, b.y)
+        try:
+            return other(b.z, b.t, b.t, b.y)
+        except TypeError as error:
+            remedy = "copy the adapted field, e.g. AveragedModel(ms.as_field(net, ...)), or adapt the copy"
+            raise TypeError(f"the proxy {type(other).__name__} is called as (z, r, t, y) and failed: {error}; {remedy}") from error
 
     return boundary
 
@@ -98,22 +102,25 @@ class Posterior:
         x = b.z - over(b.t, b.z) * b.v
         if self.reference.shape[1:] != x.shape[b.t.ndim :]:
             raise ValueError(f"the reference holds rows of shape {tuple(self.reference.shape[1:])}, the batch {tuple(x.shape[b.t.ndim :])}")
+        if self.labels is not None and not isinstance(b.y, Tensor):
+            raise ValueError("a Posterior with labels compares them with the rows' labels: call the loss with y=labels")
         keep = torch.ones_like(b.z) if b.mask is None else over(b.mask, b.z).expand_as(b.z).to(b.z)
-        z, own, keep = (p.reshape(*b.t.shape, -1) for p in (b.z * keep, x * keep, keep))
-        flat, t = self.reference.flatten(1).to(b.z), b.t.clamp(min=1e-6)[..., None]
+        z, mine, keep = (p.reshape(*b.t.shape, -1).double() for p in (b.z * keep, x * keep, keep))
+        flat, t = self.reference.flatten(1).to(z), b.t.clamp(min=1e-6).double()[..., None]
+        # in float64: at small t the difference of large squares is divided by 2 t^2
         squares = z.square().sum(-1, keepdim=True) - 2 * (1 - t) * (z @ flat.mT) + (1 - t) ** 2 * (keep @ flat.square().mT)
         logits = -squares / (2 * t * t)
         if self.labels is not None:
             logits = logits.masked_fill(b.y[..., None] != self.labels.to(b.y), float("-inf"))
-        mean = self._mean(logits, flat, z, own, t)
-        return b.v - over(1 / t.squeeze(-1), b.z) * (mean - own).reshape(b.z.shape)
+        mean = self._mean(logits, flat, z, mine, t)
+        return b.v - ((mean - mine) / t).reshape(b.z.shape).to(b.z)
 
-    def _mean(self, logits: Tensor, flat: Tensor, z: Tensor, own: Tensor, t: Tensor) -> Tensor:
+    def _mean(self, logits: Tensor, flat: Tensor, z: Tensor, mine: Tensor, t: Tensor) -> Tensor:
         if not self.include_own:
             return logits.softmax(-1) @ flat
-        mine = -((z - (1 - t) * own) / t).square().sum(-1, keepdim=True) / 2
-        weights = torch.cat([logits, mine], -1).softmax(-1)
-        return weights[..., :-1] @ flat + weights[..., -1:] * own
+        near = -((z - (1 - t) * mine) / t).square().sum(-1, keepdim=True) / 2
+        weights = torch.cat([logits, near], -1).softmax(-1)
+        return weights[..., :-1] @ flat + weights[..., -1:] * mine
 
 
 # Guidance ---------------------------------------------------------------------------------------------------------------------------
@@ -165,30 +172,36 @@ def as_is(b: Bridge) -> Bridge:
     return b
 
 
-def guided(
-    base: Velocity,
-    dropout: LabelDropout,
-    omega: float = 1.0,
-    kappa: float = 0.5,
-    window: tuple[float, float] = (0.0, 1.0),
-    by: Velocity = own,
-) -> Velocity:
+@dataclass(frozen=True)
+class Guided:
     """`omega base + kappa u(t, t | y) + (1 - omega - kappa) u(t, t | null)` for times in `window`, eq. (28); dropped rows keep `base`.
 
-    The effective scale is `omega / (1 - kappa)`. `by` gives the two boundary velocities. Source: arXiv 2505.13447, appendix.
+    The effective scale is `omega / (1 - kappa)`. `by` gives the two boundary velocities. A recipe given this velocity also hides the
+    labels of `dropout`'s rows from the network. Source: arXiv 2505.13447, appendix.
     """
 
-    def velocity(field: Field, b: Bridge) -> Tensor:
-        v, rest = base(field, b), 1 - omega - kappa
-        g = omega * v
-        if kappa:
-            g = g + kappa * by(field, b)
+    base: Velocity
+    dropout: LabelDropout
+    omega: float = 1.0
+    kappa: float = 0.5
+    window: tuple[float, float] = (0.0, 1.0)
+    by: Velocity = own
+
+    def __call__(self, field: Field, b: Bridge) -> Tensor:
+        """The velocity `[*B, *E]`."""
+        v, rest = self.base(field, b), 1 - self.omega - self.kappa
+        g = self.omega * v
+        if self.kappa:
+            g = g + self.kappa * self.by(field, b)
         if rest:
-            g = g + rest * by(field, b._replace(y=dropout.hidden(b.y)))
-        inside = (b.t >= window[0]) & (b.t <= window[1]) & ~dropout.rows(b)
+            g = g + rest * self.by(field, b._replace(y=self.dropout.hidden(b.y)))
+        inside = (b.t >= self.window[0]) & (b.t <= self.window[1]) & ~self.dropout.rows(b)
         return torch.where(over(inside, b.z), g, v)
 
-    return velocity
+
+def shown(velocity: Velocity) -> Callable[[Bridge], Bridge]:
+    """What the network is given beside this velocity: the bridge without the labels that its guidance drops."""
+    return velocity.dropout if isinstance(velocity, Guided) else as_is
 
 
 def flexible_scale(top: float = 8.0, power: float = 1.0) -> Callable[[Bridge], Bridge]:

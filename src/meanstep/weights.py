@@ -34,6 +34,8 @@ def adaptive(power: float = 1.0, c: float = 1e-2, reduction: str = "sum") -> Wei
 
 def times_factor(weight: Weight, factor: Callable[[Bridge], Tensor | float]) -> Weight:
     """`factor(bridge)` times another weight's loss: it comes strictly after the adaptive weight and does not enter its `q`."""
+    if isinstance(weight, nn.Module):
+        raise TypeError("a learned weight must be a term's own weight, or its parameters are lost: put the factor inside the module")
     return lambda error, b: factor(b) * weight(error, b)
 
 

@@ -14,7 +14,7 @@ from meanstep.fields import DataPrediction, Scaled
 from meanstep.rates import Backward, Central, Exact
 from meanstep.recipes import Recipe
 from meanstep.shapes import over
-from meanstep.velocities import Condition, LabelDropout, conditional, guided, own
+from meanstep.velocities import Condition, Guided, LabelDropout, conditional, own
 
 CLASSES = 3
 DROPOUT = LabelDropout(CLASSES, share=0.3)
@@ -178,7 +178,7 @@ class Setting:
 
 
 def _guided() -> dict[str, Any]:
-    return {"velocity": guided(conditional, DROPOUT, omega=1.2, kappa=0.4), "given": DROPOUT}
+    return {"velocity": Guided(conditional, DROPOUT, omega=1.2, kappa=0.4)}
 
 
 CASES: dict[str, Case] = {

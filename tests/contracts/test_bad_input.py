@@ -13,7 +13,7 @@ from meanstep import coefficients, objectives, recipes, weights
 from meanstep.objectives import Eulerian, Lagrangian, Matching, Semigroup
 from meanstep.rates import Backward, Central, Exact
 from meanstep.recipes import Term
-from meanstep.velocities import LabelDropout, Posterior, conditional, guided, mix, of, own
+from meanstep.velocities import Guided, LabelDropout, Posterior, conditional, mix, of, own
 
 X = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
 NET = ms.MLP(2, 8, 1, generator=torch.Generator().manual_seed(0))
@@ -171,8 +171,8 @@ def test_progress_outside_the_unit_interval(progress: float):
 @pytest.mark.parametrize(
     "recipe",
     [
-        recipes.meanflow(velocity=guided(conditional, LabelDropout(3)), given=LabelDropout(3)),
-        recipes.flow_matching(given=LabelDropout(3)),
+        recipes.meanflow(velocity=Guided(conditional, LabelDropout(3))),
+        recipes.flow_matching(velocity=Guided(conditional, LabelDropout(3), omega=1.0, kappa=0.0)),
         recipes.improved_meanflow(own, LabelDropout(3)),
         recipes.terminal_velocity(own, LabelDropout(3)),
     ],
@@ -200,7 +200,7 @@ def test_data_that_are_no_tensor(x: Any):
 
 
 def test_data_without_batch_axes():
-    refused(ValueError, r"data of shape \(8, 2\) has fewer axes than batch_dims=3", lambda: loss(dims=3))
+    refused(ValueError, r"data of shape \(8, 2\) leaves no event axis after batch_dims=3", lambda: loss(dims=3))
     refused(ValueError, r"at least one batch axis, got batch_dims=0", lambda: loss(dims=0))
 
 

@@ -119,7 +119,9 @@ def test_the_mean_gap_of_meanflows_sampler():
     assert abs(exact - 0.2334) < 5e-5
     assert abs(times.mean_gap(times.logit_normal(-0.4, 1.0)) - exact) < 0.002
     assert abs(times.mean_gap(times.uniform) - 1 / 3) < 0.0026
-    assert times.mean_gap(times.diagonal(times.uniform)) == 0
+    ties = times.logit_normal_pair((-0.6, 1.6), (-4.0, 1.6))
+    r, t = ties((1 << 17,), torch.Generator().manual_seed(0))
+    assert (r == t).any() and abs(times.mean_gap(ties) - (t - r)[r < t].mean().item()) < 1e-6  # rows with r = t do not count
 
 
 def test_the_mean_gap_of_a_sorted_pair():

@@ -148,13 +148,13 @@ for _name, _omega, _kappa, _window in (
 
     @case(f"meanflow-guided-{_name}")
     def _(omega: float = _omega, kappa: float = _kappa, window: tuple[float, float] = _window) -> Any:
-        velocity = velocities.guided(velocities.conditional, DROPOUT, omega, kappa, window)
+        velocity = velocities.Guided(velocities.conditional, DROPOUT, omega, kappa, window)
 
         def law(d: Draws) -> Tensor:
             rows = published.guided(U, d.batch, omega=omega, kappa=kappa, window=window, null=NULL, share=0.3)
             return published.meanflow(U, rows, p=1.0, c=0.01)
 
-        return recipes.meanflow(velocity=velocity, given=DROPOUT), law
+        return recipes.meanflow(velocity=velocity), law
 
 
 # --- the coefficient family
@@ -310,7 +310,7 @@ for _alpha in (0.0, 0.3):
 
     @case(f"alpha_flow-guided-alpha={_alpha:g}")
     def _(alpha: float = _alpha) -> Any:
-        recipe = recipes.alpha_flow(alpha, velocity=velocities.guided(velocities.conditional, DROPOUT, 1.0, 0.5), given=DROPOUT)
+        recipe = recipes.alpha_flow(alpha, velocity=velocities.Guided(velocities.conditional, DROPOUT, 1.0, 0.5))
 
         def law(d: Draws) -> Tensor:
             rows = published.guided(U, d.batch, omega=1.0, kappa=0.5, window=(0.0, 1.0), null=NULL, share=0.3)
@@ -435,12 +435,12 @@ def _() -> Any:
 
 @case("decoupled_meanflow-model-guidance")
 def _() -> Any:
-    velocity = velocities.guided(velocities.conditional, DROPOUT, omega=1, kappa=0.6, window=(0, 0.7))
+    velocity = velocities.Guided(velocities.conditional, DROPOUT, omega=1, kappa=0.6, window=(0, 0.7))
 
     def guide(rows: published.Rows) -> published.Rows:
         return published.model_guided(U, rows, omega=0.6, window=(0.0, 0.7), null=NULL, share=0.3)
 
-    return decoupled(recipes.decoupled_meanflow(velocity, DROPOUT), guide)
+    return decoupled(recipes.decoupled_meanflow(velocity), guide)
 
 
 @case("split_meanflow")
@@ -491,7 +491,7 @@ def _() -> Any:
     m, w = 0.25, 3.0
     recipe = recipes.solution_flow(
         diagonal_share=0.5, times=early(times.uniform), instants=early(times.instants(-0.2, 1.0)),
-        velocity=velocities.guided(velocities.conditional, DROPOUT, m * w, 1 - m), given=DROPOUT,
+        velocity=velocities.Guided(velocities.conditional, DROPOUT, m * w, 1 - m),
     )  # fmt: skip
 
     def law(d: Draws) -> Tensor:
@@ -509,13 +509,13 @@ def _() -> Any:
 @case("transition-guided-target")
 def _() -> Any:
     nobody = velocities.LabelDropout(NULL, 0.0)
-    target = velocities.guided(velocities.conditional, nobody, 1.0, 0.75, (0.3, 0.8), by=velocities.of(EMA))
+    target = velocities.Guided(velocities.conditional, nobody, 1.0, 0.75, (0.3, 0.8), by=velocities.of(EMA))
 
     def law(d: Draws) -> Tensor:
         vg = published.guided(EMA, d.batch, omega=1.0, kappa=0.75, window=(0.3, 0.8), null=NULL, share=0.0).v
         return published.transition(U, d.batch, vg)
 
-    return recipes.transition(target=target, given=nobody), law
+    return recipes.transition(target=target), law
 
 
 for _clamp, _share in ((4.0, 1 / 8), (0.4, 1 / 4)):

@@ -1,7 +1,7 @@
 """Fields `u(z, r, t, y)`: exact ones, small networks, and adapters for any other network. Knows no objectives."""
 
 from meanstep.fields.adapt import Adapted, DataPrediction, Decoupled, Scaled, as_field
-from meanstep.fields.analytic import Averaged, Gaussian, Mixture
+from meanstep.fields.analytic import Averaged, Gaussian, Mixture, residual_noise
 from meanstep.fields.mlp import MLP
 
-__all__ = ["MLP", "Adapted", "Averaged", "DataPrediction", "Decoupled", "Gaussian", "Mixture", "Scaled", "as_field"]
+__all__ = ["MLP", "Adapted", "Averaged", "DataPrediction", "Decoupled", "Gaussian", "Mixture", "Scaled", "as_field", "residual_noise"]

@@ -89,7 +89,7 @@ class Gaussian:
         self.velocity, self.covariance, self.sample = self.mixture.velocity, self.mixture.covariance, self.mixture.sample
 
     def _growth(self, r: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`(sd_t - sd_r) / (t - r)`, its share of `sd_t`, and `sd_r`: without a difference, so exact at `r = t`."""
+        """`(sd_t - sd_r) / (t - r)`, without a difference and so exact at `r = t`; `sd_t`; `sd_r`."""
         r, t, s2 = over(r, z), over(t, z), self.std**2
         sd_r, sd_t = ((1 - r) ** 2 * s2 + r**2).sqrt(), ((1 - t) ** 2 * s2 + t**2).sqrt()
         slope = ((t + r) - (2 - t - r) * s2) / (sd_t + sd_r)

@@ -22,24 +22,42 @@ class UserError(Exception):
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file so that a crash leaves the old one or the new one: aside, synced, renamed. `UserError` if that cannot be done."""
-    path = path.expanduser()
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give the name of a file")
+    """Write a file so that a crash leaves the old one or the new one: aside, synced, renamed. `UserError` if that cannot be done.
+
+    A link is followed, and what is no regular file (a device, a pipe) is written to as it is.
+    """
+    path = writable(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+        else:
+            _replace(path, text)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def writable(path: Path) -> Path:
+    """The path with links followed, or `UserError` if no file can be written there; nothing is touched."""
+    path = path.expanduser().resolve()
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the name of a file")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"cannot write {path}: permission denied")
+    return path
+
+
+def _replace(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     aside = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        aside.chmod(0o666 & ~_umask())
+        aside.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
         aside.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             aside.unlink()

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from meanstep.program.console import UserError, err, out, write
+from meanstep.program.console import UserError, err, out, writable, write
 from meanstep.program.verify import GROUPS
 from meanstep.program.verify.rows import Row
 
@@ -24,13 +24,15 @@ class Verify:
 
     The exit code is 0 if every claim holds and 1 if one fails. A verdict such as "only for kappa >= 0" marks a published form that was
     measured to fail under that condition; docs/theory.md explains each equation.
+
+    Examples: meanstep verify --only coefficient table; meanstep verify --seed 3 --json claims.json
     """
 
-    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[GROUP ...]")] = ()
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[GROUP ...]", help_behavior_hint="(default: all)")] = ()
     """Run these groups only: identities, noise, flow-map, roles, asymmetry, coefficient, multipliers, rates, table, equivalences."""
     seed: int = 0
     """Seed of every draw and network."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: no file)")] = None
     """Write the records here too ("-" for standard output instead of the table)."""
 
     def run(self) -> int:
@@ -39,7 +41,7 @@ class Verify:
         if unknown:
             raise UserError(f"there is no group {unknown[0]!r}: choose among {', '.join(GROUPS)}")
         if self.json is not None and str(self.json) != "-":
-            write(self.json, "")
+            writable(self.json)
         torch.set_num_threads(1)  # the tensors are small: two threads only wait for each other
         started = time.perf_counter()
         found = self._measure([name for name in GROUPS if not self.only or name in self.only])
@@ -47,7 +49,7 @@ class Verify:
         failed = sum(not row.holds for rows in found.values() for row in rows)
         text = json.dumps(self._record(found, seconds), indent=1)
         if str(self.json) == "-":
-            print(text)
+            out.file.write(text + "\n")
             return int(failed > 0)
         if self.json is not None:
             write(self.json, text + "\n")
@@ -88,10 +90,11 @@ class Verify:
         total = sum(map(len, found.values()))
         under = sum(bool(row.unless) and row.holds for rows in found.values() for row in rows)
         verdict = f"[red]{failed} of {total} claims FAIL" if failed else f"[green]all {total} claims hold as stated"
-        out.print(f"{verdict}[/]; {under} of them mark a published form that fails under a condition. {seconds:.0f} s, seed {self.seed}.")
+        marks = f"; {under} of them mark a published form that fails under a condition" if under else ""
+        out.print(f"{verdict}[/]{marks}. {seconds:.0f} s, seed {self.seed}.")
 
 
 def _expectation(row: Row) -> str:
     if row.relation != "=":
-        return f"{row.relation} {row.expected:.3g}"
+        return f"{row.relation} {row.expected:.4g}"
     return f"{row.expected:.4g} ± {row.tolerance:.0f}" if row.tolerance >= 1 else f"{row.expected:.4g} ± {row.tolerance:.1g}"

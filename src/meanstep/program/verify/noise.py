@@ -16,7 +16,7 @@ from meanstep.program.verify.setting import jacobi, mixture, network, noise_resp
 from meanstep.rates import Backward, Central, Exact
 from meanstep.times import logit_normal
 from meanstep.types import Bridge, Field
-from meanstep.velocities import LabelDropout, conditional, floored, guided, oracle, own
+from meanstep.velocities import Guided, LabelDropout, conditional, oracle, own
 
 
 def multipliers(seed: int) -> Iterator[Row]:
@@ -24,6 +24,7 @@ def multipliers(seed: int) -> Iterator[Row]:
     m = mixture()
     net, ema = network(seed, head=True), network(seed + 1)
     b = rows(m, 6, seed, "multipliers")
+    b = b._replace(t=torch.where(torch.arange(6) < 2, 0.03, b.t), r=torch.where(torch.arange(6) < 2, 0.01, b.r))  # pixel's floor is at 0.05
     j, one = jacobi(net, b), torch.eye(2, dtype=torch.float64).expand(6, 2, 2)
     exact, beta, alpha = oracle(m.velocity), 0.3, 0.4
     pixel = DataPrediction(net)
@@ -59,19 +60,18 @@ def multipliers(seed: int) -> Iterator[Row]:
     for name, recipe, field, expected in table:
         at = b._replace(r=b.t) if name.startswith(("flow_matching", "   its")) else b
         measured = noise_response(lambda q, recipe=recipe, field=field: residual(recipe[0].objective, field, q), at)  # type: ignore[misc]
-        yield below(f"{name}, error of N", "17", worst(measured, expected if isinstance(expected, Tensor) else 0.0), 1e-6)
+        yield below(f"{name}, error of N", "17", worst(measured, expected), 1e-9)
     yield from _guided(seed, b)
     yield from _central(net, b, j)
-    yield below("pixel's floor: E v' scaled as its target", "32", worst(floored(conditional)(net, b), b.v * share[..., 0]), 1e-15)
 
 
 def _guided(seed: int, b: Bridge) -> Iterator[Row]:
     net = network(seed + 2)
     labelled = b._replace(y=torch.zeros(len(b.t), dtype=torch.int64), aux=torch.ones_like(b.z[:, :1]).expand(-1, 4))
-    velocity = guided(conditional, LabelDropout(3), omega=0.2, kappa=0.92)
+    velocity = Guided(conditional, LabelDropout(3), omega=0.2, kappa=0.92)
     objective = recipes.meanflow(velocity=velocity)[0].objective
     measured = noise_response(lambda q: residual(objective, net, q), labelled)
-    yield below("meanflow with guidance omega = 0.2: 0.2 J, error of N", "28", worst(measured, 0.2 * jacobi(net, b)), 1e-6)
+    yield below("meanflow with guidance omega = 0.2: 0.2 J, error of N", "28", worst(measured, 0.2 * jacobi(net, b)), 1e-9)
 
 
 def _central(net: Field, b: Bridge, j: Tensor) -> Iterator[Row]:
@@ -93,8 +93,7 @@ def ring(radius: float, std: float) -> Mixture:
 class Known:
     """One line of the table: data, a broad cover of it, the values over BETAS and their standard errors.
 
-    Rings: from 16,000 rows of other seeds, carried by DOP853 instead of RK4; `plain` is what 20,000 rows drawn at `t` were recorded to
-    give at beta = 0. Single Gaussians: recorded from 20,000 plain rows, rounded.
+    Rings: from 16,000 rows of other seeds, carried by DOP853 instead of RK4. Single Gaussians: another implementation's, rounded.
     """
 
     name: str
@@ -102,7 +101,6 @@ class Known:
     cover: Mixture
     values: tuple[float, ...]
     errors: tuple[float, ...]
-    plain: float | None = None
     to_data: bool = False
 
 
@@ -110,9 +108,9 @@ BETAS = (0.0, 0.25, 0.5, 0.75)
 ORIGIN = torch.zeros(1, 2, dtype=torch.float64)
 
 
-def _rings(radius: float, std: float, values: tuple[float, ...], errors: tuple[float, ...], plain: float, to_data: bool = False) -> Known:
+def _rings(radius: float, std: float, values: tuple[float, ...], errors: tuple[float, ...], to_data: bool = False) -> Known:
     name = f"ring of 8, radius {radius:g}, std {std:g}{', r = 0' if to_data else ''}"
-    return Known(name, ring(radius, std), Mixture(ORIGIN, 0.75 * radius), values, errors, plain, to_data)
+    return Known(name, ring(radius, std), Mixture(ORIGIN, 0.75 * radius), values, errors, to_data)
 
 
 def _single(std: float, values: tuple[float, ...], rounding: float) -> Known:
@@ -120,15 +118,14 @@ def _single(std: float, values: tuple[float, ...], rounding: float) -> Known:
 
 
 TABLE = (
-    _rings(2, 0.3, (3.033, 2.259, 1.662, 1.242), (0.053, 0.031, 0.015, 0.0051), 2.6),
-    _rings(4, 0.5, (12.61, 7.826, 4.299, 2.023), (0.55, 0.32, 0.14, 0.039), 9.6),
-    _rings(2, 0.3, (13.18, 8.168, 4.469, 2.079), (0.24, 0.14, 0.064, 0.019), 10.0, to_data=True),
-    _rings(4, 0.5, (67.82, 39.25, 18.59, 5.841), (2.4, 1.4, 0.61, 0.16), 62.0, to_data=True),
+    _rings(2, 0.3, (3.033, 2.259, 1.662, 1.242), (0.053, 0.031, 0.015, 0.0051)),
+    _rings(4, 0.5, (12.61, 7.826, 4.299, 2.023), (0.55, 0.32, 0.14, 0.039)),
+    _rings(2, 0.3, (13.18, 8.168, 4.469, 2.079), (0.24, 0.14, 0.064, 0.019), to_data=True),
+    _rings(4, 0.5, (67.82, 39.25, 18.59, 5.841), (2.4, 1.4, 0.61, 0.16), to_data=True),
     _single(1.0, (1.13, 1.10, 1.06, 1.03), 0.015),
     _single(2.0, (1.9, 1.6, 1.4, 1.2), 0.07),
     _single(0.3, (0.63, 0.71, 0.80, 0.89), 0.015),
 )
-SEAMS = _rings(2, 0.1, (), (), 10.6)
 
 
 def exact_noise(known: Known, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,13 +186,21 @@ def table(seed: int, n: int = 2500) -> Iterator[Row]:
         ratios = (weight * noise).mean(-1) / (weight * total).mean()
         for beta, ratio, values, expected, error in zip(BETAS, ratios, noise, known.values, known.errors, strict=True):
             ours = (weight * (values - ratio * total)).std() / (weight * total).mean() / many**0.5
-            seen = f" (plain rows: {known.plain:g})" if known.plain and beta == 0 else ""
-            claim = f"{known.name}, beta = {beta:g}{seen}"
-            yield near(claim, "17", ratio.item(), expected, 4 * (ours.square().item() + error**2) ** 0.5)
-    noise, total, weight = exact_noise(SEAMS, n // 2, seed)
-    ratio = ((weight * noise[0]).mean() / (weight * total).mean()).item()
-    claim = f"{SEAMS.name}, beta = 0 (plain rows: {SEAMS.plain:g})"
-    yield Row(claim, "17", ratio, 1000.0, relation=">=", unless="plain rows miss it")
+            yield near(f"{known.name}, beta = {beta:g}", "17", ratio.item(), expected, 4 * (ours.square().item() + error**2) ** 0.5)
+    yield from seam()
+
+
+def seam() -> Iterator[Row]:
+    """One row on the seam between two modes of a ring with std 0.1: why no plain sample sees the mean there."""
+    data, angle = ring(2, 0.1), torch.tensor(torch.pi / 8, dtype=torch.float64)
+    r, t = (torch.tensor([q], dtype=torch.float64) for q in (0.1, 0.6))
+    between = (2 * angle.cos() * (1 - r)) * torch.stack([angle.cos(), angle.sin()])[None]
+    carried, solved = carry(data, between, r, t, 400)[0], data.field().flow(between, t, r)
+    rows = ((carried, carry(data, carried, t, r, 400)[1]), (solved, data.field().flow_jacobian(solved, r, t)))
+    ratios = [(residual_noise(j, s, 0.0) / s.diagonal(dim1=-2, dim2=-1).sum(-1)).item() for z, j in rows for s in [data.covariance(z, t)]]
+    name = "ring of 8, radius 2, std 0.1: one row on a seam, beta = 0"
+    yield near(f"{name}, RK4 over DOP853", "17", ratios[0] / ratios[1], 1.0, 1e-3)
+    yield Row(f"{name}, noise over Tr S", "17", ratios[1], 1e9, relation=">=")
 
 
 def orders(seed: int) -> Iterator[Row]:

@@ -1,0 +1,5 @@
+"""`python -m meanstep` is `meanstep`."""
+
+from meanstep.cli import main
+
+main()

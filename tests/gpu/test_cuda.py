@@ -1,0 +1,67 @@
+"""What only an accelerator can show: devices of noise and generators, dropout aligned between passes, bf16 under CUDA's kernels."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import meanstep as ms
+from meanstep import recipes, velocities
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
+
+
+class Net(nn.Module):
+    """Fused attention and dropout."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.inside, self.outside, self.drop = nn.Linear(10, 64), nn.Linear(64, 8), nn.Dropout(rate)
+        self.attend = nn.MultiheadAttention(64, 4, batch_first=True)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: object = None) -> Tensor:
+        times = torch.stack([t, t - r], -1)[:, None].expand(-1, z.shape[1], -1)
+        h = self.inside(torch.cat([z, times], -1))
+        h = h + self.drop(self.attend(h, h, h, need_weights=False)[0])
+        return self.outside(h)
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda", None])
+def test_every_recipe_runs_with_a_generator_anywhere(where: str | None):
+    net = Net().cuda()
+    for recipe in (
+        recipes.meanflow(),
+        recipes.coefficient(1.0, velocities.own),
+        recipes.alpha_flow(0.4),
+        recipes.terminal_velocity(velocities.own),
+    ):
+        generator = None if where is None else ms.key(0, "cuda", device=where)
+        out = ms.Loss(recipe).cuda()(net, torch.randn(32, 16, 8, device="cuda"), generator=generator)
+        out.loss.backward()
+        assert out.loss.isfinite() and out.loss.device.type == "cuda"
+
+
+def test_the_same_noise_from_a_cpu_generator_gives_the_cpus_loss():
+    net, x = Net(), torch.randn(32, 16, 8, generator=torch.Generator().manual_seed(0))
+    here = ms.Loss(recipes.meanflow())(net, x, generator=ms.key(0, "same")).loss
+    there = ms.Loss(recipes.meanflow())(net.cuda(), x.cuda(), generator=ms.key(0, "same")).loss
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-5)
+
+
+def test_both_passes_see_the_same_dropout():
+    net, x = Net(0.5).cuda(), torch.randn(8, 16, 8, device="cuda")
+    r, t = torch.zeros(8, device="cuda"), torch.ones(8, device="cuda")
+    b = ms.Bridge(x, torch.zeros_like(x), r, t)
+    torch.manual_seed(0)
+    u, change = ms.rates.Exact()(net, b, b.v)
+    torch.manual_seed(0)
+    expected, du = ms.rates.Exact(through=1.0)(net, b, b.v)
+    torch.testing.assert_close(u, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(change, du, rtol=1e-3, atol=1e-4)
+
+
+def test_bf16_autocast_is_close_to_float32():
+    net, x = Net().cuda(), torch.randn(64, 16, 8, device="cuda")
+    full = ms.Loss(recipes.meanflow())(net, x, generator=ms.key(0, "bf16")).metrics["residual"]
+    with torch.autocast("cuda", torch.bfloat16):
+        half = ms.Loss(recipes.meanflow())(net, x, generator=ms.key(0, "bf16")).metrics["residual"]
+    torch.testing.assert_close(half, full, rtol=0.03, atol=0)
