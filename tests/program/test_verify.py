@@ -1,6 +1,9 @@
 """`meanstep verify`: every claim holds, a broken claim fails, files are whole, mistakes get one line."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,6 +123,40 @@ def test_version_and_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
     monkeypatch.setitem(GROUPS, "rates", ("Stopped", stop))
     assert code("verify", "--only", "rates") == 130
+
+
+@pytest.mark.parametrize("args", [("--json", "-"), ()])
+def test_a_reader_that_went_away_is_no_failed_claim(args: tuple[str, ...]):
+    command = [sys.executable, "-m", "meanstep", "verify", "--only", "rates", *args]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None and run.stderr is not None
+    run.stdout.close()
+    assert run.wait(timeout=60) == 141
+    assert "Traceback" not in run.stderr.read()
+    run.stderr.close()
+
+
+def test_links_are_followed_and_pipes_stay_pipes(tmp_path: Path):
+    real, link, pipe = tmp_path / "real", tmp_path / "link", tmp_path / "pipe"
+    real.write_text("old")
+    link.symlink_to(real)
+    write(link, "new")
+    assert link.is_symlink() and real.read_text() == "new"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    write(pipe, "through")
+    assert reader.communicate(timeout=10)[0] == "through" and pipe.is_fifo()
+
+
+def test_an_interrupted_command_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def stop(seed: int):
+        raise KeyboardInterrupt
+
+    kept = tmp_path / "kept.json"
+    kept.write_text("old")
+    monkeypatch.setitem(GROUPS, "rates", ("Stopped", stop))
+    assert code("verify", "--only", "rates", "--json", str(kept)) == 130
+    assert kept.read_text() == "old"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

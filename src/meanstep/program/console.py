@@ -8,9 +8,15 @@ from pathlib import Path
 from rich.console import Console
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """rich's hook for a reader that went away: it would exit with 1, which here means that a claim fails."""
+        raise BrokenPipeError
+
+
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, highlight=False, width=120)
+    console = _Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal or "COLUMNS" in os.environ else _Console(stderr=stderr, highlight=False, width=120)
 
 
 out = _console(stderr=False)
