@@ -36,7 +36,7 @@ def _inside(value: float | Tensor, name: str, everywhere: bool) -> float | Tenso
         bad = value[~((value >= 0) & (value <= 1))] if everywhere or value.device.type == "cpu" else value[:0]
         if bad.numel():
             raise ValueError(f"{name} must lie in [0, 1], got a tensor that holds {bad.flatten()[0].item():g}")
-    elif not isinstance(value, (int, float)):
+    elif not hasattr(value, "__float__"):  # a numpy number is a number
         raise TypeError(f"{name} is a number, a tensor or a function of the bridge, got {value!r}")
     elif not 0 <= value <= 1:
         raise ValueError(f"{name} must lie in [0, 1], got {value:g}")

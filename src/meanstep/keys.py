@@ -1,12 +1,13 @@
 """Named random streams: the same seed and path give the same numbers, whatever else was drawn. Never touches the global state."""
 
 import hashlib
+import operator
 
 import torch
 
 
 def key(seed: int, *path: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for the stream `path` under `seed`, e.g. `key(0, "train", rank, samples_seen)`."""
-    name = [part if isinstance(part, str) else int(part) for part in (seed, *path)]  # a numpy integer is an integer
+    """A generator for the stream `path` of integers and strings under `seed`, e.g. `key(0, "train", rank, samples_seen)`."""
+    name = [part if isinstance(part, str) else operator.index(part) for part in (seed, *path)]  # a numpy integer is an integer
     digest = hashlib.sha256(repr(tuple(name)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -194,8 +194,8 @@ class _Cut:
 
 
 def _version(z: Tensor) -> int:
-    """How often a tensor was changed in place; 0 where the compiler cannot tell."""
-    return 0 if torch.compiler.is_compiling() else z._version
+    """How often a tensor was changed in place; 0 where that is not known."""
+    return 0 if torch.compiler.is_compiling() or z.is_inference() else z._version
 
 
 def _share(rows: Rows, n: int) -> float:
@@ -249,10 +249,11 @@ def _metrics(rows: list[Rows], n: int) -> dict[str, Tensor]:
         out[f"residual_gap_{high:g}"] = _mean(error, moving & (gap > low) & (gap <= high))
     if any(_reads_head(row.term) for row in rows):
         out["residual_head"] = _mean(error, filled & head)
-    weight, at_zero = joined(lambda row: _slope(row, row.error)), joined(lambda row: _slope(row, torch.zeros_like(row.error)))
-    out["saturated"] = _mean((weight < 0.1 * at_zero).to(error), filled)
-    pull = torch.where(filled, weight * error.sqrt() * joined(lambda row: torch.full_like(row.error, _share(row, n))), 0.0)
-    out["effective_rows"] = pull.sum(-1).square() / (pull.square().sum(-1) * filled.sum(-1))
+    if not torch.is_inference_mode_enabled():  # the weights' slopes are derivatives
+        weight, at_zero = joined(lambda row: _slope(row, row.error)), joined(lambda row: _slope(row, torch.zeros_like(row.error)))
+        out["saturated"] = _mean((weight < 0.1 * at_zero).to(error), filled)
+        pull = torch.where(filled, weight * error.sqrt() * joined(lambda row: torch.full_like(row.error, _share(row, n))), 0.0)
+        out["effective_rows"] = pull.sum(-1).square() / (pull.square().sum(-1) * filled.sum(-1))
     if moved := [row for row in rows if row.regression.tangent is not None]:
         change, average, tangent = (torch.cat([q[k] for q in map(_squares, moved)], -1) for k in range(3))
         here = torch.cat([_filled(row) & (row.bridge.gap > 0) for row in moved], -1)

@@ -79,8 +79,9 @@ def _diagnosis(field: Field, run: Callable[[], Any], error: Exception) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    if isinstance(field, nn.parallel.DistributedDataParallel):
-        return "a recorded derivative fails through a DDP wrapper: wrap a module that owns the network and calls the loss, not the network"
+    modules = field.modules() if isinstance(field, nn.Module) else ()
+    if "have storage" in str(error) and any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules):
+        return "the derivative fails through a DDP wrapper: wrap a module that owns the network and calls the loss, not the network"
     where = f"in {inside[-1]}" if inside else "in the network"
     reason = str(error).strip().splitlines()[0][:200]
     return (
@@ -127,16 +128,14 @@ class Exact:
 class Backward:
     """One-sided difference over the share `ratio` of the gap, eq. (22): needs no forward mode. `ratio` 0 is `Exact`, 1 is `direct`.
 
-    The gradient flows through `u`. `clamp` bounds the discrete target elementwise, also at ratio 1 (guided alpha-Flow: 4). Sources:
-    arXiv 2510.20771, 2512.15657.
+    A tensor of ratios must be positive. The gradient flows through `u`. `clamp` bounds the discrete target elementwise, also at ratio 1
+    (guided alpha-Flow: 4). Sources: arXiv 2510.20771, 2512.15657.
     """
 
     ratio: Coefficient
     clamp: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratio, Tensor) and (self.ratio == 0).any():
-            raise ValueError("a tensor of ratios must be positive: only the number 0 stands for the exact derivative")
         object.__setattr__(self, "ratio", checked(self.ratio, "ratio"))
 
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,6 +143,8 @@ class Backward:
         ratio = at(self.ratio, b)
         if not isinstance(ratio, Tensor) and (ratio == 0 or (ratio == 1 and self.clamp is None)):
             return (direct if ratio else Exact())(field, b, w)
+        if isinstance(ratio, Tensor) and ratio.device.type == "cpu" and not torch.compiler.is_compiling() and not (ratio > 0).all():
+            raise ValueError(f"a tensor of ratios must be positive, got {ratio.min().item():g}: only the number 0 is the exact derivative")
         step, share = ratio * b.gap, over(ratio, b.z)
         with rehearsal(b.z):
             earlier = field(b.z - over(step, b.z) * w, b.r, b.t - step, b.y)

@@ -87,7 +87,11 @@ def _source(proxy: Velocity | nn.Module | None, recipe: str, what: str) -> Veloc
     if isinstance(proxy, nn.Module):
         return of(proxy)
     try:
-        inspect.signature(proxy).bind(None, None)
+        signature = inspect.signature(proxy)
+    except ValueError:  # a built-in function: it will say for itself what it takes
+        return proxy
+    try:
+        signature.bind(None, None)
     except TypeError:
         raise ValueError(f"{recipe} needs {what}, a function of (field, bridge): for the field {proxy!r} pass velocities.of(it)") from None
     return proxy
@@ -174,7 +178,7 @@ def improved_meanflow(
     """
     _expect_dropout(guidance)
     prepare: Given = as_is if guidance is None else flexible_scale(top_scale, scale_power)
-    given: Given = as_is if guidance is None else label_only(guidance)
+    given: Given = shown(velocity) if guidance is None else label_only(guidance)
     inside = tangent if guidance is None else in_window(tangent)
     target = velocity if guidance is None else flexibly_guided(velocity, guidance, by=tangent)
     still = Term(Matching(target, given), at_times.diagonal(times), weight)
@@ -298,7 +302,10 @@ def split_meanflow(
 
     `teacher`: the velocity of the `r = t` rows; `by`: the field that makes the two jumps (None: the trained one). Times are ours.
     """
-    still = Term(Matching(_source(teacher, "split_meanflow", "a teacher")), at_times.diagonal(times))
+    source = _source(teacher, "split_meanflow", "a teacher")
+    if shown(source) is not as_is:
+        raise ValueError("split_meanflow makes its jumps with the labels it is given and cannot drop them: use a guided teacher field")
+    still = Term(Matching(source), at_times.diagonal(times))
     return _with_diagonal(Semigroup(random_split, by), times, constant, diagonal_share, still)
 
 

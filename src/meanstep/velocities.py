@@ -66,6 +66,8 @@ def oracle(velocity: Callable[[Tensor, Tensor], Tensor]) -> Velocity:
 
 def floored(base: Velocity, floor: float = 0.05) -> Velocity:
     """`base` scaled by `t / max(t, floor)`: the velocity `(z - x) / max(t, floor)` of x-prediction, eq. (32); arXiv 2601.22158."""
+    if isinstance(base, Guided):
+        raise ValueError("floor the velocity inside the guidance, Guided(floored(conditional), ...): its recipe must see the guidance")
     return lambda field, b: base(field, b) * over(b.t / b.t.clamp(min=floor), b.z)
 
 

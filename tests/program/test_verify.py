@@ -100,6 +100,7 @@ def test_a_claim_that_fails_gives_exit_code_1(monkeypatch: pytest.MonkeyPatch, c
         (("--only", "nope"), "there is no group 'nope': choose among identities"),
         (("--json", "/nonexistent/x.json"), "cannot write /nonexistent/x.json"),
         (("--json", "."), "is a folder"),
+        (("--json", "~nosuchuser/x.json"), "cannot write"),
     ],
 )
 def test_mistakes_get_one_line(args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]):

@@ -44,8 +44,15 @@ def write(path: Path, text: str) -> None:
 
 def writable(path: Path) -> Path:
     """The path with links followed, or `UserError` if no file can be written there; nothing is touched."""
-    path = path.expanduser().resolve()
-    if path.is_dir():
+    try:
+        path = path.expanduser()
+        if path.exists() and not path.is_file() and not path.is_dir():
+            return path
+        path = path.resolve()
+        folder = path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+    if folder:
         raise UserError(f"{path} is a folder: give the name of a file")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
