@@ -80,7 +80,8 @@ def _diagnosis(field: Field, run: Callable[[], Any], error: Exception) -> str:
         for hook in hooks:
             hook.remove()
     modules = field.modules() if isinstance(field, nn.Module) else ()
-    if "have storage" in str(error) and any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules):
+    in_wrapper = not inside or inside[-1].endswith("(DistributedDataParallel)")
+    if in_wrapper and any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules):
         return "the derivative fails through a DDP wrapper: wrap a module that owns the network and calls the loss, not the network"
     where = f"in {inside[-1]}" if inside else "in the network"
     reason = str(error).strip().splitlines()[0][:200]
