@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 
@@ -35,10 +36,13 @@ def _run(args: list[str]) -> int:
 
         print(f"meanstep {__version__}")
         return 0
+    from meanstep.program.sweep.command import Report, Reproduce
     from meanstep.program.verify.command import Verify
 
-    chosen: Verify = tyro.extras.subcommand_cli_from_dict({"verify": Verify}, prog="meanstep", description=DESCRIPTION, args=args)
-    return chosen.run()
+    commands: dict[str, Any] = {"verify": Verify, "reproduce": Reproduce, "report": Report}
+    chosen: Any = tyro.extras.subcommand_cli_from_dict(commands, prog="meanstep", description=DESCRIPTION, args=args)
+    code: int = chosen.run()
+    return code
 
 
 def _complain(message: str, code: int) -> int:

@@ -70,6 +70,14 @@ def exponential(start: float, end: float) -> Callable[[Bridge], float]:
     return lambda b: start * (end / start) ** b.elapsed()
 
 
+def binned(edges: Tensor, values: Tensor) -> Callable[[Bridge], Tensor]:
+    """A coefficient per bin of `(r, t)`: `values` `[n, n]`, rows by `t`, columns by `r`, between the `n + 1` rising `edges`."""
+    if edges.ndim != 1 or values.shape != (len(edges) - 1,) * 2:
+        raise ValueError(f"{len(edges)} edges need a table of {len(edges) - 1} x {len(edges) - 1} values, got {tuple(values.shape)}")
+    inner = edges[1:-1]
+    return lambda b: values.to(b.t)[torch.bucketize(b.t, inner.to(b.t)), torch.bucketize(b.r, inner.to(b.t))]
+
+
 def scalar_optimum(kappa: float | Tensor, noise: float | Tensor, bias: float | Tensor = 0.0) -> float | Tensor:
     """The paper's `kappa / (kappa + 1) * noise / (noise + bias)`, eq. (19): the unconstrained minimiser for `J = kappa I`.
 

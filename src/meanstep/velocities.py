@@ -90,13 +90,15 @@ class Posterior:
 
     `reference`: data `[N, *E]`; `labels` `[N]`: only references with the row's label `b.y` count. With `include_own` the row's own data
     point is one of the references, so the weights cannot vanish and the value tends to the conditional velocity as `t -> 0`. Linear
-    interpolant only. Under a mask only the row's own entries are compared. The bias vanishes as N grows. Raises `ValueError` if shapes
-    do not fit.
+    interpolant only. Under a mask only the row's own entries are compared. The bias vanishes as N grows. `dtype`: that of the
+    comparison; float32 is two to three times faster and its weights are off by about `1e-7 |z|^2 / t^2`. `ValueError` if shapes do not
+    fit.
     """
 
     reference: Tensor
     labels: Tensor | None = None
     include_own: bool = True
+    dtype: torch.dtype = torch.float64
 
     @torch.no_grad()
     def __call__(self, field: Field, b: Bridge) -> Tensor:
@@ -106,23 +108,26 @@ class Posterior:
             raise ValueError(f"the reference holds rows of shape {tuple(self.reference.shape[1:])}, the batch {tuple(x.shape[b.t.ndim :])}")
         if self.labels is not None and not isinstance(b.y, Tensor):
             raise ValueError("a Posterior with labels compares them with the rows' labels: call the loss with y=labels")
-        keep = torch.ones_like(b.z) if b.mask is None else over(b.mask, b.z).expand_as(b.z).to(b.z)
-        z, mine, keep = (p.reshape(*b.t.shape, -1).double() for p in (b.z * keep, x * keep, keep))
-        flat, t = self.reference.flatten(1).to(z), b.t.clamp(min=1e-6).double()[..., None]
-        # in float64: at small t the difference of large squares is divided by 2 t^2
-        squares = z.square().sum(-1, keepdim=True) - 2 * (1 - t) * (z @ flat.mT) + (1 - t) ** 2 * (keep @ flat.square().mT)
-        logits = -squares / (2 * t * t)
+        t = b.t.clamp(min=1e-6).to(self.dtype)[..., None]
+        z, mine, keep = (p.reshape(*b.t.shape, -1).to(self.dtype) for p in (b.z, x, self._kept(b)))
+        # log p(z | x_i) up to a term of the row, in one product: large numbers cancel at small t, hence float64 by default
+        left = torch.cat([z * keep * ((1 - t) / t**2), keep * (-((1 - t) ** 2) / (2 * t * t))], -1)
+        flat = self.reference.flatten(1).to(z)
+        logits = left @ torch.cat([flat, flat.square()], -1).mT
+        own = (left * torch.cat([mine, mine.square()], -1)).sum(-1, keepdim=True)
         if self.labels is not None:
             logits = logits.masked_fill(b.y[..., None] != self.labels.to(b.y), float("-inf"))
-        mean = self._mean(logits, flat, z, mine, t)
+        mean = self._mean(logits, own, flat, mine)
         return b.v - ((mean - mine) / t).reshape(b.z.shape).to(b.z)
 
-    def _mean(self, logits: Tensor, flat: Tensor, z: Tensor, mine: Tensor, t: Tensor) -> Tensor:
-        if not self.include_own:
-            return logits.softmax(-1) @ flat
-        near = -((z - (1 - t) * mine) / t).square().sum(-1, keepdim=True) / 2
-        weights = torch.cat([logits, near], -1).softmax(-1)
-        return weights[..., :-1] @ flat + weights[..., -1:] * mine
+    def _kept(self, b: Bridge) -> Tensor:
+        return torch.ones_like(b.z) if b.mask is None else over(b.mask, b.z).expand_as(b.z).to(b.z)
+
+    def _mean(self, logits: Tensor, own: Tensor, flat: Tensor, mine: Tensor) -> Tensor:
+        top = logits.amax(-1, keepdim=True)
+        top = torch.maximum(top, own) if self.include_own else top
+        weights, mass = logits.sub_(top).exp_(), (own - top).exp() if self.include_own else torch.zeros_like(own)
+        return (weights @ flat + mass * mine) / (weights.sum(-1, keepdim=True) + mass)
 
 
 # Guidance ---------------------------------------------------------------------------------------------------------------------------

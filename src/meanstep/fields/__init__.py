@@ -3,5 +3,20 @@
 from meanstep.fields.adapt import Adapted, DataPrediction, Decoupled, Scaled, as_field
 from meanstep.fields.analytic import Averaged, Gaussian, Mixture, residual_noise
 from meanstep.fields.mlp import MLP
+from meanstep.fields.planar import PLANAR, Law, gaussian_mixture
 
-__all__ = ["MLP", "Adapted", "Averaged", "DataPrediction", "Decoupled", "Gaussian", "Mixture", "Scaled", "as_field", "residual_noise"]
+__all__ = [
+    "MLP",
+    "PLANAR",
+    "Adapted",
+    "Averaged",
+    "DataPrediction",
+    "Decoupled",
+    "Gaussian",
+    "Law",
+    "Mixture",
+    "Scaled",
+    "as_field",
+    "gaussian_mixture",
+    "residual_noise",
+]

@@ -27,17 +27,18 @@ class UserError(Exception):
     """A user's mistake: printed as one line, exit code 2."""
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one: aside, synced, renamed. `UserError` if that cannot be done.
 
-    A link is followed, and what is no regular file (a device, a pipe) is written to as it is.
+    Text becomes UTF-8. A link is followed, and what is no regular file (a device, a pipe) is written to as it is.
     """
     path = writable(path)
+    data = content.encode() if isinstance(content, str) else content
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(data)
         else:
-            _replace(path, text)
+            _replace(path, data)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
@@ -61,12 +62,12 @@ def writable(path: Path) -> Path:
     return path
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, data: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     aside = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         aside.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())

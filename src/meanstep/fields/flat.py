@@ -1,0 +1,136 @@
+"""Many perceptrons in one buffer, with forward, tangent and gradient passes written out: what a sweep trains.
+
+The network is `MLP`'s, to the bit of its parameters: `as_module` shows the same storage as an `MLP`. Knows no objectives.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Generator, Tensor, nn
+
+from meanstep.fields.mlp import MLP
+
+Layers = list[tuple[Tensor, Tensor]]
+
+
+class Shape:
+    """Sizes of an `MLP(dim, width, depth)` and where its layers lie in a flat vector of `size` parameters."""
+
+    def __init__(self, dim: int, width: int = 128, depth: int = 3) -> None:
+        self.dim, self.width, self.depth = dim, width, depth
+        first = MLP(dim, width, depth)
+        self.frequencies = first.frequencies
+        self.sizes = list(pairwise([first.weights[0].shape[-2], *[width] * depth, dim]))
+        self.size = sum(fan_in * fan_out + fan_out for fan_in, fan_out in self.sizes)
+
+    def layers(self, flat: Tensor) -> Layers:
+        """Weights `[E, in, out]` and biases `[E, 1, out]` of each layer as views of `flat` `[E, size]`."""
+        found, start = [], 0
+        for fan_in, fan_out in self.sizes:
+            middle, end = start + fan_in * fan_out, start + fan_in * fan_out + fan_out
+            found.append((flat[:, start:middle].view(-1, fan_in, fan_out), flat[:, middle:end].view(-1, 1, fan_out)))
+            start = end
+        return found
+
+    def initial(self, generator: Generator | None = None) -> Tensor:
+        """The parameters of a fresh `MLP(..., generator=generator)`, `[size]`."""
+        net = MLP(self.dim, self.width, self.depth, generator=generator)
+        return torch.cat([p.detach().flatten() for pair in zip(net.weights, net.biases, strict=True) for p in pair])
+
+    def as_module(self, flat: Tensor) -> MLP:
+        """An ensemble `MLP(members=(E,))` whose parameters are views of `flat` `[E, size]`, in its order."""
+        net = MLP(self.dim, self.width, self.depth, members=(len(flat),)).to(flat)
+        net.frequencies = self.frequencies.to(flat)
+        for k, (w, b) in enumerate(self.layers(flat)):
+            net.weights[k], net.biases[k] = nn.Parameter(w), nn.Parameter(b)
+        return net
+
+    def inputs(self, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        """The first layer's input `[*B, D + 4 K]`: `z`, then sines and cosines of `t` and `t - r`."""
+        angles = torch.stack([t, t - r], -1)[..., None] * self.frequencies.to(t)
+        return torch.cat([z, angles.sin().flatten(-2), angles.cos().flatten(-2)], -1)
+
+    def input_tangents(self, t: Tensor, gap: Tensor) -> Tensor:
+        """The derivative of the inputs' time part along `dt = 1, dr = 0`, `[*B, 4 K]`."""
+        f = self.frequencies.to(t)
+        angles = torch.stack([t, gap], -1)[..., None] * f
+        return torch.cat([(angles.cos() * f).flatten(-2), (-angles.sin() * f).flatten(-2)], -1)
+
+
+class Passes:
+    """Workspace for `E` members and up to `rows` rows: passes that reuse its buffers, so a result lives until the next pass.
+
+    Nothing is recorded for autograd. A tangent or a gradient pass belongs to the last `forward`.
+    """
+
+    def __init__(self, shape: Shape, members: int, rows: int, like: Tensor) -> None:
+        self.shape = shape
+        width, depth = shape.width, shape.depth
+
+        def buffers(n: int) -> list[Tensor]:
+            return [torch.empty(members * rows * width, dtype=like.dtype, device=like.device) for _ in range(n)]
+
+        self.members, self.width = members, width
+        self._pre, self._post, self._spare = buffers(depth), buffers(depth), buffers(2)
+        self.rows = 0
+
+    def _view(self, buffer: Tensor, rows: int) -> Tensor:
+        return buffer[: self.members * rows * self.width].view(self.members, rows, self.width)
+
+    def forward(self, layers: Layers, h: Tensor) -> Tensor:
+        """Outputs `[E, B, D]` for inputs `[E, B, F]`; keeps what the tangent and gradient passes need."""
+        self.rows, self.h = h.shape[1], h
+        self.pre = [self._view(p, self.rows) for p in self._pre]
+        self.post = [self._view(p, self.rows) for p in self._post]
+        for (w, b), a, s in zip(layers, self.pre, self.post, strict=False):
+            torch.baddbmm(b, h, w, out=a)
+            torch.ops.aten.silu.out(a, out=s)
+            h = s
+        return torch.baddbmm(layers[-1][1], h, layers[-1][0])
+
+    def tangent(self, layers: Layers, dh: Tensor) -> Tensor:
+        """The derivative `[E, n, D]` of the outputs of the first `n` rows along input tangents `[E, n, F]`."""
+        n = dh.shape[1]
+        da, ds = (self._view(p, n) for p in self._spare)
+        for (w, _), a in zip(layers[:-1], self.pre, strict=True):
+            torch.bmm(dh, w, out=da)
+            torch.ops.aten.silu_backward.grad_input(da, a[:, :n], grad_input=ds)  # SiLU's Jacobian is diagonal: its own transpose
+            dh = ds
+        return torch.bmm(dh, layers[-1][0])
+
+    def backward(self, layers: Layers, grads: Layers, cotangent: Tensor) -> None:
+        """Writes `sum_rows cotangent . d output / d parameters` into `grads`; `cotangent` `[E, B, D]`."""
+        g, (spare, other) = cotangent, (self._view(p, self.rows) for p in self._spare)
+        for k in range(len(layers) - 1, -1, -1):
+            torch.bmm((self.post[k - 1] if k else self.h).mT, g, out=grads[k][0])
+            torch.sum(g, 1, keepdim=True, out=grads[k][1])
+            if k:
+                torch.bmm(g, layers[k][0].mT, out=spare)
+                torch.ops.aten.silu_backward.grad_input(spare, self.pre[k - 1], grad_input=other)
+                g = other
+
+    def norms(self, layers: Layers, cotangent: Tensor) -> Tensor:
+        """Squared norm of each row's own parameter gradient, `[E, B]`: a row's is an outer product in every layer, so nothing is formed."""
+        g, total = cotangent, torch.zeros_like(cotangent[..., 0])
+        for k in range(len(layers) - 1, -1, -1):
+            total = total + g.square().sum(-1) * (1 + (self.post[k - 1] if k else self.h).square().sum(-1))
+            if k:
+                g = torch.ops.aten.silu_backward(torch.bmm(g, layers[k][0].mT), self.pre[k - 1])
+        return total
+
+
+class Runner:
+    """Evaluates flat parameters `[E, size]` as the field `u(z, r, t)` without a gradient, in blocks of rows: for samplers and probes."""
+
+    def __init__(self, shape: Shape, flat: Tensor, block: int = 2048) -> None:
+        self.shape, self.layers, self.block = shape, shape.layers(flat), block
+        self.passes = Passes(shape, len(flat), block, flat)
+
+    def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: None = None) -> Tensor:
+        """The average velocity `[E, B, D]` at `z` `[E, B, D]` (or `[1, B, D]`), `r` and `t` `[E, B]` (or `[1, B]`)."""
+        parts = zip(z.split(self.block, 1), r.split(self.block, 1), t.split(self.block, 1), strict=True)
+        out = [self.passes.forward(self.layers, self._spread(self.shape.inputs(*part))) for part in parts]
+        return torch.cat(out, 1)
+
+    def _spread(self, h: Tensor) -> Tensor:
+        return h.expand(self.passes.members, -1, -1)

@@ -1,0 +1,85 @@
+"""Distances between two sets of points `[n, D]`, and the coverage of modes. Knows no distributions, only their samples."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+
+def directions(dim: int, n: int = 128, generator: Generator | None = None) -> Tensor:
+    """`n` unit vectors, `[n, dim]`, float64: in the plane even on the half circle and without randomness, otherwise drawn uniformly."""
+    if dim < 1 or n < 1:
+        raise ValueError(f"directions need dim >= 1 and n >= 1, got {dim} and {n}")
+    if dim == 2:
+        angle = torch.arange(n, dtype=torch.float64) * math.pi / n
+        return torch.stack([angle.cos(), angle.sin()], -1)
+    return torch.nn.functional.normalize(torch.randn(n, dim, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def _points(name: str, x: Tensor) -> Tensor:
+    if x.ndim != 2 or not len(x):
+        raise ValueError(f"{name} must be points [n, D], got shape {tuple(x.shape)}")
+    if not x.isfinite().all():
+        raise ValueError(f"{name} has entries that are not finite, the first in row {(~x.isfinite()).any(-1).int().argmax()}")
+    return x.detach()
+
+
+class Sliced:
+    """The sliced Wasserstein-1 distance to a reference `[n, D]` along `directions` `[m, D]`; its projections are sorted once."""
+
+    def __init__(self, reference: Tensor, directions: Tensor) -> None:
+        if directions.ndim != 2 or directions.shape[-1] != reference.shape[-1]:
+            raise ValueError(f"directions {tuple(directions.shape)} do not fit points {tuple(reference.shape)}: expected [m, D] and [n, D]")
+        self.shape, self.directions = reference.shape, directions.to(reference)
+        self.sorted = self._sorted(_points("the reference", reference))
+
+    def _sorted(self, x: Tensor) -> Tensor:
+        """Sorted projections, `[m, n]`, on the CPU: there numpy sorts float32 several times faster than torch."""
+        projections: np.ndarray[tuple[int, ...], np.dtype[np.floating]] = (self.directions @ x.mT).cpu().numpy()
+        projections.sort(axis=-1)
+        return torch.from_numpy(projections)
+
+    def __call__(self, x: Tensor) -> float:
+        """Mean over directions of the mean absolute difference of the sorted projections; `ValueError` unless `x` is `[n, D]` too."""
+        if x.shape != self.shape:
+            raise ValueError(f"the points {tuple(x.shape)} must have the shape of the reference, {tuple(self.shape)}")
+        return (self._sorted(_points("x", x).to(self.directions)) - self.sorted).abs().mean().item()
+
+
+def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> float:
+    """The sliced Wasserstein-1 distance of two sets of equally many points, both `[n, D]`, along `directions` `[m, D]`."""
+    return Sliced(y, directions)(x)
+
+
+def _mean_distance(x: Tensor, y: Tensor, pairs: int, rows: int = 1024) -> float:
+    """Sum of `|x_i - y_j|` over `pairs`, in float64, a block of rows at a time; exact differences, so that `|x_i - x_i| = 0`."""
+    blocks = (torch.cdist(b, y, compute_mode="donot_use_mm_for_euclid_dist").sum(dtype=torch.float64) for b in x.split(rows))
+    return sum(block.item() for block in blocks) / pairs
+
+
+def energy_distance(x: Tensor, y: Tensor) -> float:
+    """`2 E|X - Y| - E|X - X'| - E|Y - Y'|` of points `[n, D]` and `[m, D]`, each mean without bias: 0 in expectation at equal laws.
+
+    It can be negative. Source: Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013.
+    """
+    (n, d), (m, e) = _points("x", x).shape, _points("y", y).shape
+    if d != e or min(n, m) < 2:
+        raise ValueError(f"two sets of at least 2 points of one dimension are needed, got {tuple(x.shape)} and {tuple(y.shape)}")
+    x, y = x.detach(), y.detach().to(x)
+    return 2 * _mean_distance(x, y, n * m) - _mean_distance(x, x, n * (n - 1)) - _mean_distance(y, y, m * (m - 1))
+
+
+def mode_coverage(found: Tensor, expected: Tensor, total: int | None = None) -> float:
+    """`sum_k min(p_k, q_k)`, in [0, 1]: 1 minus the total variation distance between the shares of the regions.
+
+    `found` `[K]`: how many samples lie in each region, those off the support left out; `total`: the number of all samples, so that those
+    off the support lower the result (by default they are taken to be none). `expected` `[K]`: counts or shares of the law, normalised here.
+    """
+    if found.ndim != 1 or found.shape != expected.shape:
+        raise ValueError(f"found and expected must have the same shape [K], got {tuple(found.shape)} and {tuple(expected.shape)}")
+    p, q = found.double(), expected.double()
+    total = int(p.sum()) if total is None else total
+    if (p < 0).any() or (q < 0).any() or q.sum() <= 0 or total <= 0 or p.sum() > total:
+        raise ValueError(f"counts must be at least 0, not all 0, and at most {total} in all, got {found.tolist()} and {expected.tolist()}")
+    return torch.minimum(p / total, q / q.sum()).sum().item()

@@ -1,0 +1,1 @@
+"""Sweeps: many small trainings side by side, their measurements and the claims about them."""

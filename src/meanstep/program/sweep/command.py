@@ -1,0 +1,227 @@
+"""`meanstep reproduce toy` and `meanstep reproduce mixtures`, and `meanstep report`."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from meanstep.fields.planar import PLANAR
+from meanstep.program.console import UserError, err, out
+from meanstep.program.sweep import points
+from meanstep.program.sweep.folder import claim
+from meanstep.program.sweep.pool import run
+from meanstep.program.sweep.settings import ARMS, DIMENSIONS, Settings, coefficients, known_sets, models
+
+Scale = Literal["smoke", "quick", "paper"]
+DEFAULT = ("paper", "plain@1", "anchored@0", "posterior-both@1", "flow_matching")
+SCALES: dict[str, dict[str, Any]] = {
+    "smoke": {"steps": 300, "seeds": (0, 1), "batch": 128, "samples": 2000, "directions": 32},
+    "quick": {"steps": 4000, "seeds": (0, 1, 2)},
+    "paper": {"steps": 200_000, "seeds": (0, 1, 2), "batch": 1024, "ema_decay": 0.9999, "samples": 20_000},
+}
+"""What each scale sets; the rest are the defaults of `Settings`."""
+Words = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME ...]")]
+Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA ...]")]
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What both studies share."""
+
+    scale: Scale = "quick"
+    """`smoke`: under a minute, for a look; `quick`: up to ten minutes on two cores; `paper`: 200,000 steps, hours on two cores."""
+    arms: Words = DEFAULT
+    """What to train; ARM@BETA,BETA restricts an arm to some coefficients. Swept: paper (EMA tangent, anchor at 1 only), plain (no
+    anchor), anchored (at every beta), own, posterior, oracle (other proxies in the tangent), ema-both, own-both, posterior-both,
+    oracle-both (proxy in tangent and target). Single: matrix, matrix-oracle (beta per (r, t) from the exact law), flow_matching,
+    alpha_flow, improved_meanflow, terminal_velocity, split_meanflow, solution_flow, shortcut."""
+    seeds: tuple[int, ...] = ()
+    """Seeds, e.g. 0 1 2: models of one seed share initial weights, data, noise and times, so that differences are paired. Default: by
+    the scale."""
+    steps: int | None = None
+    """Training steps of each model. Default: by the scale."""
+    batch: int | None = None
+    """Rows of a training step. Default: by the scale (256; paper 1024; the paper's own is unknown)."""
+    diagonal_share: float = 0.75
+    """Share of the rows with r = t."""
+    times: Literal["logit-normal", "uniform"] = "logit-normal"
+    """How (r, t) are drawn: sorted logit-normal(-0.4, 1) or sorted uniform pairs."""
+    lr: float = 1e-3
+    """Adam's learning rate, constant."""
+    power: float = 1.0
+    """Power of the adaptive weight; 0 is the plain squared error."""
+    workers: int | None = None
+    """Processes, each on one thread. Default: one a core. The results do not depend on it."""
+    device: str = "cpu"
+    """`cpu`, or `cuda`: then models of one structure train as one ensemble in a captured graph."""
+
+    def _settings(self, sets: Sequence[str], betas: Sequence[float], points: Path | None) -> Settings:
+        scale = dict(SCALES[self.scale])
+        for name in ("steps", "batch"):
+            if getattr(self, name) is not None:
+                scale[name] = getattr(self, name)
+        if self.seeds:
+            scale["seeds"] = tuple(dict.fromkeys(self.seeds))
+        settings = Settings(
+            sets=tuple(sets),
+            betas=tuple(betas),
+            arms=tuple(dict.fromkeys(self.arms)),
+            diagonal_share=self.diagonal_share,
+            times=self.times,
+            lr=self.lr,
+            power=self.power,
+            points=None if points is None else str(points.expanduser().resolve()),
+            ensemble=self.device != "cpu",
+            **scale,
+        )
+        _check(settings)
+        return settings
+
+    def _go(self, settings: Settings, folder: Path, study: str) -> int:
+        from meanstep.program.sweep.report import build, require
+
+        require()
+        device = _device(self.device)
+        workers = 1 if settings.ensemble else self.workers or len(os.sched_getaffinity(0))
+        if workers < 1:
+            raise UserError(f"--workers: at least one process, got {workers}")
+        started = time.perf_counter()
+        with claim(folder, settings, study) as (here, found):
+            run(settings, here, found, workers, device)
+            trained = time.perf_counter() - started
+            page = build(here)
+        out.print(f"report: {page}")
+        out.print(f"numbers: {page.parent / 'summary.csv'}")
+        err.print(f"{trained:.0f} s training and measuring, {time.perf_counter() - started - trained:.0f} s report", style="dim")
+        return 0
+
+
+@dataclass(frozen=True)
+class Toy(_Sweep):
+    """Train the coefficient sweep on two-dimensional data and write a report: does beta lower the variance, does it improve samples?
+
+    Six sets with known densities, so that the marginal velocity, the noise and its optimal coefficient are known too. Interrupt it at
+    any moment; the same command goes on with the same final numbers. It writes report.html, summary.csv, figures/ and records.jsonl.
+
+    Examples: meanstep reproduce toy; meanstep reproduce toy --scale smoke --out runs/look; meanstep reproduce toy --sets two_moons --arms
+    paper posterior-both oracle-both --seeds 0 1 2 3 4; meanstep reproduce toy --points mine.csv
+    """
+
+    sets: Words = ()
+    """swiss_roll, checkerboard, pinwheel, eight_gaussians, two_moons, two_spirals, or mixture-D. Default: the six (none with --points)."""
+    betas: Numbers = ("0", "0.25", "0.5", "0.75", "1")
+    """Coefficients of the swept arms, in [0, 1]."""
+    points: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """Your own points as one more set: .csv, .npy or .parquet, one point a row, two or more columns. Standardised; half is held out."""
+    out: Path = Path("runs/toy")
+    """Folder of this sweep; it is made if it does not exist."""
+
+    def run(self) -> int:
+        """0 when the report is written. `UserError` for settings that make no sense."""
+        if self.points is not None:
+            points.load(self.points)
+        sets = self.sets or (() if self.points is not None else tuple(PLANAR))
+        return self._go(self._settings([*sets, *(["points"] if self.points else [])], coefficients(self.betas), self.points), self.out, "toy")
+
+
+@dataclass(frozen=True)
+class Mixtures(_Sweep):
+    """Train the coefficient sweep on Gaussian mixtures of growing dimension and write a report.
+
+    Eight Gaussians with standard deviation 0.3 in d = 2 to 64 dimensions, of unit variance in all (ours: the paper's mixtures are unknown).
+
+    Examples: meanstep reproduce mixtures; meanstep reproduce mixtures --dims 64 --seeds 0 1 2 3 4
+    """
+
+    dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[D ...]")] = DIMENSIONS
+    """Dimensions, 2 or more."""
+    betas: Numbers = ("0", "0.2", "0.4", "0.6", "0.8", "1")
+    """Coefficients of the swept arms, in [0, 1]."""
+    out: Path = Path("runs/mixtures")
+    """Folder of this sweep; it is made if it does not exist."""
+
+    def run(self) -> int:
+        """0 when the report is written. `UserError` for settings that make no sense."""
+        sets = [f"mixture-{dim}" for dim in dict.fromkeys(self.dims)]
+        return self._go(self._settings(sets, coefficients(self.betas), None), self.out, "mixtures")
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Reproduce the paper's experiments: train the coefficient sweep and write a report.
+
+    Examples: meanstep reproduce toy --scale smoke; meanstep reproduce mixtures --help
+    """
+
+    study: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[Toy, tyro.conf.subcommand("toy")] | Annotated[Mixtures, tyro.conf.subcommand("mixtures")]
+    ]
+
+    def run(self) -> int:
+        """The study's exit code."""
+        return self.study.run()
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of a sweep's folder again, from its records: report.html, summary.csv and the figures.
+
+    Example: meanstep report runs/toy
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """The folder that `meanstep reproduce` wrote."""
+
+    def run(self) -> int:
+        """0 when it is written. `UserError` if the folder holds no sweep."""
+        from meanstep.program.sweep.report import build, require
+
+        require()
+        if not (self.folder / "sweep.json").is_file():
+            raise UserError(f"{self.folder} holds no sweep.json: give a folder that `meanstep reproduce` wrote")
+        out.print(f"report: {build(self.folder)}")
+        return 0
+
+
+def _check(settings: Settings) -> None:
+    """`UserError` for the first setting that makes no sense."""
+    known = (*known_sets(), "points")
+    for name in settings.sets:
+        if name not in known and not (name.startswith("mixture-") and name[8:].isdigit() and 2 <= int(name[8:]) <= 1024):
+            raise UserError(f"there is no set {name!r}: choose among {', '.join(known_sets())}, or give your own with --points FILE")
+    for arm in settings.arms:
+        models(arm, settings.betas)
+    if not settings.arms or not settings.sets or not settings.betas:
+        raise UserError(f"nothing to train: give at least one set, one arm ({', '.join(ARMS)}) and one coefficient")
+    wrong = [
+        (settings.steps < 1, f"--steps: at least 1, got {settings.steps}"),
+        (settings.batch < 8, f"--batch: at least 8 rows, got {settings.batch}"),
+        (not 0 < settings.diagonal_share < 1, f"--diagonal-share lies inside (0, 1), got {settings.diagonal_share:g}"),
+        (not 1 <= settings.moving < settings.batch, f"--diagonal-share {settings.diagonal_share:g} leaves no row of {settings.batch} moving"),
+        (not 0 < settings.lr < float("inf"), f"--lr: a positive number, got {settings.lr:g}"),
+        (not 0 <= settings.power <= 4, f"--power: a number in [0, 4], got {settings.power:g}"),
+        (any(seed < 0 for seed in settings.seeds), f"--seeds: integers of at least 0, got {min(settings.seeds)}"),
+    ]
+    for bad, message in wrong:
+        if bad:
+            raise UserError(message)
+    exact = [arm for arm in settings.arms if "matrix" in arm]
+    if exact and "points" in settings.sets:
+        raise UserError(f"the arm {exact[0]} needs the exact law of the data, which is unknown for --points: leave it out")
+
+
+def _device(name: str) -> str:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device: there is no device {name!r}: use cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device: a sweep runs on cpu or cuda, got {name!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: this torch finds no CUDA device; leave the option out to use the processor")
+    return name

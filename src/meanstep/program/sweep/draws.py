@@ -1,0 +1,140 @@
+"""What a training step reads and no model changes: data, noise, times, network inputs, known velocities; drawn once for all models.
+
+A block of steps is drawn from a key of its own, so the numbers do not depend on where a run was interrupted. Knows no models.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from meanstep import times as samplers
+from meanstep.fields.flat import Shape
+from meanstep.interpolants import linear
+from meanstep.keys import key
+from meanstep.program.sweep.settings import Settings, Spec
+from meanstep.types import Bridge, Times
+from meanstep.velocities import Posterior
+
+BLOCK = 32
+"""Steps drawn at once."""
+TIMES: dict[str, Times] = {"logit-normal": samplers.logit_normal(-0.4, 1.0), "uniform": samplers.uniform}
+
+
+class Step(NamedTuple):
+    """One step's inputs for `S` streams; rows are `n` moving, `B - n` on the diagonal, then `A` anchors. None where no model asks.
+
+    `velocity` `[S, B + A, D]`; `inputs` `[S, B + A, F]`; `boundary` `[S, n, F]`: the moving rows at `r = t`; `tangents` `[S, n, F - D]`;
+    `gap` `[S, n, 1]`; `oracle`, `posterior` `[S, B, D]`; `beta` `[S, n, 1]`: the coefficient of the exact law.
+    """
+
+    velocity: Tensor
+    inputs: Tensor
+    boundary: Tensor
+    tangents: Tensor
+    gap: Tensor
+    oracle: Tensor | None
+    posterior: Tensor | None
+    beta: Tensor | None
+
+
+class Block(NamedTuple):
+    """`BLOCK` steps stacked on the second axis, the pairs `x`, `e` `[S, K, B, D]` they came from, and each stream's seed."""
+
+    x: Tensor
+    e: Tensor
+    steps: Step
+    seeds: tuple[int, ...]
+
+    def step(self, k: int) -> Step:
+        """The `k`-th step."""
+        return Step(*(None if part is None else part[:, k] for part in self.steps))
+
+    def to(self, device: str) -> "Block":
+        """The block on a device."""
+        steps = Step(*(None if part is None else part.to(device) for part in self.steps))
+        return Block(self.x.to(device), self.e.to(device), steps, self.seeds)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which optional parts the models of a sweep ask for."""
+
+    anchor: bool
+    oracle: bool
+    posterior: bool
+
+    @staticmethod
+    def of(specs: list[Spec]) -> "Needs":
+        """The union of what the specs need."""
+        proxies = {spec.proxy for spec in specs}
+        return Needs(any(s.anchor for s in specs), "oracle" in proxies, "posterior" in proxies)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The draws of one set and seed. `law`: what `sample`s; `beta`: the coefficient per (r, t) of the exact law, where a model asks."""
+
+    law: Any
+    name: str
+    seed: int
+    beta: Callable[[Bridge], Tensor] | None = None
+
+    def reference(self, n: int) -> Tensor:
+        """The posterior's `n` reference points, the same all training long, `[n, D]`."""
+        points: Tensor = self.law.sample(n, key(self.seed, "reference", self.name))
+        return points
+
+    def block(self, index: int, shape: Shape, settings: Settings, needs: Needs) -> Block:
+        """The steps `index * BLOCK` to `(index + 1) * BLOCK - 1`, with one stream."""
+        g = key(self.seed, "train", self.name, index)
+        n, batch = settings.moving, settings.batch
+        x = self.law.sample(BLOCK * batch, g).view(BLOCK, batch, -1)
+        e = torch.randn(x.shape, generator=g)
+        r, t = _times(settings, g)
+        z, v = linear(x, e, t)
+        near_z, near_r, near_t = z[:, :0], r[:, :0], t[:, :0]
+        # an anchor's times come from a key of their own: other models' draws do not depend on whether there is one
+        if needs.anchor:
+            pairs = samplers.anchor(TIMES[settings.times], *settings.delta)
+            near_r, near_t = pairs((BLOCK, batch), key(self.seed, "anchor", self.name, index))
+            near_z = linear(x, e, near_t)[0]
+        bridge = Bridge(z, v, r, t)
+        steps = Step(
+            torch.cat([v, v], 1) if needs.anchor else v,
+            shape.inputs(torch.cat([z, near_z], 1), torch.cat([r, near_r], 1), torch.cat([t, near_t], 1)),
+            shape.inputs(z[:, :n], t[:, :n], t[:, :n]),
+            shape.input_tangents(t[:, :n], (t - r)[:, :n]),
+            (t - r)[:, :n, None],
+            _rowwise(self.law.velocity, z, t) if needs.oracle else None,
+            self._posterior(bridge, settings.reference) if needs.posterior else None,
+            self.beta(Bridge(z[:, :n], v[:, :n], r[:, :n], t[:, :n]))[..., None] if self.beta else None,
+        )
+        return Block(x[None], e[None], Step(*(None if part is None else part[None] for part in steps)), (self.seed,))
+
+    def _posterior(self, b: Bridge, n: int) -> Tensor:
+        proxy = Posterior(self.reference(n), dtype=torch.float32)
+        parts = [proxy(None, Bridge(*q)) for q in zip(*b[:4], strict=True)]  # type: ignore[arg-type]
+        return torch.stack(parts)
+
+
+def _times(settings: Settings, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Times of the moving rows, then of the diagonal ones: `[BLOCK, B]` both."""
+    r, t = TIMES[settings.times]((BLOCK, settings.batch), g)
+    return torch.cat([r[:, : settings.moving], t[:, settings.moving :]], 1), t
+
+
+def _rowwise(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, t: Tensor, rows: int = 1024) -> Tensor:
+    """A velocity of many rows, a few at a time: exact ones compare each row with every component."""
+    parts = zip(z.flatten(0, 1).split(rows), t.flatten().split(rows), strict=True)
+    return torch.cat([velocity(*part) for part in parts]).view(z.shape)
+
+
+def stack(blocks: list[Block]) -> Block:
+    """The blocks of several streams as one."""
+    parts = zip(*(block.steps for block in blocks), strict=True)
+    steps = Step(*(None if part[0] is None else torch.cat(part) for part in parts))
+    pairs = (torch.cat(part) for part in zip(*(block[:2] for block in blocks), strict=True))
+    return Block(*pairs, steps, tuple(seed for block in blocks for seed in block.seeds))

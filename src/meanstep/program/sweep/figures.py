@@ -1,0 +1,278 @@
+"""The figures of a report about quality and variance, as PNG bytes. Knows no files, no page and no claims' verdicts."""
+
+from collections.abc import Callable, Sequence
+from math import exp, log
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from meanstep.program.sweep import pictures
+from meanstep.program.sweep.claims import SW1_OF_PAPER, TRACE_RANGE, sw1_ratio, trace_ratio
+from meanstep.program.sweep.look import (
+    ARM_COLOURS,
+    BAND,
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    beta_colour,
+    drawing,
+    end_labels,
+    key,
+    panels,
+    png,
+    sheet,
+    shown,
+)
+from meanstep.program.sweep.results import ANCHORED, BASE, Results, Seeds
+from meanstep.program.sweep.statistics import Change, across, ratio
+
+SHORT = {
+    "flow_matching": "flow matching",
+    "alpha_flow": "α-Flow",
+    "improved_meanflow": "iMF",
+    "terminal_velocity": "TVM",
+    "split_meanflow": "SplitMF",
+    "solution_flow": "SoFlow",
+    "shortcut": "Shortcut",
+}
+
+
+def overview(results: Results) -> bytes | None:
+    """The headline in one figure: variance and SW1 of beta 1 against beta 0, set by set."""
+    names = [name for name in results.sets if trace_ratio(results, name).n or sw1_ratio(results, name, ANCHORED).n]
+    if not names:
+        return None
+    trace = {name: trace_ratio(results, name) for name in names}
+    sw1 = {name: sw1_ratio(results, name, ANCHORED) for name in names}
+    with drawing():
+        figure, (left, right) = sheet(1, 2, 1.15 + 0.36 * (len(names) + 1), 10.0)
+        _ratios(left, trace, GREEN, "Noise of the gradient, β = 0 over β = 1", "times quieter at β = 1  →")
+        left.axvspan(*TRACE_RANGE, color=GREEN, alpha=0.09, lw=0, zorder=0)
+        left.text(TRACE_RANGE[0] * 1.01, -0.75, "the paper's range", color=GREEN, fontsize=8, va="center")
+        _ratios(right, sw1, BLUE, "Distance of the samples (SW1), β = 1 over β = 0", "←  better at β = 1        worse  →")
+        right.tick_params(labelleft=False)
+        paper = [(after / before, row) for row, name in enumerate(names) if name in SW1_OF_PAPER for before, after in [SW1_OF_PAPER[name]]]
+        if paper:
+            right.scatter(*zip(*paper, strict=True), s=46, facecolors="white", edgecolors=ORANGE, linewidths=1.5, zorder=3)
+            right.text(0.995, 0.985, "○ the paper's number", color=ORANGE, fontsize=8, transform=right.transAxes, ha="right", va="top")
+        return png(figure)
+
+
+def _ratios(ax: Axes, changes: dict[str, Change], colour: str, title: str, label: str) -> None:
+    rows = [*((shown(name), change, 5.5) for name, change in changes.items()), ("all sets", across(changes.values()), 8)]
+    for row, (_, change, size) in enumerate(rows):
+        if not change.n:
+            continue
+        if change.interval:
+            ax.plot(change.interval, (row, row), color=colour, lw=2.4 if row < len(changes) else 4, alpha=0.45)
+        ax.plot(change.value, row, "o" if row < len(changes) else "D", color=colour, ms=size, zorder=4)
+        top = max(change.interval or (change.value,))
+        ax.annotate(f"{change.value:.2f}", (top, row), (7, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
+    ax.axvline(1, color=INK, lw=1)
+    ax.axhline(len(changes) - 0.5, color="#c5ced8", lw=0.8)
+    ax.set(xscale="log", ylim=(len(changes) + 0.6, -1.1), yticks=range(len(rows)), yticklabels=[row[0] for row in rows], title=title)
+    ax.set_xlabel(label)
+    ax.grid(True, axis="x")
+    ax.grid(False, axis="y")
+    _ticks(ax)
+
+
+def _ticks(ax: Axes, axis: str = "x") -> None:
+    """Plain numbers on a logarithmic axis, as many as its range needs."""
+    low, high = (ax.get_xlim if axis == "x" else ax.get_ylim)()
+    low, high = (low / 1.02, high * 1.25) if axis == "x" else (low, high)
+    (ax.set_xlim if axis == "x" else ax.set_ylim)(low, high)
+    steps = (1, 1.5, 2, 3, 5, 7) if high / low < 8 else (1, 2, 5) if high / low < 200 else (1,)
+    ticks = [m * 10.0**e for e in range(-9, 9) for m in steps if low <= m * 10.0**e <= high]
+    ticks = ticks[:: max(1, len(ticks) // 6)] if 1.0 not in ticks or len(ticks) < 8 else ticks
+    (ax.set_xticks if axis == "x" else ax.set_yticks)(ticks, [f"{tick:g}" for tick in ticks])
+    (ax.set_xticks if axis == "x" else ax.set_yticks)([], minor=True)
+
+
+def quality(results: Results) -> bytes | None:
+    """SW1 over the coefficient, set by set: arms with paired intervals, raw weights, references, the floor."""
+    names = [name for name in results.sets if any(results.score(name, line.id) for line in results.lines)]
+    if not names:
+        return None
+    arms = [arm for arm, lines in results.swept().items() if any(results.score(name, line.id) for name in names for line in lines)]
+    with drawing():
+        figure, axes = panels(len(names))
+        for ax, name in zip(axes, names, strict=False):
+            _quality_of(ax, results, name, arms)
+        entries = [(_arm(arm), _colour(arm), {"marker": "o", "ms": 4}) for arm in arms]
+        first = [(f"{_arm(arms[0])}, raw weights", _colour(arms[0]), {"ls": (0, (2, 1.6)), "lw": 1.2, "alpha": 0.8})] if arms else []
+        floors = [("fresh data against data", "#8b97a5", {"lw": 6, "alpha": 0.4})] if any(results.floor(name) for name in names) else []
+        key(figure, [*entries, *first, *floors])
+        return png(figure)
+
+
+def _quality_of(ax: Axes, results: Results, name: str, arms: Sequence[str]) -> None:
+    tops = [0.0]
+    if floor := results.floor(name):
+        ax.axhspan(min(floor), max(floor) if len(floor) > 1 else 1.03 * floor[0], color="#8b97a5", alpha=0.3, lw=0)
+    for arm in reversed(arms):
+        tops.append(_arm_of(ax, results, name, arm, main=arm == arms[0]))
+    tops.append(max((max(results.floor(name), default=0.0)), 1e-9))
+    found = [(np.mean([*found.values()]), line.id) for line in results.singles() if (found := results.score(name, line.id))]
+    top = 1.12 * max(*tops, *(y for y, _ in found if y < 1.7 * max(tops)))
+    ax.set(xlim=(-0.06, 1.06), ylim=(0, top), title=shown(name), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "¼", "½", "¾", "1"])
+    ax.set_xlabel("β")
+    if found:
+        ax.set_xlim(-0.06, 1.1)
+        for y, _ in found:
+            if y <= top:
+                ax.plot((1.06, 1.1), (y, y), color=MUTED, lw=1.6, solid_capstyle="butt", clip_on=False)
+    end_labels(ax, [(min(y, top), _reference(id, y, top), MUTED) for y, id in found], gap=0.075, size=7.5)
+
+
+def _reference(id: str, y: float, top: float) -> str:
+    return f"{SHORT.get(id, id)}" + (f" ↑ {y:.2g}" if y > top else "")
+
+
+def _arm_of(ax: Axes, results: Results, name: str, arm: str, *, main: bool) -> float:
+    """Draw an arm: means, intervals of the paired change from the first coefficient, seeds. Returns the greatest height."""
+    lines = [line for line in results.swept()[arm] if results.score(name, line.id)]
+    if not lines:
+        return 0.0
+    colour, base = _colour(arm), results.score(name, lines[0].id)
+    x = [line.beta or 0.0 for line in lines]
+    means = [_geometric(results.score(name, line.id)) for line in lines]
+    ax.plot(x, means, color=colour, marker="o", ms=4.5 if main else 3.5, lw=2.2 if main else 1.3, zorder=4 if main else 3)
+    for line, at in zip(lines, x, strict=True) if main else ():
+        scores = results.score(name, line.id)
+        ax.scatter([at] * len(scores), list(scores.values()), s=7, color=colour, alpha=0.4, lw=0, zorder=3)
+        change = ratio(scores, base)
+        if line is not lines[0] and change.interval:
+            ends = [_geometric(base) * edge for edge in change.interval]
+            ax.plot((at, at), ends, color=colour, lw=5, alpha=0.22, zorder=2, solid_capstyle="butt")
+    if main:
+        raw = [(at, _geometric(found)) for line, at in zip(lines, x, strict=True) if (found := results.score(name, line.id, weights="raw"))]
+        ax.plot(*zip(*raw, strict=True), color=colour, lw=1.2, ls=(0, (2, 1.6)), alpha=0.8) if raw else None
+        means += [y for _, y in raw]
+    return max(means)
+
+
+def _geometric(values: Seeds) -> float:
+    logs = [log(x) for x in values.values() if x > 0]
+    return exp(float(np.mean(logs))) if logs else 0.0
+
+
+def _arm(arm: str) -> str:
+    return "the paper's arm" if arm == "paper" else arm
+
+
+def _colour(arm: str) -> str:
+    return ARM_COLOURS.get(arm, ORANGE)
+
+
+def variance(results: Results) -> bytes | None:
+    """Tr Cov of the gradient over the coefficient, relative to coefficient 0 on the same weights."""
+    names = [name for name in results.sets if len(results.probe_betas(name, BASE)) > 1 and results.probed(name, BASE, "trace", 0)]
+    if not names:
+        return None
+    kinds = (("trace", "whole", BLUE, 2.2), ("noise", "noise part", GREEN, 1.5), ("weighted", "weighted", ORANGE, 1.5))
+    with drawing():
+        figure, axes = panels(len(names), 2.5)
+        for ax, name in zip(axes, names, strict=False):
+            for quantity, _, colour, width in kinds:
+                _relative(ax, results, name, quantity, colour, width)
+            own = {beta: results.probed(name, results.paper(beta), "trace", beta) for beta in results.paper_betas()}
+            points = [(b, ratio(found, own[0.0]).value) for b, found in own.items() if found and 0.0 in own and ratio(found, own[0.0]).n]
+            ax.scatter(*zip(*points, strict=True), s=34, marker="D", facecolors="white", edgecolors=INK, linewidths=1, zorder=5) if points else None
+            ax.axhline(1, color=INK, lw=0.8)
+            ax.set(yscale="log", title=shown(name), xlim=(-0.05, 1.05), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "¼", "½", "¾", "1"])
+            ax.set_xlabel("β")
+            _ticks(ax, "y")
+        words = {"whole": "Tr Cov, trained at β = 0", "noise part": "its noise part", "weighted": "under the adaptive weight"}
+        own_key = ("at the weights trained with each β", INK, {"marker": "D", "ms": 5, "mfc": "white", "ls": "none"})
+        key(figure, [*((words[word], colour, {"lw": width}) for _, word, colour, width in kinds), own_key])
+        return png(figure)
+
+
+def _relative(ax: Axes, results: Results, name: str, quantity: str, colour: str, width: float) -> None:
+    base = results.probed(name, BASE, "weighted" if quantity == "weighted" else "trace", 0)
+    grid = [beta for beta in results.probe_betas(name, BASE) if ratio(results.probed(name, BASE, quantity, beta), base).n]
+    changes = [ratio(results.probed(name, BASE, quantity, beta), base) for beta in grid]
+    if not grid:
+        return
+    ax.plot(grid, [change.value for change in changes], color=colour, lw=width, marker="o", ms=3)
+    known = [(beta, *change.interval) for beta, change in zip(grid, changes, strict=True) if change.interval]
+    if known:
+        ax.fill_between(*zip(*known, strict=True), color=colour, alpha=0.13, lw=0)
+
+
+def training(results: Results) -> bytes | None:
+    """Raw residual and SW1 over training for the paper's models, the first six sets."""
+    betas = results.paper_betas()
+    names = [name for name in results.sets if any(results.curves(name, results.paper(beta), "sw1") for beta in betas)][:6]
+    if not names:
+        return None
+    chosen = betas if len(betas) <= 3 else [betas[0], betas[len(betas) // 2], betas[-1]]
+    with drawing():
+        figure, axes = sheet(2, len(names), 2.3, max(5.0, 1.85 * len(names)))
+        for column, name in enumerate(names):
+            for row, quantity in enumerate(("sw1", "residual")):
+                _training_of(axes[row * len(names) + column], results, name, quantity, chosen)
+            axes[column].set_title(shown(name))
+            axes[len(names) + column].set_xlabel("steps")
+        axes[0].set_ylabel("SW1, one step")
+        axes[len(names)].set_ylabel("raw residual, r < t and r = t")
+        key(figure, [(f"β = {beta:g}", beta_colour(beta), {}) for beta in chosen])
+        return png(figure)
+
+
+def _training_of(ax: Axes, results: Results, name: str, quantity: str, betas: Sequence[float]) -> None:
+    for beta in betas:
+        found = results.curves(name, results.paper(beta), quantity)
+        if found is None:
+            continue
+        steps, values = found
+        known = np.isfinite(values).any(axis=0) & (np.where(np.isfinite(values), values, 1) > 0).all(axis=0)
+        if not known.any():
+            continue
+        x, y = np.array(steps)[known], values[:, known]
+        ax.plot(x, np.exp(np.nanmean(np.log(y), axis=0)), color=beta_colour(beta), lw=1.6)
+        ax.fill_between(x, np.nanmin(y, axis=0), np.nanmax(y, axis=0), color=beta_colour(beta), alpha=0.15, lw=0)
+    ax.set_yscale("log")
+    _ticks(ax, "y")
+    ax.locator_params(axis="x", nbins=3)
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
+
+
+def montage(results: Results) -> bytes | None:
+    """Data and samples of the paper's models at three coefficients, a column for each of the first six sets."""
+    names = [name for name in results.sets if "data" in results.samples.get(name, {})][:6]
+    betas = [beta for beta in results.paper_betas() if any(results.paper(beta) in results.samples[name] for name in names)]
+    if not names:
+        return None
+    chosen = betas if len(betas) <= 3 else [betas[0], betas[len(betas) // 2], betas[-1]]
+    rows = [("data", "data"), *((results.paper(beta), f"β = {beta:g}") for beta in chosen)]
+    with drawing():
+        figure, axes = sheet(len(rows), len(names), 1.85, 1.8 * len(names) + 0.3)
+        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr, call-arg]
+        for column, name in enumerate(names):
+            window = pictures.frame(results.samples[name]["data"])
+            for row, (id, label) in enumerate(rows):
+                _picture(axes[row * len(names) + column], results.samples[name].get(id), window, label if column == 0 else "")
+            axes[column].set_title(shown(name), loc="center")
+        return png(figure)
+
+
+def _picture(ax: Axes, points: np.ndarray | None, window: pictures.Frame, label: str) -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set(visible=True, color="#d4dae1")
+    ax.set_ylabel(label, color=INK, fontsize=10)
+    if points is not None:
+        ax.imshow(pictures.PALETTE[pictures.picture(points, window)], interpolation="bilinear")
+
+
+FIGURES: dict[str, Callable[[Results], bytes | None]] = {
+    "overview": overview,
+    "samples": montage,
+    "quality": quality,
+    "variance": variance,
+    "training": training,
+}

@@ -1,0 +1,258 @@
+"""One unit of work: train and measure every model of one set and seed, from where an earlier run stopped. Knows no processes.
+
+On a GPU a unit holds several sets and seeds of one dimension, trained as one ensemble.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanstep.coefficients import binned
+from meanstep.fields.flat import Runner, Shape
+from meanstep.keys import key
+from meanstep.program.console import write
+from meanstep.program.sweep.draws import BLOCK, Block, Needs, Stream, stack
+from meanstep.program.sweep.measure import Judge, Probe, exact_beta, exact_map, probe_rows
+from meanstep.program.sweep.records import Record
+from meanstep.program.sweep.settings import Settings, Spec, mixture_dimension
+from meanstep.program.sweep.train import Cohort, structure
+
+GLANCES = 8
+"""Points of a training curve."""
+MEASURING = 300
+"""What measuring one model costs, in training steps: for the remaining time only."""
+SAVE_EVERY = 20.0
+"""Seconds between states on disk."""
+Tell = Callable[..., None]
+
+
+class Stopped(Exception):
+    """The user asked to stop; the state is on disk."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Models of these `(set, seed)` pairs, all of one dimension; with `models` false only the sets' own records."""
+
+    pairs: tuple[tuple[str, int], ...]
+    models: bool = True
+
+    @property
+    def name(self) -> str:
+        """For files and messages."""
+        (data, seed), more = self.pairs[0], len(self.pairs) - 1
+        return f"{data}-{seed}" + (f"-and-{more}" if more else "")
+
+
+def law_of(name: str, settings: Settings) -> Any:
+    """The data of a set, in float32."""
+    from meanstep.fields.planar import PLANAR, gaussian_mixture
+    from meanstep.program.sweep.points import Points, load
+
+    if name == "points":
+        assert settings.points is not None
+        return Points(load(Path(settings.points)))
+    dim = mixture_dimension(name)
+    return (gaussian_mixture(dim) if dim else PLANAR[name]()).to(torch.float32)
+
+
+def describe(name: str, settings: Settings) -> Record:
+    """The set's own record: what fresh data score against fresh data, and the exact law's noise."""
+    started, law = time.perf_counter(), law_of(name, settings)
+    judge = Judge(Stream(law, name, 0), settings)
+    floors = [judge.floor(k) for k in range(8)]
+    return {
+        "kind": "set",
+        "set": name,
+        "dim": law.dim,
+        "regions": law.regions,
+        "floor": {metric: [f[metric] for f in floors] for metric in ("sw1", "energy", "coverage")},
+        "law": exact_map(law.to(torch.float64), 0) if hasattr(law, "differential") else None,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def train(job: Job, settings: Settings, folder: Path, tell: Tell, device: str = "cpu") -> list[Record]:
+    """The models' records. `tell("steps", n)` and `tell("glance", set, id, sw1)` report; `tell("stop?")` true raises `Stopped`."""
+    work = _Work(job, settings, folder, tell, device)
+    work.resume()
+    work.run()
+    return list(work.measure())
+
+
+class _Work:
+    def __init__(self, job: Job, settings: Settings, folder: Path, tell: Tell, device: str) -> None:
+        self.job, self.settings, self.tell, self.device = job, settings, tell, device
+        self.specs = settings.specs()
+        self.needs = Needs.of(self.specs)
+        laws = {name: law_of(name, settings) for name, _ in job.pairs}
+        betas = {name: self._exact_beta(laws[name]) for name in laws}
+        self.streams = [Stream(laws[name], name, seed, betas[name]) for name, seed in job.pairs]
+        self.shape = Shape(self.streams[0].law.dim, settings.width, settings.depth)
+        self.members = [(s, spec) for s in range(len(self.streams)) for spec in self.specs]
+        self.cohorts = [self._cohort(group) for group in self._groups()]
+        self.judges = [Judge(stream, settings) for stream in self.streams]
+        self.file = folder / "state" / f"{job.name}.safetensors"
+        self.samples = folder / "samples"
+        self.step, self.seconds, self.saved = 0, 0.0, time.perf_counter()
+        self.sums = [torch.zeros(2, len(group)) for group in self._groups()]
+        self.curves: dict[str, dict[str, list[float]]] = {}
+        self.glances = sorted({max(1, round(settings.steps * k / GLANCES)) for k in range(1, GLANCES + 1)})
+
+    def _exact_beta(self, law: Any) -> Any:
+        if not any(spec.matrix for spec in self.specs):
+            return None
+        return binned(*exact_beta(exact_map(law.to(torch.float64), 0)))
+
+    def _groups(self) -> list[list[int]]:
+        """Which members train as one ensemble."""
+        if not self.settings.ensemble:
+            return [[i] for i in range(len(self.members))]
+        found: dict[Any, list[int]] = {}
+        for i, (_, spec) in enumerate(self.members):
+            alone = spec.recipe not in ("coefficient", "flow_matching")
+            found.setdefault((structure(spec), i if alone else None), []).append(i)
+        return list(found.values())
+
+    def _cohort(self, group: list[int]) -> Cohort:
+        streams = [self.members[i][0] for i in group]
+        # one draw of weights a set and seed, for all its models
+        rows = [self.shape.initial(key(self.streams[s].seed, "weights", self.streams[s].name)) for s in streams]
+        specs = [self.members[i][1] for i in group]
+        return Cohort(self.shape, specs, torch.stack(rows).to(self.device), streams, self.settings)
+
+    # Training -----------------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """All steps from the present one."""
+        while self.step < self.settings.steps:
+            started = time.perf_counter()
+            index = self.step // BLOCK
+            stop = min((index + 1) * BLOCK, self.settings.steps, *(g for g in self.glances if g > self.step))
+            block = self._block(index)
+            for cohort, total in zip(self.cohorts, self.sums, strict=True):
+                total += cohort.run(block, self.step, stop).cpu() * (stop - self.step)
+            self.tell("steps", (stop - self.step) * len(self.members))
+            self.step = stop
+            if stop in self.glances:
+                self._glance()
+            self.seconds += time.perf_counter() - started
+            self._pause()
+
+    def _block(self, index: int) -> Block:
+        """The block's draws; kept while a curve's point falls into it."""
+        if getattr(self, "_kept", (None,))[0] != index:
+            block = stack([s.block(index, self.shape, self.settings, self.needs) for s in self.streams])
+            self._kept = (index, block.to(self.device))
+        return self._kept[1]
+
+    def _glance(self) -> None:
+        since = self.step - max([0, *(g for g in self.glances if g < self.step)])
+        for cohort, total, group in zip(self.cohorts, self.sums, self._groups(), strict=True):
+            for k, i in enumerate(group):
+                s, spec = self.members[i]
+                curve = self.curves.setdefault(str(i), {name: [] for name in ("step", "sw1", "sw1_raw", "residual", "residual_gap")})
+                values = [self.judges[s].glance(Runner(self.shape, flat[k : k + 1].detach().cpu())) for flat in (cohort.ema, cohort.flat)]
+                gap, still = (total[:, k] / since).tolist()
+                share = self.settings.moving / self.settings.batch
+                for name, value in zip(curve, (self.step, *values, share * gap + (1 - share) * still, gap), strict=True):
+                    curve[name].append(value)
+                self.tell("glance", self.streams[s].name, spec.id, values[0])
+            total.zero_()
+
+    # Stopping and resuming ----------------------------------------------------------------------------------------------------------
+
+    def _pause(self) -> None:
+        stop = self.tell("stop?")
+        if stop or time.perf_counter() - self.saved > SAVE_EVERY:
+            self.save()
+            if stop:
+                raise Stopped
+
+    def save(self) -> None:
+        """The state, aside and renamed: a crash leaves the one before."""
+        from safetensors.torch import save
+
+        tensors = {f"{i}.{name}": p.contiguous() for i, cohort in enumerate(self.cohorts) for name, p in cohort.state().items()}
+        tensors |= {f"{i}.sums": total for i, total in enumerate(self.sums)}
+        meta = {"step": str(self.step), "seconds": str(self.seconds), "curves": json.dumps(self.curves)}
+        self.file.parent.mkdir(exist_ok=True)
+        write(self.file, save({name: p.cpu() for name, p in tensors.items()}, meta))
+        self.saved = time.perf_counter()
+
+    def resume(self) -> None:
+        """Continue from the state on disk, if there is one; a damaged one is as good as none: the same numbers come again."""
+        from safetensors import SafetensorError, safe_open
+
+        if not self.file.exists():
+            return
+        try:
+            with safe_open(self.file, "pt") as found:
+                meta, tensors = found.metadata(), {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError):
+            return
+        self.step, self.seconds, self.curves = int(meta["step"]), float(meta["seconds"]), json.loads(meta["curves"])
+        for i, (cohort, total) in enumerate(zip(self.cohorts, self.sums, strict=True)):
+            cohort.restore({name.split(".")[1]: p for name, p in tensors.items() if name.split(".")[0] == str(i)}, self.step)
+            total.copy_(tensors[f"{i}.sums"])
+        self.tell("steps", self.step * len(self.members))
+
+    # Measuring ----------------------------------------------------------------------------------------------------------------------
+
+    def measure(self) -> Iterator[Record]:
+        """One record a model, and the samples of the sweep's first seed."""
+        probes = [Probe(probe_rows(s, self.shape, self.settings), self.shape, self.settings) for s in self.streams]
+        kept: dict[int, dict[str, Tensor]] = {s: {"data": self.judges[s].data[:2000]} for s in range(len(self.streams))}
+        for cohort, group in zip(self.cohorts, self._groups(), strict=True):
+            for k, i in enumerate(group):
+                s, spec = self.members[i]
+                flat, ema, proxy = (p[k : k + 1].detach().cpu() for p in (cohort.flat, cohort.ema, cohort.proxy))
+                yield finite(self._record(i, (flat, ema), probes[s](flat, proxy) if spec.recipe == "coefficient" else None))
+                kept[s][spec.id] = self.judges[s].samples(Runner(self.shape, ema))
+                self.tell("steps", MEASURING)
+        for s, arrays in kept.items():
+            if self.streams[s].seed == self.settings.seeds[0]:
+                self._keep(s, arrays)
+
+    def _record(self, i: int, weights: tuple[Tensor, Tensor], probe: Record | None) -> Record:
+        s, spec = self.members[i]
+        plain = spec.recipe == "flow_matching"
+        raw, ema = (self.judges[s].scores(Runner(self.shape, flat), instantaneous=plain) for flat in weights)
+        return {
+            "kind": "model",
+            "set": self.streams[s].name,
+            "seed": self.streams[s].seed,
+            "id": spec.id,
+            "spec": vars(spec),
+            "steps": self.settings.steps,
+            "seconds": round(self.seconds / len(self.members), 3),
+            "raw": raw,
+            "ema": ema,
+            "curve": self.curves[str(i)],
+            "probe": probe,
+        }
+
+    def _keep(self, s: int, arrays: dict[str, Tensor]) -> None:
+        import io
+
+        file = io.BytesIO()
+        np.savez_compressed(file, **{name: x.half().numpy() for name, x in arrays.items()})  # type: ignore[arg-type]
+        self.samples.mkdir(exist_ok=True)
+        write(self.samples / f"{self.streams[s].name}-{self.streams[s].seed}.npz", file.getvalue())
+
+
+def finite(x: Any) -> Any:
+    """The same structure with null for every number that is not finite: a model that diverged, written as JSON."""
+    if isinstance(x, dict):
+        return {name: finite(value) for name, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [finite(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x

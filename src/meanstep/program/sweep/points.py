@@ -1,0 +1,159 @@
+"""A user's own points: read from a file with every mistake named, then scaled and split. Knows no marginal velocity."""
+
+import csv
+import io
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from meanstep.keys import key
+from meanstep.program.console import UserError
+
+FEWEST = 100
+Table = tuple[np.ndarray, list[int], list[str]]  # float64 [n, D], the row that each one is in the file, names of the columns
+
+
+def load(path: Path | str) -> Tensor:
+    """Points `[n, D]`, float32, from a `.csv` (header or none), `.npy` or `.parquet` file; `UserError` that names the first mistake."""
+    path = Path(path)
+    if path.suffix.lower() not in READERS:
+        raise UserError(f"{path}: unknown kind of file {path.suffix!r}; give a .csv, .npy or .parquet file")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a file of points that you may read") from error
+    if not data:
+        raise UserError(f"{path} is empty; give at least {FEWEST} rows of numbers")
+    return _checked(path, *READERS[path.suffix.lower()](path, data))
+
+
+def _checked(path: Path, table: np.ndarray, rows: list[int], names: list[str]) -> Tensor:
+    """The table as float32, if every entry is finite and there are enough points, coordinates and spread."""
+    n, d = table.shape
+    if d < 2:
+        raise UserError(f"{path} has {d} column of numbers; give at least 2, one for each coordinate (in a .csv separated by commas)")
+    points = torch.from_numpy(table).float()
+    bad = (~points.isfinite()).nonzero()
+    if len(bad):
+        i, j = bad[0].tolist()
+        raise UserError(f"{path}, row {rows[i]}, column {names[j]}: {table[i, j]} is no finite float32 number; correct or drop the row")
+    if n < FEWEST:
+        raise UserError(f"{path} has {n} rows of numbers; give at least {FEWEST}")
+    spread, largest = points.double().std(0).amax().item(), points.abs().max().item()
+    if spread == 0:
+        raise UserError(f"{path}: all {n} points are equal; give points that differ")
+    if spread < 1e-4 * largest:
+        raise UserError(f"{path}: a spread of {spread:.3g} at values up to {largest:.3g} is lost in float32; subtract the mean first")
+    return points
+
+
+def _number(cell: str) -> float | None:
+    """The number in a cell, or None; Python's `1_000` is no number in a file."""
+    try:
+        return None if "_" in cell else float(cell)
+    except ValueError:
+        return None
+
+
+def _csv(path: Path, data: bytes) -> Table:
+    """Lines of numbers between commas; the first may be names, and blank lines do not count."""
+    try:
+        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no text in UTF-8 with commas: {error}; save it as CSV again") from error
+    header = bool(lines) and all(_number(cell) is None for cell in lines[0][1])
+    names = [cell.strip() for cell in lines[0][1]] if header else []
+    lines = lines[header:]
+    if not lines:
+        raise UserError(f"{path} has no row of numbers; give at least {FEWEST}")
+    width = len(names) or len(lines[0][1])
+    names = names or [str(j + 1) for j in range(width)]
+    values = [_row(path, line, cells, names) for line, cells in lines]
+    return np.array(values), [line for line, _ in lines], names
+
+
+def _row(path: Path, line: int, cells: list[str], names: list[str]) -> list[float]:
+    if len(cells) != len(names):
+        raise UserError(f"{path}, row {line} has {len(cells)} cells where {len(names)} are expected; give every row as many as the first")
+    values = [_number(cell) for cell in cells]
+    for name, cell, value in zip(names, cells, values, strict=True):
+        if value is None:
+            raise UserError(f"{path}, row {line}, column {name}: {cell.strip()!r} is no number; correct or drop the row")
+    return [math.nan if value is None else value for value in values]
+
+
+def _npy(path: Path, data: bytes) -> Table:
+    """An array `[n, D]` of real numbers."""
+    try:
+        table = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UserError(f"cannot read {path}: {reason}; save a whole array of numbers [n, D] with numpy.save") from error
+    if not isinstance(table, np.ndarray):
+        raise UserError(f"{path} holds several arrays (numpy.savez); save one array [n, D] with numpy.save")
+    if table.dtype.kind not in "fiu":
+        raise UserError(f"{path} holds entries of type {table.dtype}; save real numbers, e.g. float32")
+    if table.ndim != 2:
+        raise UserError(f"{path} holds an array of shape {table.shape}; save points as rows, [n, D]")
+    n, d = table.shape
+    return table.astype(np.float64), list(range(1, n + 1)), [str(j + 1) for j in range(d)]
+
+
+def _parquet(path: Path, data: bytes) -> Table:
+    """A table of numeric columns; a missing value counts as NaN."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise UserError(f"reading {path} needs pyarrow: pip install 'meanstep[parquet]'") from error
+    try:
+        table: Any = pq.read_table(io.BytesIO(data))
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UserError(f"cannot read {path}: {reason}; write it again as parquet") from error
+    for field in table.schema:
+        if not (pa.types.is_integer(field.type) or pa.types.is_floating(field.type)):
+            raise UserError(f"{path}, column {field.name}: {field.type} is no number; drop the column or cast it to a float")
+    columns = [column.cast(pa.float64(), safe=False).to_numpy() for column in table.columns]
+    rows = np.stack(columns, -1) if columns else np.empty((table.num_rows, 0))
+    return rows, list(range(1, table.num_rows + 1)), list(table.column_names)
+
+
+READERS: dict[str, Callable[[Path, bytes], Table]] = {".csv": _csv, ".npy": _npy, ".parquet": _parquet}
+
+
+class Points:
+    """The empirical law of points `[n, D]`: shifted and scaled to mean 0 and mean variance 1, half of them held out.
+
+    `training`, `held_out`: the halves, `[n - n // 2, D]` and `[n // 2, D]`, split by `seed`; `shift` `[D]` and `scale`: how to go back.
+    It has no marginal velocity: a posterior velocity over its rows is the nearest thing to one.
+    """
+
+    def __init__(self, points: Tensor, seed: int = 0) -> None:
+        x = points.double()
+        self.shift, self.scale = x.mean(0), x.var(0, correction=0).mean().sqrt()
+        if not self.scale > 0:
+            raise ValueError("all points are equal: they have no scale")
+        order = torch.randperm(len(x), generator=key(seed, "points", "split")).to(x.device)
+        x = ((x - self.shift) / self.scale)[order].to(points)
+        self.held_out, self.training = x[: len(x) // 2], x[len(x) // 2 :]
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates."""
+        return self.training.shape[1]
+
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """`n` rows of the training half, with replacement: `[n, D]`."""
+        return self.training[torch.randint(len(self.training), (n,), generator=generator)]
+
+    def original(self, x: Tensor) -> Tensor:
+        """Samples `[*B, D]` in the coordinates of the file."""
+        return (x * self.scale + self.shift).to(x)

@@ -1,0 +1,157 @@
+"""What a sweep trains: the arms by name, their models, and every setting. Knows no networks and no files."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from meanstep.fields.planar import PLANAR
+from meanstep.program.console import UserError
+
+PROXIES = ("ema", "own", "posterior", "oracle")
+REFERENCES = (
+    "flow_matching",
+    "alpha_flow",
+    "improved_meanflow",
+    "terminal_velocity",
+    "split_meanflow",
+    "solution_flow",
+    "shortcut",
+)
+DIMENSIONS = (2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One model of the coefficient family, eq. (17), (18), or a reference recipe by its name.
+
+    `proxy` in the tangent with coefficient `beta`, with `both` in the target too; `matrix`: beta per (r, t) from the exact law, eq. (20),
+    in place of the number; `anchor`: whether the flow-matching anchor is on. Specs that train alike are equal: see `canonical`.
+    """
+
+    recipe: str = "coefficient"
+    beta: float = 0.0
+    proxy: str | None = None
+    both: bool = False
+    anchor: bool = False
+    matrix: bool = False
+
+    @property
+    def id(self) -> str:
+        """A short name, unique in a sweep: `beta 0`, `ema 0.5`, `posterior-both 1`, `ema 1 anchor`, `ema matrix`, `shortcut`."""
+        if self.recipe != "coefficient":
+            return self.recipe
+        words = [f"{self.proxy}{'-both' if self.both else ''}" if self.proxy else "beta", "matrix" if self.matrix else f"{self.beta:g}"]
+        return " ".join([*words, "anchor"] if self.anchor else words)
+
+    def canonical(self) -> "Spec":
+        """The same training without names that mean nothing: at `beta = 0` no proxy is asked."""
+        return replace(self, proxy=None, both=False) if self.beta == 0 and not self.matrix else self
+
+
+def _member(**fixed: Any) -> Callable[[float], Spec]:
+    return lambda beta: Spec(beta=beta, **fixed).canonical()
+
+
+SWEPT: dict[str, Callable[[float], Spec]] = {
+    "paper": lambda beta: Spec(beta=beta, proxy="ema", anchor=beta == 1).canonical(),
+    "plain": _member(proxy="ema"),
+    "anchored": _member(proxy="ema", anchor=True),
+    **{proxy: _member(proxy=proxy) for proxy in PROXIES[1:]},
+    **{f"{proxy}-both": _member(proxy=proxy, both=True) for proxy in PROXIES},
+}
+"""Arms that are swept over beta, from beta to the model."""
+SINGLE: dict[str, Spec] = {
+    "matrix": Spec(proxy="ema", matrix=True),
+    "matrix-oracle": Spec(proxy="oracle", matrix=True),
+    **{name: Spec(recipe=name) for name in REFERENCES},
+}
+"""Arms that are one model."""
+ARMS = (*SWEPT, *SINGLE)
+
+
+def models(arm: str, betas: Sequence[float]) -> list[tuple[float | None, Spec]]:
+    """The models of an arm `name` or `name@beta,beta`, each with its beta (None for a single model). `UserError` if there is none."""
+    name, _, chosen = arm.partition("@")
+    if name not in ARMS:
+        raise UserError(f"there is no arm {name!r}: choose among {', '.join(ARMS)}")
+    if name in SINGLE:
+        if chosen:
+            raise UserError(f"the arm {name} is one model and takes no beta: write {name!r}, not {arm!r}")
+        return [(None, SINGLE[name])]
+    return [(beta, SWEPT[name](beta)) for beta in (coefficients(chosen.split(","), arm) if chosen else betas)]
+
+
+def coefficients(words: Iterable[float | str], where: str = "--betas") -> list[float]:
+    """The values as numbers in [0, 1], sorted and each once; `UserError` names the first that is not one."""
+    found = set()
+    for word in words:
+        try:
+            beta = float(word)
+        except ValueError:
+            raise UserError(f"{where}: {word!r} is not a number: give coefficients in [0, 1], such as 0 0.5 1") from None
+        if not 0 <= beta <= 1:
+            raise UserError(f"{where}: a coefficient lies in [0, 1], got {beta:g}")
+        found.add(beta + 0.0)
+    return sorted(found)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the numbers of a sweep depend on; what they do not depend on (workers, device's place) is not here.
+
+    Where the paper (arXiv 2605.09235) does not state a setting it is ours: batch, learning rate, times, row shares, weight, decays,
+    scale of the data, network inputs, numbers of samples and directions. Known: MLP 3 x 128, 200,000 steps (`paper` scale), anchor
+    `delta` on [1e-4, 1e-2] with scale 0.5.
+    """
+
+    sets: tuple[str, ...]
+    betas: tuple[float, ...]
+    seeds: tuple[int, ...]
+    arms: tuple[str, ...]
+    steps: int
+    batch: int = 256
+    diagonal_share: float = 0.75
+    times: str = "logit-normal"
+    lr: float = 1e-3
+    power: float = 1.0
+    c: float = 1e-3
+    anchor: float = 0.5
+    delta: tuple[float, float] = (1e-4, 1e-2)
+    proxy_decay: float = 0.999
+    ema_decay: float = 0.999
+    reference: int = 2048
+    width: int = 128
+    depth: int = 3
+    samples: int = 10_000
+    directions: int = 128
+    points: str | None = None
+    ensemble: bool = False
+
+    def lines(self) -> list[tuple[str, float | None, Spec]]:
+        """Arm, beta and model of every line of the sweep, arms in order."""
+        return [(arm.partition("@")[0], beta, spec) for arm in self.arms for beta, spec in models(arm, self.betas)]
+
+    def specs(self) -> list[Spec]:
+        """Every model to train for one set and seed, each once."""
+        return list(dict.fromkeys(spec for _, _, spec in self.lines()))
+
+    @property
+    def moving(self) -> int:
+        """Rows of a batch with `r < t`."""
+        return round((1 - self.diagonal_share) * self.batch)
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def mixture_dimension(name: str) -> int | None:
+    """The dimension of the set `mixture-D`, or None for another name."""
+    found = re.fullmatch(r"mixture-(\d+)", name)
+    return int(found[1]) if found else None
+
+
+def known_sets() -> tuple[str, ...]:
+    """Names of all built-in sets."""
+    return (*PLANAR, *(f"mixture-{dim}" for dim in DIMENSIONS))

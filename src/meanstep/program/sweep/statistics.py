@@ -1,0 +1,120 @@
+"""Comparisons across seeds on the scale of log ratios, with intervals and tests. Knows no records and no claims.
+
+Models of one set and seed share initial weights, data, noise and times, so their difference is taken seed by seed and the t-distribution
+does the rest. Below two differences there is no interval and no p-value.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, isfinite, log
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean of `n` values, its standard deviation (None below two values) and 95% t-interval."""
+
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """Paired differences, or log ratios if `logs`: one for each unit (a seed, or a set)."""
+
+    differences: tuple[float, ...]
+    logs: bool = True
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return len(self.differences)
+
+    @property
+    def value(self) -> float:
+        """Geometric mean of the ratios, or mean difference; nan without pairs."""
+        return self._out(float(np.mean(self.differences))) if self.n else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95% t-interval, None below two pairs."""
+        found = mean(self.differences)
+        return None if found is None or found.low is None or found.high is None else (self._out(found.low), self._out(found.high))
+
+    def p(self, null: float | None = None, side: str = "two-sided") -> float | None:
+        """The t-test's p-value against `null` (default: no change); `side` is "less" or "greater" for a one-sided alternative."""
+        if self.n < 2:
+            return None
+        at = (0.0 if null is None else log(null)) if self.logs else (null or 0.0)
+        if np.ptp(self.differences) == 0:  # no spread: the t-statistic is infinite, or 0/0
+            gap = self.differences[0] - at
+            return 1.0 if gap == 0 else float({"less": gap > 0, "greater": gap < 0}.get(side, False))
+        return float(stats.ttest_1samp(self.differences, at, alternative=side).pvalue)
+
+    def outside(self, low: float, high: float) -> float | None:
+        """Two-sided p-value against the whole range: small if the mean lies below `low` or above `high`."""
+        tails = [self.p(edge, side) for edge, side in ((low, "less"), (high, "greater")) if self._finite(edge)]
+        known = [p for p in tails if p is not None]
+        return min(1.0, 2 * min(known)) if known else None
+
+    def inside(self, low: float, high: float) -> bool:
+        """Whether the 95% interval lies in the range."""
+        return self.interval is not None and low <= self.interval[0] and self.interval[1] <= high
+
+    def _finite(self, edge: float) -> bool:
+        return isfinite(edge) and (edge > 0 or not self.logs)
+
+    def _out(self, x: float) -> float:
+        return exp(x) if self.logs else x
+
+
+def mean(values: Iterable[float]) -> Mean | None:
+    """Mean with its interval, None without values."""
+    x = np.array([*values], dtype=float)
+    if not x.size:
+        return None
+    if x.size < 2:
+        return Mean(float(x[0]), None, None, None, 1)
+    sd = float(x.std(ddof=1))
+    half = float(stats.t.ppf(1 - LEVEL / 2, x.size - 1)) * sd / x.size**0.5
+    return Mean(float(x.mean()), sd, float(x.mean()) - half, float(x.mean()) + half, x.size)
+
+
+def ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Change:
+    """Of `a` over `b`, paired by the seeds that both have with positive finite values."""
+    seeds = [seed for seed in sorted(a.keys() & b.keys()) if _positive(a[seed]) and _positive(b[seed])]
+    return Change(tuple(log(a[seed] / b[seed]) for seed in seeds))
+
+
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Change:
+    """Of `a` minus `b`, paired by the seeds that both have with finite values."""
+    seeds = [seed for seed in sorted(a.keys() & b.keys()) if isfinite(a[seed]) and isfinite(b[seed])]
+    return Change(tuple(a[seed] - b[seed] for seed in seeds), logs=False)
+
+
+def across(changes: Iterable[Change]) -> Change:
+    """The means of several sets as the units, of sets with two seeds or more: is it so for sets in general?"""
+    found = [change for change in changes if change.n > 1]
+    return Change(tuple(float(np.mean(change.differences)) for change in found), logs=all(change.logs for change in found))
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p-values of one family; None stays None and does not count."""
+    order = sorted((i for i, p in enumerate(ps) if p is not None), key=lambda i: ps[i] or 0.0)
+    adjusted: list[float | None] = [None] * len(ps)
+    running = 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * (ps[i] or 0.0)))
+        adjusted[i] = running
+    return adjusted
+
+
+def _positive(x: float) -> bool:
+    return isfinite(x) and x > 0

@@ -1,0 +1,220 @@
+"""Models that train side by side without seeing each other: one step written out for the coefficient family, `Loss` for the rest.
+
+On a CPU a cohort is one model; on a GPU it is every model with the same structure, and its step is one captured graph.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from meanstep import recipes
+from meanstep.fields.flat import Passes, Shape
+from meanstep.keys import key
+from meanstep.loss import Loss
+from meanstep.program.sweep.draws import BLOCK, TIMES, Block, Step
+from meanstep.program.sweep.settings import Settings, Spec
+from meanstep.recipes import Recipe
+from meanstep.velocities import own
+from meanstep.weights import adaptive
+
+Structure = tuple[str, str | None, bool, bool, bool]
+
+
+def structure(spec: Spec) -> Structure:
+    """What decides the operations of a step: models that agree on it can share an ensemble."""
+    return (spec.recipe, spec.proxy, spec.both, spec.anchor, spec.matrix)
+
+
+class Cohort:
+    """`E` models of one structure: parameters, Adam's moments and two EMA copies (`ema` to evaluate, `proxy` for the tangent).
+
+    `streams[i]`: which stream of a block member `i` reads.
+    """
+
+    def __init__(self, shape: Shape, specs: list[Spec], initial: Tensor, streams: list[int], settings: Settings) -> None:
+        self.shape, self.specs, self.settings = shape, specs, settings
+        self.flat = torch.nn.Parameter(initial.clone())
+        self.flat.grad = torch.zeros_like(initial)
+        self.ema, self.proxy = initial.clone(), initial.clone()
+        cuda = initial.is_cuda
+        self.optimiser = torch.optim.Adam([self.flat], settings.lr, fused=True, capturable=cuda)
+        self.streams = torch.tensor(streams, device=initial.device)
+        self.decays = torch.zeros(2, dtype=initial.dtype, device=initial.device)
+        spec = specs[0]
+        self.gradient = _Coefficient(self) if spec.recipe in ("coefficient", "flow_matching") else _Composed(self)
+        self.graph: _Graph | None = None
+
+    def run(self, block: Block, start: int, stop: int) -> Tensor:
+        """The steps `start` to `stop - 1` of a block that begins at step `start - start % BLOCK`.
+
+        Returns the mean squared residual of the moving and the diagonal rows, per entry and member, `[2, E]`.
+        """
+        total = torch.zeros(2, len(self.specs), dtype=self.flat.dtype, device=self.flat.device)
+        for step in range(start, stop):
+            total += self.step(block, step)
+        return total / (stop - start)
+
+    def step(self, block: Block, step: int) -> Tensor:
+        """One step: gradient, Adam, EMA copies."""
+        warm = (1 + step) / (10 + step)  # an average that young must not remember the initial weights
+        rates = [1 - min(decay, warm) for decay in (self.settings.ema_decay, self.settings.proxy_decay)]
+        self.decays.copy_(torch.tensor(rates, dtype=self.flat.dtype))
+        if self.flat.is_cuda and isinstance(self.gradient, _Coefficient):
+            self.graph = self.graph or _Graph(lambda inputs: self._update(self.gradient.rows(inputs)))
+            return self.graph(block.step(step % BLOCK))
+        return self._update(self.gradient(block, step))
+
+    def _update(self, residual: Tensor) -> Tensor:
+        self.optimiser.step()
+        with torch.no_grad():
+            self.ema.lerp_(self.flat, self.decays[0])
+            self.proxy.lerp_(self.flat, self.decays[1])
+        return residual
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a resumed training needs beside the number of its steps."""
+        moments = self.optimiser.state[self.flat] or {"exp_avg": torch.zeros_like(self.ema), "exp_avg_sq": torch.zeros_like(self.ema)}
+        return {
+            "flat": self.flat.detach(),
+            "ema": self.ema,
+            "proxy": self.proxy,
+            **{name: moments[name] for name in ("exp_avg", "exp_avg_sq")},
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor], step: int) -> None:
+        """Continue from a state after `step` steps."""
+        for name, mine in (("flat", self.flat), ("ema", self.ema), ("proxy", self.proxy)):
+            mine.copy_(state[name])
+        count = torch.tensor(float(step), device=self.flat.device)
+        moments = {name: state[name].to(self.flat).clone() for name in ("exp_avg", "exp_avg_sq")}
+        self.optimiser.state[self.flat] = {"step": count, **moments}
+
+
+class _Coefficient:
+    """The gradient of `recipes.coefficient` (and of flow matching on the same draws), eq. (17), (18), (24), by hand."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        spec, settings, flat = cohort.specs[0], cohort.settings, cohort.flat.detach()
+        self.cohort, self.spec, self.members = cohort, spec, len(cohort.specs)
+        shape = cohort.shape
+        self.matching = spec.recipe == "flow_matching"
+        self.moving = 0 if self.matching else settings.moving
+        self.rows_used = settings.batch * (2 if spec.anchor else 1)
+        self.passes = Passes(shape, self.members, self.rows_used, flat)
+        self.aside = Passes(shape, self.members, settings.batch, flat) if spec.proxy in ("ema", "own") else None
+        self.layers, self.grads, self.others = shape.layers(flat), shape.layers(cohort.flat.grad), shape.layers(cohort.proxy)
+        self.beta = torch.tensor([s.beta for s in cohort.specs], dtype=flat.dtype, device=flat.device)[:, None, None]
+        self.share = torch.full((self.members, self.rows_used), 2 / settings.batch, dtype=flat.dtype, device=flat.device)
+        self.share[:, settings.batch :] *= settings.anchor
+        self.dh = torch.empty(self.members, self.moving, shape.sizes[0][0], dtype=flat.dtype, device=flat.device)
+
+    def __call__(self, block: Block, step: int) -> Tensor:
+        return self.rows(block.step(step % BLOCK))
+
+    def _mine(self, x: Tensor) -> Tensor:
+        return x if len(x) == self.members == 1 else x[self.cohort.streams]
+
+    @torch.no_grad()
+    def rows(self, inputs: Step) -> Tensor:
+        """Writes the gradient; returns the mean squared residuals `[2, E]`."""
+        n, batch = self.moving, self.cohort.settings.batch
+        h, v = self._mine(inputs.inputs[:, : self.rows_used]), self._mine(inputs.velocity[:, : self.rows_used])
+        if self.matching:
+            h = torch.cat([self._mine(inputs.boundary), h[:, inputs.boundary.shape[1] :]], 1)
+        proxy = self._proxy(inputs, h) if self.spec.proxy else None
+        residual = self.passes.forward(self.layers, h)
+        goal = v
+        if proxy is not None:
+            beta = self._mine(inputs.beta) if self.spec.matrix and inputs.beta is not None else self.beta
+            mixed = torch.lerp(v[:, : proxy.shape[1]], proxy, beta)
+            goal = torch.cat([mixed, v[:, batch:]], 1) if self.spec.both else v
+            tangent = mixed[:, :n]
+        else:
+            tangent = v[:, :n]
+        residual -= goal
+        if n:
+            self.dh[..., : self.cohort.shape.dim] = tangent
+            self.dh[..., self.cohort.shape.dim :] = self._mine(inputs.tangents)
+            residual[:, :n] += self._mine(inputs.gap) * self.passes.tangent(self.layers, self.dh)
+        error = residual.square().sum(-1)
+        self.passes.backward(self.layers, self.grads, residual * self._weight(error)[..., None])
+        split = n or batch
+        return torch.stack([error[:, :split].mean(1), error[:, n:batch].mean(1)]) / self.cohort.shape.dim
+
+    def _weight(self, error: Tensor) -> Tensor:
+        settings = self.cohort.settings
+        if self.matching:
+            return self.share / self.cohort.shape.dim
+        return self.share / (error + settings.c) ** settings.power
+
+    def _proxy(self, inputs: Step, h: Tensor) -> Tensor:
+        """The proxy velocity on the moving rows, or on all rows if it enters the target."""
+        n, batch, both = self.moving, self.cohort.settings.batch, self.spec.both
+        if self.aside is not None:
+            boundary = self._mine(inputs.boundary)
+            rows = torch.cat([boundary, h[:, n:batch]], 1) if both else boundary
+            return self.aside.forward(self.others if self.spec.proxy == "ema" else self.layers, rows)
+        known = inputs.oracle if self.spec.proxy == "oracle" else inputs.posterior
+        assert known is not None
+        return self._mine(known if both else known[:, :n])
+
+
+class _Composed:
+    """The gradient of any recipe by `Loss` and autograd, on the stream's data and noise with times of its own."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        if len(cohort.specs) != 1:
+            raise ValueError(f"a reference recipe trains alone, got {len(cohort.specs)} members")
+        self.cohort, self.name = cohort, cohort.specs[0].recipe
+        self.net = cohort.shape.as_module(cohort.flat.detach())
+        self.loss = Loss(reference(self.name, cohort.settings, cohort.shape.as_module(cohort.proxy)), batch_dims=2, check=False)
+        self.stream = int(cohort.streams[0])
+
+    def __call__(self, block: Block, step: int) -> Tensor:
+        x, e = (p[self.stream, step % BLOCK][None] for p in (block.x, block.e))
+        out = self.loss(self.net, x, noise=e, progress=step / self.cohort.settings.steps, generator=key(block.seeds[self.stream], "times", self.name, step))
+        grads = torch.autograd.grad(out.loss, list(self.net.parameters()))
+        half = len(self.net.weights)
+        pairs = zip(grads[:half], grads[half:], strict=True)
+        torch.cat([g.reshape(1, -1) for pair in pairs for g in pair], 1, out=self.cohort.flat.grad)
+        return torch.stack([out.metrics["residual_gap"], out.metrics["residual_diagonal"]]).nan_to_num().reshape(2, 1)
+
+
+def reference(name: str, settings: Settings, ema: torch.nn.Module) -> Recipe:
+    """A recipe of the table by name, with its published row shares and the sweep's times and weight where the source leaves them open."""
+    times, weight = TIMES[settings.times], adaptive(settings.power, settings.c)
+    table: dict[str, Callable[[], Recipe]] = {
+        "alpha_flow": lambda: recipes.alpha_flow(times=times, c=settings.c),
+        "improved_meanflow": lambda: recipes.improved_meanflow(own, times=times, weight=weight),
+        "terminal_velocity": lambda: recipes.terminal_velocity(ema),
+        "split_meanflow": lambda: recipes.split_meanflow(times=times, diagonal_share=settings.diagonal_share),
+        "solution_flow": recipes.solution_flow,
+        "shortcut": lambda: recipes.shortcut(ema, clamp=None),
+    }
+    return table[name]()
+
+
+class _Graph:
+    """A step captured once as a CUDA graph and replayed on new inputs."""
+
+    def __init__(self, function: Callable[[Step], Tensor]) -> None:
+        self.function = function
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.warmed = 0
+
+    def __call__(self, inputs: Step) -> Tensor:
+        if self.warmed < 3:  # the optimiser's state and the kernels' workspaces must exist before the capture
+            self.warmed += 1
+            return self.function(inputs)
+        if self.graph is None:
+            self.inputs = Step(*(None if part is None else part.clone() for part in inputs))
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.out = self.function(self.inputs)
+        for mine, new in zip(self.inputs, inputs, strict=True):
+            if mine is not None and new is not None:
+                mine.copy_(new)
+        self.graph.replay()
+        return self.out.clone()

@@ -1,0 +1,128 @@
+"""What a claim is and how it is decided from paired changes. Knows no records and no claim in particular.
+
+A row of a claim has two ranges. If the mean lies significantly outside of `claimed` (Holm's correction over the rows of the claim), the row
+contradicts it; otherwise, if the whole 95% interval lies in `shown`, it agrees; otherwise it is open. A claim holds only if every row
+agrees, which needs no correction, and does not hold if one row contradicts it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from meanstep.program.sweep.statistics import LEVEL, Change, holm
+
+Range = tuple[float, float]
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
+NONE = 0.02
+"""A relative difference smaller than this counts as none."""
+LOWER: tuple[Range, Range] = (0.0, 1 - NONE), (0.0, 1.0)
+HIGHER: tuple[Range, Range] = (1 + NONE, inf), (1.0, inf)
+RULE = (
+    "A row contradicts a claim if its mean lies outside the claimed range (t-test across its units at 5%, Holm's correction over the rows of "
+    "the claim), agrees if its whole 95% interval is on the claimed side, and is open otherwise. A claim holds if every row agrees, does not "
+    f"hold if one contradicts. Where no size is claimed, a difference below {NONE:.0%} counts as none. There is no correction across claims."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison of a claim; without `claimed` it is there for information."""
+
+    where: str
+    change: Change
+    paper: str = ""
+    claimed: Range | None = None
+    shown: Range = (0.0, inf)
+    finding: str = ""
+    against_none: bool = True
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, against no change."""
+        return self.change.p() if self.against_none else None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim with the test that was stated for it, what was measured, the verdict and one sentence made of the numbers."""
+
+    key: str
+    text: str
+    source: str
+    test: str
+    quantity: str
+    rows: tuple[Row, ...]
+    verdict: str
+    sentence: str
+
+    @property
+    def tests(self) -> int:
+        """Rows that a test decided."""
+        return sum(row.claimed is not None and row.change.n > 1 for row in self.rows)
+
+
+def decide(rows: Sequence[Row]) -> tuple[str, tuple[Row, ...]]:
+    """The verdict, and the rows with their findings."""
+    judged = [row for row in rows if row.claimed is not None]
+    adjusted = dict(zip(map(id, judged), holm([row.change.outside(*row.claimed) for row in judged if row.claimed]), strict=True))
+    found = tuple(_with_finding(row, adjusted.get(id(row))) for row in rows)
+    findings = [row.finding for row in found if row.claimed is not None]
+    if "contradicts" in findings:
+        return FAILS, found
+    return (HOLDS if findings and set(findings) == {"agrees"} else OPEN), found
+
+
+def claim(key: str, text: str, source: str, test: str, quantity: str, rows: Sequence[Row], needs: str) -> Claim:
+    """A decided claim; `needs` tells which option of the command would give the data that are missing."""
+    measured = [row for row in rows if row.change.n]
+    verdict, found = decide(measured)
+    judged = [row for row in found if row.claimed is not None]
+    if not judged:
+        sentence = f"The sweep has no data for it: {needs}."
+    elif all(row.change.n < 2 for row in judged):
+        sentence = f"One seed gives a number but no interval: {_extremes(judged, quantity)}. Run it with --seeds 0 1 2."
+    else:
+        sentence = f"{_extremes(judged, quantity)}. {_tally(judged)}"
+    return Claim(key, text, source, test, quantity, found, verdict, sentence)
+
+
+def number(x: float) -> str:
+    """Three significant digits, without an exponent where it is readable so."""
+    return f"{x:.3g}" if abs(x) < 1000 else f"{x:,.0f}"
+
+
+def with_interval(change: Change) -> str:
+    """`0.46 [0.41, 0.52]`, or the number alone."""
+    found = change.interval
+    return number(change.value) + (f" [{number(found[0])}, {number(found[1])}]" if found else "")
+
+
+def readable_p(p: float | None) -> str:
+    """A p-value for people."""
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _with_finding(row: Row, adjusted: float | None) -> Row:
+    if row.claimed is None:
+        return row
+    agrees = row.change.inside(*row.shown)
+    finding = "contradicts" if adjusted is not None and adjusted < LEVEL else "agrees" if agrees else "open"
+    return Row(row.where, row.change, row.paper, row.claimed, row.shown, finding, row.against_none)
+
+
+def _extremes(rows: Sequence[Row], quantity: str) -> str:
+    if len(rows) == 1:
+        return f"{quantity}: {with_interval(rows[0].change)} ({rows[0].where})"
+    low, high = (pick(rows, key=lambda row: row.change.value) for pick in (min, max))
+    return f"{quantity}: from {with_interval(low.change)} ({low.where}) to {with_interval(high.change)} ({high.where})"
+
+
+def _tally(rows: Sequence[Row]) -> str:
+    counts = {finding: [row.where for row in rows if row.finding == finding] for finding in ("agrees", "contradicts", "open")}
+    if len(rows) == 1:
+        return {"agrees": "The test agrees.", "contradicts": "The test contradicts it.", "open": "The interval leaves it open."}[
+            rows[0].finding
+        ]
+    words = [f"{len(counts['agrees'])} of {len(rows)} comparisons agree"]
+    words += [f"{finding}: {', '.join(counts[finding])}" for finding in ("contradicts", "open") if counts[finding]]
+    return "; ".join(words).replace("contradicts:", "contradicted by").replace("open:", "left open by") + "."
