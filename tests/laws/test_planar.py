@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 from scipy.stats import kstest
 from torch import Tensor
 
@@ -37,7 +37,7 @@ def bridges(law: Law, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 # --- the standard constructions: points of a fine grid with weights, and the noise about them, before centring and scaling
 
 
-def fine(name: str, m: int = 24_000) -> tuple[np.ndarray, np.ndarray, float]:
+def fine(name: str, m: int = 12_000) -> tuple[np.ndarray, np.ndarray, float]:
     """Centres `[N, 2]` by the midpoint rule in a uniform variable `u` (for pinwheel and spirals in theta, with its density)."""
     u = (np.arange(m) + 0.5) / m
     one = np.ones(m)
@@ -62,9 +62,9 @@ def fine(name: str, m: int = 24_000) -> tuple[np.ndarray, np.ndarray, float]:
     return 4 * np.stack([np.cos(angle), np.sin(angle)], -1), np.ones(8), 0.5
 
 
-def normalised(name: str) -> tuple[np.ndarray, np.ndarray, float]:
+def normalised(name: str, m: int = 12_000) -> tuple[np.ndarray, np.ndarray, float]:
     """The same, centred and scaled."""
-    c, w, std = fine(name)
+    c, w, std = fine(name, m)
     w = w / w.sum()
     c = c - w @ c
     scale = math.sqrt((w @ c**2).mean() + std**2)
@@ -178,40 +178,39 @@ def test_the_differential_is_the_velocitys(name: str):
 
 @pytest.mark.parametrize("name", LAWS)
 def test_mean_zero_and_scale_one(name: str):
-    """40,000 draws, seed 0: each coordinate's mean and the mean square within 4.5 standard errors (6 tests at most: 4e-5 under the null)."""
+    """40,000 draws, seed 0: each coordinate's mean and the mean square within 4.5 standard errors (6 tests: 4e-5 under the null)."""
     x = LAWS[name]().sample(40_000, torch.Generator().manual_seed(0))
     for draws, expected in (*((x[:, k], 0.0) for k in range(x.shape[1])), (x.square().mean(-1), 1.0)):
         assert abs(draws.mean().item() - expected) < 4.5 * draws.std().item() / 200
 
 
-def grid(name: str, law: Law) -> tuple[Tensor, float]:
-    """Midpoints of cells of a square that holds the law, and a cell's area."""
-    m = 1200
-    axis = (torch.arange(m, dtype=F) + 0.5) / m * 8 - 4
-    return torch.cartesian_prod(axis, axis), (8 / m) ** 2
+def grid(m: int = 320) -> tuple[Tensor, float]:
+    """Midpoints of cells of a square that holds each law, and a cell's area; the edges of the checkerboard are edges of cells."""
+    side = 4 * 3**0.5
+    axis = ((torch.arange(m, dtype=F) + 0.5) / m - 0.5) * side
+    return torch.cartesian_prod(axis, axis), (side / m) ** 2
 
 
 @pytest.mark.parametrize("name", PLANAR)
 def test_the_density_integrates_to_one_and_is_the_samples(name: str):
-    """By 1.4 million midpoints; the mean log density of 20,000 draws (seed 2) is minus the entropy within 4 standard errors (6e-5)."""
+    """By 102,400 midpoints; the mean log density of 20,000 draws (seed 2) is minus the entropy within 4 standard errors (6e-5)."""
     law = PLANAR[name]()
-    x, area = grid(name, law)
+    x, area = grid()
     log = law.log_density(x)
     p = log.exp() * area
-    tolerance = 2e-3 if name == "checkerboard" else 1e-6  # cells that its edges cut
-    assert p.sum().item() == pytest.approx(1, abs=tolerance)
+    assert p.sum().item() == pytest.approx(1, abs=1e-6)
     found = law.log_density(law.sample(20_000, torch.Generator().manual_seed(2)))
     expected = (p[p > 0] * log[p > 0]).sum().item()
-    assert abs(found.mean().item() - expected) < 4 * found.std().item() / 20_000**0.5 + 2 * tolerance
+    assert abs(found.mean().item() - expected) < 4 * found.std().item() / 20_000**0.5 + 1e-6
 
 
 @pytest.mark.parametrize("name", CURVES)
 def test_samples_follow_the_construction(name: str):
     """Projections of 10,000 draws (seed 5) on three axes against the construction's own distribution function: KS, each p > 1e-4."""
     x = PLANAR[name]().sample(10_000, torch.Generator().manual_seed(5)).numpy()
-    c, w, std = normalised(name)
+    c, w, std = normalised(name, 2000)
     for axis in (np.array([1.0, 0.0]), np.array([0.0, 1.0]), np.array([0.6, 0.8])):
-        points = np.linspace(-4, 4, 1601)
+        points = np.linspace(-4, 4, 401)
         cdf = np.array([w @ ndtr((q - c @ axis) / std) for q in points])
         assert kstest(x @ axis, lambda q, cdf=cdf, points=points: np.interp(q, points, cdf)).pvalue > 1e-4
 
@@ -219,7 +218,7 @@ def test_samples_follow_the_construction(name: str):
 def test_checkerboard_samples_lie_on_its_boxes_uniformly():
     law = Checkerboard()
     x = law.sample(8000, torch.Generator().manual_seed(0))
-    assert (law.log_density(x) == -math.log(8 * (2 * law.half) ** 2)).all()
+    assert (law.log_density(x) + math.log(8 * (2 * law.half) ** 2)).abs().max() < 1e-12
     board = (x / (2 * law.half) + 2).floor()
     assert (board.sum(-1) % 2 == 0).all()
     inside = (x / (2 * law.half) + 2 - board).numpy()
@@ -242,8 +241,9 @@ def test_regions_of_known_points():
     ring, board, moons = PLANAR["eight_gaussians"](), PLANAR["checkerboard"](), PLANAR["two_moons"]()
     assert ring.region(torch.tensor([[2.0, 0.0], [0.0, 2.0], [-2.0, 0.1]], dtype=F)).tolist() == [0, 2, 4]
     assert board.region(torch.tensor([[-9.0, -9.0], [0.4, 0.5], [9.0, 9.0]], dtype=F)).tolist() == [0, 5, 7]
-    first = moons.region(moons.mixture.means)  # type: ignore[attr-defined]
-    assert first.tolist() == [k for k in range(8) for _ in range(12)] or first.unique().tolist() == list(range(8))
+    assert isinstance(moons, Isotropic)
+    assert torch.equal(moons.region(moons.mixture.means), moons.labels)
+    assert (moons.labels.diff() >= 0).all() and moons.labels.unique().tolist() == list(range(8))
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -320,18 +320,12 @@ def test_a_law_has_an_average_velocity():
     from meanstep.fields import Averaged
 
     law = Checkerboard()
-    field = Averaged(law.velocity, differential=law.differential)
+    field = Averaged(law.velocity, 1e-8, 1e-10, law.differential)
     z = torch.tensor([[0.3, 1.1], [-0.4, 0.2]], dtype=F)
     r, t = torch.tensor([0.3, 0.4], dtype=F), torch.tensor([0.9, 0.8], dtype=F)
-    h = 1e-5
+    h = 1e-3
     _, du = torch.func.jvp(lambda q: field(z, r, q), (t,), (torch.ones_like(t),))
-    torch.testing.assert_close(du, (field(z, r, t + h) - field(z, r, t - h)) / (2 * h), rtol=1e-5, atol=1e-6)
-
-
-def test_the_quantile_of_the_pinwheel_is_a_truncated_normals():
-    u = np.linspace(0.001, 0.999, 7)
-    r = 1 + 0.3 * ndtri(ndtr(-3) + (1 - 2 * ndtr(-3)) * u)
-    assert 0.1 < r.min() and r.max() < 1.9
+    torch.testing.assert_close(du, (field(z, r, t + h) - field(z, r, t - h)) / (2 * h), rtol=1e-4, atol=1e-5)
 
 
 def test_isotropic_laws_wrap_a_mixture():

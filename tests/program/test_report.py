@@ -80,9 +80,15 @@ def law(fall: float) -> dict:
 def probe(plan: Plan, name: str, noise: np.random.Generator) -> dict:
     fall = plan.fall or FALL.get(name, 1.6)
     betas = np.array(plan.betas)
-    trace = 40 * np.exp(0.3 * noise.standard_normal()) * (1 + (1 / fall - 1) * betas) * np.exp(plan.spread * noise.standard_normal(betas.shape))
+    trace = (
+        40 * np.exp(0.3 * noise.standard_normal()) * (1 + (1 / fall - 1) * betas) * np.exp(plan.spread * noise.standard_normal(betas.shape))
+    )
     at_one = float(trace[-1])
-    proxies = {f"{p}{tail}": at_one * k * (0.3 if tail and k < 1.01 else 1) for p, k in (("ema", 1.0), ("own", 1.1), ("posterior", 0.95)) for tail in ("", "-both")}
+    proxies = {
+        f"{p}{tail}": at_one * k * (0.3 if tail and k < 1.01 else 1)
+        for p, k in (("ema", 1.0), ("own", 1.1), ("posterior", 0.95))
+        for tail in ("", "-both")
+    }
     return {
         "betas": betas.tolist(),
         "trace": trace.tolist(),
@@ -93,7 +99,12 @@ def probe(plan: Plan, name: str, noise: np.random.Generator) -> dict:
         "proxies": proxies,
         "bias": {"ema": 0.02, "own": 0.03, "posterior": 0.001, "oracle": 0.0},
         "map": law(fall),
-        "optimum": {"norm": 0.48 + 0.01 * noise.standard_normal(), "signed": 0.3, "matrix": plan.matrix, "matrix_biased": 0.95 * plan.matrix},
+        "optimum": {
+            "norm": 0.48 + 0.01 * noise.standard_normal(),
+            "signed": 0.3,
+            "matrix": plan.matrix,
+            "matrix_biased": 0.95 * plan.matrix,
+        },
     }
 
 
@@ -113,7 +124,13 @@ def model(plan: Plan, name: str, seed: int, line: dict, level: float, noise: np.
         "seconds": 90.0,
         "raw": scores[0],
         "ema": scores[1],
-        "curve": {"step": steps.tolist(), "sw1": curve.tolist(), "sw1_raw": curve.tolist(), "residual": residual.tolist(), "residual_gap": residual.tolist()},
+        "curve": {
+            "step": steps.tolist(),
+            "sw1": curve.tolist(),
+            "sw1_raw": curve.tolist(),
+            "residual": residual.tolist(),
+            "residual_gap": residual.tolist(),
+        },
         "probe": probe(plan, name, noise) if plan.probe and line["id"] not in REFERENCES else None,
     }
 
@@ -139,7 +156,9 @@ def sweep(folder: Path, plan: Plan = Plan()) -> Path:
     for name in plan.sets:
         floor = {"sw1": [0.021, 0.023, 0.022], "energy": [0.001, 0.0012], "coverage": [0.95, 0.96]}
         dim = results.mixture(name) or 2
-        records.append({"kind": "set", "set": name, "dim": dim, "regions": 8, "floor": floor, "law": law(3.0) if plan.law else None, "seconds": 1.0})
+        records.append(
+            {"kind": "set", "set": name, "dim": dim, "regions": 8, "floor": floor, "law": law(3.0) if plan.law else None, "seconds": 1.0}
+        )
         for seed in plan.seeds:
             level = (0.034 if name == "two_spirals" else 0.1) * np.exp(0.2 * noise.standard_normal())
             once = {line["id"]: line for line in reversed(found)}
@@ -150,9 +169,316 @@ def sweep(folder: Path, plan: Plan = Plan()) -> Path:
             arrays = {id: np.hstack([x, noise.standard_normal((len(x), dim - 2))]).astype(np.float16) for id, x in arrays.items()}
             np.savez_compressed(folder / "samples" / f"{name}-{plan.seeds[0]}.npz", **arrays)
     settings = {"sets": plan.sets, "betas": plan.betas, "seeds": plan.seeds, "arms": plan.arms, "steps": 20000, "batch": 256, "width": 128}
-    settings |= {"depth": 3, "anchor": 0.5, "delta": [1e-4, 1e-2], "lr": 1e-3, "samples": 10000, "points": None, "ensemble": False, "times": "logit-normal"}
+    settings |= {
+        "depth": 3,
+        "anchor": 0.5,
+        "delta": [1e-4, 1e-2],
+        "lr": 1e-3,
+        "samples": 10000,
+        "points": None,
+        "ensemble": False,
+        "times": "logit-normal",
+    }
     (folder / "sweep.json").write_text(json.dumps({"settings": settings, "lines": found}))
     env = {"commit": "b36a3b8", "clean": True, "versions": {"meanstep": "0.1.0", "torch": "2.13.0"}, "machine": "two cores"}
     (folder / "env.json").write_text(json.dumps(env))
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of all effects with its report."""
+    folder = sweep(tmp_path_factory.mktemp("whole") / "sweep", Plan())
+    report.build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(whole: Path) -> str:
+    return (whole / "report.html").read_text(encoding="utf-8")
+
+
+def decided(folder: Path) -> dict[str, verdicts.Claim]:
+    return {claim.key: claim for claim in claims.claims(results.read(folder))}
+
+
+# Statistics --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_a_ratio_is_the_paired_t_test_of_logs(n: int):
+    noise = np.random.default_rng(n)
+    a, b = np.exp(noise.standard_normal((2, n)))
+    change = statistics.ratio(dict(enumerate(a)), dict(enumerate(b)))
+    expected = stats.ttest_rel(np.log(a), np.log(b))
+    assert change.value == pytest.approx(np.exp(np.mean(np.log(a / b))))
+    assert change.p() == pytest.approx(expected.pvalue)
+    assert np.log(change.interval or (1, 1)) == pytest.approx([*expected.confidence_interval(0.95)])
+    assert change.p(1.3, "less") == pytest.approx(stats.ttest_1samp(np.log(a / b), np.log(1.3), alternative="less").pvalue)
+
+
+def test_pairs_are_the_common_seeds_with_finite_values():
+    change = statistics.ratio({0: 1.0, 1: 2.0, 2: float("nan"), 3: 0.0, 4: 3.0}, {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0})
+    assert change.differences == pytest.approx((np.log(2), np.log(3)))
+    assert statistics.difference({0: 1.0, 1: 2.0}, {1: 5.0}).value == -3.0
+
+
+def test_one_pair_has_no_interval_and_no_p():
+    change = Change((0.1,))
+    assert change.interval is None and change.p() is None and change.outside(0.5, 2) is None and not change.inside(0, 9)
+    assert np.isnan(Change(()).value)
+
+
+def test_pairs_without_spread():
+    assert Change((0.0, 0.0)).p() == 1.0 and Change((0.1, 0.1)).p() == 0.0
+    assert Change((0.1, 0.1)).outside(1.02, np.inf) == 0.0 or Change((0.1, 0.1)).outside(1.02, np.inf) == 1.0
+    assert Change((0.0, 0.0)).outside(1.02, np.inf) == 0.0 and Change((0.0, 0.0)).outside(0.9, 1.1) == 1.0
+
+
+def test_outside_is_small_only_beyond_the_range():
+    inside, above = Change(tuple(np.log([0.9, 1.0, 1.1]))), Change(tuple(np.log([1.48, 1.5, 1.52])))
+    assert (inside.outside(0.8, 1.2) or 0) > 0.9
+    assert (above.outside(0.8, 1.2) or 1) < 0.01 and (above.outside(0.8, np.inf) or 0) > 0.9
+
+
+def test_holm_by_hand():
+    assert statistics.holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_across_takes_sets_of_two_seeds_or_more_as_units():
+    change = statistics.across([Change((0.1, 0.3)), Change((0.4,)), Change((0.6, 0.6, 0.9))])
+    assert change.differences == pytest.approx((0.2, 0.7))
+
+
+# Claims ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_planted_effects_are_found(whole: Path):
+    found = {key: claim.verdict for key, claim in decided(whole).items()}
+    planted = [
+        "variance-falls",
+        "variance-size",
+        "variance-monotone",
+        "variance-where",
+        "quality",
+        "exception",
+        "whose-gain",
+        "predicted",
+        "posterior",
+    ]
+    assert {key: found[key] for key in planted} == dict.fromkeys(planted, "holds")
+    assert found["mixtures-flat"] == found["mixtures-interior"] == "cannot tell"
+
+
+def test_nulls_and_contradictions_are_no_finds(tmp_path: Path):
+    null = Plan(gain=dict.fromkeys(PLANE, 1.0), fall=1.0, pictures=False, spread=0.002)
+    found = decided(sweep(tmp_path / "null", null))
+    for key in ("variance-falls", "variance-size", "variance-where", "quality", "whose-gain", "mismatch"):
+        assert found[key].verdict == "does not hold", found[key].sentence
+    better = Plan(sets=("two_spirals",), gain={"two_spirals": 0.7}, fall=0.6, pictures=False)
+    found = decided(sweep(tmp_path / "better", better))
+    assert found["exception"].verdict == found["variance-falls"].verdict == "does not hold"
+
+
+def test_a_wide_interval_cannot_tell(tmp_path: Path):
+    found = decided(sweep(tmp_path / "wide", Plan(spread=0.8, pictures=False)))
+    assert found["quality"].verdict == "cannot tell" and "left open by" in found["quality"].sentence
+
+
+def test_the_price_of_the_predicted_coefficient(tmp_path: Path):
+    found = decided(sweep(tmp_path / "far", Plan(matrix=0.0, pictures=False, gain=dict.fromkeys(PLANE, 0.6))))
+    assert found["mismatch"].verdict == "holds" and found["predicted"].verdict == "does not hold"
+
+
+def test_one_seed_cannot_tell(tmp_path: Path):
+    found = decided(sweep(tmp_path / "one", Plan(seeds=(5,), pictures=False)))
+    assert {claim.verdict for claim in found.values()} == {"cannot tell"}
+    assert "no interval" in found["quality"].sentence and "--seeds 0 1 2" in found["quality"].sentence
+
+
+def test_what_is_not_in_the_sweep_cannot_be_told(tmp_path: Path):
+    found = decided(sweep(tmp_path / "few", Plan(arms=("paper",), betas=(0.0, 1.0), sets=("pinwheel",), pictures=False)))
+    for key, option in (
+        ("whose-gain", "--arms"),
+        ("posterior", "--arms"),
+        ("mismatch", "--betas"),
+        ("exception", "--sets"),
+        ("variance-where", "--sets"),
+    ):
+        assert found[key].verdict == "cannot tell" and option in found[key].sentence, key
+
+
+def test_mixtures(tmp_path: Path):
+    sets = ("mixture-2", "mixture-32", "mixture-64")
+    plan = Plan(sets=sets, betas=(0.0, 0.4, 1.0), arms=("paper",), gain=dict.fromkeys(sets, 1.0), pictures=False)
+    found = decided(sweep(tmp_path / "mixtures", plan))
+    assert found["mixtures-flat"].verdict == found["mixtures-interior"].verdict == "holds"
+    gains = {"mixture-2": 0.6, "mixture-32": 1.0, "mixture-64": 0.5}
+    plan = Plan(sets=sets, betas=(0.0, 0.4, 1.0), arms=("paper",), gain=gains, pictures=False)
+    found = decided(sweep(tmp_path / "others", plan))
+    assert found["mixtures-flat"].verdict == found["mixtures-interior"].verdict == "does not hold"
+
+
+def test_rises():
+    assert claims.rise([4, 3, 2]) == 0 and claims.rise([1, 2]) == 1 and claims.rise([1, 1]) == 0
+    assert claims.rise([4, 1, 2]) == pytest.approx(1 / 3)
+
+
+# The page ----------------------------------------------------------------------------------------------------------------------------
+
+SECTIONS = ("what", "headline", "samples", "quality", "variance", "maps", "optimum", "training", "proxies", "claims", "numbers", "again")
+
+
+def test_the_page_has_every_section_in_order_and_loads_nothing(page: str):
+    assert re.findall(r'<h2 id="(\w+)">', page) == [*SECTIONS]
+    outward = re.findall(r'(?:src|href|url|action|data|poster|srcset)\s*[=(]\s*["\']?\s*(?:https?:)?//[^"\'\s>]+', page)
+    assert outward and all(x.startswith('href="https://arxiv.org/abs/') for x in outward)
+    assert not re.search(r"<link|@import|fetch\(|XMLHttpRequest|<iframe", page)
+    assert page.count('src="data:image/png;base64,') == 8 + 6 * 12  # figures; data and eleven models a set
+
+
+def test_the_page_says_what_was_found(page: str):
+    assert "9 of 12" in page and page.count('class="badge holds"') == 9
+    assert "better on swiss roll (−50%)" in page and "worse on two spirals (+8%)" in page
+    assert "meanstep reproduce toy --sets swiss_roll checkerboard" in page and "--betas 0 0.25 0.5 0.75 1" in page
+    assert "ours (the paper" in page and "b36a3b8" in page and "5.0 hours" in page
+
+
+def test_the_files_are_whole(whole: Path):
+    assert sorted(path.name for path in whole.iterdir()) == [
+        "env.json",
+        "figures",
+        "records.jsonl",
+        "report.html",
+        "samples",
+        "summary.csv",
+        "sweep.json",
+    ]
+    names = ["maps", "optimum", "overview", "proxies", "quality", "samples", "training", "variance"]
+    assert sorted(path.name for path in (whole / "figures").iterdir()) == [f"{name}.png" for name in names]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (whole / "figures").iterdir())
+
+
+def test_the_csv_is_the_records_recomputed(whole: Path):
+    records = [json.loads(line) for line in (whole / "records.jsonl").read_text().splitlines()]
+    rows = list(csv.DictReader((whole / "summary.csv").open()))
+    seen = set()
+    for row in rows:
+        models = [x for x in records if x["kind"] == "model" and (x["set"], x["id"]) == (row["set"], row["id"])]
+        if row["metric"] == "sw1":
+            x = [m[row["weights"]]["sw1"][row["steps"]] for m in models]
+            assert float(row["floor"]) == pytest.approx(0.022)
+        elif row["metric"] == "trace":
+            x = [m["probe"]["trace"][m["probe"]["betas"].index(float(row["at"]))] for m in models]
+        elif row["metric"] == "optimum norm":
+            x = [m["probe"]["optimum"]["norm"] for m in models]
+        else:
+            continue
+        seen.add(row["metric"])
+        half = stats.t.ppf(0.975, 2) * np.std(x, ddof=1) / 3**0.5
+        assert float(row["mean"]) == pytest.approx(np.mean(x), rel=1e-12) and float(row["sd"]) == pytest.approx(np.std(x, ddof=1), rel=1e-9)
+        assert (float(row["low95"]), float(row["high95"])) == pytest.approx((np.mean(x) - half, np.mean(x) + half), rel=1e-9)
+        assert row["seeds"] == "0 1 2" and [float(v) for v in row["values"].split()] == x
+    assert seen == {"sw1", "trace", "optimum norm"}
+    assert {(row["arm"], row["beta"]) for row in rows} >= {("paper", "0.25"), ("plain", "0.0"), ("shortcut", "")}
+
+
+def test_a_name_is_escaped(tmp_path: Path):
+    plan = Plan(sets=("<b>mine</b> & yours",), seeds=(0,), betas=(0.0,), arms=("paper",), law=False, pictures=False)
+    text = report.build(sweep(tmp_path / "names", plan)).read_text(encoding="utf-8")
+    assert "<b>mine" not in text and "&lt;b&gt;mine" in text
+
+
+# Partial sweeps ----------------------------------------------------------------------------------------------------------------------
+
+
+def dropped(folder: Path, keep) -> Path:
+    path = folder / "records.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines() if keep(json.loads(line))))
+    return folder
+
+
+SMALL = Plan(sets=("eight_gaussians", "pinwheel"), seeds=(0, 1), betas=(0.0, 1.0), arms=("paper", "shortcut"), scatter=500)
+
+
+def test_the_first_models_of_a_long_sweep(tmp_path: Path):
+    folder = dropped(
+        sweep(tmp_path / "start", SMALL), lambda x: x["kind"] == "set" or (x["set"], x["seed"], x["id"]) == ("pinwheel", 1, "beta 0")
+    )
+    text = report.build(folder).read_text(encoding="utf-8")
+    assert "11 models have no record yet" in text and "There is one seed" in text
+
+
+def test_a_sweep_without_records_and_without_environment(tmp_path: Path):
+    folder = sweep(tmp_path / "none", SMALL)
+    report.build(folder)
+    assert (folder / "figures" / "quality.png").exists()
+    for name in ("records.jsonl", "env.json"):
+        (folder / name).unlink()
+    for path in (folder / "samples").iterdir():
+        path.unlink()
+    text = report.build(folder).read_text(encoding="utf-8")
+    assert "No model has been trained yet" in text and "There is no env.json" in text and "The folder holds no samples" in text
+    assert list((folder / "figures").iterdir()) == [], "figures of an earlier report are gone"
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(sets=("pinwheel",), seeds=(3,), betas=(0.0, 1.0), arms=("paper",), scatter=500),
+        Plan(sets=("mine",), seeds=(0, 1), betas=(0.5,), arms=("paper",), law=False, scatter=500),
+        Plan(sets=("two_moons",), seeds=(0, 1), betas=(0.0, 1.0), arms=("shortcut", "flow_matching"), scatter=500),
+        Plan(sets=("pinwheel", "two_moons"), seeds=(0, 1), betas=(0.0, 0.5, 1.0), arms=("plain",), probe=False, scatter=500),
+        Plan(sets=("mixture-8", "mixture-64"), seeds=(0, 1), betas=(0.0, 1.0), arms=("paper", "posterior-both"), scatter=500),
+    ],
+    ids=["one seed", "own points at one beta", "references only", "no probe", "mixtures"],
+)
+def test_partial_sweeps_have_a_report(tmp_path: Path, plan: Plan):
+    text = report.build(sweep(tmp_path / "part", plan)).read_text(encoding="utf-8")
+    assert re.findall(r'<h2 id="(\w+)">', text) == [*SECTIONS]
+    assert text.count('id="claim-') == len(claims.CLAIMS) and " nan" not in text.lower().split("<script")[0].split("base64")[0]
+
+
+def test_models_that_diverged_are_named(tmp_path: Path):
+    folder = sweep(tmp_path / "diverged", SMALL)
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    for record in records:
+        if record["kind"] == "model" and (record["seed"], record["id"]) == (1, "ema 1 anchor"):
+            record["ema"]["sw1"]["1"], record["curve"]["sw1"], record["probe"] = float("nan"), [None] * 20, None
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert "2 models did not end with finite scores" in report.build(folder).read_text(encoding="utf-8")
+
+
+# Damage ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_samples_file_is_named(tmp_path: Path):
+    folder = sweep(tmp_path / "damaged", SMALL)
+    path = folder / "samples" / "pinwheel-0.npz"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"pinwheel-0\.npz is damaged .*: delete it") as found:
+        report.build(folder)
+    assert "\n" not in str(found.value)
+    np.savez(path, data=np.zeros(3))
+    with pytest.raises(UserError, match="'data' is no array of points"):
+        report.build(folder)
+
+
+@pytest.mark.parametrize(("name", "content"), [("sweep.json", "[]"), ("sweep.json", "{"), ("records.jsonl", "{\n"), ("env.json", "{")])
+def test_damaged_files_are_named(tmp_path: Path, name: str, content: str):
+    folder = sweep(tmp_path / "damaged", SMALL)
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match=name):
+        report.build(folder)
+
+
+def test_without_matplotlib_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import sys
+
+    for name in [name for name in sys.modules if name.startswith("matplotlib") or name.startswith("meanstep.program.sweep.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"the report needs matplotlib: pip install 'meanstep\[report\]'"):
+        report.build(tmp_path)

@@ -202,7 +202,7 @@ class _Curve:
         """The law with `refine` times as many nodes."""
         x, w = _legendre(refine * self.nodes)
         theta, arm = self.parameter(x), torch.arange(self.arms).repeat_interleave(len(x))
-        share, mass = torch.func.jvp(lambda x: self.cdf(self.parameter(x)), (x,), (torch.ones_like(x),))
+        share, mass = torch.func.jvp(lambda x: self.cdf(self.parameter(x)), (x,), (torch.ones_like(x),))[:2]
         labels = (share * self.pieces).long().clamp(max=self.pieces - 1)
         mixture = Mixture(self.point(theta.repeat(self.arms), arm), self.std, (w * mass).repeat(self.arms))
         return _standardised(mixture, labels.repeat(self.arms) + self.pieces * arm, self.centres).to(dtype)
@@ -314,7 +314,8 @@ class Checkerboard:
         self.centres = (2 * torch.arange(4, dtype=dtype) - 3) * self.half
         self.boxes = torch.tensor([(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0])
         x, w = _legendre(12, digits=16)
-        self.nodes, self.log_weights = (2 * x - 1).to(dtype), w.log().to(dtype)
+        y = 2 * x - 1
+        self.nodes, self.weights = y.to(dtype), torch.stack([w, w * y, w * y**2], -1).to(dtype)
 
     def to(self, dtype: torch.dtype) -> "Checkerboard":
         """The same law in another precision."""
@@ -336,10 +337,9 @@ class Checkerboard:
         a, one = torch.where(short, 1 - t, 1), torch.ones_like(c)
         mass, e, variance = _on_interval(torch.where(short, c, one), torch.where(short, b, one))
         tilt = torch.where(short, 0, c * b)[..., None] * self.nodes - (torch.where(short, 0, b)[..., None] * self.nodes) ** 2 / 2
-        q = (tilt + self.log_weights).softmax(-1)
-        w = q @ self.nodes
-        flat = (tilt + self.log_weights).logsumexp(-1) - c**2 / 2
-        spread = (self.half / t) ** 2 * (q @ self.nodes**2 - w**2)
+        total, first, second = (tilt.exp() @ self.weights).unbind(-1)  # tilt <= 4: no overflow
+        flat, w = total.log() - c**2 / 2, first / total
+        spread = (self.half / t) ** 2 * (second / total - w**2)
         v = torch.where(short, (side * e - z) / a, (z - self.centres - side * self.half * w) / t)
         return torch.where(short, mass, flat), v, torch.where(short, variance / a**2, spread)
 
@@ -370,8 +370,8 @@ class Checkerboard:
 
     def log_density(self, x: Tensor) -> Tensor:
         """Log density of the data, `[*B]`: minus infinity off the boxes."""
-        inside = self._distance(x).amin(-1) == 0
-        return torch.where(inside, -math.log(32 * self.half**2), -math.inf).to(x)
+        outside = self._distance(x).amin(-1) > 0
+        return torch.full_like(x[..., 0], -math.log(32 * self.half**2)).masked_fill(outside, -math.inf)
 
     def region(self, x: Tensor) -> Tensor:
         """The nearest box, int64 `[*B]`."""

@@ -54,7 +54,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> float:
 
 def _mean_distance(x: Tensor, y: Tensor, pairs: int, rows: int = 1024) -> float:
     """Sum of `|x_i - y_j|` over `pairs`, in float64, a block of rows at a time; exact differences, so that `|x_i - x_i| = 0`."""
-    blocks = (torch.cdist(b, y, compute_mode="donot_use_mm_for_euclid_dist").sum(dtype=torch.float64) for b in x.split(rows))
+    blocks = (torch.cdist(b, y, compute_mode="donot_use_mm_for_euclid_dist").sum(dtype=torch.float64) for b in torch.split(x, rows))
     return sum(block.item() for block in blocks) / pairs
 
 

@@ -53,7 +53,7 @@ def _overall(changes: dict[str, Change]) -> tuple[str, Change]:
     """Across sets with the set means as units; of a single set, its seeds."""
     several = across(changes.values())
     if several.n > 1:
-        return f"{several.n} sets, their means as units", several
+        return f"{several.n} sets as units", several
     return next(((name, change) for name, change in changes.items() if change.n), ("", Change(())))
 
 
@@ -100,7 +100,8 @@ def _monotone(results: Results) -> Claim:
         "variance-monotone",
         "It falls nearly monotonically with β.",
         PAPER,
-        f"Share of rises in the total variation of log Tr Cov over the probed β: at most {RISE:g} on every set. A pure fall has 0, a pure rise 1.",
+        f"Share of rises in the total variation of log Tr Cov over the probed β: at most {RISE:g} on every set. "
+        "A pure fall has 0, a pure rise 1.",
         "Share of rises",
         rows,
         "it needs three coefficients or more on the sets of the plane (--betas 0 0.25 0.5 0.75 1)",
@@ -171,7 +172,8 @@ def _exception(results: Results) -> Claim:
         "exception",
         "two_spirals is the exception: there β = 1 does not help.",
         PAPER,
-        "SW1 at β = 1 over β = 0, paired by seed: contradicted if below 0.98, agreed if the interval excludes the others' smallest gain, 0.87.",
+        "SW1 at β = 1 over β = 0, paired by seed: contradicted if below 0.98, agreed if the interval excludes the others' smallest gain, "
+        "0.87.",
         "SW1 at β = 1 over β = 0",
         rows,
         "it needs two_spirals and the arm paper at 0 and 1 (--sets two_spirals --arms paper --betas 0 1)",
@@ -184,17 +186,18 @@ def _whose(results: Results) -> Claim:
     contrast = _changes(results, plain, anchored)
     if contrast:
         where, change = _overall(contrast)
-        rows.append(Row(f"β = 1 alone over anchor alone ({where})", change, "", *LOWER))
+        rows.append(Row(f"β = 1 alone over anchor alone, {where}", change, "", *LOWER))
         where, change = _overall(_changes(results, plain))
-        rows.append(Row(f"β = 1 alone over neither ({where})", change, "", *LOWER))
+        rows.append(Row(f"β = 1 alone over neither, {where}", change, "", *LOWER))
         for words, id in (("anchor alone", anchored), ("both", ANCHORED)):
             where, change = _overall(_changes(results, id))
-            rows.append(Row(f"{words} over neither ({where})", change))
+            rows.append(Row(f"{words} over neither, {where}", change))
     return claim(
         "whose-gain",
         "The gain at β = 1 is the coefficient's and not the anchor's.",
         OURS,
-        "SW1 at β = 1 without the anchor, over β = 0 with the anchor and over β = 0 without: both below 1. Units: set means, of one set its seeds.",
+        "SW1 at β = 1 without the anchor, over β = 0 with the anchor and over β = 0 without: both below 1. "
+        "Units: set means, of one set its seeds.",
         "SW1 ratio",
         rows,
         "it needs β = 1 without and β = 0 with the anchor (--arms paper plain@0,1 anchored@0)",
@@ -273,12 +276,12 @@ def _posterior(results: Results) -> Claim:
     where, change = _overall(changes)
     rows = [Row(where, change, "", *LOWER), *(Row(name, found) for name, found in changes.items())] if changes else []
     if changes:
-        rows.append(Row(f"over β = 0 ({_overall(_changes(results, both))[0]})", _overall(_changes(results, both))[1]))
+        rows.append(Row(f"over β = 0, {_overall(_changes(results, both))[0]}", _overall(_changes(results, both))[1]))
     return claim(
         "posterior",
         "At β = 1 a posterior velocity in the target and in the tangent gives better samples than the EMA proxy in the tangent.",
         OURS,
-        f"SW1 of `{both}` over `{base}`: below 1. Units: set means, of one set its seeds.",
+        f"SW1 of “{both}” over “{base}”: below 1. Units: set means, of one set its seeds.",
         "SW1 ratio",
         rows,
         "it needs both lines (--arms plain@0,1 posterior-both@1)",

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
 from meanstep.program.sweep.claims import least
-from meanstep.program.sweep.look import AMBER, BLUE, GREEN, GRID, INK, MUTED, ORANGE, PINK, drawing, key, png, sheet, shown
+from meanstep.program.sweep.look import AMBER, BLUE, GREEN, GRID, INK, MUTED, ORANGE, PINK, drawing, key, log_ticks, png, sheet
 from meanstep.program.sweep.records import Record
-from meanstep.program.sweep.results import BASE, Results, Seeds
+from meanstep.program.sweep.results import BASE, Results, Seeds, shown
 from meanstep.program.sweep.statistics import across, mean, ratio
 
 ROLES = (("ema", "EMA"), ("own", "own"), ("posterior", "posterior"), ("oracle", "oracle"))
@@ -24,7 +24,7 @@ def maps(results: Results) -> bytes | None:
     if not names:
         return None
     with drawing():
-        figure, axes = sheet(3, len(names), 1.75, max(5.2, 1.72 * len(names) + 0.8))
+        figure, axes = sheet(3, len(names), 1.6, max(5.2, 1.72 * len(names) + 0.8))
         grid = np.array(axes, dtype=object).reshape(3, len(names))
         laws = {name: _merged([law] if (law := results.law(name)) else []) for name in names}
         limit = max(_limit([found[name] for name in names] + [laws[name] for name in names]), 1.5)
@@ -34,6 +34,8 @@ def maps(results: Results) -> bytes | None:
             best = _map(grid[2, column], found[name], "best", limit)
             grid[0, column].set_title(shown(name), loc="center")
             grid[2, column].set_xlabel("r")
+            for row in range(3):
+                grid[row, column].tick_params(labelleft=column == 0, labelbottom=row == 2)
         for row, words in enumerate(("model, β = 0", "exact law, β = 0", "model's quietest β")):
             grid[row, 0].set_ylabel(f"{words}\n\nt", color=INK)
         bar = figure.colorbar(noise, ax=list(grid[:2, -1]), shrink=0.8, aspect=24, label="noise / noise at β = 1")
@@ -89,18 +91,20 @@ def _map(ax: Axes, found: Merged, quantity: str, limit: float):
 
 def optimum(results: Results) -> bytes | None:
     """Predicted coefficients above measured best ones, a row for each set."""
-    names = [name for name in results.sets if results.probe(name, BASE, "optimum", "matrix") or results.probe(name, BASE, "optimum", "norm")]
+    names = [
+        name for name in results.sets if results.probe(name, BASE, "optimum", "matrix") or results.probe(name, BASE, "optimum", "norm")
+    ]
     if not names:
         return None
     with drawing():
-        figure, (ax,) = sheet(1, 1, 0.75 + 0.62 * len(names), 8.6)
+        figure, (ax,) = sheet(1, 1, 0.75 + 0.72 * len(names), 10.6)
         for row, name in enumerate(names):
-            ax.axhspan(row - 0.42, row + 0.42, color=GRID, alpha=0.45, lw=0)
-            for rule, _, marker, fill in PREDICTED:
-                _dot(ax, results.probe(name, BASE, "optimum", rule), row - 0.18, marker, BLUE, fill)
-            for quantity, _, colour, marker in MEASURED:
+            ax.axhspan(row - 0.4, row + 0.4, color=GRID, alpha=0.45, lw=0)
+            for lane, (rule, _, marker, fill) in zip((-0.32, -0.2, -0.08), PREDICTED, strict=True):
+                _dot(ax, results.probe(name, BASE, "optimum", rule), row + lane, marker, BLUE, fill)
+            for lane, (quantity, _, colour, marker) in zip((0.08, 0.2, 0.32), MEASURED, strict=True):
                 seeds = best_sw1(results, name) if quantity == "sw1" else least(results, name, quantity)
-                _dot(ax, seeds, row + 0.18, marker, colour, colour)
+                _dot(ax, seeds, row + lane, marker, colour, colour)
         ax.set(ylim=(len(names) - 0.45, -0.55), xlim=(-0.04, 1.04), yticks=range(len(names)), yticklabels=[shown(n) for n in names])
         ax.set_xlabel("β")
         ax.grid(False, axis="y")
@@ -124,12 +128,16 @@ def _dot(ax: Axes, seeds: Seeds, row: float, marker: str, colour: str, fill: str
     if found is None:
         return
     ax.plot((min(seeds.values()), max(seeds.values())), (row, row), color=colour, lw=3, alpha=0.3)
-    ax.plot(found.mean, row, marker, color=colour, mfc=fill, ms=9 if marker == "*" else 6.5, mew=1.3, zorder=4)
+    ax.plot(found.mean, row, marker, color=colour, mfc=fill, ms=9 if marker == "*" else 6, mew=1.3, zorder=4)
 
 
 def proxies(results: Results) -> bytes | None:
     """Tr Cov at beta 1 by proxy and role, relative to beta 0, and the proxies' bias."""
-    roles = [(f"{proxy}{tail}", f"{words}, {role}") for proxy, words in ROLES for tail, role in (("", "in the tangent"), ("-both", "in both roles"))]
+    roles = [
+        (f"{proxy}{tail}", f"{words}, {role}")
+        for proxy, words in ROLES
+        for tail, role in (("", "in the tangent"), ("-both", "in both roles"))
+    ]
     changes = {role: {name: _proxy(results, name, role) for name in results.sets} for role, _ in roles}
     roles = [(role, words) for role, words in roles if any(change.n for change in changes[role].values())]
     if not roles:
@@ -141,10 +149,11 @@ def proxies(results: Results) -> bytes | None:
             _strip(left, values, row, GREEN if role.endswith("-both") else BLUE, across(changes[role].values()).interval)
         left.axvline(1, color=INK, lw=1)
         _rows(left, [words for _, words in roles], "Noise of the gradient at β = 1, over β = 0", "←  quieter")
-        biases = [(p, w) for p, w in ROLES if any(results.probe(name, BASE, "bias", p) for name in results.sets)]
+        biases = [(p, w) for p, w in ROLES if any(any(results.probe(name, BASE, "bias", p).values()) for name in results.sets)]
         for row, (proxy, _) in enumerate(biases):
             found = [mean(results.probe(name, BASE, "bias", proxy).values()) for name in results.sets]
             _strip(right, [x.mean for x in found if x and x.mean > 0], row, PINK, None)
+        right.set_visible(bool(biases))
         _rows(right, [words for _, words in biases], "Squared bias of the proxy, over E|v′|²", "←  less bias")
         return png(figure)
 
@@ -165,7 +174,8 @@ def _strip(ax: Axes, values: list[float], row: int, colour: str, interval: tuple
 
 
 def _rows(ax: Axes, words: list[str], title: str, label: str) -> None:
-    ax.set(xscale="log", yticks=range(len(words)), yticklabels=words, ylim=(len(words) - 0.4, -0.75), title=title)
+    log_ticks(ax, pad=1.25)
+    ax.set(yticks=range(len(words)), yticklabels=words, ylim=(len(words) - 0.4, -0.75), title=title)
     ax.set_xlabel(label)
     ax.grid(False, axis="y")
     ax.grid(True, axis="x")

@@ -20,16 +20,17 @@ from meanstep.program.sweep.look import (
     drawing,
     end_labels,
     key,
+    log_ticks,
     panels,
     png,
     sheet,
-    shown,
 )
-from meanstep.program.sweep.results import ANCHORED, BASE, Results, Seeds
+from meanstep.program.sweep.results import ANCHORED, BASE, Results, Seeds, shown
 from meanstep.program.sweep.statistics import Change, across, ratio
 
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
 SHORT = {
-    "flow_matching": "flow matching",
+    "flow_matching": "FM",
     "alpha_flow": "α-Flow",
     "improved_meanflow": "iMF",
     "terminal_velocity": "TVM",
@@ -50,13 +51,13 @@ def overview(results: Results) -> bytes | None:
         figure, (left, right) = sheet(1, 2, 1.15 + 0.36 * (len(names) + 1), 10.0)
         _ratios(left, trace, GREEN, "Noise of the gradient, β = 0 over β = 1", "times quieter at β = 1  →")
         left.axvspan(*TRACE_RANGE, color=GREEN, alpha=0.09, lw=0, zorder=0)
-        left.text(TRACE_RANGE[0] * 1.01, -0.75, "the paper's range", color=GREEN, fontsize=8, va="center")
+        left.text(TRACE_RANGE[0] * 1.02, -0.75, "the paper's range", color=GREEN, fontsize=8, va="center")
         _ratios(right, sw1, BLUE, "Distance of the samples (SW1), β = 1 over β = 0", "←  better at β = 1        worse  →")
         right.tick_params(labelleft=False)
         paper = [(after / before, row) for row, name in enumerate(names) if name in SW1_OF_PAPER for before, after in [SW1_OF_PAPER[name]]]
         if paper:
             right.scatter(*zip(*paper, strict=True), s=46, facecolors="white", edgecolors=ORANGE, linewidths=1.5, zorder=3)
-            right.text(0.995, 0.985, "○ the paper's number", color=ORANGE, fontsize=8, transform=right.transAxes, ha="right", va="top")
+            right.text(0.012, 0.985, "○ the paper's number", color=ORANGE, fontsize=8, transform=right.transAxes, va="top")
         return png(figure)
 
 
@@ -69,26 +70,16 @@ def _ratios(ax: Axes, changes: dict[str, Change], colour: str, title: str, label
             ax.plot(change.interval, (row, row), color=colour, lw=2.4 if row < len(changes) else 4, alpha=0.45)
         ax.plot(change.value, row, "o" if row < len(changes) else "D", color=colour, ms=size, zorder=4)
         top = max(change.interval or (change.value,))
-        ax.annotate(f"{change.value:.2f}", (top, row), (7, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
+        ax.annotate(
+            f"{change.value:.2f}", (top, row), (7, 0), textcoords="offset points", va="center", fontsize=8, color=INK, zorder=6, bbox=WHITE
+        )
     ax.axvline(1, color=INK, lw=1)
     ax.axhline(len(changes) - 0.5, color="#c5ced8", lw=0.8)
     ax.set(xscale="log", ylim=(len(changes) + 0.6, -1.1), yticks=range(len(rows)), yticklabels=[row[0] for row in rows], title=title)
     ax.set_xlabel(label)
     ax.grid(True, axis="x")
     ax.grid(False, axis="y")
-    _ticks(ax)
-
-
-def _ticks(ax: Axes, axis: str = "x") -> None:
-    """Plain numbers on a logarithmic axis, as many as its range needs."""
-    low, high = (ax.get_xlim if axis == "x" else ax.get_ylim)()
-    low, high = (low / 1.02, high * 1.25) if axis == "x" else (low, high)
-    (ax.set_xlim if axis == "x" else ax.set_ylim)(low, high)
-    steps = (1, 1.5, 2, 3, 5, 7) if high / low < 8 else (1, 2, 5) if high / low < 200 else (1,)
-    ticks = [m * 10.0**e for e in range(-9, 9) for m in steps if low <= m * 10.0**e <= high]
-    ticks = ticks[:: max(1, len(ticks) // 6)] if 1.0 not in ticks or len(ticks) < 8 else ticks
-    (ax.set_xticks if axis == "x" else ax.set_yticks)(ticks, [f"{tick:g}" for tick in ticks])
-    (ax.set_xticks if axis == "x" else ax.set_yticks)([], minor=True)
+    log_ticks(ax, pad=1.12)
 
 
 def quality(results: Results) -> bytes | None:
@@ -113,7 +104,7 @@ def _quality_of(ax: Axes, results: Results, name: str, arms: Sequence[str]) -> N
     if floor := results.floor(name):
         ax.axhspan(min(floor), max(floor) if len(floor) > 1 else 1.03 * floor[0], color="#8b97a5", alpha=0.3, lw=0)
     for arm in reversed(arms):
-        tops.append(_arm_of(ax, results, name, arm, main=arm == arms[0]))
+        tops.append(_arm_of(ax, results, name, arm, 0.022 * arms.index(arm)))
     tops.append(max((max(results.floor(name), default=0.0)), 1e-9))
     found = [(np.mean([*found.values()]), line.id) for line in results.singles() if (found := results.score(name, line.id))]
     top = 1.12 * max(*tops, *(y for y, _ in found if y < 1.7 * max(tops)))
@@ -124,20 +115,17 @@ def _quality_of(ax: Axes, results: Results, name: str, arms: Sequence[str]) -> N
         for y, _ in found:
             if y <= top:
                 ax.plot((1.06, 1.1), (y, y), color=MUTED, lw=1.6, solid_capstyle="butt", clip_on=False)
-    end_labels(ax, [(min(y, top), _reference(id, y, top), MUTED) for y, id in found], gap=0.075, size=7.5)
+    names = [(float(y), SHORT.get(id, id) + (f" {y:.2g} ↑" if y > top else "")) for y, id in found]
+    end_labels(ax, [(min(y, top), words, MUTED) for y, words in names], gap=0.08, size=7.5)
 
 
-def _reference(id: str, y: float, top: float) -> str:
-    return f"{SHORT.get(id, id)}" + (f" ↑ {y:.2g}" if y > top else "")
-
-
-def _arm_of(ax: Axes, results: Results, name: str, arm: str, *, main: bool) -> float:
-    """Draw an arm: means, intervals of the paired change from the first coefficient, seeds. Returns the greatest height."""
+def _arm_of(ax: Axes, results: Results, name: str, arm: str, aside: float) -> float:
+    """Draw an arm, moved `aside` unless it is the first: means, intervals of the paired change from the first coefficient, seeds. Returns the greatest height."""
     lines = [line for line in results.swept()[arm] if results.score(name, line.id)]
     if not lines:
         return 0.0
     colour, base = _colour(arm), results.score(name, lines[0].id)
-    x = [line.beta or 0.0 for line in lines]
+    main, x = aside == 0, [(line.beta or 0.0) + aside for line in lines]
     means = [_geometric(results.score(name, line.id)) for line in lines]
     ax.plot(x, means, color=colour, marker="o", ms=4.5 if main else 3.5, lw=2.2 if main else 1.3, zorder=4 if main else 3)
     for line, at in zip(lines, x, strict=True) if main else ():
@@ -180,11 +168,15 @@ def variance(results: Results) -> bytes | None:
                 _relative(ax, results, name, quantity, colour, width)
             own = {beta: results.probed(name, results.paper(beta), "trace", beta) for beta in results.paper_betas()}
             points = [(b, ratio(found, own[0.0]).value) for b, found in own.items() if found and 0.0 in own and ratio(found, own[0.0]).n]
-            ax.scatter(*zip(*points, strict=True), s=34, marker="D", facecolors="white", edgecolors=INK, linewidths=1, zorder=5) if points else None
+            ax.scatter(
+                *zip(*points, strict=True), s=34, marker="D", facecolors="white", edgecolors=INK, linewidths=1, zorder=5
+            ) if points else None
             ax.axhline(1, color=INK, lw=0.8)
-            ax.set(yscale="log", title=shown(name), xlim=(-0.05, 1.05), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "¼", "½", "¾", "1"])
+            ax.set(
+                yscale="log", title=shown(name), xlim=(-0.05, 1.05), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "¼", "½", "¾", "1"]
+            )
             ax.set_xlabel("β")
-            _ticks(ax, "y")
+            log_ticks(ax, "y")
         words = {"whole": "Tr Cov, trained at β = 0", "noise part": "its noise part", "weighted": "under the adaptive weight"}
         own_key = ("at the weights trained with each β", INK, {"marker": "D", "ms": 5, "mfc": "white", "ls": "none"})
         key(figure, [*((words[word], colour, {"lw": width}) for _, word, colour, width in kinds), own_key])
@@ -218,7 +210,8 @@ def training(results: Results) -> bytes | None:
             axes[column].set_title(shown(name))
             axes[len(names) + column].set_xlabel("steps")
         axes[0].set_ylabel("SW1, one step")
-        axes[len(names)].set_ylabel("raw residual, r < t and r = t")
+        axes[len(names)].set_ylabel("raw residual")
+        figure.align_ylabels()
         key(figure, [(f"β = {beta:g}", beta_colour(beta), {}) for beta in chosen])
         return png(figure)
 
@@ -236,7 +229,8 @@ def _training_of(ax: Axes, results: Results, name: str, quantity: str, betas: Se
         ax.plot(x, np.exp(np.nanmean(np.log(y), axis=0)), color=beta_colour(beta), lw=1.6)
         ax.fill_between(x, np.nanmin(y, axis=0), np.nanmax(y, axis=0), color=beta_colour(beta), alpha=0.15, lw=0)
     ax.set_yscale("log")
-    _ticks(ax, "y")
+    log_ticks(ax, "y")
+    ax.set_xlim(left=0)
     ax.locator_params(axis="x", nbins=3)
     ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
 

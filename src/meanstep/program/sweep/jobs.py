@@ -224,8 +224,9 @@ class _Work:
 
     def _record(self, i: int, weights: tuple[Tensor, Tensor], probe: Record | None) -> Record:
         s, spec = self.members[i]
-        plain = spec.recipe == "flow_matching"
-        raw, ema = (self.judges[s].scores(Runner(self.shape, flat), instantaneous=plain) for flat in weights)
+        steps = (1, 2, 4, 64) if spec.recipe == "flow_matching" else (1, 2, 4)
+        raw = self.judges[s].scores(Runner(self.shape, weights[0]))
+        ema = self.judges[s].scores(Runner(self.shape, weights[1]), steps)
         return {
             "kind": "model",
             "set": self.streams[s].name,

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 INK, MUTED, GRID, BAND = "#1f2933", "#68737f", "#e3e8ee", "#e9edf2"
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0b62a4", "#d55e00", "#00875a", "#b8558f", "#56b4e9", "#c98a00"
@@ -21,7 +23,7 @@ ARM_COLOURS = {"paper": BLUE, "plain": ORANGE, "anchored": AMBER, "posterior-bot
 RAMP = LinearSegmentedColormap.from_list("beta", ["#173f7a", "#7467a8", "#c8708a", "#e89030"])
 """Colour of a coefficient: 0 dark blue, 1 orange; it gets lighter all the way."""
 SCALE, WIDTH = 2, 11.0
-RC = {
+RC: dict[Any, Any] = {
     "figure.dpi": 100,
     "figure.facecolor": "white",
     "font.size": 9,
@@ -79,7 +81,8 @@ def panels(n: int, height: float = 2.6) -> tuple[Figure, list[Axes]]:
 def key(figure: Figure, entries: Sequence[tuple[str, str, dict]]) -> None:
     """Words in the colour of their lines above the panels: (text, colour, further settings of the line)."""
     handles = [Line2D([], [], color=colour, label=text, **settings) for text, colour, settings in entries]
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), labelcolor="linecolor", fontsize=9, handlelength=1.9)
+    colours = [colour for _, colour, _ in entries]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), labelcolor=colours, fontsize=9, handlelength=1.9)
 
 
 def end_labels(ax: Axes, labels: Sequence[tuple[float, str, str]], *, gap: float = 0.085, x: float = 1.02, size: float = 8) -> None:
@@ -107,14 +110,22 @@ def _low(group: Sequence[float], gap: float) -> float:
     return float(np.mean(group)) - gap * (len(group) - 1) / 2
 
 
+def log_ticks(ax: Axes, axis: str = "x", *, pad: float = 1.0) -> None:
+    """Plain numbers on a logarithmic axis, as many as its range needs; the range is widened by `pad` on both sides."""
+    (ax.set_xscale if axis == "x" else ax.set_yscale)("log")
+    low, high = (ax.get_xlim if axis == "x" else ax.get_ylim)()
+    low, high = low / pad, high * pad
+    steps = (1, 1.5, 2, 3, 5, 7) if high / low < 8 else (1, 2, 5) if high / low < 80 else (1,)
+    ticks = [m * 10.0**e for e in range(-12, 12) for m in steps if low <= m * 10.0**e <= high]
+    ticks = ticks[:: max(1, len(ticks) // 7)]
+    change = {f"{axis}lim": (low, high), f"{axis}ticks": ticks, f"{axis}ticklabels": [f"{tick:g}" for tick in ticks]}
+    ax.set(**change)
+    (ax.xaxis if axis == "x" else ax.yaxis).set_minor_locator(NullLocator())
+
+
 def beta_colour(beta: float) -> str:
     """The colour of a coefficient in every figure."""
     return to_hex(RAMP(beta))
-
-
-def shown(name: str) -> str:
-    """A set's name for people."""
-    return name.replace("_", " ")
 
 
 def png(figure: Figure) -> bytes:
@@ -123,6 +134,6 @@ def png(figure: Figure) -> bytes:
 
     held, small = io.BytesIO(), io.BytesIO()
     figure.savefig(held, dpi=100 * SCALE, format="png", pil_kwargs={"compress_level": 1})
-    image = Image.open(held).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image = Image.open(held).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     image.save(small, format="png", optimize=True)
     return small.getvalue()

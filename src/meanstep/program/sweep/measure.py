@@ -30,8 +30,8 @@ PROBE_BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 class Judge:
     """Compares samples with fresh data of one set and seed: everything about the data is computed once.
 
-    Scores: sliced W1 on `settings.directions` directions with `settings.samples` points each, energy distance with 2,000 each, and mode
-    coverage, where a point counts if its log density is above the 0.5 percent quantile of the data's.
+    Scores: sliced W1 on `settings.directions` directions with `settings.samples` points each, energy distance with 2,000 each (1,000
+    above eight dimensions), and mode coverage, where a point counts if its log density is above the 0.5 percent quantile of the data's.
     """
 
     def __init__(self, stream: Stream, settings: Settings) -> None:
@@ -41,17 +41,18 @@ class Judge:
         self.directions = directions(law.dim, settings.directions, key(0, "directions"))
         self.sliced, self.quick = Sliced(self.data, self.directions), Sliced(self.data[:2048], self.directions[::4])
         self.noise = torch.randn(1, n, law.dim, generator=key(*self.path, "noise"))
+        self.few = 2000 if law.dim <= 8 else 1000
         self.modes = _Modes(law, self.data) if getattr(law, "regions", 0) else None
 
-    def scores(self, runner: Runner, instantaneous: bool = False) -> dict[str, Any]:
-        """SCORES of one model's weights (see records.py); `instantaneous` adds 64 Heun steps (flow matching)."""
-        made = {str(k): samplers.walk(runner, self.noise, samplers.grid(k), batch_dims=2)[0] for k in (1, 2, 4)}
-        if instantaneous:
+    def scores(self, runner: Runner, steps: tuple[int, ...] = (1,)) -> dict[str, Any]:
+        """SCORES of one model's weights (see records.py) by numbers of jumps; 64 means Heun steps along the instantaneous velocity."""
+        made = {str(k): samplers.walk(runner, self.noise, samplers.grid(k), batch_dims=2)[0] for k in steps if k < 64}
+        if 64 in steps:
             made["64"] = samplers.heun(runner, self.noise, samplers.grid(64), batch_dims=2)[0]
         return {"sw1": {k: self.sliced(x) for k, x in made.items()}, **self._one_step(made["1"])}
 
     def _one_step(self, x: Tensor) -> dict[str, Any]:
-        energy = energy_distance(x[:2000], self.data[:2000])
+        energy = energy_distance(x[: self.few], self.data[: self.few])
         return {"energy": energy, "coverage": self.modes(x) if self.modes else None}
 
     def samples(self, runner: Runner, n: int = 2000) -> Tensor:
@@ -100,12 +101,13 @@ def _record(a: Tensor, b: Tensor, c: Tensor, s: Tensor, rows: int) -> dict[str, 
 
 
 @torch.no_grad()
-def exact_map(law: Any, seed: int, rows: int = 256, substeps: int = 8) -> dict[str, Any]:
+def exact_map(law: Any, seed: int) -> dict[str, Any]:
     """The MAP of the exact flow at the bins' centres, eq. (12), (17): one RK4 trajectory with its Jacobian serves every pair of times.
 
     Plain draws: on separated modes the mean at `beta = 0` is an underestimate (docs/theory.md, section 4).
     """
     dim = law.dim
+    rows, substeps = max(32, 512 // dim), 8 if dim <= 8 else 4  # D^2 work a row
     z = torch.randn(rows, dim, generator=key(seed, "law"), dtype=torch.float64)
     growth = torch.eye(dim, dtype=torch.float64).expand(rows, dim, dim).clone()
     centres = [(k + 0.5) / BINS for k in range(BINS)]

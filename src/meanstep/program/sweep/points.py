@@ -36,8 +36,7 @@ def load(path: Path | str) -> Tensor:
 def _checked(path: Path, table: np.ndarray, rows: list[int], names: list[str]) -> Tensor:
     """The table as float32, if every entry is finite and there are enough points, coordinates and spread."""
     n, d = table.shape
-    if d < 2:
-        raise UserError(f"{path} has {d} column of numbers; give at least 2, one for each coordinate (in a .csv separated by commas)")
+    _wide(path, d)
     points = torch.from_numpy(table).float()
     bad = (~points.isfinite()).nonzero()
     if len(bad):
@@ -51,6 +50,11 @@ def _checked(path: Path, table: np.ndarray, rows: list[int], names: list[str]) -
     if spread < 1e-4 * largest:
         raise UserError(f"{path}: a spread of {spread:.3g} at values up to {largest:.3g} is lost in float32; subtract the mean first")
     return points
+
+
+def _wide(path: Path, columns: int) -> None:
+    if columns < 2:
+        raise UserError(f"{path} has {columns} column of numbers; give at least 2, one for each coordinate (in a .csv separated by commas)")
 
 
 def _number(cell: str) -> float | None:
@@ -69,11 +73,12 @@ def _csv(path: Path, data: bytes) -> Table:
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no text in UTF-8 with commas: {error}; save it as CSV again") from error
     header = bool(lines) and all(_number(cell) is None for cell in lines[0][1])
-    names = [cell.strip() for cell in lines[0][1]] if header else []
+    names = [" ".join(cell.split()) for cell in lines[0][1]] if header else []
     lines = lines[header:]
     if not lines:
         raise UserError(f"{path} has no row of numbers; give at least {FEWEST}")
     width = len(names) or len(lines[0][1])
+    _wide(path, width)  # first: without commas a line of numbers reads as one name
     names = names or [str(j + 1) for j in range(width)]
     values = [_row(path, line, cells, names) for line, cells in lines]
     return np.array(values), [line for line, _ in lines], names
@@ -153,6 +158,10 @@ class Points:
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """`n` rows of the training half, with replacement: `[n, D]`."""
         return self.training[torch.randint(len(self.training), (n,), generator=generator)]
+
+    def held_out_sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """`n` rows of the held-out half, with replacement: `[n, D]`."""
+        return self.held_out[torch.randint(len(self.held_out), (n,), generator=generator)]
 
     def original(self, x: Tensor) -> Tensor:
         """Samples `[*B, D]` in the coordinates of the file."""

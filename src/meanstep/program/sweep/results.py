@@ -39,6 +39,7 @@ class Results:
     sets: tuple[str, ...]
     about: dict[str, Record]
     models: dict[tuple[str, int, str], Record]
+    study: str = "toy"
     samples: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     @property
@@ -148,6 +149,7 @@ def read(folder: Path) -> Results:
         sets=sets,
         about={record["set"]: record for record in records if record["kind"] == "set"},
         models={(record["set"], record["seed"], record["id"]): record for record in records if record["kind"] == "model"},
+        study=str(asked.get("study", "toy")),
         samples={name: found for name in sets if (found := _samples(folder, name))},
     )
 
@@ -177,11 +179,16 @@ def _score(model: Record, weights: str, metric: str, steps: str) -> Any:
 def _at(probe: Record | None, quantity: str, beta: float) -> float | None:
     if not probe or beta not in probe["betas"] or not probe.get(quantity):
         return None
-    return probe[quantity][probe["betas"].index(beta)]  # type: ignore[no-any-return]
+    return probe[quantity][probe["betas"].index(beta)]
 
 
 def _is(x: Any) -> bool:
     return isinstance(x, int | float) and isfinite(x)
+
+
+def shown(name: str) -> str:
+    """A set's name for people."""
+    return name.replace("_", " ")
 
 
 def mixture(name: str) -> int | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
+from meanstep.program.sweep.results import shown
 from meanstep.program.sweep.statistics import LEVEL, Change, holm
 
 Range = tuple[float, float]
@@ -18,9 +19,10 @@ NONE = 0.02
 LOWER: tuple[Range, Range] = (0.0, 1 - NONE), (0.0, 1.0)
 HIGHER: tuple[Range, Range] = (1 + NONE, inf), (1.0, inf)
 RULE = (
-    "A row contradicts a claim if its mean lies outside the claimed range (t-test across its units at 5%, Holm's correction over the rows of "
-    "the claim), agrees if its whole 95% interval is on the claimed side, and is open otherwise. A claim holds if every row agrees, does not "
-    f"hold if one contradicts. Where no size is claimed, a difference below {NONE:.0%} counts as none. There is no correction across claims."
+    "A row contradicts a claim if its mean lies outside the claimed range (t-test across its units at 5%, Holm's correction over the rows "
+    "of the claim), agrees if its whole 95% interval is on the claimed side, and is open otherwise. A claim holds if every row agrees and "
+    f"does not hold if one contradicts it. Where no size is claimed, a difference below {NONE:.0%} counts as none. There is no correction "
+    "across claims."
 )
 
 
@@ -111,10 +113,11 @@ def _with_finding(row: Row, adjusted: float | None) -> Row:
 
 
 def _extremes(rows: Sequence[Row], quantity: str) -> str:
-    if len(rows) == 1:
-        return f"{quantity}: {with_interval(rows[0].change)} ({rows[0].where})"
+    if len(rows) == 1 or len({row.change.value for row in rows}) == 1:
+        where = shown(rows[0].where) if len(rows) == 1 else f"all {len(rows)} sets"
+        return f"{quantity}: {with_interval(rows[0].change)} ({where})"
     low, high = (pick(rows, key=lambda row: row.change.value) for pick in (min, max))
-    return f"{quantity}: from {with_interval(low.change)} ({low.where}) to {with_interval(high.change)} ({high.where})"
+    return f"{quantity}: from {with_interval(low.change)} ({shown(low.where)}) to {with_interval(high.change)} ({shown(high.where)})"
 
 
 def _tally(rows: Sequence[Row]) -> str:
@@ -124,5 +127,5 @@ def _tally(rows: Sequence[Row]) -> str:
             rows[0].finding
         ]
     words = [f"{len(counts['agrees'])} of {len(rows)} comparisons agree"]
-    words += [f"{finding}: {', '.join(counts[finding])}" for finding in ("contradicts", "open") if counts[finding]]
+    words += [f"{finding}: {shown(', '.join(counts[finding]))}" for finding in ("contradicts", "open") if counts[finding]]
     return "; ".join(words).replace("contradicts:", "contradicted by").replace("open:", "left open by") + "."

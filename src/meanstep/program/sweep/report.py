@@ -1,0 +1,123 @@
+"""From a sweep's folder to figures, summary.csv and one page that works offline. Knows no networks and trains nothing.
+
+A report is a function of what the folder holds; whatever is missing there is missing in the report, which says so.
+"""
+
+import base64
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from meanstep.program.console import UserError, write
+from meanstep.program.sweep import prose, summary
+from meanstep.program.sweep.claims import claims
+from meanstep.program.sweep.results import Results, read, shown
+from meanstep.program.sweep.statistics import mean
+from meanstep.program.sweep.verdicts import RULE, Claim, number, readable_p, with_interval
+
+TEMPLATE = "report.html.j2"
+
+
+def require() -> None:
+    """`UserError` that names the extra if what draws the report is not installed; the rest of the program does without it."""
+    for name in ("matplotlib", "jinja2"):
+        if find_spec(name) is None:
+            raise UserError(f"the report needs {name}: pip install 'meanstep[report]'")
+
+
+def build(folder: Path) -> Path:
+    """Write figures/*.png, summary.csv and report.html into the sweep's folder and return the page's path.
+
+    `UserError` if matplotlib or jinja2 is missing, or if a file of the sweep is missing, damaged or cannot be written.
+    """
+    require()
+    import jinja2
+
+    from meanstep.program.sweep.diagnoses import DIAGNOSES
+    from meanstep.program.sweep.figures import FIGURES
+
+    results = read(folder)
+    drawn = _draw(folder / "figures", results, {**FIGURES, **DIAGNOSES})
+    rows = summary.numbers(results)
+    write(folder / "summary.csv", summary.text(rows))
+    source = files("meanstep.program.sweep").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"number": number, "p": readable_p, "measured": with_interval, "shown": shown}
+    page = environment.from_string(source).render(_content(results, claims(results), rows, drawn))
+    write(folder / "report.html", page.replace("β = ", "β\u00a0=\u00a0").replace("|κ|", "|\u2060κ\u2060|"))  # no line ends inside these
+    return folder / "report.html"
+
+
+def _draw(folder: Path, results: Results, figures: dict[str, Any]) -> dict[str, str]:
+    """Write the figures that the sweep has data for; one of an earlier report that it has none for goes."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from error
+    found = {}
+    for name, draw in figures.items():
+        path = folder / f"{name}.png"
+        if (image := draw(results)) is None:
+            path.unlink(missing_ok=True)
+            continue
+        write(path, image)
+        found[name] = _embedded(image)
+    return found
+
+
+def _embedded(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def _content(results: Results, found: list[Claim], rows: list[summary.Number], drawn: dict[str, str]) -> dict[str, Any]:
+    return {
+        "title": f"meanstep reproduce {results.study}: {len(results.sets)} sets, {len(results.ids)} models, {len(results.seeds)} seeds",
+        "results": results,
+        "tiles": prose.tiles(results, found),
+        "headline": prose.headline(results, found),
+        "gaps": prose.gaps(results),
+        "settings": prose.settings(results),
+        "environment": prose.environment(results),
+        "duration": prose.duration(results),
+        "command": prose.command(results),
+        "cards": _cards(results),
+        "choices": _choices(results),
+        "drawn": drawn,
+        "claims": found,
+        "tests": sum(claim.tests for claim in found),
+        "rule": RULE,
+        "rows": rows,
+    }
+
+
+def _choices(results: Results) -> list[dict[str, Any]]:
+    """What the slider moves over: an arm's coefficients, or the one model of an arm."""
+    pictured = {id for arrays in results.samples.values() for id in arrays}
+    found = []
+    for arm, lines in results.swept().items():
+        steps = [{"label": f"β = {line.beta:g}", "id": line.id} for line in lines if line.id in pictured]
+        if steps:
+            found.append({"label": "the paper's arm" if arm == "paper" else arm, "steps": steps})
+    return found + [{"label": x.id, "steps": [{"label": x.id, "id": x.id}]} for x in results.singles() if x.id in pictured]
+
+
+def _cards(results: Results) -> list[dict[str, Any]]:
+    from meanstep.program.sweep import pictures
+
+    cards = []
+    for name, arrays in results.samples.items():
+        if "data" not in arrays:
+            continue
+        window = pictures.frame(arrays["data"])
+        images = {id: _embedded(pictures.png(pictures.picture(points, window))) for id, points in arrays.items()}
+        lost = {id: pictures.outside(points, window) for id, points in arrays.items()}
+        notes = {id: _note(results, name, id, lost[id]) for id in arrays if id != "data"}
+        cards.append({"name": name, "data": images.pop("data"), "images": images, "notes": notes, "dim": arrays["data"].shape[1]})
+    return cards
+
+
+def _note(results: Results, name: str, id: str, lost: float) -> str:
+    found = mean(results.score(name, id).values())
+    score = f"SW1 {number(found.mean)}" + (f" ± {found.sd:.1g}" if found.sd is not None else "") if found else "no score"
+    return score + (f", {100 * lost:.0f}% outside the window" if lost > 0.01 else "")
