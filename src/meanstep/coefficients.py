@@ -75,7 +75,7 @@ def binned(edges: Tensor, values: Tensor) -> Callable[[Bridge], Tensor]:
     if edges.ndim != 1 or values.shape != (len(edges) - 1,) * 2:
         raise ValueError(f"{len(edges)} edges need a table of {len(edges) - 1} x {len(edges) - 1} values, got {tuple(values.shape)}")
     inner = edges[1:-1]
-    return lambda b: values.to(b.t)[torch.bucketize(b.t, inner.to(b.t)), torch.bucketize(b.r, inner.to(b.t))]
+    return lambda b: values.to(b.t)[torch.bucketize(b.t.contiguous(), inner.to(b.t)), torch.bucketize(b.r.contiguous(), inner.to(b.t))]
 
 
 def scalar_optimum(kappa: float | Tensor, noise: float | Tensor, bias: float | Tensor = 0.0) -> float | Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import meanstep as ms
 from meanstep.program.console import UserError
 from meanstep.program.sweep.points import Points, load
 
@@ -229,3 +230,12 @@ def test_samples_are_rows_of_their_half():
 def test_points_without_a_scale_are_an_error():
     with pytest.raises(ValueError, match="no scale"):
         Points(torch.ones(100, 2))
+
+
+def test_the_velocity_is_the_posterior_mean_of_the_training_half():
+    law = Points(torch.randn(300, 3, generator=ms.key(0)))
+    z, t = torch.randn(50, 3, generator=ms.key(1)), torch.linspace(0.2, 0.9, 50)
+    x = law.training.double()
+    logits = -((z.double()[:, None] - (1 - t.double())[:, None, None] * x) ** 2).sum(-1) / (2 * t.double()[:, None] ** 2)
+    expected = (z - logits.softmax(1) @ x) / t[:, None]
+    torch.testing.assert_close(law.velocity(z, t).double(), expected, rtol=1e-5, atol=1e-5)

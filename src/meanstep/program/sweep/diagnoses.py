@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 
 from meanstep.program.sweep.claims import least
 from meanstep.program.sweep.look import AMBER, BLUE, GREEN, GRID, INK, MUTED, ORANGE, PINK, drawing, key, log_ticks, png, sheet
@@ -24,7 +24,7 @@ def maps(results: Results) -> bytes | None:
     if not names:
         return None
     with drawing():
-        figure, axes = sheet(3, len(names), 1.6, max(5.2, 1.72 * len(names) + 0.8))
+        figure, axes = sheet(3, len(names), 1.6, 1.65 * len(names) + 1.5)
         grid = np.array(axes, dtype=object).reshape(3, len(names))
         laws = {name: _merged([law] if (law := results.law(name)) else []) for name in names}
         limit = max(_limit([found[name] for name in names] + [laws[name] for name in names]), 1.5)
@@ -80,8 +80,8 @@ def _map(ax: Axes, found: Merged, quantity: str, limit: float):
         ax.text(0.5, 0.5, "no closed form", ha="center", va="center", color=MUTED, fontsize=8)
         return None
     values = np.ma.masked_invalid(found[quantity])
-    scale = {"norm": LogNorm(1 / limit, limit), "cmap": "RdBu_r"} if quantity == "noise" else {"vmin": 0, "vmax": 1, "cmap": "YlGnBu"}
-    drawn = ax.pcolormesh(found["edges"], found["edges"], values, rasterized=True, **scale)
+    norm, colours = (LogNorm(1 / limit, limit), "RdBu_r") if quantity == "noise" else (Normalize(0, 1), "YlGnBu")
+    drawn = ax.pcolormesh(found["edges"], found["edges"], values, norm=norm, cmap=colours)
     known = values.compressed()
     if quantity == "noise" and known.size and known.min() < 1 < known.max():
         centres = (found["edges"][1:] + found["edges"][:-1]) / 2
@@ -154,7 +154,7 @@ def proxies(results: Results) -> bytes | None:
             found = [mean(results.probe(name, BASE, "bias", proxy).values()) for name in results.sets]
             _strip(right, [x.mean for x in found if x and x.mean > 0], row, PINK, None)
         right.set_visible(bool(biases))
-        _rows(right, [words for _, words in biases], "Squared bias of the proxy, over E|v′|²", "←  less bias")
+        _rows(right, [words for _, words in biases], "Squared bias of the proxy, over E|v'|²", "←  less bias")
         return png(figure)
 
 

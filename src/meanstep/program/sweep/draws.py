@@ -41,10 +41,12 @@ class Step(NamedTuple):
 
 
 class Block(NamedTuple):
-    """`BLOCK` steps stacked on the second axis, the pairs `x`, `e` `[S, K, B, D]` they came from, and each stream's seed."""
+    """`BLOCK` steps stacked on the second axis; what they came from, `x`, `e` `[S, K, B, D]`, `r`, `t` `[S, K, B + A]`; the seeds."""
 
     x: Tensor
     e: Tensor
+    r: Tensor
+    t: Tensor
     steps: Step
     seeds: tuple[int, ...]
 
@@ -55,7 +57,7 @@ class Block(NamedTuple):
     def to(self, device: str) -> "Block":
         """The block on a device."""
         steps = Step(*(None if part is None else part.to(device) for part in self.steps))
-        return Block(self.x.to(device), self.e.to(device), steps, self.seeds)
+        return self._replace(x=self.x.to(device), e=self.e.to(device), steps=steps)
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,10 @@ class Stream:
             pairs = samplers.anchor(TIMES[settings.times], *settings.delta)
             near_r, near_t = pairs((BLOCK, batch), key(self.seed, "anchor", self.name, index))
             near_z = linear(x, e, near_t)[0]
-        bridge = Bridge(z, v, r, t)
+        bridge, rs, ts = Bridge(z, v, r, t), torch.cat([r, near_r], 1), torch.cat([t, near_t], 1)
         steps = Step(
             torch.cat([v, v], 1) if needs.anchor else v,
-            shape.inputs(torch.cat([z, near_z], 1), torch.cat([r, near_r], 1), torch.cat([t, near_t], 1)),
+            shape.inputs(torch.cat([z, near_z], 1), rs, ts),
             shape.inputs(z[:, :n], t[:, :n], t[:, :n]),
             shape.input_tangents(t[:, :n], (t - r)[:, :n]),
             (t - r)[:, :n, None],
@@ -112,7 +114,8 @@ class Stream:
             self._posterior(bridge, settings.reference) if needs.posterior else None,
             self.beta(Bridge(z[:, :n], v[:, :n], r[:, :n], t[:, :n]))[..., None] if self.beta else None,
         )
-        return Block(x[None], e[None], Step(*(None if part is None else part[None] for part in steps)), (self.seed,))
+        one = Step(*(None if part is None else part[None] for part in steps))
+        return Block(x[None], e[None], rs[None], ts[None], one, (self.seed,))
 
     def _posterior(self, b: Bridge, n: int) -> Tensor:
         proxy = Posterior(self.reference(n), dtype=torch.float32)
@@ -136,5 +139,5 @@ def stack(blocks: list[Block]) -> Block:
     """The blocks of several streams as one."""
     parts = zip(*(block.steps for block in blocks), strict=True)
     steps = Step(*(None if part[0] is None else torch.cat(part) for part in parts))
-    pairs = (torch.cat(part) for part in zip(*(block[:2] for block in blocks), strict=True))
+    pairs = (torch.cat(part) for part in zip(*(block[:4] for block in blocks), strict=True))
     return Block(*pairs, steps, tuple(seed for block in blocks for seed in block.seeds))

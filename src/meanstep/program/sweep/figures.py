@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import exp, log
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +11,6 @@ from meanstep.program.sweep import pictures
 from meanstep.program.sweep.claims import SW1_OF_PAPER, TRACE_RANGE, sw1_ratio, trace_ratio
 from meanstep.program.sweep.look import (
     ARM_COLOURS,
-    BAND,
     BLUE,
     GREEN,
     INK,
@@ -25,9 +25,10 @@ from meanstep.program.sweep.look import (
     png,
     sheet,
 )
-from meanstep.program.sweep.results import ANCHORED, BASE, Results, Seeds, shown
+from meanstep.program.sweep.results import ANCHORED, BASE, PLANE, Line, Results, Seeds, shown
 from meanstep.program.sweep.statistics import Change, across, ratio
 
+BETAS: dict[str, Any] = {"xticks": [0, 0.25, 0.5, 0.75, 1], "xticklabels": ["0", "¼", "½", "¾", "1"]}
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
 SHORT = {
     "flow_matching": "FM",
@@ -50,19 +51,22 @@ def overview(results: Results) -> bytes | None:
     with drawing():
         figure, (left, right) = sheet(1, 2, 1.15 + 0.36 * (len(names) + 1), 10.0)
         _ratios(left, trace, GREEN, "Noise of the gradient, β = 0 over β = 1", "times quieter at β = 1  →")
-        left.axvspan(*TRACE_RANGE, color=GREEN, alpha=0.09, lw=0, zorder=0)
-        left.text(TRACE_RANGE[0] * 1.02, -0.75, "the paper's range", color=GREEN, fontsize=8, va="center")
+        if set(names) & set(PLANE):
+            left.axvspan(*TRACE_RANGE, color=GREEN, alpha=0.09, lw=0, zorder=0)
+            left.text(TRACE_RANGE[0] * 1.02, -0.75, "the paper's range", color=GREEN, fontsize=8, va="center")
         _ratios(right, sw1, BLUE, "Distance of the samples (SW1), β = 1 over β = 0", "←  better at β = 1        worse  →")
         right.tick_params(labelleft=False)
         paper = [(after / before, row) for row, name in enumerate(names) if name in SW1_OF_PAPER for before, after in [SW1_OF_PAPER[name]]]
         if paper:
-            right.scatter(*zip(*paper, strict=True), s=46, facecolors="white", edgecolors=ORANGE, linewidths=1.5, zorder=3)
+            x, y = zip(*paper, strict=True)
+            right.scatter(x, y, s=46, facecolors="white", edgecolors=ORANGE, linewidths=1.5, zorder=3)
             right.text(0.012, 0.985, "○ the paper's number", color=ORANGE, fontsize=8, transform=right.transAxes, va="top")
         return png(figure)
 
 
 def _ratios(ax: Axes, changes: dict[str, Change], colour: str, title: str, label: str) -> None:
-    rows = [*((shown(name), change, 5.5) for name, change in changes.items()), ("all sets", across(changes.values()), 8)]
+    rows = [(shown(name), change, 5.5) for name, change in changes.items()]
+    rows += [("all sets", found, 8)] if (found := across(changes.values())).n > 1 else []
     for row, (_, change, size) in enumerate(rows):
         if not change.n:
             continue
@@ -74,8 +78,9 @@ def _ratios(ax: Axes, changes: dict[str, Change], colour: str, title: str, label
             f"{change.value:.2f}", (top, row), (7, 0), textcoords="offset points", va="center", fontsize=8, color=INK, zorder=6, bbox=WHITE
         )
     ax.axvline(1, color=INK, lw=1)
-    ax.axhline(len(changes) - 0.5, color="#c5ced8", lw=0.8)
-    ax.set(xscale="log", ylim=(len(changes) + 0.6, -1.1), yticks=range(len(rows)), yticklabels=[row[0] for row in rows], title=title)
+    if len(rows) > len(changes):
+        ax.axhline(len(changes) - 0.5, color="#c5ced8", lw=0.8)
+    ax.set(xscale="log", ylim=(len(rows) - 0.4, -1.1), yticks=range(len(rows)), yticklabels=[row[0] for row in rows], title=title)
     ax.set_xlabel(label)
     ax.grid(True, axis="x")
     ax.grid(False, axis="y")
@@ -100,46 +105,52 @@ def quality(results: Results) -> bytes | None:
 
 
 def _quality_of(ax: Axes, results: Results, name: str, arms: Sequence[str]) -> None:
-    tops = [0.0]
-    if floor := results.floor(name):
+    floor = results.floor(name)
+    if floor:
         ax.axhspan(min(floor), max(floor) if len(floor) > 1 else 1.03 * floor[0], color="#8b97a5", alpha=0.3, lw=0)
-    for arm in reversed(arms):
-        tops.append(_arm_of(ax, results, name, arm, 0.022 * arms.index(arm)))
-    tops.append(max((max(results.floor(name), default=0.0)), 1e-9))
-    found = [(np.mean([*found.values()]), line.id) for line in results.singles() if (found := results.score(name, line.id))]
-    top = 1.12 * max(*tops, *(y for y, _ in found if y < 1.7 * max(tops)))
-    ax.set(xlim=(-0.06, 1.06), ylim=(0, top), title=shown(name), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "¼", "½", "¾", "1"])
-    ax.set_xlabel("β")
-    if found:
-        ax.set_xlim(-0.06, 1.1)
-        for y, _ in found:
-            if y <= top:
-                ax.plot((1.06, 1.1), (y, y), color=MUTED, lw=1.6, solid_capstyle="butt", clip_on=False)
-    names = [(float(y), SHORT.get(id, id) + (f" {y:.2g} ↑" if y > top else "")) for y, id in found]
-    end_labels(ax, [(min(y, top), words, MUTED) for y, words in names], gap=0.08, size=7.5)
+    tops = [_arm_of(ax, results, name, arm, 0.022 * arms.index(arm)) for arm in reversed(arms)]
+    _references(ax, results, name, max([*tops, *floor, 1e-9]))
+    ax.set(title=shown(name), xlabel="β", **BETAS)
+
+
+def _references(ax: Axes, results: Results, name: str, top: float) -> None:
+    """Ticks and names at the right margin; what lies far above the arms is named with its number. Sets the limits."""
+    found = [(float(np.mean([*scores.values()])), line.id) for line in results.singles() if (scores := results.score(name, line.id))]
+    top = 1.12 * max([top, *(y for y, _ in found if y < 1.7 * top)]) if results.swept() else 1.12 * max([top, *(y for y, _ in found)])
+    ax.set(xlim=(-0.06, 1.1), ylim=(0, top))
+    for y, _ in found:
+        if y <= top:
+            ax.plot((1.06, 1.1), (y, y), color=MUTED, lw=1.6, solid_capstyle="butt", clip_on=False)
+    labels = [(y, SHORT.get(id, id) + (f" {y:.2g} ↑" if y > top else "")) for y, id in found]
+    end_labels(ax, [(min(y, top), words, MUTED) for y, words in labels], gap=0.08, size=7.5)
 
 
 def _arm_of(ax: Axes, results: Results, name: str, arm: str, aside: float) -> float:
-    """Draw an arm, moved `aside` unless it is the first: means, intervals of the paired change from the first coefficient, seeds. Returns the greatest height."""
+    """Draw an arm: means and, of the first (`aside` is 0), seeds and paired intervals from its first coefficient. Returns the top."""
     lines = [line for line in results.swept()[arm] if results.score(name, line.id)]
     if not lines:
         return 0.0
-    colour, base = _colour(arm), results.score(name, lines[0].id)
-    main, x = aside == 0, [(line.beta or 0.0) + aside for line in lines]
+    colour, main = _colour(arm), aside == 0
+    x = [(line.beta or 0.0) + aside for line in lines]
     means = [_geometric(results.score(name, line.id)) for line in lines]
     ax.plot(x, means, color=colour, marker="o", ms=4.5 if main else 3.5, lw=2.2 if main else 1.3, zorder=4 if main else 3)
-    for line, at in zip(lines, x, strict=True) if main else ():
-        scores = results.score(name, line.id)
+    return max([*means, *(_spread_of(ax, results, name, lines, colour) if main else ())])
+
+
+def _spread_of(ax: Axes, results: Results, name: str, lines: Sequence[Line], colour: str) -> list[float]:
+    """Seeds, paired intervals and raw weights of an arm; the heights of the last."""
+    base, raw = results.score(name, lines[0].id), {}
+    for line in lines:
+        scores, at = results.score(name, line.id), line.beta or 0.0
         ax.scatter([at] * len(scores), list(scores.values()), s=7, color=colour, alpha=0.4, lw=0, zorder=3)
         change = ratio(scores, base)
         if line is not lines[0] and change.interval:
-            ends = [_geometric(base) * edge for edge in change.interval]
-            ax.plot((at, at), ends, color=colour, lw=5, alpha=0.22, zorder=2, solid_capstyle="butt")
-    if main:
-        raw = [(at, _geometric(found)) for line, at in zip(lines, x, strict=True) if (found := results.score(name, line.id, weights="raw"))]
-        ax.plot(*zip(*raw, strict=True), color=colour, lw=1.2, ls=(0, (2, 1.6)), alpha=0.8) if raw else None
-        means += [y for _, y in raw]
-    return max(means)
+            common = _geometric({seed: base[seed] for seed in base.keys() & scores.keys()})
+            ax.plot((at, at), [common * edge for edge in change.interval], color=colour, lw=5, alpha=0.22, zorder=2, solid_capstyle="butt")
+        if found := results.score(name, line.id, weights="raw"):
+            raw[at] = _geometric(found)
+    ax.plot([*raw], [*raw.values()], color=colour, lw=1.2, ls=(0, (2, 1.6)), alpha=0.8)
+    return [*raw.values()]
 
 
 def _geometric(values: Seeds) -> float:
@@ -166,21 +177,21 @@ def variance(results: Results) -> bytes | None:
         for ax, name in zip(axes, names, strict=False):
             for quantity, _, colour, width in kinds:
                 _relative(ax, results, name, quantity, colour, width)
-            own = {beta: results.probed(name, results.paper(beta), "trace", beta) for beta in results.paper_betas()}
-            points = [(b, ratio(found, own[0.0]).value) for b, found in own.items() if found and 0.0 in own and ratio(found, own[0.0]).n]
-            ax.scatter(
-                *zip(*points, strict=True), s=34, marker="D", facecolors="white", edgecolors=INK, linewidths=1, zorder=5
-            ) if points else None
+            _own(ax, results, name)
             ax.axhline(1, color=INK, lw=0.8)
-            ax.set(
-                yscale="log", title=shown(name), xlim=(-0.05, 1.05), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "¼", "½", "¾", "1"]
-            )
-            ax.set_xlabel("β")
+            ax.set(title=shown(name), xlim=(-0.05, 1.05), xlabel="β", **BETAS)
             log_ticks(ax, "y")
         words = {"whole": "Tr Cov, trained at β = 0", "noise part": "its noise part", "weighted": "under the adaptive weight"}
         own_key = ("at the weights trained with each β", INK, {"marker": "D", "ms": 5, "mfc": "white", "ls": "none"})
         key(figure, [*((words[word], colour, {"lw": width}) for _, word, colour, width in kinds), own_key])
         return png(figure)
+
+
+def _own(ax: Axes, results: Results, name: str) -> None:
+    own = {beta: results.probed(name, results.paper(beta), "trace", beta) for beta in results.paper_betas()}
+    changes = {beta: ratio(found, own.get(0.0, {})) for beta, found in own.items()}
+    found = {beta: change.value for beta, change in changes.items() if change.n}
+    ax.scatter([*found], [*found.values()], s=34, marker="D", facecolors="white", edgecolors=INK, linewidths=1, zorder=5)
 
 
 def _relative(ax: Axes, results: Results, name: str, quantity: str, colour: str, width: float) -> None:
@@ -192,7 +203,8 @@ def _relative(ax: Axes, results: Results, name: str, quantity: str, colour: str,
     ax.plot(grid, [change.value for change in changes], color=colour, lw=width, marker="o", ms=3)
     known = [(beta, *change.interval) for beta, change in zip(grid, changes, strict=True) if change.interval]
     if known:
-        ax.fill_between(*zip(*known, strict=True), color=colour, alpha=0.13, lw=0)
+        x, low, high = zip(*known, strict=True)
+        ax.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
 
 
 def training(results: Results) -> bytes | None:

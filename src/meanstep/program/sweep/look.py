@@ -75,7 +75,7 @@ def sheet(rows: float, columns: int = 1, height: float = 2.5, width: float = WID
 def panels(n: int, height: float = 2.6) -> tuple[Figure, list[Axes]]:
     """One panel for each of `n` sets, three in a row, fewer and narrower if there are fewer."""
     columns = min(3, n)
-    return sheet(ceil(n / columns), columns, height, WIDTH * (0.55, 0.8, 1.0)[columns - 1], n=n)
+    return sheet(ceil(n / columns), columns, height, WIDTH * (0.8, 0.85, 1.0)[columns - 1], n=n)
 
 
 def key(figure: Figure, entries: Sequence[tuple[str, str, dict]]) -> None:

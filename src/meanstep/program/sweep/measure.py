@@ -37,7 +37,8 @@ class Judge:
     def __init__(self, stream: Stream, settings: Settings) -> None:
         law, n = stream.law, settings.samples
         self.law, self.n, self.path = law, n, (stream.seed, "evaluate", stream.name)
-        self.data = _evaluation_data(law, n, stream.seed, stream.name, 0)
+        fresh = getattr(law, "held_out_sample", law.sample)  # a user's points: the half that is not trained on
+        self.data = fresh(n, key(*self.path, "data"))
         self.directions = directions(law.dim, settings.directions, key(0, "directions"))
         self.sliced, self.quick = Sliced(self.data, self.directions), Sliced(self.data[:2048], self.directions[::4])
         self.noise = torch.randn(1, n, law.dim, generator=key(*self.path, "noise"))
@@ -65,14 +66,8 @@ class Judge:
 
     def floor(self, replicate: int) -> dict[str, Any]:
         """The scores of fresh data: what a perfect model would get."""
-        x = _evaluation_data(self.law, self.n, self.path[0], self.path[2], 1 + replicate)
+        x = self.law.sample(self.n, key(*self.path, "floor", replicate))
         return {"sw1": self.sliced(x), **self._one_step(x)}
-
-
-def _evaluation_data(law: Any, n: int, seed: int, name: str, replicate: int) -> Tensor:
-    g = key(seed, "evaluate", name, replicate)
-    points: Tensor = law.held_out_sample(n, g) if hasattr(law, "held_out") else law.sample(n, g)
-    return points
 
 
 class _Modes:

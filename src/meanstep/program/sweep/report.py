@@ -14,6 +14,7 @@ from meanstep.program.sweep import prose, summary
 from meanstep.program.sweep.claims import claims
 from meanstep.program.sweep.results import Results, read, shown
 from meanstep.program.sweep.statistics import mean
+from meanstep.program.sweep.strips import strip
 from meanstep.program.sweep.verdicts import RULE, Claim, number, readable_p, with_interval
 
 TEMPLATE = "report.html.j2"
@@ -49,8 +50,8 @@ def build(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _draw(folder: Path, results: Results, figures: dict[str, Any]) -> dict[str, str]:
-    """Write the figures that the sweep has data for; one of an earlier report that it has none for goes."""
+def _draw(folder: Path, results: Results, figures: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Write the figures that the sweep has data for, return them with the width to show them at; an earlier report's others go."""
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -62,7 +63,7 @@ def _draw(folder: Path, results: Results, figures: dict[str, Any]) -> dict[str, 
             path.unlink(missing_ok=True)
             continue
         write(path, image)
-        found[name] = _embedded(image)
+        found[name] = _embedded(image), int.from_bytes(image[16:20], "big") // 2
     return found
 
 
@@ -70,7 +71,7 @@ def _embedded(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
-def _content(results: Results, found: list[Claim], rows: list[summary.Number], drawn: dict[str, str]) -> dict[str, Any]:
+def _content(results: Results, found: list[Claim], rows: list[summary.Number], drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
     return {
         "title": f"meanstep reproduce {results.study}: {len(results.sets)} sets, {len(results.ids)} models, {len(results.seeds)} seeds",
         "results": results,
@@ -84,7 +85,7 @@ def _content(results: Results, found: list[Claim], rows: list[summary.Number], d
         "cards": _cards(results),
         "choices": _choices(results),
         "drawn": drawn,
-        "claims": found,
+        "claims": [(claim, strip(claim)) for claim in found],
         "tests": sum(claim.tests for claim in found),
         "rule": RULE,
         "rows": rows,

@@ -161,7 +161,7 @@ def _samples(folder: Path, name: str) -> dict[str, np.ndarray]:
     if not paths:
         return {}
     try:
-        with np.load(paths[0], allow_pickle=False) as arrays:
+        with paths[0].open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # numpy leaves its own file open if it fails
             found = {key: np.asarray(arrays[key], dtype=float) for key in arrays.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{paths[0]} is damaged ({error}): delete it, the report can do without") from None

@@ -90,7 +90,7 @@ def claim(key: str, text: str, source: str, test: str, quantity: str, rows: Sequ
 
 def number(x: float) -> str:
     """Three significant digits, without an exponent where it is readable so."""
-    return f"{x:.3g}" if abs(x) < 1000 else f"{x:,.0f}"
+    return "0" if x == 0 else f"{x:#.3g}".rstrip(".") if abs(x) < 1000 else f"{x:,.0f}"
 
 
 def with_interval(change: Change) -> str:

@@ -1,0 +1,186 @@
+"""Model-steps per second on one core: the sweep's engine against the plain form that everybody writes, and against the arithmetic limit.
+
+    python benchmarks/sweep.py                    # a table
+    python benchmarks/sweep.py --json sweep.json  # and the numbers
+
+All variants train the same model: MLP 34-128-128-128-2, MeanFlow with an EMA tangent (beta = 1), a quarter of the rows with r < t, Adam,
+an EMA copy. They run in turn, round after round, in one process on one thread; a figure is the median over the rounds, so a pause of a
+busy machine hits all alike. Draws of data, noise and times are part of every variant's step.
+
+The limit: the operations that a step cannot avoid (forward and backward on all rows, a tangent and an EMA forward on the r < t rows),
+each matrix product at the rate that this core's sgemm reaches at that shape, in the same rounds; everything else free.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import meanstep as ms
+from meanstep.fields.flat import Shape
+from meanstep.fields.planar import PLANAR
+from meanstep.program.sweep.draws import BLOCK, Needs, Stream
+from meanstep.program.sweep.folder import environment
+from meanstep.program.sweep.settings import Settings, Spec
+from meanstep.program.sweep.train import Cohort
+
+WIDTH, DEPTH = 128, 3
+SPEC = Spec(beta=1.0, proxy="ema")
+
+
+def settings(batch: int) -> Settings:
+    return Settings(("eight_gaussians",), (1.0,), (0,), ("plain",), 1_000_000, batch=batch)
+
+
+class Everybody(nn.Module):
+    """The network as it is usually written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", Shape(2).frequencies)
+        sizes = (2 + 4 * len(self.frequencies), *[WIDTH] * DEPTH, 2)
+        layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.SiLU())]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        angles = torch.stack([t, t - r], -1)[..., None] * self.frequencies
+        return self.layers(torch.cat([z, angles.sin().flatten(-2), angles.cos().flatten(-2)], -1))
+
+
+def naive(batch: int) -> Callable[[int], None]:
+    """`torch.func.jvp` over the whole batch, eager, r = t set on three quarters of the rows."""
+    net, ema = Everybody(), Everybody().requires_grad_(False)
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
+    law, still = PLANAR["eight_gaussians"]().to(torch.float32), 3 * batch // 4
+
+    def step() -> None:
+        x, e = law.sample(batch), torch.randn(batch, 2)
+        a, b = torch.sigmoid(torch.randn(batch) - 0.4), torch.sigmoid(torch.randn(batch) - 0.4)
+        t, r = torch.maximum(a, b), torch.minimum(a, b)
+        r[:still] = t[:still]
+        z, v = (1 - t[:, None]) * x + t[:, None] * e, e - x
+        with torch.no_grad():
+            w = ema(z, t, t)
+        u, du = torch.func.jvp(net, (z, r, t), (w, torch.zeros_like(r), torch.ones_like(t)))
+        target = (v - (t - r)[:, None] * du).detach()
+        error = (u - target).square().sum(1)
+        loss = (error / (error.detach() + 1e-3)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            for mine, theirs in zip(ema.parameters(), net.parameters(), strict=True):
+                mine.lerp_(theirs, 1e-3)
+
+    return lambda n: [step() for _ in range(n)][0]
+
+
+def composed(batch: int) -> Callable[[int], None]:
+    """The public `Loss` on an `MLP`: forward mode on the r < t rows only, then autograd."""
+    net = ms.MLP(2)
+    ema = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
+    loss = ms.Loss(ms.recipes.coefficient(1.0, ema, anchor=0.0), check=False, measure=False)
+    optimiser, law = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True), PLANAR["eight_gaussians"]().to(torch.float32)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        loss(net, law.sample(batch)).loss.backward()
+        optimiser.step()
+        ema.update_parameters(net)
+
+    return lambda n: [step() for _ in range(n)][0]
+
+
+def engine(batch: int, models: int = 1) -> Callable[[int], None]:
+    """The sweep's: `models` models share their draws, as those of one set and seed do; one call counts a step of each."""
+    shape, stream, wanted = Shape(2, WIDTH, DEPTH), Stream(PLANAR["eight_gaussians"]().to(torch.float32), "x", 0), settings(batch)
+    cohorts = [Cohort(shape, [SPEC], shape.initial(ms.key(k))[None], [0], wanted) for k in range(models)]
+    index = [0]
+
+    def run(n: int) -> None:
+        for _ in range(n // BLOCK):
+            block = stream.block(index[0], shape, wanted, Needs.of([SPEC]))
+            for cohort in cohorts:
+                cohort.run(block, index[0] * BLOCK, (index[0] + 1) * BLOCK)
+            index[0] += 1
+
+    return run
+
+
+def products(batch: int) -> Iterator[tuple[int, int, int]]:
+    """Shapes `(m, k, n)` of the matrix products that a step cannot avoid."""
+    sizes = Shape(2, WIDTH, DEPTH).sizes
+    for layer, (fan_in, fan_out) in enumerate(sizes):
+        yield from ((rows, fan_in, fan_out) for rows in (batch, batch // 4, batch // 4))  # forward, tangent, EMA forward
+        yield fan_in, batch, fan_out  # gradient in the weights
+        if layer:
+            yield batch, fan_out, fan_in  # gradient in the inputs
+
+
+def arithmetic(batch: int) -> Callable[[int], None]:
+    """Those products alone."""
+    pairs = [(torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)) for m, k, n in products(batch)]
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            for a, b, out in pairs:
+                torch.mm(a, b, out=out)
+
+    return run
+
+
+def measure(batch: int, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
+    variants: dict[str, tuple[Callable[[int], None], int]] = {
+        "naive": (naive(batch), 1),
+        "composed": (composed(batch), 1),
+        "engine": (engine(batch), 1),
+        "engine, 9 models share draws": (engine(batch, 9), 9),
+        "limit": (arithmetic(batch), 1),
+    }
+    counts, rates = {}, {name: [] for name in variants}
+    for name, (run, models) in variants.items():
+        run(BLOCK)
+        start = time.perf_counter()
+        run(BLOCK)
+        counts[name] = BLOCK * max(1, round(seconds / (time.perf_counter() - start)))
+    for _ in range(rounds):
+        for name, (run, models) in variants.items():
+            start = time.process_time()
+            run(counts[name])
+            rates[name].append(counts[name] * models / (time.process_time() - start))
+    flops = sum(2 * m * k * n for m, k, n in products(batch))
+    ratio = {name: statistics.median(a / b for a, b in zip(rate, rates["naive"], strict=True)) for name, rate in rates.items()}
+    share = {name: statistics.median(a / b for a, b in zip(rate, rates["limit"], strict=True)) for name, rate in rates.items()}
+    return {
+        name: {"steps_per_second": statistics.median(rate), "to_naive": ratio[name], "of_limit": share[name], "gflops": statistics.median(rate) * flops / 1e9}
+        for name, rate in rates.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1024, 256], help="rows of a step (default: 1024 256)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of all variants in turn (default: 9)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="length of one variant's turn (default: 0.5)")
+    parser.add_argument("--json", type=Path, help="write the numbers here too")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {str(batch): measure(batch, asked.rounds, asked.seconds) for batch in asked.batches}
+    machine = environment()
+    print(f"{machine['processor']}, torch {machine['torch']}, one thread, medians of {asked.rounds} rounds\n")
+    for batch, table in found.items():
+        print(f"batch {batch}\n{'':30} {'model-steps/s/core':>18} {'to naive':>9} {'of the limit':>13} {'GFLOP/s':>8}")
+        for name, row in table.items():
+            print(f"{name:30} {row['steps_per_second']:18.0f} {row['to_naive']:9.2f} {row['of_limit']:13.2f} {row['gflops']:8.0f}")
+        print()
+    if asked.json:
+        asked.json.write_text(json.dumps({"environment": machine, "batches": found}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

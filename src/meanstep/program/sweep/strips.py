@@ -1,0 +1,63 @@
+"""Where the rows of a claim lie on a line, for the small drawing beside its verdict. Knows no records and no page."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, log
+
+from meanstep.program.sweep.verdicts import Claim, Row, with_interval
+
+LEFT, RIGHT, STEP, TOP = 290.0, 700.0, 23.0, 14.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One row of a strip: its words, its height, point and interval in units of the drawing, and the finding."""
+
+    where: str
+    y: float
+    x: float
+    low: float
+    high: float
+    words: str
+    finding: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Marks, the place of "no change" (None if it has none), the claimed range, and the height of the drawing."""
+
+    marks: tuple[Mark, ...]
+    none: float | None
+    claimed: tuple[float, float]
+    height: float
+
+
+def strip(claim: Claim) -> Strip | None:
+    """The judged rows of a claim on one scale, logarithmic for ratios; None if nothing was judged."""
+    rows = [row for row in claim.rows if row.claimed is not None and row.change.n]
+    if not rows or any(row.change.value <= 0 for row in rows if row.change.logs):
+        return None
+    place = _scale(rows)
+    marks = tuple(_mark(row, TOP + STEP * i, place) for i, row in enumerate(rows))
+    claimed = rows[0].claimed or (-inf, inf)
+    none = place(1.0 if rows[0].change.logs else 0.0) if rows[0].against_none else None
+    return Strip(marks, none, (place(claimed[0]), place(claimed[1])), 2 * TOP + STEP * (len(rows) - 1))
+
+
+def _mark(row: Row, y: float, place: Callable[[float], float]) -> Mark:
+    x = place(row.change.value)
+    low, high = map(place, row.change.interval) if row.change.interval else (x, x)
+    return Mark(row.where, y, x, low, high, with_interval(row.change), row.finding)
+
+
+def _scale(rows: list[Row]) -> Callable[[float], float]:
+    """From values to places; an interval that is far wider than the values differ leaves the drawing."""
+    logs = rows[0].change.logs
+    to = (lambda x: log(x) if x > 0 else -inf) if logs else float
+    seen = [to(row.change.value) for row in rows] + [to(1.0) if logs else 0.0]
+    edges = [to(edge) for row in rows for edge in row.claimed or ()]
+    ends = [to(end) for row in rows for end in row.change.interval or ()]
+    wide = max(max(seen) - min(seen), 0.1)
+    near = [*seen, *(x for x in (*edges, *ends) if min(seen) - wide < x < max(seen) + wide)]
+    low, high = min(near) - 0.06 * wide, max(near) + 0.06 * wide
+    return lambda x: LEFT + (RIGHT - LEFT) * min(max((to(x) - low) / (high - low), 0.0), 1.0)

@@ -1,0 +1,250 @@
+"""The sweep's step against the recipe it stands for, its independence of neighbours, and resuming."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import meanstep as ms
+from meanstep.coefficients import binned
+from meanstep.fields import gaussian_mixture
+from meanstep.fields.flat import Shape
+from meanstep.program.sweep import jobs
+from meanstep.program.sweep.draws import BLOCK, Block, Needs, Step, Stream
+from meanstep.program.sweep.jobs import Job, Stopped, train
+from meanstep.program.sweep.settings import ARMS, REFERENCES, SINGLE, Settings, Spec, coefficients, models
+from meanstep.program.sweep.train import Cohort
+from meanstep.types import Bridge
+from meanstep.velocities import own
+from meanstep.weights import adaptive
+
+SETTINGS = Settings(
+    ("eight_gaussians",), (0.0, 0.5, 1.0), (0,), ("paper",), 70, batch=32, width=16, depth=2, reference=64, samples=500, directions=8
+)
+TABLE = binned(torch.linspace(0, 1, 5), torch.linspace(0, 1, 16).view(4, 4))
+FAMILY = [
+    Spec(),
+    Spec(beta=0.3, proxy="ema"),
+    Spec(beta=1.0, proxy="ema", anchor=True),
+    Spec(anchor=True),
+    Spec(beta=0.6, proxy="own"),
+    Spec(beta=0.6, proxy="own", both=True),
+    Spec(beta=1.0, proxy="ema", both=True),
+    Spec(beta=0.7, proxy="posterior", both=True, anchor=True),
+    Spec(beta=0.7, proxy="posterior"),
+    Spec(beta=1.0, proxy="oracle", both=True),
+    Spec(beta=0.4, proxy="oracle"),
+    Spec(proxy="ema", matrix=True),
+]
+
+
+@pytest.fixture(autouse=True)
+def in_double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def stream(seed: int = 0, dim: int = 2) -> Stream:
+    return Stream(gaussian_mixture(dim), "mixture", seed, TABLE)
+
+
+def weights(shape: Shape, *seeds: int) -> Tensor:
+    return torch.stack([shape.initial(ms.key(seed, "test")) for seed in seeds]).double()
+
+
+def twin(spec: Spec, settings: Settings, ema: torch.nn.Module, known: dict[str, Any]) -> ms.Recipe:
+    """The recipe of the table that a spec stands for; its times are laid in from outside."""
+    proxy: Any = {None: None, "ema": ema, "own": own}.get(spec.proxy, known.get(spec.proxy))
+    beta: Any = TABLE if spec.matrix else spec.beta
+    return ms.recipes.coefficient(
+        beta,
+        proxy,
+        anchor=settings.anchor if spec.anchor else 0.0,
+        target_beta=beta if spec.both else 0.0,
+        times=lambda shape, g: (torch.zeros(shape), torch.ones(shape)),
+        diagonal_share=settings.diagonal_share,
+        weight=adaptive(settings.power, settings.c),
+    )
+
+
+@pytest.mark.parametrize("power", [1.0, 0.0])
+@pytest.mark.parametrize("spec", FAMILY, ids=lambda s: s.id)
+def test_the_gradient_by_hand_is_the_recipes(spec: Spec, power: float):
+    settings = replace(SETTINGS, power=power)
+    shape = Shape(2, settings.width, settings.depth)
+    block = stream().block(0, shape, settings, Needs.of([spec]))
+    cohort = Cohort(shape, [spec], weights(shape, 1), [0], settings)
+    cohort.proxy.copy_(weights(shape, 2))
+    cohort.gradient(block, 3)
+
+    # the same rows, laid out again from the block: x, e and the times that the inputs hold
+    step, n, batch = block.step(3), settings.moving, settings.batch
+    net, ema = shape.as_module(cohort.flat.detach()), shape.as_module(cohort.proxy)
+    bridges = bridges_of(block, 3, n, batch)
+    known = {name: (lambda field, b, p=part: p[:, rows_of(b, bridges)]) for name, part in (("oracle", step.oracle), ("posterior", step.posterior))}
+    loss = torch.zeros((), dtype=torch.float64)
+    for term, b in zip(twin(spec, settings, ema, known), bridges, strict=False):
+        p, q, *_ = term.objective(net, b)
+        error = (p - q).square().mean(-1)
+        scale = 1 / batch if term.scale is None else term.scale / error.shape[-1]
+        loss = loss + term.weight(error, b).sum() * scale
+    grads = torch.autograd.grad(loss, list(net.parameters()))
+    half = len(net.weights)
+    expected = torch.cat([g.reshape(1, -1) for pair in zip(grads[:half], grads[half:], strict=True) for g in pair], 1)
+    assert expected.abs().max() > 1e-3
+    assert cohort.flat.grad is not None
+    torch.testing.assert_close(cohort.flat.grad, expected, rtol=1e-9, atol=1e-12)
+
+
+def bridges_of(block: Block, k: int, n: int, batch: int) -> list[Bridge]:
+    """The moving, the diagonal and the anchor rows of a step, from its data, noise and times alone."""
+    x, e, r, t = block.x[:, k], block.e[:, k], block.r[:, k], block.t[:, k]
+
+    def bridge(rows: slice, times: slice) -> Bridge:
+        z, v = ms.interpolants.linear(x[:, rows], e[:, rows], t[:, times])
+        return Bridge(z, v, r[:, times], t[:, times])
+
+    near = [bridge(slice(0, None), slice(batch, None))] if r.shape[1] > batch else []
+    return [bridge(slice(0, n), slice(0, n)), bridge(slice(n, batch), slice(n, batch)), *near]
+
+
+def rows_of(b: Bridge, bridges: list[Bridge]) -> slice:
+    n = bridges[0].t.shape[1]
+    return slice(0, n) if b.t.shape == bridges[0].t.shape and torch.equal(b.z, bridges[0].z) else slice(n, n + bridges[1].t.shape[1])
+
+
+def test_flow_matching_shares_the_draws_of_the_family():
+    settings, shape, spec = SETTINGS, Shape(2, SETTINGS.width, SETTINGS.depth), Spec(recipe="flow_matching")
+    block = stream().block(0, shape, settings, Needs.of([spec]))
+    cohort = Cohort(shape, [spec], weights(shape, 1), [0], settings)
+    cohort.gradient(block, 5)
+    net = shape.as_module(cohort.flat.detach())
+    z, v = ms.interpolants.linear(block.x[:, 5], block.e[:, 5], block.t[:, 5])
+    error = (net(z, block.t[:, 5], block.t[:, 5]) - v).square().mean()
+    expected = torch.autograd.grad(error, net.weights[1])[0]
+    assert cohort.flat.grad is not None
+    torch.testing.assert_close(shape.layers(cohort.flat.grad)[1][0], expected, rtol=1e-10, atol=1e-13)
+
+
+def test_a_member_of_an_ensemble_trains_as_if_alone():
+    """Eight models of two sets side by side against each of them alone, over 64 steps."""
+    shape, spec = Shape(2, SETTINGS.width, SETTINGS.depth), Spec(beta=1.0, proxy="ema")
+    streams = [stream(0), stream(1)]
+    from meanstep.program.sweep.draws import stack
+
+    blocks = [[s.block(k, shape, SETTINGS, Needs.of([spec])) for s in streams] for k in range(2)]
+    specs = [replace(spec, beta=beta) for beta in (1.0, 0.9, 0.5, 0.1)] * 2
+    place = [0] * 4 + [1] * 4
+    together = Cohort(shape, specs, weights(shape, *[3] * 4, *[4] * 4), place, SETTINGS)
+    for k in range(2):
+        together.run(stack(blocks[k]), k * BLOCK, (k + 1) * BLOCK)
+    for i in (0, 3, 6):
+        alone = Cohort(shape, [specs[i]], weights(shape, 3 if i < 4 else 4), [0], SETTINGS)
+        for k in range(2):
+            alone.run(blocks[k][place[i]], k * BLOCK, (k + 1) * BLOCK)
+        torch.testing.assert_close(together.flat[i].detach(), alone.flat[0].detach(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(together.ema[i], alone.ema[0], rtol=0, atol=1e-5)
+
+
+def test_draws_of_a_block_do_not_depend_on_what_models_ask():
+    shape = Shape(2, 16, 2)
+    plain = stream().block(3, shape, SETTINGS, Needs(False, False, False))
+    rich = stream().block(3, shape, SETTINGS, Needs(True, True, True))
+    batch = SETTINGS.batch
+    assert torch.equal(plain.x, rich.x) and torch.equal(plain.t, rich.t[..., :batch])
+    assert torch.equal(plain.steps.inputs, rich.steps.inputs[..., :batch, :])
+    assert not torch.equal(plain.x, stream().block(4, shape, SETTINGS, Needs(False, False, False)).x)
+
+
+def quiet(what: str, *values: Any) -> bool:
+    return False
+
+
+def stopping(after: int) -> Any:
+    """Says stop when asked for the `after`-th time."""
+    asked = [0]
+
+    def tell(what: str, *values: Any) -> bool:
+        asked[0] += what == "stop?"
+        return what == "stop?" and asked[0] >= after
+
+    return tell
+
+
+@pytest.mark.parametrize("after", [1, 2, 5])
+def test_stopped_and_resumed_equals_straight_through_to_the_bit(tmp_path: Path, after: int):
+    torch.set_default_dtype(torch.float32)
+    settings = replace(SETTINGS, arms=("paper", "posterior-both@1", "alpha_flow", "shortcut"))
+    job = Job((("two_moons", 0),))
+    straight = train(job, settings, folder(tmp_path, "a"), quiet)
+    with pytest.raises(Stopped):
+        train(job, settings, folder(tmp_path, "b"), stopping(after))
+    resumed = train(job, settings, tmp_path / "b", quiet)
+    for record in (*straight, *resumed):
+        record.pop("seconds")
+    assert resumed == straight
+    assert len(straight) == len(settings.specs()) == 6
+
+
+def folder(tmp_path: Path, name: str) -> Path:
+    (tmp_path / name).mkdir()
+    return tmp_path / name
+
+
+def test_a_models_numbers_do_not_depend_on_the_others(tmp_path: Path):
+    torch.set_default_dtype(torch.float32)
+    job = Job((("two_moons", 0),))
+    few = train(job, replace(SETTINGS, arms=("paper@0,1",)), folder(tmp_path, "a"), quiet)
+    many = train(job, replace(SETTINGS, arms=("anchored", "paper", "own-both", "matrix-oracle")), folder(tmp_path, "b"), quiet)
+    for record in few:
+        (same,) = (other for other in many if other["id"] == record["id"])
+        assert {**same, "seconds": 0} == {**record, "seconds": 0}
+
+
+def test_a_damaged_state_is_as_good_as_none(tmp_path: Path):
+    torch.set_default_dtype(torch.float32)
+    here, job = folder(tmp_path, "a"), Job((("two_moons", 0),))
+    with pytest.raises(Stopped):
+        train(job, SETTINGS, here, stopping(2))
+    (state,) = (here / "state").iterdir()
+    state.write_bytes(state.read_bytes()[:1000])
+    again = train(job, SETTINGS, here, quiet)
+    fresh = train(job, SETTINGS, folder(tmp_path, "b"), quiet)
+    assert [r["ema"] for r in again] == [r["ema"] for r in fresh]
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_every_reference_recipe_trains(name: str, tmp_path: Path):
+    torch.set_default_dtype(torch.float32)
+    (record,) = train(Job((("eight_gaussians", 0),)), replace(SETTINGS, arms=(name,)), folder(tmp_path, "a"), quiet)
+    assert record["id"] == name and record["probe"] is None
+    assert all(value > 0 for value in record["ema"]["sw1"].values())
+    assert ("64" in record["ema"]["sw1"]) == (name == "flow_matching")
+
+
+# Arms and numbers -------------------------------------------------------------------------------------------------------------------
+
+
+def test_arms_name_their_models_and_equal_ones_train_once():
+    assert [spec.id for _, spec in models("paper", (0, 0.5, 1))] == ["beta 0", "ema 0.5", "ema 1 anchor"]
+    assert [spec.id for _, spec in models("plain@1", (0, 0.5))] == ["ema 1"]
+    assert [spec.id for _, spec in models("posterior-both@0,1", (0,))] == ["beta 0", "posterior-both 1"]
+    settings = replace(SETTINGS, arms=("paper", "plain", "own", "anchored@0", "matrix"), betas=(0, 1))
+    assert [spec.id for spec in settings.specs()] == ["beta 0", "ema 1 anchor", "ema 1", "own 1", "beta 0 anchor", "ema matrix"]
+    assert len(settings.lines()) == 8
+    for arm in ARMS:
+        found = [spec for _, spec in models(arm, (0, 0.25, 1))]
+        assert len(found) == (1 if arm in SINGLE else 3)
+        assert len({spec.id for spec in found}) == len(found)
+
+
+def test_coefficients_are_sorted_numbers():
+    assert coefficients(("1", "0.5", "0", "0.50")) == [0, 0.5, 1]
+
+
+def test_a_diverged_model_is_null_not_an_error():
+    assert jobs.finite({"a": float("nan"), "b": [1.0, float("inf")], "c": "x"}) == {"a": None, "b": [1.0, None], "c": "x"}
