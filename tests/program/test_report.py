@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from meanstep.program.console import UserError
-from meanstep.program.sweep import claims, look, report, results, statistics, verdicts
+from meanstep.program.sweep import claims, look, report, results, statistics, strips, verdicts
 from meanstep.program.sweep.statistics import Change
 
 PLANE = results.PLANE
@@ -296,6 +296,17 @@ def test_a_wide_interval_cannot_tell(tmp_path: Path):
     assert found["quality"].verdict == "cannot tell" and "left open by" in found["quality"].sentence
 
 
+def test_a_row_that_misses_the_claimed_size_does_not_agree():
+    """1.09 [1.06, 1.12] is above 1 and not 1.2 to 4.3, even where Holm's correction leaves no contradiction."""
+    near = Change((np.log(1.0875), np.log(1.0925)))
+    rows = [verdicts.Row("a", near, claimed=(1.2, 4.3), shown=(1.0, np.inf))] + [
+        verdicts.Row("b", Change((0.1, 0.9)), claimed=(1.2, 4.3))
+    ] * 5
+    assert verdicts.decide(rows)[1][0].finding in ("open", "contradicts")
+    wide = [verdicts.Row("c", Change((0.4, 0.41, 0.42)), claimed=(1.2, 4.3), shown=(1.0, np.inf))]
+    assert verdicts.decide(wide)[0] == "holds"
+
+
 def test_the_price_of_the_predicted_coefficient(tmp_path: Path):
     found = decided(sweep(tmp_path / "far", Plan(matrix=0.0, pictures=False, gain=dict.fromkeys(PLANE, 0.6))))
     assert found["mismatch"].verdict == "holds" and found["predicted"].verdict == "does not hold"
@@ -393,6 +404,17 @@ def test_the_csv_is_the_records_recomputed(whole: Path):
         assert row["seeds"] == "0 1 2" and [float(v) for v in row["values"].split()] == x
     assert seen == {"sw1", "trace", "optimum norm"}
     assert {(row["arm"], row["beta"]) for row in rows} >= {("paper", "0.25"), ("plain", "0.0"), ("shortcut", "")}
+
+
+def test_a_strip_shows_each_judged_row_in_order(whole: Path):
+    claim = decided(whole)["variance-size"]
+    drawn = strips.strip(claim)
+    assert drawn is not None and len(drawn.marks) == len(PLANE)
+    values = [row.change.value for row in claim.rows]
+    assert np.argsort([mark.x for mark in drawn.marks]).tolist() == np.argsort(values).tolist()
+    assert drawn.none is not None and drawn.none < drawn.claimed[0] < drawn.claimed[1]
+    assert all(strips.LEFT <= mark.low <= mark.x <= mark.high <= strips.RIGHT for mark in drawn.marks)
+    assert strips.strip(decided(whole)["mixtures-flat"]) is None
 
 
 def test_a_name_is_escaped(tmp_path: Path):

@@ -94,7 +94,7 @@ def test_the_gradient_by_hand_is_the_recipes(spec: Spec, power: float):
         loss = loss + term.weight(error, b).sum() * scale
     grads = torch.autograd.grad(loss, list(net.parameters()))
     half = len(net.weights)
-    expected = torch.cat([g.reshape(1, -1) for pair in zip(grads[:half], grads[half:], strict=True) for g in pair], 1)
+    expected = shape.flatten(grads[:half], grads[half:])
     assert expected.abs().max() > 1e-3
     assert cohort.flat.grad is not None
     torch.testing.assert_close(cohort.flat.grad, expected, rtol=1e-9, atol=1e-12)
@@ -248,3 +248,18 @@ def test_coefficients_are_sorted_numbers():
 
 def test_a_diverged_model_is_null_not_an_error():
     assert jobs.finite({"a": float("nan"), "b": [1.0, float("inf")], "c": "x"}) == {"a": None, "b": [1.0, None], "c": "x"}
+
+
+def test_a_whole_sweep_as_one_ensemble_equals_one_model_at_a_time(tmp_path: Path):
+    """What a GPU runs, on the processor: cohorts by structure, several sets and seeds in one job."""
+    torch.set_default_dtype(torch.float32)
+    settings = replace(SETTINGS, sets=("two_moons", "pinwheel"), seeds=(0, 1), arms=("paper", "own-both@0.5,1", "shortcut"), steps=40)
+    pairs = tuple((data, seed) for data in settings.sets for seed in settings.seeds)
+    alone = [record for pair in pairs for record in train(Job((pair,)), settings, folder(tmp_path, "-".join(map(str, pair))), quiet)]
+    together = train(Job(pairs), replace(settings, ensemble=True), folder(tmp_path, "all"), quiet)
+    found = {(r["set"], r["seed"], r["id"]): r for r in together}
+    assert len(found) == len(alone) == 4 * len(settings.specs())
+    for record in alone:
+        other = found[record["set"], record["seed"], record["id"]]
+        assert other["ema"]["sw1"]["1"] == pytest.approx(record["ema"]["sw1"]["1"], rel=1e-4, abs=1e-5)
+        assert other["curve"]["residual"] == pytest.approx(record["curve"]["residual"], rel=1e-4)

@@ -3,6 +3,7 @@
 The network is `MLP`'s, to the bit of its parameters: `as_module` shows the same storage as an `MLP`. Knows no objectives.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -24,18 +25,25 @@ class Shape:
         self.size = sum(fan_in * fan_out + fan_out for fan_in, fan_out in self.sizes)
 
     def layers(self, flat: Tensor) -> Layers:
-        """Weights `[E, in, out]` and biases `[E, 1, out]` of each layer as views of `flat` `[E, size]`."""
+        """Weights `[E, in, out]` and biases `[E, 1, out]` of each layer as views of `flat` `[E, size]`.
+
+        They lie there as `[out, in]`: a product with few columns, as the last layer's, is several times faster that way.
+        """
         found, start = [], 0
         for fan_in, fan_out in self.sizes:
             middle, end = start + fan_in * fan_out, start + fan_in * fan_out + fan_out
-            found.append((flat[:, start:middle].view(-1, fan_in, fan_out), flat[:, middle:end].view(-1, 1, fan_out)))
+            found.append((flat[:, start:middle].view(-1, fan_out, fan_in).mT, flat[:, middle:end].view(-1, 1, fan_out)))
             start = end
         return found
 
     def initial(self, generator: Generator | None = None) -> Tensor:
         """The parameters of a fresh `MLP(..., generator=generator)`, `[size]`."""
         net = MLP(self.dim, self.width, self.depth, generator=generator)
-        return torch.cat([p.detach().flatten() for pair in zip(net.weights, net.biases, strict=True) for p in pair])
+        return self.flatten([p.detach()[None] for p in net.weights], [p.detach()[None] for p in net.biases])[0]
+
+    def flatten(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        """Weights `[E, in, out]` and biases `[E, 1, out]` (or their gradients) as one buffer `[E, size]`."""
+        return torch.cat([p.flatten(1) for w, b in zip(weights, biases, strict=True) for p in (w.mT, b)], 1)
 
     def as_module(self, flat: Tensor) -> MLP:
         """An ensemble `MLP(members=(E,))` whose parameters are views of `flat` `[E, size]`, in its order."""
@@ -102,7 +110,7 @@ class Passes:
         """Writes `sum_rows cotangent . d output / d parameters` into `grads`; `cotangent` `[E, B, D]`."""
         g, (spare, other) = cotangent, (self._view(p, self.rows) for p in self._spare)
         for k in range(len(layers) - 1, -1, -1):
-            torch.bmm((self.post[k - 1] if k else self.h).mT, g, out=grads[k][0])
+            torch.bmm(g.mT, self.post[k - 1] if k else self.h, out=grads[k][0].mT)
             torch.sum(g, 1, keepdim=True, out=grads[k][1])
             if k:
                 torch.bmm(g, layers[k][0].mT, out=spare)

@@ -84,7 +84,7 @@ def _size(results: Results) -> Claim:
         "variance-size",
         f"It is lower by a factor between {TRACE_RANGE[0]} and {TRACE_RANGE[1]}.",
         PAPER,
-        "The same ratio: contradicted where it lies outside that range, agreed where it does not and exceeds 1.",
+        "The same ratio: contradicted where it lies outside that range, agreed where its interval reaches into it and exceeds 1.",
         "Tr Cov at β = 0 over β = 1",
         rows,
         "it needs probes at 0 and 1 on the sets of the plane (--betas 0 1)",

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 
 from meanstep.program.sweep.claims import least
-from meanstep.program.sweep.look import AMBER, BLUE, GREEN, GRID, INK, MUTED, ORANGE, PINK, drawing, key, log_ticks, png, sheet
+from meanstep.program.sweep.look import AMBER, BLUE, GREEN, GRID, INK, MUTED, ORANGE, PINK, WHITE, drawing, key, log_ticks, png, sheet
 from meanstep.program.sweep.records import Record
 from meanstep.program.sweep.results import BASE, Results, Seeds, shown
 from meanstep.program.sweep.statistics import across, mean, ratio
@@ -170,7 +170,7 @@ def _strip(ax: Axes, values: list[float], row: int, colour: str, interval: tuple
         ax.plot(interval, (row, row), color=colour, lw=5, alpha=0.25, solid_capstyle="butt")
     ax.scatter(values, [row] * len(values), s=14, color=colour, alpha=0.45, lw=0)
     ax.plot(middle, row, "D", color=colour, ms=7, zorder=4)
-    ax.annotate(f"{middle:.2g}", (middle, row), (0, 7), textcoords="offset points", ha="center", fontsize=8, color=INK)
+    ax.annotate(f"{middle:.2g}", (middle, row), (0, 7), textcoords="offset points", ha="center", fontsize=8, color=INK, bbox=WHITE)
 
 
 def _rows(ax: Axes, words: list[str], title: str, label: str) -> None:

@@ -54,11 +54,6 @@ class Block(NamedTuple):
         """The `k`-th step."""
         return Step(*(None if part is None else part[:, k] for part in self.steps))
 
-    def to(self, device: str) -> "Block":
-        """The block on a device."""
-        steps = Step(*(None if part is None else part.to(device) for part in self.steps))
-        return self._replace(x=self.x.to(device), e=self.e.to(device), steps=steps)
-
 
 @dataclass(frozen=True)
 class Needs:
@@ -77,12 +72,16 @@ class Needs:
 
 @dataclass(frozen=True)
 class Stream:
-    """The draws of one set and seed. `law`: what `sample`s; `beta`: the coefficient per (r, t) of the exact law, where a model asks."""
+    """The draws of one set and seed. `law`: what `sample`s; `beta`: the coefficient per (r, t) of the exact law, where a model asks.
+
+    Numbers are drawn on the processor, so that every `device` sees the same; what is computed from them is computed there.
+    """
 
     law: Any
     name: str
     seed: int
     beta: Callable[[Bridge], Tensor] | None = None
+    device: str = "cpu"
 
     def reference(self, n: int) -> Tensor:
         """The posterior's `n` reference points, the same all training long, `[n, D]`."""
@@ -91,34 +90,37 @@ class Stream:
 
     def block(self, index: int, shape: Shape, settings: Settings, needs: Needs) -> Block:
         """The steps `index * BLOCK` to `(index + 1) * BLOCK - 1`, with one stream."""
-        g = key(self.seed, "train", self.name, index)
         n, batch = settings.moving, settings.batch
-        x = self.law.sample(BLOCK * batch, g).view(BLOCK, batch, -1)
-        e = torch.randn(x.shape, generator=g)
-        r, t = _times(settings, g)
-        z, v = linear(x, e, t)
-        near_z, near_r, near_t = z[:, :0], r[:, :0], t[:, :0]
-        # an anchor's times come from a key of their own: other models' draws do not depend on whether there is one
-        if needs.anchor:
+        x, e, r, t = self._pairs(index, settings)
+        known = _rowwise(self.law.velocity, linear(x, e, t)[0], t) if needs.oracle else None
+        near_r, near_t = r[:, :0], t[:, :0]
+        if needs.anchor:  # its times come from a key of their own: other models' draws do not depend on whether there is one
             pairs = samplers.anchor(TIMES[settings.times], *settings.delta)
             near_r, near_t = pairs((BLOCK, batch), key(self.seed, "anchor", self.name, index))
-            near_z = linear(x, e, near_t)[0]
-        bridge, rs, ts = Bridge(z, v, r, t), torch.cat([r, near_r], 1), torch.cat([t, near_t], 1)
+        x, e, r, t, near_r, near_t = (p.to(self.device) for p in (x, e, r, t, near_r, near_t))
+        z, v = linear(x, e, t)
+        near_z = linear(x, e, near_t)[0] if needs.anchor else z[:, :0]
+        moving, rs, ts = Bridge(z[:, :n], v[:, :n], r[:, :n], t[:, :n]), torch.cat([r, near_r], 1), torch.cat([t, near_t], 1)
         steps = Step(
             torch.cat([v, v], 1) if needs.anchor else v,
             shape.inputs(torch.cat([z, near_z], 1), rs, ts),
-            shape.inputs(z[:, :n], t[:, :n], t[:, :n]),
-            shape.input_tangents(t[:, :n], (t - r)[:, :n]),
-            (t - r)[:, :n, None],
-            _rowwise(self.law.velocity, z, t) if needs.oracle else None,
-            self._posterior(bridge, settings.reference) if needs.posterior else None,
-            self.beta(Bridge(z[:, :n], v[:, :n], r[:, :n], t[:, :n]))[..., None] if self.beta else None,
+            shape.inputs(moving.z, moving.t, moving.t),
+            shape.input_tangents(moving.t, moving.gap),
+            moving.gap[..., None],
+            None if known is None else known.to(self.device),
+            self._posterior(Bridge(z, v, r, t), settings.reference) if needs.posterior else None,
+            self.beta(moving)[..., None] if self.beta else None,
         )
         one = Step(*(None if part is None else part[None] for part in steps))
         return Block(x[None], e[None], rs[None], ts[None], one, (self.seed,))
 
+    def _pairs(self, index: int, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        g = key(self.seed, "train", self.name, index)
+        x = self.law.sample(BLOCK * settings.batch, g).view(BLOCK, settings.batch, -1)
+        return x, torch.randn(x.shape, generator=g), *_times(settings, g)
+
     def _posterior(self, b: Bridge, n: int) -> Tensor:
-        proxy = Posterior(self.reference(n), dtype=torch.float32)
+        proxy = Posterior(self.reference(n).to(self.device), dtype=b.z.dtype)
         parts = [proxy(None, Bridge(*q)) for q in zip(*b[:4], strict=True)]  # type: ignore[arg-type]
         return torch.stack(parts)
 

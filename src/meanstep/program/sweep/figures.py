@@ -16,6 +16,7 @@ from meanstep.program.sweep.look import (
     INK,
     MUTED,
     ORANGE,
+    WHITE,
     beta_colour,
     drawing,
     end_labels,
@@ -29,7 +30,6 @@ from meanstep.program.sweep.results import ANCHORED, BASE, PLANE, Line, Results,
 from meanstep.program.sweep.statistics import Change, across, ratio
 
 BETAS: dict[str, Any] = {"xticks": [0, 0.25, 0.5, 0.75, 1], "xticklabels": ["0", "¼", "½", "¾", "1"]}
-WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
 SHORT = {
     "flow_matching": "FM",
     "alpha_flow": "α-Flow",

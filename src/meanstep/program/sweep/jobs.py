@@ -90,12 +90,12 @@ def train(job: Job, settings: Settings, folder: Path, tell: Tell, device: str = 
 
 class _Work:
     def __init__(self, job: Job, settings: Settings, folder: Path, tell: Tell, device: str) -> None:
-        self.job, self.settings, self.tell, self.device = job, settings, tell, device
+        self.settings, self.tell, self.device = settings, tell, device
         self.specs = settings.specs()
         self.needs = Needs.of(self.specs)
         laws = {name: law_of(name, settings) for name, _ in job.pairs}
         betas = {name: self._exact_beta(laws[name]) for name in laws}
-        self.streams = [Stream(laws[name], name, seed, betas[name]) for name, seed in job.pairs]
+        self.streams = [Stream(laws[name], name, seed, betas[name], device) for name, seed in job.pairs]
         self.shape = Shape(self.streams[0].law.dim, settings.width, settings.depth)
         self.members = [(s, spec) for s in range(len(self.streams)) for spec in self.specs]
         self.cohorts = [self._cohort(group) for group in self._groups()]
@@ -104,6 +104,7 @@ class _Work:
         self.samples = folder / "samples"
         self.step, self.seconds, self.saved = 0, 0.0, time.perf_counter()
         self.sums = [torch.zeros(2, len(group)) for group in self._groups()]
+        self.kept: tuple[int, Block] | None = None
         self.curves: dict[str, dict[str, list[float]]] = {}
         self.glances = sorted({max(1, round(settings.steps * k / GLANCES)) for k in range(1, GLANCES + 1)})
 
@@ -139,7 +140,7 @@ class _Work:
             stop = min((index + 1) * BLOCK, self.settings.steps, *(g for g in self.glances if g > self.step))
             block = self._block(index)
             for cohort, total in zip(self.cohorts, self.sums, strict=True):
-                total += cohort.run(block, self.step, stop).cpu() * (stop - self.step)
+                total += cohort.run(block, self.step, stop).to(total) * (stop - self.step)
             self.tell("steps", (stop - self.step) * len(self.members))
             self.step = stop
             if stop in self.glances:
@@ -149,10 +150,9 @@ class _Work:
 
     def _block(self, index: int) -> Block:
         """The block's draws; kept while a curve's point falls into it."""
-        if getattr(self, "_kept", (None,))[0] != index:
-            block = stack([s.block(index, self.shape, self.settings, self.needs) for s in self.streams])
-            self._kept = (index, block.to(self.device))
-        return self._kept[1]
+        if self.kept is None or self.kept[0] != index:
+            self.kept = index, stack([s.block(index, self.shape, self.settings, self.needs) for s in self.streams])
+        return self.kept[1]
 
     def _glance(self) -> None:
         since = self.step - max([0, *(g for g in self.glances if g < self.step)])

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 INK, MUTED, GRID, BAND = "#1f2933", "#68737f", "#e3e8ee", "#e9edf2"
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0b62a4", "#d55e00", "#00875a", "#b8558f", "#56b4e9", "#c98a00"
@@ -23,6 +23,8 @@ ARM_COLOURS = {"paper": BLUE, "plain": ORANGE, "anchored": AMBER, "posterior-bot
 RAMP = LinearSegmentedColormap.from_list("beta", ["#173f7a", "#7467a8", "#c8708a", "#e89030"])
 """Colour of a coefficient: 0 dark blue, 1 orange; it gets lighter all the way."""
 SCALE, WIDTH = 2, 11.0
+WHITE: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+"""Behind a number that may lie on a line."""
 RC: dict[Any, Any] = {
     "figure.dpi": 100,
     "figure.facecolor": "white",
@@ -116,7 +118,8 @@ def log_ticks(ax: Axes, axis: str = "x", *, pad: float = 1.0) -> None:
     low, high = (ax.get_xlim if axis == "x" else ax.get_ylim)()
     low, high = low / pad, high * pad
     steps = (1, 1.5, 2, 3, 5, 7) if high / low < 8 else (1, 2, 5) if high / low < 80 else (1,)
-    ticks = [m * 10.0**e for e in range(-12, 12) for m in steps if low <= m * 10.0**e <= high]
+    decades = [m * 10.0**e for e in range(-12, 12) for m in steps]
+    ticks = [float(x) for x in (MaxNLocator(4).tick_values(low, high) if high / low < 2.5 else decades) if low <= x <= high]
     ticks = ticks[:: max(1, len(ticks) // 7)]
     change = {f"{axis}lim": (low, high), f"{axis}ticks": ticks, f"{axis}ticklabels": [f"{tick:g}" for tick in ticks]}
     ax.set(**change)

@@ -68,6 +68,10 @@ class Change:
         """Whether the 95% interval lies in the range."""
         return self.interval is not None and low <= self.interval[0] and self.interval[1] <= high
 
+    def reaches(self, low: float, high: float) -> bool:
+        """Whether the 95% interval and the range have a point in common."""
+        return self.interval is not None and self.interval[0] <= high and low <= self.interval[1]
+
     def _finite(self, edge: float) -> bool:
         return isfinite(edge) and (edge > 0 or not self.logs)
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, log
+from math import inf, isfinite, log
 
 from meanstep.program.sweep.verdicts import Claim, Row, with_interval
 
-LEFT, RIGHT, STEP, TOP = 290.0, 700.0, 23.0, 14.0
+LEFT, RIGHT, STEP, TOP = 345.0, 740.0, 23.0, 14.0
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def _scale(rows: list[Row]) -> Callable[[float], float]:
     """From values to places; an interval that is far wider than the values differ leaves the drawing."""
     logs = rows[0].change.logs
     to = (lambda x: log(x) if x > 0 else -inf) if logs else float
-    seen = [to(row.change.value) for row in rows] + [to(1.0) if logs else 0.0]
-    edges = [to(edge) for row in rows for edge in row.claimed or ()]
+    edges = [to(edge) for row in rows for edge in row.claimed or () if isfinite(to(edge))]
+    seen = [*edges, *(to(row.change.value) for row in rows), to(1.0) if logs else 0.0]
     ends = [to(end) for row in rows for end in row.change.interval or ()]
     wide = max(max(seen) - min(seen), 0.1)
-    near = [*seen, *(x for x in (*edges, *ends) if min(seen) - wide < x < max(seen) + wide)]
+    near = [*seen, *(x for x in ends if min(seen) - wide < x < max(seen) + wide)]
     low, high = min(near) - 0.06 * wide, max(near) + 0.06 * wide
     return lambda x: LEFT + (RIGHT - LEFT) * min(max((to(x) - low) / (high - low), 0.0), 1.0)

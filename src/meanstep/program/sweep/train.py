@@ -177,8 +177,7 @@ class _Composed:
         out = self.loss(self.net, x, noise=e, progress=step / self.cohort.settings.steps, generator=key(block.seeds[self.stream], "times", self.name, step))
         grads = torch.autograd.grad(out.loss, list(self.net.parameters()))
         half = len(self.net.weights)
-        pairs = zip(grads[:half], grads[half:], strict=True)
-        torch.cat([g.reshape(1, -1) for pair in pairs for g in pair], 1, out=self.cohort.flat.grad)
+        self.cohort.flat.grad = self.cohort.shape.flatten(grads[:half], grads[half:])
         return torch.stack([out.metrics["residual_gap"], out.metrics["residual_diagonal"]]).nan_to_num().reshape(2, 1)
 
 

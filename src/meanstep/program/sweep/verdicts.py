@@ -1,8 +1,8 @@
 """What a claim is and how it is decided from paired changes. Knows no records and no claim in particular.
 
 A row of a claim has two ranges. If the mean lies significantly outside of `claimed` (Holm's correction over the rows of the claim), the row
-contradicts it; otherwise, if the whole 95% interval lies in `shown`, it agrees; otherwise it is open. A claim holds only if every row
-agrees, which needs no correction, and does not hold if one row contradicts it.
+contradicts it; otherwise, if the whole 95% interval lies in `shown` and reaches into `claimed`, it agrees; otherwise it is open. A claim
+holds only if every row agrees, which needs no correction, and does not hold if one row contradicts it.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ LOWER: tuple[Range, Range] = (0.0, 1 - NONE), (0.0, 1.0)
 HIGHER: tuple[Range, Range] = (1 + NONE, inf), (1.0, inf)
 RULE = (
     "A row contradicts a claim if its mean lies outside the claimed range (t-test across its units at 5%, Holm's correction over the rows "
-    "of the claim), agrees if its whole 95% interval is on the claimed side, and is open otherwise. A claim holds if every row agrees and "
-    f"does not hold if one contradicts it. Where no size is claimed, a difference below {NONE:.0%} counts as none. There is no correction "
-    "across claims."
+    "of the claim), agrees if its whole 95% interval is on the claimed side and reaches into that range, and is open otherwise. A claim "
+    "holds if every row agrees and does not hold if one contradicts it. Where no size is claimed, a difference below "
+    f"{NONE:.0%} counts as none. There is no correction across claims."
 )
 
 
@@ -107,7 +107,7 @@ def readable_p(p: float | None) -> str:
 def _with_finding(row: Row, adjusted: float | None) -> Row:
     if row.claimed is None:
         return row
-    agrees = row.change.inside(*row.shown)
+    agrees = row.change.inside(*row.shown) and row.change.reaches(*row.claimed)
     finding = "contradicts" if adjusted is not None and adjusted < LEVEL else "agrees" if agrees else "open"
     return Row(row.where, row.change, row.paper, row.claimed, row.shown, finding, row.against_none)
 
