@@ -34,7 +34,7 @@ SPEC = Spec(beta=1.0, proxy="ema")
 
 
 def settings(batch: int) -> Settings:
-    return Settings(("eight_gaussians",), (1.0,), (0,), ("plain",), 1_000_000, batch=batch)
+    return Settings(("eight_gaussians",), (1.0,), (0,), ("plain",), 1_000_000, batch, 0.75, "logit-normal", power=1.0)
 
 
 class Everybody(nn.Module):

@@ -22,7 +22,7 @@ from meanstep.velocities import own
 from meanstep.weights import adaptive
 
 SETTINGS = Settings(
-    ("eight_gaussians",), (0.0, 0.5, 1.0), (0,), ("paper",), 70, batch=32, width=16, depth=2, reference=64, samples=500, directions=8
+    ("eight_gaussians",), (0.0, 0.5, 1.0), (0,), ("paper",), 70, batch=32, width=16, depth=2, reference=64, samples=500, directions=8, power=1.0,
 )
 TABLE = binned(torch.linspace(0, 1, 5), torch.linspace(0, 1, 16).view(4, 4))
 FAMILY = [

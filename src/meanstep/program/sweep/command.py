@@ -47,14 +47,15 @@ class _Sweep:
     """Training steps of each model. Default: by the scale."""
     batch: int | None = None
     """Rows of a training step. Default: by the scale (256; paper 1024; the paper's own is unknown)."""
-    diagonal_share: float = 0.75
+    diagonal_share: float = 0.5
     """Share of the rows with r = t."""
-    times: Literal["logit-normal", "uniform"] = "logit-normal"
-    """How (r, t) are drawn: sorted logit-normal(-0.4, 1) or sorted uniform pairs."""
+    times: Literal["uniform", "logit-normal"] = "uniform"
+    """How (r, t) are drawn: sorted uniform pairs, or MeanFlow's sorted logit-normal(-0.4, 1), which hardly ever trains the one step
+    from t = 1."""
     lr: float = 1e-3
     """Adam's learning rate, constant."""
-    power: float = 1.0
-    """Power of the adaptive weight; 0 is the plain squared error."""
+    power: float = 0.0
+    """Power of MeanFlow's adaptive weight; 0 is the plain squared error that the paper's theory is about, 1 MeanFlow's default."""
     workers: int | None = None
     """Processes, each on one thread. Default: one a core. The results do not depend on it."""
     device: str = "cpu"

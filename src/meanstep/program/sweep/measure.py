@@ -215,6 +215,7 @@ class Probe:
         both = {f"{name}-both": trace(2 * (u + moved[name] - w))[0] for name, w in proxies.items()}
         jb = along(slow - rows.exact)
         return {
+            "rows": len(b.t),
             "betas": list(PROBE_BETAS),
             "trace": [p[0] for p in plain],
             "trace_se": [p[1] for p in plain],

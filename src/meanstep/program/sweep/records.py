@@ -6,10 +6,12 @@
 
     {"kind": "set", "set", "dim", "regions", "floor": {"sw1": [..], "energy": [..], "coverage": [..]}, "law": MAP or null, "seconds"}
         floor: fresh data against fresh data, one value a replicate, with the same number of samples as the models
-    {"kind": "model", "set", "seed", "id", "spec": {..}, "steps", "seconds",
+    {"kind": "model", "set", "seed", "id", "spec": {..}, "steps", "seconds" (of training, without measuring),
      "raw": SCORES, "ema": SCORES,                      raw weights and EMA weights
      "curve": {"step": [..], "sw1": [..], "sw1_raw": [..], "residual": [..], "residual_gap": [..]},
+        residual: mean squared residual an entry since the point before, over all rows but the anchors; residual_gap: over those with r < t
      "probe": null (reference recipes) or {
+        "rows": ..,                                     the number of fresh rows with r < t, the same for all models of a set and seed
         "betas": [..],                                  the tangent (1 - beta) v + beta EMA, target v, on these frozen raw weights
         "trace": [..], "trace_se": [..],                Tr Cov of one row's gradient of the squared residual, eq. (14)
         "weighted": [..],                               the same under the adaptive weight that trains

@@ -111,10 +111,10 @@ class Settings:
     arms: tuple[str, ...]
     steps: int
     batch: int = 256
-    diagonal_share: float = 0.75
-    times: str = "logit-normal"
+    diagonal_share: float = 0.5
+    times: str = "uniform"
     lr: float = 1e-3
-    power: float = 1.0
+    power: float = 0.0
     c: float = 1e-3
     anchor: float = 0.5
     delta: tuple[float, float] = (1e-4, 1e-2)
