@@ -16,6 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -44,12 +45,17 @@ class Everybody(nn.Module):
         super().__init__()
         self.register_buffer("frequencies", Shape(2).frequencies)
         sizes = (2 + 4 * len(self.frequencies), *[WIDTH] * DEPTH, 2)
-        layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.SiLU())]
+        layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
         angles = torch.stack([t, t - r], -1)[..., None] * self.frequencies
         return self.layers(torch.cat([z, angles.sin().flatten(-2), angles.cos().flatten(-2)], -1))
+
+
+def repeat(step: Callable[[], None], n: int) -> None:
+    for _ in range(n):
+        step()
 
 
 def naive(batch: int) -> Callable[[int], None]:
@@ -77,7 +83,7 @@ def naive(batch: int) -> Callable[[int], None]:
             for mine, theirs in zip(ema.parameters(), net.parameters(), strict=True):
                 mine.lerp_(theirs, 1e-3)
 
-    return lambda n: [step() for _ in range(n)][0]
+    return lambda n: repeat(step, n)
 
 
 def composed(batch: int) -> Callable[[int], None]:
@@ -93,7 +99,7 @@ def composed(batch: int) -> Callable[[int], None]:
         optimiser.step()
         ema.update_parameters(net)
 
-    return lambda n: [step() for _ in range(n)][0]
+    return lambda n: repeat(step, n)
 
 
 def engine(batch: int, models: int = 1) -> Callable[[int], None]:
@@ -143,7 +149,7 @@ def measure(batch: int, rounds: int, seconds: float) -> dict[str, dict[str, floa
         "limit": (arithmetic(batch), 1),
     }
     counts, rates = {}, {name: [] for name in variants}
-    for name, (run, models) in variants.items():
+    for name, (run, _) in variants.items():
         run(BLOCK)
         start = time.perf_counter()
         run(BLOCK)
@@ -157,7 +163,12 @@ def measure(batch: int, rounds: int, seconds: float) -> dict[str, dict[str, floa
     ratio = {name: statistics.median(a / b for a, b in zip(rate, rates["naive"], strict=True)) for name, rate in rates.items()}
     share = {name: statistics.median(a / b for a, b in zip(rate, rates["limit"], strict=True)) for name, rate in rates.items()}
     return {
-        name: {"steps_per_second": statistics.median(rate), "to_naive": ratio[name], "of_limit": share[name], "gflops": statistics.median(rate) * flops / 1e9}
+        name: {
+            "steps_per_second": statistics.median(rate),
+            "to_naive": ratio[name],
+            "of_limit": share[name],
+            "gflops": statistics.median(rate) * flops / 1e9,
+        }
         for name, rate in rates.items()
     }
 

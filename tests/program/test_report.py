@@ -13,8 +13,9 @@ import pytest
 from scipy import stats
 
 from meanstep.program.console import UserError
-from meanstep.program.sweep import claims, look, report, results, statistics, strips, verdicts
-from meanstep.program.sweep.statistics import Change
+from meanstep.program.sweep.report import claims, look, results, statistics, strips, verdicts
+from meanstep.program.sweep.report.page import build
+from meanstep.program.sweep.report.statistics import Change
 
 PLANE = results.PLANE
 GAIN = {"swiss_roll": 0.5, "checkerboard": 0.76, "pinwheel": 0.63, "eight_gaussians": 0.84, "two_moons": 0.77, "two_spirals": 1.08}
@@ -199,7 +200,7 @@ def small():
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of all effects with its report."""
     folder = sweep(tmp_path_factory.mktemp("whole") / "sweep", Plan())
-    report.build(folder)
+    build(folder)
     return folder
 
 
@@ -419,7 +420,7 @@ def test_a_strip_shows_each_judged_row_in_order(whole: Path):
 
 def test_a_name_is_escaped(tmp_path: Path):
     plan = Plan(sets=("<b>mine</b> & yours",), seeds=(0,), betas=(0.0,), arms=("paper",), law=False, pictures=False)
-    text = report.build(sweep(tmp_path / "names", plan)).read_text(encoding="utf-8")
+    text = build(sweep(tmp_path / "names", plan)).read_text(encoding="utf-8")
     assert "<b>mine" not in text and "&lt;b&gt;mine" in text
 
 
@@ -439,19 +440,19 @@ def test_the_first_models_of_a_long_sweep(tmp_path: Path):
     folder = dropped(
         sweep(tmp_path / "start", SMALL), lambda x: x["kind"] == "set" or (x["set"], x["seed"], x["id"]) == ("pinwheel", 1, "beta 0")
     )
-    text = report.build(folder).read_text(encoding="utf-8")
+    text = build(folder).read_text(encoding="utf-8")
     assert "11 models have no record yet" in text and "There is one seed" in text
 
 
 def test_a_sweep_without_records_and_without_environment(tmp_path: Path):
     folder = sweep(tmp_path / "none", SMALL)
-    report.build(folder)
+    build(folder)
     assert (folder / "figures" / "quality.png").exists()
     for name in ("records.jsonl", "env.json"):
         (folder / name).unlink()
     for path in (folder / "samples").iterdir():
         path.unlink()
-    text = report.build(folder).read_text(encoding="utf-8")
+    text = build(folder).read_text(encoding="utf-8")
     assert "No model has been trained yet" in text and "There is no env.json" in text and "The folder holds no samples" in text
     assert list((folder / "figures").iterdir()) == [], "figures of an earlier report are gone"
 
@@ -468,7 +469,7 @@ def test_a_sweep_without_records_and_without_environment(tmp_path: Path):
     ids=["one seed", "own points at one beta", "references only", "no probe", "mixtures"],
 )
 def test_partial_sweeps_have_a_report(tmp_path: Path, plan: Plan):
-    text = report.build(sweep(tmp_path / "part", plan)).read_text(encoding="utf-8")
+    text = build(sweep(tmp_path / "part", plan)).read_text(encoding="utf-8")
     assert re.findall(r'<h2 id="(\w+)">', text) == [*SECTIONS]
     assert text.count('id="claim-') == len(claims.CLAIMS) and " nan" not in text.lower().split("<script")[0].split("base64")[0]
 
@@ -480,7 +481,7 @@ def test_models_that_diverged_are_named(tmp_path: Path):
         if record["kind"] == "model" and (record["seed"], record["id"]) == (1, "ema 1 anchor"):
             record["ema"]["sw1"]["1"], record["curve"]["sw1"], record["probe"] = float("nan"), [None] * 20, None
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert "2 models did not end with finite scores" in report.build(folder).read_text(encoding="utf-8")
+    assert "2 models did not end with finite scores" in build(folder).read_text(encoding="utf-8")
 
 
 # Damage ------------------------------------------------------------------------------------------------------------------------------
@@ -491,11 +492,11 @@ def test_a_damaged_samples_file_is_named(tmp_path: Path):
     path = folder / "samples" / "pinwheel-0.npz"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match=r"pinwheel-0\.npz is damaged .*: delete it") as found:
-        report.build(folder)
+        build(folder)
     assert "\n" not in str(found.value)
     np.savez(path, data=np.zeros(3))
     with pytest.raises(UserError, match="'data' is no array of points"):
-        report.build(folder)
+        build(folder)
 
 
 @pytest.mark.parametrize(("name", "content"), [("sweep.json", "[]"), ("sweep.json", "{"), ("records.jsonl", "{\n"), ("env.json", "{")])
@@ -503,10 +504,10 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: str):
     folder = sweep(tmp_path / "damaged", SMALL)
     (folder / name).write_text(content)
     with pytest.raises(UserError, match=name):
-        report.build(folder)
+        build(folder)
 
 
 def test_without_matplotlib_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"the report needs matplotlib: pip install 'meanstep\[report\]'"):
-        report.build(tmp_path)
+        build(tmp_path)

@@ -81,10 +81,10 @@ def test_interrupted_at_any_moment_the_same_command_goes_on(how: signal.Signals,
     done = start(straight)
     assert done.wait(120) == 0, done.stderr.read() if done.stderr else ""
     run = start(broken)
-    wait_for(lambda: (broken / "records.jsonl").exists(), 60)  # the set's own record is there, the models are training
+    wait_for((broken / "records.jsonl").exists, 60)  # the set's own record is there, the models are training
     time.sleep(1.5)
     os.killpg(run.pid, how) if how is signal.SIGINT else os.kill(run.pid, how)
-    out, err = run.communicate(timeout=60)
+    _, err = run.communicate(timeout=60)
     if how is signal.SIGINT:
         assert run.returncode == 2 and "the same command goes on" in err.replace("\n", " ")
         assert list((broken / "state").iterdir())

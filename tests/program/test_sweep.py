@@ -13,7 +13,7 @@ from meanstep.coefficients import binned
 from meanstep.fields import gaussian_mixture
 from meanstep.fields.flat import Shape
 from meanstep.program.sweep import jobs
-from meanstep.program.sweep.draws import BLOCK, Block, Needs, Step, Stream
+from meanstep.program.sweep.draws import BLOCK, Block, Needs, Stream
 from meanstep.program.sweep.jobs import Job, Stopped, train
 from meanstep.program.sweep.settings import ARMS, REFERENCES, SINGLE, Settings, Spec, coefficients, models
 from meanstep.program.sweep.train import Cohort
@@ -22,7 +22,18 @@ from meanstep.velocities import own
 from meanstep.weights import adaptive
 
 SETTINGS = Settings(
-    ("eight_gaussians",), (0.0, 0.5, 1.0), (0,), ("paper",), 70, batch=32, width=16, depth=2, reference=64, samples=500, directions=8, power=1.0,
+    ("eight_gaussians",),
+    (0.0, 0.5, 1.0),
+    (0,),
+    ("paper",),
+    70,
+    batch=32,
+    width=16,
+    depth=2,
+    reference=64,
+    samples=500,
+    directions=8,
+    power=1.0,
 )
 TABLE = binned(torch.linspace(0, 1, 5), torch.linspace(0, 1, 16).view(4, 4))
 FAMILY = [
@@ -85,7 +96,10 @@ def test_the_gradient_by_hand_is_the_recipes(spec: Spec, power: float):
     step, n, batch = block.step(3), settings.moving, settings.batch
     net, ema = shape.as_module(cohort.flat.detach()), shape.as_module(cohort.proxy)
     bridges = bridges_of(block, 3, n, batch)
-    known = {name: (lambda field, b, p=part: p[:, rows_of(b, bridges)]) for name, part in (("oracle", step.oracle), ("posterior", step.posterior))}
+    known = {
+        name: (lambda field, b, p=part: p[:, rows_of(b, bridges)])
+        for name, part in (("oracle", step.oracle), ("posterior", step.posterior))
+    }
     loss = torch.zeros((), dtype=torch.float64)
     for term, b in zip(twin(spec, settings, ema, known), bridges, strict=False):
         p, q, *_ = term.objective(net, b)

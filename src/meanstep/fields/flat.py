@@ -136,7 +136,7 @@ class Runner:
 
     def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: None = None) -> Tensor:
         """The average velocity `[E, B, D]` at `z` `[E, B, D]` (or `[1, B, D]`), `r` and `t` `[E, B]` (or `[1, B]`)."""
-        parts = zip(z.split(self.block, 1), r.split(self.block, 1), t.split(self.block, 1), strict=True)
+        parts = zip(*(p.split(self.block, 1) for p in (z, r, t)), strict=True)  # type: ignore[no-untyped-call]
         out = [self.passes.forward(self.layers, self._spread(self.shape.inputs(*part))) for part in parts]
         return torch.cat(out, 1)
 

@@ -84,7 +84,7 @@ class _Sweep:
         return settings
 
     def _go(self, settings: Settings, folder: Path, study: str) -> int:
-        from meanstep.program.sweep.report import build, require
+        from meanstep.program.sweep.report.page import build, require
 
         require()
         device = _device(self.device)
@@ -127,7 +127,9 @@ class Toy(_Sweep):
         if self.points is not None:
             points.load(self.points)
         sets = self.sets or (() if self.points is not None else tuple(PLANAR))
-        return self._go(self._settings([*sets, *(["points"] if self.points else [])], coefficients(self.betas), self.points), self.out, "toy")
+        return self._go(
+            self._settings([*sets, *(["points"] if self.points else [])], coefficients(self.betas), self.points), self.out, "toy"
+        )
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class Report:
 
     def run(self) -> int:
         """0 when it is written. `UserError` if the folder holds no sweep."""
-        from meanstep.program.sweep.report import build, require
+        from meanstep.program.sweep.report.page import build, require
 
         require()
         if not (self.folder / "sweep.json").is_file():
@@ -203,7 +205,10 @@ def _check(settings: Settings) -> None:
         (settings.steps < 1, f"--steps: at least 1, got {settings.steps}"),
         (settings.batch < 8, f"--batch: at least 8 rows, got {settings.batch}"),
         (not 0 < settings.diagonal_share < 1, f"--diagonal-share lies inside (0, 1), got {settings.diagonal_share:g}"),
-        (not 1 <= settings.moving < settings.batch, f"--diagonal-share {settings.diagonal_share:g} leaves no row of {settings.batch} moving"),
+        (
+            not 1 <= settings.moving < settings.batch,
+            f"--diagonal-share {settings.diagonal_share:g} leaves no row of {settings.batch} moving",
+        ),
         (not 0 < settings.lr < float("inf"), f"--lr: a positive number, got {settings.lr:g}"),
         (not 0 <= settings.power <= 4, f"--power: a number in [0, 4], got {settings.power:g}"),
         (any(seed < 0 for seed in settings.seeds), f"--seeds: integers of at least 0, got {min(settings.seeds)}"),

@@ -39,6 +39,10 @@ class Step(NamedTuple):
     posterior: Tensor | None
     beta: Tensor | None
 
+    def map(self, f: Callable[..., Tensor], *others: "Step") -> "Step":
+        """`f` of every part that is there, and of the same part of other steps."""
+        return Step(*(None if part[0] is None else f(*part) for part in zip(self, *others, strict=True)))  # type: ignore[arg-type]
+
 
 class Block(NamedTuple):
     """`BLOCK` steps stacked on the second axis; what they came from, `x`, `e` `[S, K, B, D]`, `r`, `t` `[S, K, B + A]`; the seeds."""
@@ -52,7 +56,7 @@ class Block(NamedTuple):
 
     def step(self, k: int) -> Step:
         """The `k`-th step."""
-        return Step(*(None if part is None else part[:, k] for part in self.steps))
+        return self.steps.map(lambda part: part[:, k])
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,7 @@ class Stream:
             self._posterior(Bridge(z, v, r, t), settings.reference) if needs.posterior else None,
             self.beta(moving)[..., None] if self.beta else None,
         )
-        one = Step(*(None if part is None else part[None] for part in steps))
-        return Block(x[None], e[None], rs[None], ts[None], one, (self.seed,))
+        return Block(x[None], e[None], rs[None], ts[None], steps.map(lambda part: part[None]), (self.seed,))
 
     def _pairs(self, index: int, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         g = key(self.seed, "train", self.name, index)
@@ -139,7 +142,12 @@ def _rowwise(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, t: Tensor,
 
 def stack(blocks: list[Block]) -> Block:
     """The blocks of several streams as one."""
-    parts = zip(*(block.steps for block in blocks), strict=True)
-    steps = Step(*(None if part[0] is None else torch.cat(part) for part in parts))
-    pairs = (torch.cat(part) for part in zip(*(block[:4] for block in blocks), strict=True))
-    return Block(*pairs, steps, tuple(seed for block in blocks for seed in block.seeds))
+    if len(blocks) == 1:
+        return blocks[0]
+
+    def join(*parts: Tensor) -> Tensor:
+        return torch.cat(parts)
+
+    x, e, r, t = (torch.cat(part) for part in zip(*(block[:4] for block in blocks), strict=True))
+    first, *others = (block.steps for block in blocks)
+    return Block(x, e, r, t, first.map(join, *others), tuple(seed for block in blocks for seed in block.seeds))

@@ -3,6 +3,7 @@
 Reads weights and laws; knows neither training nor files.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -88,10 +89,10 @@ class _Modes:
 # Noise over (r, t) ------------------------------------------------------------------------------------------------------------------
 
 
-def _record(a: Tensor, b: Tensor, c: Tensor, s: Tensor, rows: int) -> dict[str, Any]:
-    """A MAP of records.py from `[BINS, BINS]` means; a bin without rows is nan and becomes null."""
+def _record(parts: Sequence[Tensor], rows: int) -> dict[str, Any]:
+    """A MAP of records.py from the `[BINS, BINS]` means `a, b, c, s`; a bin without rows is nan and becomes null."""
     edges = [k / BINS for k in range(BINS + 1)]
-    grids = {name: [[None if x != x else x for x in line] for line in grid.tolist()] for name, grid in zip("abcs", (a, b, c, s), strict=True)}
+    grids = {name: [[None if x != x else x for x in line] for line in grid.tolist()] for name, grid in zip("abcs", parts, strict=True)}
     return {"edges": edges, **grids, "rows": rows}
 
 
@@ -118,7 +119,7 @@ def exact_map(law: Any, seed: int) -> dict[str, Any]:
         for j in range(i + 1):
             jacobi = -torch.linalg.solve(start.mT, states[centres[j]][1].mT).mT
             out[:, i, j] = torch.stack(_moments(jacobi, covariance))
-    return _record(*out, rows=rows)
+    return _record(out.unbind(), rows)
 
 
 def _moments(j: Tensor, s: Tensor) -> tuple[Tensor, ...]:
@@ -261,7 +262,7 @@ def _measured_map(b: Bridge, jn: Tensor, n: Tensor) -> dict[str, Any]:
         return (total / count).view(BINS, BINS)
 
     swing = jn + n
-    return _record(mean(jn * jn), mean(jn * swing), mean(swing * swing), mean(n * n), len(cell))
+    return _record((mean(jn * jn), mean(jn * swing), mean(swing * swing), mean(n * n)), len(cell))
 
 
 def _optima(jn: Tensor, n: Tensor, jb: Tensor, bias: Tensor) -> dict[str, float]:

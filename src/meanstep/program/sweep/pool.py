@@ -99,7 +99,7 @@ _parent = 0
 
 
 def _start(messages: Any, stop: Any, parent: int) -> None:
-    global _messages, _stop, _parent  # what a worker process is given once # noqa: PLW0603
+    global _messages, _stop, _parent  # what a worker process is given once
     _messages, _stop, _parent = messages, stop, parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and says when to stop
     torch.set_num_threads(1)  # one worker a core: more threads only wait for each other

@@ -1,33 +1,33 @@
 """A sweep's folder: what was asked, what was found. Knows no networks.
 
-    sweep.json      {"study", "settings", "lines": [{arm, beta, id}]}: a folder belongs to one sweep
-    env.json        commit, versions, machine
-    records.jsonl   one object a line, in any order:
+sweep.json      {"study", "settings", "lines": [{arm, beta, id}]}: a folder belongs to one sweep
+env.json        commit, versions, machine
+records.jsonl   one object a line, in any order:
 
-    {"kind": "set", "set", "dim", "regions", "floor": {"sw1": [..], "energy": [..], "coverage": [..]}, "law": MAP or null, "seconds"}
-        floor: fresh data against fresh data, one value a replicate, with the same number of samples as the models
-    {"kind": "model", "set", "seed", "id", "spec": {..}, "steps", "seconds" (of training, without measuring),
-     "raw": SCORES, "ema": SCORES,                      raw weights and EMA weights
-     "curve": {"step": [..], "sw1": [..], "sw1_raw": [..], "residual": [..], "residual_gap": [..]},
-        residual: mean squared residual an entry since the point before, over all rows but the anchors; residual_gap: over those with r < t
-     "probe": null (reference recipes) or {
-        "rows": ..,                                     the number of fresh rows with r < t, the same for all models of a set and seed
-        "betas": [..],                                  the tangent (1 - beta) v + beta EMA, target v, on these frozen raw weights
-        "trace": [..], "trace_se": [..],                Tr Cov of one row's gradient of the squared residual, eq. (14)
-        "weighted": [..],                               the same under the adaptive weight that trains
-        "noise": [..],                                  the part of `trace` given (z, r, t): 4 E|G^T N v'|^2
-        "error": [..],                                  M(beta): mean squared residual noise plus squared bias, over E|v'|^2
-        "proxies": {"ema", "own", "posterior", "oracle", and each with "-both"}: trace at beta = 1, in the tangent or in both roles
-        "bias": {proxy: E|b|^2 over E|v'|^2},
-        "map": MAP,
-        "optimum": {"norm", "signed", "matrix", "matrix_biased"}   predicted: eq. (19) with |kappa|, (19b), (20) with b = 0, (20)
-     }}
-    SCORES: {"sw1": {"1": .., "2": .., "4": ..}, "energy": .., "coverage": ..}   by steps of the sampler; flow matching also has "64" (Heun)
-    MAP: {"edges": [..], "a": [[..]], "b": [[..]], "c": [[..]], "s": [[..]], "rows"}   [bin of t][bin of r], null where there is no row:
-        a = E|J v'|^2, b = E<J v', (J + I) v'>, c = E|(J + I) v'|^2, s = E|v'|^2, so the noise at beta is (a - 2 beta b + beta^2 c) / s
+{"kind": "set", "set", "dim", "regions", "floor": {"sw1": [..], "energy": [..], "coverage": [..]}, "law": MAP or null, "seconds"}
+    floor: fresh data against fresh data, one value a replicate, with the same number of samples as the models
+{"kind": "model", "set", "seed", "id", "spec": {..}, "steps", "seconds" (of training, without measuring),
+ "raw": SCORES, "ema": SCORES,                      raw weights and EMA weights
+ "curve": {"step": [..], "sw1": [..], "sw1_raw": [..], "residual": [..], "residual_gap": [..]},
+    residual: mean squared residual an entry since the point before, over all rows but the anchors; residual_gap: over those with r < t
+ "probe": null (reference recipes) or {
+    "rows": ..,                                     the number of fresh rows with r < t, the same for all models of a set and seed
+    "betas": [..],                                  the tangent (1 - beta) v + beta EMA, target v, on these frozen raw weights
+    "trace": [..], "trace_se": [..],                Tr Cov of one row's gradient of the squared residual, eq. (14)
+    "weighted": [..],                               the same under the adaptive weight that trains
+    "noise": [..],                                  the part of `trace` given (z, r, t): 4 E|G^T N v'|^2
+    "error": [..],                                  M(beta): mean squared residual noise plus squared bias, over E|v'|^2
+    "proxies": {"ema", "own", "posterior", "oracle", and each with "-both"}: trace at beta = 1, in the tangent or in both roles
+    "bias": {proxy: E|b|^2 over E|v'|^2},
+    "map": MAP,
+    "optimum": {"norm", "signed", "matrix", "matrix_biased"}   predicted: eq. (19) with |kappa|, (19b), (20) with b = 0, (20)
+ }}
+SCORES: {"sw1": {"1": .., "2": .., "4": ..}, "energy": .., "coverage": ..}   by steps of the sampler; flow matching also has "64" (Heun)
+MAP: {"edges": [..], "a": [[..]], "b": [[..]], "c": [[..]], "s": [[..]], "rows"}   [bin of t][bin of r], null where there is no row:
+    a = E|J v'|^2, b = E<J v', (J + I) v'>, c = E|(J + I) v'|^2, s = E|v'|^2, so the noise at beta is (a - 2 beta b + beta^2 c) / s
 
-    samples/SET-SEED.npz   for the first seed: float16 arrays [n, D], "data" and one for each model id (EMA weights, one step)
-    report.html, summary.csv, figures/*.png   made of the above
+samples/SET-SEED.npz   for the first seed: float16 arrays [n, D], "data" and one for each model id (EMA weights, one step)
+report.html, summary.csv, figures/*.png   made of the above
 """
 
 import json

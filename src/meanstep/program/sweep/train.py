@@ -41,8 +41,8 @@ class Cohort:
         self.optimiser = torch.optim.Adam([self.flat], settings.lr, fused=True, capturable=cuda)
         self.streams = torch.tensor(streams, device=initial.device)
         self.decays = torch.zeros(2, dtype=initial.dtype, device=initial.device)
-        spec = specs[0]
-        self.gradient = _Coefficient(self) if spec.recipe in ("coefficient", "flow_matching") else _Composed(self)
+        by_hand = specs[0].recipe in ("coefficient", "flow_matching")
+        self.gradient: _Coefficient | _Composed = _Coefficient(self) if by_hand else _Composed(self)
         self.graph: _Graph | None = None
 
     def run(self, block: Block, start: int, stop: int) -> Tensor:
@@ -60,10 +60,11 @@ class Cohort:
         warm = (1 + step) / (10 + step)  # an average that young must not remember the initial weights
         rates = [1 - min(decay, warm) for decay in (self.settings.ema_decay, self.settings.proxy_decay)]
         self.decays.copy_(torch.tensor(rates, dtype=self.flat.dtype))
-        if self.flat.is_cuda and isinstance(self.gradient, _Coefficient):
-            self.graph = self.graph or _Graph(lambda inputs: self._update(self.gradient.rows(inputs)))
-            return self.graph(block.step(step % BLOCK))
-        return self._update(self.gradient(block, step))
+        if isinstance(self.gradient, _Composed) or not self.flat.is_cuda:
+            return self._update(self.gradient(block, step))
+        rows = self.gradient.rows
+        self.graph = self.graph or _Graph(lambda inputs: self._update(rows(inputs)))
+        return self.graph(block.step(step % BLOCK))
 
     def _update(self, residual: Tensor) -> Tensor:
         self.optimiser.step()
@@ -104,6 +105,7 @@ class _Coefficient:
         self.rows_used = settings.batch * (2 if spec.anchor else 1)
         self.passes = Passes(shape, self.members, self.rows_used, flat)
         self.aside = Passes(shape, self.members, settings.batch, flat) if spec.proxy in ("ema", "own") else None
+        assert cohort.flat.grad is not None
         self.layers, self.grads, self.others = shape.layers(flat), shape.layers(cohort.flat.grad), shape.layers(cohort.proxy)
         self.beta = torch.tensor([s.beta for s in cohort.specs], dtype=flat.dtype, device=flat.device)[:, None, None]
         self.share = torch.full((self.members, self.rows_used), 2 / settings.batch, dtype=flat.dtype, device=flat.device)
@@ -174,7 +176,13 @@ class _Composed:
 
     def __call__(self, block: Block, step: int) -> Tensor:
         x, e = (p[self.stream, step % BLOCK][None] for p in (block.x, block.e))
-        out = self.loss(self.net, x, noise=e, progress=step / self.cohort.settings.steps, generator=key(block.seeds[self.stream], "times", self.name, step))
+        out = self.loss(
+            self.net,
+            x,
+            noise=e,
+            progress=step / self.cohort.settings.steps,
+            generator=key(block.seeds[self.stream], "times", self.name, step),
+        )
         grads = torch.autograd.grad(out.loss, list(self.net.parameters()))
         half = len(self.net.weights)
         self.cohort.flat.grad = self.cohort.shape.flatten(grads[:half], grads[half:])
@@ -208,12 +216,10 @@ class _Graph:
             self.warmed += 1
             return self.function(inputs)
         if self.graph is None:
-            self.inputs = Step(*(None if part is None else part.clone() for part in inputs))
+            self.inputs = inputs.map(torch.clone)
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.out = self.function(self.inputs)
-        for mine, new in zip(self.inputs, inputs, strict=True):
-            if mine is not None and new is not None:
-                mine.copy_(new)
+        self.inputs.map(torch.Tensor.copy_, inputs)
         self.graph.replay()
         return self.out.clone()

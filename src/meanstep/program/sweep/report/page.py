@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from meanstep.program.console import UserError, write
-from meanstep.program.sweep import prose, summary
-from meanstep.program.sweep.claims import claims
-from meanstep.program.sweep.results import Results, read, shown
-from meanstep.program.sweep.statistics import mean
-from meanstep.program.sweep.strips import strip
-from meanstep.program.sweep.verdicts import RULE, Claim, number, readable_p, with_interval
+from meanstep.program.sweep.report import prose, summary
+from meanstep.program.sweep.report.claims import claims
+from meanstep.program.sweep.report.results import Results, read, shown
+from meanstep.program.sweep.report.statistics import mean
+from meanstep.program.sweep.report.strips import strip
+from meanstep.program.sweep.report.verdicts import RULE, Claim, number, readable_p, with_interval
 
 TEMPLATE = "report.html.j2"
 
@@ -35,14 +35,14 @@ def build(folder: Path) -> Path:
     require()
     import jinja2
 
-    from meanstep.program.sweep.diagnoses import DIAGNOSES
-    from meanstep.program.sweep.figures import FIGURES
+    from meanstep.program.sweep.report.diagnoses import DIAGNOSES
+    from meanstep.program.sweep.report.figures import FIGURES
 
     results = read(folder)
     drawn = _draw(folder / "figures", results, {**FIGURES, **DIAGNOSES})
     rows = summary.numbers(results)
     write(folder / "summary.csv", summary.text(rows))
-    source = files("meanstep.program.sweep").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    source = files("meanstep.program.sweep.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"number": number, "p": readable_p, "measured": with_interval, "shown": shown}
     page = environment.from_string(source).render(_content(results, claims(results), rows, drawn))
@@ -104,7 +104,7 @@ def _choices(results: Results) -> list[dict[str, Any]]:
 
 
 def _cards(results: Results) -> list[dict[str, Any]]:
-    from meanstep.program.sweep import pictures
+    from meanstep.program.sweep.report import pictures
 
     cards = []
     for name, arrays in results.samples.items():

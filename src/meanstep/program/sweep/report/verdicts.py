@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from meanstep.program.sweep.results import shown
-from meanstep.program.sweep.statistics import LEVEL, Change, holm
+from meanstep.program.sweep.report.results import shown
+from meanstep.program.sweep.report.statistics import LEVEL, Change, holm
 
 Range = tuple[float, float]
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"

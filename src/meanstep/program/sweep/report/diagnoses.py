@@ -6,11 +6,26 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 
-from meanstep.program.sweep.claims import least
-from meanstep.program.sweep.look import AMBER, BLUE, GREEN, GRID, INK, MUTED, ORANGE, PINK, WHITE, drawing, key, log_ticks, png, sheet
 from meanstep.program.sweep.records import Record
-from meanstep.program.sweep.results import BASE, Results, Seeds, shown
-from meanstep.program.sweep.statistics import across, mean, ratio
+from meanstep.program.sweep.report.claims import least
+from meanstep.program.sweep.report.look import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GRID,
+    INK,
+    MUTED,
+    ORANGE,
+    PINK,
+    WHITE,
+    drawing,
+    key,
+    log_ticks,
+    png,
+    sheet,
+)
+from meanstep.program.sweep.report.results import BASE, Results, Seeds, shown
+from meanstep.program.sweep.report.statistics import across, mean, ratio
 
 ROLES = (("ema", "EMA"), ("own", "own"), ("posterior", "posterior"), ("oracle", "oracle"))
 PREDICTED = (("norm", "scalar, |κ|", "o", "white"), ("signed", "scalar, signed", "v", "white"), ("matrix", "matrix", "D", BLUE))

@@ -8,9 +8,9 @@ from math import inf, log
 
 import numpy as np
 
-from meanstep.program.sweep.results import ANCHORED, BASE, PLANE, Results, Seeds, mixture
-from meanstep.program.sweep.statistics import Change, across, difference, ratio
-from meanstep.program.sweep.verdicts import HIGHER, LOWER, Claim, Row, claim
+from meanstep.program.sweep.report.results import ANCHORED, BASE, PLANE, Results, Seeds, mixture
+from meanstep.program.sweep.report.statistics import Change, across, difference, ratio
+from meanstep.program.sweep.report.verdicts import HIGHER, LOWER, Claim, Row, claim
 
 PAPER = "arXiv 2605.09235, quoted from summaries"
 OURS = "ours"

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from meanstep.program.sweep.claims import sw1_ratio, trace_ratio
-from meanstep.program.sweep.results import ANCHORED, BASE, Results, shown
-from meanstep.program.sweep.statistics import Change, across
-from meanstep.program.sweep.verdicts import FAILS, HOLDS, OPEN, Claim, number
+from meanstep.program.sweep.report.claims import sw1_ratio, trace_ratio
+from meanstep.program.sweep.report.results import ANCHORED, BASE, Results, shown
+from meanstep.program.sweep.report.statistics import Change, across
+from meanstep.program.sweep.report.verdicts import FAILS, HOLDS, OPEN, Claim, number
 
 OF_PAPER: dict[str, Any] = {"steps": 200_000, "width": 128, "depth": 3, "anchor": 0.5, "delta": [1e-4, 1e-2]}
 COMMAND = ("sets", "betas", "seeds", "arms", "steps", "points")

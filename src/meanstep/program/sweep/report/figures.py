@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from meanstep.program.sweep import pictures
-from meanstep.program.sweep.claims import SW1_OF_PAPER, TRACE_RANGE, sw1_ratio, trace_ratio
-from meanstep.program.sweep.look import (
+from meanstep.program.sweep.report import pictures
+from meanstep.program.sweep.report.claims import SW1_OF_PAPER, TRACE_RANGE, sw1_ratio, trace_ratio
+from meanstep.program.sweep.report.look import (
     ARM_COLOURS,
     BLUE,
     GREEN,
@@ -26,8 +26,8 @@ from meanstep.program.sweep.look import (
     png,
     sheet,
 )
-from meanstep.program.sweep.results import ANCHORED, BASE, PLANE, Line, Results, Seeds, shown
-from meanstep.program.sweep.statistics import Change, across, ratio
+from meanstep.program.sweep.report.results import ANCHORED, BASE, PLANE, Line, Results, Seeds, shown
+from meanstep.program.sweep.report.statistics import Change, across, ratio
 
 BETAS: dict[str, Any] = {"xticks": [0, 0.25, 0.5, 0.75, 1], "xticklabels": ["0", "¼", "½", "¾", "1"]}
 SHORT = {
