@@ -80,16 +80,21 @@ class Passes:
 
         self.members, self.width = members, width
         self._pre, self._post, self._spare = buffers(depth), buffers(depth), buffers(2)
+        self._views: dict[int, tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
         self.rows = 0
 
-    def _view(self, buffer: Tensor, rows: int) -> Tensor:
-        return buffer[: self.members * rows * self.width].view(self.members, rows, self.width)
+    def _of(self, rows: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """The buffers as `[E, rows, width]`: before and after each activation, and two to spare."""
+        if rows not in self._views:
+            size, shape = self.members * rows * self.width, (self.members, rows, self.width)
+            pre, post, spare = ([p[:size].view(shape) for p in group] for group in (self._pre, self._post, self._spare))
+            self._views[rows] = pre, post, spare
+        return self._views[rows]
 
     def forward(self, layers: Layers, h: Tensor) -> Tensor:
         """Outputs `[E, B, D]` for inputs `[E, B, F]`; keeps what the tangent and gradient passes need."""
         self.rows, self.h = h.shape[1], h
-        self.pre = [self._view(p, self.rows) for p in self._pre]
-        self.post = [self._view(p, self.rows) for p in self._post]
+        self.pre, self.post, self.spare = self._of(self.rows)
         for (w, b), a, s in zip(layers, self.pre, self.post, strict=False):
             torch.baddbmm(b, h, w, out=a)
             torch.ops.aten.silu.out(a, out=s)
@@ -99,7 +104,7 @@ class Passes:
     def tangent(self, layers: Layers, dh: Tensor) -> Tensor:
         """The derivative `[E, n, D]` of the outputs of the first `n` rows along input tangents `[E, n, F]`."""
         n = dh.shape[1]
-        da, ds = (self._view(p, n) for p in self._spare)
+        da, ds = self._of(n)[2]
         for (w, _), a in zip(layers[:-1], self.pre, strict=True):
             torch.bmm(dh, w, out=da)
             torch.ops.aten.silu_backward.grad_input(da, a[:, :n], grad_input=ds)  # SiLU's Jacobian is diagonal: its own transpose
@@ -108,7 +113,7 @@ class Passes:
 
     def backward(self, layers: Layers, grads: Layers, cotangent: Tensor) -> None:
         """Writes `sum_rows cotangent . d output / d parameters` into `grads`; `cotangent` `[E, B, D]`."""
-        g, (spare, other) = cotangent, (self._view(p, self.rows) for p in self._spare)
+        g, (spare, other) = cotangent, self.spare
         for k in range(len(layers) - 1, -1, -1):
             torch.bmm(g.mT, self.post[k - 1] if k else self.h, out=grads[k][0].mT)
             torch.sum(g, 1, keepdim=True, out=grads[k][1])

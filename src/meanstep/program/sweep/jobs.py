@@ -27,11 +27,16 @@ from meanstep.program.sweep.train import Cohort, structure
 
 GLANCES = 8
 """Points of a training curve."""
-MEASURING = 300
-"""What measuring one model costs, in training steps: for the remaining time only."""
+MEASURING = 250
+"""What measuring one model costs, in plain training steps: for the remaining time only."""
 SAVE_EVERY = 20.0
 """Seconds between states on disk."""
 Tell = Callable[..., bool]
+
+
+def cost(spec: Spec) -> float:
+    """What a step of a model costs, in steps of plain MeanFlow: for the remaining time only."""
+    return 5.0 if spec.recipe not in ("coefficient", "flow_matching") else 2.0 if spec.anchor else 1.0
 
 
 class Stopped(Exception):
@@ -98,6 +103,7 @@ class _Work:
         self.streams = [Stream(laws[name], name, seed, betas[name], device) for name, seed in job.pairs]
         self.shape = Shape(self.streams[0].law.dim, settings.width, settings.depth)
         self.members = [(s, spec) for s in range(len(self.streams)) for spec in self.specs]
+        self.cost = sum(cost(spec) for _, spec in self.members)
         self.cohorts = [self._cohort(group) for group in self._groups()]
         self.judges = [Judge(stream, settings) for stream in self.streams]
         self.file = folder / "state" / f"{job.name}.safetensors"
@@ -141,7 +147,7 @@ class _Work:
             block = self._block(index)
             for cohort, total in zip(self.cohorts, self.sums, strict=True):
                 total += cohort.run(block, self.step, stop).to(total) * (stop - self.step)
-            self.tell("steps", (stop - self.step) * len(self.members))
+            self.tell("steps", (stop - self.step) * self.cost)
             self.step = stop
             if stop in self.glances:
                 self._glance()
@@ -203,7 +209,7 @@ class _Work:
         for i, (cohort, total) in enumerate(zip(self.cohorts, self.sums, strict=True)):
             cohort.restore({name.split(".")[1]: p for name, p in tensors.items() if name.split(".")[0] == str(i)}, self.step)
             total.copy_(tensors[f"{i}.sums"])
-        self.tell("steps", self.step * len(self.members))
+        self.tell("resumed", self.step * self.cost)
 
     # Measuring ----------------------------------------------------------------------------------------------------------------------
 

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from meanstep.program.console import UserError, err
 from meanstep.program.sweep import jobs
-from meanstep.program.sweep.jobs import MEASURING, Job, Stopped
+from meanstep.program.sweep.jobs import MEASURING, Job, Stopped, cost
 from meanstep.program.sweep.records import Record, save
 from meanstep.program.sweep.settings import Settings
 
-SET_COST = 3000
-"""What a set's own record costs, in training steps."""
+SET_COST = 2000
+"""What a set's own record costs, in plain training steps."""
 
 
 def plan(settings: Settings, found: list[Record]) -> list[Job]:
@@ -132,13 +132,14 @@ class _Board:
     """A progress bar for the whole sweep and, for each set, the best model so far."""
 
     def __init__(self, settings: Settings, todo: list[Job]) -> None:
-        count = len(settings.specs())
-        costs = [count * (settings.steps + MEASURING) * len(job.pairs) if job.models else SET_COST for job in todo]
+        specs = settings.specs()
+        pair = sum(settings.steps * cost(spec) + MEASURING for spec in specs)
+        total = sum(pair * len(job.pairs) if job.models else SET_COST for job in todo)
         columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
-        left = (TextColumn("left"), TimeRemainingColumn())
-        self.progress = Progress(*columns, *left, console=err, speed_estimate_period=60)
-        trained = sum(len(job.pairs) for job in todo if job.models) * count
-        self.task = self.progress.add_task(f"{trained} models", total=sum(costs))
+        self.progress = Progress(*columns, TextColumn("{task.fields[left]}"), console=err)
+        trained = sum(len(job.pairs) for job in todo if job.models) * len(specs)
+        self.task = self.progress.add_task(f"{trained} models", total=total, left="")
+        self.resumed = 0.0
         self.latest: dict[tuple[str, str], float] = {}
         self.spoken = time.monotonic()
 
@@ -160,13 +161,25 @@ class _Board:
                 break
             if what == "steps":
                 self.progress.advance(self.task, values[0])
+            elif what == "resumed":
+                self.resumed += values[0]
+                self.progress.advance(self.task, values[0])
             else:
                 self.latest[values[0], values[1]] = values[2]
+        self.progress.update(self.task, left=self._left())
         if not err.is_terminal and time.monotonic() - self.spoken > 30:
             self.spoken = time.monotonic()
             task = self.progress.tasks[0]
-            left = "" if task.time_remaining is None else f", {task.time_remaining:.0f} s left"
-            err.print(f"{task.percentage:.0f}% of {task.description}{left}")
+            err.print(f"{task.percentage:.0f}% of {task.description}, {task.fields['left']}")
+
+    def _left(self) -> str:
+        """By the mean rate so far: the rate of the last minute jumps between sets and measuring."""
+        task = self.progress.tasks[0]
+        done = task.completed - self.resumed
+        if not task.total or done < 0.01 * task.total:
+            return "estimating the time left"
+        seconds = (task.elapsed or 0) * (task.total - task.completed) / done
+        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 
     def _lines(self) -> Text:
         sets: dict[str, list[tuple[float, str]]] = {}
