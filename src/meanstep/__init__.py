@@ -1,6 +1,6 @@
 """meanstep: train, diagnose and evaluate one-step generators of the MeanFlow family."""
 
-from meanstep import coefficients, fields, interpolants, objectives, rates, recipes, samplers, times, velocities, weights
+from meanstep import coefficients, fields, interpolants, metrics, objectives, rates, recipes, samplers, times, velocities, weights
 from meanstep.fields import MLP, Gaussian, Mixture, as_field
 from meanstep.keys import key
 from meanstep.loss import Loss, Output
@@ -26,6 +26,7 @@ __all__ = [
     "interpolants",
     "jump",
     "key",
+    "metrics",
     "noise",
     "objectives",
     "rates",

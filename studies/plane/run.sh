@@ -1,24 +1,23 @@
 #!/usr/bin/env bash
-# Every run of the study, in order. Each resumes where it was interrupted. On two cores: two to three hours in all.
-# Usage: studies/plane/run.sh OUT   (a folder for the runs; records.py's header says what they hold)
+# Every run of the study, in order. Each resumes where it was interrupted. On two cores: an hour and a half in all.
+# Usage: studies/plane/run.sh OUT   (a folder for the runs)
 set -euo pipefail
 out=${1:?give a folder for the runs}
 toy() { meanstep reproduce toy --out "$out/$1" "${@:2}"; }
 
-main=(--steps 6000)
-toy main "${main[@]}" --seeds 0 1 2 3 4
-toy proxies "${main[@]}" --seeds 0 1 2 --arms paper@0 plain@1 own@1 posterior@1 oracle@1 ema-both@1 posterior-both@1 oracle-both@1 matrix matrix-oracle
+toy main --steps 6000 --seeds 0 1 2 3 4
+toy proxies --steps 4000 --arms paper@0 posterior@1 oracle@1 ema-both@1 posterior-both@1 oracle-both@1 matrix
 
-# One factor at a time; beta = 0 and 1, with and without the anchor, and the posterior in both roles.
-some=(--seeds 0 1 2 --sets eight_gaussians swiss_roll checkerboard --arms paper@0,1 plain@1 anchored@0 posterior-both@1)
-toy base "${some[@]}" --steps 4000
-toy batch64 "${some[@]}" --steps 4000 --batch 64
-toy batch1024 "${some[@]}" --steps 4000 --batch 1024
-toy share25 "${some[@]}" --steps 4000 --diagonal-share 0.25
-toy share75 "${some[@]}" --steps 4000 --diagonal-share 0.75
-toy weighted "${some[@]}" --steps 4000 --power 1
-toy logit-normal "${some[@]}" --steps 4000 --times logit-normal
+# One factor at a time: beta = 0 and 1, with and without the anchor, and the posterior in both roles.
+some=(--seeds 0 1 2 --sets eight_gaussians swiss_roll --arms paper@0,1 plain@1 anchored@0 posterior-both@1)
+toy base "${some[@]}" --steps 3000
+toy batch64 "${some[@]}" --steps 3000 --batch 64
+toy share25 "${some[@]}" --steps 3000 --diagonal-share 0.25
+toy share75 "${some[@]}" --steps 3000 --diagonal-share 0.75
+toy weighted "${some[@]}" --steps 3000 --power 1
+toy logit-normal "${some[@]}" --steps 3000 --times logit-normal
+toy batch1024 "${some[@]}" --steps 3000 --batch 1024
 toy long "${some[@]}" --steps 20000 --seeds 0 1
 
-toy references "${main[@]}" --seeds 0 1 --sets eight_gaussians swiss_roll --arms paper@0 flow_matching alpha_flow improved_meanflow \
+toy references --steps 3000 --seeds 0 1 --sets eight_gaussians swiss_roll --arms paper@0 flow_matching alpha_flow improved_meanflow \
     terminal_velocity split_meanflow solution_flow shortcut

@@ -16,7 +16,9 @@ from meanstep.program.sweep.measure import BINS, PROBE_BETAS, Judge, Probe, Rows
 from meanstep.program.sweep.settings import Settings
 from meanstep.types import Bridge
 
-SETTINGS = Settings(("two_moons",), (0.0, 1.0), (0,), ("paper",), 10, width=16, depth=2, reference=64, samples=1000, directions=16, power=1.0)
+SETTINGS = Settings(
+    ("two_moons",), (0.0, 1.0), (0,), ("paper",), 10, width=16, depth=2, reference=64, samples=1000, directions=16, power=1.0
+)
 
 
 def normal(dim: int) -> Isotropic:
@@ -57,7 +59,7 @@ def test_the_exact_map_of_one_gaussian_is_closed(dim: int):
 
 def test_the_exact_map_is_the_solvers():
     """The carried Jacobian against DOP853 on the same rows: another integrator, from t to r instead of from 1."""
-    law = PLANAR["two_moons"]()
+    law = PLANAR["eight_gaussians"]()
     found = exact_map(law, 0)
     t, r = (6 + 0.5) / BINS, (2 + 0.5) / BINS
     field = ms.fields.analytic.Averaged(law.velocity, 1e-9, 1e-11, law.differential)

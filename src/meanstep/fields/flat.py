@@ -123,7 +123,7 @@ class Passes:
                 g = other
 
     def norms(self, layers: Layers, cotangent: Tensor) -> Tensor:
-        """Squared norm of each row's own parameter gradient, `[E, B]`: a row's is an outer product in every layer, so nothing is formed."""
+        """Squared norm of each row's own parameter gradient, eq. (40), `[E, B]`."""
         g, total = cotangent, torch.zeros_like(cotangent[..., 0])
         for k in range(len(layers) - 1, -1, -1):
             total = total + g.square().sum(-1) * (1 + (self.post[k - 1] if k else self.h).square().sum(-1))

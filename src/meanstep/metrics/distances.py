@@ -26,7 +26,7 @@ def _points(name: str, x: Tensor) -> Tensor:
 
 
 class Sliced:
-    """The sliced Wasserstein-1 distance to a reference `[n, D]` along `directions` `[m, D]`; its projections are sorted once."""
+    """The sliced Wasserstein-1 distance, eq. (38), to a reference `[n, D]` along `directions` `[m, D]`; its projections are sorted once."""
 
     def __init__(self, reference: Tensor, directions: Tensor) -> None:
         if directions.ndim != 2 or directions.shape[-1] != reference.shape[-1]:
@@ -48,7 +48,7 @@ class Sliced:
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> float:
-    """The sliced Wasserstein-1 distance of two sets of equally many points, both `[n, D]`, along `directions` `[m, D]`."""
+    """The sliced Wasserstein-1 distance, eq. (38), of two sets of equally many points, `[n, D]`, along `directions` `[m, D]`."""
     return Sliced(y, directions)(x)
 
 
@@ -59,7 +59,7 @@ def _mean_distance(x: Tensor, y: Tensor, pairs: int, rows: int = 1024) -> float:
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """`2 E|X - Y| - E|X - X'| - E|Y - Y'|` of points `[n, D]` and `[m, D]`, each mean without bias: 0 in expectation at equal laws.
+    """`2 E|X - Y| - E|X - X'| - E|Y - Y'|`, eq. (39), of points `[n, D]` and `[m, D]`, each mean without bias: 0 in expectation at equal laws.
 
     It can be negative. Source: Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013.
     """

@@ -98,7 +98,7 @@ def _record(parts: Sequence[Tensor], rows: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def exact_map(law: Any, seed: int) -> dict[str, Any]:
-    """The MAP of the exact flow at the bins' centres, eq. (12), (17): one RK4 trajectory with its Jacobian serves every pair of times.
+    """The MAP of the exact flow at the bins' centres, eq. (12), (17), (41): one RK4 trajectory a row serves every pair of times.
 
     Plain draws: on separated modes the mean at `beta = 0` is an underestimate (docs/theory.md, section 4).
     """
@@ -231,7 +231,7 @@ class Probe:
 
 
 class _Trace:
-    """The trace of the covariance of one row's gradient, and its standard error, for a cotangent `[N, D]`: exact norms, no projection."""
+    """The trace of the covariance of one row's gradient, eq. (40), and its standard error, for a cotangent `[N, D]`."""
 
     def __init__(self, passes: Passes, layers: Any, grads: Any) -> None:
         self.passes, self.layers, self.grads = passes, layers, grads
