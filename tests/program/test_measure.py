@@ -168,7 +168,7 @@ def test_noise_error_map_and_optima_come_from_the_jacobian():
 
 def test_the_noise_part_is_what_the_exact_proxy_in_both_roles_removes():
     """In expectation Tr Cov = Tr Cov without noise + noise part, eq. (14); the cross term vanishes: five standard errors of it."""
-    rows, _, _, _, _, found = probed(n=20_000)
+    *_, found = probed(n=20_000)
     total, quiet, noise = found["trace"][0], found["proxies"]["oracle-both"], found["noise"][0]
     assert noise > 0 and quiet < total
     assert abs(total - quiet - noise) < 5 * found["trace_se"][0]

@@ -59,7 +59,7 @@ def _mean_distance(x: Tensor, y: Tensor, pairs: int, rows: int = 1024) -> float:
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """`2 E|X - Y| - E|X - X'| - E|Y - Y'|`, eq. (39), of points `[n, D]` and `[m, D]`, each mean without bias: 0 in expectation at equal laws.
+    """`2 E|X - Y| - E|X - X'| - E|Y - Y'|`, eq. (39), of `[n, D]` and `[m, D]`, means without bias: 0 in expectation at equal laws.
 
     It can be negative. Source: Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013.
     """

@@ -22,7 +22,7 @@ from meanstep.program.console import write
 from meanstep.program.sweep.draws import BLOCK, Block, Needs, Stream, stack
 from meanstep.program.sweep.measure import Judge, Probe, exact_beta, exact_map, probe_rows
 from meanstep.program.sweep.records import Record
-from meanstep.program.sweep.settings import Settings, mixture_dimension
+from meanstep.program.sweep.settings import Settings, Spec, mixture_dimension
 from meanstep.program.sweep.train import Cohort, structure
 
 GLANCES = 8
