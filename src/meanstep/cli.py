@@ -36,11 +36,14 @@ def _run(args: list[str]) -> int:
 
         print(f"meanstep {__version__}")
         return 0
-    from meanstep.program.sweep.command import Report, Reproduce
+    from meanstep.program.sweep.command import STUDIES, Report, Reproduce
     from meanstep.program.verify.command import Verify
 
     commands: dict[str, Any] = {"verify": Verify, "reproduce": Reproduce, "report": Report}
-    chosen: Any = tyro.extras.subcommand_cli_from_dict(commands, prog="meanstep", description=DESCRIPTION, args=args)
+    prog, about = "meanstep", DESCRIPTION
+    if args[:1] == ["reproduce"]:  # tyro would print a nested command's description twice
+        prog, about, commands, args = "meanstep reproduce", Reproduce.__doc__ or "", dict(STUDIES), args[1:]
+    chosen: Any = tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=about, args=args)
     code: int = chosen.run()
     return code
 

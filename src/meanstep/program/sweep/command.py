@@ -25,8 +25,32 @@ SCALES: dict[str, dict[str, Any]] = {
     "paper": {"steps": 200_000, "seeds": (0, 1, 2), "batch": 1024, "ema_decay": 0.9999, "samples": 20_000},
 }
 """What each scale sets; the rest are the defaults of `Settings`."""
-Words = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME ...]")]
-Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA ...]")]
+
+
+def _words(name: str, text: str, default: str = "") -> Any:
+    hint = default and f"(default: {default})"
+    return tyro.conf.arg(metavar=f"[{name} ...]", help=text, help_behavior_hint=hint or None)
+
+
+def _number(text: str, default: str = "by the scale") -> Any:
+    return tyro.conf.arg(metavar="N", help=text, help_behavior_hint=f"(default: {default})")
+
+
+ARMS_HELP = (
+    "What to train; ARM@BETA,BETA restricts an arm to some coefficients. Swept over beta: paper (EMA copy in the tangent, anchor at "
+    "beta = 1 only), plain (never an anchor), anchored (always), own, posterior, oracle (other proxies in the tangent), ema-both, own-both, "
+    "posterior-both, oracle-both (the proxy in tangent and target). One model: matrix, matrix-oracle (beta per (r, t) from the exact law), "
+    "flow_matching, alpha_flow, improved_meanflow, terminal_velocity, split_meanflow, solution_flow, shortcut."
+)
+SEEDS_HELP = "Seeds, e.g. 0 1 2. Models of one seed share initial weights, data, noise and times, so that differences are paired."
+TIMES_HELP = (
+    "How (r, t) are drawn: sorted uniform pairs, or MeanFlow's sorted logit-normal(-0.4, 1), which hardly ever trains the step from t = 1."
+)
+POWER_HELP = "Power of MeanFlow's adaptive weight: 0 is the squared error that the paper's theory is about, 1 MeanFlow's default."
+DEVICE_HELP = "cpu, or cuda: then all models of one structure train as one ensemble in a captured graph."
+BETAS_HELP = "Coefficients of the swept arms, in [0, 1]."
+SETS_HELP = "swiss_roll, checkerboard, pinwheel, eight_gaussians, two_moons, two_spirals, or mixture-D."
+POINTS_HELP = "Your own points as one more set: .csv, .npy or .parquet, a point a row, two or more columns. Standardised; half is held out."
 
 
 @dataclass(frozen=True)
@@ -34,32 +58,19 @@ class _Sweep:
     """What both studies share."""
 
     scale: Scale = "quick"
-    """`smoke`: under a minute, for a look; `quick`: up to ten minutes on two cores; `paper`: 200,000 steps, hours on two cores."""
-    arms: Words = DEFAULT
-    """What to train; ARM@BETA,BETA restricts an arm to some coefficients. Swept: paper (EMA tangent, anchor at 1 only), plain (no
-    anchor), anchored (at every beta), own, posterior, oracle (other proxies in the tangent), ema-both, own-both, posterior-both,
-    oracle-both (proxy in tangent and target). Single: matrix, matrix-oracle (beta per (r, t) from the exact law), flow_matching,
-    alpha_flow, improved_meanflow, terminal_velocity, split_meanflow, solution_flow, shortcut."""
-    seeds: tuple[int, ...] = ()
-    """Seeds, e.g. 0 1 2: models of one seed share initial weights, data, noise and times, so that differences are paired. Default: by
-    the scale."""
-    steps: int | None = None
-    """Training steps of each model. Default: by the scale."""
-    batch: int | None = None
-    """Rows of a training step. Default: by the scale (256; paper 1024; the paper's own is unknown)."""
+    """smoke: under a minute, for a look; quick: up to ten minutes on two cores; paper: 200,000 steps, hours on two cores."""
+    arms: Annotated[tuple[str, ...], _words("ARM", ARMS_HELP)] = DEFAULT
+    seeds: Annotated[tuple[int, ...], _words("N", SEEDS_HELP, "by the scale")] = ()
+    steps: Annotated[int | None, _number("Training steps of each model.")] = None
+    batch: Annotated[int | None, _number("Rows of a training step; the paper's own is unknown.")] = None
     diagonal_share: float = 0.5
     """Share of the rows with r = t."""
-    times: Literal["uniform", "logit-normal"] = "uniform"
-    """How (r, t) are drawn: sorted uniform pairs, or MeanFlow's sorted logit-normal(-0.4, 1), which hardly ever trains the one step
-    from t = 1."""
+    times: Annotated[Literal["uniform", "logit-normal"], tyro.conf.arg(help=TIMES_HELP)] = "uniform"
     lr: float = 1e-3
     """Adam's learning rate, constant."""
-    power: float = 0.0
-    """Power of MeanFlow's adaptive weight; 0 is the plain squared error that the paper's theory is about, 1 MeanFlow's default."""
-    workers: int | None = None
-    """Processes, each on one thread. Default: one a core. The results do not depend on it."""
-    device: str = "cpu"
-    """`cpu`, or `cuda`: then models of one structure train as one ensemble in a captured graph."""
+    power: Annotated[float, tyro.conf.arg(help=POWER_HELP)] = 0.0
+    workers: Annotated[int | None, _number("Processes, each on one thread. The results do not depend on it.", "one a core")] = None
+    device: Annotated[str, tyro.conf.arg(help=DEVICE_HELP)] = "cpu"
 
     def _settings(self, sets: Sequence[str], betas: Sequence[float], points: Path | None) -> Settings:
         scale = dict(SCALES[self.scale])
@@ -113,12 +124,9 @@ class Toy(_Sweep):
     paper posterior-both oracle-both --seeds 0 1 2 3 4; meanstep reproduce toy --points mine.csv
     """
 
-    sets: Words = ()
-    """swiss_roll, checkerboard, pinwheel, eight_gaussians, two_moons, two_spirals, or mixture-D. Default: the six (none with --points)."""
-    betas: Numbers = ("0", "0.25", "0.5", "0.75", "1")
-    """Coefficients of the swept arms, in [0, 1]."""
-    points: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
-    """Your own points as one more set: .csv, .npy or .parquet, one point a row, two or more columns. Standardised; half is held out."""
+    sets: Annotated[tuple[str, ...], _words("SET", SETS_HELP, "the six; none with --points")] = ()
+    betas: Annotated[tuple[str, ...], _words("BETA", BETAS_HELP)] = ("0", "0.25", "0.5", "0.75", "1")
+    points: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help=POINTS_HELP, help_behavior_hint="(default: none)")] = None
     out: Path = Path("runs/toy")
     """Folder of this sweep; it is made if it does not exist."""
 
@@ -143,8 +151,7 @@ class Mixtures(_Sweep):
 
     dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[D ...]")] = DIMENSIONS
     """Dimensions, 2 or more."""
-    betas: Numbers = ("0", "0.2", "0.4", "0.6", "0.8", "1")
-    """Coefficients of the swept arms, in [0, 1]."""
+    betas: Annotated[tuple[str, ...], _words("BETA", BETAS_HELP)] = ("0", "0.2", "0.4", "0.6", "0.8", "1")
     out: Path = Path("runs/mixtures")
     """Folder of this sweep; it is made if it does not exist."""
 
@@ -154,20 +161,15 @@ class Mixtures(_Sweep):
         return self._go(self._settings(sets, coefficients(self.betas), None), self.out, "mixtures")
 
 
+STUDIES = {"toy": Toy, "mixtures": Mixtures}
+
+
 @dataclass(frozen=True)
 class Reproduce:
-    """Reproduce the paper's experiments: train the coefficient sweep and write a report.
+    """Train the paper's experiments and write a report: `meanstep reproduce toy` or `meanstep reproduce mixtures`.
 
     Examples: meanstep reproduce toy --scale smoke; meanstep reproduce mixtures --help
     """
-
-    study: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[Toy, tyro.conf.subcommand("toy")] | Annotated[Mixtures, tyro.conf.subcommand("mixtures")]
-    ]
-
-    def run(self) -> int:
-        """The study's exit code."""
-        return self.study.run()
 
 
 @dataclass(frozen=True)
