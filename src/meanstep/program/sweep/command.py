@@ -38,9 +38,9 @@ def _number(text: str, default: str = "by the scale") -> Any:
 
 ARMS_HELP = (
     "What to train; ARM@BETA,BETA restricts an arm to some coefficients. Swept over beta: paper (EMA copy in the tangent, anchor at "
-    "beta = 1 only), plain (never an anchor), anchored (always), own, posterior, oracle (other proxies in the tangent), ema-both, own-both, "
-    "posterior-both, oracle-both (the proxy in tangent and target). One model: matrix, matrix-oracle (beta per (r, t) from the exact law), "
-    "flow_matching, alpha_flow, improved_meanflow, terminal_velocity, split_meanflow, solution_flow, shortcut."
+    "beta = 1 only), plain (never an anchor), anchored (always), own, posterior, oracle (other proxies in the tangent), ema-both, "
+    "own-both, posterior-both, oracle-both (the proxy in tangent and target). One model: matrix, matrix-oracle (beta per (r, t) from "
+    "the exact law), flow_matching, alpha_flow, improved_meanflow, terminal_velocity, split_meanflow, solution_flow, shortcut."
 )
 SEEDS_HELP = "Seeds, e.g. 0 1 2. Models of one seed share initial weights, data, noise and times, so that differences are paired."
 TIMES_HELP = (
