@@ -26,7 +26,9 @@ def code(*args: str) -> int:
 def numbers(folder: Path) -> list[dict]:
     """The records without what a clock wrote."""
     found = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
-    return sorted(({**r, "seconds": 0} for r in found), key=lambda r: (r["kind"], r["set"], r.get("seed", 0), r.get("id", "")))
+    return sorted(
+        ({**r, "seconds": 0, "measuring": 0} for r in found), key=lambda r: (r["kind"], r["set"], r.get("seed", 0), r.get("id", ""))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,23 +77,39 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_at_any_moment_the_same_command_goes_on(how: signal.Signals, tmp_path: Path):
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    done = start(straight)
-    assert done.wait(120) == 0, done.stderr.read() if done.stderr else ""
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_at_any_moment_the_same_command_goes_on(how: signal.Signals, straight: Path, tmp_path: Path):
+    broken = tmp_path / "broken"
     run = start(broken)
     wait_for((broken / "records.jsonl").exists, 60)  # the set's own record is there, the models are training
-    time.sleep(1.5)
-    os.killpg(run.pid, how) if how is signal.SIGINT else os.kill(run.pid, how)
+    time.sleep(1.0)
+    os.killpg(run.pid, how) if how is signal.SIGINT else os.kill(run.pid, how)  # a terminal sends Ctrl-C to the whole group
     _, err = run.communicate(timeout=60)
-    if how is signal.SIGINT:
-        assert run.returncode == 2 and "the same command goes on" in err.replace("\n", " ")
-        assert list((broken / "state").iterdir())
-    wait_for(lambda: not locked(broken), 30)
+    if how is not signal.SIGKILL:
+        assert run.returncode == 2, err
+        assert "Traceback" not in err and "the same command goes on" in err.replace("\n", " ")
+    wait_for(lambda: gone(run.pid), 30)  # no worker stays behind
     again = start(broken)
     assert again.wait(120) == 0, again.stderr.read() if again.stderr else ""
     assert numbers(broken) == numbers(straight)
+    assert not list((broken / "state").iterdir())
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("straight") / "toy"
+    run = start(folder)
+    assert run.wait(120) == 0, run.stderr.read() if run.stderr else ""
+    return folder
+
+
+def test_ctrl_c_before_anything_has_started(tmp_path: Path):
+    run = start(tmp_path / "toy")
+    wait_for((tmp_path / "toy" / "sweep.json").exists, 60)
+    os.killpg(run.pid, signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode in (2, 130) and "Traceback" not in err, err
+    wait_for(lambda: gone(run.pid), 30)
 
 
 def wait_for(condition, seconds: float) -> None:
@@ -101,15 +119,20 @@ def wait_for(condition, seconds: float) -> None:
         time.sleep(0.05)
 
 
-def locked(folder: Path) -> bool:
-    import fcntl
-
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
+def gone(group: int) -> bool:
+    """Whether no process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
     return False
+
+
+def test_a_model_that_diverges_is_reported_and_the_others_go_on(tmp_path: Path):
+    assert code(*SWEEP, "--lr", "1e6", "--out", str(tmp_path / "toy")) == 0
+    scores = [r["ema"]["sw1"]["1"] for r in numbers(tmp_path / "toy") if r["kind"] == "model"]
+    assert len(scores) == 6 and None in scores
+    assert "diverged" in (tmp_path / "toy" / "report.html").read_text(encoding="utf-8")
 
 
 # Mistakes ---------------------------------------------------------------------------------------------------------------------------
@@ -140,6 +163,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         (("--workers", "0"), ["--workers"]),
         (("--device", "tpu9"), ["--device"]),
         (("--points", "nowhere.csv"), ["nowhere.csv"]),
+        (("--sets", "points"), ["'points'", "--points FILE"]),
+        (("--sets", "mixture-²"), ["mixture-²"]),
+        (("--sets", "mixture-1"), ["mixture-1"]),
     ],
 )
 def test_a_mistake_gets_one_line(args: tuple[str, ...], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -203,3 +229,6 @@ def test_your_own_points_become_a_set(tmp_path: Path):
     assert code(*args, "--out", str(tmp_path / "toy")) == 0
     records = numbers(tmp_path / "toy")
     assert {r["set"] for r in records} == {"points"} and records[-1]["dim"] == 3 and records[-1]["law"] is None
+    with (tmp_path / "p.csv").open("a") as file:
+        file.write("1,2,3\n")
+    assert code(*args, "--out", str(tmp_path / "toy")) == 2  # other points under the same name

@@ -1,6 +1,7 @@
 """`meanstep reproduce toy` and `meanstep reproduce mixtures`, and `meanstep report`."""
 
-import os
+import hashlib
+import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ import tyro
 from meanstep.fields.planar import PLANAR
 from meanstep.program.console import UserError, err, out
 from meanstep.program.sweep import points
-from meanstep.program.sweep.folder import claim
+from meanstep.program.sweep.folder import claim, cores
 from meanstep.program.sweep.pool import run
-from meanstep.program.sweep.settings import ARMS, DIMENSIONS, Settings, coefficients, known_sets, models
+from meanstep.program.sweep.records import Record
+from meanstep.program.sweep.settings import ARMS, DIMENSIONS, Settings, coefficients, known_sets, mixture_dimension, models
 
 Scale = Literal["smoke", "quick", "paper"]
 DEFAULT = ("paper", "plain@1", "anchored@0", "posterior-both@1", "flow_matching")
@@ -80,7 +82,7 @@ class _Sweep:
         if self.seeds:
             scale["seeds"] = tuple(dict.fromkeys(self.seeds))
         settings = Settings(
-            sets=tuple(sets),
+            sets=tuple(dict.fromkeys(sets)),
             betas=tuple(betas),
             arms=tuple(dict.fromkeys(self.arms)),
             diagonal_share=self.diagonal_share,
@@ -88,7 +90,8 @@ class _Sweep:
             lr=self.lr,
             power=self.power,
             points=None if points is None else str(points.expanduser().resolve()),
-            ensemble=self.device != "cpu",
+            digest=None if points is None else hashlib.sha256(points.expanduser().read_bytes()).hexdigest(),
+            ensemble=_device(self.device).type == "cuda",
             **scale,
         )
         _check(settings)
@@ -98,18 +101,17 @@ class _Sweep:
         from meanstep.program.sweep.report.page import build, require
 
         require()
-        device = _device(self.device)
-        workers = 1 if settings.ensemble else self.workers or len(os.sched_getaffinity(0))
+        workers = cores() if self.workers is None else self.workers
         if workers < 1:
             raise UserError(f"--workers: at least one process, got {workers}")
         started = time.perf_counter()
-        with claim(folder, settings, study) as (here, found):
-            run(settings, here, found, workers, device)
-            trained = time.perf_counter() - started
+        with claim(folder, settings, study, self.device) as (here, found):
+            records = run(settings, here, found, 1 if settings.ensemble else workers, self.device)
+            swept = time.perf_counter() - started
             page = build(here)
-        out.print(f"report: {page}")
-        out.print(f"numbers: {page.parent / 'summary.csv'}")
-        err.print(f"{trained:.0f} s training and measuring, {time.perf_counter() - started - trained:.0f} s report", style="dim")
+        out.print(f"report: {page}", soft_wrap=True)
+        out.print(f"numbers: {page.parent / 'summary.csv'}", soft_wrap=True)
+        err.print(_spent(records, swept, time.perf_counter() - started - swept), style="dim", soft_wrap=True)
         return 0
 
 
@@ -195,9 +197,9 @@ class Report:
 
 def _check(settings: Settings) -> None:
     """`UserError` for the first setting that makes no sense."""
-    known = (*known_sets(), "points")
+    known = (*known_sets(), *(["points"] if settings.points else []))
     for name in settings.sets:
-        if name not in known and not (name.startswith("mixture-") and name[8:].isdigit() and 2 <= int(name[8:]) <= 1024):
+        if name not in known and mixture_dimension(name) is None:
             raise UserError(f"there is no set {name!r}: choose among {', '.join(known_sets())}, or give your own with --points FILE")
     for arm in settings.arms:
         models(arm, settings.betas)
@@ -223,13 +225,26 @@ def _check(settings: Settings) -> None:
         raise UserError(f"the arm {exact[0]} needs the exact law of the data, which is unknown for --points: leave it out")
 
 
-def _device(name: str) -> str:
+def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device: there is no device {name!r}: use cpu or cuda") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device: a sweep runs on cpu or cuda, got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device: this torch finds no CUDA device; leave the option out to use the processor")
-    return name
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"--device: this torch finds {count} CUDA devices; leave the option out to use the processor")
+    return device
+
+
+def _spent(records: list[Record], swept: float, report: float) -> str:
+    """Where the time and the memory went."""
+    models = [r for r in records if r["kind"] == "model" and "measuring" in r]
+    training, measuring = (sum(r[part] for r in models) for part in ("seconds", "measuring"))
+    measuring += sum(r["seconds"] for r in records if r["kind"] == "set")
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    return (
+        f"sweep {swept:.0f} s, report {report:.0f} s; all workers' time so far: {training:.0f} s training, {measuring:.0f} s measuring; "
+        f"peak memory of this process and of the largest worker {peak:.0f} MB"
+    )

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,9 +19,12 @@ from meanstep.program.console import UserError, write
 from meanstep.program.sweep.records import Record, load, read_json
 from meanstep.program.sweep.settings import Settings
 
+OPTIONS = {"ensemble": "--device", "samples": "--scale", "directions": "--scale", "ema_decay": "--scale"}
+"""The option that decides a setting, where it has another name."""
+
 
 @contextmanager
-def claim(folder: Path, settings: Settings, study: str) -> Iterator[tuple[Path, list[Record]]]:
+def claim(folder: Path, settings: Settings, study: str, device: str = "cpu") -> Iterator[tuple[Path, list[Record]]]:
     """The folder, made or recognised as this sweep's, and the records it holds; locked meanwhile.
 
     `UserError` if it holds another sweep's records or something else, if a record is damaged, or if another process is at work there.
@@ -36,7 +40,7 @@ def claim(folder: Path, settings: Settings, study: str) -> Iterator[tuple[Path, 
         found = load(here)
         write(here / "sweep.json", json.dumps(asked, indent=1) + "\n")
         if not (here / "env.json").exists():
-            write(here / "env.json", json.dumps(environment(), indent=1) + "\n")
+            write(here / "env.json", json.dumps(environment(device), indent=1) + "\n")
         yield here, found
 
 
@@ -70,7 +74,10 @@ def _recognise(here: Path, asked: dict[str, Any]) -> None:
         raise UserError(f"{here} holds the sweep {held.get('study')!r}, not {asked['study']!r}: choose another folder with --out")
     for name, value in asked["settings"].items():
         if (before := held["settings"].get(name)) != value:
-            remedy = f"choose another folder with --out, or ask for the same --{name.replace('_', '-')}"
+            if name == "digest":
+                raise UserError(f"the points of {here} have changed since it was begun: choose another folder with --out")
+            option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+            remedy = f"choose another folder with --out, or ask for the same {option}"
             raise UserError(f"{here} holds another sweep's records ({name} {_short(before)}, now {_short(value)}): {remedy}")
 
 
@@ -78,7 +85,7 @@ def _short(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def environment() -> dict[str, Any]:
+def environment(device: str = "cpu") -> dict[str, Any]:
     """Versions, machine and commit."""
     return {
         "meanstep": __version__,
@@ -87,10 +94,15 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "command": " ".join(["meanstep", *sys.argv[1:]]),
+        "cores": cores(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "command": shlex.join(["meanstep", *sys.argv[1:]]),
     }
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:
@@ -102,13 +114,14 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The checkout's commit, with a mark if it is not clean; empty outside one."""
+    """The checkout's commit, with a mark if it is not clean; empty if this file is not tracked in one."""
     here = Path(__file__).parent
 
     def git(*args: str) -> str:
         return subprocess.run(["git", "-C", str(here), *args], check=True, capture_output=True, text=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", __file__)
         return git("rev-parse", "--short=12", "HEAD") + (" and changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

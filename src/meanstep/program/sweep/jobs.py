@@ -3,6 +3,8 @@
 On a GPU a unit holds several sets and seeds of one dimension, trained as one ensemble.
 """
 
+import functools
+import io
 import json
 import math
 import time
@@ -17,10 +19,12 @@ from torch import Tensor
 
 from meanstep.coefficients import binned
 from meanstep.fields.flat import Runner, Shape
+from meanstep.fields.planar import PLANAR, gaussian_mixture
 from meanstep.keys import key
 from meanstep.program.console import write
 from meanstep.program.sweep.draws import BLOCK, Block, Needs, Stream, stack
 from meanstep.program.sweep.measure import Judge, Probe, exact_beta, exact_map, probe_rows
+from meanstep.program.sweep.points import Points, load
 from meanstep.program.sweep.records import Record
 from meanstep.program.sweep.settings import Settings, Spec, mixture_dimension
 from meanstep.program.sweep.train import Cohort, structure
@@ -59,9 +63,6 @@ class Job:
 
 def law_of(name: str, settings: Settings) -> Any:
     """The data of a set, in float32."""
-    from meanstep.fields.planar import PLANAR, gaussian_mixture
-    from meanstep.program.sweep.points import Points, load
-
     if name == "points":
         assert settings.points is not None
         return Points(load(Path(settings.points)))
@@ -69,18 +70,23 @@ def law_of(name: str, settings: Settings) -> Any:
     return (gaussian_mixture(dim) if dim else PLANAR[name]()).to(torch.float32)
 
 
+@functools.cache
+def _law_map(name: str) -> dict[str, Any]:
+    dim = mixture_dimension(name)
+    return exact_map(gaussian_mixture(dim) if dim else PLANAR[name](), 0)
+
+
 def describe(name: str, settings: Settings) -> Record:
     """The set's own record: what fresh data score against fresh data, and the exact law's noise."""
     started, law = time.perf_counter(), law_of(name, settings)
-    judge = Judge(Stream(law, name, 0), settings)
-    floors = [judge.floor(k) for k in range(8)]
+    floors = [Judge(Stream(law, name, -1 - k), settings).floor() for k in range(8)]  # data that no model is compared with
     return {
         "kind": "set",
         "set": name,
         "dim": law.dim,
         "regions": law.regions,
         "floor": {metric: [f[metric] for f in floors] for metric in ("sw1", "energy", "coverage")},
-        "law": exact_map(law.to(torch.float64), 0) if hasattr(law, "differential") else None,
+        "law": _law_map(name) if name != "points" else None,
         "seconds": round(time.perf_counter() - started, 2),
     }
 
@@ -99,25 +105,22 @@ class _Work:
         self.specs = settings.specs()
         self.needs = Needs.of(self.specs)
         laws = {name: law_of(name, settings) for name, _ in job.pairs}
-        betas = {name: self._exact_beta(laws[name]) for name in laws}
+        matrix = any(spec.matrix for spec in self.specs)
+        betas = {name: binned(*exact_beta(_law_map(name))) if matrix else None for name in laws}
         self.streams = [Stream(laws[name], name, seed, betas[name], device) for name, seed in job.pairs]
         self.shape = Shape(self.streams[0].law.dim, settings.width, settings.depth)
         self.members = [(s, spec) for s in range(len(self.streams)) for spec in self.specs]
         self.cost = sum(cost(spec) for _, spec in self.members)
-        self.cohorts = [self._cohort(group) for group in self._groups()]
+        self.groups = self._groups()
+        self.cohorts = [self._cohort(group) for group in self.groups]
         self.judges = [Judge(stream, settings) for stream in self.streams]
         self.file = folder / "state" / f"{job.name}.safetensors"
         self.samples = folder / "samples"
-        self.step, self.seconds, self.saved = 0, 0.0, time.perf_counter()
-        self.sums = [torch.zeros(2, len(group)) for group in self._groups()]
+        self.step, self.drawing, self.saved = 0, 0.0, time.perf_counter()
+        self.sums = [torch.zeros(2, len(group)) for group in self.groups]
         self.kept: tuple[int, Block] | None = None
         self.curves: dict[str, dict[str, list[float]]] = {}
         self.glances = sorted({max(1, round(settings.steps * k / GLANCES)) for k in range(1, GLANCES + 1)})
-
-    def _exact_beta(self, law: Any) -> Any:
-        if not any(spec.matrix for spec in self.specs):
-            return None
-        return binned(*exact_beta(exact_map(law.to(torch.float64), 0)))
 
     def _groups(self) -> list[list[int]]:
         """Which members train as one ensemble."""
@@ -141,18 +144,19 @@ class _Work:
     def run(self) -> None:
         """All steps from the present one."""
         while self.step < self.settings.steps:
-            started = time.perf_counter()
             index = self.step // BLOCK
             stop = min((index + 1) * BLOCK, self.settings.steps, *(g for g in self.glances if g > self.step))
+            began = time.perf_counter()
             block = self._block(index)
+            self.drawing += time.perf_counter() - began
             for cohort, total in zip(self.cohorts, self.sums, strict=True):
-                total += cohort.run(block, self.step, stop).to(total) * (stop - self.step)
+                total += cohort.run(block, self.step, stop).to(total)
             self.tell("steps", (stop - self.step) * self.cost)
             self.step = stop
             if stop in self.glances:
                 self._glance()
-            self.seconds += time.perf_counter() - started
             self._pause()
+        self.save()
 
     def _block(self, index: int) -> Block:
         """The block's draws; kept while a curve's point falls into it."""
@@ -162,14 +166,12 @@ class _Work:
 
     def _glance(self) -> None:
         since = self.step - max([0, *(g for g in self.glances if g < self.step)])
-        for cohort, total, group in zip(self.cohorts, self.sums, self._groups(), strict=True):
+        for cohort, total, group in zip(self.cohorts, self.sums, self.groups, strict=True):
             for k, i in enumerate(group):
                 s, spec = self.members[i]
                 curve = self.curves.setdefault(str(i), {name: [] for name in ("step", "sw1", "sw1_raw", "residual", "residual_gap")})
                 values = [self.judges[s].glance(Runner(self.shape, flat[k : k + 1].detach().cpu())) for flat in (cohort.ema, cohort.flat)]
-                gap, still = (total[:, k] / since).tolist()
-                share = self.settings.moving / self.settings.batch
-                for name, value in zip(curve, (self.step, *values, share * gap + (1 - share) * still, gap), strict=True):
+                for name, value in zip(curve, (self.step, *values, *(total[:, k] / since).tolist()), strict=True):
                     curve[name].append(value)
                 self.tell("glance", self.streams[s].name, spec.id, values[0])
             total.zero_()
@@ -189,7 +191,8 @@ class _Work:
 
         tensors = {f"{i}.{name}": p.contiguous() for i, cohort in enumerate(self.cohorts) for name, p in cohort.state().items()}
         tensors |= {f"{i}.sums": total for i, total in enumerate(self.sums)}
-        meta = {"step": str(self.step), "seconds": str(self.seconds), "curves": json.dumps(self.curves)}
+        clock = [self.drawing, *(cohort.seconds for cohort in self.cohorts)]
+        meta = {"step": str(self.step), "clock": json.dumps(clock), "curves": json.dumps(self.curves)}
         self.file.parent.mkdir(exist_ok=True)
         write(self.file, save({name: p.cpu() for name, p in tensors.items()}, meta))
         self.saved = time.perf_counter()
@@ -205,7 +208,10 @@ class _Work:
                 meta, tensors = found.metadata(), {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
         except (SafetensorError, OSError):
             return
-        self.step, self.seconds, self.curves = int(meta["step"]), float(meta["seconds"]), json.loads(meta["curves"])
+        self.step, self.curves = int(meta["step"]), json.loads(meta["curves"])
+        self.drawing, *clocks = json.loads(meta["clock"])
+        for cohort, seconds in zip(self.cohorts, clocks, strict=True):
+            cohort.seconds = seconds
         for i, (cohort, total) in enumerate(zip(self.cohorts, self.sums, strict=True)):
             cohort.restore({name.split(".")[1]: p for name, p in tensors.items() if name.split(".")[0] == str(i)}, self.step)
             total.copy_(tensors[f"{i}.sums"])
@@ -217,11 +223,17 @@ class _Work:
         """One record a model, and the samples of the sweep's first seed."""
         probes = [Probe(probe_rows(s, self.shape, self.settings), self.shape, self.settings) for s in self.streams]
         kept: dict[int, dict[str, Tensor]] = {s: {"data": self.judges[s].data[:2000]} for s in range(len(self.streams))}
-        for cohort, group in zip(self.cohorts, self._groups(), strict=True):
+        for cohort, group in zip(self.cohorts, self.groups, strict=True):
             for k, i in enumerate(group):
+                if self.tell("stop?"):
+                    raise Stopped
+                began = time.perf_counter()
                 s, spec = self.members[i]
                 flat, ema, proxy = (p[k : k + 1].detach().cpu() for p in (cohort.flat, cohort.ema, cohort.proxy))
-                yield finite(self._record(i, (flat, ema), probes[s](flat, proxy) if spec.recipe == "coefficient" else None))
+                record = self._record(i, (flat, ema), probes[s](flat, proxy) if spec.recipe == "coefficient" else None)
+                seconds = cohort.seconds / len(group) + self.drawing / len(self.members)
+                clock = {"seconds": round(seconds, 3), "measuring": round(time.perf_counter() - began, 3)}
+                yield finite(record | clock)
                 kept[s][spec.id] = self.judges[s].samples(Runner(self.shape, ema))
                 self.tell("steps", MEASURING)
         for s, arrays in kept.items():
@@ -240,7 +252,6 @@ class _Work:
             "id": spec.id,
             "spec": vars(spec),
             "steps": self.settings.steps,
-            "seconds": round(self.seconds / len(self.members), 3),
             "raw": raw,
             "ema": ema,
             "curve": self.curves[str(i)],
@@ -248,8 +259,6 @@ class _Work:
         }
 
     def _keep(self, s: int, arrays: dict[str, Tensor]) -> None:
-        import io
-
         file = io.BytesIO()
         np.savez_compressed(file, **{name: x.half().numpy() for name, x in arrays.items()})  # type: ignore[arg-type]
         self.samples.mkdir(exist_ok=True)

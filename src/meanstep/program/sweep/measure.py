@@ -3,7 +3,7 @@
 Reads weights and laws; knows neither training nor files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,13 +47,18 @@ class Judge:
         self.modes = _Modes(law, self.data) if getattr(law, "regions", 0) else None
 
     def scores(self, runner: Runner, steps: tuple[int, ...] = (1,)) -> dict[str, Any]:
-        """SCORES of one model's weights (see records.py) by numbers of jumps; 64 means Heun steps along the instantaneous velocity."""
+        """SCORES of one model's weights (see records.py) by numbers of jumps; 64 means Heun steps along the instantaneous velocity.
+
+        Samples that are not finite, of a model that diverged, score nan.
+        """
         made = {str(k): samplers.walk(runner, self.noise, samplers.grid(k), batch_dims=2)[0] for k in steps if k < 64}
         if 64 in steps:
             made["64"] = samplers.heun(runner, self.noise, samplers.grid(64), batch_dims=2)[0]
-        return {"sw1": {k: self.sliced(x) for k, x in made.items()}, **self._one_step(made["1"])}
+        return {"sw1": {k: _or_nan(self.sliced, x) for k, x in made.items()}, **self._one_step(made["1"])}
 
     def _one_step(self, x: Tensor) -> dict[str, Any]:
+        if not x.isfinite().all():
+            return {"energy": float("nan"), "coverage": None}
         energy = energy_distance(x[: self.few], self.data[: self.few])
         return {"energy": energy, "coverage": self.modes(x) if self.modes else None}
 
@@ -63,12 +68,16 @@ class Judge:
 
     def glance(self, runner: Runner) -> float:
         """A cheaper sliced W1 for training curves: 2,048 points, a quarter of the directions."""
-        return self.quick(self.samples(runner, 2048))
+        return _or_nan(self.quick, self.samples(runner, 2048))
 
-    def floor(self, replicate: int) -> dict[str, Any]:
-        """The scores of fresh data: what a perfect model would get."""
-        x = self.law.sample(self.n, key(*self.path, "floor", replicate))
+    def floor(self) -> dict[str, Any]:
+        """The scores of fresh data, what a perfect model would get; of a user's points, those of the training half."""
+        x = self.law.sample(self.n, key(*self.path, "floor"))
         return {"sw1": self.sliced(x), **self._one_step(x)}
+
+
+def _or_nan(distance: Callable[[Tensor], float], x: Tensor) -> float:
+    return distance(x) if x.isfinite().all() else float("nan")
 
 
 class _Modes:
@@ -97,20 +106,19 @@ def _record(parts: Sequence[Tensor], rows: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def exact_map(law: Any, seed: int) -> dict[str, Any]:
+def exact_map(law: Any, seed: int, substeps: int = 8) -> dict[str, Any]:
     """The MAP of the exact flow at the bins' centres, eq. (12), (17), (41): one RK4 trajectory a row serves every pair of times.
 
     Plain draws: on separated modes the mean at `beta = 0` is an underestimate (docs/theory.md, section 4).
     """
     dim = law.dim
-    rows, substeps = max(32, 512 // dim), 8 if dim <= 8 else 4  # D^2 work a row
+    rows = max(256, 4096 // dim)
     z = torch.randn(rows, dim, generator=key(seed, "law"), dtype=torch.float64)
     growth = torch.eye(dim, dtype=torch.float64).expand(rows, dim, dim).clone()
     centres = [(k + 0.5) / BINS for k in range(BINS)]
     states, t = {}, 1.0
     for centre in reversed(centres):
-        steps = substeps if t < 1 else substeps // 2
-        z, growth = _transport(law, z, growth, (t, centre), steps)
+        z, growth = _transport(law, z, growth, (t, centre), substeps)
         states[centre], t = (z, growth), centre
     out = torch.full((4, BINS, BINS), float("nan"), dtype=torch.float64)
     for i, late in enumerate(centres):
@@ -133,14 +141,15 @@ def _moments(j: Tensor, s: Tensor) -> tuple[Tensor, ...]:
 
 
 def _transport(law: Any, z: Tensor, growth: Tensor, times: tuple[float, float], steps: int) -> tuple[Tensor, Tensor]:
-    """RK4 for the flow and its Jacobian `growth` `[N, D, D]` from `times[0]` to `times[1]`."""
+    """RK4 for the flow and its Jacobian `growth` `[N, D, D]` from `times[0]` to `times[1]`, both above 0.
+
+    The velocity's own Jacobian needs no derivative: on the linear interpolant it is `(I - (1 - t) S) / t`.
+    """
     t, h = times[0], (times[1] - times[0]) / steps
-    many = (z.shape[-1], *z.shape)
 
     def slope(t: float, z: Tensor, growth: Tensor) -> tuple[Tensor, Tensor]:
-        full = torch.full(many[:2], t, dtype=z.dtype)
-        v, dv = law.differential(z.expand(many).contiguous(), full, growth.movedim(-1, 0).contiguous(), torch.zeros_like(full))
-        return v[0], dv.movedim(0, -1)
+        full = torch.full_like(z[:, 0], t)
+        return law.velocity(z, full), (growth - (1 - t) * law.covariance(z, full) @ growth) / t
 
     for _ in range(steps):
         k1 = slope(t, z, growth)

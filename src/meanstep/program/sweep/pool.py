@@ -1,12 +1,15 @@
 """Runs a sweep's jobs on several processes: progress with the remaining time, Ctrl-C that loses nothing, records as they come."""
 
+import math
 import multiprocessing
 import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,70 +47,130 @@ def plan(settings: Settings, found: list[Record]) -> list[Job]:
 
 
 def run(settings: Settings, folder: Path, found: list[Record], workers: int, device: str) -> list[Record]:
-    """Do what is left and return all records, saved after each job. `UserError` after Ctrl-C, or if a job fails."""
+    """Do what is left and return all records, saved after each job. `UserError` after Ctrl-C, a kill, or where a job fails."""
     todo = plan(settings, found)
     if not todo:
         return found
+    shelf = _Shelf(folder, found)
     context = multiprocessing.get_context("spawn")
     messages, stop = context.Queue(), context.Event()
-    board = _Board(settings, todo)
-    with _pool(workers, messages, stop, context) as pool, board.shown():
-        futures = [pool.submit(_work, job, settings, folder, device) for job in todo]
-        try:
-            for records in _results(futures, messages, board):
-                new = {_identity(r) for r in records}
-                found = [r for r in found if _identity(r) not in new] + records
-                save(folder, found)
-        except KeyboardInterrupt:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise UserError(f"stopped, nothing is lost: the same command goes on in {folder}") from None
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    for job in todo:
-        (folder / "state" / f"{job.name}.safetensors").unlink(missing_ok=True)
-    return found
+    board, futures = _Board(settings, todo), {}
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(messages, stop, device))
+    try:
+        with board.shown(), _killed_like_interrupted():
+            with _deaf_children():
+                futures = {pool.submit(_work, job, settings, folder, device): job for job in todo}
+            left = set(futures)
+            while left:
+                done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+                board.read(messages)
+                shelf.keep({future: futures[future] for future in done})
+                for future in done:
+                    future.result()
+    except KeyboardInterrupt:
+        raise UserError(f"stopped, nothing is lost: the same command goes on in {folder}") from None
+    except (BrokenProcessPool, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+        failed = next((job.name for future, job in futures.items() if future.done() and not future.cancelled() and future.exception()), "?")
+        raise UserError(
+            f"the job {failed} failed ({type(error).__name__}: {_first_line(error)}); what is finished is in {folder}"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        shelf.keep({future: job for future, job in futures.items() if future.done() and not future.cancelled()})
+    return shelf.records
+
+
+class _Shelf:
+    """The records so far, on disk after every job; a finished job's state is of no more use."""
+
+    def __init__(self, folder: Path, records: list[Record]) -> None:
+        self.folder, self.records = folder, records
+        self.kept: set[Future[list[Record]]] = set()
+
+    def keep(self, done: "dict[Future[list[Record]], Job]") -> None:
+        """Save what these jobs made, each once; a job that failed or was stopped made nothing."""
+        good = {future: job for future, job in done.items() if future not in self.kept and not future.exception() and future.result()}
+        if not good:
+            return
+        made = [record for future in good for record in future.result()]
+        new = {_identity(r) for r in made}
+        self.records = [r for r in self.records if _identity(r) not in new] + made
+        save(self.folder, self.records)
+        self.kept |= set(good)
+        for job in good.values():
+            (self.folder / "state" / f"{job.name}.safetensors").unlink(missing_ok=True)
 
 
 def _identity(record: Record) -> tuple[Any, ...]:
     return tuple(record.get(name) for name in ("kind", "set", "seed", "id"))
 
 
-def _results(futures: list["Future[list[Record]]"], messages: Any, board: "_Board") -> Iterator[list[Record]]:
-    left = set(futures)
-    while left:
-        done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-        board.read(messages)
-        for future in done:
-            yield future.result()
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 @contextmanager
-def _pool(workers: int, messages: Any, stop: Any, context: Any) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(messages, stop, os.getpid()))
-    with pool:
-        yield pool
+def _deaf_children() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C from their first instruction on: the parent hears it and says when to stop."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _killed_like_interrupted() -> Iterator[None]:
+    """SIGTERM and a closed terminal stop the sweep as Ctrl-C does."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 # In the workers ---------------------------------------------------------------------------------------------------------------------
 
+GRACE = 60.0
+"""Seconds that a worker has to save its state after its parent was killed."""
 _messages: Any = None
 _stop: Any = None
-_parent = 0
 
 
-def _start(messages: Any, stop: Any, parent: int) -> None:
-    global _messages, _stop, _parent  # what a worker process is given once
-    _messages, _stop, _parent = messages, stop, parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and says when to stop
-    torch.set_num_threads(1)  # one worker a core: more threads only wait for each other
+def _start(messages: Any, stop: Any, device: str) -> None:
+    global _messages, _stop  # what a worker process is given once
+    _messages, _stop = messages, stop
+    messages.cancel_join_thread()  # progress that nobody reads any more must not keep a worker from ending
+    if device == "cpu":
+        torch.set_num_threads(1)  # one worker a core: more threads only wait for each other
+    else:
+        torch.cuda.set_device(device)
+    threading.Thread(target=_follow_the_parent, daemon=True).start()
+
+
+def _follow_the_parent() -> None:
+    """When the parent is gone, save and end: nobody would read the results, and the queue to read from never closes."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        _orphaned.set()
+        _idle.wait(GRACE)
+        os._exit(1)
+
+
+_orphaned, _idle = threading.Event(), threading.Event()
+_idle.set()
 
 
 def _tell(what: str, *values: Any) -> bool:
     if what == "stop?":
-        return bool(_stop.is_set()) or os.getppid() != _parent
+        return bool(_stop.is_set()) or _orphaned.is_set()
     _messages.put((what, *values))
     return False
 
@@ -115,14 +178,17 @@ def _tell(what: str, *values: Any) -> bool:
 def _work(job: Job, settings: Settings, folder: Path, device: str) -> list[Record]:
     if _tell("stop?"):
         return []
-    if not job.models:
+    _idle.clear()
+    try:
+        if job.models:
+            return jobs.train(job, settings, folder, _tell, device)
         record = jobs.describe(job.pairs[0][0], settings)
         _tell("steps", SET_COST)
         return [record]
-    try:
-        return jobs.train(job, settings, folder, _tell, device)
     except Stopped:
         return []
+    finally:
+        _idle.set()
 
 
 # What the user sees -----------------------------------------------------------------------------------------------------------------
@@ -184,6 +250,7 @@ class _Board:
     def _lines(self) -> Text:
         sets: dict[str, list[tuple[float, str]]] = {}
         for (data, name), value in self.latest.items():
-            sets.setdefault(data, []).append((value, name))
+            if math.isfinite(value):
+                sets.setdefault(data, []).append((value, name))
         lines = [f"  {data:<16} sliced W1 {min(values)[0]:.4f}  {min(values)[1]}" for data, values in sets.items()]
         return Text("\n".join(lines), style="dim")

@@ -6,8 +6,8 @@ records.jsonl   one object a line, in any order:
 
 {"kind": "set", "set", "dim", "regions", "floor": {"sw1": [..], "energy": [..], "coverage": [..]}, "law": MAP or null, "seconds"}
     floor: fresh data against fresh data, one value a replicate, with the same number of samples as the models
-{"kind": "model", "set", "seed", "id", "spec": {..}, "steps", "seconds" (of training, without measuring),
- "raw": SCORES, "ema": SCORES,                      raw weights and EMA weights
+{"kind": "model", "set", "seed", "id", "spec": {..}, "steps", "seconds" (training), "measuring" (seconds),
+ "raw": SCORES (one jump only), "ema": SCORES,      raw weights and EMA weights
  "curve": {"step": [..], "sw1": [..], "sw1_raw": [..], "residual": [..], "residual_gap": [..]},
     residual: mean squared residual an entry since the point before, over all rows but the anchors; residual_gap: over those with r < t
  "probe": null (reference recipes) or {
@@ -18,7 +18,7 @@ records.jsonl   one object a line, in any order:
     "noise": [..],                                  the part of `trace` given (z, r, t): 4 E|G^T N v'|^2
     "error": [..],                                  M(beta): mean squared residual noise plus squared bias, over E|v'|^2
     "proxies": {"ema", "own", "posterior", "oracle", and each with "-both"}: trace at beta = 1, in the tangent or in both roles
-    "bias": {proxy: E|b|^2 over E|v'|^2},
+    "bias": {proxy: E|w - v|^2 over E|v'|^2},       mean squared error; a network's is all bias, the posterior's also noise
     "map": MAP,
     "optimum": {"norm", "signed", "matrix", "matrix_biased"}   predicted: eq. (19) with |kappa|, (19b), (20) with b = 0, (20)
  }}
@@ -38,6 +38,8 @@ from typing import Any
 from meanstep.program.console import UserError, write
 
 Record = dict[str, Any]
+PARTS = {"set": ("set", "dim", "floor", "law"), "model": ("set", "seed", "id", "raw", "ema", "curve", "probe")}
+"""What a record of each kind cannot do without."""
 
 
 def load(folder: Path) -> list[Record]:
@@ -55,8 +57,8 @@ def load(folder: Path) -> list[Record]:
             continue
         try:
             record = json.loads(line)
-            if record["kind"] not in ("set", "model") or "set" not in record:
-                raise KeyError("kind")
+            if any(name not in record for name in PARTS[record["kind"]]):
+                raise KeyError(record["kind"])
         except (ValueError, KeyError, TypeError):
             remedy = "repair or delete that line and run the command again: what it held is computed anew"
             raise UserError(f"{path}, line {number} is damaged (the other {len(lines) - 2} lines are kept): {remedy}") from None

@@ -41,7 +41,7 @@ class Spec:
         """A short name, unique in a sweep: `beta 0`, `ema 0.5`, `posterior-both 1`, `ema 1 anchor`, `ema matrix`, `shortcut`."""
         if self.recipe != "coefficient":
             return self.recipe
-        words = [f"{self.proxy}{'-both' if self.both else ''}" if self.proxy else "beta", "matrix" if self.matrix else f"{self.beta:g}"]
+        words = [f"{self.proxy}{'-both' if self.both else ''}" if self.proxy else "beta", "matrix" if self.matrix else f"{self.beta:.12g}"]
         return " ".join([*words, "anchor"] if self.anchor else words)
 
     def canonical(self) -> "Spec":
@@ -126,6 +126,7 @@ class Settings:
     samples: int = 10_000
     directions: int = 128
     points: str | None = None
+    digest: str | None = None
     ensemble: bool = False
 
     def lines(self) -> list[tuple[str, float | None, Spec]]:
@@ -147,9 +148,9 @@ class Settings:
 
 
 def mixture_dimension(name: str) -> int | None:
-    """The dimension of the set `mixture-D`, or None for another name."""
-    found = re.fullmatch(r"mixture-(\d+)", name)
-    return int(found[1]) if found else None
+    """The dimension of the set `mixture-D`, 2 to 256, or None for another name."""
+    found = re.fullmatch(r"mixture-([0-9]{1,3})", name)
+    return int(found[1]) if found and 2 <= int(found[1]) <= 256 else None
 
 
 def known_sets() -> tuple[str, ...]:

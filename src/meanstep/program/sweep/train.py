@@ -3,6 +3,7 @@
 On a CPU a cohort is one model; on a GPU it is every model with the same structure, and its step is one captured graph.
 """
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,7 @@ from meanstep.loss import Loss
 from meanstep.program.sweep.draws import BLOCK, TIMES, Block, Step
 from meanstep.program.sweep.settings import Settings, Spec
 from meanstep.recipes import Recipe
+from meanstep.times import diagonal
 from meanstep.velocities import own
 from meanstep.weights import adaptive
 
@@ -37,29 +39,35 @@ class Cohort:
         self.flat = torch.nn.Parameter(initial.clone())
         self.flat.grad = torch.zeros_like(initial)
         self.ema, self.proxy = initial.clone(), initial.clone()
-        cuda = initial.is_cuda
-        self.optimiser = torch.optim.Adam([self.flat], settings.lr, fused=True, capturable=cuda)
+        by_hand = specs[0].recipe in ("coefficient", "flow_matching")
+        self.optimiser = torch.optim.Adam([self.flat], settings.lr, fused=True, capturable=initial.is_cuda and by_hand)
+        # torch warns of steps outside a capture (torch/optim/optimizer.py); the three before it are meant to be
+        self.optimiser._warned_capturable_if_run_uncaptured = True
         self.streams = torch.tensor(streams, device=initial.device)
         self.decays = torch.zeros(2, dtype=initial.dtype, device=initial.device)
-        by_hand = specs[0].recipe in ("coefficient", "flow_matching")
+        self.seconds = 0.0
         self.gradient: _Coefficient | _Composed = _Coefficient(self) if by_hand else _Composed(self)
         self.graph: _Graph | None = None
 
     def run(self, block: Block, start: int, stop: int) -> Tensor:
         """The steps `start` to `stop - 1` of a block that begins at step `start - start % BLOCK`.
 
-        Returns the mean squared residual of the moving and the diagonal rows, per entry and member, `[2, E]`.
+        Returns the sum over the steps of the mean squared residual an entry, of all rows but the anchors and of the moving ones,
+        `[2, E]`.
         """
+        began = time.perf_counter()
         total = torch.zeros(2, len(self.specs), dtype=self.flat.dtype, device=self.flat.device)
-        for step in range(start, stop):
-            total += self.step(block, step)
-        return total / (stop - start)
+        young = ((1 + step) / (10 + step) for step in range(start, stop))  # an average that young must not remember the initial weights
+        rates = [[1 - min(decay, age) for decay in (self.settings.ema_decay, self.settings.proxy_decay)] for age in young]
+        decays = torch.tensor(rates, dtype=self.flat.dtype, device=self.flat.device)
+        for k, step in enumerate(range(start, stop)):
+            self.decays.copy_(decays[k])
+            total += self._step(block, step)
+        self.seconds += time.perf_counter() - began
+        return total
 
-    def step(self, block: Block, step: int) -> Tensor:
-        """One step: gradient, Adam, EMA copies."""
-        warm = (1 + step) / (10 + step)  # an average that young must not remember the initial weights
-        rates = [1 - min(decay, warm) for decay in (self.settings.ema_decay, self.settings.proxy_decay)]
-        self.decays.copy_(torch.tensor(rates, dtype=self.flat.dtype))
+    def _step(self, block: Block, step: int) -> Tensor:
+        """Gradient, Adam, EMA copies."""
         if isinstance(self.gradient, _Composed) or not self.flat.is_cuda:
             return self._update(self.gradient(block, step))
         rows = self.gradient.rows
@@ -142,8 +150,7 @@ class _Coefficient:
             residual[:, :n] += self._mine(inputs.gap) * self.passes.tangent(self.layers, self.dh)
         error = residual.square().sum(-1)
         self.passes.backward(self.layers, self.grads, residual * self._weight(error)[..., None])
-        split = n or batch
-        return torch.stack([error[:, :split].mean(1), error[:, n:batch].mean(1)]) / self.cohort.shape.dim
+        return torch.stack([error[:, :batch].mean(1), error[:, : n or batch].mean(1)]) / self.cohort.shape.dim
 
     def _weight(self, error: Tensor) -> Tensor:
         settings = self.cohort.settings
@@ -186,18 +193,21 @@ class _Composed:
         grads = torch.autograd.grad(out.loss, list(self.net.parameters()))
         half = len(self.net.weights)
         self.cohort.flat.grad = self.cohort.shape.flatten(grads[:half], grads[half:])
-        return torch.stack([out.metrics["residual_gap"], out.metrics["residual_diagonal"]]).nan_to_num().reshape(2, 1)
+        return torch.stack([out.metrics["residual"], out.metrics["residual_gap"]]).reshape(2, 1)
 
 
 def reference(name: str, settings: Settings, ema: torch.nn.Module) -> Recipe:
-    """A recipe of the table by name, with its published row shares and the sweep's times and weight where the source leaves them open."""
+    """A recipe of the table by name: its published row shares and kind of weight, but the sweep's times, which decide one-step samples.
+
+    Shortcut keeps its dyadic gaps, which are part of it. Terminal velocity matching gets the sweep's EMA copy (published decay: 0.99).
+    """
     times, weight = TIMES[settings.times], adaptive(settings.power, settings.c)
     table: dict[str, Callable[[], Recipe]] = {
         "alpha_flow": lambda: recipes.alpha_flow(times=times, c=settings.c),
         "improved_meanflow": lambda: recipes.improved_meanflow(own, times=times, weight=weight),
-        "terminal_velocity": lambda: recipes.terminal_velocity(ema),
+        "terminal_velocity": lambda: recipes.terminal_velocity(ema, times=times, instants=diagonal(times)),
         "split_meanflow": lambda: recipes.split_meanflow(times=times, diagonal_share=settings.diagonal_share),
-        "solution_flow": recipes.solution_flow,
+        "solution_flow": lambda: recipes.solution_flow(times=times, instants=diagonal(times)),
         "shortcut": lambda: recipes.shortcut(ema, clamp=None),
     }
     return table[name]()

@@ -169,7 +169,7 @@ def proxies(results: Results) -> bytes | None:
             found = [mean(results.probe(name, BASE, "bias", proxy).values()) for name in results.sets]
             _strip(right, [x.mean for x in found if x and x.mean > 0], row, PINK, None)
         right.set_visible(bool(biases))
-        _rows(right, [words for _, words in biases], "Squared bias of the proxy, over E|v'|²", "←  less bias")
+        _rows(right, [words for _, words in biases], "Squared error of the proxy, over E|v'|²", "←  less error")
         return png(figure)
 
 
