@@ -112,12 +112,12 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Processes started inside ignore Ctrl-C from their first instruction on: the parent hears it and says when to stop."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Processes started inside never hear Ctrl-C, which they inherit as blocked; the parent hears it, a moment later, and stops them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
