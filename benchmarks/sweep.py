@@ -202,6 +202,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="length of one variant's turn (default: 0.5)")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     asked = parser.parse_args()
+    if asked.json and not asked.json.parent.is_dir():
+        parser.error(f"--json: the folder {asked.json.parent} does not exist")
+    if min(asked.rounds, *asked.batches) < 1 or any(batch % 4 for batch in asked.batches):
+        parser.error("--rounds is at least 1, and a batch is divided by 4")
     torch.set_num_threads(1)
     found = {str(batch): measure(batch, asked.rounds, asked.seconds) for batch in asked.batches}
     machine = environment()

@@ -69,7 +69,7 @@ def variance(results: Results) -> Iterator[str]:
     """The gradient's variance at beta 0 over beta 1 on the weights trained at beta 0, and what theory predicts."""
     rows = []
     for name in results.sets:
-        probes = results.probes(name, BASE)
+        probes = list(results.probes(name, BASE))
         if not probes:
             continue
         optimum = {form: mean([p["optimum"][form] for p in probes]) for form in ("norm", "signed", "matrix", "matrix_biased")}
