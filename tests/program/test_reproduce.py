@@ -77,7 +77,7 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_interrupted_at_any_moment_the_same_command_goes_on(how: signal.Signals, straight: Path, tmp_path: Path):
     broken = tmp_path / "broken"
     run = start(broken)
@@ -106,6 +106,7 @@ def finish(run: subprocess.Popen[str]) -> None:
     assert run.returncode == 0, err
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_anything_has_started(tmp_path: Path):
     run = start(tmp_path / "toy")
     wait_for((tmp_path / "toy" / "sweep.json").exists, 60)

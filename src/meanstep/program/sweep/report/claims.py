@@ -8,7 +8,7 @@ from math import inf, log
 
 import numpy as np
 
-from meanstep.program.sweep.report.results import ANCHORED, BASE, PLANE, Results, Seeds, mixture
+from meanstep.program.sweep.report.results import ANCHORED, BASE, BOTH, PLANE, Results, Seeds, mixture
 from meanstep.program.sweep.report.statistics import Change, across, difference, ratio
 from meanstep.program.sweep.report.verdicts import HIGHER, LOWER, Claim, Row, claim
 
@@ -270,7 +270,7 @@ def _gaps(results: Results, name: str, rule: str) -> Seeds:
 
 
 def _posterior(results: Results) -> Claim:
-    both = "posterior-both 1"
+    both = BOTH
     base = "ema 1" if _changes(results, both, "ema 1") else ANCHORED
     changes = _changes(results, both, base)
     where, change = _overall(changes)

@@ -26,7 +26,7 @@ from meanstep.program.sweep.report.look import (
     png,
     sheet,
 )
-from meanstep.program.sweep.report.results import ANCHORED, BASE, PLANE, Line, Results, Seeds, shown
+from meanstep.program.sweep.report.results import ANCHORED, BASE, BOTH, PLANE, Line, Results, Seeds, shown
 from meanstep.program.sweep.report.statistics import Change, across, ratio
 
 BETAS: dict[str, Any] = {"xticks": [0, 0.25, 0.5, 0.75, 1], "xticklabels": ["0", "¼", "½", "¾", "1"]}
@@ -54,14 +54,26 @@ def overview(results: Results) -> bytes | None:
         if set(names) & set(PLANE):
             left.axvspan(*TRACE_RANGE, color=GREEN, alpha=0.09, lw=0, zorder=0)
             left.text(TRACE_RANGE[0] * 1.02, -0.75, "the paper's range", color=GREEN, fontsize=8, va="center")
-        _ratios(right, sw1, BLUE, "Distance of the samples (SW1), β = 1 over β = 0", "←  better at β = 1        worse  →")
-        right.tick_params(labelleft=False)
         paper = [(after / before, row) for row, name in enumerate(names) if name in SW1_OF_PAPER for before, after in [SW1_OF_PAPER[name]]]
         if paper:
             x, y = zip(*paper, strict=True)
             right.scatter(x, y, s=46, facecolors="white", edgecolors=ORANGE, linewidths=1.5, zorder=3)
             right.text(0.012, 0.985, "○ the paper's number", color=ORANGE, fontsize=8, transform=right.transAxes, va="top")
+        both = {name: sw1_ratio(results, name, BOTH) for name in names}
+        if any(change.n for change in both.values()):
+            _below(right, [*both.values(), across(both.values())])
+            right.text(0.36, 0.985, "■ a posterior proxy in both roles", color=GREEN, fontsize=8, transform=right.transAxes, va="top")
+        _ratios(right, sw1, BLUE, "Distance of the samples (SW1), β = 1 over β = 0", "←  better at β = 1        worse  →")
+        right.tick_params(labelleft=False)
         return png(figure)
+
+
+def _below(ax: Axes, changes: Sequence[Change]) -> None:
+    """A second comparison, a little below the first of each row."""
+    for row, change in enumerate(changes):
+        if change.n:
+            ax.plot(change.interval or (change.value,) * 2, (row + 0.3,) * 2, color=GREEN, lw=1.6, alpha=0.45)
+            ax.plot(change.value, row + 0.3, "s", color=GREEN, ms=4, zorder=4)
 
 
 def _ratios(ax: Axes, changes: dict[str, Change], colour: str, title: str, label: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from meanstep.program.console import UserError
 from meanstep.program.sweep.records import Record, load, read_json
 
-BASE, ANCHORED = "beta 0", "ema 1 anchor"
+BASE, ANCHORED, BOTH = "beta 0", "ema 1 anchor", "posterior-both 1"
 METRICS = ("sw1", "energy", "coverage")
 PLANE = ("swiss_roll", "checkerboard", "pinwheel", "eight_gaussians", "two_moons", "two_spirals")
 
