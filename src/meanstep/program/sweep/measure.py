@@ -31,7 +31,7 @@ PROBE_BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 class Judge:
     """Compares samples with fresh data of one set and seed: everything about the data is computed once.
 
-    Scores: sliced W1 on `settings.directions` directions with `settings.samples` points each, energy distance with 2,000 each (1,000
+    Scores: sliced W1 on `settings.directions` directions with `settings.samples` points each, energy distance with 1,500 each (1,000
     above eight dimensions), and mode coverage, where a point counts if its log density is above the 0.5 percent quantile of the data's.
     """
 
@@ -43,17 +43,17 @@ class Judge:
         self.directions = directions(law.dim, settings.directions, key(0, "directions"))
         self.sliced, self.quick = Sliced(self.data, self.directions), Sliced(self.data[:2048], self.directions[::4])
         self.noise = torch.randn(1, n, law.dim, generator=key(*self.path, "noise"))
-        self.few = 2000 if law.dim <= 8 else 1000
+        self.few = 1500 if law.dim <= 8 else 1000
         self.modes = _Modes(law, self.data) if getattr(law, "regions", 0) else None
 
     def scores(self, runner: Runner, steps: tuple[int, ...] = (1,)) -> dict[str, Any]:
-        """SCORES of one model's weights (see records.py) by numbers of jumps; 64 means Heun steps along the instantaneous velocity.
+        """SCORES of one model's weights (see records.py) by numbers of jumps; 64 means Euler steps along the instantaneous velocity.
 
         Samples that are not finite, of a model that diverged, score nan.
         """
         made = {str(k): samplers.walk(runner, self.noise, samplers.grid(k), batch_dims=2)[0] for k in steps if k < 64}
         if 64 in steps:
-            made["64"] = samplers.heun(runner, self.noise, samplers.grid(64), batch_dims=2)[0]
+            made["64"] = samplers.euler(runner, self.noise, samplers.grid(64), batch_dims=2)[0]
         return {"sw1": {k: _or_nan(self.sliced, x) for k, x in made.items()}, **self._one_step(made["1"])}
 
     def _one_step(self, x: Tensor) -> dict[str, Any]:

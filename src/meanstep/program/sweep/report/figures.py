@@ -127,13 +127,15 @@ def _quality_of(ax: Axes, results: Results, name: str, arms: Sequence[str]) -> N
 
 def _references(ax: Axes, results: Results, name: str, top: float) -> None:
     """Ticks and names at the right margin; what lies far above the arms is named with its number. Sets the limits."""
-    found = [(float(np.mean([*scores.values()])), line.id) for line in results.singles() if (scores := results.score(name, line.id))]
+    kinds = [(line.id, SHORT.get(line.id, line.id), "1") for line in results.singles()]
+    kinds += [(id, f"{words}, 64 steps", "64") for id, words, _ in kinds if id == "flow_matching"]
+    found = [(float(np.mean([*s.values()])), words) for id, words, steps in kinds if (s := results.score(name, id, steps=steps))]
     top = 1.12 * max([top, *(y for y, _ in found if y < 1.7 * top)]) if results.swept() else 1.12 * max([top, *(y for y, _ in found)])
     ax.set(xlim=(-0.06, 1.1), ylim=(0, top))
     for y, _ in found:
         if y <= top:
             ax.plot((1.06, 1.1), (y, y), color=MUTED, lw=1.6, solid_capstyle="butt", clip_on=False)
-    labels = [(y, SHORT.get(id, id) + (f" {y:.2g} ↑" if y > top else "")) for y, id in found]
+    labels = [(y, words + (f" {y:.2g} ↑" if y > top else "")) for y, words in found]
     end_labels(ax, [(min(y, top), words, MUTED) for y, words in labels], gap=0.08, size=7.5)
 
 
