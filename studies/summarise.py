@@ -6,7 +6,6 @@ and records.jsonl.gz, from which `meanstep report` makes the page again (gunzip 
 """
 
 import gzip
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ def packed(run: Path, study: Path) -> None:
     kept = study / "records" / run.name
     kept.mkdir(parents=True, exist_ok=True)
     for name in ("sweep.json", "env.json"):
-        shutil.copyfile(run / name, kept / name)
+        (kept / name).write_text((run / name).read_text(encoding="utf-8").replace(str(run.parent), "OUT"), encoding="utf-8")
     with (kept / "records.jsonl.gz").open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
         file.write((run / "records.jsonl").read_bytes())
 

@@ -19,7 +19,7 @@ def main(args: Sequence[str] | None = None) -> None:
         code = _run(list(sys.argv[1:] if args is None else args))
         sys.stdout.flush()
     except UserError as mistake:
-        code = _complain(str(mistake), 2)
+        code = _complain(str(mistake), mistake.code)
     except KeyboardInterrupt:
         code = _complain("stopped", 130)
     except BrokenPipeError:

@@ -90,9 +90,9 @@ def test_the_exact_coefficient_is_the_minimiser_of_each_bin():
 
 
 def probed(power: float = 1.0, n: int = 60) -> tuple[Rows, Shape, Settings, Tensor, Tensor, dict]:
-    settings = replace(SETTINGS, power=power)
+    settings = replace(SETTINGS, power=power, probe=n)
     shape, stream = Shape(2, 16, 2), rounded(PLANAR["two_moons"]())
-    rows = probe_rows(stream, shape, settings, n)
+    rows = probe_rows(stream, shape, settings)
     flat, ema = (3 * shape.initial(ms.key(k, "weights"))[None] for k in range(2))
     return rows, shape, settings, flat, ema, Probe(rows, shape, settings)(flat, ema)
 

@@ -170,7 +170,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    assert complaint(file(tmp_path, b"PAR1", "points.parquet")).endswith("pip install 'meanstep[parquet]'")
+    assert complaint(file(tmp_path, b"PAR1", "points.parquet")).endswith("pip install pyarrow")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

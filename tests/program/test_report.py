@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from scipy import stats
 
 from meanstep.program.console import UserError
 from meanstep.program.sweep.report import claims, look, results, statistics, strips, verdicts
-from meanstep.program.sweep.report.page import build
+from meanstep.program.sweep.report.page import build, spoken
 from meanstep.program.sweep.report.statistics import Change
 
 PLANE = results.PLANE
@@ -241,9 +242,10 @@ def test_one_pair_has_no_interval_and_no_p():
 
 
 def test_pairs_without_spread():
-    assert Change((0.0, 0.0)).p() == 1.0 and Change((0.1, 0.1)).p() == 0.0
+    itself = Change((0.0, 0.0))  # a model compared with itself is no evidence
+    assert itself.p() is None and itself.interval is None and itself.outside(1.02, np.inf) is None
+    assert Change((0.0, 0.0), logs=False).p() == 1.0 and Change((0.1, 0.1)).p() == 0.0
     assert Change((0.1, 0.1)).outside(1.02, np.inf) == 0.0 or Change((0.1, 0.1)).outside(1.02, np.inf) == 1.0
-    assert Change((0.0, 0.0)).outside(1.02, np.inf) == 0.0 and Change((0.0, 0.0)).outside(0.9, 1.1) == 1.0
 
 
 def test_outside_is_small_only_beyond_the_range():
@@ -511,3 +513,18 @@ def test_without_matplotlib_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"the report needs matplotlib: pip install 'meanstep\[report\]'"):
         build(tmp_path)
+
+
+def test_models_far_from_the_data_decide_nothing(whole: Path, tmp_path: Path):
+    far = tmp_path / "far"
+    shutil.copytree(whole, far)
+    changed = [json.loads(line) for line in (far / "records.jsonl").read_text().splitlines()]
+    for record in changed:
+        if record["kind"] == "model":
+            for weights in ("raw", "ema"):
+                record[weights]["sw1"] = {k: 20 * v for k, v in record[weights]["sw1"].items()}
+    (far / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in changed))
+    assert {claim.verdict for claim in claims.claims(results.read(far))} == {"cannot tell"}
+    assert any("far from the data" in line for line in spoken(far))
+    assert len({claim.verdict for claim in claims.claims(results.read(whole))}) > 1
+    assert not any("far from the data" in line for line in spoken(whole))

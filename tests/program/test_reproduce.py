@@ -86,7 +86,7 @@ def test_interrupted_at_any_moment_the_same_command_goes_on(how: signal.Signals,
     os.killpg(run.pid, how) if how is signal.SIGINT else os.kill(run.pid, how)  # a terminal sends Ctrl-C to the whole group
     _, err = run.communicate(timeout=60)
     if how is not signal.SIGKILL:
-        assert run.returncode == 2, err
+        assert run.returncode == 130, err
         assert "Traceback" not in err and "the same command goes on" in err.replace("\n", " ")
     wait_for(lambda: gone(run.pid), 30)  # no worker stays behind
     finish(start(broken))
@@ -112,7 +112,7 @@ def test_ctrl_c_before_anything_has_started(tmp_path: Path):
     wait_for((tmp_path / "toy" / "sweep.json").exists, 60)
     os.killpg(run.pid, signal.SIGINT)
     _, err = run.communicate(timeout=60)
-    assert run.returncode in (2, 130) and "Traceback" not in err, err
+    assert run.returncode == 130 and "Traceback" not in err, err
     wait_for(lambda: gone(run.pid), 30)
 
 
@@ -157,7 +157,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         (("--arms", "shortcut@1"), ["shortcut", "no beta"]),
         (("--arms", "paper@x"), ["'x'", "not a number"]),
         (("--betas", "0", "2"), ["[0, 1]", "got 2"]),
-        (("--betas", "0,2"), ["'0,2'"]),
+        (("--betas", "0,2"), ["[0, 1]", "got 2"]),
         (("--betas", "nan"), ["[0, 1]"]),
         (("--steps", "0"), ["--steps", "got 0"]),
         (("--batch", "2"), ["--batch", "got 2"]),

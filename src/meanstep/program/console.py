@@ -26,6 +26,14 @@ err = _console(stderr=True)
 class UserError(Exception):
     """A user's mistake: printed as one line, exit code 2."""
 
+    code = 2
+
+
+class Interrupted(UserError):
+    """The user's own Ctrl-C, with what to do next: printed as one line, exit code 130."""
+
+    code = 130
+
 
 def write(path: Path, content: str | bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one: aside, synced, renamed. `UserError` if that cannot be done.

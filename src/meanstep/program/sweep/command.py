@@ -22,7 +22,7 @@ from meanstep.program.sweep.settings import ARMS, DIMENSIONS, Settings, coeffici
 Scale = Literal["smoke", "quick", "paper"]
 DEFAULT = ("paper", "plain@1", "anchored@0", "posterior-both@1", "flow_matching")
 SCALES: dict[str, dict[str, Any]] = {
-    "smoke": {"steps": 300, "seeds": (0, 1), "batch": 128, "samples": 2000, "directions": 32},
+    "smoke": {"steps": 160, "seeds": (0, 1), "batch": 128, "samples": 1000, "directions": 32, "probe": 512, "reference": 512},
     "quick": {"steps": 2500, "seeds": (0, 1, 2)},
     "paper": {"steps": 200_000, "seeds": (0, 1, 2), "batch": 1024, "ema_decay": 0.9999, "samples": 20_000},
 }
@@ -98,7 +98,7 @@ class _Sweep:
         return settings
 
     def _go(self, settings: Settings, folder: Path, study: str) -> int:
-        from meanstep.program.sweep.report.page import build, require
+        from meanstep.program.sweep.report.page import build, require, spoken
 
         require()
         workers = cores() if self.workers is None else self.workers
@@ -109,6 +109,8 @@ class _Sweep:
             records = run(settings, here, found, 1 if settings.ensemble else workers, self.device)
             swept = time.perf_counter() - started
             page = build(here)
+        for line in spoken(here):
+            out.print(line, soft_wrap=True)
         out.print(f"report: {page}", soft_wrap=True)
         out.print(f"numbers: {page.parent / 'summary.csv'}", soft_wrap=True)
         err.print(_spent(records, swept, time.perf_counter() - started - swept), style="dim", soft_wrap=True)

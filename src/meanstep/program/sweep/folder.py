@@ -19,7 +19,7 @@ from meanstep.program.console import UserError, write
 from meanstep.program.sweep.records import Record, load, read_json
 from meanstep.program.sweep.settings import Settings
 
-OPTIONS = {"ensemble": "--device", "samples": "--scale", "directions": "--scale", "ema_decay": "--scale"}
+OPTIONS = {"ensemble": "--device", "samples": "--scale", "directions": "--scale", "probe": "--scale", "ema_decay": "--scale"}
 """The option that decides a setting, where it has another name."""
 
 

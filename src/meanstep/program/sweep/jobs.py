@@ -71,9 +71,9 @@ def law_of(name: str, settings: Settings) -> Any:
 
 
 @functools.cache
-def _law_map(name: str) -> dict[str, Any]:
+def _law_map(name: str, rows: int) -> dict[str, Any]:
     dim = mixture_dimension(name)
-    return exact_map(gaussian_mixture(dim) if dim else PLANAR[name](), 0)
+    return exact_map(gaussian_mixture(dim) if dim else PLANAR[name](), 0, rows)
 
 
 def describe(name: str, settings: Settings) -> Record:
@@ -86,7 +86,7 @@ def describe(name: str, settings: Settings) -> Record:
         "dim": law.dim,
         "regions": law.regions,
         "floor": {metric: [f[metric] for f in floors] for metric in ("sw1", "energy", "coverage")},
-        "law": _law_map(name) if name != "points" else None,
+        "law": _law_map(name, settings.probe) if name != "points" else None,
         "seconds": round(time.perf_counter() - started, 2),
     }
 
@@ -106,7 +106,7 @@ class _Work:
         self.needs = Needs.of(self.specs)
         laws = {name: law_of(name, settings) for name, _ in job.pairs}
         matrix = any(spec.matrix for spec in self.specs)
-        betas = {name: binned(*exact_beta(_law_map(name))) if matrix else None for name in laws}
+        betas = {name: binned(*exact_beta(_law_map(name, settings.probe))) if matrix else None for name in laws}
         self.streams = [Stream(laws[name], name, seed, betas[name], device) for name, seed in job.pairs]
         self.shape = Shape(self.streams[0].law.dim, settings.width, settings.depth)
         self.members = [(s, spec) for s in range(len(self.streams)) for spec in self.specs]

@@ -31,8 +31,8 @@ PROBE_BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 class Judge:
     """Compares samples with fresh data of one set and seed: everything about the data is computed once.
 
-    Scores: sliced W1 on `settings.directions` directions with `settings.samples` points each, energy distance with 1,500 each (1,000
-    above eight dimensions), and mode coverage, where a point counts if its log density is above the 0.5 percent quantile of the data's.
+    Scores: sliced W1 on `settings.directions` directions with `settings.samples` points each, energy distance with 1,000 each, and mode
+    coverage, where a point counts if its log density is above the 0.5 percent quantile of the data's.
     """
 
     def __init__(self, stream: Stream, settings: Settings) -> None:
@@ -43,7 +43,6 @@ class Judge:
         self.directions = directions(law.dim, settings.directions, key(0, "directions"))
         self.sliced, self.quick = Sliced(self.data, self.directions), Sliced(self.data[:2048], self.directions[::4])
         self.noise = torch.randn(1, n, law.dim, generator=key(*self.path, "noise"))
-        self.few = 1500 if law.dim <= 8 else 1000
         self.modes = _Modes(law, self.data) if getattr(law, "regions", 0) else None
 
     def scores(self, runner: Runner, steps: tuple[int, ...] = (1,)) -> dict[str, Any]:
@@ -59,7 +58,7 @@ class Judge:
     def _one_step(self, x: Tensor) -> dict[str, Any]:
         if not x.isfinite().all():
             return {"energy": float("nan"), "coverage": None}
-        energy = energy_distance(x[: self.few], self.data[: self.few])
+        energy = energy_distance(x[:1000], self.data[:1000])
         return {"energy": energy, "coverage": self.modes(x) if self.modes else None}
 
     def samples(self, runner: Runner, n: int = 2000) -> Tensor:
@@ -106,13 +105,13 @@ def _record(parts: Sequence[Tensor], rows: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def exact_map(law: Any, seed: int, substeps: int = 8) -> dict[str, Any]:
+def exact_map(law: Any, seed: int, n: int = 2048, substeps: int = 8) -> dict[str, Any]:
     """The MAP of the exact flow at the bins' centres, eq. (12), (17), (41): one RK4 trajectory a row serves every pair of times.
 
-    Plain draws: on separated modes the mean at `beta = 0` is an underestimate (docs/theory.md, section 4).
+    `n` rows in the plane, fewer above. Plain draws: on separated modes the mean at `beta = 0` is too low (docs/theory.md, section 4).
     """
     dim = law.dim
-    rows = max(256, 4096 // dim)
+    rows = max(n // 8, 2 * n // dim)
     z = torch.randn(rows, dim, generator=key(seed, "law"), dtype=torch.float64)
     growth = torch.eye(dim, dtype=torch.float64).expand(rows, dim, dim).clone()
     centres = [(k + 0.5) / BINS for k in range(BINS)]
@@ -182,8 +181,9 @@ class Rows(NamedTuple):
     tangents: Tensor
 
 
-def probe_rows(stream: Stream, shape: Shape, settings: Settings, n: int = 2048) -> Rows:
-    """`n` fresh rows of a stream; the same for every model."""
+def probe_rows(stream: Stream, shape: Shape, settings: Settings) -> Rows:
+    """`settings.probe` fresh rows of a stream; the same for every model."""
+    n = settings.probe
     g = key(stream.seed, "probe", stream.name)
     x, e = stream.law.sample(n, g), torch.randn(n, shape.dim, generator=g)
     r, t = TIMES[settings.times]((n,), g)
@@ -219,7 +219,6 @@ class Probe:
         proxies = {"ema": slow, "own": own, "posterior": rows.posterior, "oracle": rows.exact}
         moved = {name: change + along(w - b.v) for name, w in proxies.items()}
         residuals = [torch.lerp(u + change, u + moved["ema"], beta) - b.v for beta in PROBE_BETAS]
-        weights = [(r.square().sum(-1, keepdim=True) + self.settings.c) ** -self.settings.power for r in residuals]
         plain = [trace(2 * r) for r in residuals]
         noises = [passes.norms(layers, 2 * torch.lerp(jn, -rows.noise, beta)[None]).mean().item() for beta in PROBE_BETAS]
         both = {f"{name}-both": trace(2 * (u + moved[name] - w))[0] for name, w in proxies.items()}
@@ -229,7 +228,7 @@ class Probe:
             "betas": list(PROBE_BETAS),
             "trace": [p[0] for p in plain],
             "trace_se": [p[1] for p in plain],
-            "weighted": [trace(2 * r * w)[0] for r, w in zip(residuals, weights, strict=True)],
+            "weighted": [trace(2 * r * self._weight(r))[0] if self.settings.power else p[0] for r, p in zip(residuals, plain, strict=True)],
             "noise": noises,
             "error": _errors(jn, rows.noise, jb),
             "proxies": {name: trace(2 * (u + moved[name] - b.v))[0] for name in proxies} | both,
@@ -237,6 +236,9 @@ class Probe:
             "map": _measured_map(b, jn, rows.noise),
             "optimum": _optima(jn, rows.noise, jb, slow - rows.exact),
         }
+
+    def _weight(self, residual: Tensor) -> Tensor:
+        return (residual.square().sum(-1, keepdim=True) + self.settings.c) ** -self.settings.power
 
 
 class _Trace:

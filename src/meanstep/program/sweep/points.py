@@ -119,7 +119,7 @@ def _parquet(path: Path, data: bytes) -> Table:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise UserError(f"reading {path} needs pyarrow: pip install 'meanstep[parquet]'") from error
+        raise UserError(f"reading {path} needs pyarrow: pip install pyarrow") from error
     try:
         table: Any = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from meanstep.program.console import UserError, err
+from meanstep.program.console import Interrupted, UserError, err
 from meanstep.program.sweep import jobs
 from meanstep.program.sweep.jobs import MEASURING, Job, Stopped, cost
 from meanstep.program.sweep.records import Record, save
@@ -68,7 +68,7 @@ def run(settings: Settings, folder: Path, found: list[Record], workers: int, dev
                 for future in done:
                     future.result()
     except KeyboardInterrupt:
-        raise UserError(f"stopped, nothing is lost: the same command goes on in {folder}") from None
+        raise Interrupted(f"stopped, nothing is lost: the same command goes on in {folder}") from None
     except (BrokenProcessPool, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
         failed = next((job.name for future, job in futures.items() if future.done() and not future.cancelled() and future.exception()), "?")
         raise UserError(

@@ -85,7 +85,7 @@ def models(arm: str, betas: Sequence[float]) -> list[tuple[float | None, Spec]]:
 def coefficients(words: Iterable[float | str], where: str = "--betas") -> list[float]:
     """The values as numbers in [0, 1], sorted and each once; `UserError` names the first that is not one."""
     found = set()
-    for word in words:
+    for word in [part for some in words for part in str(some).split(",")]:
         try:
             beta = float(word)
         except ValueError:
@@ -125,6 +125,7 @@ class Settings:
     depth: int = 3
     samples: int = 10_000
     directions: int = 128
+    probe: int = 2048
     points: str | None = None
     digest: str | None = None
     ensemble: bool = False

@@ -4,13 +4,14 @@ The full text of the paper was not at hand: its numbers are quoted from summarie
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import inf, log
 
 import numpy as np
 
 from meanstep.program.sweep.report.results import ANCHORED, BASE, BOTH, PLANE, Results, Seeds, mixture
 from meanstep.program.sweep.report.statistics import Change, across, difference, ratio
-from meanstep.program.sweep.report.verdicts import HIGHER, LOWER, Claim, Row, claim
+from meanstep.program.sweep.report.verdicts import HIGHER, LOWER, OPEN, Claim, Row, claim
 
 PAPER = "arXiv 2605.09235, quoted from summaries"
 OURS = "ours"
@@ -30,9 +31,25 @@ RISE = 0.1
 FLAT = 0.1
 
 
+FAR = 8.0
+"""Models whose SW1 is so many times its floor have not learnt the data, and nothing follows from them."""
+
+
 def claims(results: Results) -> list[Claim]:
-    """All of them, decided or not."""
-    return [make(results) for make in CLAIMS]
+    """All of them, decided or not; none is decided by models that have not learnt the data."""
+    made = [make(results) for make in CLAIMS]
+    return (
+        [replace(each, verdict=OPEN, sentence=f"Too far from the data to judge. {each.sentence}") for each in made]
+        if far(results)
+        else made
+    )
+
+
+def far(results: Results) -> float:
+    """Mean SW1 at beta 0 in units of its floor, if it exceeds `FAR`; else 0."""
+    pairs = [([*results.score(name, BASE).values()], results.floor(name)) for name in results.sets]
+    found = [np.mean(scores) / np.mean(floor) for scores, floor in pairs if scores and floor]
+    return float(np.mean(found)) if found and np.mean(found) > FAR else 0.0
 
 
 def trace_ratio(results: Results, name: str) -> Change:

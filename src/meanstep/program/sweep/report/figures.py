@@ -58,11 +58,13 @@ def overview(results: Results) -> bytes | None:
         if paper:
             x, y = zip(*paper, strict=True)
             right.scatter(x, y, s=46, facecolors="white", edgecolors=ORANGE, linewidths=1.5, zorder=3)
-            right.text(0.012, 0.985, "○ the paper's number", color=ORANGE, fontsize=8, transform=right.transAxes, va="top")
+            right.text(0.012, 0.985, "○ the paper's number", color=ORANGE, fontsize=8, transform=right.transAxes, va="top", bbox=WHITE)
         both = {name: sw1_ratio(results, name, BOTH) for name in names}
         if any(change.n for change in both.values()):
             _below(right, [*both.values(), across(both.values())])
-            right.text(0.36, 0.985, "■ a posterior proxy in both roles", color=GREEN, fontsize=8, transform=right.transAxes, va="top")
+            right.text(
+                0.36, 0.985, "■ a posterior proxy in both roles", color=GREEN, fontsize=8, transform=right.transAxes, va="top", bbox=WHITE
+            )
         _ratios(right, sw1, BLUE, "Distance of the samples (SW1), β = 1 over β = 0", "←  better at β = 1        worse  →")
         right.tick_params(labelleft=False)
         return png(figure)

@@ -122,3 +122,10 @@ def _note(results: Results, name: str, id: str, lost: float) -> str:
     found = mean(results.score(name, id).values())
     score = f"SW1 {number(found.mean)}" + (f" ± {found.sd:.1g}" if found.sd is not None else "") if found else "no score"
     return score + (f", {100 * lost:.0f}% outside the window" if lost > 0.01 else "")
+
+
+def spoken(folder: Path) -> list[str]:
+    """The headline numbers of a sweep's folder, a line each, and what is missing."""
+    results = read(folder)
+    found = [f"{number:>8}  {words} ({sure})" for number, words, sure in prose.tiles(results, claims(results))]
+    return [*found, *prose.gaps(results)]

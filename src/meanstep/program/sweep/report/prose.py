@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from meanstep.program.sweep.report.claims import sw1_ratio, trace_ratio
+from meanstep.program.sweep.report.claims import far, sw1_ratio, trace_ratio
 from meanstep.program.sweep.report.results import ANCHORED, BASE, Results, shown
 from meanstep.program.sweep.report.statistics import Change, across
 from meanstep.program.sweep.report.verdicts import FAILS, HOLDS, OPEN, Claim, number
@@ -166,6 +166,11 @@ def gaps(results: Results) -> list[str]:
             found.append(f"{len(keys)} models {words}: {some}{' and others' if len(keys) > 4 else ''}.")
     if len(results.seeds) == 1:
         found.append("There is one seed, so there are no intervals and no tests.")
+    if times := far(results):
+        found.append(
+            f"One-step samples are still far from the data (SW1 at β = 0 is {times:.0f} times its floor): no claim is decided, and the "
+            "numbers below say little about the methods. Train longer, e.g. --scale quick."
+        )
     if not results.models:
         found.append("No model has been trained yet.")
     return found

@@ -44,13 +44,15 @@ class Change:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95% t-interval, None below two pairs."""
+        """95% t-interval, None below two pairs, and None for ratios that are all exactly 1: a model with itself."""
+        if self._constructed:
+            return None
         found = mean(self.differences)
         return None if found is None or found.low is None or found.high is None else (self._out(found.low), self._out(found.high))
 
     def p(self, null: float | None = None, side: str = "two-sided") -> float | None:
         """The t-test's p-value against `null` (default: no change); `side` is "less" or "greater" for a one-sided alternative."""
-        if self.n < 2:
+        if self.n < 2 or self._constructed:
             return None
         at = (0.0 if null is None else log(null)) if self.logs else (null or 0.0)
         if np.ptp(self.differences) == 0:  # no spread: the t-statistic is infinite, or 0/0
@@ -71,6 +73,10 @@ class Change:
     def reaches(self, low: float, high: float) -> bool:
         """Whether the 95% interval and the range have a point in common."""
         return self.interval is not None and self.interval[0] <= high and low <= self.interval[1]
+
+    @property
+    def _constructed(self) -> bool:
+        return self.logs and self.n > 1 and not any(self.differences)
 
     def _finite(self, edge: float) -> bool:
         return isfinite(edge) and (edge > 0 or not self.logs)
