@@ -23,7 +23,7 @@ Scale = Literal["smoke", "quick", "paper"]
 DEFAULT = ("paper", "plain@1", "anchored@0", "posterior-both@1", "flow_matching")
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {"steps": 160, "seeds": (0, 1), "batch": 128, "samples": 1000, "directions": 32, "probe": 512, "reference": 512},
-    "quick": {"steps": 2500, "seeds": (0, 1, 2)},
+    "quick": {"steps": 2800, "seeds": (0, 1, 2)},
     "paper": {"steps": 200_000, "seeds": (0, 1, 2), "batch": 1024, "ema_decay": 0.9999, "samples": 20_000},
 }
 """What each scale sets; the rest are the defaults of `Settings`."""
