@@ -17,6 +17,7 @@ from meanstep.program.console import UserError
 from meanstep.program.sweep.report import claims, look, results, statistics, strips, verdicts
 from meanstep.program.sweep.report.page import build, spoken
 from meanstep.program.sweep.report.statistics import Change
+from meanstep.program.sweep.settings import mixture_dimension
 
 PLANE = results.PLANE
 GAIN = {"swiss_roll": 0.5, "checkerboard": 0.76, "pinwheel": 0.63, "eight_gaussians": 0.84, "two_moons": 0.77, "two_spirals": 1.08}
@@ -158,7 +159,7 @@ def sweep(folder: Path, plan: Plan = Plan()) -> Path:
     noise, records, found = np.random.default_rng(0), [], lines(plan)
     for name in plan.sets:
         floor = {"sw1": [0.021, 0.023, 0.022], "energy": [0.001, 0.0012], "coverage": [0.95, 0.96]}
-        dim = results.mixture(name) or 2
+        dim = mixture_dimension(name) or 2
         records.append(
             {"kind": "set", "set": name, "dim": dim, "regions": 8, "floor": floor, "law": law(3.0) if plan.law else None, "seconds": 1.0}
         )

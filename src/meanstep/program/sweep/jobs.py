@@ -40,7 +40,7 @@ Tell = Callable[..., bool]
 
 def cost(spec: Spec) -> float:
     """What a step of a model costs, in steps of plain MeanFlow: for the remaining time only."""
-    return 5.0 if spec.recipe not in ("coefficient", "flow_matching") else 2.0 if spec.anchor else 1.0
+    return 5.0 if not spec.by_hand else 2.0 if spec.anchor else 1.0
 
 
 class Stopped(Exception):
@@ -128,8 +128,7 @@ class _Work:
             return [[i] for i in range(len(self.members))]
         found: dict[Any, list[int]] = {}
         for i, (_, spec) in enumerate(self.members):
-            alone = spec.recipe not in ("coefficient", "flow_matching")
-            found.setdefault((structure(spec), i if alone else None), []).append(i)
+            found.setdefault((structure(spec), None if spec.by_hand else i), []).append(i)
         return list(found.values())
 
     def _cohort(self, group: list[int]) -> Cohort:

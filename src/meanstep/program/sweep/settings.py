@@ -44,6 +44,11 @@ class Spec:
         words = [f"{self.proxy}{'-both' if self.both else ''}" if self.proxy else "beta", "matrix" if self.matrix else f"{self.beta:.12g}"]
         return " ".join([*words, "anchor"] if self.anchor else words)
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether the engine writes its gradient out; other recipes go through `Loss`, one model at a time."""
+        return self.recipe in ("coefficient", "flow_matching")
+
     def canonical(self) -> "Spec":
         """The same training without names that mean nothing: at `beta = 0` no proxy is asked."""
         return replace(self, proxy=None, both=False) if self.beta == 0 and not self.matrix else self

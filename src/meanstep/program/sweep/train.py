@@ -39,7 +39,7 @@ class Cohort:
         self.flat = torch.nn.Parameter(initial.clone())
         self.flat.grad = torch.zeros_like(initial)
         self.ema, self.proxy = initial.clone(), initial.clone()
-        by_hand = specs[0].recipe in ("coefficient", "flow_matching")
+        by_hand = specs[0].by_hand
         self.optimiser = torch.optim.Adam([self.flat], settings.lr, fused=True, capturable=initial.is_cuda and by_hand)
         # torch warns of steps outside a capture (torch/optim/optimizer.py); the three before it are meant to be
         self.optimiser._warned_capturable_if_run_uncaptured = True

@@ -9,9 +9,10 @@ from math import inf, log
 
 import numpy as np
 
-from meanstep.program.sweep.report.results import ANCHORED, BASE, BOTH, PLANE, Results, Seeds, mixture
+from meanstep.program.sweep.report.results import ANCHORED, BASE, BOTH, PLANE, Results, Seeds
 from meanstep.program.sweep.report.statistics import Change, across, difference, ratio
 from meanstep.program.sweep.report.verdicts import HIGHER, LOWER, OPEN, Claim, Row, claim
+from meanstep.program.sweep.settings import mixture_dimension
 
 PAPER = "arXiv 2605.09235, quoted from summaries"
 OURS = "ours"
@@ -308,7 +309,7 @@ def _posterior(results: Results) -> Claim:
 def _flat(results: Results) -> Claim:
     rows = []
     for name in results.sets:
-        for beta in (b for b in results.paper_betas() if b > 0 and (mixture(name) or 99) <= 32):
+        for beta in (b for b in results.paper_betas() if b > 0 and (mixture_dimension(name) or 99) <= 32):
             change = sw1_ratio(results, name, results.paper(beta))
             rows.append(Row(f"{name}, β = {beta:g}", change, "about 1", (1 - FLAT, 1 + FLAT), (1 - FLAT, 1 + FLAT)))
     return claim(

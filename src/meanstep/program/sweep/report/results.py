@@ -189,9 +189,3 @@ def _is(x: Any) -> bool:
 def shown(name: str) -> str:
     """A set's name for people."""
     return name.replace("_", " ")
-
-
-def mixture(name: str) -> int | None:
-    """The dimension of the set `mixture-D`, None for another."""
-    head, _, dim = name.rpartition("-")
-    return int(dim) if head == "mixture" and dim.isdigit() else None
