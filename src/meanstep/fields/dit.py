@@ -1,0 +1,197 @@
+"""The Diffusion Transformer for images and latents `[B, C, H, W]`, in plain PyTorch; arXiv 2212.09748. Knows nothing of derivatives.
+
+Its tangents are carried by the rules of `meanstep.tangents`, like those of any other network.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class TimeEmbedding(nn.Module):
+    """A time in [0, 1], not rescaled, `[B]` -> `[B, width]`: sines and cosines of 128 frequencies, then two layers.
+
+    Published code multiplies times by 1000, which multiplies the derivative in time, too; MeanFlow keeps them as they are.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, features: int = 256) -> None:
+        super().__init__()
+        half = features // 2
+        self.register_buffer("frequencies", torch.exp(-math.log(10000) * torch.arange(half) / half), persistent=False)
+        self.first, self.second = nn.Linear(features, width), nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """The embedding `[B, width]`."""
+        angles = t[:, None] * self.frequencies.to(t)
+        return self.second(F.silu(self.first(torch.cat([angles.cos(), angles.sin()], -1))))
+
+
+def _norm(width: int, rms: bool, affine: bool) -> nn.Module:
+    return nn.RMSNorm(width, eps=1e-6, elementwise_affine=affine) if rms else nn.LayerNorm(width, eps=1e-6, elementwise_affine=affine)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """`x (1 + scale) + shift` for tokens `[B, N, width]` and a shift and scale `[B, width]`."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class Attention(nn.Module):
+    """Self-attention of tokens `[B, N, width]`; `qk_norm` normalises queries and keys head by head, arXiv 2302.05442."""
+
+    def __init__(self, width: int, heads: int, qk_norm: bool, rms: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.q_norm: nn.Module = _norm(width // heads, rms, True) if qk_norm else nn.Identity()
+        self.k_norm: nn.Module = _norm(width // heads, rms, True) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens `[B, N, width]`."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        return self.out(mixed.transpose(1, 2).flatten(-2))
+
+
+class Block(nn.Module):
+    """One block with adaLN-Zero: shift, scale and gate of both halves come from the condition."""
+
+    def __init__(self, width: int, heads: int, ratio: float, qk_norm: bool, rms: bool) -> None:
+        super().__init__()
+        hidden = int(width * ratio)
+        self.modulation = nn.Linear(width, 6 * width)
+        self.norm1, self.norm2 = _norm(width, rms, False), _norm(width, rms, False)
+        self.attention = Attention(width, heads, qk_norm, rms)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        """Tokens `[B, N, width]` under the condition `[B, width]`."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(c)).chunk(6, -1)
+        h = h + gate1[:, None] * self.attention(modulate(self.norm1(h), shift1, scale1))
+        return h + gate2[:, None] * self.down(F.gelu(self.up(modulate(self.norm2(h), shift2, scale2)), approximate="tanh"))
+
+
+class Final(nn.Module):
+    """The last norm and projection of tokens to patches."""
+
+    def __init__(self, width: int, features: int, rms: bool) -> None:
+        super().__init__()
+        self.norm, self.modulation, self.out = _norm(width, rms, False), nn.Linear(width, 2 * width), nn.Linear(width, features)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        """Patches `[B, N, features]`."""
+        shift, scale = self.modulation(F.silu(c)).chunk(2, -1)
+        return self.out(modulate(self.norm(h), shift, scale))
+
+
+def _positions(width: int, side: int) -> Tensor:
+    """Fixed sines and cosines of a token's column, then of its row, `[side^2, width]`."""
+    rates = 10000 ** (-torch.arange(width // 4) / (width // 4))
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = torch.stack([column, row], -1).flatten(0, 1)[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
+
+
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+"""Published sizes: width, depth, heads."""
+
+
+class DiT(nn.Module):
+    """Average velocity of images `[B, channels, size, size]`, conditioned on `t`, `t - r` and a class; arXiv 2212.09748, 2505.13447.
+
+    `patch`: pixels to a token's side, divides `size`; `classes`: number of labels `y` (int64 `[B]`), and label `classes` means none;
+    0: unconditional. `qk_norm`: arXiv 2302.05442; `rms`: RMSNorm for LayerNorm, arXiv 1910.07467, as in 2511.19797; `head`: a second
+    output, the auxiliary velocity of iMF, arXiv 2512.02012. `checkpointing` computes the blocks anew in the backward pass instead of
+    keeping them. `generator` draws the weights. Raises `ValueError` for sizes that do not divide.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        size: int = 32,
+        channels: int = 4,
+        patch: int = 2,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        *,
+        classes: int = 0,
+        ratio: float = 4.0,
+        qk_norm: bool = False,
+        rms: bool = False,
+        head: bool = False,
+        checkpointing: bool = False,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if min(size, channels, patch, width, depth, heads) < 1:
+            raise ValueError(f"sizes are at least 1, got {size=}, {channels=}, {patch=}, {width=}, {depth=}, {heads=}")
+        if size % patch or width % heads or width % 4:
+            raise ValueError(f"patch divides size, and heads and 4 divide width, got {size=}, {patch=}, {width=}, {heads=}")
+        self.size, self.channels, self.patch, self.classes, self.two, self.checkpointing = size, channels, patch, classes, head, checkpointing
+        self.patches = nn.Linear(channels * patch * patch, width)
+        self.register_buffer("positions", _positions(width, size // patch), persistent=False)
+        self.time, self.gap = TimeEmbedding(width), TimeEmbedding(width)
+        self.labels = nn.Embedding(classes + 1, width) if classes else None
+        self.blocks = nn.ModuleList(Block(width, heads, ratio, qk_norm, rms) for _ in range(depth))
+        self.last = Final(width, channels * patch * patch * (2 if head else 1), rms)
+        self._initialise(generator)
+
+    @classmethod
+    def named(cls, name: str, size: int = 32, channels: int = 4, **options: Any) -> "DiT":
+        """A published size such as `"B/4"`: one of S, B, L, XL and the patch. `ValueError` for another name."""
+        letter, _, patch = name.partition("/")
+        if letter not in SIZES or not patch.isdecimal():
+            raise ValueError(f"a size is one of {', '.join(SIZES)} and a patch, such as B/4, got {name!r}")
+        return cls(size, channels, int(patch), *SIZES[letter], **options)
+
+    @torch.no_grad()
+    def _initialise(self, generator: Generator | None) -> None:
+        """DiT's: Xavier for linear layers, normal for embeddings, zero for every gate and for the output."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                nn.init.zeros_(module.bias)
+        for embedding in (self.time, self.gap):
+            nn.init.normal_(embedding.first.weight, std=0.02, generator=generator)
+            nn.init.normal_(embedding.second.weight, std=0.02, generator=generator)
+        if self.labels is not None:
+            nn.init.normal_(self.labels.weight, std=0.02, generator=generator)
+        for layer in (*(block.modulation for block in self.blocks), self.last.modulation, self.last.out):
+            nn.init.zeros_(layer.weight)
+
+    def embed(self, t: Tensor, gap: Tensor, y: Tensor | None = None) -> Tensor:
+        """The condition `[B, width]` of times and labels."""
+        c = self.time(t) + self.gap(gap)
+        if self.labels is None:
+            return c
+        return c + self.labels(torch.full(t.shape, self.classes, device=t.device) if y is None else y)
+
+    def stem(self, z: Tensor) -> Tensor:
+        """Tokens `[B, N, width]` of an image."""
+        side, p = self.size // self.patch, self.patch
+        tokens = z.reshape(-1, self.channels, side, p, side, p).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return self.patches(tokens) + self.positions.to(z)
+
+    def final(self, h: Tensor, c: Tensor) -> Tensor:
+        """The image (or two, channels first one's, then the other's) of tokens `[B, N, width]`."""
+        side, p = self.size // self.patch, self.patch
+        patches = self.last(h, c).unflatten(1, (side, side)).unflatten(-1, (-1, p, p))
+        return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+    def _run(self, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
+        h, c = self.stem(z), self.embed(t, t - r, y)
+        for block in self.blocks:
+            h = checkpoint(block, h, c, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else block(h, c)
+        return self.final(h, c)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        """The average velocity: `[B, C, H, W], [B], [B], [B] -> [B, C, H, W]`."""
+        out = self._run(z, r, t, y)
+        return out[:, : self.channels] if self.two else out
