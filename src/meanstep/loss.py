@@ -12,9 +12,10 @@ from torch import Generator, Tensor, nn
 
 from meanstep.interpolants import linear
 from meanstep.objectives import Matching
+from meanstep.queries import together, wrong_shape
 from meanstep.recipes import Recipe, Term
 from meanstep.shapes import over, per_sample, tree_map
-from meanstep.types import Bridge, Field, Interpolant, Regression
+from meanstep.types import Answer, Bridge, Field, Interpolant, Objective, Query, Regression
 from meanstep.velocities import auxiliary
 
 GAPS = (0.25, 0.5, 0.75, 1.0)
@@ -75,8 +76,8 @@ class Loss(nn.Module):
         torch's global one.
         """
         draws = self.draw(x, y, noise=noise, mask=mask, progress=progress, generator=generator)
-        rows = [self._regress(term, field, b) for term, b in draws]
         n = x.shape[self.batch_dims - 1]
+        rows = self._regress(field, draws, n)
         loss = torch.stack([_part(row, n) for row in rows]).sum()
         if self.check and not torch.isfinite(loss):
             raise FloatingPointError(_culprits(rows, [part.start for part in self._deal(n)]))
@@ -157,23 +158,47 @@ class Loss(nn.Module):
             raise ValueError(f"times need 0 <= r <= t <= 1, got r={r.flatten()[row]:.6g}, t={t.flatten()[row]:.6g} in row {row}")
         return r, t
 
-    def _regress(self, term: Term, field: Field, b: Bridge) -> Rows:
-        before = _version(b.z)
+    def _regress(self, field: Field, draws: list[tuple[Term, Bridge]], n: int) -> list[Rows]:
+        """The regressions of all terms; what they ask of the field is answered together."""
         try:
-            regression = term.objective(field, b)
-            shape, goal = regression.prediction.shape, regression.target.shape
+            asked = [_asked(term.objective, field, b) for term, b in draws]
+            answers = together(field, [query for query, _ in asked], self._heads(n))
+            regressions = [finish(found) for (_, finish), found in zip(asked, answers, strict=True)]
         except (AttributeError, RuntimeError, TypeError) as failure:
-            if (mistake := _mistake(field, b)) is None:
+            if (mistake := _mistake(field, draws[0][1])) is None:
                 raise
             raise mistake from failure
-        if shape != b.z.shape:
-            raise ValueError(_wrong_shape(shape, b))
-        if _version(b.z) != before:
-            raise ValueError("the network changes its input z in place, so its passes see different inputs: work on a copy")
-        if goal != b.z.shape:
-            raise ValueError(f"the target velocity has shape {tuple(goal)} for samples of shape {tuple(b.z.shape)}")
-        error = per_sample((regression.prediction.to(b.z) - regression.target.to(b.z)).square(), b.t, b.mask)
-        return Rows(term, b, regression, error)
+        return [_rows(term, b, regression) for (term, b), regression in zip(draws, regressions, strict=True)]
+
+    def _heads(self, n: int) -> dict[int, list[int]]:
+        """Terms that regress the head on rows with the inputs of the terms before them, which then share a pass: those terms, in order."""
+        dealt, found = list(self._deal(n)), {}
+        for k, term in enumerate(self.recipe):
+            if term.times is None and _reads_head(term):
+                alike = [j for j in range(k) if _shows_the_same(self.recipe[j], term) and dealt[j].start >= dealt[k].start]
+                ends = [dealt[k].start, *(dealt[j].stop for j in alike)]
+                if [dealt[j].start for j in alike] == ends[:-1] and ends[-1] == dealt[k].stop:
+                    found[k] = alike
+        return found
+
+
+def _asked(objective: Objective, field: Field, b: Bridge) -> tuple[Query, Callable[[Answer], Regression]]:
+    """What an objective asks of the field; one that has no queries evaluates the field itself."""
+    if hasattr(objective, "query"):
+        query, finish = objective.query(field, b)
+        return query, finish
+    regression = objective(field, b)
+    return Query(b.z, b.r, b.t, value=regression.prediction), lambda found: regression
+
+
+def _rows(term: Term, b: Bridge, regression: Regression) -> Rows:
+    shape, goal = regression.prediction.shape, regression.target.shape
+    if shape != b.z.shape:
+        raise ValueError(wrong_shape(shape, b.z))
+    if goal != b.z.shape:
+        raise ValueError(f"the target velocity has shape {tuple(goal)} for samples of shape {tuple(b.z.shape)}")
+    error = per_sample((regression.prediction.to(b.z) - regression.target.to(b.z)).square(), b.t, b.mask)
+    return Rows(term, b, regression, error)
 
 
 def _fresh(sampler: Callable[..., Tensor], shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
@@ -191,11 +216,6 @@ class _Cut:
 
     def __call__(self, p: Tensor) -> Tensor:
         return p.narrow(self.axis, self.rows.start, self.rows.stop - self.rows.start)
-
-
-def _version(z: Tensor) -> int:
-    """How often a tensor was changed in place; 0 where that is not known."""
-    return 0 if torch.compiler.is_compiling() or z.is_inference() else z._version
 
 
 def _share(rows: Rows, n: int) -> float:
@@ -266,6 +286,12 @@ def _reads_head(term: Term) -> bool:
     return isinstance(term.objective, Matching) and term.objective.read is auxiliary
 
 
+def _shows_the_same(a: Term, b: Term) -> bool:
+    """Whether two terms give the field the same inputs on the same rows."""
+    given = [getattr(term.objective, "given", None) for term in (a, b)]
+    return a.times is not None and a.prepare is b.prepare and given[0] is not None and given[0] is given[1]
+
+
 def _squares(row: Rows) -> tuple[Tensor, Tensor, Tensor]:
     b, (prediction, _, average, tangent) = row.bridge, row.regression
     assert average is not None and tangent is not None
@@ -275,10 +301,6 @@ def _squares(row: Rows) -> tuple[Tensor, Tensor, Tensor]:
 def _mean(x: Tensor, where: Tensor) -> Tensor:
     """Mean over the last axis where true, nan where nothing is."""
     return torch.where(where, x, 0.0).sum(-1) / where.sum(-1)
-
-
-def _wrong_shape(found: Sequence[int], b: Bridge) -> str:
-    return f"the field returned shape {tuple(found)} for samples of shape {tuple(b.z.shape)}: it must return one velocity per entry of z"
 
 
 def _mistake(field: Field, b: Bridge) -> Exception | None:
@@ -309,7 +331,7 @@ def _mistake(field: Field, b: Bridge) -> Exception | None:
         return TypeError(
             f"the field returned a {type(u).__name__}, not a tensor: pick the velocity, e.g. ms.as_field(net, output=lambda out: out[0])"
         )
-    return ValueError(_wrong_shape(u.shape, b)) if u.shape != b.z.shape else None
+    return ValueError(wrong_shape(u.shape, b.z)) if u.shape != b.z.shape else None
 
 
 def _culprits(rows: list[Rows], starts: list[int]) -> str:

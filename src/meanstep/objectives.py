@@ -6,10 +6,14 @@ from dataclasses import dataclass
 import torch
 
 from meanstep.coefficients import at, checked
-from meanstep.rates import Exact, derivative, rehearsal
+from meanstep.queries import answer
+from meanstep.rates import Exact, plain
 from meanstep.shapes import over
-from meanstep.types import Bridge, Coefficient, Field, Rate, Regression, Velocity
-from meanstep.velocities import as_is, conditional, own
+from meanstep.tangents import automatic, recorded, rehearsal
+from meanstep.types import Answer, Bridge, Coefficient, Field, Query, Rate, Regression, Velocity
+from meanstep.velocities import as_is, auxiliary, conditional, own
+
+Finish = Callable[[Answer], Regression]
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,26 @@ class Eulerian:
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u + (t - r) D_t u` on `v`, eq. (11)."""
+        query, finish = self.query(field, b)
+        return finish(answer(field, query))
+
+    def query(self, field: Field, b: Bridge) -> tuple[Query, Finish]:
+        """What is asked of the field, and what `__call__` makes of the answer."""
         w = self.tangent(field, b).detach().to(b.z)
         if w.shape != b.z.shape:
             raise ValueError(f"the tangent velocity has shape {tuple(w.shape)} for samples of shape {tuple(b.z.shape)}")
         v = w if self.target is self.tangent else self.target(field, b)
-        u, change = self.rate(field, self.given(b), w)
-        return Regression(u + change, v.detach(), u.detach(), w)
+        shown = self.given(b)
+        if not hasattr(self.rate, "query"):  # a rate of the user's own evaluates the field itself
+            u, change = self.rate(field, shown, w)
+            return Query(shown.z, shown.r, shown.t, value=u), lambda _: Regression(u + change, v.detach(), u.detach(), w)
+        query, made = self.rate.query(field, shown, w)
+
+        def finish(found: Answer) -> Regression:
+            u, change = made(found)
+            return Regression(u + change, v.detach(), u.detach(), w)
+
+        return query, finish
 
 
 def average(field: Field) -> Field:
@@ -49,9 +67,16 @@ class Matching:
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u(z, r, t)` (or the head) on `v`."""
+        query, finish = self.query(field, b)
+        return finish(answer(field, query))
+
+    def query(self, field: Field, b: Bridge) -> tuple[Query, Finish]:
+        """What is asked of the field, and what `__call__` makes of the answer."""
         shown = self.given(b)
-        u = self.read(field)(shown.z, shown.r, shown.t, shown.y)
-        return Regression(u, self.target(field, b).detach(), u.detach())
+        asked, v = Query(shown.z, shown.r, shown.t, shown.y, head=self.read is auxiliary), self.target(field, b).detach()
+        if self.read not in (average, auxiliary):
+            asked = asked._replace(value=self.read(field)(shown.z, shown.r, shown.t, shown.y))
+        return asked, lambda found: Regression(found[0], v, found[0].detach())
 
 
 @dataclass(frozen=True)
@@ -70,12 +95,24 @@ class Lagrangian:
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u - (t - r) d_r u` on the arrival's velocity."""
-        u, du = derivative(field, b, torch.zeros_like(b.z), torch.ones_like(b.r), torch.zeros_like(b.t))
-        du = du.detach() + over(at(self.through, b), b.z) * (du - du.detach())
-        change, landed = over(b.gap, u) * du, b.z - over(b.gap, u) * u.detach()
-        # no conditional velocity exists there: nan exposes an arrival that asks for it
-        there = b._replace(z=landed.to(b.z), t=b.r, v=torch.full_like(b.z, float("nan")))
-        return Regression(u - change, self.arrival(field, there).detach(), u.detach())
+        query, finish = self.query(field, b)
+        return finish(answer(field, query))
+
+    def query(self, field: Field, b: Bridge) -> tuple[Query, Finish]:
+        """What is asked of the field, and what `__call__` makes of the answer."""
+        share = over(at(self.through, b), b.z)
+        flows = isinstance(share, torch.Tensor) or share > 0
+
+        def finish(found: Answer) -> Regression:
+            u, du = found
+            assert du is not None
+            du = du.detach() + share * (du - du.detach()) if flows else du.detach()
+            change, landed = over(b.gap, u) * du, b.z - over(b.gap, u) * u.detach()
+            # no conditional velocity exists there: nan exposes an arrival that asks for it
+            there = b._replace(z=landed.to(b.z), t=b.r, v=torch.full_like(b.z, float("nan")))
+            return Regression(u - change, self.arrival(field, there).detach(), u.detach())
+
+        return Query(b.z, b.r, b.t, b.y, (None, torch.ones_like(b.r), None), recorded if flows else automatic), finish
 
 
 @dataclass(frozen=True)
@@ -95,15 +132,20 @@ class Semigroup:
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u(t, r)` on the two jumps' mean."""
+        query, finish = self.query(field, b)
+        return finish(answer(field, query))
+
+    def query(self, field: Field, b: Bridge) -> tuple[Query, Finish]:
+        """What is asked of the field, and what `__call__` makes of the answer."""
         split, jump = at(self.split, b), field if self.by is None else self.by
         step = split * b.gap
-        with rehearsal(b.z):
+        with rehearsal(b.z, jump) as one:
             first = jump(b.z, b.t - step, b.t, b.y)
             middle = self._clamped(b.z - over(step, b.z) * first)
-        with rehearsal(b.z):
+        with rehearsal(b.z, jump) as two:
             second = jump(middle, b.r, b.t - step, b.y)
-        u = field(b.z, b.r, b.t, b.y)
-        return Regression(u, self._clamped(torch.lerp(second.to(b.z), first.to(b.z), over(split, b.z))), u.detach())
+        mean = self._clamped(torch.lerp(second.to(b.z), first.to(b.z), over(split, b.z)))
+        return plain(field, b, one.drew or two.drew), lambda found: Regression(found[0], mean, found[0].detach())
 
     def _clamped(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)

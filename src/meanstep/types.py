@@ -65,6 +65,23 @@ class Regression(NamedTuple):
     tangent: Tensor | None = None
 
 
+class Query(NamedTuple):
+    """The one evaluation of the field that carries an objective's gradient; the loss joins those of all terms into one forward pass.
+
+    `along`: the directions `(dz, dr, dt)` of a derivative (None is 0), or None without one; `way`: how it is made, see `meanstep.tangents`;
+    `value`: the answer, where it is known already; `head`: the field's head is asked, not the field.
+    """
+
+    z: Tensor
+    r: Tensor
+    t: Tensor
+    y: Any = None
+    along: tuple[Tensor | None, Tensor | None, Tensor | None] | None = None
+    way: Any = None
+    value: Tensor | None = None
+    head: bool = False
+
+
 Coefficient = float | Tensor | Callable[[Bridge], "float | Tensor"]
 """A number, a tensor over leading batch axes (one value an ensemble member), or a function of the bridge: of `(r, t)` or of progress."""
 Interpolant = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -75,6 +92,9 @@ Velocity = Callable[[Field, Bridge], Tensor]
 """An estimate of the marginal velocity `E[v | z_t]`, eq. (3)."""
 Rate = Callable[[Field, Bridge, Tensor], tuple[Tensor, Tensor]]
 """`(field, bridge, tangent) -> (u, change)`: `change` estimates `(t - r) D_t u` along the tangent, eq. (10), so `u + change` is `D_t X`."""
+Answer = tuple[Tensor, Tensor | None]
+"""`u` of a query, and its derivative if one was asked for."""
 Objective = Callable[[Field, Bridge], Regression]
+"""One with a method `query(field, bridge) -> (Query, finish)`, `finish(answer) -> Regression`, shares its forward pass with others."""
 Weight = Callable[[Tensor, Bridge], Tensor]
 """`[*B]` mean squared error -> `[*B]` loss."""

@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 import meanstep as ms
 from meanstep.objectives import Eulerian, Lagrangian, Matching, Semigroup
-from meanstep.rates import Backward, Central, Exact, derivative, differentiable_kernels
+from meanstep.rates import Backward, Central, Exact
+from meanstep.tangents import derivative, differentiable_kernels
 from meanstep.types import Bridge, Rate, Regression
 from meanstep.velocities import own
 
@@ -254,7 +255,7 @@ class Normed(nn.Module):
 
 
 def test_group_norm_between_convolutions_still_fails_under_cpu_autocast():
-    """On a CPU torch gives GroupNorm's bfloat16 output a float32 tangent. Drop `should be the same` in rates.py when this fails."""
+    """On a CPU torch gives GroupNorm's bfloat16 output a float32 tangent. Drop `should be the same` in tangents/forward_mode.py when this fails."""
     field, b = Normed(), bridge(1, 8, 8, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         with pytest.raises(TypeError, match=r"in body \(Conv2d\).*rate=Central"):
@@ -343,7 +344,7 @@ def test_the_derivative_in_r_of_the_lagrangian_carries_its_gradient():
 
 def test_two_recorded_passes_equal_one_when_nothing_is_dropped():
     field, b = smooth(), bridge(2)
-    u, du = derivative(field, b, b.v, torch.zeros_like(b.r), torch.ones_like(b.t))
+    u, du = derivative(field, b.z, b.r, b.t, b.y, (b.v, None, torch.ones_like(b.t)))
     value, change = Exact()(field, b, b.v)
     torch.testing.assert_close(u, value, rtol=1e-13, atol=0)
     torch.testing.assert_close((b.t - b.r)[:, None] * du, change, rtol=1e-12, atol=0)

@@ -39,6 +39,12 @@ class Adapted(nn.Module):
         out = self._call(z, r, t, y)
         return self.output(out) if self.output else out
 
+    def with_head(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
+        """Both velocities of one call; the network must have a head."""
+        out, read = self._call(z, r, t, y), self._head
+        assert read is not None
+        return self.output(out) if self.output else out, read(out)
+
     @property
     def head(self) -> Callable[..., Tensor] | None:
         """The auxiliary velocity `(z, r, t, y) -> v`, if the network has one."""
@@ -80,6 +86,19 @@ class DataPrediction(nn.Module):
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         """The average velocity `[*B, *E]`."""
         return self._velocity(self.net, z, r, t, y)
+
+    @property
+    def with_head(self) -> Callable[..., tuple[Tensor, Tensor]] | None:
+        """Both velocities in one pass, if the network offers it."""
+        both = getattr(self.net, "with_head", None)
+        if both is None:
+            return None
+
+        def velocities(z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
+            first, second = both(z, r, t, y)
+            return (z - first) / over(t.clamp(min=self.floor), z), (z - second) / over(t.clamp(min=self.floor), z)
+
+        return velocities
 
     @property
     def head(self) -> Callable[..., Tensor] | None:

@@ -111,6 +111,7 @@ class DiT(nn.Module):
     """
 
     positions: Tensor
+    carries_tangents = True
 
     def __init__(
         self,
@@ -195,3 +196,13 @@ class DiT(nn.Module):
         """The average velocity: `[B, C, H, W], [B], [B], [B] -> [B, C, H, W]`."""
         out = self._run(z, r, t, y)
         return out[:, : self.channels] if self.two else out
+
+    def with_head(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
+        """The average and the auxiliary velocity in one pass, both `[B, C, H, W]`."""
+        u, v = self._run(z, r, t, y).chunk(2, 1)
+        return u, v
+
+    @property
+    def head(self) -> Any:
+        """The auxiliary velocity `(z, r, t, y) -> [B, C, H, W]`, or None if the network was built without it."""
+        return (lambda z, r, t, y=None: self.with_head(z, r, t, y)[1]) if self.two else None

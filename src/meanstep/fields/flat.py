@@ -68,7 +68,7 @@ class Shape:
 class Passes:
     """Workspace for `E` members and up to `rows` rows: passes that reuse its buffers, so a result lives until the next pass.
 
-    Nothing is recorded for autograd. A tangent or a gradient pass belongs to the last `forward`.
+    Nothing is recorded for autograd. A tangent or a gradient pass belongs to the last `forward`, which kept the slopes for it.
     """
 
     def __init__(self, shape: Shape, members: int, rows: int, like: Tensor) -> None:
@@ -79,36 +79,39 @@ class Passes:
             return [torch.empty(members * rows * width, dtype=like.dtype, device=like.device) for _ in range(n)]
 
         self.members, self.width = members, width
-        self._pre, self._post, self._spare = buffers(depth), buffers(depth), buffers(2)
+        self._post, self._slopes, self._spare = buffers(depth), buffers(depth), buffers(2)
+        self._one = torch.ones((), dtype=like.dtype, device=like.device)
         self._views: dict[int, tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
-        self.rows = 0
 
     def _of(self, rows: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """The buffers as `[E, rows, width]`: before and after each activation, and two to spare."""
+        """The buffers as `[E, rows, width]`: after each activation, its derivative, and two to spare."""
         if rows not in self._views:
             size, shape = self.members * rows * self.width, (self.members, rows, self.width)
-            pre, post, spare = ([p[:size].view(shape) for p in group] for group in (self._pre, self._post, self._spare))
-            self._views[rows] = pre, post, spare
+            post, slopes, spare = ([p[:size].view(shape) for p in group] for group in (self._post, self._slopes, self._spare))
+            self._views[rows] = post, slopes, spare
         return self._views[rows]
 
-    def forward(self, layers: Layers, h: Tensor) -> Tensor:
-        """Outputs `[E, B, D]` for inputs `[E, B, F]`; keeps what the tangent and gradient passes need."""
-        self.rows, self.h = h.shape[1], h
-        self.pre, self.post, self.spare = self._of(self.rows)
-        for (w, b), a, s in zip(layers, self.pre, self.post, strict=False):
-            torch.baddbmm(b, h, w, out=a)
-            torch.ops.aten.silu.out(a, out=s)
+    def forward(self, layers: Layers, h: Tensor, slopes: bool = True) -> Tensor:
+        """Outputs `[E, B, D]` for inputs `[E, B, F]`; with `slopes` it keeps what the tangent and gradient passes need."""
+        self.h = h
+        self.post, self.slopes, self.spare = self._of(h.shape[1])
+        for (w, b), s, d in zip(layers, self.post, self.slopes, strict=False):
+            torch.baddbmm(b, h, w, out=s)
+            if slopes:
+                torch.sigmoid(s, out=d)
+                torch.lerp(s.mul_(d), self._one, d, out=d)  # with q = sigmoid(a), s = SiLU(a) = a q: SiLU'(a) = s + (1 - s) q
+            else:
+                nn.functional.silu(s, inplace=True)
             h = s
         return torch.baddbmm(layers[-1][1], h, layers[-1][0])
 
     def tangent(self, layers: Layers, dh: Tensor) -> Tensor:
         """The derivative `[E, n, D]` of the outputs of the first `n` rows along input tangents `[E, n, F]`."""
         n = dh.shape[1]
-        da, ds = self._of(n)[2]
-        for (w, _), a in zip(layers[:-1], self.pre, strict=True):
+        da, other = self._of(n)[2]
+        for (w, _), d in zip(layers[:-1], self.slopes, strict=True):
             torch.bmm(dh, w, out=da)
-            torch.ops.aten.silu_backward.grad_input(da, a[:, :n], grad_input=ds)  # SiLU's Jacobian is diagonal: its own transpose
-            dh = ds
+            dh, da, other = da.mul_(d[:, :n]), other, da
         return torch.bmm(dh, layers[-1][0])
 
     def backward(self, layers: Layers, grads: Layers, cotangent: Tensor) -> None:
@@ -119,8 +122,7 @@ class Passes:
             torch.sum(g, 1, keepdim=True, out=grads[k][1])
             if k:
                 torch.bmm(g, layers[k][0].mT, out=spare)
-                torch.ops.aten.silu_backward.grad_input(spare, self.pre[k - 1], grad_input=other)
-                g = other
+                g, spare, other = spare.mul_(self.slopes[k - 1]), other, spare
 
     def norms(self, layers: Layers, cotangent: Tensor) -> Tensor:
         """Squared norm of each row's own parameter gradient, eq. (40), `[E, B]`."""
@@ -128,7 +130,7 @@ class Passes:
         for k in range(len(layers) - 1, -1, -1):
             total = total + g.square().sum(-1) * (1 + (self.post[k - 1] if k else self.h).square().sum(-1))
             if k:
-                g = torch.ops.aten.silu_backward(torch.bmm(g, layers[k][0].mT), self.pre[k - 1])
+                g = torch.bmm(g, layers[k][0].mT).mul_(self.slopes[k - 1])
         return total
 
 
@@ -142,7 +144,7 @@ class Runner:
     def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: None = None) -> Tensor:
         """The average velocity `[E, B, D]` at `z` `[E, B, D]` (or `[1, B, D]`), `r` and `t` `[E, B]` (or `[1, B]`)."""
         parts = zip(*(p.split(self.block, 1) for p in (z, r, t)), strict=True)  # type: ignore[no-untyped-call]
-        out = [self.passes.forward(self.layers, self._spread(self.shape.inputs(*part))) for part in parts]
+        out = [self.passes.forward(self.layers, self._spread(self.shape.inputs(*part)), slopes=False) for part in parts]
         return torch.cat(out, 1)
 
     def _spread(self, h: Tensor) -> Tensor:

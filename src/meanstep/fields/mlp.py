@@ -16,6 +16,7 @@ class MLP(nn.Module):
     """
 
     frequencies: Tensor
+    carries_tangents = True
 
     def __init__(
         self,
@@ -57,6 +58,11 @@ class MLP(nn.Module):
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         """The average velocity: `[*M, B, D], [*M, B], [*M, B] -> [*M, B, D]`."""
         return self._run(z, r, t, y)[..., : self.dim]
+
+    def with_head(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
+        """Both velocities in one pass."""
+        u, v = self._run(z, r, t, y).chunk(2, -1)
+        return u, v
 
     @property
     def head(self) -> Any:

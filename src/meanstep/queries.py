@@ -1,0 +1,113 @@
+"""Answers the queries of several objectives by one forward pass of the field. Knows no objectives and no losses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanstep.shapes import tree_map
+from meanstep.tangents import automatic
+from meanstep.types import Answer, Field, Query
+from meanstep.velocities import auxiliary
+
+
+@dataclass(frozen=True)
+class WithHead:
+    """A field and its auxiliary head in one pass: `[*B, 2, *E]`, from the field's `with_head(z, r, t, y) -> (u, v)`."""
+
+    owner: Any
+
+    def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None, /) -> Tensor:
+        """Evaluate both."""
+        return torch.stack(self.owner.with_head(z, r, t, y), t.ndim)
+
+    @property
+    def carries_tangents(self) -> bool:
+        """As of the field."""
+        return getattr(self.owner, "carries_tangents", False)
+
+
+def answer(field: Field, query: Query) -> Answer:
+    """The answer to one query."""
+    return together(field, [query])[0]
+
+
+def together(field: Field, queries: Sequence[Query], heads: dict[int, list[int]] | None = None) -> list[Answer]:
+    """The answers to all queries: those whose conditions have the same structure and whose derivatives are made the same way in one pass.
+
+    Rows with a derivative come first; no row is evaluated twice, and none without a derivative pays for one. `heads`: queries of the head
+    that ask for the same rows as some others, in order; a field with a method `with_head` answers them by the same pass.
+    """
+    heads = {k: rows for k, rows in (heads or {}).items() if getattr(field, "with_head", None) is not None}
+    found: dict[int, Answer] = {k: (q.value, None) for k, q in enumerate(queries) if q.value is not None}
+    waiting = sorted((k for k in range(len(queries)) if k not in found | heads), key=lambda k: queries[k].along is None)
+    read: dict[int, Tensor] = {}
+    while waiting:
+        lead = queries[waiting[0]]
+        group = [k for k in waiting if _alike(queries[k], lead)]
+        waiting = [k for k in waiting if k not in group]
+        both = any(k in rows for rows in heads.values() for k in group)
+        for k, (u, v, du) in zip(group, _joined(field, [queries[k] for k in group], both), strict=True):
+            found[k] = u, du
+            if v is not None:
+                read[k] = v
+    for k, rows in heads.items():
+        found[k] = torch.cat([read[j] for j in rows], queries[k].t.ndim - 1), None
+    return [found[k] for k in range(len(queries))]
+
+
+def _alike(q: Query, lead: Query) -> bool:
+    same_way = q.along is None or (q.way is lead.way and [d is None for d in q.along] == [d is None for d in lead.along or ()])
+    return same_way and q.head == lead.head and _structure(q.y) == _structure(lead.y) and q.z.dtype == lead.z.dtype
+
+
+def _structure(y: Any) -> Any:
+    if isinstance(y, dict):
+        return {name: _structure(part) for name, part in y.items()}
+    if isinstance(y, (tuple, list)):
+        return type(y), [_structure(part) for part in y]
+    return None if y is None else (y.dtype, y.shape[1:])
+
+
+def _joined(field: Field, queries: list[Query], both: bool) -> list[tuple[Tensor, Tensor | None, Tensor | None]]:
+    """One pass of queries that fit together, those with a derivative first: `u`, the head's velocity if `both`, the derivative."""
+    axis, read = queries[0].t.ndim - 1, WithHead(field) if both else auxiliary(field) if queries[0].head else field
+
+    def join(*parts: Tensor) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+
+    z, r, t, y = tree_map(join, *[(q.z, q.r, q.t, q.y) for q in queries])
+    version = _version(z)
+    moving = [q.along for q in queries if q.along is not None]
+    if moving:
+        along = tuple(None if ds[0] is None else join(*ds) for ds in zip(*moving, strict=True))
+        out, slope = (queries[0].way or automatic)(read, z, r, t, y, along)
+    else:
+        out, slope = read(z, r, t, y), None
+    _check(out, z, t, both, version)
+    sizes = [q.t.shape[axis] for q in queries]
+    slopes = [None] * len(queries) if slope is None else [*slope.split(sizes[: len(moving)], axis), *[None] * (len(queries) - len(moving))]
+    if not both:
+        return [(u, None, du) for u, du in zip(out.split(sizes, axis), slopes, strict=True)]
+    pairs = (part.unbind(t.ndim) for part in out.split(sizes, axis))
+    return [(u, v, None if du is None else du.select(t.ndim, 0)) for (u, v), du in zip(pairs, slopes, strict=True)]
+
+
+def _check(out: Any, z: Tensor, t: Tensor, both: bool, version: int) -> None:
+    found = tuple(out.shape) if not both else (*out.shape[: t.ndim], *out.shape[t.ndim + 1 :])
+    if found != tuple(z.shape):
+        raise ValueError(wrong_shape(found, z))
+    if _version(z) != version:
+        raise ValueError("the network changes its input z in place, so its passes see different inputs: work on a copy")
+
+
+def wrong_shape(found: Sequence[int], z: Tensor) -> str:
+    """The complaint about a field's result."""
+    return f"the field returned shape {tuple(found)} for samples of shape {tuple(z.shape)}: it must return one velocity per entry of z"
+
+
+def _version(z: Tensor) -> int:
+    """How often a tensor was changed in place; 0 where that is not known."""
+    return 0 if torch.compiler.is_compiling() or z.is_inference() else z._version

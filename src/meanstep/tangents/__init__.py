@@ -1,0 +1,21 @@
+"""Derivatives of a field beside its values: which rows, with or without gradient, by which way."""
+
+from meanstep.tangents.dual import Dual, Unsupported, rule
+from meanstep.tangents.forward_mode import Directions, derivative, differentiable_kernels
+from meanstep.tangents.passes import VERDICTS, Way, automatic, carried, recorded, rehearsal, separate
+
+__all__ = [
+    "VERDICTS",
+    "Directions",
+    "Dual",
+    "Unsupported",
+    "Way",
+    "automatic",
+    "carried",
+    "derivative",
+    "differentiable_kernels",
+    "recorded",
+    "rehearsal",
+    "rule",
+    "separate",
+]

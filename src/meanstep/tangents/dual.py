@@ -1,0 +1,156 @@
+"""A value with a tangent on its first rows, and the table of rules that carries both through a network. Knows no rule itself.
+
+A network is run on `Dual`s in place of tensors. Each torch function that it calls is called on the primals, as it would be without a
+tangent, with autograd, autocast and fused kernels; then the function's rule adds the tangent, without gradient, eq. (10).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils import _pytree
+
+Rule = Callable[..., tuple[Any, int]]
+RULES: dict[Callable[..., Any], Rule] = {}
+"""Function -> `(result, *arguments) -> (tangent of the result, its batch axis)`; several results have a list of tangents."""
+WHOLE: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""Functions that a rule replaces altogether: `(*arguments) -> Dual or tensor`."""
+
+
+class Unsupported(TypeError):
+    """A network does with a `Dual` what no rule covers."""
+
+
+class Dual:
+    """`primal` with all rows; `tangent`, of the same dtype, of the first rows only; `axis`: where the batch lies, from the right (< 0).
+
+    It is no tensor: what does not go through `__torch_function__` raises instead of losing the tangent.
+    """
+
+    __slots__ = ("axis", "graded", "primal", "tangent")
+
+    def __init__(self, primal: Tensor, tangent: Tensor, axis: int, graded: bool) -> None:
+        self.primal, self.tangent, self.axis, self.graded = primal, tangent, axis, graded
+
+    @classmethod
+    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Call `func` on the primals and add the tangent by its rule; `Unsupported` if it has none."""
+        kwargs = kwargs or {}
+        if func in WHOLE:
+            return WHOLE[func](*args, **kwargs)
+        out = func(*_primals(args), **{name: _primals(value) for name, value in kwargs.items()})
+        if _recomputing():  # a checkpointed segment in the backward pass: nobody reads its tangents
+            return out
+        if (rule := RULES.get(func)) is None:
+            raise Unsupported(f"no tangent rule for {getattr(func, '__name__', func)}")
+        graded = torch.is_grad_enabled()
+        if any(d.graded != graded for d in duals(args, kwargs)):
+            raise Unsupported("the network switches the gradient on or off inside, which hides what its autograd functions do")
+        with torch.no_grad():
+            tangent, axis = rule(out, *args, **kwargs)
+            return out if tangent is None else joined(out, tangent, axis, graded)
+
+    def first(self, x: Any) -> Any:
+        """The rows of `x` (primal of a `Dual`, or a tensor that broadcasts against this one) that have a tangent here."""
+        x = x.primal if isinstance(x, Dual) else x
+        if not isinstance(x, Tensor) or x.ndim < -self.axis:
+            return x
+        rows, size = self.tangent.shape[self.axis], self.primal.shape[self.axis]
+        return x if rows == size or x.shape[self.axis] != size else x.narrow(self.axis, 0, rows)
+
+    @property
+    def rows(self) -> Tensor:
+        """The primal's rows that have a tangent."""
+        rows: Tensor = self.first(self)
+        return rows
+
+    def size(self, dim: int | None = None) -> Any:
+        """As of the primal."""
+        return self.primal.size() if dim is None else self.primal.size(dim)
+
+    def dim(self) -> int:
+        """As of the primal."""
+        return self.primal.ndim
+
+    def numel(self) -> int:
+        """As of the primal."""
+        return self.primal.numel()
+
+    def __len__(self) -> int:
+        return len(self.primal)
+
+
+for _name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda"):
+    setattr(Dual, _name, property(lambda self, name=_name: getattr(self.primal, name), doc="As of the primal."))
+
+
+def joined(out: Any, tangent: Any, axis: int, graded: bool) -> Any:
+    """`Dual`s of a function's results, one or several, and their tangents."""
+    if isinstance(out, Tensor):
+        wanted = list(out.shape)
+        wanted[axis] = tangent.shape[axis]
+        return Dual(out, tangent.to(out.dtype).expand(wanted), axis, graded)
+    return type(out)(joined(o, d, axis, graded) for o, d in zip(out, tangent, strict=True))
+
+
+def duals(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Dual]:
+    """Every `Dual` among the arguments, inside lists and tuples too."""
+    flat = [inner for value in (*args, *kwargs.values()) for inner in (value if isinstance(value, (list, tuple)) else (value,))]
+    return [value for value in flat if isinstance(value, Dual)]
+
+
+def _primals(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)([_primals(inner) for inner in value]) if not isinstance(value, torch.Size) else value
+    return value.primal if isinstance(value, Dual) else value
+
+
+def _recomputing() -> bool:
+    """Whether this runs inside a backward pass."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+# Registration ------------------------------------------------------------------------------------------------------------------------
+
+def _spellings(name: str) -> list[Callable[..., Any]]:
+    return [getattr(place, name) for place in (torch, F, Tensor) if callable(getattr(place, name, None))]
+
+
+def rule(*names: str, table: dict[Callable[..., Any], Any] = RULES) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a rule under every spelling of the names (`torch.x`, `F.x`, `Tensor.x`), and make them methods of `Dual`."""
+
+    def register(f: Callable[..., Any]) -> Callable[..., Any]:
+        for name in names:
+            for function in _spellings(name):
+                table[function] = f
+            if callable(method := getattr(Tensor, name, None)):
+                setattr(Dual, name, _method(method))
+        return f
+
+    return register
+
+
+def _method(function: Callable[..., Any], swap: bool = False) -> Callable[..., Any]:
+    def method(self: Dual, *args: Any, **kwargs: Any) -> Any:
+        args = (args[0], self, *args[1:]) if swap else (self, *args)
+        return Dual.__torch_function__(function, (), args, kwargs)
+
+    return method
+
+
+def operator(name: str, function: Callable[..., Any], reflected: str | None = None) -> None:
+    """Make a function the operator `name` of `Dual`, and its mirror image the operator `reflected`."""
+    setattr(Dual, name, _method(function))
+    if reflected:
+        setattr(Dual, reflected, _method(function, swap=True))
+
+
+def _flatten(d: Dual) -> tuple[list[Any], Any]:
+    return [d.primal, d.tangent], (d.axis, d.graded)
+
+
+# FSDP and DDP look for tensors in what their modules take and give
+_pytree.register_pytree_node(Dual, _flatten, lambda parts, context: Dual(*parts, *context))  # type: ignore[misc]

@@ -1,0 +1,109 @@
+"""Derivatives of other people's networks by torch's forward mode. The only place that knows what forward mode can and cannot do."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from meanstep.tangents.dual import RULES, Dual
+from meanstep.types import Field
+
+Directions = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+@contextmanager
+def differentiable_kernels() -> Iterator[None]:
+    """Kernels that have a forward-mode derivative; fused attention has none (pytorch#128971; tests/contracts tells when this can go)."""
+    if torch.compiler.is_compiling():  # the switch below cannot be traced, and a recorded pass does not take the fast path
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+        return
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def derivative(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
+    """`u(z, r, t)` and its derivative along `(dz, dr, dt)`, None meaning 0, eq. (10). `TypeError` names a module that has none."""
+
+    def u(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        return field(z, r, t, y)
+
+    # torch.func.jvp refuses tensors whose elements share memory, such as expanded ones, and compiled views
+    primals = tuple(p.clone(memory_format=torch.contiguous_format) for p in (z, r, t))
+    tangents = tuple(torch.zeros_like(q) if p is None else p.to(q).contiguous() for p, q in zip(along, primals, strict=True))
+    try:
+        with differentiable_kernels():
+            value, slope = torch.func.jvp(u, primals, tangents)[:2]
+            return value, slope
+    except (RuntimeError, NotImplementedError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or not _lacks_forward_mode(str(error)):
+            raise
+        raise TypeError(_diagnosis(field, lambda: torch.func.jvp(u, primals, tangents), error)) from error
+
+
+class Rules(TorchFunctionMode):
+    """Inside forward mode, the layers that torch differentiates slowly or not at all take their tangent from our rules instead.
+
+    `F.linear` alone saves a third of its products: torch multiplies by a weight's tangent of zeros. Inside a network's composite
+    functions (`nn.MultiheadAttention`) this does not reach.
+    """
+
+    layers = frozenset((F.linear, F.layer_norm, F.rms_norm, F.group_norm, F.scaled_dot_product_attention, F.silu, F.gelu, F.softmax, torch.softmax))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Call `func`, by its rule where it has one and only its leading arguments have tangents."""
+        kwargs = kwargs or {}
+        if func not in self.layers or kwargs.get("inplace") or kwargs.get("dropout_p"):
+            return func(*args, **kwargs)
+        pairs = [forward_ad.unpack_dual(a) if isinstance(a, Tensor) and a.is_floating_point() else (a, None) for a in args]
+        if all(d is None for _, d in pairs) or len(args) > 3 and func is F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        given = [p if d is None else Dual(p, d, -p.ndim, False) for p, d in pairs]
+        out = func(*(p for p, _ in pairs), **kwargs)
+        return forward_ad.make_dual(out, RULES[func](out, *given, **kwargs)[0].to(out.dtype).expand_as(out))
+
+
+def _lacks_forward_mode(message: str) -> bool:
+    signs = ("forward AD", "forward-mode", "jvp", "functorch", "vmap", "in-place", "inplace", "batch_norm", "running_mean")
+    foreign = ("have storage", "should be the same")  # kernels of others; layers whose tangent has another dtype under autocast
+    return any(sign in message for sign in signs + foreign)
+
+
+def _diagnosis(field: Field, run: Callable[[], Any], error: Exception) -> str:
+    """Run again with a hook on every module: the last one entered and not left is where forward mode fails."""
+    inside: list[str] = []
+    hooks = []
+    for name, module in field.named_modules() if isinstance(field, nn.Module) else ():
+        label = f"{name or 'the network itself'} ({type(module).__name__})"
+        hooks.append(module.register_forward_pre_hook(lambda m, a, label=label: inside.append(label)))
+        hooks.append(module.register_forward_hook(lambda m, a, o: inside.pop() and None))
+    try:
+        with differentiable_kernels(), torch.no_grad():
+            run()
+    except Exception:  # the same failure as before: only where it happens is of interest
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    modules = field.modules() if isinstance(field, nn.Module) else ()
+    in_wrapper = not inside or inside[-1].endswith("(DistributedDataParallel)")
+    if in_wrapper and any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules):
+        return "the derivative fails through a DDP wrapper: wrap a module that owns the network and calls the loss, not the network"
+    where = f"in {inside[-1]}" if inside else "in the network"
+    reason = str(error).strip().splitlines()[0][:200]
+    return (
+        f"forward mode has no derivative {where}: {reason}. Replace the layer (BatchNorm in train mode by GroupNorm, a custom autograd "
+        "function by plain operations, a reentrant checkpoint by use_reentrant=False) or give the recipe a rate without forward mode: "
+        "rate=Central() or Backward(0.1)"
+    )

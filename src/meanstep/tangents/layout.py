@@ -1,0 +1,182 @@
+"""Rules of functions that move, pick and sum elements: what they do to the tangent, and where the batch lies afterwards."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanstep.tangents.dual import WHOLE, Dual, Unsupported, duals, operator, rule
+from meanstep.tangents.rules import outside, shared_axis
+
+# Regrouping in order -----------------------------------------------------------------------------------------------------------------
+
+
+def merged(shape: Sequence[int], axis: int, out: Sequence[int], rows: int) -> tuple[int, int]:
+    """Where the batch lies after elements were regrouped in order, and how many rows have a tangent there; `Unsupported` if torn."""
+    before, size = math.prod(shape[:axis]), shape[axis]
+    places = [k for k in range(len(out)) if math.prod(out[:k]) == before and out[k] * rows % size == 0]
+    if not places:
+        raise Unsupported(f"a reshape from {tuple(shape)} to {tuple(out)} takes the batch (axis {axis % len(shape)}) apart")
+    place = next((k for k in places if out[k] != 1), places[0])
+    return place - len(out), out[place] * rows // size
+
+
+@rule("reshape", "view", "flatten", "unflatten", "unsqueeze", "squeeze", "reshape_as", "view_as")
+def _regrouped(out: Tensor, x: Dual, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+    if out.dtype != x.primal.dtype:
+        raise Unsupported("a view of another type")
+    axis, rows = merged(x.primal.shape, x.axis, out.shape, x.tangent.shape[x.axis])
+    shape = list(out.shape)
+    shape[axis] = rows
+    return x.tangent.reshape(shape), axis
+
+
+# Axes --------------------------------------------------------------------------------------------------------------------------------
+
+
+@rule("permute")
+def _permute(out: Tensor, x: Dual, *dims: Any, **kwargs: Any) -> tuple[Tensor, int]:
+    order = kwargs.get("dims", dims[0] if dims and isinstance(dims[0], (tuple, list)) else dims)
+    moved = [dim % x.dim() for dim in order]
+    return x.tangent.permute(moved), moved.index(x.axis % x.dim()) - x.dim()
+
+
+@rule("transpose", "swapaxes", "swapdims")
+def _transpose(out: Tensor, x: Dual, a: int, b: int) -> tuple[Tensor, int]:
+    a, b, axis, n = a % x.dim(), b % x.dim(), x.axis % x.dim(), x.dim()
+    return x.tangent.transpose(a, b), {a: b, b: a}.get(axis, axis) - n
+
+
+@rule("movedim", "moveaxis")
+def _movedim(out: Tensor, x: Dual, source: int, destination: int) -> tuple[Tensor, int]:
+    order = [k for k in range(x.dim()) if k != source % x.dim()]
+    order.insert(destination % x.dim(), source % x.dim())
+    return _permute(out, x, *order)
+
+
+for _name, _dims in (("mT", (-2, -1)), ("T", (0, 1))):
+    setattr(Dual, _name, property(lambda self, dims=_dims: self.transpose(*dims), doc="The transpose."))
+
+
+# Parts -------------------------------------------------------------------------------------------------------------------------------
+
+
+def _without(x: Dual, dims: Sequence[int]) -> int:
+    """The batch axis after other axes are gone."""
+    return x.axis + sum(dim % x.dim() > x.axis % x.dim() for dim in dims)
+
+
+@rule("chunk", "split", "tensor_split")
+def _parts(out: Sequence[Tensor], x: Dual, sizes: Any, dim: int = 0) -> tuple[list[Tensor], int]:
+    outside(x, dim)
+    return list(x.tangent.split([part.shape[dim] for part in out], dim)), x.axis
+
+
+@rule("unbind")
+def _unbind(out: Sequence[Tensor], x: Dual, dim: int = 0) -> tuple[list[Tensor], int]:
+    outside(x, dim)
+    return list(x.tangent.unbind(dim)), _without(x, [dim])
+
+
+@rule("narrow")
+def _narrow(out: Tensor, x: Dual, dim: int, start: int, length: int) -> tuple[Tensor, int]:
+    outside(x, dim)
+    return x.tangent.narrow(dim, start, length), x.axis
+
+
+@rule("select")
+def _select(out: Tensor, x: Dual, dim: int, index: int) -> tuple[Tensor, int]:
+    outside(x, dim)
+    return x.tangent.select(dim, index), _without(x, [dim])
+
+
+@rule("__getitem__")
+def _item(out: Tensor, x: Dual, index: Any) -> tuple[Tensor, int]:
+    """Numbers, slices, None and ... outside the batch axis."""
+    index = index if isinstance(index, tuple) else (index,)
+    if not all(part is None or part is Ellipsis or isinstance(part, (int, slice)) and not isinstance(part, bool) for part in index):
+        raise Unsupported("indexing by tensors or lists")
+    gone = sum(part is not None and part is not Ellipsis for part in index)
+    where = next((k for k, part in enumerate(index) if part is Ellipsis), len(index))
+    full = (*index[:where], *[slice(None)] * (x.dim() - gone), *index[where + 1 :])
+    axes = [k for k, part in enumerate(full) if part is not None]  # place in the index of each axis of x
+    place = axes[x.axis % x.dim()]
+    if full[place] != slice(None):
+        raise Unsupported("indexing the batch axis mixes the rows")
+    left = sum(not isinstance(part, int) for part in full[place:])
+    return x.tangent[full], -left
+
+
+# Joining and repeating ---------------------------------------------------------------------------------------------------------------
+
+
+def _filled(parts: Sequence[Any]) -> tuple[list[Tensor], int]:
+    """The tangents of all parts, those of constants being 0."""
+    found = duals(parts, {})
+    return [p.tangent if isinstance(p, Dual) else torch.zeros_like(found[0].first(p)) for p in parts], shared_axis(found)
+
+
+@rule("cat", "concat", "concatenate")
+def _cat(out: Tensor, parts: Sequence[Any], dim: int = 0) -> tuple[Tensor, int]:
+    tangents, axis = _filled(parts)
+    outside(duals(parts, {})[0], dim)
+    return torch.cat([d.to(out.dtype) for d in tangents], dim), axis
+
+
+@rule("stack")
+def _stack(out: Tensor, parts: Sequence[Any], dim: int = 0) -> tuple[Tensor, int]:
+    tangents, axis = _filled(parts)
+    return torch.stack([d.to(out.dtype) for d in tangents], dim), axis - (dim % out.ndim > axis % (out.ndim - 1))
+
+
+@rule("expand", "expand_as", "broadcast_to")
+def _expand(out: Tensor, x: Dual, *shape: Any) -> tuple[Tensor, int]:
+    if out.shape[x.axis] != x.primal.shape[x.axis]:
+        raise Unsupported("expanding the batch axis")
+    return x.tangent, x.axis  # its result is expanded like every other
+
+
+@rule("repeat")
+def _repeat(out: Tensor, x: Dual, *times: Any) -> tuple[Tensor, int]:
+    times = tuple(times[0]) if isinstance(times[0], (tuple, list)) else times
+    if times[x.axis] != 1:
+        raise Unsupported("repeating the batch axis")
+    return x.tangent.repeat(*times), x.axis
+
+
+def _reduction(name: str, function: Callable[..., Tensor]) -> None:
+    def tangent(out: Tensor, x: Dual, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> tuple[Tensor, int]:
+        if dim is None:
+            raise Unsupported(f"a {name} over all rows")
+        dims = [dim] if isinstance(dim, int) else list(dim)
+        outside(x, *dims)
+        return function(x.tangent, dims, keepdim=keepdim), x.axis if keepdim else _without(x, dims)
+
+    rule(name)(tangent)
+
+
+_reduction("sum", torch.sum)
+_reduction("mean", torch.mean)
+
+
+# Constants ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _constant(name: str) -> None:
+    """A function whose result has no tangent."""
+
+    def constant(*args: Any, function: Callable[..., Any] = getattr(torch, name), **kwargs: Any) -> Any:
+        return function(*(p.primal if isinstance(p, Dual) else p for p in args), **kwargs)
+
+    rule(name, table=WHOLE)(constant)
+
+
+for _name in ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "eq", "ne", "lt", "le", "gt", "ge"):
+    _constant(_name)
+
+
+operator("__getitem__", Tensor.__getitem__)
+for _sign in ("lt", "le", "gt", "ge"):
+    operator(f"__{_sign}__", getattr(torch, _sign))

@@ -1,0 +1,189 @@
+"""Evaluations of a field with a derivative along the first rows: the ways to make one, and the choice. Knows no objectives.
+
+A way is a function `(field, z, r, t, y, along) -> (u, du)`: `u` `[*B, *E]` of all rows carries the gradient, `du` is the derivative along
+`(dz, dr, dt)` of the first rows, as many as the directions have.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from meanstep.shapes import tree_map
+from meanstep.tangents import layout, rules  # noqa: F401  (they fill the table)
+from meanstep.tangents.dual import Dual, Unsupported
+from meanstep.tangents.forward_mode import Directions, Rules, derivative
+from meanstep.types import Field
+
+Way = Callable[[Field, Tensor, Tensor, Tensor, Any, Directions], tuple[Tensor, Tensor]]
+
+
+class Rehearsal:
+    """What a rehearsal leaves behind: whether random numbers were drawn in it."""
+
+    drew = False
+
+
+@contextmanager
+def rehearsal(z: Tensor, field: Field) -> Iterator[Rehearsal]:
+    """No gradient, and the random numbers drawn inside (dropout) are drawn again by whatever follows.
+
+    Under compile the random state cannot be touched: `ValueError` if the field has a dropout layer at work.
+    """
+    found = Rehearsal()
+    if torch.compiler.is_compiling():
+        if isinstance(field, nn.Module) and (layer := _dropout(field)):
+            raise ValueError(
+                f"this rate evaluates the network twice with the same dropout, which cannot be compiled: take {layer} out, or do not compile"
+            )
+        with torch.no_grad():
+            yield found
+        return
+    devices = [] if z.device.type == "cpu" else [z.device]
+    with torch.no_grad(), torch.random.fork_rng(devices, device_type=z.device.type if devices else "cuda"):
+        before = _random_state(z.device)
+        yield found
+        found.drew = not torch.equal(before, _random_state(z.device))
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+
+
+def _dropout(field: nn.Module) -> str | None:
+    """The name of a dropout layer in train mode."""
+    for name, module in field.named_modules():
+        share = module.dropout if isinstance(module, nn.MultiheadAttention) else getattr(module, "p", 0.0)
+        if module.training and share and isinstance(module, (nn.modules.dropout._DropoutNd, nn.MultiheadAttention)):
+            return name or type(module).__name__
+    return None
+
+
+# Ways --------------------------------------------------------------------------------------------------------------------------------
+
+
+def carried(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
+    """One forward pass of all rows; a tangent without gradient travels beside the first ones by our rules. `Unsupported` if one lacks."""
+    graded = torch.is_grad_enabled()
+    given = (_dual(p, d, t, graded) for p, d in zip((z, r, t), along, strict=True))
+    out: Any = field(*given, y)
+    if isinstance(out, Tensor):
+        return out, torch.zeros_like(first(out, t, along))
+    if not isinstance(out, Dual) or out.axis % out.dim() != t.ndim - 1:
+        raise Unsupported("the network's result is no tensor with the batch where it was")
+    return out.primal, out.tangent
+
+
+def _dual(p: Tensor, d: Tensor | None, t: Tensor, graded: bool) -> Any:
+    return p if d is None else Dual(p, d.to(p), t.ndim - 1 - p.ndim, graded)
+
+
+def separate(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
+    """A forward-mode pass of the first rows without gradient, then an ordinary one of all rows with whatever kernels the network likes.
+
+    If the first pass draws random numbers (dropout), its rows get an ordinary pass of their own that draws the same.
+    """
+    inner = field.module if isinstance(field, nn.parallel.DistributedDataParallel) else field
+    rows = tree_map(lambda p: first(p, t, along), (z, r, t, y))
+    with rehearsal(z, field) as rehearsed, nullcontext() if _transformed() else Rules():
+        du = derivative(inner, *rows, along)[1]
+    if not rehearsed.drew or rows[2].shape == t.shape:
+        return field(z, r, t, y), du
+    rest = tree_map(lambda p: p.narrow(t.ndim - 1, rows[2].shape[-1], t.shape[-1] - rows[2].shape[-1]), (z, r, t, y))
+    return torch.cat([field(*rows), field(*rest)], t.ndim - 1), du
+
+
+def recorded(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
+    """A forward-mode pass of the first rows with its graph, the derivative's included, and an ordinary one of the other rows."""
+    rows = tree_map(lambda p: first(p, t, along), (z, r, t, y))
+    u, du = derivative(field, *rows, along)
+    if rows[2].shape == t.shape:
+        return u, du
+    rest = tree_map(lambda p: p.narrow(t.ndim - 1, rows[2].shape[-1], t.shape[-1] - rows[2].shape[-1]), (z, r, t, y))
+    return torch.cat([u, field(*rest)], t.ndim - 1), du
+
+
+def first(p: Tensor, t: Tensor, along: Directions) -> Tensor:
+    """The rows of `p` that a derivative is asked for."""
+    rows = next(d.shape[t.ndim - 1] for d in along if d is not None)
+    return p.narrow(t.ndim - 1, 0, rows)
+
+
+def _transformed() -> bool:
+    """Whether this runs inside vmap, grad and the like, for which our operators have no rules."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+# The choice --------------------------------------------------------------------------------------------------------------------------
+
+
+class Verdict:
+    """What is known of one module: how often it was asked, and why its tangents cannot be carried, if they cannot."""
+
+    def __init__(self) -> None:
+        self.calls, self.reason = 0, ""
+
+
+VERDICTS: WeakKeyDictionary[nn.Module, Verdict] = WeakKeyDictionary()
+
+
+def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
+    """`carried` where it works, else `separate`; under compile `carried` for our networks and `recorded` for others.
+
+    A module is tried on two of its rows against `separate` in its calls number 1, 2, 4, 8 and so on: one that leaves out a tangent is
+    found out, also if its first layers start from zero.
+    """
+    if getattr(field, "carries_tangents", False):
+        return carried(field, z, r, t, y, along)
+    if torch.compiler.is_compiling():
+        return recorded(field, z, r, t, y, along)
+    module = getattr(field, "owner", field)
+    if not isinstance(module, nn.Module) or _transformed():
+        return separate(field, z, r, t, y, along)
+    verdict = VERDICTS.setdefault(module, Verdict())
+    verdict.calls += 1
+    if not verdict.reason and verdict.calls & (verdict.calls - 1) == 0:
+        verdict.reason = _objection(field, *tree_map(lambda p: p.narrow(t.ndim - 1, 0, min(4, p.shape[t.ndim - 1])), (z, r, t, y, along)))
+    if not verdict.reason:
+        try:
+            return carried(field, z, r, t, y, along)
+        except Unsupported as missing:
+            verdict.reason = str(missing)
+    return separate(field, z, r, t, y, along)
+
+
+def _objection(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> str:
+    """Why tangents cannot be carried through a module, or nothing: both ways on a few rows."""
+    along = tuple(None if d is None else d.narrow(t.ndim - 1, 0, min(2, d.shape[t.ndim - 1])) for d in along)  # type: ignore[assignment]
+    try:
+        with rehearsal(z, field):
+            found = carried(field, z, r, t, y, along)[1]
+    except Exception as missing:  # whatever a network does with an object that is no tensor
+        return f"{type(missing).__name__}: {missing}"
+    rows = tree_map(lambda p: first(p, t, along), (z, r, t, y))
+    inner = field.module if isinstance(field, nn.parallel.DistributedDataParallel) else field
+    with rehearsal(z, field):
+        wanted, tolerance = _reference(inner, *rows, along)
+    size, error = (x.float().norm().item() for x in (wanted, found.to(wanted) - wanted))
+    agrees = not math.isfinite(size) or error <= tolerance * size + 1e-30
+    return "" if agrees else f"carried tangents are off by {error / size if size else math.inf:.2g} of their norm"
+
+
+def _reference(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, float]:
+    """The derivative by forward mode, or by a symmetric difference where a layer has no such derivative, and how well it is known."""
+    try:
+        found = derivative(field, z, r, t, y, along)[1]
+        half = torch.is_autocast_enabled(z.device.type) or found.dtype in (torch.bfloat16, torch.float16)
+        return found, 0.1 if half else 1e-3
+    except TypeError:
+        h = torch.finfo(z.dtype).eps ** (1 / 3)
+
+        def at(s: float) -> Tensor:
+            return field(*(p if d is None else p + s * d.to(p) for p, d in zip((z, r, t), along, strict=True)), y)
+
+        with torch.autocast(z.device.type, enabled=False):
+            return (at(h) - at(-h)) / (2 * h), 0.1

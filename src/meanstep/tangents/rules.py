@@ -1,0 +1,342 @@
+"""The tangent of each torch function that networks are made of: `(result, *arguments) -> (tangent, batch axis)`. Knows no networks.
+
+LayerNorm without its weight, softmax and elementwise functions have symmetric Jacobians, so their tangent is the fused backward kernel
+with the tangent in place of the incoming gradient.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from meanstep.attention import attention_with_tangent
+from meanstep.tangents.dual import WHOLE, Dual, Unsupported, duals, operator, rule
+
+aten = torch.ops.aten
+
+
+def alone(what: str, *others: Any) -> None:
+    """`Unsupported` if an argument that is taken for a constant has a tangent."""
+    if any(isinstance(other, Dual) for other in others):
+        raise Unsupported(f"no tangent rule for {what} that depends on the inputs")
+
+
+def shared_axis(found: Sequence[Dual]) -> int:
+    """The batch axis of all arguments; `Unsupported` if they disagree."""
+    axes = {d.axis for d in found}
+    if len(axes) != 1:
+        raise Unsupported(f"arguments whose batches lie at different axes {sorted(axes)}")
+    return axes.pop()
+
+
+def outside(x: Dual, *dims: int) -> None:
+    """`Unsupported` if a function works along the batch."""
+    if any(dim % x.ndim == x.axis % x.ndim for dim in dims):  # type: ignore[attr-defined]
+        raise Unsupported("a function along the batch axis mixes the rows")
+
+
+def kept(inplace: bool, d: Tensor) -> Tensor:
+    """`d`, or `Unsupported` if the function overwrites its argument, which others may still read."""
+    if inplace:
+        raise Unsupported("a function in place")
+    return d
+
+
+# Elementwise -------------------------------------------------------------------------------------------------------------------------
+
+
+def _elementwise(names: str, slope: Callable[..., Tensor]) -> None:
+    """`slope(tangent, x, y, *arguments)` of a function `y = f(x, *arguments)`."""
+
+    def tangent(out: Tensor, x: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+        if not isinstance(x, Dual):
+            raise Unsupported(f"{names} of a constant to a power or bounds that depend on the inputs")
+        alone(f"an argument of {names}", *args, *kwargs.values())
+        return slope(x.tangent, x.rows, x.first(out), *args, **kwargs), x.axis
+
+    rule(*names.split())(tangent)
+
+
+_elementwise("silu", lambda d, x, y, inplace=False: aten.silu_backward(kept(inplace, d), x))
+_elementwise("gelu", lambda d, x, y, approximate="none": aten.gelu_backward(d, x, approximate=approximate))
+_elementwise("mish", lambda d, x, y, inplace=False: aten.mish_backward(kept(inplace, d), x))
+_elementwise("relu", lambda d, x, y, inplace=False: aten.threshold_backward(kept(inplace, d), y, 0))
+_elementwise("leaky_relu", lambda d, x, y, slope=0.01, inplace=False: torch.where(x > 0, kept(inplace, d), slope * d))
+_elementwise("softplus", lambda d, x, y, beta=1, threshold=20: aten.softplus_backward(d, x, beta, threshold))
+_elementwise("sigmoid", lambda d, x, y: aten.sigmoid_backward(d, y))
+_elementwise("tanh", lambda d, x, y: aten.tanh_backward(d, y))
+_elementwise("sin", lambda d, x, y: d * x.cos())
+_elementwise("cos", lambda d, x, y: -d * x.sin())
+_elementwise("exp", lambda d, x, y: d * y)
+_elementwise("log", lambda d, x, y: d / x)
+_elementwise("sqrt", lambda d, x, y: d / (2 * y))
+_elementwise("rsqrt", lambda d, x, y: -0.5 * d * y**3)
+_elementwise("square", lambda d, x, y: 2 * x * d)
+_elementwise("reciprocal", lambda d, x, y: -d * y * y)
+_elementwise("neg", lambda d, x, y: -d)
+_elementwise("abs", lambda d, x, y: d * x.sign())
+_elementwise("pow", lambda d, x, y, power: d * power * x ** (power - 1))
+_elementwise("clamp clip", lambda d, x, y, min=None, max=None: torch.where((x == y), d, 0.0))
+_elementwise("clone contiguous", lambda d, x, y, memory_format=None: d)
+
+
+@rule("to", "type", "type_as", "float", "double", "half", "bfloat16")
+def _to(out: Tensor, x: Any, *args: Any, **kwargs: Any) -> tuple[Tensor | None, int]:
+    return (x.tangent.to(out.device, out.dtype), x.axis) if isinstance(x, Dual) else (None, 0)
+
+
+def _tangent(x: Any) -> Tensor | None:
+    return x.tangent if isinstance(x, Dual) else None
+
+
+@rule("add")
+def _add(out: Tensor, a: Any, b: Any, *, alpha: float = 1) -> tuple[Tensor, int]:
+    axis = shared_axis(duals((a, b), {}))
+    da, db = _tangent(a), _tangent(b)
+    if da is None or db is None:
+        return da if db is None else alpha * db if alpha != 1 else db, axis  # type: ignore[return-value]
+    return torch.add(da, db, alpha=alpha), axis
+
+
+@rule("sub")
+def _sub(out: Tensor, a: Any, b: Any, *, alpha: float = 1) -> tuple[Tensor, int]:
+    return _add(out, a, b, alpha=-alpha)
+
+
+@rule("div", "true_divide")
+def _div(out: Tensor, a: Any, b: Any, *, rounding_mode: None = None) -> tuple[Tensor, int]:
+    if rounding_mode is not None:
+        raise Unsupported("a rounded division")
+    x = (found := duals((a, b), {}))[0]
+    axis, da, db = shared_axis(found), _tangent(a), _tangent(b)
+    top = da if db is None else -x.first(out) * db if da is None else torch.addcmul(da, x.first(out), db, value=-1)
+    return top / x.first(b), axis
+
+
+@rule("lerp")
+def _lerp(out: Tensor, a: Any, b: Any, weight: Any) -> tuple[Tensor, int]:
+    alone("a weight of lerp", weight)
+    axis, x = shared_axis(duals((a, b), {})), duals((a, b), {})[0]
+    zero = torch.zeros((), dtype=out.dtype, device=out.device)
+    da, db = (zero if d is None else d for d in (_tangent(a), _tangent(b)))
+    return da + x.first(weight) * (db - da), axis
+
+
+@rule("where")
+def _where(out: Tensor, condition: Tensor, a: Any, b: Any) -> tuple[Tensor, int]:
+    found = duals((a, b), {})
+    zero = torch.zeros((), dtype=out.dtype, device=out.device)
+    da, db = (zero if d is None else d for d in (_tangent(a), _tangent(b)))
+    return torch.where(found[0].first(condition), da, db), shared_axis(found)
+
+
+# Products ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _product(f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
+    """The product rule."""
+    x = duals((a, b), {})[0]
+    left = f(a.tangent, x.first(b)) if isinstance(a, Dual) else None
+    right = f(x.first(a), b.tangent) if isinstance(b, Dual) else None
+    return right if left is None else left if right is None else left + right  # type: ignore[return-value]
+
+
+@rule("mul", "multiply")
+def _mul(out: Tensor, a: Any, b: Any) -> tuple[Tensor, int]:
+    if isinstance(a, Dual) and isinstance(b, Dual) and a.tangent.shape == out.shape:
+        return torch.addcmul(a.tangent * b.rows, a.rows, b.tangent), shared_axis((a, b))
+    return _product(torch.mul, a, b), shared_axis(duals((a, b), {}))
+
+
+@rule("matmul", "bmm", "mm")
+def _matmul(out: Tensor, a: Any, b: Any) -> tuple[Tensor, int]:
+    axis = shared_axis(found := duals((a, b), {}))
+    contracted = isinstance(a, Dual) and axis == -1, isinstance(b, Dual) and axis == -2
+    if a.ndim < 2 or b.ndim < 2 or any(contracted) or (len(found) == 2 and axis > -3):
+        raise Unsupported("a matrix product along the batch axis")
+    return _product(torch.matmul, a, b), axis
+
+
+@rule("linear")
+def _linear(out: Tensor, x: Any, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, int]:
+    alone("a layer's weight", weight, bias)
+    outside(x, -1)
+    return F.linear(x.tangent, weight), x.axis
+
+
+@rule("bilinear")
+def _bilinear(out: Tensor, a: Any, b: Any, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, int]:
+    alone("a layer's weight", weight, bias)
+    found = duals((a, b), {})
+    outside(found[0], -1)
+    return _product(lambda p, q: F.bilinear(p, q, weight), a, b), shared_axis(found)
+
+
+@rule("einsum")
+def _einsum(out: Tensor, equation: str, *operands: Any) -> tuple[Tensor, int]:
+    operands = tuple(operands[0]) if isinstance(operands[0], (list, tuple)) else operands
+    terms, _, result = equation.replace(" ", "").partition("->")
+    if "." in equation or "->" not in equation:
+        raise Unsupported(f"einsum {equation!r}: write all axes and the result")
+    found = [(k, d, term[d.axis]) for k, (d, term) in enumerate(zip(operands, terms.split(","), strict=True)) if isinstance(d, Dual)]
+    letters = {letter for _, _, letter in found}
+    if len(letters) != 1 or (letter := letters.pop()) not in result:
+        raise Unsupported(f"einsum {equation!r} over the batch axis")
+    rows, dual = found[0][1].tangent.shape[found[0][1].axis], found[0][1]
+    assert isinstance(dual, Dual)
+
+    def cut(d: Any, term: str) -> Tensor:
+        x: Tensor = d.primal if isinstance(d, Dual) else d
+        return x.narrow(term.index(letter), 0, rows) if letter in term else x
+
+    kept = [cut(d, term) for d, term in zip(operands, terms.split(","), strict=True)]
+    parts = [torch.einsum(equation, *kept[:k], d.tangent, *kept[k + 1 :]) for k, d, _ in found]
+    return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0], result.index(letter) - len(result)
+
+
+# Layers ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _scaled(d: Tensor, weight: Tensor | None) -> Tensor:
+    return d if weight is None else d * weight
+
+
+@rule("layer_norm")
+def _layer_norm(
+    out: Tensor, x: Dual, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, int]:
+    alone("a norm's weight", weight, bias)
+    outside(x, *range(-len(shape), 0))
+    rows, d = x.rows.to(out.dtype).contiguous(), x.tangent.to(out.dtype).contiguous()
+    _, mean, rstd = torch.native_layer_norm(rows, shape, None, None, eps)
+    back = aten.native_layer_norm_backward(d, rows, shape, mean, rstd, None, None, [True, False, False])
+    return _scaled(back[0], weight), x.axis
+
+
+@rule("rms_norm")
+def _rms_norm(
+    out: Tensor, x: Dual, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> tuple[Tensor, int]:
+    alone("a norm's weight", weight)
+    dims = tuple(range(-len(shape), 0))
+    outside(x, *dims)
+    rows = x.rows
+    scale = (rows.square().mean(dims, keepdim=True) + (torch.finfo(rows.dtype).eps if eps is None else eps)).rsqrt()
+    unit = rows * scale
+    return _scaled((x.tangent - unit * (unit * x.tangent).mean(dims, keepdim=True)) * scale, weight), x.axis
+
+
+@rule("group_norm")
+def _group_norm(
+    out: Tensor, x: Dual, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, int]:
+    alone("a norm's weight", weight, bias)
+    outside(x, *range(1, x.dim()))
+    rows, d = x.rows.to(out.dtype).contiguous(), x.tangent.to(out.dtype).contiguous()
+    n, c, size = rows.shape[0], rows.shape[1], math.prod(rows.shape[2:])
+    _, mean, rstd = torch.native_group_norm(rows, None, None, n, c, size, groups, eps)
+    back = aten.native_group_norm_backward(d, rows, mean, rstd, None, n, c, size, groups, [True, False, False])[0]
+    return _scaled(back, None if weight is None else weight.reshape(-1, *(1,) * (rows.ndim - 2))), x.axis
+
+
+@rule("batch_norm")
+def _batch_norm(
+    out: Tensor,
+    x: Dual,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Tensor, int]:
+    if training or variance is None:
+        raise Unsupported("BatchNorm in train mode mixes the rows")
+    outside(x, *range(1, x.dim()))
+    return x.tangent * _scaled((variance + eps).rsqrt(), weight).reshape(-1, *(1,) * (x.dim() - 2)), x.axis
+
+
+@rule("softmax")
+def _softmax(out: Tensor, x: Dual, dim: int, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+    outside(x, dim)
+    y = x.first(out)
+    return torch._softmax_backward_data(x.tangent.to(y.dtype), y, dim, y.dtype), x.axis
+
+
+@rule("log_softmax")
+def _log_softmax(out: Tensor, x: Dual, dim: int, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+    outside(x, dim)
+    return x.tangent - (x.first(out).exp() * x.tangent).sum(dim, keepdim=True), x.axis
+
+
+@rule("scaled_dot_product_attention")
+def _attention(
+    out: Tensor,
+    q: Any,
+    k: Any,
+    v: Any,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[Tensor, int]:
+    alone("an attention mask", attn_mask)
+    axis = shared_axis(found := duals((q, k, v), {}))
+    if dropout_p or axis > -3 or enable_gqa:
+        raise Unsupported("attention with dropout, with groups of heads, or along the batch axis")
+    x = found[0]
+    rows = [x.first(p) for p in (q, k, v)]
+    tangents = [p.tangent if isinstance(p, Dual) else torch.zeros_like(r) for p, r in zip((q, k, v), rows, strict=True)]
+    mask = x.first(attn_mask) if isinstance(attn_mask, Tensor) else None
+    same = [p.to(out.dtype) for p in (*rows, *tangents)]  # autocast decides in which type the attention runs
+    return attention_with_tangent(*same, mask, causal=is_causal, scale=scale)[1], axis
+
+
+@rule("dropout", table=WHOLE)
+def _dropout(x: Dual, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """One mask for both: what dropout makes of ones, which draws the same random numbers."""
+    kept(inplace, x.tangent)
+    return x * F.dropout(torch.ones_like(x.primal), p, training) if training and p else x  # type: ignore[operator]
+
+
+def _batched(*names: str, bias: bool = False) -> None:
+    """Functions that are linear in `x` `[B, ...]` and keep its first axis."""
+
+    def tangent(out: Tensor, x: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+        alone("a layer's weight", *args, *kwargs.values())
+        outside(x, *range(1, x.dim()))
+        args = (args[0], None, *args[2:]) if bias and len(args) > 1 else args
+        function = getattr(F, names[0])
+        return function(x.tangent, *args, **{k: None if k == "bias" else v for k, v in kwargs.items()}), -out.ndim
+
+    rule(*names)(tangent)
+
+
+for _name in (f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)):
+    _batched(_name, bias=True)
+for _name in ("interpolate", "pixel_shuffle", "pixel_unshuffle", "unfold", "fold"):
+    _batched(_name)
+for _name in (f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)):
+    _batched(_name)
+
+
+@rule("pad")
+def _pad(out: Tensor, x: Dual, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> tuple[Tensor, int]:
+    if len(pad) // 2 >= -x.axis:
+        raise Unsupported("padding the batch axis")
+    return F.pad(x.tangent, list(pad), mode), x.axis
+
+
+operator("__add__", torch.add, "__radd__")
+operator("__sub__", torch.sub, "__rsub__")
+operator("__mul__", torch.mul, "__rmul__")
+operator("__truediv__", torch.div, "__rtruediv__")
+operator("__matmul__", torch.matmul, "__rmatmul__")
+operator("__pow__", torch.pow)
+operator("__neg__", torch.neg)
