@@ -32,6 +32,8 @@ def checked(c: Coefficient, name: str) -> Coefficient:
 
 
 def _inside(value: float | Tensor, name: str, everywhere: bool) -> float | Tensor:
+    if torch.compiler.is_compiling():  # a compiled step does not look at numbers
+        return value
     if isinstance(value, Tensor):
         bad = value[~((value >= 0) & (value <= 1))] if everywhere or value.device.type == "cpu" else value[:0]
         if bad.numel():

@@ -21,7 +21,8 @@ class WithHead:
 
     def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None, /) -> Tensor:
         """Evaluate both."""
-        return torch.stack(self.owner.with_head(z, r, t, y), t.ndim)
+        u, v = self.owner.with_head(z, r, t, y)
+        return torch.stack([u, v], t.ndim)
 
     @property
     def carries_tangents(self) -> bool:

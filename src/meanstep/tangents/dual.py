@@ -6,6 +6,7 @@ tangent, with autograd, autocast and fused kernels; then the function's rule add
 
 import math
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch.utils import _pytree
 Rule = Callable[..., tuple[Any, int]]
 RULES: dict[Callable[..., Any], Rule] = {}
 """Function -> `(result, *arguments) -> (tangent of the result, its batch axis)`; several results have a list of tangents."""
+OPERATORS: dict[str, tuple[Callable[..., Any], bool]] = {}
+"""Under compile an operator of a tensor and a `Dual` arrives by its name, maybe as the tensor's mirror image."""
 WHOLE: dict[Callable[..., Any], Callable[..., Any]] = {}
 """Functions that a rule replaces altogether: `(*arguments) -> Dual or tensor`."""
 
@@ -39,6 +42,9 @@ class Dual:
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Call `func` on the primals and add the tangent by its rule; `Unsupported` if it has none."""
         kwargs = kwargs or {}
+        if (name := getattr(func, "__name__", "")) in OPERATORS:
+            func, swap = OPERATORS[name]
+            args = args[::-1] if swap else args
         if func in WHOLE:
             return WHOLE[func](*args, **kwargs)
         out = func(*_primals(args), **{name: _primals(value) for name, value in kwargs.items()})
@@ -126,7 +132,10 @@ def rule(*names: str, table: dict[Callable[..., Any], Any] = RULES) -> Callable[
         for name in names:
             for function in _spellings(name):
                 table[function] = f
-            if callable(method := getattr(Tensor, name, None)):
+            method = getattr(Tensor, name, None)
+            if isinstance(method, FunctionType):  # written in Python: its namesake can be compiled, it cannot
+                method = getattr(torch, name, method)
+            if method is not None:
                 setattr(Dual, name, _method(method))
         return f
 
@@ -144,8 +153,10 @@ def _method(function: Callable[..., Any], swap: bool = False) -> Callable[..., A
 def operator(name: str, function: Callable[..., Any], reflected: str | None = None) -> None:
     """Make a function the operator `name` of `Dual`, and its mirror image the operator `reflected`."""
     setattr(Dual, name, _method(function))
+    OPERATORS[name] = function, False
     if reflected:
         setattr(Dual, reflected, _method(function, swap=True))
+        OPERATORS[reflected] = function, True
 
 
 def _flatten(d: Dual) -> tuple[list[Any], Any]:

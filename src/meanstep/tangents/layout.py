@@ -177,6 +177,5 @@ for _name in ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like",
     _constant(_name)
 
 
-operator("__getitem__", Tensor.__getitem__)
 for _sign in ("lt", "le", "gt", "ge"):
     operator(f"__{_sign}__", getattr(torch, _sign))

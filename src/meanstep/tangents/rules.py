@@ -136,11 +136,12 @@ def _where(out: Tensor, condition: Tensor, a: Any, b: Any) -> tuple[Tensor, int]
 # Products ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _product(f: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
-    """The product rule."""
+def _product(f: Callable[..., Tensor], a: Any, b: Any, aligned: bool = True) -> Tensor:
+    """The product rule; `aligned`: the batch of a constant factor lies where that of the other does."""
     x = duals((a, b), {})[0]
-    left = f(a.tangent, x.first(b)) if isinstance(a, Dual) else None
-    right = f(x.first(a), b.tangent) if isinstance(b, Dual) else None
+    p, q = (x.first(c) if aligned or isinstance(c, Dual) else c for c in (a, b))
+    left = f(a.tangent, q) if isinstance(a, Dual) else None
+    right = f(p, b.tangent) if isinstance(b, Dual) else None
     return right if left is None else left if right is None else left + right  # type: ignore[return-value]
 
 
@@ -157,7 +158,7 @@ def _matmul(out: Tensor, a: Any, b: Any) -> tuple[Tensor, int]:
     contracted = isinstance(a, Dual) and axis == -1, isinstance(b, Dual) and axis == -2
     if a.ndim < 2 or b.ndim < 2 or any(contracted) or (len(found) == 2 and axis > -3):
         raise Unsupported("a matrix product along the batch axis")
-    return _product(torch.matmul, a, b), axis
+    return _product(torch.matmul, a, b, aligned=axis < -2), axis
 
 
 @rule("linear")
@@ -333,10 +334,7 @@ def _pad(out: Tensor, x: Dual, pad: Sequence[int], mode: str = "constant", value
     return F.pad(x.tangent, list(pad), mode), x.axis
 
 
-operator("__add__", torch.add, "__radd__")
-operator("__sub__", torch.sub, "__rsub__")
-operator("__mul__", torch.mul, "__rmul__")
-operator("__truediv__", torch.div, "__rtruediv__")
-operator("__matmul__", torch.matmul, "__rmatmul__")
+for _sign, _function in (("add", torch.add), ("sub", torch.sub), ("mul", torch.mul), ("truediv", torch.div), ("matmul", torch.matmul)):
+    operator(f"__{_sign}__", _function, f"__r{_sign}__")
 operator("__pow__", torch.pow)
 operator("__neg__", torch.neg)
