@@ -2,6 +2,7 @@
 
 from meanstep.fields.adapt import Adapted, DataPrediction, Decoupled, Scaled, as_field
 from meanstep.fields.analytic import Averaged, Gaussian, Mixture, residual_noise
+from meanstep.fields.dit import DiT
 from meanstep.fields.mlp import MLP
 from meanstep.fields.planar import PLANAR, Law, gaussian_mixture
 
@@ -12,6 +13,7 @@ __all__ = [
     "Averaged",
     "DataPrediction",
     "Decoupled",
+    "DiT",
     "Gaussian",
     "Law",
     "Mixture",

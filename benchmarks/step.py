@@ -1,0 +1,269 @@
+"""What a training step costs, as a ratio to a flow-matching step of the same network, batch and optimiser in the same run.
+
+    python benchmarks/step.py                                   # one CPU thread: DiT 6 x 256, 64 tokens, batch 32
+    python benchmarks/step.py --networks small S/4 --compile     # larger, eager and compiled
+    python benchmarks/step.py --device cuda --networks B/4 XL/2 --compile
+
+Every variant makes one step in each round, one after the other, so that a pause of a busy machine hits all alike; the ratio is the median
+over the rounds of the ratio within a round. A quarter of the rows has r < t. Draws, loss, backward pass and fused AdamW are part of
+every step. Memory is the peak of what a step allocates beyond weights and optimiser. The floor counts forward passes: one forward is 1,
+forward and backward 3, a tangent as much as its rows' forward.
+"""
+
+import argparse
+import copy
+import functools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import meanstep as ms
+from meanstep.fields import DiT
+from meanstep.program.sweep.folder import environment
+from meanstep.rates import Exact
+from meanstep.recipes import Recipe, coefficient, improved_meanflow, meanflow
+from meanstep.tangents import carried, recorded, separate
+
+SHARE = 0.25
+SMALL = {"size": 16, "patch": 2, "width": 256, "depth": 6, "heads": 4}
+BIG = {"size": 32, "patch": 2, "width": 384, "depth": 12, "heads": 6}
+
+
+class Case(NamedTuple):
+    """A network and the rows of its batch."""
+
+    network: Callable[..., DiT]
+    batch: int
+
+
+CASES = {
+    "small": Case(functools.partial(DiT, **SMALL), 32),
+    "big": Case(functools.partial(DiT, **BIG), 8),
+    "S/4": Case(functools.partial(DiT.named, "S/4"), 32),
+    "B/4": Case(functools.partial(DiT.named, "B/4"), 16),
+    "XL/2": Case(functools.partial(DiT.named, "XL/2"), 16),
+}
+
+
+class Variant(NamedTuple):
+    """A way to train: `step(net, ema, x) -> loss`, and the forwards that it cannot avoid beyond 3."""
+
+    make: Callable[[nn.Module, nn.Module], Callable[[Tensor], Tensor]]
+    extra: float
+
+
+def flow_matching(net: nn.Module, ema: nn.Module) -> Callable[[Tensor], Tensor]:
+    """As everybody writes it."""
+
+    def loss(x: Tensor) -> Tensor:
+        e, t = torch.randn_like(x), torch.sigmoid(torch.randn(len(x), device=x.device) - 0.4)
+        z = torch.lerp(x, e, t[:, None, None, None])
+        return (net(z, t, t) - (e - x)).square().mean()
+
+    return loss
+
+
+def public(net: nn.Module, ema: nn.Module, apart: bool = False, proxy: bool = False, anchor: bool = False) -> Callable[[Tensor], Tensor]:
+    """MeanFlow as most public code has it: forward mode on the whole batch, with its graph, on unfused attention."""
+
+    def loss(x: Tensor) -> Tensor:
+        e, pair = torch.randn_like(x), torch.sigmoid(torch.randn(2, len(x), device=x.device) - 0.4)
+        r, t = pair.amin(0), pair.amax(0)
+        r = torch.where(torch.arange(len(x), device=x.device) < SHARE * len(x), r, t)
+        z, v = torch.lerp(x, e, t[:, None, None, None]), e - x
+        with torch.no_grad():
+            w = ema(z, t, t) if proxy else v
+        with sdpa_kernel(SDPBackend.MATH):
+            u, du = torch.func.jvp(net, (z, r, t), (w, torch.zeros_like(r), torch.ones_like(t)))
+        u = net(z, r, t) if apart else u
+        error = (u - (v - (t - r)[:, None, None, None] * du).detach()).square().sum((1, 2, 3))
+        total = (error / (error.detach() + 0.01)).mean()
+        return total + 0.5 * (net(z, t - 0.005, t) - v).square().mean() if anchor else total
+
+    return loss
+
+
+def ours(recipe: Callable[[nn.Module], Recipe], adapted: bool = False, **options: bool) -> Any:
+    """The public `Loss`; `adapted`: on a module that it knows nothing about."""
+
+    def make(net: nn.Module, ema: nn.Module) -> Callable[[Tensor], Tensor]:
+        field = ms.as_field(net) if adapted else net
+        loss = ms.Loss(recipe(ema), **{"check": False, "measure": False, **options})
+        return lambda x: loss(field, x).loss
+
+    return make
+
+
+def anchored(ema: nn.Module) -> Recipe:
+    return coefficient(1.0, ema, anchor_share=SHARE)
+
+
+EAGER = {
+    "flow matching": Variant(flow_matching, 0),
+    "meanflow": Variant(ours(lambda ema: meanflow()), SHARE),
+    "  with checks and metrics": Variant(ours(lambda ema: meanflow(), check=True, measure=True), SHARE),
+    "  on a stranger's module": Variant(ours(lambda ema: meanflow(), adapted=True), SHARE),
+    "  there by forward mode": Variant(ours(lambda ema: meanflow(rate=Exact(way=separate))), 2 * SHARE),
+    "  by a recorded pass": Variant(ours(lambda ema: meanflow(rate=Exact(way=recorded))), SHARE),
+    "coefficient, EMA tangent": Variant(ours(lambda ema: coefficient(1.0, ema, anchor=0.0)), 2 * SHARE),
+    "  there by forward mode": Variant(ours(lambda ema: coefficient(1.0, ema, anchor=0.0, rate=Exact(way=separate))), 3 * SHARE),
+    "  with an anchor on a quarter": Variant(ours(anchored), 5 * SHARE),
+    "public meanflow": Variant(public, 1),
+    "  with a forward of its own": Variant(functools.partial(public, apart=True), 2),
+    "  EMA tangent, anchor, all naive": Variant(functools.partial(public, apart=True, proxy=True, anchor=True), 6),
+}
+COMPILED = {
+    "flow matching": EAGER["flow matching"],
+    "meanflow": Variant(ours(lambda ema: meanflow(rate=Exact(way=carried))), SHARE),
+    "  on a stranger's module": Variant(ours(lambda ema: meanflow(rate=Exact(way=recorded))), SHARE),
+    "coefficient, EMA tangent": EAGER["coefficient, EMA tangent"],
+    "  with an anchor on a quarter": EAGER["  with an anchor on a quarter"],
+    "public meanflow": Variant(public, 1),
+}
+TABLES = {"eager": EAGER, "compiled": COMPILED}
+
+
+class Bench:
+    """One network, its EMA copy, its optimiser, and a batch of noise in place of data."""
+
+    def __init__(self, case: Case, device: torch.device, autocast: bool) -> None:
+        torch.manual_seed(0)
+        with device:
+            self.net = case.network()
+            self.x = torch.randn(case.batch, self.net.channels, self.net.size, self.net.size)
+        for p in self.net.parameters():  # a DiT starts with closed gates
+            p.data.add_(0.02 * torch.randn_like(p))
+        self.ema = copy.deepcopy(self.net).requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=1e-5, fused=True)
+        self.device, self.autocast, self.case = device, autocast, case
+
+    def step(self, loss: Callable[[Tensor], Tensor]) -> None:
+        self.optimiser.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            value = loss(self.x)
+        value.backward()
+        self.optimiser.step()
+
+    def seconds(self, loss: Callable[[Tensor], Tensor]) -> float:
+        """Of processor time on a CPU, else of wall time."""
+        clock = time.process_time if self.device.type == "cpu" else time.perf_counter
+        self._wait()
+        start = clock()
+        self.step(loss)
+        self._wait()
+        return clock() - start
+
+    def peak(self, loss: Callable[[Tensor], Tensor]) -> float:
+        """Megabytes that a step allocates at most, beyond what is there before it."""
+        self.step(loss)
+        if self.device.type != "cpu":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.step(loss)
+            return (torch.cuda.max_memory_allocated() - before) / 2**20
+        with torch.profiler.profile(profile_memory=True) as profile:
+            self.step(loss)
+        events = sorted((e.start_ns(), e.nbytes()) for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
+        held, highest = 0, 0
+        for _, size in events:
+            held += size
+            highest = max(highest, held)
+        return highest / 2**20
+
+    def _wait(self) -> None:
+        if self.device.type != "cpu":
+            torch.cuda.synchronize()
+
+
+def measure(bench: Bench, table: dict[str, Variant], compiled: bool, rounds: int) -> dict[str, dict[str, float]]:
+    """Times and memory of every variant of a table."""
+    mode = None if bench.device.type == "cpu" else "reduce-overhead"
+    losses, starts = {}, {}
+    for name, variant in table.items():
+        torch._dynamo.reset()
+        loss = variant.make(bench.net, bench.ema)
+        losses[name] = torch.compile(loss, fullgraph=True, mode=mode) if compiled else loss
+        begin = time.perf_counter()
+        for _ in range(3):
+            bench.step(losses[name])
+        starts[name] = time.perf_counter() - begin
+    times = {name: [] for name in table}
+    for _ in range(rounds):
+        for name, loss in losses.items():
+            times[name].append(bench.seconds(loss))
+    base = times["flow matching"]
+    memory = {name: bench.peak(loss) for name, loss in losses.items()}
+    out = {}
+    for name, variant in table.items():
+        ratios = sorted(a / b for a, b in zip(times[name], base, strict=True))
+        out[name] = {
+            "seconds": statistics.median(times[name]),
+            "ratio": statistics.median(ratios),
+            "ratio_low": ratios[len(ratios) // 4],
+            "ratio_high": ratios[(3 * len(ratios)) // 4],
+            "floor": (3 + variant.extra) / 3,
+            "peak_mb": memory[name],
+            "peak_ratio": memory[name] / memory["flow matching"],
+            "first_three_steps_s": starts[name],
+        }
+    return out
+
+
+def report(title: str, table: dict[str, dict[str, float]]) -> None:
+    print(f"\n{title}\n{'':36} {'ms':>8} {'ratio':>6} {'half of the rounds':>19} {'floor':>6} {'peak MB':>8} {'ratio':>6}")
+    for name, row in table.items():
+        half = f"{row['ratio_low']:.3f} to {row['ratio_high']:.3f}"
+        line = f"{name:36} {1e3 * row['seconds']:8.1f} {row['ratio']:6.3f} {half:>19} {row['floor']:6.3f} {row['peak_mb']:8.0f}"
+        print(f"{line} {row['peak_ratio']:6.2f}", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=list(CASES), default=["small"], help="which networks (default: small)")
+    parser.add_argument("--compile", action="store_true", help="measure the compiled step too; takes minutes on a CPU")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of all variants in turn (default: 15)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="variants whose name contains one of these; flow matching always")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    asked = parser.parse_args()
+    if asked.json and not asked.json.parent.is_dir():
+        parser.error(f"--json: the folder {asked.json.parent} does not exist")
+    if min(asked.rounds, asked.threads) < 1:
+        parser.error("--rounds and --threads are at least 1")
+    if asked.device not in ("cpu", "cuda") or (asked.device == "cuda" and not torch.cuda.is_available()):
+        parser.error(f"--device: {asked.device} is not there; cpu{' and cuda' * torch.cuda.is_available()} can be used")
+    return asked
+
+
+def chosen(table: dict[str, Variant], names: list[str] | None) -> dict[str, Variant]:
+    return {k: v for k, v in table.items() if names is None or k == "flow matching" or any(name in k for name in names)}
+
+
+def main() -> None:
+    asked = arguments()
+    torch.set_num_threads(asked.threads)
+    machine, device, found = environment(), torch.device(asked.device), {}
+    place = torch.cuda.get_device_name() if asked.device == "cuda" else f"{machine['processor']}, {asked.threads} thread(s)"
+    print(f"{place}, torch {machine['torch']}, medians of {asked.rounds} rounds")
+    for network in asked.networks:
+        bench = Bench(CASES[network], device, autocast=asked.device != "cpu")
+        side = bench.net.size // bench.net.patch
+        for kind in ("eager", "compiled")[: 1 + asked.compile]:
+            table = measure(bench, chosen(TABLES[kind], asked.only), kind == "compiled", asked.rounds)
+            report(f"{network}: {side**2} tokens, batch {bench.case.batch}, {kind}", table)
+            found[f"{network}, {kind}"] = {"tokens": side**2, "batch": bench.case.batch, "rows": table}
+    if asked.json:
+        record = {"environment": machine, "place": place, "rounds": asked.rounds, "runs": found}
+        asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
