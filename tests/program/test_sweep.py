@@ -90,28 +90,29 @@ def test_the_gradient_by_hand_is_the_recipes(spec: Spec, power: float):
     block = stream().block(0, shape, settings, Needs.of([spec]))
     cohort = Cohort(shape, [spec], weights(shape, 1), [0], settings)
     cohort.proxy.copy_(weights(shape, 2))
-    cohort.gradient(block, 3)
+    residuals = cohort.gradient(block, 3)
 
     # the same rows, laid out again from the block: x, e and the times that the inputs hold
     step, n, batch = block.step(3), settings.moving, settings.batch
-    net, ema = shape.as_module(cohort.flat.detach()), shape.as_module(cohort.proxy)
+    net, ema = shape.as_module(cohort.flat), shape.as_module(cohort.proxy)
     bridges = bridges_of(block, 3, n, batch)
     known = {
         name: (lambda field, b, p=part: p[:, rows_of(b, bridges)])
         for name, part in (("oracle", step.oracle), ("posterior", step.posterior))
     }
-    loss = torch.zeros((), dtype=torch.float64)
+    loss, errors = torch.zeros((), dtype=torch.float64), []
     for term, b in zip(twin(spec, settings, ema, known), bridges, strict=False):
         p, q, *_ = term.objective(net, b)
         error = (p - q).square().mean(-1)
+        errors.append(error.detach())
         scale = 1 / batch if term.scale is None else term.scale / error.shape[-1]
         loss = loss + term.weight(error, b).sum() * scale
     grads = torch.autograd.grad(loss, list(net.parameters()))
     half = len(net.weights)
     expected = shape.flatten(grads[:half], grads[half:])
     assert expected.abs().max() > 1e-3
-    assert cohort.flat.grad is not None
-    torch.testing.assert_close(cohort.flat.grad, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(cohort.grad, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(residuals[:, 0], torch.stack([torch.cat(errors[:2], 1).mean(), errors[0].mean()]), rtol=1e-12, atol=0)
 
 
 def bridges_of(block: Block, k: int, n: int, batch: int) -> list[Bridge]:
@@ -136,12 +137,11 @@ def test_flow_matching_shares_the_draws_of_the_family():
     block = stream().block(0, shape, settings, Needs.of([spec]))
     cohort = Cohort(shape, [spec], weights(shape, 1), [0], settings)
     cohort.gradient(block, 5)
-    net = shape.as_module(cohort.flat.detach())
+    net = shape.as_module(cohort.flat)
     z, v = ms.interpolants.linear(block.x[:, 5], block.e[:, 5], block.t[:, 5])
     error = (net(z, block.t[:, 5], block.t[:, 5]) - v).square().mean()
     expected = torch.autograd.grad(error, net.weights[1])[0]
-    assert cohort.flat.grad is not None
-    torch.testing.assert_close(shape.layers(cohort.flat.grad)[1][0], expected, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(shape.layers(cohort.grad)[1][0], expected, rtol=1e-10, atol=1e-13)
 
 
 def test_a_member_of_an_ensemble_trains_as_if_alone():
@@ -160,7 +160,7 @@ def test_a_member_of_an_ensemble_trains_as_if_alone():
         alone = Cohort(shape, [specs[i]], weights(shape, 3 if i < 4 else 4), [0], SETTINGS)
         for k in range(2):
             alone.run(blocks[k][place[i]], k * BLOCK, (k + 1) * BLOCK)
-        torch.testing.assert_close(together.flat[i].detach(), alone.flat[0].detach(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(together.flat[i], alone.flat[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(together.ema[i], alone.ema[0], rtol=0, atol=1e-5)
 
 

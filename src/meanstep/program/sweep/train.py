@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from meanstep import recipes
 from meanstep.fields.flat import Passes, Shape
@@ -36,17 +37,15 @@ class Cohort:
 
     def __init__(self, shape: Shape, specs: list[Spec], initial: Tensor, streams: list[int], settings: Settings) -> None:
         self.shape, self.specs, self.settings = shape, specs, settings
-        self.flat = torch.nn.Parameter(initial.clone())
-        self.flat.grad = torch.zeros_like(initial)
-        self.ema, self.proxy = initial.clone(), initial.clone()
-        by_hand = specs[0].by_hand
-        self.optimiser = torch.optim.Adam([self.flat], settings.lr, fused=True, capturable=initial.is_cuda and by_hand)
-        # torch warns of steps outside a capture (torch/optim/optimizer.py); the three before it are meant to be
-        self.optimiser._warned_capturable_if_run_uncaptured = True
+        self.flat, self.grad = initial.clone(), torch.zeros_like(initial)
+        self.moments = {name: torch.zeros_like(initial) for name in ("exp_avg", "exp_avg_sq")}
+        self.count = torch.zeros((), dtype=torch.float32, device=initial.device)
+        self.averages = torch.stack([initial, initial])
+        self.ema, self.proxy = self.averages
         self.streams = torch.tensor(streams, device=initial.device)
-        self.decays = torch.zeros(2, dtype=initial.dtype, device=initial.device)
+        self.decays = torch.zeros(2, 1, 1, dtype=initial.dtype, device=initial.device)
         self.seconds = 0.0
-        self.gradient: _Coefficient | _Composed = _Coefficient(self) if by_hand else _Composed(self)
+        self.gradient: _Coefficient | _Composed = _Coefficient(self) if specs[0].by_hand else _Composed(self)
         self.graph: _Graph | None = None
 
     def run(self, block: Block, start: int, stop: int) -> Tensor:
@@ -59,12 +58,13 @@ class Cohort:
         total = torch.zeros(2, len(self.specs), dtype=self.flat.dtype, device=self.flat.device)
         young = ((1 + step) / (10 + step) for step in range(start, stop))  # an average that young must not remember the initial weights
         rates = [[1 - min(decay, age) for decay in (self.settings.ema_decay, self.settings.proxy_decay)] for age in young]
-        decays = torch.tensor(rates, dtype=self.flat.dtype, device=self.flat.device)
+        decays = torch.tensor(rates, dtype=self.flat.dtype, device=self.flat.device)[..., None, None]
         for k, step in enumerate(range(start, stop)):
             self.decays.copy_(decays[k])
             total += self._step(block, step)
+        found = total.cpu()  # on a GPU this waits for the steps: before the clock is read
         self.seconds += time.perf_counter() - began
-        return total
+        return found
 
     def _step(self, block: Block, step: int) -> Tensor:
         """Gradient, Adam, EMA copies."""
@@ -75,50 +75,57 @@ class Cohort:
         return self.graph(block.step(step % BLOCK))
 
     def _update(self, residual: Tensor) -> Tensor:
-        self.optimiser.step()
-        with torch.no_grad():
-            self.ema.lerp_(self.flat, self.decays[0])
-            self.proxy.lerp_(self.flat, self.decays[1])
+        adam(  # the kernel of torch.optim.Adam without its bookkeeping
+            [self.flat],
+            [self.grad],
+            [self.moments["exp_avg"]],
+            [self.moments["exp_avg_sq"]],
+            [],
+            [self.count],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.settings.lr,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+        self.averages.lerp_(self.flat, self.decays)
         return residual
 
     def state(self) -> dict[str, Tensor]:
         """All that a resumed training needs beside the number of its steps."""
-        moments = self.optimiser.state[self.flat] or {"exp_avg": torch.zeros_like(self.ema), "exp_avg_sq": torch.zeros_like(self.ema)}
-        return {
-            "flat": self.flat.detach(),
-            "ema": self.ema,
-            "proxy": self.proxy,
-            **{name: moments[name] for name in ("exp_avg", "exp_avg_sq")},
-        }
+        return {"flat": self.flat, "ema": self.ema, "proxy": self.proxy, **self.moments}
 
-    @torch.no_grad()
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         """Continue from a state after `step` steps."""
-        for name, mine in (("flat", self.flat), ("ema", self.ema), ("proxy", self.proxy)):
+        for name, mine in self.state().items():
             mine.copy_(state[name])
-        count = torch.tensor(float(step), device=self.flat.device)
-        moments = {name: state[name].to(self.flat).clone() for name in ("exp_avg", "exp_avg_sq")}
-        self.optimiser.state[self.flat] = {"step": count, **moments}
+        self.count.fill_(step)
 
 
 class _Coefficient:
     """The gradient of `recipes.coefficient` (and of flow matching on the same draws), eq. (17), (18), (24), by hand."""
 
     def __init__(self, cohort: Cohort) -> None:
-        spec, settings, flat = cohort.specs[0], cohort.settings, cohort.flat.detach()
+        spec, settings, flat = cohort.specs[0], cohort.settings, cohort.flat
         self.cohort, self.spec, self.members = cohort, spec, len(cohort.specs)
         shape = cohort.shape
         self.matching = spec.recipe == "flow_matching"
         self.moving = 0 if self.matching else settings.moving
         self.rows_used = settings.batch * (2 if spec.anchor else 1)
         self.passes = Passes(shape, self.members, self.rows_used, flat)
-        self.aside = Passes(shape, self.members, settings.batch, flat) if spec.proxy in ("ema", "own") else None
-        assert cohort.flat.grad is not None
-        self.layers, self.grads, self.others = shape.layers(flat), shape.layers(cohort.flat.grad), shape.layers(cohort.proxy)
+        aside = settings.batch if spec.both else self.moving
+        self.aside = Passes(shape, self.members, aside, flat) if spec.proxy in ("ema", "own") else None
+        self.layers, self.grads, self.others = shape.layers(flat), shape.layers(cohort.grad), shape.layers(cohort.proxy)
         self.beta = torch.tensor([s.beta for s in cohort.specs], dtype=flat.dtype, device=flat.device)[:, None, None]
         self.share = torch.full((self.members, self.rows_used), 2 / settings.batch, dtype=flat.dtype, device=flat.device)
         self.share[:, settings.batch :] *= settings.anchor
-        self.dh = torch.empty(self.members, self.moving, shape.sizes[0][0], dtype=flat.dtype, device=flat.device)
+        if self.matching:
+            self.share /= shape.dim
+        counted = [torch.arange(self.rows_used, device=flat.device) < n for n in (settings.batch, self.moving or settings.batch)]
+        self.means = torch.stack([rows / rows.sum() / shape.dim for rows in counted], 1).to(flat)
 
     def __call__(self, block: Block, step: int) -> Tensor:
         return self.rows(block.step(step % BLOCK))
@@ -145,18 +152,15 @@ class _Coefficient:
             tangent = v[:, :n]
         residual -= goal
         if n:
-            self.dh[..., : self.cohort.shape.dim] = tangent
-            self.dh[..., self.cohort.shape.dim :] = self._mine(inputs.tangents)
-            residual[:, :n] += self._mine(inputs.gap) * self.passes.tangent(self.layers, self.dh)
+            change = self.passes.tangent(self.layers, torch.cat([tangent, self._mine(inputs.tangents)], -1))
+            residual[:, :n].addcmul_(self._mine(inputs.gap), change)
         error = residual.square().sum(-1)
         self.passes.backward(self.layers, self.grads, residual * self._weight(error)[..., None])
-        return torch.stack([error[:, :batch].mean(1), error[:, : n or batch].mean(1)]) / self.cohort.shape.dim
+        return (error @ self.means).mT
 
     def _weight(self, error: Tensor) -> Tensor:
         settings = self.cohort.settings
-        if self.matching:
-            return self.share / self.cohort.shape.dim
-        return self.share / (error + settings.c) ** settings.power
+        return self.share if self.matching or not settings.power else self.share / (error + settings.c) ** settings.power
 
     def _proxy(self, inputs: Step, h: Tensor) -> Tensor:
         """The proxy velocity on the moving rows, or on all rows if it enters the target."""
@@ -164,7 +168,7 @@ class _Coefficient:
         if self.aside is not None:
             boundary = self._mine(inputs.boundary)
             rows = torch.cat([boundary, h[:, n:batch]], 1) if both else boundary
-            return self.aside.forward(self.others if self.spec.proxy == "ema" else self.layers, rows)
+            return self.aside.forward(self.others if self.spec.proxy == "ema" else self.layers, rows, slopes=False)
         known = inputs.oracle if self.spec.proxy == "oracle" else inputs.posterior
         assert known is not None
         return self._mine(known if both else known[:, :n])
@@ -177,7 +181,7 @@ class _Composed:
         if len(cohort.specs) != 1:
             raise ValueError(f"a reference recipe trains alone, got {len(cohort.specs)} members")
         self.cohort, self.name = cohort, cohort.specs[0].recipe
-        self.net = cohort.shape.as_module(cohort.flat.detach())
+        self.net = cohort.shape.as_module(cohort.flat)
         self.loss = Loss(reference(self.name, cohort.settings, cohort.shape.as_module(cohort.proxy)), batch_dims=2, check=False)
         self.stream = int(cohort.streams[0])
 
@@ -192,7 +196,7 @@ class _Composed:
         )
         grads = torch.autograd.grad(out.loss, list(self.net.parameters()))
         half = len(self.net.weights)
-        self.cohort.flat.grad = self.cohort.shape.flatten(grads[:half], grads[half:])
+        self.cohort.grad = self.cohort.shape.flatten(grads[:half], grads[half:])
         return torch.stack([out.metrics["residual"], out.metrics["residual_gap"]]).reshape(2, 1)
 
 
@@ -222,7 +226,7 @@ class _Graph:
         self.warmed = 0
 
     def __call__(self, inputs: Step) -> Tensor:
-        if self.warmed < 3:  # the optimiser's state and the kernels' workspaces must exist before the capture
+        if self.warmed < 3:  # the kernels' workspaces must exist before the capture
             self.warmed += 1
             return self.function(inputs)
         if self.graph is None:
