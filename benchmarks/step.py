@@ -1,22 +1,25 @@
 """What a training step costs, as a ratio to a flow-matching step of the same network, batch and optimiser in the same run.
 
     python benchmarks/step.py                                   # one CPU thread: DiT 6 x 256, 64 tokens, batch 32
-    python benchmarks/step.py --networks small S/4 --compile     # larger, eager and compiled
-    python benchmarks/step.py --device cuda --networks B/4 XL/2 --compile
+    python benchmarks/step.py --networks small S/4 --compile step blocks
+    python benchmarks/step.py --device cuda --networks B/4 XL/2 --compile step
 
 Every variant makes one step in each round, one after the other, so that a pause of a busy machine hits all alike; the ratio is the median
 over the rounds of the ratio within a round. A quarter of the rows has r < t. Draws, loss, backward pass and fused AdamW are part of
 every step. Memory is the peak of what a step allocates beyond weights and optimiser. The floor counts forward passes: one forward is 1,
-forward and backward 3, a tangent as much as its rows' forward.
+forward and backward 3, a tangent as much as its rows' forward. `--compile step` compiles the loss in one graph, `blocks` each block of the
+network by itself, which compiles one block whatever the depth.
 """
 
 import argparse
 import copy
 import functools
 import json
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +31,7 @@ import meanstep as ms
 from meanstep.fields import DiT
 from meanstep.program.sweep.folder import environment
 from meanstep.rates import Exact
-from meanstep.recipes import Recipe, coefficient, improved_meanflow, meanflow
+from meanstep.recipes import Recipe, coefficient, meanflow
 from meanstep.tangents import carried, recorded, separate
 
 SHARE = 0.25
@@ -113,7 +116,7 @@ EAGER = {
     "  there by forward mode": Variant(ours(lambda ema: meanflow(rate=Exact(way=separate))), 2 * SHARE),
     "  by a recorded pass": Variant(ours(lambda ema: meanflow(rate=Exact(way=recorded))), SHARE),
     "coefficient, EMA tangent": Variant(ours(lambda ema: coefficient(1.0, ema, anchor=0.0)), 2 * SHARE),
-    "  there by forward mode": Variant(ours(lambda ema: coefficient(1.0, ema, anchor=0.0, rate=Exact(way=separate))), 3 * SHARE),
+    "  the same by forward mode": Variant(ours(lambda ema: coefficient(1.0, ema, anchor=0.0, rate=Exact(way=separate))), 3 * SHARE),
     "  with an anchor on a quarter": Variant(ours(anchored), 5 * SHARE),
     "public meanflow": Variant(public, 1),
     "  with a forward of its own": Variant(functools.partial(public, apart=True), 2),
@@ -127,7 +130,21 @@ COMPILED = {
     "  with an anchor on a quarter": EAGER["  with an anchor on a quarter"],
     "public meanflow": Variant(public, 1),
 }
-TABLES = {"eager": EAGER, "compiled": COMPILED}
+TABLES = {"eager": EAGER, "step": COMPILED, "blocks": {k: v for k, v in EAGER.items() if k in COMPILED}}
+TITLES = {"eager": "eager", "step": "compiled step", "blocks": "compiled blocks"}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what the profiler's library writes to the error stream."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 class Bench:
@@ -168,7 +185,7 @@ class Bench:
             before = torch.cuda.memory_allocated()
             self.step(loss)
             return (torch.cuda.max_memory_allocated() - before) / 2**20
-        with torch.profiler.profile(profile_memory=True) as profile:
+        with quiet(), torch.profiler.profile(profile_memory=True) as profile:
             self.step(loss)
         events = sorted((e.start_ns(), e.nbytes()) for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
         held, highest = 0, 0
@@ -182,14 +199,15 @@ class Bench:
             torch.cuda.synchronize()
 
 
-def measure(bench: Bench, table: dict[str, Variant], compiled: bool, rounds: int) -> dict[str, dict[str, float]]:
+def measure(bench: Bench, table: dict[str, Variant], kind: str, rounds: int) -> dict[str, dict[str, float]]:
     """Times and memory of every variant of a table."""
     mode = None if bench.device.type == "cpu" else "reduce-overhead"
+    for block in (*bench.net.blocks, *bench.ema.blocks) if kind == "blocks" else ():
+        block.compile(fullgraph=True)
     losses, starts = {}, {}
     for name, variant in table.items():
-        torch._dynamo.reset()
         loss = variant.make(bench.net, bench.ema)
-        losses[name] = torch.compile(loss, fullgraph=True, mode=mode) if compiled else loss
+        losses[name] = torch.compile(loss, fullgraph=True, mode=mode) if kind == "step" else loss
         begin = time.perf_counter()
         for _ in range(3):
             bench.step(losses[name])
@@ -217,17 +235,17 @@ def measure(bench: Bench, table: dict[str, Variant], compiled: bool, rounds: int
 
 
 def report(title: str, table: dict[str, dict[str, float]]) -> None:
-    print(f"\n{title}\n{'':36} {'ms':>8} {'ratio':>6} {'half of the rounds':>19} {'floor':>6} {'peak MB':>8} {'ratio':>6}")
+    print(f"\n{title}\n{'':36} {'ms':>8} {'ratio':>6} {'half of the rounds':>19} {'floor':>6} {'peak MB':>8} {'ratio':>6} {'start s':>8}")
     for name, row in table.items():
         half = f"{row['ratio_low']:.3f} to {row['ratio_high']:.3f}"
         line = f"{name:36} {1e3 * row['seconds']:8.1f} {row['ratio']:6.3f} {half:>19} {row['floor']:6.3f} {row['peak_mb']:8.0f}"
-        print(f"{line} {row['peak_ratio']:6.2f}", flush=True)
+        print(f"{line} {row['peak_ratio']:6.2f} {row['first_three_steps_s']:8.1f}", flush=True)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(CASES), default=["small"], help="which networks (default: small)")
-    parser.add_argument("--compile", action="store_true", help="measure the compiled step too; takes minutes on a CPU")
+    parser.add_argument("--compile", nargs="+", choices=("step", "blocks"), default=[], help="measure compiled too; minutes on a CPU")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of all variants in turn (default: 15)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
@@ -254,12 +272,11 @@ def main() -> None:
     place = torch.cuda.get_device_name() if asked.device == "cuda" else f"{machine['processor']}, {asked.threads} thread(s)"
     print(f"{place}, torch {machine['torch']}, medians of {asked.rounds} rounds")
     for network in asked.networks:
-        bench = Bench(CASES[network], device, autocast=asked.device != "cpu")
-        side = bench.net.size // bench.net.patch
-        for kind in ("eager", "compiled")[: 1 + asked.compile]:
-            table = measure(bench, chosen(TABLES[kind], asked.only), kind == "compiled", asked.rounds)
-            report(f"{network}: {side**2} tokens, batch {bench.case.batch}, {kind}", table)
-            found[f"{network}, {kind}"] = {"tokens": side**2, "batch": bench.case.batch, "rows": table}
+        for kind in ("eager", *asked.compile):
+            bench = Bench(CASES[network], device, autocast=asked.device != "cpu")
+            title = f"{network}: {(bench.net.size // bench.net.patch) ** 2} tokens, batch {bench.case.batch}, {TITLES[kind]}"
+            found[title] = measure(bench, chosen(TABLES[kind], asked.only), kind, asked.rounds)
+            report(title, found[title])
     if asked.json:
         record = {"environment": machine, "place": place, "rounds": asked.rounds, "runs": found}
         asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -13,7 +13,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "meanstep"
 ROOT = "__init__"  # the public names: only the program and the command line may go through them
 BASE = {"types", "shapes"}
 PARTS = {"interpolants", "times", "velocities", "coefficients", "rates", "weights"}
-MATHS = BASE | PARTS | {"keys", "objectives", "recipes", "loss", "samplers", "fields", "probes", "metrics"}
+MATHS = (
+    BASE | PARTS | {"tangents", "queries", "keys", "objectives", "recipes", "loss", "samplers", "fields", "attention", "probes", "metrics"}
+)
 
 # a module or a package of meanstep -> what it may import of meanstep; a package may always import itself
 MAY_IMPORT: dict[str, set[str]] = {
@@ -24,13 +26,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "times": BASE,
     "coefficients": BASE,
     "velocities": BASE | {"coefficients"},
-    "rates": BASE | {"coefficients"},
+    "tangents": BASE | {"attention"},
+    "queries": BASE | {"tangents", "velocities"},
+    "rates": BASE | {"coefficients", "tangents", "queries"},
     "weights": BASE | {"coefficients"},
-    "objectives": BASE | PARTS,
+    "objectives": BASE | PARTS | {"tangents", "queries"},
     "recipes": BASE | PARTS | {"objectives"},
-    "loss": BASE | PARTS | {"keys", "objectives", "recipes"},
+    "loss": BASE | PARTS | {"keys", "objectives", "queries", "recipes"},
     "samplers": BASE | {"keys"},
     "fields": BASE,
+    "attention": BASE,
     "metrics": BASE,
     "probes": BASE | {"objectives", "loss"},
     ROOT: MATHS,
@@ -39,8 +44,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 OUTSIDE = {"torch"}  # what the mathematics may import from other distributions
-# the ODE solver's arrays; numpy's sort, several times faster than torch's
-OUTSIDE_OF = {"fields.analytic": {"torch", "numpy", "scipy"}, "metrics.distances": {"torch", "numpy"}}
+OUTSIDE_OF = {
+    "fields.analytic": {"torch", "numpy", "scipy"},  # the ODE solver's arrays
+    "metrics.distances": {"torch", "numpy"},  # numpy's sort, several times faster than torch's
+    "attention.kernel": {"torch", "triton"},
+}
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc"}
 LONGEST = 300
 

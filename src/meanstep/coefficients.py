@@ -45,31 +45,42 @@ def _inside(value: float | Tensor, name: str, everywhere: bool) -> float | Tenso
     return value
 
 
-def linear(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], float]:
+def linear(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], float | Tensor]:
     """From `start` to `end` while progress goes from 0 to `until`, constant afterwards; `until` in (0, 1]."""
     if not 0 < until <= 1:
         raise ValueError(f"until is a share of the training in (0, 1], got {until:g}")
-    return lambda b: start + (end - start) * min(1.0, b.elapsed() / until)
+    return lambda b: start + (end - start) * _bounded(b.elapsed() / until, 0.0, 1.0)
 
 
-def sigmoid(begin: float = 0.0, end: float = 1.0, steepness: float = 25.0, snap: float = 0.005) -> Callable[[Bridge], float]:
-    """alpha-Flow's curriculum from 1 to 0 between the progress values `begin` and `end`, snapped to its ends; arXiv 2510.20771."""
+def _bounded(x: float | Tensor, low: float, high: float) -> float | Tensor:
+    return x.clamp(low, high) if isinstance(x, Tensor) else min(max(x, low), high)
 
-    def value(b: Bridge) -> float:
-        k = min(max(b.elapsed(), begin), end)
-        a = 1 / (1 + math.exp(steepness * (k - (begin + end) / 2) / (end - begin)))
-        return 0.0 if a < snap else 1.0 if a > 1 - snap else a
+
+def sigmoid(begin: float = 0.0, end: float = 1.0, steepness: float = 25.0, snap: float = 0.005) -> Callable[[Bridge], float | Tensor]:
+    """alpha-Flow's curriculum from 1 to 0 between the progress values `begin` and `end`, snapped to its ends; arXiv 2510.20771.
+
+    Where progress is a tensor (a compiled step) it cannot switch to another computation at the end: it stays at `snap` there.
+    """
+
+    def value(b: Bridge) -> float | Tensor:
+        k = _bounded(b.elapsed(), begin, end)
+        power = steepness * (k - (begin + end) / 2) / (end - begin)
+        if isinstance(power, Tensor):
+            a = torch.sigmoid(-power)
+            return torch.where(a > 1 - snap, 1.0, a.clamp(min=snap))
+        share = 1 / (1 + math.exp(power))
+        return 0.0 if share < snap else 1.0 if share > 1 - snap else share
 
     if not 0 <= begin < end <= 1:
         raise ValueError(f"the curriculum needs 0 <= begin < end <= 1, got begin={begin:g}, end={end:g}")
     return value
 
 
-def exponential(start: float, end: float) -> Callable[[Bridge], float]:
+def exponential(start: float, end: float) -> Callable[[Bridge], float | Tensor]:
     """Geometric interpolation from `start` to `end` over the training; SoFlow's step schedule, arXiv 2512.15657."""
     if start <= 0 or end <= 0:
         raise ValueError(f"a geometric schedule needs positive ends, got {start:g} and {end:g}")
-    return lambda b: start * (end / start) ** b.elapsed()
+    return lambda b: start * (end / start) ** b.elapsed()  # number or tensor alike
 
 
 def binned(edges: Tensor, values: Tensor) -> Callable[[Bridge], Tensor]:

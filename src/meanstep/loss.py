@@ -66,14 +66,14 @@ class Loss(nn.Module):
         *,
         noise: Tensor | None = None,
         mask: Tensor | None = None,
-        progress: float | None = None,
+        progress: float | Tensor | None = None,
         generator: Generator | None = None,
     ) -> Output:
         """The loss of `field` on the data `x` `[*B, *E]`, float32 or float64.
 
         `y`: condition with leading `*B`; `noise`: `x`'s partner if it is not a fresh draw (rectified couplings); `mask`: true where
-        entries count, the others are set to 0 whatever they hold; `progress` in [0, 1] for schedules; `generator`: None draws from
-        torch's global one.
+        entries count, the others are set to 0 whatever they hold; `progress` in [0, 1] for schedules, in a compiled step as a 0-d
+        tensor (it would be compiled again for every other number); `generator`: None draws from torch's global one.
         """
         draws = self.draw(x, y, noise=noise, mask=mask, progress=progress, generator=generator)
         n = x.shape[self.batch_dims - 1]
@@ -90,7 +90,7 @@ class Loss(nn.Module):
         *,
         noise: Tensor | None = None,
         mask: Tensor | None = None,
-        progress: float | None = None,
+        progress: float | Tensor | None = None,
         generator: Generator | None = None,
     ) -> list[tuple[Term, Bridge]]:
         """The bridges that each term of the recipe gets: what `forward` regresses on, for probes and tests. Arguments as there."""
@@ -113,7 +113,7 @@ class Loss(nn.Module):
         return draws
 
     def _validated(
-        self, x: Tensor, y: Any, noise: Tensor | None, mask: Tensor | None, progress: float | None, generator: Generator | None
+        self, x: Tensor, y: Any, noise: Tensor | None, mask: Tensor | None, progress: float | Tensor | None, generator: Generator | None
     ) -> tuple[int, ...]:
         if not isinstance(x, Tensor):
             raise TypeError(f"data must be a torch tensor, got {type(x).__name__}: the call is loss(field, x, y)")
@@ -126,7 +126,7 @@ class Loss(nn.Module):
             raise ValueError(f"noise must match the data: {tuple(x.shape)} {x.dtype}, got {tuple(noise.shape)} {noise.dtype}")
         if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[: mask.ndim] or mask.ndim < self.batch_dims):
             raise ValueError(f"mask must be boolean and cover leading axes of {tuple(x.shape)}, got {tuple(mask.shape)} {mask.dtype}")
-        if progress is not None and not 0 <= progress <= 1:
+        if not (progress is None or torch.compiler.is_compiling() or 0 <= progress <= 1):
             raise ValueError(f"progress is the share of the training done, in [0, 1], got {progress:g}")
         if generator is not None and not isinstance(generator, Generator):
             raise TypeError(f"generator must be a torch.Generator such as ms.key(0), got {generator!r}")

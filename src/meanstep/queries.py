@@ -83,7 +83,7 @@ def _joined(field: Field, queries: list[Query], both: bool) -> list[tuple[Tensor
     version = _version(z)
     moving = [q.along for q in queries if q.along is not None]
     if moving:
-        along = tuple(None if ds[0] is None else join(*ds) for ds in zip(*moving, strict=True))
+        along: Any = tuple(None if ds[0] is None else join(*ds) for ds in zip(*moving, strict=True))
         out, slope = (queries[0].way or automatic)(read, z, r, t, y, along)
     else:
         out, slope = read(z, r, t, y), None

@@ -14,8 +14,9 @@ def over(t: Tensor, z: Tensor) -> Tensor: ...
 def over(t: float | Tensor, z: Tensor) -> float | Tensor: ...
 def over(t: float | Tensor, z: Tensor) -> float | Tensor:
     """Append axes to `t` `[*B]` until it broadcasts over the event axes of `z` `[*B, *E]`; a number stays a number."""
-    is_number = isinstance(t, (int, float)) or not (isinstance(t, Tensor) or hasattr(t, "__torch_function__"))
-    return t if is_number else t.reshape((*t.shape, *(1,) * (z.ndim - t.ndim)))
+    if isinstance(t, (int, float)) or not hasattr(t, "__torch_function__"):  # a tensor, or what stands for one inside a network
+        return t
+    return t.reshape((*t.shape, *(1,) * (z.ndim - t.ndim)))
 
 
 def event_size(z: Tensor, t: Tensor, mask: Tensor | None = None) -> float | Tensor:

@@ -31,7 +31,7 @@ class Bridge(NamedTuple):
     y: Any = None
     mask: Tensor | None = None
     aux: Tensor | None = None
-    progress: float | None = None
+    progress: float | Tensor | None = None
 
     @property
     def gap(self) -> Tensor:
@@ -46,7 +46,7 @@ class Bridge(NamedTuple):
             )
         return self.aux
 
-    def elapsed(self) -> float:
+    def elapsed(self) -> float | Tensor:
         """The share of the training done; `ValueError` if the loss was not told."""
         if self.progress is None:
             raise ValueError("this recipe follows a schedule: call the loss with progress=samples_seen / total_samples, in [0, 1]")

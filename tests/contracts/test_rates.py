@@ -255,7 +255,10 @@ class Normed(nn.Module):
 
 
 def test_group_norm_between_convolutions_still_fails_under_cpu_autocast():
-    """On a CPU torch gives GroupNorm's bfloat16 output a float32 tangent. Drop `should be the same` in tangents/forward_mode.py when this fails."""
+    """On a CPU torch gives GroupNorm's bfloat16 output a float32 tangent.
+
+    Drop `should be the same` in tangents/forward_mode.py when this fails.
+    """
     field, b = Normed(), bridge(1, 8, 8, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         with pytest.raises(TypeError, match=r"in body \(Conv2d\).*rate=Central"):

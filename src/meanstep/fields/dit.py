@@ -135,7 +135,8 @@ class DiT(nn.Module):
             raise ValueError(f"sizes are at least 1, got {size=}, {channels=}, {patch=}, {width=}, {depth=}, {heads=}")
         if size % patch or width % heads or width % 4:
             raise ValueError(f"patch divides size, and heads and 4 divide width, got {size=}, {patch=}, {width=}, {heads=}")
-        self.size, self.channels, self.patch, self.classes, self.two, self.checkpointing = size, channels, patch, classes, head, checkpointing
+        self.size, self.channels, self.patch, self.classes = size, channels, patch, classes
+        self.two, self.checkpointing = head, checkpointing
         self.patches = nn.Linear(channels * patch * patch, width)
         self.register_buffer("positions", _positions(width, size // patch), persistent=False)
         self.time, self.gap = TimeEmbedding(width), TimeEmbedding(width)
@@ -164,8 +165,10 @@ class DiT(nn.Module):
             nn.init.normal_(embedding.second.weight, std=0.02, generator=generator)
         if self.labels is not None:
             nn.init.normal_(self.labels.weight, std=0.02, generator=generator)
-        for layer in (*(block.modulation for block in self.blocks), self.last.modulation, self.last.out):
-            nn.init.zeros_(layer.weight)
+        for module in self.modules():
+            if isinstance(module, (Block, Final)):
+                nn.init.zeros_(module.modulation.weight)
+        nn.init.zeros_(self.last.out.weight)
 
     def embed(self, t: Tensor, gap: Tensor, y: Tensor | None = None) -> Tensor:
         """The condition `[B, width]` of times and labels."""

@@ -4,7 +4,6 @@ A network is run on `Dual`s in place of tensors. Each torch function that it cal
 tangent, with autograd, autocast and fused kernels; then the function's rule adds the tangent, without gradient, eq. (10).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
@@ -33,10 +32,10 @@ class Dual:
     It is no tensor: what does not go through `__torch_function__` raises instead of losing the tangent.
     """
 
-    __slots__ = ("axis", "graded", "primal", "tangent")
+    __slots__ = ("axis", "backward", "graded", "primal", "tangent")
 
     def __init__(self, primal: Tensor, tangent: Tensor, axis: int, graded: bool) -> None:
-        self.primal, self.tangent, self.axis, self.graded = primal, tangent, axis, graded
+        self.primal, self.tangent, self.axis, self.graded, self.backward = primal, tangent, axis, graded, _backward()
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -47,13 +46,14 @@ class Dual:
             args = args[::-1] if swap else args
         if func in WHOLE:
             return WHOLE[func](*args, **kwargs)
-        out = func(*_primals(args), **{name: _primals(value) for name, value in kwargs.items()})
-        if _recomputing():  # a checkpointed segment in the backward pass: nobody reads its tangents
-            return out
-        if (rule := RULES.get(func)) is None:
+        if (rule := RULES.get(func)) is None:  # not after the call: one in place (`constant += x`) would have happened
             raise Unsupported(f"no tangent rule for {getattr(func, '__name__', func)}")
+        out = func(*_primals(args), **{name: _primals(value) for name, value in kwargs.items()})
+        found, now = duals(args, kwargs), _backward()
+        if any(d.backward != now for d in found):  # a checkpointed segment, computed anew: nobody reads its tangents
+            return out
         graded = torch.is_grad_enabled()
-        if any(d.graded != graded for d in duals(args, kwargs)):
+        if any(d.graded != graded for d in found):
             raise Unsupported("the network switches the gradient on or off inside, which hides what its autograd functions do")
         with torch.no_grad():
             tangent, axis = rule(out, *args, **kwargs)
@@ -89,8 +89,15 @@ class Dual:
         return len(self.primal)
 
 
+def _of_primal(name: str) -> property:
+    def read(self: Dual) -> Any:
+        return getattr(self.primal, name)
+
+    return property(read, doc="As of the primal.")
+
+
 for _name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda"):
-    setattr(Dual, _name, property(lambda self, name=_name: getattr(self.primal, name), doc="As of the primal."))
+    setattr(Dual, _name, _of_primal(_name))
 
 
 def joined(out: Any, tangent: Any, axis: int, graded: bool) -> Any:
@@ -114,25 +121,30 @@ def _primals(value: Any) -> Any:
     return value.primal if isinstance(value, Dual) else value
 
 
-def _recomputing() -> bool:
-    """Whether this runs inside a backward pass."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+def _backward() -> int:
+    """The backward pass that this runs inside of, or -1."""
+    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
 # Registration ------------------------------------------------------------------------------------------------------------------------
 
-def _spellings(name: str) -> list[Callable[..., Any]]:
-    return [getattr(place, name) for place in (torch, F, Tensor) if callable(getattr(place, name, None))]
+SPELLINGS = (torch, F, Tensor)
 
 
-def rule(*names: str, table: dict[Callable[..., Any], Any] = RULES) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a rule under every spelling of the names (`torch.x`, `F.x`, `Tensor.x`), and make them methods of `Dual`."""
+def rule(
+    *names: str, table: dict[Callable[..., Any], Any] = RULES, places: Sequence[Any] = SPELLINGS
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a rule under every spelling of the names (`torch.x`, `F.x`, `Tensor.x`), and make them methods of `Dual`.
+
+    `places`: where a name means this function, if it means others elsewhere.
+    """
 
     def register(f: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
-            for function in _spellings(name):
-                table[function] = f
-            method = getattr(Tensor, name, None)
+            for place in places:
+                if callable(function := getattr(place, name, None)):
+                    table[function] = f
+            method = getattr(Tensor, name, None) if Tensor in places else None
             if isinstance(method, FunctionType):  # written in Python: its namesake can be compiled, it cannot
                 method = getattr(torch, name, method)
             if method is not None:
@@ -164,4 +176,4 @@ def _flatten(d: Dual) -> tuple[list[Any], Any]:
 
 
 # FSDP and DDP look for tensors in what their modules take and give
-_pytree.register_pytree_node(Dual, _flatten, lambda parts, context: Dual(*parts, *context))  # type: ignore[misc]
+_pytree.register_pytree_node(Dual, _flatten, lambda parts, context: Dual(*parts, *context))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from meanstep.tangents.dual import RULES, Dual
+from meanstep.tangents.dual import RULES, Dual, Unsupported
 from meanstep.types import Field
 
 Directions = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -59,19 +59,31 @@ class Rules(TorchFunctionMode):
     functions (`nn.MultiheadAttention`) this does not reach.
     """
 
-    layers = frozenset((F.linear, F.layer_norm, F.rms_norm, F.group_norm, F.scaled_dot_product_attention, F.silu, F.gelu, F.softmax, torch.softmax))
+    layers = frozenset(
+        (F.linear, F.layer_norm, F.rms_norm, F.group_norm, F.scaled_dot_product_attention, F.silu, F.gelu, F.softmax, torch.softmax)
+    )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Call `func`, by its rule where it has one and only its leading arguments have tangents."""
         kwargs = kwargs or {}
-        if func not in self.layers or kwargs.get("inplace") or kwargs.get("dropout_p"):
-            return func(*args, **kwargs)
-        pairs = [forward_ad.unpack_dual(a) if isinstance(a, Tensor) and a.is_floating_point() else (a, None) for a in args]
-        if all(d is None for _, d in pairs) or len(args) > 3 and func is F.scaled_dot_product_attention:
+        pairs = [_unpacked(a) for a in args]
+        named = any(_unpacked(a)[1] is not None for a in kwargs.values())
+        if func not in self.layers or named or all(d is None for _, d in pairs):
             return func(*args, **kwargs)
         given = [p if d is None else Dual(p, d, -p.ndim, False) for p, d in pairs]
         out = func(*(p for p, _ in pairs), **kwargs)
-        return forward_ad.make_dual(out, RULES[func](out, *given, **kwargs)[0].to(out.dtype).expand_as(out))
+        try:
+            tangent = RULES[func](out, *given, **kwargs)[0].to(out.dtype).expand_as(out)
+        except Unsupported:
+            return func(*args, **kwargs)
+        return forward_ad.make_dual(out, tangent)  # type: ignore[no-untyped-call]
+
+
+def _unpacked(a: Any) -> tuple[Any, Tensor | None]:
+    if not isinstance(a, Tensor) or not a.is_floating_point():
+        return a, None
+    primal, tangent = forward_ad.unpack_dual(a)  # type: ignore[no-untyped-call]
+    return primal, tangent
 
 
 def _lacks_forward_mode(message: str) -> bool:

@@ -19,12 +19,16 @@ def merged(shape: Sequence[int], axis: int, out: Sequence[int], rows: int) -> tu
     places = [k for k in range(len(out)) if math.prod(out[:k]) == before and out[k] * rows % size == 0]
     if not places:
         raise Unsupported(f"a reshape from {tuple(shape)} to {tuple(out)} takes the batch (axis {axis % len(shape)}) apart")
-    place = next((k for k in places if out[k] != 1), places[0])
+    same = axis % len(shape)
+    alone = size == 1 and same in places  # a single row is like any axis of size 1: most regroupings leave it where it is
+    place = same if alone else next((k for k in places if out[k] != 1), places[0])
     return place - len(out), out[place] * rows // size
 
 
 @rule("reshape", "view", "flatten", "unflatten", "unsqueeze", "squeeze", "reshape_as", "view_as")
-def _regrouped(out: Tensor, x: Dual, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+def _regrouped(out: Tensor, x: Any, *args: Any, **kwargs: Any) -> tuple[Tensor | None, int]:
+    if not isinstance(x, Dual):  # only the shape is another's
+        return None, 0
     if out.dtype != x.primal.dtype:
         raise Unsupported("a view of another type")
     axis, rows = merged(x.primal.shape, x.axis, out.shape, x.tangent.shape[x.axis])
@@ -44,20 +48,31 @@ def _permute(out: Tensor, x: Dual, *dims: Any, **kwargs: Any) -> tuple[Tensor, i
 
 
 @rule("transpose", "swapaxes", "swapdims")
-def _transpose(out: Tensor, x: Dual, a: int, b: int) -> tuple[Tensor, int]:
-    a, b, axis, n = a % x.dim(), b % x.dim(), x.axis % x.dim(), x.dim()
+def _transpose(out: Tensor, x: Dual, *dims: int, **named: int) -> tuple[Tensor, int]:
+    a, b = (dim % x.dim() for dim in (*dims, *named.values()))
+    axis, n = x.axis % x.dim(), x.dim()
     return x.tangent.transpose(a, b), {a: b, b: a}.get(axis, axis) - n
 
 
 @rule("movedim", "moveaxis")
-def _movedim(out: Tensor, x: Dual, source: int, destination: int) -> tuple[Tensor, int]:
-    order = [k for k in range(x.dim()) if k != source % x.dim()]
-    order.insert(destination % x.dim(), source % x.dim())
+def _movedim(out: Tensor, x: Dual, source: Any, destination: Any) -> tuple[Tensor, int]:
+    pairs = [(source, destination)] if isinstance(source, int) else zip(source, destination, strict=True)
+    moved = {to % x.dim(): dim % x.dim() for dim, to in pairs}
+    order = [k for k in range(x.dim()) if k not in moved.values()]
+    for to in sorted(moved):
+        order.insert(to, moved[to])
     return _permute(out, x, *order)
 
 
+def _transposed(a: int, b: int) -> property:
+    def read(self: Any) -> Any:
+        return self.transpose(a, b)
+
+    return property(read, doc="The transpose.")
+
+
 for _name, _dims in (("mT", (-2, -1)), ("T", (0, 1))):
-    setattr(Dual, _name, property(lambda self, dims=_dims: self.transpose(*dims), doc="The transpose."))
+    setattr(Dual, _name, _transposed(*_dims))
 
 
 # Parts -------------------------------------------------------------------------------------------------------------------------------
@@ -69,9 +84,9 @@ def _without(x: Dual, dims: Sequence[int]) -> int:
 
 
 @rule("chunk", "split", "tensor_split")
-def _parts(out: Sequence[Tensor], x: Dual, sizes: Any, dim: int = 0) -> tuple[list[Tensor], int]:
+def _parts(out: Sequence[Tensor], x: Dual, sizes: Any = None, dim: int = 0, **named: Any) -> tuple[list[Tensor], int]:
     outside(x, dim)
-    return list(x.tangent.split([part.shape[dim] for part in out], dim)), x.axis
+    return list(torch.split(x.tangent, [part.shape[dim] for part in out], dim)), x.axis
 
 
 @rule("unbind")
@@ -96,7 +111,7 @@ def _select(out: Tensor, x: Dual, dim: int, index: int) -> tuple[Tensor, int]:
 def _item(out: Tensor, x: Dual, index: Any) -> tuple[Tensor, int]:
     """Numbers, slices, None and ... outside the batch axis."""
     index = index if isinstance(index, tuple) else (index,)
-    if not all(part is None or part is Ellipsis or isinstance(part, (int, slice)) and not isinstance(part, bool) for part in index):
+    if not all(part is None or part is Ellipsis or (isinstance(part, (int, slice)) and not isinstance(part, bool)) for part in index):
         raise Unsupported("indexing by tensors or lists")
     gone = sum(part is not None and part is not Ellipsis for part in index)
     where = next((k for k, part in enumerate(index) if part is Ellipsis), len(index))
@@ -107,6 +122,12 @@ def _item(out: Tensor, x: Dual, index: Any) -> tuple[Tensor, int]:
         raise Unsupported("indexing the batch axis mixes the rows")
     left = sum(not isinstance(part, int) for part in full[place:])
     return x.tangent[full], -left
+
+
+@rule("unfold", places=(Tensor,))
+def _windows(out: Tensor, x: Dual, dimension: int, size: int, step: int) -> tuple[Tensor, int]:
+    outside(x, dimension)
+    return x.tangent.unfold(dimension, size, step), x.axis - 1
 
 
 # Joining and repeating ---------------------------------------------------------------------------------------------------------------
@@ -132,7 +153,9 @@ def _stack(out: Tensor, parts: Sequence[Any], dim: int = 0) -> tuple[Tensor, int
 
 
 @rule("expand", "expand_as", "broadcast_to")
-def _expand(out: Tensor, x: Dual, *shape: Any) -> tuple[Tensor, int]:
+def _expand(out: Tensor, x: Any, *shape: Any) -> tuple[Tensor | None, int]:
+    if not isinstance(x, Dual):
+        return None, 0
     if out.shape[x.axis] != x.primal.shape[x.axis]:
         raise Unsupported("expanding the batch axis")
     return x.tangent, x.axis  # its result is expanded like every other
@@ -177,5 +200,5 @@ for _name in ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like",
     _constant(_name)
 
 
-for _sign in ("lt", "le", "gt", "ge"):
+for _sign in ("eq", "ne", "lt", "le", "gt", "ge"):
     operator(f"__{_sign}__", getattr(torch, _sign))

@@ -38,7 +38,7 @@ def rehearsal(z: Tensor, field: Field) -> Iterator[Rehearsal]:
     if torch.compiler.is_compiling():
         if isinstance(field, nn.Module) and (layer := _dropout(field)):
             raise ValueError(
-                f"this rate evaluates the network twice with the same dropout, which cannot be compiled: take {layer} out, or do not compile"
+                f"this rate evaluates the network twice with the same dropout, which cannot be compiled: remove {layer} or do not compile"
             )
         with torch.no_grad():
             yield found
@@ -69,8 +69,8 @@ def _dropout(field: nn.Module) -> str | None:
 def carried(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """One forward pass of all rows; a tangent without gradient travels beside the first ones by our rules. `Unsupported` if one lacks."""
     graded = torch.is_grad_enabled()
-    given = (_dual(p, d, t, graded) for p, d in zip((z, r, t), along, strict=True))
-    out: Any = field(*given, y)
+    given: list[Any] = [_dual(p, d, t, graded) for p, d in zip((z, r, t), along, strict=True)]
+    out: Any = field(given[0], given[1], given[2], y)
     if isinstance(out, Tensor):
         return out, torch.zeros_like(first(out, t, along))
     if not isinstance(out, Dual) or out.axis % out.dim() != t.ndim - 1:
@@ -88,9 +88,9 @@ def separate(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Direc
     If the first pass draws random numbers (dropout), its rows get an ordinary pass of their own that draws the same.
     """
     inner = field.module if isinstance(field, nn.parallel.DistributedDataParallel) else field
-    rows = tree_map(lambda p: first(p, t, along), (z, r, t, y))
+    rows: Any = tree_map(lambda p: first(p, t, along), (z, r, t, y))
     with rehearsal(z, field) as rehearsed, nullcontext() if _transformed() else Rules():
-        du = derivative(inner, *rows, along)[1]
+        du = derivative(inner, rows[0], rows[1], rows[2], rows[3], along)[1]
     if not rehearsed.drew or rows[2].shape == t.shape:
         return field(z, r, t, y), du
     rest = tree_map(lambda p: p.narrow(t.ndim - 1, rows[2].shape[-1], t.shape[-1] - rows[2].shape[-1]), (z, r, t, y))
@@ -99,8 +99,8 @@ def separate(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Direc
 
 def recorded(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """A forward-mode pass of the first rows with its graph, the derivative's included, and an ordinary one of the other rows."""
-    rows = tree_map(lambda p: first(p, t, along), (z, r, t, y))
-    u, du = derivative(field, *rows, along)
+    rows: Any = tree_map(lambda p: first(p, t, along), (z, r, t, y))
+    u, du = derivative(field, rows[0], rows[1], rows[2], rows[3], along)
     if rows[2].shape == t.shape:
         return u, du
     rest = tree_map(lambda p: p.narrow(t.ndim - 1, rows[2].shape[-1], t.shape[-1] - rows[2].shape[-1]), (z, r, t, y))
@@ -164,10 +164,10 @@ def _objection(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dir
             found = carried(field, z, r, t, y, along)[1]
     except Exception as missing:  # whatever a network does with an object that is no tensor
         return f"{type(missing).__name__}: {missing}"
-    rows = tree_map(lambda p: first(p, t, along), (z, r, t, y))
+    rows: Any = tree_map(lambda p: first(p, t, along), (z, r, t, y))
     inner = field.module if isinstance(field, nn.parallel.DistributedDataParallel) else field
     with rehearsal(z, field):
-        wanted, tolerance = _reference(inner, *rows, along)
+        wanted, tolerance = _reference(inner, rows[0], rows[1], rows[2], rows[3], along)
     size, error = (x.float().norm().item() for x in (wanted, found.to(wanted) - wanted))
     agrees = not math.isfinite(size) or error <= tolerance * size + 1e-30
     return "" if agrees else f"carried tangents are off by {error / size if size else math.inf:.2g} of their norm"
@@ -183,7 +183,8 @@ def _reference(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dir
         h = torch.finfo(z.dtype).eps ** (1 / 3)
 
         def at(s: float) -> Tensor:
-            return field(*(p if d is None else p + s * d.to(p) for p, d in zip((z, r, t), along, strict=True)), y)
+            moved = [p if d is None else p + s * d.to(p) for p, d in zip((z, r, t), along, strict=True)]
+            return field(moved[0], moved[1], moved[2], y)
 
         with torch.autocast(z.device.type, enabled=False):
             return (at(h) - at(-h)) / (2 * h), 0.1

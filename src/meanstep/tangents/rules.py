@@ -64,7 +64,7 @@ _elementwise("silu", lambda d, x, y, inplace=False: aten.silu_backward(kept(inpl
 _elementwise("gelu", lambda d, x, y, approximate="none": aten.gelu_backward(d, x, approximate=approximate))
 _elementwise("mish", lambda d, x, y, inplace=False: aten.mish_backward(kept(inplace, d), x))
 _elementwise("relu", lambda d, x, y, inplace=False: aten.threshold_backward(kept(inplace, d), y, 0))
-_elementwise("leaky_relu", lambda d, x, y, slope=0.01, inplace=False: torch.where(x > 0, kept(inplace, d), slope * d))
+_elementwise("leaky_relu", lambda d, x, y, negative_slope=0.01, inplace=False: torch.where(x > 0, kept(inplace, d), negative_slope * d))
 _elementwise("softplus", lambda d, x, y, beta=1, threshold=20: aten.softplus_backward(d, x, beta, threshold))
 _elementwise("sigmoid", lambda d, x, y: aten.sigmoid_backward(d, y))
 _elementwise("tanh", lambda d, x, y: aten.tanh_backward(d, y))
@@ -78,14 +78,21 @@ _elementwise("square", lambda d, x, y: 2 * x * d)
 _elementwise("reciprocal", lambda d, x, y: -d * y * y)
 _elementwise("neg", lambda d, x, y: -d)
 _elementwise("abs", lambda d, x, y: d * x.sign())
-_elementwise("pow", lambda d, x, y, power: d * power * x ** (power - 1))
 _elementwise("clamp clip", lambda d, x, y, min=None, max=None: torch.where((x == y), d, 0.0))
 _elementwise("clone contiguous", lambda d, x, y, memory_format=None: d)
 
 
+@rule("pow")
+def _pow(out: Tensor, x: Any, exponent: Any) -> tuple[Tensor, int]:
+    alone("an exponent", exponent)
+    power = x.first(exponent)
+    return x.tangent * power * x.rows ** (power - 1), x.axis
+
+
 @rule("to", "type", "type_as", "float", "double", "half", "bfloat16")
 def _to(out: Tensor, x: Any, *args: Any, **kwargs: Any) -> tuple[Tensor | None, int]:
-    return (x.tangent.to(out.device, out.dtype), x.axis) if isinstance(x, Dual) else (None, 0)
+    moves = isinstance(x, Dual) and out.is_floating_point()  # integers and truth values have no tangent
+    return (x.tangent.to(out.device, out.dtype), x.axis) if moves else (None, 0)
 
 
 def _tangent(x: Any) -> Tensor | None:
@@ -125,7 +132,12 @@ def _lerp(out: Tensor, a: Any, b: Any, weight: Any) -> tuple[Tensor, int]:
     return da + x.first(weight) * (db - da), axis
 
 
-@rule("where")
+@rule("where", places=(Tensor,))
+def _where_method(out: Tensor, a: Any, condition: Tensor, b: Any) -> tuple[Tensor, int]:
+    return _where(out, condition, a, b)
+
+
+@rule("where", places=(torch,))
 def _where(out: Tensor, condition: Tensor, a: Any, b: Any) -> tuple[Tensor, int]:
     found = duals((a, b), {})
     zero = torch.zeros((), dtype=out.dtype, device=out.device)
@@ -218,9 +230,7 @@ def _layer_norm(
 
 
 @rule("rms_norm")
-def _rms_norm(
-    out: Tensor, x: Dual, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
-) -> tuple[Tensor, int]:
+def _rms_norm(out: Tensor, x: Dual, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> tuple[Tensor, int]:
     alone("a norm's weight", weight)
     dims = tuple(range(-len(shape), 0))
     outside(x, *dims)
@@ -243,7 +253,7 @@ def _group_norm(
     return _scaled(back, None if weight is None else weight.reshape(-1, *(1,) * (rows.ndim - 2))), x.axis
 
 
-@rule("batch_norm")
+@rule("batch_norm", places=(F,))
 def _batch_norm(
     out: Tensor,
     x: Dual,
@@ -296,7 +306,8 @@ def _attention(
     tangents = [p.tangent if isinstance(p, Dual) else torch.zeros_like(r) for p, r in zip((q, k, v), rows, strict=True)]
     mask = x.first(attn_mask) if isinstance(attn_mask, Tensor) else None
     same = [p.to(out.dtype) for p in (*rows, *tangents)]  # autocast decides in which type the attention runs
-    return attention_with_tangent(*same, mask, causal=is_causal, scale=scale)[1], axis
+    q, k, v, dq, dk, dv = same
+    return attention_with_tangent(q, k, v, dq, dk, dv, mask, causal=is_causal, scale=scale)[1], axis
 
 
 @rule("dropout", table=WHOLE)
@@ -306,23 +317,24 @@ def _dropout(x: Dual, p: float = 0.5, training: bool = True, inplace: bool = Fal
     return x * F.dropout(torch.ones_like(x.primal), p, training) if training and p else x  # type: ignore[operator]
 
 
-def _batched(*names: str, bias: bool = False) -> None:
+def _batched(name: str, bias: bool = False, **where: Any) -> None:
     """Functions that are linear in `x` `[B, ...]` and keep its first axis."""
 
     def tangent(out: Tensor, x: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
         alone("a layer's weight", *args, *kwargs.values())
         outside(x, *range(1, x.dim()))
         args = (args[0], None, *args[2:]) if bias and len(args) > 1 else args
-        function = getattr(F, names[0])
+        function = getattr(F, name)
         return function(x.tangent, *args, **{k: None if k == "bias" else v for k, v in kwargs.items()}), -out.ndim
 
-    rule(*names)(tangent)
+    rule(name, **where)(tangent)
 
 
 for _name in (f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)):
     _batched(_name, bias=True)
-for _name in ("interpolate", "pixel_shuffle", "pixel_unshuffle", "unfold", "fold"):
+for _name in ("interpolate", "pixel_shuffle", "pixel_unshuffle", "fold"):
     _batched(_name)
+_batched("unfold", places=(F,))
 for _name in (f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)):
     _batched(_name)
 

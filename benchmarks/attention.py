@@ -1,0 +1,164 @@
+"""Time, rate and memory of attention with a tangent, against fused attention without one and against forward mode through plain attention.
+
+    python benchmarks/attention.py                           # a table
+    python benchmarks/attention.py --json attention.json     # and the numbers
+    python benchmarks/attention.py --device cuda --json attention.json --plot attention.png
+
+`fused` is the forward pass of `F.scaled_dot_product_attention`, two products of N x N x D; `tangent` is `attention_with_tangent`, six;
+`plain` is `torch.func.jvp` through math attention, six too. All run in turn, round after round, in one process (on a CPU: on one thread);
+a figure is the median over the rounds. A rate counts the products only. Memory is the peak above the inputs, results included.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+
+from meanstep.attention import attention_with_tangent
+from meanstep.program.sweep.folder import environment
+
+TOKENS = 8192  # queries of a call, over all samples and heads, where the length allows
+PRODUCTS = {"fused": 2, "tangent": 6, "plain": 6}
+
+
+def variants(inputs: list[Tensor]) -> dict[str, Callable[[], Any]]:
+    def plain() -> Any:
+        with sdpa_kernel(SDPBackend.MATH):
+            return torch.func.jvp(F.scaled_dot_product_attention, tuple(inputs[:3]), tuple(inputs[3:]))
+
+    return {
+        "fused": lambda: F.scaled_dot_product_attention(*inputs[:3]),
+        "tangent": lambda: attention_with_tangent(*inputs),
+        "plain": plain,
+    }
+
+
+def seconds(run: Callable[[], Any], times: int, cuda: bool) -> float:
+    """Of one call: process time, or the device's own."""
+    if not cuda:
+        start = time.process_time()
+        for _ in range(times):
+            run()
+        return (time.process_time() - start) / times
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first.record()
+    for _ in range(times):
+        run()
+    last.record()
+    torch.cuda.synchronize()
+    return first.elapsed_time(last) / times / 1000
+
+
+def peak(run: Callable[[], Any], cuda: bool) -> int:
+    """Bytes above what was allocated before, at most."""
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        kept = run()
+    del kept
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    total = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        highest = max(highest, total)
+    return highest
+
+
+@torch.no_grad()
+def measure(length: int, head: int, dtype: torch.dtype, device: str, rounds: int, budget: float) -> dict[str, dict[str, float]]:
+    cuda, n_heads = device == "cuda", max(1, TOKENS // length)
+    inputs = [torch.randn(1, n_heads, length, head, dtype=dtype, device=device) for _ in range(6)]
+    runs, times, found = variants(inputs), {}, {name: [] for name in PRODUCTS}
+    for name, run in runs.items():
+        seconds(run, 1, cuda)
+        times[name] = max(1, round(budget / max(seconds(run, 1, cuda), 1e-6)))
+    for _ in range(rounds):
+        for name, run in runs.items():
+            found[name].append(seconds(run, times[name], cuda))
+    pairs = n_heads * length * length
+    own = {name: 2 * pairs * head * PRODUCTS[name] / statistics.median(found[name]) for name in runs}
+    relative = {name: statistics.median(a / b for a, b in zip(found[name], found["fused"], strict=True)) for name in runs}
+    return {
+        name: {
+            "milliseconds": 1e3 * statistics.median(found[name]),
+            "operations_per_second": own[name],
+            "of_fused_rate": PRODUCTS[name] / PRODUCTS["fused"] / relative[name],
+            "peak_bytes": peak(run, cuda),
+        }
+        for name, run in runs.items()
+    }
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Rate against length, a panel for each head size and dtype."""
+    from matplotlib.figure import Figure
+
+    kinds = sorted({(row["head"], row["dtype"]) for row in rows})
+    figure = Figure(figsize=(4 * len(kinds), 3.2), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
+        chosen = [row for row in rows if (row["head"], row["dtype"]) == kind]
+        for name in PRODUCTS:
+            rates = [row["variants"][name]["operations_per_second"] / 1e9 for row in chosen]
+            axes.plot([row["length"] for row in chosen], rates, marker="o", label=name)
+        axes.set(title=f"head size {kind[0]}, {kind[1]}", xlabel="length", xscale="log", yscale="log")
+    figure.axes[0].set_ylabel("10⁹ operations a second")
+    figure.axes[0].legend()
+    figure.savefig(path, dpi=150)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda adds bfloat16 (default: cpu)")
+    parser.add_argument("--lengths", type=int, nargs="+", help="of a sequence (default: 64 256 1024; on cuda 4096 too)")
+    parser.add_argument("--heads", type=int, nargs="+", default=[64, 72], help="head sizes (default: 64 72)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of all variants in turn (default: 9)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="length of one variant's turn (default: 0.2)")
+    parser.add_argument("--json", type=Path, help="write the numbers here too")
+    parser.add_argument("--plot", type=Path, help="draw the rates here, a PNG")
+    asked = parser.parse_args()
+    for name, path in (("--json", asked.json), ("--plot", asked.plot)):
+        if path and not path.parent.is_dir():
+            parser.error(f"{name}: the folder {path.parent} does not exist")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no CUDA device here")
+    asked.lengths = asked.lengths or [64, 256, 1024, *([4096] if asked.device == "cuda" else [])]
+    if min(asked.rounds, *asked.lengths, *asked.heads) < 1:
+        parser.error("--rounds, --lengths and --heads are at least 1")
+    return asked
+
+
+def main() -> None:
+    asked = arguments()
+    torch.set_num_threads(1)
+    machine, rows = environment(asked.device), []
+    where = machine["device"] if asked.device == "cuda" else f"{machine['processor']}, one thread"
+    print(f"{where}, torch {machine['torch']}, medians of {asked.rounds} rounds\n")
+    print(f"{'':42} {'ms':>9} {'Gop/s':>8} {'of the fused rate':>18} {'peak MiB':>9}")
+    dtypes = [torch.bfloat16, torch.float32] if asked.device == "cuda" else [torch.float32]
+    for dtype, head, length in [(t, d, n) for t in dtypes for d in asked.heads for n in asked.lengths]:
+        found = measure(length, head, dtype, asked.device, asked.rounds, asked.seconds)
+        rows.append({"length": length, "head": head, "dtype": str(dtype).removeprefix("torch."), "variants": found})
+        for name, row in found.items():
+            label = f"{rows[-1]['dtype']}, head {head}, length {length}: {name}"
+            speed, size = row["operations_per_second"] / 1e9, row["peak_bytes"] / 2**20
+            print(f"{label:42} {row['milliseconds']:9.3f} {speed:8.0f} {row['of_fused_rate']:18.2f} {size:9.1f}", flush=True)
+    if asked.json:
+        asked.json.write_text(json.dumps({"environment": machine, "sizes": rows}, indent=1) + "\n", encoding="utf-8")
+    if asked.plot:
+        plot(rows, asked.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Attention with a tangent in plain PyTorch, tile by tile: the form for the CPU, and for what the Triton kernel does not cover."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# The scores and score tangents of one tile are 1 MiB in float32, what a core's second-level cache holds. Tried on one core of an EPYC:
+# tiles of 2^13 to 2^19 scores, 64 to 1024 keys wide. Smaller ones pay for the calls, larger ones for memory, both up to a third.
+SCORES = 2**17
+KEYS = 256
+
+LOG2E = 1 / math.log(2)
+
+
+@torch.no_grad()
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """`(o, do)` `[*B, N, Dv]`, eq. (42), for queries `[*B, N, D]`, keys `[*B, M, D]` and values `[*B, M, Dv]`."""
+    n, m = q.shape[-2], k.shape[-2]
+    shape = (*q.shape[:-1], v.shape[-1])
+    if not (math.prod(shape) and m):
+        return q.new_zeros(shape), q.new_zeros(shape)
+    o, do = q.new_empty(shape), q.new_empty(shape)
+    inputs = [batched(x) for x in (q, k, v, dq, dk, dv)]
+    outputs = [batched(x) for x in (o, do)]
+    seen = None if mask is None else batched(mask.expand(*q.shape[:-1], m))
+    batch, n_heads = inputs[0].shape[:2]
+    rows = min(n, max(1, SCORES // min(m, KEYS)))
+    with torch.autocast(q.device.type, enabled=False):
+        for part in parts(batch, n_heads, SCORES // (rows * min(m, KEYS))):
+            visible = None if seen is None else seen[part]
+            heads([flat(x[part]) for x in inputs], [x[part].flatten(0, 1) for x in outputs], visible, causal, scale, rows)
+    return o, do
+
+
+def batched(x: Tensor) -> Tensor:
+    """`[*B, N, D]` as `[B, H, N, D]`."""
+    return x.flatten(0, -4) if x.ndim > 4 else x[(None,) * (4 - x.ndim)]
+
+
+def parts(batch: int, n_heads: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of `[B, H]` with about `size` pairs: whole rows where they fit, else heads of one row."""
+    rows, width = max(1, size // n_heads), max(1, min(size, n_heads))
+    for b in range(0, batch, rows):
+        for h in range(0, n_heads, width):
+            yield slice(b, b + rows), slice(h, h + width)
+
+
+def flat(x: Tensor) -> Tensor:
+    """`[b, h, N, D]` as `[b h, N, D]` in the dtype that sums; a view where it can be one that products take as it is."""
+    x = x.flatten(0, 1).to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def heads(inputs: list[Tensor], outputs: list[Tensor], mask: Tensor | None, causal: bool, scale: float, rows: int) -> None:
+    """Fill `outputs`, `o` and `do` `[G, N, Dv]`, `rows` queries at a time; inputs `[G, N, D]`, mask `[b, h, N, M]` with `b h = G`."""
+    q, k, v, dq, dk, dv = inputs
+    m = k.shape[1]
+    space = q.new_empty(2, len(q) * rows * min(m, KEYS))
+    for i in range(0, q.shape[1], rows):
+        block = slice(i, i + rows)
+        results = [x[:, block] for x in outputs]
+        sums = Sums(*(x if x.dtype == q.dtype else torch.empty_like(x, dtype=q.dtype) for x in results))
+        additive = mask is not None and mask.dtype != torch.bool
+        for j in range(0, min(m, i + rows) if causal else m, KEYS):
+            keys = slice(j, j + KEYS)
+            s, ds = scores(q[:, block], dq[:, block], k[:, keys], dk[:, keys], scale, 1.0 if additive else LOG2E, space)
+            if mask is not None:
+                hide(s, mask[:, :, block, keys])
+            if causal and j + s.shape[2] > i + 1:
+                s.masked_fill_(torch.ones_like(s[0], dtype=torch.bool).triu_(i - j + 1), -torch.inf)
+            sums.add(s, ds, v[:, keys], dv[:, keys], LOG2E if additive else 1.0)
+        for result, x in zip(results, sums.finish(), strict=True):
+            if result is not x:
+                result.copy_(x)
+
+
+def scores(q: Tensor, dq: Tensor, k: Tensor, dk: Tensor, scale: float, unit: float, space: Tensor) -> tuple[Tensor, Tensor]:
+    """`unit scale q k^T` and `scale (dq k^T + q dk^T)`, both `[G, n, m]` in `space`."""
+    g, n, m = len(q), q.shape[1], k.shape[1]
+    s, ds = space[:, : g * n * m].view(2, g, n, m)
+    torch.baddbmm(s, q, k.mT, beta=0, alpha=scale * unit, out=s)
+    torch.baddbmm(ds, dq, k.mT, beta=0, alpha=scale, out=ds)
+    torch.baddbmm(ds, q, dk.mT, alpha=scale, out=ds)
+    return s, ds
+
+
+def hide(s: Tensor, mask: Tensor) -> None:
+    """Apply a mask `[b, h, n, m]` to scores `[b h, n, m]`."""
+    s = s.view(mask.shape)
+    if mask.dtype == torch.bool:
+        s.masked_fill_(~mask, -torch.inf)
+    else:
+        s.add_(mask)
+
+
+class Sums:
+    """The sums of a softmax in one pass over the keys, for a block of queries: each new key block rescales what is there."""
+
+    def __init__(self, o: Tensor, do: Tensor) -> None:
+        self.o, self.do = o, do
+        self.top = self.total = self.slope = o.new_empty(0)
+
+    def add(self, s: Tensor, ds: Tensor, v: Tensor, dv: Tensor, unit: float) -> None:
+        """A block of scores `s` in units `unit` of the binary logarithm and their tangents `ds`, both overwritten."""
+        first = not self.top.numel()
+        top = s.amax(-1, keepdim=True).clamp_(min=torch.finfo(s.dtype).min)  # finite where a row sees no key: its sums stay 0
+        if not first:
+            torch.maximum(top, self.top, out=top)
+            fade = (self.top - top).mul_(unit).exp2_()
+            for x in (self.total, self.slope, self.o, self.do):
+                x.mul_(fade)
+        p = s.sub_(top)
+        p = (p if unit == 1 else p.mul_(unit)).exp2_()
+        ds.mul_(p)
+        total, slope = p.sum(-1, keepdim=True), ds.sum(-1, keepdim=True)
+        self.top, self.total, self.slope = top, (total if first else self.total.add_(total)), (slope if first else self.slope.add_(slope))
+        for out, weights, values in ((self.o, p, v), (self.do, p, dv)):
+            torch.baddbmm(out, weights, values, beta=0 if first else 1, out=out)
+        torch.baddbmm(self.do, ds, v, out=self.do)
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """`o` and `do` `[G, n, Dv]`. A row that saw a key has a total of at least 1, the largest weight."""
+        total = self.total.clamp_(min=1)
+        self.o.div_(total)
+        return self.o, self.do.addcmul_(self.o, self.slope, value=-1).div_(total)

@@ -1,0 +1,342 @@
+"""Attention with a tangent against the plain formula in float64, forward mode through math attention, and PyTorch's own attention."""
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from meanstep import attention
+from meanstep.attention import attention_with_tangent, chunked
+
+SCRIPTS = Path(__file__).parents[1] / "triton"
+DOUBLE = torch.float64
+
+with_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (kernels extra)")
+
+
+def plain(q, k, v, dq, dk, dv, mask=None, causal=False, scale=None):
+    """Eq. (42) with every matrix in memory, in float64."""
+    q, k, v, dq, dk, dv = (x.double() for x in (q, k, v, dq, dk, dv))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    s, ds = scale * q @ k.mT, scale * (dq @ k.mT + q @ dk.mT)
+    if mask is not None:
+        s = s.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else s + mask
+    if causal:
+        s = s.masked_fill(torch.ones(s.shape[-2:], dtype=torch.bool, device=s.device).triu(1), -torch.inf)
+    p = s.softmax(-1).nan_to_num(0)
+    o = p @ v
+    return o, p @ dv + (p * ds) @ v - (p * ds).sum(-1, keepdim=True) * o
+
+
+def drawn(batch: Sequence[int], n: int, m: int, d: int, dv: int | None = None, dtype: torch.dtype = DOUBLE, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(n, d), (m, d), (m, dv or d)] * 2
+    return [torch.randn(*batch, *shape, generator=generator, dtype=DOUBLE).to(dtype) for shape in shapes]
+
+
+def masks(n: int, m: int) -> dict[str, Tensor]:
+    """For scores `[2, 3, n, m]`. Rows without a key: some of `holes`, `added` and `lowest`, all keys of one sample of `padding`."""
+    keep = torch.rand(3, n, m, generator=torch.Generator().manual_seed(1)) > 0.5
+    keep[:, 0] = False
+    padding = torch.arange(m) < torch.tensor([0, (m + 1) // 2])[:, None, None, None]
+    added = torch.randn(n, m, generator=torch.Generator().manual_seed(2)).masked_fill(~keep[0], -torch.inf)
+    lowest = torch.zeros(2, 1, n, m).masked_fill(~keep[0], torch.finfo(torch.float32).min)
+    return {"holes": keep, "padding": padding, "row": keep[0, -1], "added": added, "lowest": lowest}
+
+
+def errors(found: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:
+    """Largest error of `o` and `do` relative to the largest entry, or to 1."""
+    assert all(a.isfinite().all() for a in found)
+    return [((a.double() - e).abs().max() / e.abs().max().clamp(min=1)).item() for a, e in zip(found, expected, strict=True)]
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch):
+    """Tiles of 16 keys and 4 queries, so that short sequences pass through many."""
+    monkeypatch.setattr(chunked, "KEYS", 16)
+    monkeypatch.setattr(chunked, "SCORES", 64)
+
+
+# --- the formula
+
+
+@pytest.mark.parametrize("d", [8, 16, 40, 64, 72, 80, 128])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (17, 17), (64, 64), (130, 130), (17, 130), (64, 1)])
+def test_it_is_the_formula(d: int, n: int, m: int):
+    inputs = drawn((2, 3), n, m, d)
+    assert max(errors(attention_with_tangent(*inputs), plain(*inputs))) < 1e-12
+
+
+def test_it_is_the_formula_over_many_blocks_of_keys():
+    inputs = drawn((2,), 70, 3 * chunked.KEYS + 5, 8, 24)
+    assert max(errors(attention_with_tangent(*inputs), plain(*inputs))) < 1e-12
+
+
+@pytest.mark.parametrize("mask", [None, "holes", "padding", "row", "added", "lowest"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("n", "m"), [(50, 50), (33, 70), (70, 33)])
+@pytest.mark.usefixtures("small_tiles")
+def test_it_is_the_formula_under_masks_whatever_the_tiles(n: int, m: int, causal: bool, mask: str | None):
+    inputs, given = drawn((2, 3), n, m, 8, 5), mask and masks(n, m)[mask]
+    found = attention_with_tangent(*inputs, given, causal=causal, scale=0.7)
+    assert max(errors(found, plain(*inputs, given, causal, 0.7))) < 1e-12
+
+
+@pytest.mark.parametrize("case", [{}, {"is_causal": True}, {"scale": -0.3}, {"attn_mask": "holes"}, {"attn_mask": "added"}])
+def test_it_is_forward_mode_through_math_attention(case: dict):
+    if "attn_mask" in case:
+        mask = masks(40, 40)[case["attn_mask"]][..., 1:, :]  # the first row sees no key: forward mode gives NaN there
+        case = {"attn_mask": mask if mask.dtype == torch.bool else mask.double()}
+    inputs = drawn((2, 3), 39 if "attn_mask" in case else 40, 40, 16)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = torch.func.jvp(lambda *x: F.scaled_dot_product_attention(*x, **case), tuple(inputs[:3]), tuple(inputs[3:]))
+    given = {"mask": case.get("attn_mask"), "causal": case.get("is_causal", False), "scale": case.get("scale")}
+    assert max(errors(attention_with_tangent(*inputs, **given), expected)) < 1e-12
+
+
+@pytest.mark.parametrize("mask", ["holes", "padding", "added", "lowest"])
+def test_rows_without_a_key_are_as_pytorch_has_them(mask: str):
+    inputs = drawn((2, 3), 20, 30, 8, dtype=torch.float32)
+    given = masks(20, 30)[mask]
+    o, do = attention_with_tangent(*inputs, given)
+    torch.testing.assert_close(o, F.scaled_dot_product_attention(*inputs[:3], attn_mask=given), rtol=1e-5, atol=1e-6)
+    blind = (~given if given.dtype == torch.bool else given == -torch.inf).all(-1).expand(2, 3, 20)
+    assert blind.any() == (mask != "lowest")
+    assert (o[blind] == 0).all() and (do[blind] == 0).all()
+
+
+def test_large_scores_do_not_overflow():
+    inputs = drawn((2,), 30, 40, 8, dtype=torch.float32)
+    inputs[0] *= 1e4
+    for scale in (1.0, -1.0):
+        o, _ = attention_with_tangent(*inputs, scale=scale)
+        torch.testing.assert_close(o, plain(*inputs, scale=scale)[0].float(), rtol=1e-4, atol=1e-4)
+
+
+# --- memory layouts, dtypes, sizes
+
+
+def layouts(inputs: list[Tensor]) -> dict[str, list[Tensor]]:
+    """The same values of inputs `[2, 3, N, D]` otherwise placed."""
+    heads_last = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]
+    columns_first = [x.mT.contiguous().mT for x in inputs]
+    packed = list(torch.stack([x.transpose(1, 2) for x in inputs], 2).unbind(2))
+    return {"heads last": heads_last, "columns first": columns_first, "packed": [x.transpose(1, 2) for x in packed]}
+
+
+@pytest.mark.parametrize("layout", ["heads last", "columns first", "packed"])
+@pytest.mark.usefixtures("small_tiles")
+def test_any_layout_gives_the_same(layout: str):
+    inputs = drawn((2, 3), 20, 20, 8)
+    placed = layouts(inputs)[layout]
+    assert not any(x.is_contiguous() for x in placed)
+    for a, b in zip(attention_with_tangent(*placed), attention_with_tangent(*inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
+
+
+def test_expanded_inputs_give_the_same():
+    inputs = [x.expand(2, 3, -1, -1) for x in drawn((1, 3), 20, 20, 8)]
+    inputs[3] = inputs[3][..., :1, :1].expand(2, 3, 20, 8)
+    assert max(errors(attention_with_tangent(*inputs), plain(*inputs))) < 1e-12
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3), (2, 1, 3), (2, 3, 1, 2)])
+@pytest.mark.usefixtures("small_tiles")
+def test_any_batch(batch: tuple[int, ...]):
+    inputs, mask = drawn(batch, 9, 20, 4), masks(9, 20)["holes"][0]
+    assert max(errors(attention_with_tangent(*inputs, mask), plain(*inputs, mask))) < 1e-12
+
+
+@pytest.mark.parametrize(("batch", "n", "m"), [((2, 0), 3, 4), ((2,), 0, 4), ((2,), 3, 0), ((), 0, 0)])
+def test_nothing_to_attend_to(batch: tuple[int, ...], n: int, m: int):
+    inputs = drawn(batch, n, m, 4, 6)
+    for x in attention_with_tangent(*inputs, causal=True):
+        assert x.shape == (*batch, n, 6) and (x == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mask", [None, "holes", "added"])
+def test_each_dtype_errs_by_its_own_rounding(dtype: torch.dtype, mask: str | None):
+    """Half precision sums in float32, so only the result is rounded."""
+    inputs, given = drawn((2, 3), 64, 300, 72, dtype=dtype), mask and masks(64, 300)[mask]
+    found = attention_with_tangent(*inputs, given)
+    assert all(x.dtype == dtype for x in found)
+    assert max(errors(found, plain(*inputs, given))) < torch.finfo(dtype).eps * (20 if dtype == torch.float32 else 0.6)
+
+
+def test_autocast_decides_the_dtype_as_for_pytorchs_attention():
+    inputs = drawn((2, 3), 20, 20, 8, dtype=torch.float32)
+    mixed = [x.bfloat16() if k % 2 else x for k, x in enumerate(inputs)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found, theirs = attention_with_tangent(*mixed), F.scaled_dot_product_attention(*inputs[:3])
+        exact = attention_with_tangent(*drawn((2,), 4, 4, 4))
+    assert found[0].dtype == found[1].dtype == theirs.dtype == torch.bfloat16 and exact[0].dtype == DOUBLE
+    expected = attention_with_tangent(*(x.bfloat16() for x in inputs))
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+# --- the operator
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_keeps_the_graph_whole(dynamic: bool):
+    torch._dynamo.reset()
+
+    def f(*inputs: Tensor) -> Tensor:
+        o, do = attention_with_tangent(*(2 * x for x in inputs[:6]), *inputs[6:], causal=True)
+        return o + do
+
+    compiled = torch.compile(f, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    for n in (7, 12):
+        inputs = drawn((2, 3), n, n + 3, 8)
+        for given in (inputs, [*inputs, masks(n, n + 3)["holes"]]):
+            torch.testing.assert_close(compiled(*given), f(*given), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mask", [None, "holes", "added"])
+def test_the_operator_is_registered_in_full(mask: str | None):
+    inputs = layouts(drawn((2, 3), 10, 10, 8))["heads last"]
+    torch.library.opcheck(attention.operator, (*inputs, mask and masks(10, 10)[mask], True, 0.5))
+
+
+def test_what_would_need_a_derivative_is_refused():
+    inputs = drawn((2,), 5, 5, 4)
+    inputs[4].requires_grad_()
+    with pytest.raises(RuntimeError, match=r"no gradient and dk requires one: detach it or call under torch.no_grad\(\)"):
+        attention_with_tangent(*inputs)
+    with torch.no_grad():
+        assert not attention_with_tangent(*inputs)[0].requires_grad
+    inputs[4].requires_grad_(False)
+    mask = torch.zeros(5, 5, requires_grad=True)
+    with pytest.raises(RuntimeError, match="mask requires one"):
+        attention_with_tangent(*inputs, mask)
+    with pytest.raises(RuntimeError, match="v carries a tangent"):
+        torch.func.jvp(lambda v: attention_with_tangent(*inputs[:2], v, *inputs[3:])[0], (inputs[2],), (inputs[5],))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"q": torch.zeros(2, 5, 3)}, ValueError, r"expected q .* got \(2, 5, 3\), \(2, 6, 4\) and \(2, 6, 4\)"),
+        ({"k": torch.zeros(2, 7, 4)}, ValueError, r"got \(2, 5, 4\), \(2, 7, 4\) and"),
+        ({"v": torch.zeros(6, 4)}, ValueError, r"and \(6, 4\)"),
+        ({"dv": torch.zeros(2, 6, 5)}, ValueError, r"the tangent dv must have the shape of v, \(2, 6, 4\), got \(2, 6, 5\)"),
+        ({"dk": torch.zeros(2, 6, 4, dtype=DOUBLE)}, TypeError, r"dk must have the dtype of q, torch.float32, got torch.float64"),
+        ({"q": torch.zeros(2, 5, 4, dtype=torch.int64)}, TypeError, "q must be float16, .* got torch.int64"),
+        ({"v": torch.zeros(2, 6, 4, device="meta")}, ValueError, "v must be on the device of q, cpu, got meta"),
+        ({"mask": torch.zeros(4, 6)}, ValueError, r"mask must broadcast to the scores \[\*B, N, M\], \(2, 5, 6\), got \(4, 6\)"),
+        ({"mask": torch.zeros(1, 2, 5, 6)}, ValueError, r"got \(1, 2, 5, 6\)"),
+        ({"mask": torch.zeros(5, 6, dtype=torch.int64)}, TypeError, "mask must be boolean, or floating point .* got torch.int64"),
+        ({"mask": torch.zeros(5, 6, device="meta")}, ValueError, "mask must be on the device of q, cpu, got meta"),
+    ],
+)
+def test_bad_input_is_named(change: dict[str, Tensor], error: type[Exception], message: str):
+    names = ("q", "k", "v", "dq", "dk", "dv")
+    given = dict(zip(names, drawn((2,), 5, 6, 4, dtype=torch.float32), strict=True))
+    with pytest.raises(error, match=message):
+        attention_with_tangent(**given | change)
+
+
+# --- the Triton kernel
+
+
+def script(name: str, *args: object, **variables: str) -> str:
+    """What the script prints, run in a process of its own."""
+    command = [sys.executable, "-W", "error", SCRIPTS / name, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables}, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def interpreted(cases: list[tuple], folder: Path) -> list[tuple[Tensor, Tensor]]:
+    torch.save(cases, folder / "cases.pt")
+    script("interpreted.py", folder / "cases.pt", folder / "results.pt", TRITON_INTERPRET="1")
+    return torch.load(folder / "results.pt")
+
+
+def kernel_cases(dtype: torch.dtype) -> list[tuple]:
+    """Head sizes of one part and of two, ragged lengths, layouts, masks, causal; the large ones only in float16, which is fast there."""
+    sizes = [(1, 1, 8, 8), (17, 64, 16, 72), (17, 40, 40, 80), (33, 17, 72, 72)]
+    sizes += [(64, 64, 64, 64), (130, 65, 80, 40), (20, 64, 128, 128)] if dtype == torch.float16 else []
+    cases = []
+    for k, (n, m, d, dv) in enumerate(sizes):
+        inputs = drawn((2, 3), n, m, d, dv, dtype, seed=k)
+        cases.append((*inputs, None, False, d**-0.5))
+        cases.append((*layouts(inputs)["columns first"], masks(n, m)["added"], True, d**-0.5))
+        cases.append((*layouts(inputs)["heads last"], masks(n, m)["holes" if k % 2 else "padding"], False, -0.1))
+    cases.append((*(x[:1].expand(2, 3, -1, -1) for x in inputs), masks(n, m)["lowest"], False, 0.2))
+    cases.append((*(x[0, 0] for x in inputs), masks(n, m)["row"], True, 0.2))
+    return cases
+
+
+@with_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_kernel_is_the_formula(dtype: torch.dtype, tmp_path: Path):
+    """In half precision the weights are rounded before they meet the values."""
+    cases = kernel_cases(dtype)
+    bound = torch.finfo(dtype).eps * (20 if dtype == torch.float32 else 2)
+    for k, (case, found) in enumerate(zip(cases, interpreted(cases, tmp_path), strict=True)):
+        assert all(x.dtype == dtype for x in found)
+        assert max(errors(found, plain(*case))) < bound, f"case {k}: {[tuple(x.shape) for x in case[:3]]}, {case[6:]}"
+
+
+@pytest.mark.slow
+@with_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("d", [8, 16, 40, 64, 72, 80, 128, 160, 256])
+def test_the_kernel_is_the_formula_everywhere(d: int, dtype: torch.dtype, tmp_path: Path):
+    lengths, kinds = [(1, 130), (17, 1), (64, 64), (130, 17), (130, 130)], (None, "holes", "padding", "added", "lowest")
+    cases = [
+        (*drawn((2, 3), n, m, d, dtype=dtype), kind and masks(n, m)[kind], causal, d**-0.5)
+        for (n, m), kind, causal in itertools.product(lengths, kinds, (False, True))
+    ]
+    bound = torch.finfo(dtype).eps * (40 if dtype == torch.float32 else 2)
+    for case, found in zip(cases, interpreted(cases, tmp_path), strict=True):
+        assert max(errors(found, plain(*case))) < bound, f"{[tuple(x.shape) for x in case[:3]]}, {case[6:]}"
+
+
+@with_triton
+@pytest.mark.parametrize(("capability", "head", "dtype", "masked"), [(80, 72, "bfloat16", ""), (90, 64, "float16", "masked")])
+def test_the_kernel_compiles_for_a_device_that_is_not_here(capability: int, head: int, dtype: str, masked: str, tmp_path: Path):
+    found = script("compiled.py", capability, head, dtype, *filter(None, [masked]), TRITON_CACHE_DIR=str(tmp_path))
+    assert 0 < int(found) <= 99 * 1024
+
+
+@pytest.mark.slow
+@with_triton
+@pytest.mark.parametrize("capability", [80, 90, 120])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("head", [8, 16, 40, 64, 72, 80, 96, 128, 160, 256])
+def test_the_kernel_fits_every_device(capability: int, head: int, dtype: str, tmp_path: Path):
+    for masked in ([], ["masked"]):
+        assert 0 < int(script("compiled.py", capability, head, dtype, *masked, TRITON_CACHE_DIR=str(tmp_path))) <= 99 * 1024
+
+
+@with_triton
+@pytest.mark.parametrize("size", range(1, 257))
+def test_a_head_size_is_covered_by_two_powers_of_two(size: int):
+    from meanstep.attention.kernel import split
+
+    main, rest = split(size)
+    assert main >= 16 and rest in (0, *(2**k for k in range(4, 8))) and main.bit_count() == 1
+    assert size <= main + rest <= max(16, 1 << (size - 1).bit_length())
+    assert split(72) == (64, 16) and split(64) == (64, 0) and split(8) == (16, 0)
+
+
+def test_what_the_kernel_does_not_cover_takes_the_plain_form_and_says_so_once():
+    attention._warn.cache_clear()
+    inputs = drawn((2, 3), 20, 20, 8)
+    with pytest.warns(RuntimeWarning, match="plain PyTorch, several times slower: the Triton kernel has no float64"):
+        found = attention._on_cuda(*inputs, None, False, 0.5)
+    assert max(errors(found, plain(*inputs, scale=0.5))) < 1e-12
+    attention._on_cuda(*inputs, None, False, 0.5)  # a second warning would be an error
+    assert "up to 256, got 300" in attention._missing(torch.float16, 300, torch.device("cuda"))
