@@ -11,6 +11,7 @@ a figure is the median over the rounds. A rate counts the products only. Memory 
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -142,6 +143,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     asked = arguments()
     torch.set_num_threads(1)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     machine, rows = environment(asked.device), []
     where = machine["device"] if asked.device == "cuda" else f"{machine['processor']}, one thread"
     print(f"{where}, torch {machine['torch']}, medians of {asked.rounds} rounds\n")

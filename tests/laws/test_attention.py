@@ -125,21 +125,22 @@ def test_large_scores_do_not_overflow():
 # --- memory layouts, dtypes, sizes
 
 
-def layouts(inputs: list[Tensor]) -> dict[str, list[Tensor]]:
-    """The same values of inputs `[2, 3, N, D]` otherwise placed."""
-    heads_last = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]
-    columns_first = [x.mT.contiguous().mT for x in inputs]
-    packed = list(torch.stack([x.transpose(1, 2) for x in inputs], 2).unbind(2))
-    return {"heads last": heads_last, "columns first": columns_first, "packed": [x.transpose(1, 2) for x in packed]}
+def placed(inputs: list[Tensor], layout: str) -> list[Tensor]:
+    """The same values of inputs `[2, 3, N, D]` otherwise placed in memory."""
+    if layout == "columns first":
+        return [x.mT.contiguous().mT for x in inputs]
+    if layout == "heads last":
+        return [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]
+    return [x.transpose(1, 2) for x in torch.stack([x.transpose(1, 2) for x in inputs], 2).unbind(2)]
 
 
 @pytest.mark.parametrize("layout", ["heads last", "columns first", "packed"])
 @pytest.mark.usefixtures("small_tiles")
 def test_any_layout_gives_the_same(layout: str):
     inputs = drawn((2, 3), 20, 20, 8)
-    placed = layouts(inputs)[layout]
-    assert not any(x.is_contiguous() for x in placed)
-    for a, b in zip(attention_with_tangent(*placed), attention_with_tangent(*inputs), strict=True):
+    others = placed(inputs, layout)
+    assert not any(x.is_contiguous() for x in others)
+    for a, b in zip(attention_with_tangent(*others), attention_with_tangent(*inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
 
 
@@ -204,7 +205,7 @@ def test_compile_keeps_the_graph_whole(dynamic: bool):
 
 @pytest.mark.parametrize("mask", [None, "holes", "added"])
 def test_the_operator_is_registered_in_full(mask: str | None):
-    inputs = layouts(drawn((2, 3), 10, 10, 8))["heads last"]
+    inputs = placed(drawn((2, 3), 10, 10, 8), "packed")
     torch.library.opcheck(attention.operator, (*inputs, mask and masks(10, 10)[mask], True, 0.5))
 
 
@@ -252,7 +253,7 @@ def test_bad_input_is_named(change: dict[str, Tensor], error: type[Exception], m
 def script(name: str, *args: object, **variables: str) -> str:
     """What the script prints, run in a process of its own."""
     command = [sys.executable, "-W", "error", SCRIPTS / name, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables}, timeout=600)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **variables}, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -265,14 +266,14 @@ def interpreted(cases: list[tuple], folder: Path) -> list[tuple[Tensor, Tensor]]
 
 def kernel_cases(dtype: torch.dtype) -> list[tuple]:
     """Head sizes of one part and of two, ragged lengths, layouts, masks, causal; the large ones only in float16, which is fast there."""
-    sizes = [(1, 1, 8, 8), (17, 64, 16, 72), (17, 40, 40, 80), (33, 17, 72, 72)]
-    sizes += [(64, 64, 64, 64), (130, 65, 80, 40), (20, 64, 128, 128)] if dtype == torch.float16 else []
+    small, large = [(1, 1, 8, 8), (17, 64, 16, 72), (17, 40, 40, 80), (33, 17, 72, 72)], [(64, 64, 64, 64), (20, 64, 128, 128)]
+    sizes = [*large, small[-1]] if dtype == torch.float16 else small
     cases = []
     for k, (n, m, d, dv) in enumerate(sizes):
         inputs = drawn((2, 3), n, m, d, dv, dtype, seed=k)
         cases.append((*inputs, None, False, d**-0.5))
-        cases.append((*layouts(inputs)["columns first"], masks(n, m)["added"], True, d**-0.5))
-        cases.append((*layouts(inputs)["heads last"], masks(n, m)["holes" if k % 2 else "padding"], False, -0.1))
+        cases.append((*placed(inputs, "columns first"), masks(n, m)["added"], True, d**-0.5))
+        cases.append((*placed(inputs, "heads last"), masks(n, m)["holes" if k % 2 else "padding"], False, -0.1))
     cases.append((*(x[:1].expand(2, 3, -1, -1) for x in inputs), masks(n, m)["lowest"], False, 0.2))
     cases.append((*(x[0, 0] for x in inputs), masks(n, m)["row"], True, 0.2))
     return cases
@@ -294,7 +295,9 @@ def test_the_kernel_is_the_formula(dtype: torch.dtype, tmp_path: Path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("d", [8, 16, 40, 64, 72, 80, 128, 160, 256])
 def test_the_kernel_is_the_formula_everywhere(d: int, dtype: torch.dtype, tmp_path: Path):
-    lengths, kinds = [(1, 130), (17, 1), (64, 64), (130, 17), (130, 130)], (None, "holes", "padding", "added", "lowest")
+    if dtype == torch.float32 and d > 96:
+        pytest.skip("the kernel takes float32 up to head size 96")
+    lengths, kinds = [(17, 1), (64, 64), (130, 17), (1, 130)], (None, "holes", "padding", "added", "lowest")
     cases = [
         (*drawn((2, 3), n, m, d, dtype=dtype), kind and masks(n, m)[kind], causal, d**-0.5)
         for (n, m), kind, causal in itertools.product(lengths, kinds, (False, True))
@@ -304,21 +307,26 @@ def test_the_kernel_is_the_formula_everywhere(d: int, dtype: torch.dtype, tmp_pa
         assert max(errors(found, plain(*case))) < bound, f"{[tuple(x.shape) for x in case[:3]]}, {case[6:]}"
 
 
+SHARED = {80: 163, 89: 99, 90: 227, 120: 99}  # KiB that a block may have, by compute capability
+
+
 @with_triton
-@pytest.mark.parametrize(("capability", "head", "dtype", "masked"), [(80, 72, "bfloat16", ""), (90, 64, "float16", "masked")])
-def test_the_kernel_compiles_for_a_device_that_is_not_here(capability: int, head: int, dtype: str, masked: str, tmp_path: Path):
-    found = script("compiled.py", capability, head, dtype, *filter(None, [masked]), TRITON_CACHE_DIR=str(tmp_path))
-    assert 0 < int(found) <= 99 * 1024
+@pytest.mark.parametrize(("capability", "head", "dtype", "masked"), [(89, 72, "bfloat16", ["masked"]), (90, 64, "float32", [])])
+def test_the_kernel_compiles_for_a_device_that_is_not_here(capability: int, head: int, dtype: str, masked: list[str], tmp_path: Path):
+    found = script("compiled.py", capability, head, dtype, *masked, TRITON_CACHE_DIR=str(tmp_path))
+    assert 0 < int(found) <= SHARED[capability] * 1024
 
 
 @pytest.mark.slow
 @with_triton
-@pytest.mark.parametrize("capability", [80, 90, 120])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("head", [8, 16, 40, 64, 72, 80, 96, 128, 160, 256])
+@pytest.mark.parametrize("capability", SHARED)
+@pytest.mark.parametrize(
+    ("dtype", "head"), [("bfloat16", d) for d in (8, 40, 64, 72, 80, 96, 128, 160, 256)] + [("float32", d) for d in (8, 64, 72, 96)]
+)
 def test_the_kernel_fits_every_device(capability: int, head: int, dtype: str, tmp_path: Path):
     for masked in ([], ["masked"]):
-        assert 0 < int(script("compiled.py", capability, head, dtype, *masked, TRITON_CACHE_DIR=str(tmp_path))) <= 99 * 1024
+        found = script("compiled.py", capability, head, dtype, *masked, TRITON_CACHE_DIR=str(tmp_path))
+        assert 0 < int(found) <= SHARED[capability] * 1024
 
 
 @with_triton
@@ -339,4 +347,5 @@ def test_what_the_kernel_does_not_cover_takes_the_plain_form_and_says_so_once():
         found = attention._on_cuda(*inputs, None, False, 0.5)
     assert max(errors(found, plain(*inputs, scale=0.5))) < 1e-12
     attention._on_cuda(*inputs, None, False, 0.5)  # a second warning would be an error
-    assert "up to 256, got 300" in attention._missing(torch.float16, 300, torch.device("cuda"))
+    assert "up to 256 in torch.float16, got 300" in attention._missing(torch.float16, 300, torch.device("cuda"))
+    assert "up to 96 in torch.float32, got 128" in attention._missing(torch.float32, 128, torch.device("cuda"))

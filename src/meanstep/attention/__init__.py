@@ -128,8 +128,8 @@ def _missing(dtype: torch.dtype, head: int, device: torch.device) -> str:
     """Why the Triton kernel cannot run, or nothing."""
     if dtype == torch.float64:
         return "the Triton kernel has no float64"
-    if head > 256:
-        return f"the Triton kernel takes head sizes up to 256, got {head}"
+    if head > (most := 96 if dtype == torch.float32 else 256):
+        return f"the Triton kernel takes head sizes up to {most} in {dtype}, got {head}"
     if torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
         return "the Triton kernel is written for NVIDIA devices of compute capability 8.0 and above"
     if importlib.util.find_spec("triton") is None:

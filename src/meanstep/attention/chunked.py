@@ -10,6 +10,7 @@ from torch import Tensor
 # tiles of 2^13 to 2^19 scores, 64 to 1024 keys wide. Smaller ones pay for the calls, larger ones for memory, both up to a third.
 SCORES = 2**17
 KEYS = 256
+ELSEWHERE = 2**23  # scores of a tile on an accelerator, where a call must be long to be worth its launch
 
 LOG2E = 1 / math.log(2)
 
@@ -28,9 +29,10 @@ def attention(
     outputs = [batched(x) for x in (o, do)]
     seen = None if mask is None else batched(mask.expand(*q.shape[:-1], m))
     batch, n_heads = inputs[0].shape[:2]
-    rows = min(n, max(1, SCORES // min(m, KEYS)))
+    most = SCORES if q.device.type == "cpu" else ELSEWHERE
+    rows = min(n, max(1, most // min(m, KEYS)))
     with torch.autocast(q.device.type, enabled=False):
-        for part in parts(batch, n_heads, SCORES // (rows * min(m, KEYS))):
+        for part in parts(batch, n_heads, most // (rows * min(m, KEYS))):
             visible = None if seen is None else seen[part]
             heads([flat(x[part]) for x in inputs], [x[part].flatten(0, 1) for x in outputs], visible, causal, scale, rows)
     return o, do

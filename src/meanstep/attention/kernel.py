@@ -13,10 +13,10 @@ from torch import Tensor
 from meanstep.attention.chunked import LOG2E, batched
 
 # Head size up to -> (queries, keys, warps, stages): large blocks whose sums [queries, head] and scores [queries, keys] stay in registers
-# (ptxas for compute capabilities 8.0 and 9.0 spills under 100 bytes; float32 above head size 96 spills 700) and whose k, v, dk, dv and
-# mask stay in the 99 KiB of shared memory that every device from 8.0 on has. Not timed on a device.
+# and whose k, v, dk, dv and mask stay in shared memory (163 KiB at compute capability 8.0, 227 at 9.0, 99 elsewhere). Chosen by the
+# compiler's report for 8.0, 9.0 and 12.0, not timed on a device. Larger heads in float32 spill thousands of bytes.
 HALF = {96: (128, 32, 8, 2), 128: (64, 32, 8, 2), 256: (32, 16, 4, 2)}
-FULL = {96: (32, 32, 8, 2), 128: (16, 32, 8, 2), 256: (16, 16, 8, 1)}
+FULL = {80: (64, 16, 8, 1), 96: (32, 16, 4, 1)}
 
 
 def attention(
@@ -64,12 +64,17 @@ def blocks(head: int, n: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
     """Queries and keys of a block, warps and stages; half the queries where all `n` fit there."""
     table = FULL if dtype == torch.float32 else HALF
     queries, keys, warps, stages = next(row for size, row in table.items() if head <= size)
-    return queries // 2 if n <= queries // 2 >= 16 else queries, keys, warps, stages
+    return queries // 2 if n <= queries // 2 else queries, keys, warps, stages
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Of products: float32 ones are cut to TF32 where `torch.matmul`'s are."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    """Of products: TF32 where `torch.matmul` uses it, else three TF32 products, which are exact to about float32's rounding.
+
+    Not "ieee" for float32: LLVM in triton 3.9 fails an assertion on it at compute capability 9.0. Half precision takes no notice.
+    """
+    if dtype != torch.float32:
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
 
 
 @triton.jit

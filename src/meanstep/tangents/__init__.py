@@ -1,6 +1,6 @@
 """Derivatives of a field beside its values: which rows, with or without gradient, by which way."""
 
-from meanstep.tangents.dual import Dual, Unsupported, rule
+from meanstep.tangents.dual import Dual, Unsupported, has_rule
 from meanstep.tangents.forward_mode import Directions, derivative, differentiable_kernels
 from meanstep.tangents.passes import VERDICTS, Way, automatic, carried, recorded, rehearsal, separate
 
@@ -14,8 +14,8 @@ __all__ = [
     "carried",
     "derivative",
     "differentiable_kernels",
+    "has_rule",
     "recorded",
     "rehearsal",
-    "rule",
     "separate",
 ]

@@ -26,6 +26,10 @@ class Unsupported(TypeError):
     """A network does with a `Dual` what no rule covers."""
 
 
+class Missing(Unsupported, AttributeError):
+    """A network reads what a `Dual` does not have."""
+
+
 class Dual:
     """`primal` with all rows; `tangent`, of the same dtype, of the first rows only; `axis`: where the batch lies, from the right (< 0).
 
@@ -87,6 +91,9 @@ class Dual:
 
     def __len__(self) -> int:
         return len(self.primal)
+
+    def __getattr__(self, name: str) -> Any:
+        raise Missing(f"no tangent rule for the attribute {name} of a tensor")
 
 
 def _of_primal(name: str) -> property:
@@ -152,6 +159,19 @@ def rule(
         return f
 
     return register
+
+
+def has_rule(tangent: Rule) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a function of one's own a rule, `(result, *arguments) -> (tangent, batch axis)`: a decorator."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        def f(*args: Any, **kwargs: Any) -> Any:
+            return Dual.__torch_function__(function, (), args, kwargs) if duals(args, kwargs) else function(*args, **kwargs)
+
+        RULES[function] = tangent
+        return f
+
+    return decorate
 
 
 def _method(function: Callable[..., Any], swap: bool = False) -> Callable[..., Any]:

@@ -159,7 +159,7 @@ def _product(f: Callable[..., Tensor], a: Any, b: Any, aligned: bool = True) -> 
 
 @rule("mul", "multiply")
 def _mul(out: Tensor, a: Any, b: Any) -> tuple[Tensor, int]:
-    if isinstance(a, Dual) and isinstance(b, Dual) and a.tangent.shape == out.shape:
+    if isinstance(a, Dual) and isinstance(b, Dual):
         return torch.addcmul(a.tangent * b.rows, a.rows, b.tangent), shared_axis((a, b))
     return _product(torch.mul, a, b), shared_axis(duals((a, b), {}))
 
