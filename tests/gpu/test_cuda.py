@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 import meanstep as ms
 from meanstep import recipes, velocities
+from meanstep.fields import DiT
+from meanstep.tangents import carried, separate
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -65,3 +67,55 @@ def test_bf16_autocast_is_close_to_float32():
     with torch.autocast("cuda", torch.bfloat16):
         half = ms.Loss(recipes.meanflow())(net, x, generator=ms.key(0, "bf16")).metrics["residual"]
     torch.testing.assert_close(half, full, rtol=0.03, atol=0)
+
+
+class Owner(nn.Module):
+    """Owns a DiT whose gates are open, and calls the loss."""
+
+    def __init__(self, recipe: recipes.Recipe) -> None:
+        super().__init__()
+        self.net, self.loss = DiT(16, 4, 2, 144, 3, 2, generator=ms.key(0)), ms.Loss(recipe, check=False, measure=False)
+        for p in self.net.parameters():
+            p.data.add_(0.05 * torch.randn(p.shape, generator=ms.key(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.loss(self.net, x).loss
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+def test_carried_tangents_are_those_of_forward_mode(half: bool):
+    """Heads of size 72, which the published kernels lack."""
+    net = Owner(recipes.meanflow()).net.cuda()
+    z, v = torch.randn(2, 8, 4, 16, 16, device="cuda").unbind()
+    r, t, along = torch.zeros(8, device="cuda"), torch.ones(8, device="cuda"), (v[:3], None, torch.ones(3, device="cuda"))
+    with torch.autocast("cuda", torch.bfloat16, enabled=half):
+        u, du = carried(net, z, r, t, None, along)
+    expected, slope = separate(net, z, r, t, None, along)
+    assert (u - expected).norm() < (0.02 if half else 1e-4) * expected.norm()
+    assert (du - slope).norm() < (0.05 if half else 1e-3) * slope.norm()
+
+
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+def test_a_compiled_step_is_compiled_once(mode: str | None):
+    torch._dynamo.reset()
+    owner = Owner(recipes.coefficient(1.0, velocities.own, anchor_share=0.25)).cuda()
+    step, graphs = torch.compile(owner, fullgraph=True, mode=mode), torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    for _ in range(20):
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = step(torch.randn(16, 4, 16, 16, device="cuda"))
+        loss.backward()
+    assert graphs["unique_graphs"] - before == 1 and loss.isfinite()
+
+
+def test_a_step_holds_hardly_more_than_flow_matching():
+    def peak(recipe: recipes.Recipe) -> int:
+        owner = Owner(recipe).cuda()
+        for _ in range(2):
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            owner(torch.randn(64, 4, 16, 16, device="cuda")).backward()
+            owner.zero_grad()
+        return torch.cuda.max_memory_allocated() - before
+
+    assert peak(recipes.meanflow()) < 1.05 * peak(recipes.flow_matching())

@@ -72,7 +72,7 @@ def carried(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Direct
     given: list[Any] = [_dual(p, d, t, graded) for p, d in zip((z, r, t), along, strict=True)]
     out: Any = field(given[0], given[1], given[2], y)
     if isinstance(out, Tensor):
-        return out, torch.zeros_like(first(out, t, along))
+        return out, torch.zeros_like(_divided(out, r, t, None, along)[0][0])
     if not isinstance(out, Dual) or out.axis % out.dim() != t.ndim - 1:
         raise Unsupported("the network's result is no tensor with the batch where it was")
     return out.primal, out.tangent
@@ -87,30 +87,32 @@ def separate(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Direc
 
     If the first pass draws random numbers (dropout), its rows get an ordinary pass of their own that draws the same.
     """
-    inner = field.module if isinstance(field, nn.parallel.DistributedDataParallel) else field
-    rows: Any = tree_map(lambda p: first(p, t, along), (z, r, t, y))
+    rows, rest = _divided(z, r, t, y, along)
     with rehearsal(z, field) as rehearsed, nullcontext() if _transformed() else Rules():
-        du = derivative(inner, rows[0], rows[1], rows[2], rows[3], along)[1]
-    if not rehearsed.drew or rows[2].shape == t.shape:
+        du = derivative(_bare(field), rows[0], rows[1], rows[2], rows[3], along)[1]
+    if not rehearsed.drew or rest is None:
         return field(z, r, t, y), du
-    rest = tree_map(lambda p: p.narrow(t.ndim - 1, rows[2].shape[-1], t.shape[-1] - rows[2].shape[-1]), (z, r, t, y))
     return torch.cat([field(*rows), field(*rest)], t.ndim - 1), du
 
 
 def recorded(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """A forward-mode pass of the first rows with its graph, the derivative's included, and an ordinary one of the other rows."""
-    rows: Any = tree_map(lambda p: first(p, t, along), (z, r, t, y))
+    rows, rest = _divided(z, r, t, y, along)
     u, du = derivative(field, rows[0], rows[1], rows[2], rows[3], along)
-    if rows[2].shape == t.shape:
-        return u, du
-    rest = tree_map(lambda p: p.narrow(t.ndim - 1, rows[2].shape[-1], t.shape[-1] - rows[2].shape[-1]), (z, r, t, y))
-    return torch.cat([u, field(*rest)], t.ndim - 1), du
+    return u if rest is None else torch.cat([u, field(*rest)], t.ndim - 1), du
 
 
-def first(p: Tensor, t: Tensor, along: Directions) -> Tensor:
-    """The rows of `p` that a derivative is asked for."""
-    rows = next(d.shape[t.ndim - 1] for d in along if d is not None)
-    return p.narrow(t.ndim - 1, 0, rows)
+def _divided(z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Any, Any]:
+    """The rows that a derivative is asked for, and the others if there are any."""
+    axis, n = t.ndim - 1, next(d.shape[t.ndim - 1] for d in along if d is not None)
+    rows = tree_map(lambda p: p.narrow(axis, 0, n), (z, r, t, y))
+    return rows, tree_map(lambda p: p.narrow(axis, n, t.shape[axis] - n), (z, r, t, y)) if n < t.shape[axis] else None
+
+
+def _bare(field: Field) -> Field:
+    """The network inside a DDP wrapper, through which forward mode fails."""
+    inner: Field = field.module if isinstance(field, nn.parallel.DistributedDataParallel) else field
+    return inner
 
 
 def _transformed() -> bool:
@@ -164,10 +166,9 @@ def _objection(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dir
             found = carried(field, z, r, t, y, along)[1]
     except Exception as missing:  # whatever a network does with an object that is no tensor
         return f"{type(missing).__name__}: {missing}"
-    rows: Any = tree_map(lambda p: first(p, t, along), (z, r, t, y))
-    inner = field.module if isinstance(field, nn.parallel.DistributedDataParallel) else field
+    rows, _ = _divided(z, r, t, y, along)
     with rehearsal(z, field):
-        wanted, tolerance = _reference(inner, rows[0], rows[1], rows[2], rows[3], along)
+        wanted, tolerance = _reference(_bare(field), rows[0], rows[1], rows[2], rows[3], along)
     size, error = (x.float().norm().item() for x in (wanted, found.to(wanted) - wanted))
     agrees = not math.isfinite(size) or error <= tolerance * size + 1e-30
     return "" if agrees else f"carried tangents are off by {error / size if size else math.inf:.2g} of their norm"
