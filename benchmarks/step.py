@@ -203,7 +203,7 @@ def measure(bench: Bench, table: dict[str, Variant], kind: str, rounds: int) -> 
     """Times and memory of every variant of a table."""
     mode = None if bench.device.type == "cpu" else "reduce-overhead"
     for block in (*bench.net.blocks, *bench.ema.blocks) if kind == "blocks" else ():
-        block.compile(fullgraph=True)
+        block.compile(fullgraph=True, dynamic=False)
     losses, starts = {}, {}
     for name, variant in table.items():
         loss = variant.make(bench.net, bench.ema)
@@ -268,6 +268,7 @@ def chosen(table: dict[str, Variant], names: list[str] | None) -> dict[str, Vari
 def main() -> None:
     asked = arguments()
     torch.set_num_threads(asked.threads)
+    torch._dynamo.config.recompile_limit = 64  # all variants compile the same blocks
     machine, device, found = environment(), torch.device(asked.device), {}
     place = torch.cuda.get_device_name() if asked.device == "cuda" else f"{machine['processor']}, {asked.threads} thread(s)"
     print(f"{place}, torch {machine['torch']}, medians of {asked.rounds} rounds")
@@ -277,9 +278,9 @@ def main() -> None:
             title = f"{network}: {(bench.net.size // bench.net.patch) ** 2} tokens, batch {bench.case.batch}, {TITLES[kind]}"
             found[title] = measure(bench, chosen(TABLES[kind], asked.only), kind, asked.rounds)
             report(title, found[title])
-    if asked.json:
-        record = {"environment": machine, "place": place, "rounds": asked.rounds, "runs": found}
-        asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            if asked.json:
+                record = {"environment": machine, "place": place, "rounds": asked.rounds, "runs": found}
+                asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ class Probe:
         def along(w: Tensor, times: Tensor = zero) -> Tensor:
             return gap * passes.tangent(layers, torch.cat([w, times], -1)[None])[0]
 
-        trace = _Trace(passes, layers, self.shape.layers(torch.zeros_like(flat)))
+        trace = Trace(passes, layers, self.shape.layers(torch.zeros_like(flat)))
         change, jn = along(b.v, rows.tangents), along(rows.noise) - rows.noise
         proxies = {"ema": slow, "own": own, "posterior": rows.posterior, "oracle": rows.exact}
         moved = {name: change + along(w - b.v) for name, w in proxies.items()}
@@ -241,7 +241,7 @@ class Probe:
         return (residual.square().sum(-1, keepdim=True) + self.settings.c) ** -self.settings.power
 
 
-class _Trace:
+class Trace:
     """The trace of the covariance of one row's gradient, eq. (40), and its standard error, for a cotangent `[N, D]`."""
 
     def __init__(self, passes: Passes, layers: Any, grads: Any) -> None:
