@@ -4,7 +4,8 @@ A network is run on `Dual`s in place of tensors. Each torch function that it cal
 tangent, with autograd, autocast and fused kernels; then the function's rule adds the tangent, without gradient, eq. (10).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
@@ -30,16 +31,22 @@ class Missing(Unsupported, AttributeError):
     """A network reads what a `Dual` does not have."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Dual:
     """`primal` with all rows; `tangent`, of the same dtype, of the first rows only; `axis`: where the batch lies, from the right (< 0).
 
-    It is no tensor: what does not go through `__torch_function__` raises instead of losing the tangent.
+    It is no tensor: what does not go through `__torch_function__` raises instead of losing the tangent. FSDP2 looks for tensors in
+    dataclasses. `graded`: whether autograd was on; `backward`: the backward pass it was made in.
     """
 
-    __slots__ = ("axis", "backward", "graded", "primal", "tangent")
+    primal: Tensor
+    tangent: Tensor
+    axis: int
+    graded: bool
+    backward: int = field(init=False)
 
-    def __init__(self, primal: Tensor, tangent: Tensor, axis: int, graded: bool) -> None:
-        self.primal, self.tangent, self.axis, self.graded, self.backward = primal, tangent, axis, graded, _backward()
+    def __post_init__(self) -> None:
+        self.backward = _backward()
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -88,6 +95,9 @@ class Dual:
     def numel(self) -> int:
         """As of the primal."""
         return self.primal.numel()
+
+    def __iter__(self) -> Iterator["Dual"]:
+        return iter(self.unbind(0))
 
     def __len__(self) -> int:
         return len(self.primal)
@@ -195,5 +205,5 @@ def _flatten(d: Dual) -> tuple[list[Any], Any]:
     return [d.primal, d.tangent], (d.axis, d.graded)
 
 
-# FSDP and DDP look for tensors in what their modules take and give
+# DDP looks for tensors in what its module takes and gives
 _pytree.register_pytree_node(Dual, _flatten, lambda parts, context: Dual(*parts, *context))

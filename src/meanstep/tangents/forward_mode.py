@@ -68,7 +68,8 @@ class Rules(TorchFunctionMode):
         kwargs = kwargs or {}
         pairs = [_unpacked(a) for a in args]
         named = any(_unpacked(a)[1] is not None for a in kwargs.values())
-        if func not in self.layers or named or all(d is None for _, d in pairs):
+        overwrites = kwargs.get("inplace") or (func is F.silu and any(args[1:]))  # or draws random numbers: it must run once only
+        if func not in self.layers or overwrites or kwargs.get("dropout_p") or named or all(d is None for _, d in pairs):
             return func(*args, **kwargs)
         given = [p if d is None else Dual(p, d, -p.ndim, False) for p, d in pairs]
         out = func(*(p for p, _ in pairs), **kwargs)

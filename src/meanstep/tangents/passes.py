@@ -134,7 +134,7 @@ VERDICTS: WeakKeyDictionary[nn.Module, Verdict] = WeakKeyDictionary()
 
 
 def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
-    """`carried` where it works, else `separate`; under compile `carried` for our networks and `recorded` for others.
+    """`carried` where it works, else `separate`; under compile `carried` where every function has a rule, else `recorded`.
 
     A module is tried on two of its rows against `separate` in its calls number 1, 2, 4, 8 and so on: one that leaves out a tangent is
     found out, also if its first layers start from zero.
@@ -142,7 +142,10 @@ def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dire
     if getattr(field, "carries_tangents", False):
         return carried(field, z, r, t, y, along)
     if torch.compiler.is_compiling():
-        return recorded(field, z, r, t, y, along)
+        try:
+            return carried(field, z, r, t, y, along)
+        except Unsupported:
+            return recorded(field, z, r, t, y, along)
     module = getattr(field, "owner", field)
     if not isinstance(module, nn.Module) or _transformed():
         return separate(field, z, r, t, y, along)
@@ -159,19 +162,43 @@ def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dire
 
 
 def _objection(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> str:
-    """Why tangents cannot be carried through a module, or nothing: both ways on a few rows."""
-    along = tuple(None if d is None else d.narrow(t.ndim - 1, 0, min(2, d.shape[t.ndim - 1])) for d in along)  # type: ignore[assignment]
+    """Why tangents cannot be carried through a module, or nothing: values, tangents and gradients of both ways on a few rows."""
+    bare, axis = _bare(field), t.ndim - 1
+    along = tuple(None if d is None else d.narrow(axis, 0, min(2, d.shape[axis])) for d in along)  # type: ignore[assignment]
+    leaf = z.detach().requires_grad_(torch.is_grad_enabled())
     try:
-        with rehearsal(z, field):
-            found = carried(field, z, r, t, y, along)[1]
+        u, found, pull = _trial(lambda: carried(bare, leaf, r, t, y, along), leaf, field)
     except Exception as missing:  # whatever a network does with an object that is no tensor
         return f"{type(missing).__name__}: {missing}"
-    rows, _ = _divided(z, r, t, y, along)
-    with rehearsal(z, field):
-        wanted, tolerance = _reference(_bare(field), rows[0], rows[1], rows[2], rows[3], along)
-    size, error = (x.float().norm().item() for x in (wanted, found.to(wanted) - wanted))
-    agrees = not math.isfinite(size) or error <= tolerance * size + 1e-30
-    return "" if agrees else f"carried tangents are off by {error / size if size else math.inf:.2g} of their norm"
+    with rehearsal(z, field):  # all rows, as in the other passes, so that dropout drops the same
+        slope, tolerance = _reference(bare, z, r, t, y, _padded(along, (z, r, t), axis))
+    plain, _, other = _trial(lambda: (bare(leaf, r, t, y), None), leaf, field)
+    pairs = (("tangents", found, slope.narrow(axis, 0, found.shape[axis])), ("values", u, plain), ("gradients", pull, other))
+    for what, ours, theirs in pairs:
+        size, error = (x.detach().float().norm().item() for x in (theirs, ours.to(theirs) - theirs))
+        if math.isfinite(size) and error > tolerance * size + 1e-30:
+            return f"carried {what} are off by {error / size if size else math.inf:.2g} of their norm"
+    return ""
+
+
+def _trial(run: Callable[[], tuple[Tensor, Any]], leaf: Tensor, field: Field) -> tuple[Tensor, Any, Tensor]:
+    """What a pass gives, and the gradient of its sum of squares in the samples (in the weights it would count for DDP and FSDP)."""
+    graded = leaf.requires_grad
+    with rehearsal(leaf, field), torch.set_grad_enabled(graded):
+        u, found = run()
+        return u, found, torch.autograd.grad(u.float().square().sum(), leaf)[0] if graded and u.requires_grad else u
+
+
+def _padded(along: Directions, like: tuple[Tensor, Tensor, Tensor], axis: int) -> Any:
+    """The directions on all rows, 0 on those that had none."""
+
+    def longer(d: Tensor | None, p: Tensor) -> Tensor | None:
+        if d is None:
+            return None
+        n = d.shape[axis]
+        return torch.cat([d, d.new_zeros(p.narrow(axis, n, p.shape[axis] - n).shape)], axis)
+
+    return [longer(d, p) for d, p in zip(along, like, strict=True)]
 
 
 def _reference(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, float]:

@@ -34,7 +34,7 @@ def shared_axis(found: Sequence[Dual]) -> int:
 
 def outside(x: Dual, *dims: int) -> None:
     """`Unsupported` if a function works along the batch."""
-    if any(dim % x.ndim == x.axis % x.ndim for dim in dims):  # type: ignore[attr-defined]
+    if any(dim % x.ndim == x.axis % x.ndim for dim in dims):
         raise Unsupported("a function along the batch axis mixes the rows")
 
 
