@@ -250,7 +250,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15, help="rounds of all variants in turn (default: 15)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variants whose name contains one of these; flow matching always")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="add the numbers to this file")
     asked = parser.parse_args()
     if asked.json and not asked.json.parent.is_dir():
         parser.error(f"--json: the folder {asked.json.parent} does not exist")
@@ -269,17 +269,18 @@ def main() -> None:
     asked = arguments()
     torch.set_num_threads(asked.threads)
     torch._dynamo.config.recompile_limit = 64  # all variants compile the same blocks
-    machine, device, found = environment(), torch.device(asked.device), {}
+    machine, device = environment(), torch.device(asked.device)
+    found = json.loads(asked.json.read_text(encoding="utf-8"))["runs"] if asked.json and asked.json.exists() else {}
     place = torch.cuda.get_device_name() if asked.device == "cuda" else f"{machine['processor']}, {asked.threads} thread(s)"
     print(f"{place}, torch {machine['torch']}, medians of {asked.rounds} rounds")
     for network in asked.networks:
         for kind in ("eager", *asked.compile):
             bench = Bench(CASES[network], device, autocast=asked.device != "cpu")
             title = f"{network}: {(bench.net.size // bench.net.patch) ** 2} tokens, batch {bench.case.batch}, {TITLES[kind]}"
-            found[title] = measure(bench, chosen(TABLES[kind], asked.only), kind, asked.rounds)
-            report(title, found[title])
+            found[title] = {"rounds": asked.rounds, "rows": measure(bench, chosen(TABLES[kind], asked.only), kind, asked.rounds)}
+            report(title, found[title]["rows"])
             if asked.json:
-                record = {"environment": machine, "place": place, "rounds": asked.rounds, "runs": found}
+                record = {"environment": machine, "place": place, "runs": found}
                 asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

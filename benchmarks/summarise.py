@@ -71,9 +71,10 @@ def place(record: Record) -> str:
 
 def step(record: Record) -> Iterator[str]:
     yield STEP
-    yield f"{place(record)[:-2]} {record['rounds']} rounds.*\n"
-    for title, rows in record["runs"].items():
-        yield f"### {title[0].upper()}{title[1:]}\n"
+    yield place(record)
+    for title, run in record["runs"].items():
+        rows = run["rows"]
+        yield f"### {title[0].upper()}{title[1:]}, {run['rounds']} rounds\n"
         compiled = "compiled" in title
         header = ["", "ms", "ratio", "half of the rounds", "floor", "memory", *(["start, s"] if compiled else [])]
         yield from table(header, [cells(name, row, compiled) for name, row in rows.items()])
@@ -144,7 +145,7 @@ def draw(record: Record) -> None:
     """Ratio and floor of every variant, a panel for each run."""
     from matplotlib.figure import Figure
 
-    runs = list(record["runs"].items())
+    runs = [(title, run["rows"]) for title, run in record["runs"].items()]
     figure = Figure(figsize=(9, 0.6 + 0.27 * sum(len(rows) for _, rows in runs)), layout="constrained")
     panels = figure.subplots(len(runs), 1, squeeze=False, sharex=True, height_ratios=[len(rows) for _, rows in runs])[:, 0]
     for axes, (title, rows) in zip(panels, runs, strict=True):

@@ -1,16 +1,19 @@
 """Coefficients: numbers, tensors over an ensemble, functions of `(r, t)`, schedules over training, and the closed-form optima.
 
-Knows no networks: the optima are functions of the Jacobian's action, the noise and the proxy's bias, whoever measured them.
+The optima are functions of the Jacobian's action, the noise and the proxy's bias, whoever measured them. Two coefficients learn while
+training goes on, `Running` from the noise and `Climber` from a metric: modules whose state the program checkpoints.
 """
 
 import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
-from meanstep.shapes import over
-from meanstep.types import Bridge, Coefficient
+from meanstep.shapes import over, tree_map
+from meanstep.tangents import automatic
+from meanstep.types import Bridge, Coefficient, Field, Velocity
 
 
 def at(c: Coefficient, b: Bridge) -> float | Tensor:
@@ -50,6 +53,37 @@ def linear(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], f
     if not 0 < until <= 1:
         raise ValueError(f"until is a share of the training in (0, 1], got {until:g}")
     return lambda b: start + (end - start) * _bounded(b.elapsed() / until, 0.0, 1.0)
+
+
+def constant(value: float) -> Callable[[Bridge], float]:
+    """The schedule that stays at `value`: the same as the number, where a function is asked for."""
+    return lambda b: value
+
+
+def cosine(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], float | Tensor]:
+    """From `start` to `end` along half a cosine while progress goes from 0 to `until`, flat at both ends; constant afterwards."""
+    share = linear(0.0, 1.0, until)
+    return lambda b: start + (end - start) * (1 - _applied(torch.cos, math.cos, math.pi * share(b))) / 2
+
+
+def logistic(start: float, end: float, steepness: float = 10.0, middle: float = 0.5) -> Callable[[Bridge], float | Tensor]:
+    """From `start` to `end` along a logistic curve about the progress `middle`, shifted and scaled to reach both ends exactly.
+
+    Either direction; `sigmoid` is alpha-Flow's own form, from 1 to 0 and snapped.
+    """
+    if steepness <= 0 or not 0 <= middle <= 1:
+        raise ValueError(f"a logistic needs a positive steepness and a middle in [0, 1], got {steepness:g} and {middle:g}")
+    first, last = (math.tanh(steepness * (p - middle) / 2) for p in (0.0, 1.0))
+
+    def value(b: Bridge) -> float | Tensor:
+        share = (_applied(torch.tanh, math.tanh, steepness * (b.elapsed() - middle) / 2) - first) / (last - first)
+        return start + (end - start) * share
+
+    return value
+
+
+def _applied(f: Callable[[Tensor], Tensor], g: Callable[[float], float], x: float | Tensor) -> float | Tensor:
+    return f(x) if isinstance(x, Tensor) else g(x)
 
 
 def _bounded(x: float | Tensor, low: float, high: float) -> float | Tensor:
@@ -116,3 +150,148 @@ def matrix_optimum(jn: Tensor, n: Tensor, jb: Tensor | None = None) -> Tensor:
     swing = jn + n
     curvature = swing.square().sum() + (jb.square().sum() if jb is not None else 0.0)
     return ((jn * swing).sum() / curvature).clamp(0, 1) if curvature > 0 else torch.zeros_like(curvature)
+
+
+# Learned while training goes on ------------------------------------------------------------------------------------------------------
+
+
+class Running(nn.Module):
+    """A coefficient per bin of `(r, t)` from running moments of the noise, eq. (20), (53); a function of the bridge like any other.
+
+    Call `observe` every few steps. `bins`: along each axis; `prior`: where it starts, a number or a table `[bins, bins]` (rows by `t`,
+    columns by `r`, as of `binned`); `rows`: how many of a bridge's rows are observed; `keep`: what a bin's sums keep at each
+    observation, so the last `1 / (1 - keep)` ones count; `strength`: the number of rows that the prior is worth against all rows, and
+    the pooled estimate against those of one bin: an empty bin has the pooled value, a full one its own.
+
+    `table` `[bins, bins]` holds the coefficients. Buffers are float64, so `state_dict` restores it exactly; it belongs to no loss,
+    checkpoint it beside the network. Under torch.distributed all ranks must observe together: their sums are added, the values stay
+    equal. Ensembles share one table. An observation costs a forward-mode pass and the center's forward pass on `rows` rows: `rows / B` of
+    a step on `B` rows, docs/theory.md, section 11; every 16 steps with `rows <= B / 4` it is below 3 percent.
+    """
+
+    swing: Tensor
+    curvature: Tensor
+    seen: Tensor
+    prior: Tensor
+    table: Tensor
+
+    def __init__(self, bins: int = 8, prior: float | Tensor = 1.0, *, rows: int = 32, keep: float = 0.99, strength: float = 64.0) -> None:
+        super().__init__()
+        if bins < 1 or rows < 1 or not 0 < keep <= 1 or strength <= 0:
+            raise ValueError(f"need bins, rows >= 1, 0 < keep <= 1, strength > 0, got {bins}, {rows}, {keep:g} and {strength:g}")
+        start = torch.as_tensor(prior, dtype=torch.float64).expand(bins, bins).clone()
+        _inside(start, "prior", everywhere=True)
+        self.bins, self.rows, self.keep, self.strength = bins, rows, keep, strength
+        self.register_buffer("prior", start)
+        self.register_buffer("table", start.clone())
+        for name in ("swing", "curvature", "seen"):  # sums over rows of <y, y + v'>, |y + v'|^2 with y = J v', and 1
+            self.register_buffer(name, torch.zeros(bins, bins, dtype=torch.float64))
+
+    def forward(self, b: Bridge) -> Tensor:
+        """The coefficient of every row, `[*B]`."""
+        return self.table.to(b.t).flatten()[self._cells(b)]
+
+    def _shrunk(self) -> Tensor:
+        """The coefficient of every bin on [0, 1]: shrunk towards the pooled value, which is itself shrunk towards the prior, eq. (53)."""
+        n, k = self.seen.sum(), self.strength
+        mean = self.curvature.sum() / n.clamp(min=1)
+        pooled = torch.where(mean > 0, self.swing.sum() / self.curvature.sum().clamp(min=torch.finfo(torch.float64).tiny), 0.0)
+        goal = torch.where(mean > 0, (n * pooled.clamp(0, 1) + k * self.prior) / (n + k), self.prior)
+        found = (self.swing + k * mean * goal) / (self.curvature + k * mean).clamp(min=torch.finfo(torch.float64).tiny)
+        return torch.where(mean > 0, found, goal).clamp(0, 1)
+
+    @torch.no_grad()
+    def observe(self, field: Field, b: Bridge, center: Velocity, proxy: Velocity | None = None) -> None:
+        """Take the noise `v' = v_c - center` of the first `rows` rows of a bridge into account; rows with `r = t` say nothing.
+
+        What is off in the center enters as noise (docs/theory.md, section 11). With `proxy` its bias, taken to be `proxy - center`, counts
+        against it, for one more forward-mode pass. Entries under a mask do not count.
+        """
+        b = _leading(b, self.rows)
+        middle = center(field, b).to(b.z)
+        n = b.v - middle
+        q = _swung(field, b, n)
+        found = [_inner(q - n, q, b), _inner(q, q, b), (b.gap > 0).double()]
+        if proxy is not None:
+            moved = _swung(field, b, proxy(field, b).to(b.z) - middle)
+            found[1] = found[1] + _inner(moved, moved, b)
+        sums = torch.stack([self._summed(torch.where(b.gap > 0, x, 0.0), b) for x in found])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+        for kept, new in zip((self.swing, self.curvature, self.seen), sums, strict=True):
+            kept.mul_(self.keep).add_(new)
+        self.table.copy_(self._shrunk())
+
+    def _cells(self, b: Bridge) -> Tensor:
+        inner = torch.arange(1, self.bins, device=b.t.device).to(b.t) / self.bins
+        i, j = (torch.bucketize(p.contiguous(), inner) for p in (b.t, b.r))
+        return i * self.bins + j
+
+    def _summed(self, x: Tensor, b: Bridge) -> Tensor:
+        zero = torch.zeros(self.bins**2, dtype=torch.float64, device=x.device)
+        return zero.index_add_(0, self._cells(b).flatten(), x.flatten()).view(self.bins, self.bins).to(self.seen)
+
+
+def _leading(b: Bridge, rows: int) -> Bridge:
+    axis = b.t.ndim - 1
+    rows = min(rows, b.t.shape[axis])
+    return Bridge(*tree_map(lambda p: p.narrow(axis, 0, rows), tuple(b[:7])))._replace(progress=b.progress)
+
+
+def _swung(field: Field, b: Bridge, w: Tensor) -> Tensor:
+    """`(J + I) w = (t - r) (d_z u) w`, eq. (16)."""
+    du = automatic(field, b.z, b.r, b.t, b.y, (w, None, None))[1].to(w)
+    return over(b.gap, du) * du
+
+
+def _inner(x: Tensor, y: Tensor, b: Bridge) -> Tensor:
+    product = x.double() * y.double()
+    product = product if b.mask is None else torch.where(over(b.mask, product), product, 0.0)
+    return product.reshape(*b.t.shape, -1).sum(-1)
+
+
+class Climber(nn.Module):
+    """One coefficient that climbs by a validation metric, the lower the better: `report` it at checkpoints, in order.
+
+    The rule: the first report moves the coefficient by `step`, up if it starts below 1/2. Later, if the metric fell by more than the share
+    `margin` since the report before, the last move was right and is repeated; otherwise (a nan included) the direction is reversed and
+    the step halved, down to `least`. At 0 and 1 the direction is reversed as well. Deterministic. It does not know why a metric fell:
+    while training alone lowers it, it goes on in its direction, so report when that has slowed down, or a metric relative to a fixed
+    baseline. All ranks must report the same number. State: buffers `beta`, `direction`, `step`, `last` and `reports`.
+    """
+
+    beta: Tensor
+    direction: Tensor
+    step: Tensor
+    last: Tensor
+    reports: Tensor
+
+    def __init__(self, start: float = 0.5, step: float = 0.25, *, least: float = 0.01, margin: float = 0.0) -> None:
+        super().__init__()
+        _inside(start, "start", everywhere=True)
+        if not 0 < least <= step <= 1 or margin < 0:
+            raise ValueError(f"need 0 < least <= step <= 1 and margin >= 0, got {least:g}, {step:g} and {margin:g}")
+        self.least, self.margin = least, margin
+        values = {"beta": start, "direction": 1.0 if start < 0.5 else -1.0, "step": step, "last": float("nan")}
+        for name, value in values.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
+        self.register_buffer("reports", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, b: Bridge) -> Tensor:
+        """The coefficient, 0-d."""
+        return self.beta.to(b.t)
+
+    @torch.no_grad()
+    def report(self, metric: float) -> float:
+        """Take a checkpoint's metric into account; the coefficient until the next one."""
+        fell = metric < float(self.last) - self.margin * abs(float(self.last))
+        if self.reports > 0 and not fell:
+            self.direction.neg_()
+            self.step.div_(2).clamp_(min=self.least)
+        if not 0 <= float(self.beta + self.direction * self.step) <= 1 and float(self.beta) in (0.0, 1.0):
+            self.direction.neg_()
+        self.beta.add_(self.direction * self.step).clamp_(0, 1)
+        if math.isfinite(metric):
+            self.last.fill_(metric)
+        self.reports += 1
+        return float(self.beta)

@@ -1,0 +1,111 @@
+"""How far a proxy is from the marginal velocity: exactly where this is known, else a bound that says that it is one."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from meanstep.probes.rows import Estimate, Table, inner, tabulated
+from meanstep.types import Bridge, Field, Velocity
+
+
+class Bias(NamedTuple):
+    """`square`: a proxy's mean squared error `E|v_hat - v|^2` or a bound on it, `kind`: "exact" or "upper bound", `rows`: the table."""
+
+    square: Estimate
+    kind: str
+    rows: Table
+
+
+@torch.no_grad()
+def proxy_bias(
+    field: Field,
+    b: Bridge,
+    proxy: Velocity,
+    truth: Velocity | None = None,
+    posteriors: Sequence[Velocity] = (),
+    *,
+    chunk: int = 1024,
+) -> Bias:
+    """The squared error of a proxy that is a function of `(z, t)` alone, such as an EMA copy or `own`, eq. (50).
+
+    With `truth` (an oracle): exact. With `posteriors`, three or more `Posterior`s of independent references, drawn like the data, that
+    include the row's own point: the mean of `<v_hat - p_j, v_hat - p_k>` over pairs, whose expectation over references is above the square
+    by what the own point brings, and tends to it as they grow. The error is over rows and, by a jackknife, over references. With
+    neither: the mean of `|v_hat - v_c|^2`, which is the square plus all the noise; its difference between two proxies is that of their
+    squares, without bias. Columns: `square`, and `total` `|v_hat - v_c|^2`. References that hold the rows' own data points void the bound.
+    """
+
+    def probe(piece: Bridge) -> dict[str, Tensor]:
+        guess = proxy(field, piece).to(piece.z)
+        off = guess - piece.v
+        found = {"total": inner(off, off, piece)}
+        if truth is not None:
+            error = guess - truth(field, piece).to(piece.z)
+            return found | {"square": inner(error, error, piece)}
+        if posteriors:
+            return found | _crossed([guess - p(field, piece).to(piece.z) for p in posteriors], piece, "square")
+        return found | {"square": found["total"]}
+
+    table = tabulated(b, chunk, probe)
+    crossed = bool(posteriors) and truth is None
+    square = over_references(table, "square") if crossed else table.mean("square")
+    return Bias(square, "exact" if truth is not None else "upper bound", table)
+
+
+@torch.no_grad()
+def posterior_gain(field: Field, b: Bridge, posteriors: Sequence[Velocity], truth: Velocity | None = None, *, chunk: int = 1024) -> Table:
+    """What the posterior velocity gains as a variate in both roles, and its bias, eq. (51).
+
+    `posteriors`: the same `Posterior` on two or more independent references. Columns, means over them: `removed` `|v_c - p|^2`, which with
+    the own point included has the mean `E|v'|^2 - E|p - v|^2`, without an oracle: the noise that is taken away, and a lower bound on
+    `E|v'|^2`; `spread`, the variance that comes from the reference. With `truth`: `noise` `|v_c - v|^2`, `left` `|p - v|^2` (for
+    `J = kappa I` the factor of the noise in both roles is `ratio("left", "noise")`, in general see `noise.roles`), and `bias`, the mean of
+    `<p_j - v, p_k - v>` over pairs, whose mean and error are `over_references(table, "bias")`: without the own point the squared bias
+    of a reference of this size; with it there is no bias over fresh references, and this is the variance that the own point brings. On one
+    fixed reference up to `spread` of what is left is a bias of its own, which does not average out over training.
+    """
+
+    def probe(piece: Bridge) -> dict[str, Tensor]:
+        ps = torch.stack([p(field, piece).to(piece.z) for p in posteriors])
+        spread = sum(inner(p, p, piece) for p in ps - ps.mean(0)) / (len(ps) - 1)
+        found = {"removed": sum(inner(p, p, piece) for p in piece.v - ps) / len(ps), "spread": torch.as_tensor(spread)}
+        if truth is not None:
+            v = truth(field, piece).to(piece.z)
+            found["noise"], found["left"] = inner(piece.v - v, piece.v - v, piece), sum(inner(p, p, piece) for p in ps - v) / len(ps)
+            found |= _crossed(list(ps - v), piece, "bias")
+        return {name: torch.as_tensor(column) for name, column in found.items()}
+
+    if len(posteriors) < 2:
+        raise ValueError("the bias of a posterior is told from its variance by two independent references: give two posteriors or more")
+    return tabulated(b, chunk, probe)
+
+
+def _crossed(errors: list[Tensor], b: Bridge, name: str) -> dict[str, Tensor]:
+    """The mean of `<e_j, e_k>` over pairs `j < k`, and from four members on that without each one: `name - 0` and so on."""
+    own = [inner(e, e, b) for e in errors]
+    whole = torch.stack(errors).sum(0)
+
+    def pairs(total: Tensor, squares: list[Tensor]) -> Tensor:
+        return (inner(total, total, b) - torch.stack(squares).sum(0)) / (len(squares) * (len(squares) - 1))
+
+    found = {name: pairs(whole, own)}
+    if len(errors) > 2:
+        found |= {f"{name} - {k}": pairs(whole - e, own[:k] + own[k + 1 :]) for k, e in enumerate(errors)}
+    return found
+
+
+def over_references(table: Table, name: str) -> Estimate:
+    """The mean of a column of pairs with an error over rows and references: two sources added, the second by the jackknife.
+
+    From two references the second is unknown, and the error nan.
+    """
+    rows, k = table.mean(name), sum(other.startswith(f"{name} - ") for other in table.columns)
+    if k == 0:
+        return rows._replace(error=torch.full_like(rows.error, float("nan")))
+    without = torch.stack([table.columns[f"{name} - {j}"].mean(-1) for j in range(k)])
+    reference = (without - without.mean(0)).square().sum(0) * (k - 1) / k
+    square = rows.error.square() + reference
+    dof = square.square() / (rows.error**4 / rows.dof.clamp(min=1) + reference.square() / (k - 1))
+    return Estimate(rows.value, square.sqrt(), dof)
