@@ -1,0 +1,106 @@
+"""From `package.module:factory` to a network and an example. Every way in which that can fail ends in one line."""
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from meanstep.program.console import UserError
+from meanstep.program.doctor.findings import first_line
+
+
+def load(spec: str, kwargs: str = "") -> tuple[nn.Module, Any]:
+    """The network that a factory returns, and its example or None; `UserError` if there is none. The current folder is importable."""
+    module, _, name = spec.partition(":")
+    if not module or not name:
+        raise UserError(f"give the network as package.module:factory, got {spec!r}")
+    given = _json(kwargs)
+    with importable(Path.cwd()):
+        made = _call(_found(module, name), spec, given)
+    net, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(net, nn.Module):
+        raise UserError(f"{spec} returns no torch.nn.Module but {_described(made)}: return the network, or (network, example)")
+    return net, example
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """`folder` on the path of imports, first."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+
+
+def _found(module: str, name: str) -> Any:
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        own = missing == module or module.startswith(f"{missing}.")
+        reason = f"there is no module {missing!r} here or among the installed ones" if own else f"it needs {missing!r}: install that first"
+        raise UserError(f"cannot import {module}: {reason}") from error
+    except (Exception, SystemExit) as error:  # whatever their module does when it is imported
+        raise UserError(f"cannot import {module}: {first_line(error)}{_place(error)}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = [n for n in vars(found) if not n.startswith("_") and callable(getattr(found, n))] if hasattr(found, "__dict__") else []
+            raise UserError(f"{module} has no {part!r}{'; it has ' if near else ''}{', '.join(near[:8])}")
+        found = getattr(found, part)
+    return found
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost frame."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if isinstance(error, SyntaxError) or trace is None:
+        return f" ({error.filename}, line {error.lineno})" if isinstance(error, SyntaxError) else ""
+    return f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})"
+
+
+def _call(factory: Any, spec: str, given: dict[str, Any]) -> Any:
+    if isinstance(factory, nn.Module):
+        return factory
+    if not callable(factory):
+        raise UserError(f"{spec} is no function or class but {_described(factory)}")
+    _fits(factory, spec, given)
+    try:
+        return factory(**given)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{spec} failed: {first_line(error)}{_place(error)}") from error
+
+
+def _fits(factory: Callable[..., Any], spec: str, given: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # written in C: it will complain itself
+        return
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        raise UserError(f"{spec} is called without arguments or with those of --kwargs '{{\"name\": value}}': {error}") from error
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        given = json.loads(text) if text else {}
+    except ValueError as error:
+        raise UserError(f"--kwargs is JSON such as '{{\"width\": 64}}', got {text!r}: {error}") from error
+    if not isinstance(given, dict):
+        raise UserError(f"--kwargs is a JSON object such as '{{\"width\": 64}}', got {text!r}")
+    return given
+
+
+def _described(value: Any) -> str:
+    text = repr(value).replace("\n", " ")
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -1,0 +1,273 @@
+"""Checks of derivatives: gradients of the weights, forward mode, the way that is chosen and its cost, half precision."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meanstep import recipes
+from meanstep.loss import Loss
+from meanstep.program.doctor.derivatives import Difference, difference, directions, flat, forward, off
+from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding, first_line, reason, some
+from meanstep.program.doctor.patient import Patient
+from meanstep.program.doctor.trace import Visit, function_of, hooked, visits
+from meanstep.tangents import VERDICTS, automatic, carried
+
+EXACT = 1e-3  # of the derivative's norm: the tolerance of tangents.automatic
+HALF = 0.05  # bfloat16 keeps 8 bits: 0.4 percent an operation
+WITHOUT = "or train without forward mode: rate=ms.rates.Central() or Backward(0.1)"
+
+REMEDIES = (
+    (r"BatchNorm|batch_norm|running_mean", "BatchNorm in train mode has no such derivative: use GroupNorm or LayerNorm"),
+    (r"attention", "use F.scaled_dot_product_attention as it comes (no forced kernel, no flex_attention): meanstep switches it to math"),
+    (r"grid_sampler", "grid_sample has no forward mode: gather and weight the pixels by hand, or use F.interpolate"),
+    (r"cdist", "write the distances out: (a[:, :, None] - b[:, None]).square().sum(-1)"),
+    (r"CheckpointFunction|reentrant", "checkpoint with use_reentrant=False"),
+    (
+        r"setup_context|jvp function|autograd.Function",
+        "give the autograd function forward, setup_context and jvp, or a rule: tangents.has_rule",
+    ),
+    (r"in-place|inplace", "the operation writes into a tensor from outside the call (a buffer): write it out of place"),
+    (r"view size", "torch's own derivative of the layer wants contiguous input: call .contiguous() before it"),
+    (r"storage|numpy", "no .numpy(), .data_ptr() or compiled foreign kernels inside: use torch operations"),
+)
+
+
+# Gradients ---------------------------------------------------------------------------------------------------------------------------
+
+
+def gradients(p: Patient) -> Finding:
+    """Whether every parameter that u depends on gets a gradient."""
+    field = p.fresh()
+    weights = {n: w for n, w in p.body(field).named_parameters() if w.requires_grad}
+    if not weights:
+        return Finding("gradients", FAIL, "no parameter requires a gradient", "unfreeze what shall be trained")
+    used: list[str] = []
+    with hooked(p.body(field), lambda text, *_: used.append(text)):
+        u = p.u(field)
+    if u.requires_grad:
+        (u.float() * torch.randn(u.shape, generator=torch.Generator().manual_seed(2)).to(u.device)).sum().backward()
+    without = [n for n, w in weights.items() if w.grad is None or not w.grad.any()]
+    lost = [n for n in without if _matters(p, field, n)]
+    if lost:
+        remedy = "a detach(), .data, torch.no_grad(), .item() or tensor(...) lies between it and u: remove it, or freeze it on purpose"
+        found = f"{some(lost)} {'change' if len(lost) > 1 else 'changes'} u but {'get' if len(lost) > 1 else 'gets'} no gradient"
+        return Finding("gradients", FAIL, found, remedy, _last_owner(lost, used, p, field))
+    if without:
+        remedy = "remove or freeze what is not used: DDP refuses it unless find_unused_parameters=True"
+        return Finding("gradients", WARN, f"{len(without)} of {len(weights)} parameters do not reach u: {some(without)}", remedy)
+    return Finding("gradients", PASS, f"all {len(weights)} trainable parameters get a gradient")
+
+
+@torch.no_grad()
+def _matters(p: Patient, field: nn.Module, name: str) -> bool:
+    """Whether another value of a parameter gives another u."""
+    weight, before = p.body(field).get_parameter(name), p.u(field)
+    kept = weight.clone()
+    weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)).to(weight) * (0.1 + weight.abs().mean()))
+    after = p.u(field)
+    weight.copy_(kept)
+    return not torch.allclose(before, after, rtol=1e-6, atol=1e-7 * before.abs().max().item())
+
+
+def _last_owner(lost: list[str], order: list[str], p: Patient, field: nn.Module) -> str:
+    """The module that ran last among those whose parameters are lost."""
+    owners = {name.rpartition(".")[0] for name in lost}
+    ran = [text for text in order if text.partition(" (")[0] in owners]
+    return ran[-1] if ran else lost[-1]
+
+
+# Forward mode ------------------------------------------------------------------------------------------------------------------------
+
+
+def forward_mode(p: Patient) -> Finding:
+    """torch's forward mode, and tangents carried by the rules, against differences."""
+    field, given = p.double() or (p.fresh(), p.rows)
+    y, inputs = given[3], given[:3]
+
+    def f(*x: Tensor) -> tuple[Tensor, ...]:
+        return (p.u(field, z=x[0], r=x[1], t=x[2], y=y),)
+
+    along = directions(inputs)
+    true = difference(f, inputs, along)
+    plain, switched = _against(true, f, inputs, along, False), _against(true, f, inputs, along, True)
+    ours = _carried(p, true, given, field)
+    if isinstance(switched, float) and switched > max(EXACT, 5 * true.doubt):
+        return _wrong(p, field, switched, lambda: f(*inputs))
+    if not isinstance(switched, float):
+        return _lacking(p, field, switched, ours, lambda: f(*inputs))
+    measured = f"off by {switched:.1g} from differences"
+    if isinstance(plain, float):
+        return Finding("forward-mode", PASS, measured)
+    where = _guilty(p, field, lambda: f(*inputs), switched=False)[0]
+    measured = f"as meanstep runs it {measured}; torch alone has none ({reason(plain)})"
+    if "attention" not in str(plain):
+        return Finding("forward-mode", WARN, measured, f"for torch.compile: {remedy_for(f'{where} {plain}')}", where)
+    if ours is not None:
+        return Finding("forward-mode", PASS, f"{measured}, but rules carry it through fused attention", "", where)
+    return Finding("forward-mode", WARN, measured, "attention is switched to math by itself: that pass stores N x N scores", where)
+
+
+def _against(true: Difference, f: Any, inputs: Any, along: Any, switched: bool) -> float | Exception:
+    try:
+        return off(forward(f, inputs, along, switched), true.slope)
+    except Exception as error:  # what is looked for
+        return error
+
+
+def _carried(p: Patient, true: Difference, given: Any, field: nn.Module) -> float | None:
+    """The error of carried tangents, or None if they cannot be carried or are wrong."""
+    try:
+        z, r, t, y = given
+        d = directions((z, r, t))
+        torch.default_generator.manual_seed(0)
+        found = off(flat([carried(field, z, r, t, y, (d[0], d[1], d[2]))[1]]), true.slope)
+    except Exception:
+        return None
+    return found if found <= max(EXACT, 5 * true.doubt) else None
+
+
+def _wrong(p: Patient, field: nn.Module, error: float, run: Callable[[], Any]) -> Finding:
+    where = ""
+    for visit in visits(p.body(field), run):
+        f, inputs = function_of(visit)
+        along = directions(inputs)
+        if inputs and _disagrees(f, inputs, along):
+            where = visit.label
+            break
+    remedy = "a detach(), .data or .item() hides a dependence on z, r or t there, or a jvp of its own is wrong"
+    return Finding("forward-mode", FAIL, f"off by {error:.2g} of its norm from differences", remedy, where)
+
+
+def _disagrees(f: Any, inputs: Any, along: Any) -> bool:
+    try:
+        true = difference(f, inputs, along)
+        return off(forward(f, inputs, along), true.slope) > max(1e-2, 5 * true.doubt)
+    except Exception:  # not this one
+        return False
+
+
+def _lacking(p: Patient, field: nn.Module, error: Exception, ours: float | None, run: Callable[[], Any]) -> Finding:
+    where, inner = _guilty(p, field, run)
+    inner = inner or error
+    text, remedy = f"torch has no forward derivative: {reason(inner)}", remedy_for(f"{where} {inner}")
+    if ours is not None:
+        return Finding("forward-mode", WARN, f"{text}; the rules carry it (off by {ours:.1g})", f"for torch.compile: {remedy}", where)
+    return Finding("forward-mode", FAIL, text, f"{remedy}; {WITHOUT}", where)
+
+
+def _guilty(p: Patient, field: nn.Module, run: Callable[[], Any], switched: bool = True) -> tuple[str, Exception | None]:
+    """The first module, children before parents, that has no forward mode on what it is given, and torch's reason."""
+    for visit in visits(p.body(field), run):
+        refusal = _refusal(visit, switched)
+        if refusal is not None:
+            return visit.label, refusal
+    return "", None
+
+
+def _refusal(visit: Visit, switched: bool) -> Exception | None:
+    f, inputs = function_of(visit)
+    if not inputs:
+        return None
+    try:
+        forward(f, inputs, directions(inputs), switched)
+    except Exception as error:
+        return error
+    return None
+
+
+def remedy_for(text: str) -> str:
+    """What to do about an operation without a forward derivative."""
+    return next((remedy for pattern, remedy in REMEDIES if re.search(pattern, text)), "write this part by other torch operations")
+
+
+# The way and its cost ----------------------------------------------------------------------------------------------------------------
+
+
+def way(p: Patient) -> Finding:
+    """How `rates.Exact` makes the derivative of this network, why, and what a training step costs beside flow matching."""
+    field, (z, r, t, y) = p.fresh(), p.rows
+    try:
+        torch.default_generator.manual_seed(0)
+        automatic(field, z, r, t, y, (z, None, torch.ones_like(t)))
+        cost = _cost(p)
+    except Exception as error:
+        return Finding("way", FAIL, f"a training step fails: {reason(error)}", f"see forward-mode; {WITHOUT}")
+    verdict = VERDICTS.get(field)
+    costs = f"a step with a quarter of its rows at r < t takes {cost:.2f} times one of flow matching here"
+    if verdict is None:
+        return Finding("way", PASS, f"carried (the network declares it); {costs}")
+    if not verdict.reason:
+        return Finding("way", PASS, f"carried beside one forward pass by rules (under torch.compile: recorded); {costs}")
+    remedy = "fine for small networks: the r < t rows pay a forward-mode pass more. To have it carried, " + _to_carry(p, verdict.reason)
+    return Finding("way", WARN, f"separate, since {verdict.reason[:110]}; {costs}", remedy)
+
+
+def _to_carry(p: Patient, why: str) -> str:
+    if "multi_head_attention" in why:
+        return "write attention as projections and F.scaled_dot_product_attention"
+    if "off by" not in why:
+        return "use functions that have rules, or add one: docs/extending.md"
+    calm, (z, r, t, y) = p.fresh().eval(), p.rows
+    automatic(calm, z, r, t, y, (z, None, torch.ones_like(t)))
+    if not VERDICTS[calm].reason:
+        return "draw random numbers by nn.Dropout only: in eval mode it is carried, in train mode its two trials draw others"
+    return "look for detach(), .data or constants made of z"
+
+
+def _cost(p: Patient) -> float:
+    """Median time of a step of MeanFlow over one of flow matching, interleaved."""
+    z, _, _, y = p.rows
+    spent: dict[int, list[float]] = {0: [], 1: []}
+    z = torch.cat([z, z]) if len(z) < 4 else z
+    y = torch.cat([y, y]) if isinstance(y, Tensor) and len(y) < len(z) else y
+    losses = Loss(recipes.flow_matching(), measure=False), Loss(recipes.meanflow(), measure=False)
+    fields = p.fresh(), p.fresh()
+    for _ in range(5):
+        for k, (loss, field) in enumerate(zip(losses, fields, strict=True)):
+            started = time.perf_counter()
+            loss(field, z, y).loss.backward()
+            if z.device.type == "cuda":
+                torch.cuda.synchronize(z.device)
+            spent[k].append(time.perf_counter() - started)
+    return sorted(spent[1][1:])[2] / sorted(spent[0][1:])[2]
+
+
+# Half precision ----------------------------------------------------------------------------------------------------------------------
+
+
+def autocast(p: Patient) -> Finding:
+    """The derivative under bfloat16 autocast against the one in full precision."""
+    z, r, t, y = p.rows
+    along = (torch.ones_like(z), None, torch.ones_like(t))
+
+    def run(half: bool) -> tuple[Tensor, Tensor]:
+        torch.default_generator.manual_seed(0)
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=half), torch.no_grad():
+            u, du = automatic(p.fresh(), z, r, t, y, along)
+        return u.detach(), du.detach()
+
+    try:
+        (u, du), (half_u, half_du) = run(False), run(True)
+    except Exception as error:
+        if _no_derivative(p):
+            return Finding("autocast", NONE, "the derivative fails in full precision, too: see `way`")
+        return Finding("autocast", WARN, f"it fails: {first_line(error)}", "train in float32")
+    eu, edu = off(half_u, u), off(half_du, du)
+    found = f"bfloat16: u off by {eu:.1g}, its derivative by {edu:.1g} of its norm"
+    if edu <= HALF:
+        return Finding("autocast", PASS, found)
+    remedy = "keep the time embedding out: with torch.autocast(device, enabled=False) around it, or train in float32"
+    return Finding("autocast", WARN, found, remedy)
+
+
+def _no_derivative(p: Patient) -> bool:
+    z, r, t, y = p.rows
+    try:
+        automatic(p.fresh(), z, r, t, y, (z, None, torch.ones_like(t)))
+    except Exception:
+        return True
+    return False

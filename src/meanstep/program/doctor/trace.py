@@ -1,0 +1,100 @@
+"""Which module does it: hooks on every module of a network, taken off again. Knows no checks."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+Enter = Callable[[str, nn.Module, Any], None]
+Leave = Callable[[str, nn.Module, Any, Any], None]
+
+
+class Visit(NamedTuple):
+    """One call of one module: what it was given and what it returned."""
+
+    label: str
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+
+
+def label(name: str, module: nn.Module) -> str:
+    """A module as a person would look for it."""
+    return f"{name or 'the network itself'} ({type(module).__name__})"
+
+
+@contextmanager
+def hooked(net: nn.Module, enter: Enter | None = None, leave: Leave | None = None) -> Iterator[None]:
+    """Call `enter(label, module, (args, kwargs))` before and `leave(label, module, (args, kwargs), out)` after every module's forward."""
+    hooks = []
+    for name, module in net.named_modules():
+        text = label(name, module)
+        if enter is not None:
+            act = lambda m, a, k, text=text: enter(text, m, (a, k))  # noqa: E731
+            hooks.append(module.register_forward_pre_hook(act, with_kwargs=True))
+        if leave is not None:
+            after = lambda m, a, k, o, text=text: leave(text, m, (a, k), o)  # noqa: E731
+            hooks.append(module.register_forward_hook(after, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def visits(net: nn.Module, run: Callable[[], Any]) -> list[Visit]:
+    """Every call of a module during `run`, in the order in which they return: children before their parents, copies of what went in."""
+    found: list[Visit] = []
+    given: list[Any] = []
+
+    def leave(text: str, module: nn.Module, _: Any, out: Any) -> None:
+        args, kwargs = given.pop()
+        found.append(Visit(text, module, args, kwargs, _copied(out)))
+
+    with hooked(net, lambda text, module, arguments: given.append(_copied(arguments)), leave):
+        run()
+    return found
+
+
+def where_it_stops(net: nn.Module, run: Callable[[], Any]) -> str:
+    """The innermost module inside which `run` raises, or nothing."""
+    inside: list[str] = []
+    try:
+        with hooked(net, lambda text, *_: inside.append(text), lambda *_: _left(inside)):
+            run()
+    except Exception:  # the caller knows it already: only where it happens is of interest
+        return inside[-1] if inside else ""
+    return ""
+
+
+def _left(inside: list[str]) -> None:
+    inside.pop()
+
+
+def _copied(tree: Any) -> Any:
+    return _pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, tree)
+
+
+def floats(tree: Any) -> list[Tensor]:
+    """The floating-point tensors in a structure."""
+    return [x for x in _pytree.tree_leaves(tree) if isinstance(x, Tensor) and x.is_floating_point()]
+
+
+def function_of(visit: Visit) -> tuple[Callable[..., tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """A module's call as a function of its floating-point inputs, and those inputs. The same random numbers in every call."""
+    leaves, spec = _pytree.tree_flatten((visit.args, visit.kwargs))
+    places = [k for k, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
+
+    def f(*inputs: Tensor) -> tuple[Tensor, ...]:
+        new = list(leaves)
+        for place, x in zip(places, inputs, strict=True):
+            new[place] = x
+        args, kwargs = _pytree.tree_unflatten(new, spec)
+        torch.default_generator.manual_seed(0)
+        return tuple(floats(visit.module(*args, **kwargs)))
+
+    return f, tuple(leaves[k] for k in places)
