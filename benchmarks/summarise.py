@@ -34,8 +34,8 @@ peak of what a step allocates beyond weights and optimiser state, to flow matchi
 written out in the benchmark.
 """
 BLOCKS = """`blocks` compiles each block by itself (`for block in net.blocks: block.compile()`): one graph is shared by all blocks, so the
-start costs as much at depth 28 as at depth 6. The start is the time of the first three steps, compilation included. The public form is missing:
-torch has no forward mode through a compiled block.
+start costs as much at depth 28 as at depth 6. The start is the time of the first three steps, compilation included. The public form is
+missing there: torch has no forward mode through a compiled block.
 """
 ATTENTION = """## Attention with a tangent
 

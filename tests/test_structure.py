@@ -151,3 +151,8 @@ def test_citations_are_read_in_every_form(tmp_path: Path):
 def test_blocks_are_found_with_their_lines():
     text = "a\n```python\nx = 1\n```\n\n```sh\nls\n```\n```python title='b'\ny = 2\nz = 3\n```\n"
     assert blocks(text) == [(3, "x = 1\n"), (10, "y = 2\nz = 3\n")]
+
+
+def test_the_performance_page_is_what_the_records_say():
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "summarise.py", "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

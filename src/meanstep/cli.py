@@ -36,10 +36,12 @@ def _run(args: list[str]) -> int:
 
         print(f"meanstep {__version__}")
         return 0
+    from meanstep.program.diagnose.command import Diagnose
+    from meanstep.program.doctor.command import Doctor
     from meanstep.program.sweep.command import STUDIES, Report, Reproduce
     from meanstep.program.verify.command import Verify
 
-    commands: dict[str, Any] = {"verify": Verify, "reproduce": Reproduce, "report": Report}
+    commands: dict[str, Any] = {"verify": Verify, "doctor": Doctor, "diagnose": Diagnose, "reproduce": Reproduce, "report": Report}
     prog, about = "meanstep", DESCRIPTION
     if args[:1] == ["reproduce"]:  # tyro would print a nested command's description twice
         prog, about, commands, args = "meanstep reproduce", Reproduce.__doc__ or "", dict(STUDIES), args[1:]

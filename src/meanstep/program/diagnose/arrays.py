@@ -1,0 +1,154 @@
+"""A user's data of any event shape, and their labels: opened without reading more than is drawn. Knows no networks."""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Generator, Tensor
+
+from meanstep.program.console import UserError
+from meanstep.program.sweep import points
+
+FEWEST = 16
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib")
+KINDS = ".npy, .npz, .safetensors, .csv or .parquet"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows `x` `[N, *E]` and, if the file has them, conditions `y` `[N, ...]`; `name`: the file, for complaints."""
+
+    x: Any
+    y: Any
+    name: str
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return tuple(self.x.shape[1:])
+
+    def rows(self, index: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Some rows and their conditions; `UserError` names the first one that is not finite."""
+        at = index.numpy()
+        x = torch.from_numpy(np.ascontiguousarray(self.x[at])).to(dtype)
+        bad = ~x.flatten(1).isfinite().all(1)
+        if bad.any():
+            raise UserError(f"{self.name}: row {int(index[bad][0])} (from 0) is not finite; correct or drop the row")
+        y = None if self.y is None else torch.from_numpy(np.ascontiguousarray(self.y[at]))
+        return x.to(device), None if y is None else (y.to(dtype) if y.is_floating_point() else y.long()).to(device)
+
+    def draw(self, n: int, generator: Generator, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """`n` rows, with replacement."""
+        return self.rows(torch.randint(len(self), (n,), generator=generator), dtype, device)
+
+
+def load(path: Path, labels: Path | None = None) -> Data:
+    """The data of a file, with the labels of another if given; `UserError` that names the mistake."""
+    x, y = READERS[_kind(path)](path)
+    _real(path, x)
+    if x.ndim < 2 or min(x.shape) < 1:
+        raise UserError(f"{path} holds an array of shape {tuple(x.shape)}: give rows with at least one axis after the first, [N, ...]")
+    if len(x) < FEWEST:
+        raise UserError(f"{path} has {len(x)} rows; give at least {FEWEST}")
+    if labels is not None:
+        y = _labels(labels)
+    if y is not None:
+        _fits(labels or path, y, len(x))
+    return Data(x, y, str(path))
+
+
+def _kind(path: Path) -> str:
+    kind = path.suffix.lower()
+    if kind in PICKLES:
+        raise UserError(f"{path} is a pickle, which can run code when it is read: save arrays with numpy.save or safetensors")
+    if kind not in READERS:
+        raise UserError(f"{path}: unknown kind of file {kind!r}; give {KINDS}")
+    if not path.is_file():
+        raise UserError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
+    return kind
+
+
+def _real(path: Path, x: np.ndarray) -> None:
+    if x.dtype.kind not in "fiu":
+        raise UserError(f"{path} holds entries of type {x.dtype}: save real numbers, e.g. float32")
+
+
+def _fits(path: Path, y: np.ndarray, n: int) -> None:
+    if y.dtype.kind not in "fiu":
+        raise UserError(f"{path}: labels of type {y.dtype}; give whole numbers [N], or float conditions [N, ...]")
+    if len(y) != n:
+        raise UserError(f"{path}: {len(y)} labels for {n} rows of data; give one a row")
+    if y.dtype.kind == "i" and y.min() < 0:
+        raise UserError(f"{path}: label {y.min()} in row {int(y.argmin())} (from 0); labels are whole numbers of at least 0")
+
+
+def _labels(path: Path) -> np.ndarray:
+    if _kind(path) in (".csv", ".parquet"):
+        raise UserError(f"{path}: give labels as .npy, .npz or .safetensors")
+    x, y = READERS[_kind(path)](path)
+    return x if y is None else y
+
+
+def _npy(path: Path) -> tuple[np.ndarray, None]:
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}; save a whole array [N, ...] with numpy.save") from error
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{path} holds several arrays: name it .npz")
+    return found, None
+
+
+def _npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
+            parts = {name: held[name] for name in held.files}
+    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}; save arrays x and y with numpy.savez") from error
+    return _named(path, parts)
+
+
+def _safetensors(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        with safe_open(path, framework="pt") as held:
+            parts = {name: held.get_tensor(name) for name in held.keys() if name in ("x", "y", "data", "labels") or len(held.keys()) == 1}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}; it is cut short or no safetensors file") from error
+    return _named(path, {name: (p.float() if p.is_floating_point() else p).numpy() for name, p in parts.items()})
+
+
+def _named(path: Path, parts: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    x = next((parts[name] for name in ("x", "data") if name in parts), None)
+    y = next((parts[name] for name in ("y", "labels") if name in parts), None)
+    if x is None and len(parts) == 1:
+        x, y = next(iter(parts.values())), None
+    if x is None:
+        raise UserError(f"{path} has no array x (it has {', '.join(sorted(parts)[:6]) or 'none'}): name the data x and the labels y")
+    return x, y
+
+
+def _table(path: Path) -> tuple[np.ndarray, None]:
+    return points.load(path).numpy(), None
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).split("\n")[0].rstrip(".")[:160] or type(error).__name__
+
+
+READERS: dict[str, Callable[[Path], tuple[np.ndarray, np.ndarray | None]]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".safetensors": _safetensors,
+    ".csv": _table,
+    ".parquet": _table,
+}

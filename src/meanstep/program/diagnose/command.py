@@ -1,0 +1,197 @@
+"""The command: loads a network and data, probes within a budget, prints one page, writes one report."""
+
+import json
+import math
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from meanstep.program.console import Interrupted, UserError, err, out, writable, write
+from meanstep.program.diagnose import arrays, methods
+from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
+from meanstep.program.diagnose.gradient import SMALL
+from meanstep.program.diagnose.page import build
+from meanstep.program.diagnose.probe import Case, Measured, measure
+from meanstep.program.diagnose.subjects import admit, find
+from meanstep.program.diagnose.terminal import show
+from meanstep.program.doctor.command import available
+from meanstep.program.doctor.findings import first_line
+from meanstep.program.sweep.report.page import require
+
+UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+
+
+def _hint(text: str, default: str, metavar: str) -> Any:
+    return tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})", metavar=metavar)
+
+
+CENTER_HELP = (
+    "What stands for the mean velocity E[v | z] when noise is told from signal: the posterior over the data, the EMA copy, or the "
+    "network's own u(z, t, t). The error of an imperfect one counts as noise; the report says how much that can matter."
+)
+CENTER_DEFAULT = f"posterior up to {methods.LOW} numbers a row and from {methods.ENOUGH} rows on, else ema if given, else own"
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Where the noise of a network's training signal is, and what to change: one page here, one HTML report that works offline.
+
+    The target is package.module:factory, found from the current folder, or a folder or file of weights with --factory. It is asked as a
+    field u(z, r, t, y); nothing is trained or changed. Interrupt it at any moment: the report is of the rows drawn so far.
+
+    Examples: meanstep diagnose mynets:build --data train.npy --weights model.safetensors; meanstep diagnose runs/7 --factory mynets:build
+    --data latents.safetensors --labels y.npy --budget 5m; meanstep diagnose mynets:build --data x.npz --recipe coefficient --beta 0.5
+    """
+
+    target: tyro.conf.Positional[str]
+    """package.module:callable, or a folder with model.safetensors (and ema_*.safetensors), or such a file."""
+    data: Annotated[Path, tyro.conf.arg(metavar="FILE", help=f"Rows [N, ...]: {arrays.KINDS}; .npz and .safetensors may hold labels y.")]
+    labels: Annotated[Path | None, _hint("Labels [N], or conditions [N, ...], in a file of their own.", "those in --data", "FILE")] = None
+    factory: Annotated[
+        str, _hint("What builds the network, if the target is a folder or a file.", "the folder's config", "MODULE:NAME")
+    ] = ""
+    kwargs: Annotated[str, _hint("The factory's arguments as JSON.", "none", "JSON")] = ""
+    order: Annotated[str, _hint('How it is called, if not as (z, r, t, y): "z,t,r".', "read from the names", "ROLE,...")] = ""
+    weights: Annotated[Path | None, _hint("Weights, .safetensors.", "as the factory made them", "FILE")] = None
+    ema: Annotated[Path | None, _hint("A second copy's weights: the proxy.", "ema*.safetensors of the folder", "FILE")] = None
+    center: Annotated[Literal["own", "ema", "posterior"] | None, _hint(CENTER_HELP, CENTER_DEFAULT, "{own,ema,posterior}")] = None
+    recipe: Annotated[str, _hint(f"What trains it: {', '.join(methods.METHODS)}.", "meanflow", "NAME")] = "meanflow"
+    times: Annotated[
+        Literal["uniform", "logit-normal"] | None, _hint("How its (r, t) are drawn.", "the recipe's", "{uniform,logit-normal}")
+    ] = None
+    diagonal_share: Annotated[float | None, _hint("Its share of r = t rows.", "the recipe's", "SHARE")] = None
+    power: Annotated[float | None, _hint("Its adaptive weight's power; 0: squared error.", "the recipe's", "P")] = None
+    beta: float = 1.0
+    """The coefficient of --recipe coefficient."""
+    progress: float = 1.0
+    """The share of the training that is done, for recipes with a schedule."""
+    batch: int = 256
+    """The batch that it is trained with: only for the signal to noise of a batch's gradient."""
+    budget: Annotated[str, tyro.conf.arg(metavar="TIME")] = "60s"
+    """Time for all measurements: 60, 60s, 2m."""
+    precision: float = 0.03
+    """Stop earlier, when the noise at beta = 0 (relatively) and the quietest beta are known so well."""
+    rows: Annotated[int, _hint("Draw at most so many rows.", "no limit", "N")] = 1 << 40
+    chunk: Annotated[int, _hint("Rows in one call of the network: bounds the memory.", "by the size of a row", "N")] = 0
+    device: str = "cpu"
+    """Where to measure: cpu, cuda, cuda:1, mps."""
+    seed: int = 0
+    """Seed of every draw."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("diagnosis")
+    """Folder for report.html; it is made if it does not exist."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: no file)")] = None
+    """Write every number here too."""
+
+    def run(self) -> int:
+        """0 when the report is written, 130 when it is of an interrupted probe. `UserError` if there is nothing to measure."""
+        budget = seconds(self.budget)
+        self._check()
+        require()
+        if self.json is not None:
+            writable(self.json)
+        folder = _folder(self.out)
+        case = self._case()
+        with threads(case):
+            found = self._measure(case, budget)
+        diagnosis = diagnosed(case, found, budget, self.precision, shlex.join(["meanstep", *sys.argv[1:]]))
+        page = build(diagnosis, folder)
+        if self.json is not None:
+            write(self.json, json.dumps(diagnosis.record(), indent=1) + "\n")
+        show(diagnosis)
+        out.print(f"report: {page}", soft_wrap=True)
+        return 130 if diagnosis.interrupted else 0
+
+    def _check(self) -> None:
+        wrong = [
+            (not 0 <= self.beta <= 1, f"--beta lies in [0, 1], got {self.beta:g}"),
+            (not 0 <= self.progress <= 1, f"--progress lies in [0, 1], got {self.progress:g}"),
+            (not 0 < self.precision < 1, f"--precision lies inside (0, 1), got {self.precision:g}"),
+            (self.rows < 8, f"--rows: at least 8, got {self.rows}"),
+            (self.batch < 1, f"--batch: at least 1, got {self.batch}"),
+            (self.chunk < 0, f"--chunk: at least 1, got {self.chunk}"),
+            (self.seed < 0, f"--seed: at least 0, got {self.seed}"),
+            (self.diagonal_share is not None and not 0 <= self.diagonal_share <= 1, "--diagonal-share lies in [0, 1]"),
+        ]
+        for bad, message in wrong:
+            if bad:
+                raise UserError(message)
+
+    def _case(self) -> Case:
+        device = available(self.device)
+        found = find(self.target, self.factory, self.kwargs, self.weights, self.ema)
+        data = arrays.load(self.data.expanduser(), self.labels)
+        subject = admit(found, data, self.order, device)
+        dtype = next((p.dtype for p in subject.field.parameters() if p.is_floating_point()), torch.float32)
+        method = methods.method(self.recipe, subject, self.times or "", self.power, self.diagonal_share, self.beta)
+        center = methods.center(self.center or "", subject, data, self.seed, dtype, device)
+        chunk = self.chunk or max(1, min(1024, (1 << 18) // math.prod(data.event)))
+        return Case(subject, data, method, center, dtype, device, self.seed, self.progress, chunk, self.batch)
+
+    def _measure(self, case: Case, budget: float) -> Measured:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rows]:,} rows, of the budget"),
+            TimeRemainingColumn(),
+        )
+        started = time.perf_counter()
+        with Progress(*columns, console=err, transient=True) as bar:
+            task = bar.add_task("diagnose", total=budget, rows=0)
+
+            def told(what: str, share: float, rows: int) -> None:
+                bar.update(task, description=what, completed=min(time.perf_counter() - started, budget), rows=rows)
+
+            try:
+                return measure(case, budget, self.precision, self.rows, told)
+            except KeyboardInterrupt:
+                raise Interrupted("stopped before the first rows were measured: nothing was written") from None
+            except torch.OutOfMemoryError:
+                raise UserError(f"the device's memory is too small for {case.chunk} rows in one call: give a smaller --chunk") from None
+            except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:  # a network that runs, but not with a derivative
+                raise UserError(f"the network cannot be probed: {first_line(error)}. `meanstep doctor` examines it") from error
+
+
+@contextmanager
+def threads(case: Case) -> Iterator[None]:
+    """One thread for a small network on a processor: many only wait for each other."""
+    before = torch.get_num_threads()
+    if case.device.type == "cpu" and case.subject.parameters < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def seconds(text: str) -> float:
+    """`60`, `60s`, `2m`, `1h` in seconds; `UserError` for what is no time."""
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", text.lower())
+    if found is None or found.group(2) not in UNITS or not float(found.group(1)) > 0:
+        raise UserError(f"--budget is a time such as 60, 60s or 2m, got {text!r}")
+    return float(found.group(1)) * UNITS[found.group(2)]
+
+
+def _folder(path: Path) -> Path:
+    """The folder to write into, made if need be."""
+    here = path.expanduser()
+    if here.exists() and not here.is_dir():
+        raise UserError(f"--out: {here} is a file: give the name of a folder")
+    try:
+        here.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: cannot make the folder {here}: {error.strerror}") from error
+    writable(here / "report.html")
+    return here
+
+
+__all__ = ["Diagnose", "Diagnosis", "seconds"]

@@ -1,0 +1,99 @@
+"""The covariance of a training step's gradient and the signal beside it. Knows no rules."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from meanstep import probes
+from meanstep.keys import key
+from meanstep.loss import Loss
+
+if TYPE_CHECKING:
+    from meanstep.program.diagnose.probe import Case
+
+SMALL, ROWS, SPLITS = 400_000, 512, 16
+"""Up to SMALL parameters every row's gradient is taken, of ROWS rows; above, of SPLITS parts of one batch."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """`covariance`: Tr Cov of the mean gradient of `rows` rows; `square`: |that gradient|^2; `way`: how."""
+
+    covariance: probes.Estimate
+    square: float
+    rows: int
+    way: str
+
+    @property
+    def row(self) -> float:
+        """Tr Cov of one row's gradient."""
+        return float(self.covariance.value) * self.rows
+
+    @property
+    def signal(self) -> float:
+        """|E gradient|^2 without bias: what the noise of these rows adds is taken off; it may come out negative."""
+        return self.square - float(self.covariance.value)
+
+    def noise_scale(self) -> tuple[float, float, float]:
+        """The batch at which noise equals signal, Tr Cov / |E g|^2, and its 95 percent interval; infinite where no signal is seen."""
+        low, high = (float(p) * self.rows for p in self.covariance.positive_interval())
+        spread = 2 * (2 * float(self.covariance.value) * self.square) ** 0.5  # |g|^2 of a mean gradient has about this standard error
+        ends = [x / s if s > 0 else float("inf") for x, s in ((self.row, self.signal), (low, self.square + spread))]
+        return ends[0], ends[1], high / max(self.signal - spread, 0.0) if self.signal > spread else float("inf")
+
+
+def gradient(loss: Loss, case: "Case", seconds: float, cost: float) -> Gradient | None:
+    """Measured in about a quarter of `seconds`, all probes of a row costing `cost`; None if that is too little, or the loss not finite."""
+    affordable = int(0.5 * seconds / max(cost, 1e-9))  # a row costs about half of what all probes of one do
+    for p in case.subject.field.parameters():
+        p.requires_grad_(p.is_floating_point())
+    overlap = sum(term.share for term in case.method.recipe) > 1 + 1e-9
+    if case.subject.parameters <= SMALL and case.entries <= 4096 and not overlap and affordable >= 64:
+        try:
+            return _rows(loss, case, min(ROWS, affordable))
+        except Exception:  # a network that torch.func cannot transform: the other way needs no transform
+            pass
+    least = round(max(1 / term.share for term in case.method.recipe))
+    rows = max(least, min(8 * least, case.chunk // 2 or 1, affordable // SPLITS))
+    splits = min(SPLITS, affordable // rows)
+    try:
+        return _parts(loss, case, rows, splits) if splits >= 4 else None
+    except FloatingPointError:  # the loss names its rows; the rule about values that are not finite says it here
+        return None
+
+
+def _drawn(case: "Case", n: int) -> tuple[Tensor, Tensor | None]:
+    index = case.center.rows[torch.randint(len(case.center.rows), (n,), generator=key(case.seed, "gradient", "rows"))]
+    return case.data.rows(index, case.dtype, case.device)
+
+
+def _rows(loss: Loss, case: "Case", n: int) -> Gradient:
+    x, y = _drawn(case, n)
+    g = key(case.seed, "gradient")
+    draws = loss.draw(x, y, progress=case.progress, generator=g)
+    found = probes.of_terms(case.subject.field, draws, chunk=max(1, min(64, 40_000_000 // max(case.subject.parameters, 1))))
+    square = _square(loss, case, x, y, 1)
+    return Gradient(found, square, n, f"every one of {n} rows, eq. (40)")
+
+
+def _parts(loss: Loss, case: "Case", rows: int, splits: int) -> Gradient:
+    x, y = _drawn(case, rows * splits)
+    g = key(case.seed, "gradient")
+    found = probes.of_step(loss, case.subject.field, x, y, splits=splits, progress=case.progress, generator=g)
+    return Gradient(found, _square(loss, case, x, y, splits), rows * splits, f"{splits} parts of {rows} rows, eq. (52)")
+
+
+def _square(loss: Loss, case: "Case", x: Tensor, y: Tensor | None, splits: int) -> float:
+    """|mean gradient|^2 over the same draws, a part at a time."""
+    params = [p for p in case.subject.field.parameters() if p.requires_grad]
+    whole, g = [torch.zeros_like(p) for p in params], key(case.seed, "gradient")
+    rows = len(x) // splits
+    for k in range(splits):
+        piece = slice(k * rows, (k + 1) * rows)
+        out = loss(case.subject.field, x[piece], None if y is None else y[piece], progress=case.progress, generator=g).loss
+        for held, new in zip(whole, torch.autograd.grad(out, params, allow_unused=True), strict=True):
+            if new is not None:
+                held += new / splits
+    return float(sum(p.double().square().sum() for p in whole))

@@ -1,0 +1,176 @@
+"""The recipe whose regression and weight are read, and the center that stands for the marginal velocity. Knows no files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from meanstep import recipes
+from meanstep import times as at_times
+from meanstep.keys import key
+from meanstep.objectives import Eulerian
+from meanstep.program.console import UserError
+from meanstep.program.diagnose.arrays import Data
+from meanstep.program.diagnose.subjects import Subject
+from meanstep.types import Times, Velocity, Weight
+from meanstep.velocities import Posterior, head, of, own
+from meanstep.weights import adaptive, constant
+
+LOW, ENOUGH, MOST = 16, 512, 20_000
+"""The posterior is the default center up to LOW entries a row and from ENOUGH rows on; beyond MOST rows it is taken over so many."""
+DRAWS: dict[str, Times] = {"uniform": at_times.uniform, "logit-normal": recipes.IMAGENET}
+
+
+@dataclass(frozen=True)
+class Method:
+    """`recipe`: what is read; `line`: what a user writes to get it; `beta`: the share of the proxy in its tangent, None if it has none."""
+
+    name: str
+    recipe: recipes.Recipe
+    line: str
+    beta: float | None
+
+    @property
+    def diagonal(self) -> float:
+        """The share of the rows that the recipe puts at r = t, of all that its terms take."""
+        still = sum(term.share for term in self.recipe if not moving(term))
+        return still / sum(term.share for term in self.recipe)
+
+
+def moving(term: recipes.Term) -> bool:
+    """Whether a term has rows with r < t."""
+    if term.times is None or type(term.objective).__name__ == "Matching":
+        return False
+    r, t = term.times((256,), key(0, "moving"))
+    return bool((r < t).any())
+
+
+Build = Callable[[Subject, float, dict[str, Any]], recipes.Recipe]
+
+
+def _proxy(subject: Subject) -> Velocity:
+    return own if subject.ema is None else of(subject.ema)
+
+
+def _improved(s: Subject, beta: float, kw: dict[str, Any]) -> recipes.Recipe:
+    return recipes.improved_meanflow(head if callable(getattr(s.field, "head", None)) else own, **kw)
+
+
+METHODS: dict[str, tuple[Build, tuple[str, ...]]] = {
+    "meanflow": (lambda s, b, kw: recipes.meanflow(**kw), ("times", "diagonal_share", "weight")),
+    "coefficient": (lambda s, b, kw: recipes.coefficient(b, _proxy(s), **kw), ("times", "diagonal_share", "weight")),
+    "improved_meanflow": (_improved, ("times", "diagonal_share", "weight")),
+    "alpha_flow": (lambda s, b, kw: recipes.alpha_flow(**kw), ("times", "diagonal_share")),
+    "modular_meanflow": (lambda s, b, kw: recipes.modular_meanflow(**kw), ("times", "diagonal_share", "weight")),
+    "curriculum_meanflow": (lambda s, b, kw: recipes.curriculum_meanflow(**kw), ("times", "diagonal_share", "weight")),
+    "solution_flow": (lambda s, b, kw: recipes.solution_flow(**kw), ("times", "diagonal_share", "weight")),
+    "split_meanflow": (lambda s, b, kw: recipes.split_meanflow(**kw), ("times", "diagonal_share")),
+    "terminal_velocity": (lambda s, b, kw: recipes.terminal_velocity(_proxy(s), **kw), ("times",)),
+    "transition": (lambda s, b, kw: recipes.transition(**kw), ("times",)),
+    "shortcut": (lambda s, b, kw: recipes.shortcut(s.ema or s.field, **kw), ()),
+}
+"""How each recipe is built, and which of the options it takes."""
+
+
+def method(name: str, subject: Subject, times: str, power: float | None, diagonal_share: float | None, beta: float) -> Method:
+    """The recipe at its published setting but for what the user changed; `UserError` for an option that it does not have."""
+    if name not in METHODS:
+        raise UserError(f"--recipe: there is no recipe {name!r}: choose among {', '.join(METHODS)}")
+    build, takes = METHODS[name]
+    given: dict[str, Any] = {}
+    if times:
+        given["times"] = DRAWS[times]
+    if power is not None:
+        given["weight"] = _weight(power)
+    if diagonal_share is not None:
+        given["diagonal_share"] = diagonal_share
+    for option in given:
+        if option not in takes:
+            flag = {"weight": "--power"}.get(option, f"--{option.replace('_', '-')}")
+            raise UserError(f"{flag}: the recipe {name} has no such setting; it takes {', '.join(takes) or 'none'}")
+    try:
+        recipe = build(subject, beta, given)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--recipe {name}: {error}") from error
+    words = (
+        [f"times={times}"] * bool(times) + [f"beta={beta:g}"] * (name == "coefficient") + [f"power={power or 0:g}"] * (power is not None)
+    )
+    words += [f"diagonal_share={diagonal_share:g}"] if diagonal_share is not None else []
+    return Method(name, recipe, f"{name}({', '.join(words)})", _beta(name, recipe, beta))
+
+
+def _weight(power: float) -> Weight:
+    if not 0 <= power <= 4:
+        raise UserError(f"--power: a number in [0, 4], got {power:g}")
+    return adaptive(power, 1e-2) if power else constant
+
+
+def _beta(name: str, recipe: recipes.Recipe, beta: float) -> float | None:
+    """The coefficient that the recipe trains at: 0 for MeanFlow's own tangent, 1 for a predicted one; None where there is no tangent."""
+    if name == "coefficient":
+        return beta
+    if name == "improved_meanflow":
+        return 1.0
+    plain = any(isinstance(term.objective, Eulerian) for term in recipe) and name in ("meanflow", "modular_meanflow", "curriculum_meanflow")
+    return 0.0 if plain else None
+
+
+# The center --------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Center:
+    """`velocity` stands for E[v | z]. `halves`: the same on two halves of a posterior's reference.
+
+    `rows`: which rows of the data are drawn; `cost`: reference points a row is compared with, which bounds chunks.
+    """
+
+    kind: str
+    velocity: Velocity
+    words: str
+    rows: torch.Tensor
+    halves: tuple[Velocity, ...] = ()
+    cost: int = 1
+
+
+def center(kind: str, subject: Subject, data: Data, seed: int, dtype: torch.dtype, device: torch.device) -> Center:
+    """The center that was asked for, or the best that the data allow: posterior in few dimensions, else ema, else own."""
+    entries = int(torch.tensor(data.event).prod())
+    known = data.y is None or (data.y.ndim == 1 and data.y.dtype.kind in "iu")
+    if not kind:
+        kind = "posterior" if entries <= LOW and len(data) >= ENOUGH and known else "ema" if subject.ema is not None else "own"
+    everything = torch.arange(len(data))
+    if kind == "own":
+        return Center(kind, own, "the network's own u(z, t, t)", everything)
+    if kind == "ema":
+        if subject.ema is None:
+            raise UserError("--center ema needs the copy: give --ema ema.safetensors, or a folder that holds one")
+        return Center(kind, of(subject.ema), "the EMA copy's u(z, t, t)", everything)
+    if not known:
+        raise UserError("--center posterior compares labels, and these conditions are not whole numbers [N]: use own or ema")
+    return _posterior(data, seed, dtype, device)
+
+
+def _posterior(data: Data, seed: int, dtype: torch.dtype, device: torch.device) -> Center:
+    n, order = len(data), torch.randperm(len(data), generator=key(seed, "reference"))
+    held, whole = order[:MOST].sort().values, n <= MOST
+    x, y = data.rows(held, dtype, device)
+    words = (
+        f"the posterior over {'all' if whole else 'a random'} {len(held):,} rows of the data{'' if y is None else ' with the same label'}"
+    )
+    words += ": exact if the network was trained on these rows" if whole else " and the row's own point"
+    half = torch.randperm(len(held), generator=key(seed, "halves")).chunk(2)
+    velocity = Posterior(x, y, include_own=not whole)
+    halves = tuple(Posterior(x[i.to(device)], None if y is None else y[i.to(device)]) for i in half)
+    rows = torch.arange(n) if whole else order[MOST:].sort().values
+    return Center("posterior", velocity, words, rows, halves, len(held))
+
+
+def second(subject: Subject, center: Center) -> tuple[str, Velocity | None]:
+    """The proxy whose bias is measured against the center: the EMA copy, else the network's own boundary; none if that is the center."""
+    if subject.ema is not None and center.kind != "ema":
+        return "the EMA copy", of(subject.ema)
+    if center.kind == "posterior":
+        return "the network's own u(z, t, t)", own
+    return "", None

@@ -1,0 +1,79 @@
+"""From a diagnosis to one page that works offline. Measures nothing."""
+
+import base64
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from meanstep.program.console import write
+from meanstep.program.diagnose.diagnosis import Diagnosis
+from meanstep.program.diagnose.rules import CLEAR, FIRES, MISSING, OPEN, QUIET_IS_NOT_GOOD, WARN, Verdict
+from meanstep.program.sweep.folder import environment
+
+TEMPLATE = "report.html.j2"
+
+
+def build(diagnosis: Diagnosis, folder: Path) -> Path:
+    """Write report.html into the folder and return its path. `UserError` if it cannot be written."""
+    import jinja2
+
+    from meanstep.program.diagnose.figures import FIGURES
+
+    drawn = {name: image for name, draw in FIGURES.items() if (image := draw(diagnosis)) is not None}
+    source = files("meanstep.program.diagnose").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    made = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    made.filters["greek"] = greek
+    write(folder / "report.html", made.from_string(source).render(_content(diagnosis, drawn)))
+    return folder / "report.html"
+
+
+def _content(d: Diagnosis, drawn: dict[str, bytes]) -> dict[str, object]:
+    images = {name: (f"data:image/png;base64,{base64.b64encode(image).decode()}", _width(image)) for name, image in drawn.items()}
+    return {
+        "d": d,
+        "drawn": images,
+        "tiles": tiles(d),
+        "fired": d.fired,
+        "rules": d.verdicts,
+        "badge": badge,
+        "facts": dict(d.facts),
+        "quiet": QUIET_IS_NOT_GOOD,
+        "environment": [(name, str(value)) for name, value in environment(str(d.case.device)).items() if value and name != "command"],
+    }
+
+
+def greek(text: str) -> str:
+    """Notation for a page that has the letters; what a user types stays as it is."""
+    text = re.sub(r"\bbeta\b(?!=)", "β", text).replace("kappa", "κ").replace("|^2", "|²")
+    return text.replace("β = ", "β\u00a0=\u00a0")
+
+
+def _width(image: bytes) -> int:
+    return int.from_bytes(image[16:20], "big") // 2
+
+
+def badge(v: Verdict) -> tuple[str, str]:
+    """Class and words of what became of a rule."""
+    return {
+        FIRES: ("fails" if v.rule.level == WARN else "notes", v.rule.level),
+        CLEAR: ("holds", "clear"),
+        OPEN: ("open", "open"),
+        MISSING: ("open", "not measured"),
+    }[v.status]
+
+
+def tiles(d: Diagnosis) -> list[tuple[str, str, str]]:
+    """The four numbers that matter: value, words, interval."""
+    words = {
+        "best": "quietest β, all r < t rows of the recipe together",
+        "noise_0": "noise at β = 0 over that of the velocity; 1 at β = 1 without bias",
+        "change_late": "|(t - r) du/dt| / |u| at t above 0.75",
+        "residual": "raw mean squared residual: the number to watch",
+    }
+    held = {name: d.values[name] for name in words if name in d.values}
+    sure = {name: "" if m.low != m.low else f"95% interval: {m.low:.3g} to {m.high:.3g}" for name, m in held.items()}
+    more = {"best": ("saving", "takes {:v%} of the recipe's noise away"), "residual": ("loss", "the loss reads {:v}")}
+    for name, (other, text) in more.items():
+        if name in held and other in d.values:
+            sure[name] += f"; {text.format(d.values[other])}"
+    return [(f"{m:v}", words[name], sure[name]) for name, m in held.items()]

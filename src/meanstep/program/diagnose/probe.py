@@ -1,0 +1,322 @@
+"""The measurement: growing batches of rows until the precision is reached or the budget is spent. Knows no rules and no files."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanstep import probes
+from meanstep import times as at_times
+from meanstep.interpolants import linear
+from meanstep.keys import key
+from meanstep.loss import Loss
+from meanstep.probes.rows import inner, tabulated
+from meanstep.program.diagnose.arrays import Data
+from meanstep.program.diagnose.gradient import Gradient, gradient
+from meanstep.program.diagnose.methods import Center, Method, moving, second
+from meanstep.program.diagnose.subjects import Subject
+from meanstep.recipes import Term
+from meanstep.shapes import event_size
+from meanstep.tangents import automatic
+from meanstep.types import Bridge
+from meanstep.velocities import conditional, own
+
+FIRST, LARGEST, LEAST, EXACT = 32, 4096, 1024, 16
+"""Rows of the first batch at most, of the largest, the fewest that end by precision; entries of a row up to which J is exact."""
+NEEDED = ("noise over (r, t)", "derivative", "Jacobian")
+PRECISION, BUDGET, REACHED, ROWS, STOPPED = "precision", "budget", "the wanted precision was reached", "all --rows were drawn", "Ctrl-C"
+Told = Callable[[str, float, int], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be measured, and with what."""
+
+    subject: Subject
+    data: Data
+    method: Method
+    center: Center
+    dtype: torch.dtype
+    device: torch.device
+    seed: int = 0
+    progress: float = 1.0
+    chunk: int = 1024
+    batch: int = 256
+
+    @property
+    def entries(self) -> int:
+        """Numbers in one row."""
+        return int(torch.tensor(self.data.event).prod())
+
+
+@dataclass
+class Measured:
+    """Tables by name, and what they cost. `ended`: why the drawing of rows ended."""
+
+    tables: dict[str, probes.Table] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    gradient: Gradient | None = None
+    rows: int = 0
+    batches: int = 0
+    lost: int = 0
+    evaluations: int = 0
+    elapsed: float = 0.0
+    ended: str = BUDGET
+
+
+def measure(case: Case, budget: float, precision: float, most: int, told: Told = lambda what, share, rows: None) -> Measured:
+    """Draw and probe rows. Ctrl-C ends it with what is there; before the first batch is complete it is passed on."""
+    found, started = Measured(), time.perf_counter()
+
+    def left() -> float:
+        return budget - (time.perf_counter() - started)
+
+    def tell(what: str) -> None:
+        told(what, 1 - left() / budget, found.rows)
+
+    with _Counted(case.subject.field) as asked:
+        try:
+            size = _warm(case, found, left, most, tell)
+            while size:
+                size = _step(case, found, size, left, precision, most, tell)
+        except KeyboardInterrupt:
+            if not found.batches:
+                raise
+            found.ended = STOPPED
+    found.elapsed, found.evaluations = time.perf_counter() - started, asked.rows
+    return found
+
+
+def _warm(case: Case, found: Measured, left: Callable[[], float], most: int, tell: Callable[[str], None]) -> int:
+    """The size of the first batch, from a few rows that do not count: what torch does once is not the price of a row.
+
+    They do count where there is no time for more.
+    """
+    rows = min(most, max(2, ceil(1 / min(term.share for term in case.method.recipe))))
+    first, before = Measured(), time.perf_counter()
+    _timed(found, "first calls", partial(_batch, case, first, rows, left, lambda what: tell(f"first calls: {what}")))
+    took = time.perf_counter() - before
+    if left() < took:
+        found.tables, found.rows, found.batches, found.lost = first.tables, first.rows, first.batches, first.lost
+        return 0
+    return min(most, max(rows, min(FIRST, int(0.4 * left() * rows / took))))
+
+
+def _step(
+    case: Case, found: Measured, size: int, left: Callable[[], float], precision: float, most: int, tell: Callable[[str], None]
+) -> int:
+    """One batch, after the first the gradient, and the size of the next."""
+    before = time.perf_counter()
+    _batch(case, found, size, left, tell)
+    took = time.perf_counter() - before
+    if found.batches == 1 and left() > 0:
+        tell("gradient")
+        _timed(found, "gradient", partial(_gradient, case, found, left(), took / size))
+    return _next(found, size, took, left(), precision, most)
+
+
+def _gradient(case: Case, found: Measured, left: float, cost: float) -> None:
+    loss = Loss(case.method.recipe, measure=False).to(case.device)
+    found.gradient = gradient(loss, case, left, cost)
+
+
+def _next(found: Measured, size: int, seconds: float, left: float, precision: float, most: int) -> int:
+    """The size of the next batch; 0 ends it, and `found.ended` says why."""
+    if found.rows >= most:
+        found.ended = ROWS
+        return 0
+    if found.rows >= LEAST and precise(found) <= precision:
+        found.ended = REACHED
+        return 0
+    fits = int(0.6 * left * size / max(seconds, 1e-9))
+    size = min(4 * size, LARGEST, most - found.rows, fits)
+    found.ended = BUDGET
+    return size if size >= 4 or size == most - found.rows > 0 else 0
+
+
+def precise(found: Measured) -> float:
+    """The larger half width of two 95 percent intervals: of the noise at beta = 0, relative, and of the quietest beta on [0, 1]."""
+    table = found.tables.get("train", found.tables["map"])
+    low, high = table.ratio("a", "s").interval()
+    best = probes.matrix(table).clipped()
+    widths = [float((high - low) / (high + low)), float(best.high - best.low) / 2]
+    return max(w if w == w else 0.0 for w in widths)
+
+
+# One batch ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _batch(case: Case, found: Measured, n: int, left: Callable[[], float], told: Callable[[str], None]) -> None:
+    """All probes on `n` fresh rows, or those of the maps alone where the time is over; they count only when all are there."""
+    number = found.batches
+    new: dict[str, probes.Table] = {}
+    index = case.center.rows[torch.randint(len(case.center.rows), (n,), generator=key(case.seed, "rows", number))]
+    x, y = case.data.rows(index, case.dtype, case.device)
+    loss = Loss(case.method.recipe, measure=False).to(case.device)
+    smallest = min(term.share for term in case.method.recipe)
+    draws = loss.draw(x, y, progress=case.progress, generator=key(case.seed, "draws", number)) if n * smallest >= 1 else []
+    for name, what in _sections(case, draws, _everywhere(case, x, y, number)).items():
+        if left() < 0 and name not in NEEDED:
+            continue
+        told(name)
+        _timed(found, name, partial(_kept, new, what))
+    kept, lost = _finite(new)
+    found.lost += lost
+    found.tables = {name: _joined(found.tables.get(name), table) for name, table in (found.tables | kept).items() if name in kept} | {
+        name: table for name, table in found.tables.items() if name not in kept
+    }
+    found.rows, found.batches = found.rows + n, number + 1
+
+
+def _kept(new: dict[str, probes.Table], what: Callable[[], dict[str, probes.Table]]) -> None:
+    new.update(what())
+
+
+def _timed(found: Measured, name: str, work: Callable[[], None]) -> None:
+    started = time.perf_counter()
+    try:
+        work()
+    finally:
+        found.seconds[name] = found.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def _everywhere(case: Case, x: Tensor, y: Any, number: int) -> Bridge:
+    """Rows with (r, t) uniform over the triangle, whatever the recipe draws: for the maps."""
+    g = key(case.seed, "everywhere", number)
+    e = torch.randn(x.shape, generator=g, dtype=x.dtype)
+    r, t = (p.to(x) for p in at_times.uniform((len(x),), g))
+    z, v = linear(x, e.to(x), t)
+    return Bridge(z, v, r, t, y, None, torch.rand(len(x), 4, generator=g, dtype=x.dtype).to(x), case.progress)
+
+
+def _sections(case: Case, draws: list[tuple[Term, Bridge]], b: Bridge) -> dict[str, Callable[[], dict[str, probes.Table]]]:
+    field, center, proxy = case.subject.field, case.center.velocity, second(case.subject, case.center)[1]
+    chunk = max(1, min(case.chunk, 4_000_000 // case.center.cost))
+    run = [(term, bridge) for term, bridge in draws if moving(term)]
+    still = [(term, bridge) for term, bridge in draws if not moving(term)]
+    anchor = b._replace(r=b.t)
+    sections: dict[str, Callable[[], dict[str, probes.Table]]] = {
+        "noise over (r, t)": lambda: {"map": probes.moments(field, b, center, chunk=chunk)},
+        "derivative": lambda: {"answers": answers(case, b, chunk)},
+        "Jacobian": lambda: {"jacobian": probes.factor(field, b, draws=1, steps=0, exact=EXACT, chunk=chunk)},
+    }
+    if run:
+        sections["noise over beta"] = lambda: {"train": _stacked([probes.moments(field, p, center, proxy, chunk=chunk) for _, p in run])}
+        sections["center"] = lambda: _shift(case, run[0][1], chunk)
+    if draws:
+        sections["roles"] = lambda: _roles(case, run, still, chunk)
+    if case.center.kind != "own":
+        sections["r = t"] = lambda: {"boundary": probes.proxy_bias(field, anchor, own, center, chunk=chunk).rows}
+    return sections
+
+
+def answers(case: Case, b: Bridge, chunk: int) -> probes.Table:
+    """What the field gives and how it changes on every row: `u`, `change` (t - r) du/dt along the recipe's tangent, `slope` d_t u.
+
+    Squares, summed over the event; `moved` is (t - r) d_t u alone, the rest of `change` comes through z.
+    """
+    objective = next((term.objective for term in case.method.recipe if hasattr(term.objective, "tangent")), None)
+    tangent = objective.tangent if objective is not None else conditional
+    field = case.subject.field
+
+    @torch.no_grad()
+    def probe(p: Bridge) -> dict[str, Tensor]:
+        one = torch.ones_like(p.t)
+        u, whole = automatic(field, p.z, p.r, p.t, p.y, (tangent(field, p).to(p.z), None, one))
+        slope = automatic(field, p.z, p.r, p.t, p.y, (None, None, one))[1]
+        gap = p.gap.double().square()
+        return {
+            "u": inner(u, u, p),
+            "change": gap * inner(whole, whole, p),
+            "slope": inner(slope, slope, p),
+            "moved": gap * inner(slope, slope, p),
+        }
+
+    return tabulated(b, chunk, probe)
+
+
+def _shift(case: Case, b: Bridge, chunk: int) -> dict[str, probes.Table]:
+    """The center's error, taken to be its distance to a better one: half a posterior's reference to all of it."""
+    if not case.center.halves:
+        return {}
+    half = probes.moments(case.subject.field, b, case.center.halves[0], chunk=chunk)
+    return {"half": half, "shift": probes.moments(case.subject.field, b, case.center.halves[0], case.center.velocity, chunk=chunk)}
+
+
+def _roles(case: Case, run: list[tuple[Term, Bridge]], still: list[tuple[Term, Bridge]], chunk: int) -> dict[str, probes.Table]:
+    """The noise by role on moving and on r = t rows, and what the weight makes of every row's residual."""
+    found: dict[str, list[probes.Table]] = {"moving": [], "still": [], "pull": []}
+    for name, terms in (("moving", run), ("still", still)):
+        for term, b in terms:
+            table = probes.roles(case.subject.field, b, term.objective, case.center.velocity, chunk=chunk)
+            found[name].append(table)
+            found["pull"].append(_pull(term, b, table))
+    return {name: _stacked(tables) for name, tables in found.items() if tables}
+
+
+@torch.enable_grad()
+def _pull(term: Term, b: Bridge, table: probes.Table) -> probes.Table:
+    """`error`: mean squared residual; `value`: its loss; `slope`, `zero`: the weight there and at no error; `pull`: on the gradient."""
+    error = (table.columns["residual"] / event_size(b.z, b.t)).to(b.t)
+
+    def slope(at: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = at.detach().requires_grad_()
+        value = term.weight(leaf, b)
+        return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
+
+    value, here = slope(error)
+    zero = slope(torch.zeros_like(error))[1]
+    share = 1.0 if term.scale is None else term.scale / term.share
+    columns = {"error": error, "value": value, "slope": here, "zero": zero, "pull": share * here * error.sqrt()}
+    return probes.Table(b.r, b.t, {name: p.double() for name, p in columns.items()})
+
+
+# Tables ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _stacked(tables: list[probes.Table]) -> probes.Table:
+    whole = tables[0]
+    for table in tables[1:]:
+        whole = _joined(whole, table)
+    return whole
+
+
+def _joined(a: probes.Table | None, b: probes.Table) -> probes.Table:
+    b = probes.Table(b.r.detach().cpu(), b.t.detach().cpu(), {name: p.detach().cpu() for name, p in b.columns.items()})
+    if a is None:
+        return b
+    parts = {name: torch.cat([a.columns[name].cpu(), p]) for name, p in b.columns.items()}
+    return probes.Table(torch.cat([a.r.cpu(), b.r]), torch.cat([a.t.cpu(), b.t]), parts)
+
+
+def _finite(tables: dict[str, probes.Table]) -> tuple[dict[str, probes.Table], int]:
+    """The tables without rows that hold a value that is not finite, and the largest number of such rows in one table."""
+    kept, lost = {}, 0
+    for name, table in tables.items():
+        good = torch.stack([p.isfinite() for p in table.columns.values()]).all(0)
+        lost = max(lost, int((~good).sum()))
+        kept[name] = probes.Table(table.r[good], table.t[good], {column: p[good] for column, p in table.columns.items()})
+    return kept, lost
+
+
+class _Counted:
+    """Counts the rows that a module is called on."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module, self.rows = module, 0
+
+    def __enter__(self) -> "_Counted":
+        self.handle = self.module.register_forward_pre_hook(self._count, with_kwargs=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+    def _count(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        shape = getattr(args[0] if args else next(iter(kwargs.values())), "shape", (1,))
+        self.rows += int(shape[0]) if len(shape) else 1

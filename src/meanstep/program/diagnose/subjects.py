@@ -1,0 +1,197 @@
+"""From a factory, weights and a folder to a network that can be asked as a field. Every way in which that fails ends in one line."""
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from meanstep.program.console import UserError
+from meanstep.program.diagnose.arrays import PICKLES, Data
+from meanstep.program.doctor.arguments import Call, candidates, read, reading, stated
+from meanstep.program.doctor.findings import first_line
+from meanstep.program.doctor.loading import load
+
+PREFIXES = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`field`: the network as `(z, r, t, y) -> u`; `ema`: its second copy, if given; `call`: how it is called; `weights`: the files."""
+
+    field: nn.Module
+    ema: nn.Module | None
+    call: str
+    factory: str
+    weights: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many there are."""
+        return sum(p.numel() for p in self.field.parameters())
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a target on the command line stands for."""
+
+    factory: str
+    kwargs: str
+    weights: Path | None
+    ema: Path | None
+
+
+def find(target: str, factory: str, kwargs: str, weights: Path | None, ema: Path | None) -> Found:
+    """A factory, a checkpoint file, or a folder with `model.safetensors`, perhaps `ema_*.safetensors` and `config.json`."""
+    path = Path(target).expanduser()
+    if path.is_dir():
+        here = _checkpoint(path)
+        config = _config(here) or _config(path)
+        copies = sorted(here.glob("ema*.safetensors"))
+        weights, ema = weights or here / "model.safetensors", ema or (copies[-1] if copies else None)
+        factory, kwargs = factory or str(config.get("factory", "")), kwargs or json.dumps(config.get("kwargs", {}))
+        if not factory:
+            raise UserError(f"{path} does not say what builds its network: give --factory package.module:callable")
+    elif path.suffix.lower() in (".safetensors", *PICKLES) or path.is_file():
+        weights = weights or path
+        if not factory:
+            raise UserError(f"{path} holds weights, not a network: give --factory package.module:callable")
+    elif ":" not in target:
+        raise UserError(f"there is no folder or file {target!r}, and no package.module:callable in it")
+    return Found(factory or target, kwargs, weights, ema)
+
+
+def _checkpoint(folder: Path) -> Path:
+    """The folder itself, or the last of its checkpoints."""
+    inside = [p for p in (folder / "checkpoints").glob("*") if (p / "model.safetensors").is_file()]
+    last = max(inside, key=lambda p: (int(p.name) if p.name.isdigit() else -1, p.name), default=None)
+    if (folder / "model.safetensors").is_file() or last is None:
+        if not (folder / "model.safetensors").is_file():
+            raise UserError(f"{folder} holds no model.safetensors, nor checkpoints/*/model.safetensors")
+        return folder
+    return last
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path}: {first_line(error)}") from error
+        return found if isinstance(found, dict) else {}
+    path = folder / "config.yaml"
+    named = re.search(r"^factory:\s*['\"]?([\w.]+:[\w.]+)", path.read_text(encoding="utf-8"), re.MULTILINE) if path.is_file() else None
+    return {"factory": named.group(1)} if named else {}
+
+
+def admit(found: Found, data: Data, order: str, device: torch.device) -> Subject:
+    """The network with its weights, in eval mode on the device, tried on rows of the data; `UserError` if it does not fit."""
+    net, _ = load(found.factory, found.kwargs)
+    net = net.float() if not any(p.dtype == torch.float64 for p in net.parameters()) else net.double()
+    try:
+        other = copy.deepcopy(net) if found.ema else None
+    except Exception as error:
+        raise UserError(f"the network cannot be copied for --ema ({first_line(error)}): hold no computed tensors in attributes") from error
+    for path, copied in ((found.weights, net), (found.ema, other)):
+        if path is not None and copied is not None:
+            _fill(copied, path)
+    call = _call(net.eval(), stated(order) if order else read(net), data)
+    ema = None if other is None else call.adapt(other.eval()).to(device)
+    names = tuple(str(path) for path in (found.weights, found.ema) if path is not None)
+    return Subject(call.adapt(net).to(device), ema, call.line, found.factory, names)
+
+
+def _fill(net: nn.Module, path: Path) -> None:
+    """Load weights strictly. Names may carry the prefixes that DDP, compile and averaged copies put before them."""
+    if path.suffix.lower() in PICKLES:
+        raise UserError(
+            f"{path} is a pickle, which can run code when it is read: save with safetensors.torch.save_file(net.state_dict(), ...)"
+        )
+    if not path.is_file():
+        raise UserError(f"cannot read {path}: there is no such file")
+    try:
+        held = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0][:120]}; it is cut short or no safetensors file") from error
+    own = net.state_dict()
+    held = _bare(held, own)
+    wrong = [f"{k} is {list(held[k].shape)} in the file and {list(own[k].shape)} in the network" for k in own if _differs(held, own, k)]
+    missing, extra = [k for k in own if k not in held], [k for k in held if k not in own]
+    if wrong or missing or extra:
+        parts = [*wrong[:1], *([f"{len(missing)} weights are missing, e.g. {missing[0]}"] if missing else [])]
+        parts += [f"{len(extra)} belong nowhere, e.g. {extra[0]}"] if extra else []
+        raise UserError(f"{path} belongs to another architecture: {'; '.join(parts)}")
+    net.load_state_dict({k: p.to(own[k].dtype) for k, p in held.items()}, strict=True)
+    if broken := [k for k, p in held.items() if p.is_floating_point() and not p.isfinite().all()]:
+        raise UserError(f"{path} holds weights that are not finite, e.g. {broken[0]}: the training had diverged")
+
+
+def _differs(held: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> bool:
+    return name in held and held[name].shape != own[name].shape
+
+
+def _bare(held: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    held = {k: p for k, p in held.items() if k != "n_averaged" or k in own}
+    for _ in PREFIXES:
+        for prefix in PREFIXES:
+            if held and all(k.startswith(prefix) for k in held) and not all(k.startswith(prefix) for k in own):
+                held = {k.removeprefix(prefix): p for k, p in held.items()}
+    return held
+
+
+# How it is called ------------------------------------------------------------------------------------------------------------------
+
+
+def _call(net: nn.Module, first: Call, data: Data) -> Call:
+    """The way of calling it that works on rows of the data, tried on a processor so that a label out of range is seen."""
+    dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+    x, y = data.rows(_telling(data), dtype, torch.device("cpu"))
+    t = torch.linspace(0.4, 0.9, len(x), dtype=dtype)
+    complaints = []
+    for call in candidates(net, first):
+        field = call.adapt(net)
+        try:
+            with torch.no_grad():
+                out: Any = field(x, t / 2, t, y)
+        except Exception as error:  # the next order may do
+            complaints.append(first_line(error, 200))
+            continue
+        call = Call(call.order, call.names, reading(out, x), call.native, call.known)
+        return _shaped(net, call, call.adapt(net), (x, t / 2, t, y))
+    raise UserError(f"{type(net).__name__} does not run on rows of {data.name}, {_hint(net, data, complaints[0])}")
+
+
+def _telling(data: Data) -> Tensor:
+    """A few rows, among them those with the least and the largest label."""
+    rows = list(range(min(4, len(data))))
+    if data.y is not None and data.y.ndim == 1 and data.y.dtype.kind in "iu":
+        rows += [int(data.y.argmin()), int(data.y.argmax())]
+    return torch.tensor(rows)
+
+
+def _shaped(net: nn.Module, call: Call, field: nn.Module, rows: tuple[Any, ...]) -> Call:
+    with torch.no_grad():
+        out: Any = field(*rows)
+    shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    if shape != tuple(rows[0].shape):
+        raise UserError(f"{type(net).__name__} returns {shape} for rows of shape {tuple(rows[0].shape)}: a velocity has the sample's shape")
+    if not out.isfinite().all():
+        raise UserError(f"{type(net).__name__} returns values that are not finite on rows of the data: look at its weights")
+    return call
+
+
+def _hint(net: nn.Module, data: Data, complaint: str) -> str:
+    shape = f"shape {'x'.join(map(str, data.event))}"
+    if data.y is None:
+        return f"{shape}, without labels: {complaint}. Check the data's shape and --order; if it needs labels, give --labels"
+    if data.y.ndim == 1 and data.y.dtype.kind in "iu":
+        return f"{shape}, labels {data.y.min()} to {data.y.max()}: {complaint}. Are the labels in its range?"
+    return f"{shape}, conditions {list(data.y.shape[1:])}: {complaint}. Check their shapes and --order"

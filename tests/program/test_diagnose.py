@@ -1,0 +1,462 @@
+"""`meanstep diagnose`: planted faults fire their rule and no other, sound networks none, files are read with every mistake in one line."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import meanstep as ms
+from meanstep.cli import main
+from meanstep.program.console import UserError
+from meanstep.program.diagnose import arrays, methods, probe
+from meanstep.program.diagnose.command import seconds
+from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
+from meanstep.program.diagnose.measures import Measure
+from meanstep.program.diagnose.page import build, greek
+from meanstep.program.diagnose.rules import CLEAR, FIRES, MISSING, NOTE, OPEN, RULES, WARN, verdicts
+from meanstep.program.diagnose.subjects import Subject
+
+CPU = torch.device("cpu")
+MODULE = """
+import torch
+import meanstep as ms
+def mlp(): return ms.MLP(2, 16, 2, generator=ms.key(0))
+def labelled(): return ms.MLP(2, 16, 2, classes=3, generator=ms.key(0))
+class Strict(torch.nn.Module):
+    def __init__(self):
+        super().__init__(); self.net, self.label = mlp(), torch.nn.Embedding(3, 2)
+    def forward(self, z, r, t, y): return self.net(z + self.label(y), r, t)
+def strict(): return Strict()
+def wide(): return ms.MLP(2, 24, 2)
+def three(): return ms.MLP(3, 8, 1)
+def number(): return 3
+class Round(torch.nn.Module):
+    def forward(self, z, r, t, y=None): return torch.cdist(z, z) @ z
+def flat(): return Round()
+def needs(width): return ms.MLP(2, width)
+def broken(): raise RuntimeError("no weights today")
+class Image(torch.nn.Module):
+    def __init__(self):
+        super().__init__(); self.c = torch.nn.Conv2d(3, 3, 3, padding=1)
+    def forward(self, x, timestep, delta): return self.c(x) * timestep[:, None, None, None] + delta[:, None, None, None]
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "diagnosed_nets.py").write_text(MODULE, encoding="utf-8")
+    g = ms.key(5)
+    np.save("x.npy", torch.randn(600, 2, generator=g).numpy())
+    with torch.random.fork_rng(devices=[]):
+        yield tmp_path
+
+
+def code(*args: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    return int(stop.value.code or 0)
+
+
+# Rules on known cases ----------------------------------------------------------------------------------------------------------------
+
+
+class Exact(nn.Module):
+    """The true average velocity of normal data of standard deviation `std`, times a dummy weight; `wiggle` adds a function of t alone."""
+
+    def __init__(self, std: float = 0.5, wiggle: float = 0.0, rate: float = 1.0, off: float = 0.0) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(()))
+        self.std, self.wiggle, self.rate, self.off = std, wiggle, rate, off
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        size = lambda t: ((1 - t) ** 2 * self.std**2 + t**2).sqrt()  # noqa: E731
+        slope = (t - (1 - t) * self.std**2) / size(t) ** 2  # of v in z, where r = t
+        gap = torch.where(t > r, t - r, 1.0)
+        u = torch.where(t > r, (1 - size(r) / size(t)) / gap, slope)[:, None] * z
+        return self.one * (u + self.wiggle * (self.rate * t).sin()[:, None] + self.off)
+
+
+def diagnosis(net: nn.Module, x: Tensor, *, ema: nn.Module | None = None, rows: int = 1500, **kw: Any) -> Diagnosis:
+    subject = Subject(net, ema, "net", "planted", ())
+    data = arrays.Data(x.numpy(), None, "planted")
+    options: dict[str, Any] = {"times": "uniform", "power": 0.0, "diagonal_share": 0.5, "beta": 1.0, "name": "meanflow"} | kw
+    method = methods.method(subject=subject, **options)
+    center = methods.center("posterior", subject, data, 0, torch.float32, CPU)
+    case = probe.Case(subject, data, method, center, torch.float32, CPU, chunk=512)
+    return diagnosed(case, probe.measure(case, 60.0, 1e-6, rows), 60.0, 1e-6, "meanstep diagnose")
+
+
+def normal(std: float = 0.5, n: int = 3000) -> Tensor:
+    return std * torch.randn(n, 2, generator=ms.key(1))
+
+
+def fired(d: Diagnosis, level: str | None = None) -> set[str]:
+    return {v.rule.name for v in d.fired if level in (None, v.rule.level)}
+
+
+def status(d: Diagnosis, name: str) -> str:
+    return {v.rule.name: v.status for v in d.verdicts}[name]
+
+
+def test_the_true_field_of_one_gaussian_is_healthy_and_beta_0_is_quietest():
+    d = diagnosis(Exact(), normal(), ema=Exact())
+    assert fired(d, WARN) == set()
+    assert fired(d) <= {"target-role", "batch"}
+    low, high = d.values["best"].low, d.values["best"].high
+    assert low == 0 and high < 0.2
+    # the map contracts by the ratio of standard deviations: J = -size(r) / size(t), eq. (12)
+    table = d.found.tables["jacobian"]
+    size = lambda t: ((1 - t) ** 2 * 0.25 + t**2).sqrt()  # noqa: E731
+    torch.testing.assert_close(table.columns["kappa"], (-size(table.r) / size(table.t)).double(), rtol=1e-3, atol=1e-4)
+    s = d.values["noise_1"]
+    assert s.value == pytest.approx(1, abs=1e-4)  # at beta = 1 the multiplier is -I; the proxy has no bias
+
+
+def test_separated_modes_want_beta_1():
+    """A field that expands everywhere, as between modes: u = -z, so J = -(1 + t - r) I."""
+
+    class Expanding(Exact):
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            return self.one * -z
+
+    d = diagnosis(Expanding(), normal(), ema=Exact())
+    assert "beta-pooled" in fired(d)
+    assert d.values["best"].low == 1.0
+    found = diagnosis(Exact(), normal(), name="coefficient", ema=Exact(), rows=1000)
+    assert "beta-louder" in fired(found, WARN)  # beta = 1 where the map contracts
+    assert status(d, "beta-louder") == MISSING
+
+
+def test_times_multiplied_by_1000_are_found():
+    d = diagnosis(Exact(wiggle=0.5, rate=1000.0), normal())
+    assert {"time-scale", "derivative"} <= fired(d, WARN)
+    assert "comes through t" in next(v.means for v in d.fired if v.rule.name == "derivative")
+
+
+def test_a_biased_proxy_and_an_untrained_boundary_are_found():
+    d = diagnosis(Exact(), normal(), ema=Exact(off=1.0))
+    assert fired(d, WARN) == {"proxy-bias"}
+    assert d.values["bias"].value == pytest.approx(2 / d.values["variance"].value, rel=0.05)
+    assert "boundary" in fired(diagnosis(Exact(off=1.0), normal(), rows=600), WARN)
+
+
+def test_a_saturated_weight_says_to_watch_the_residual():
+    d = diagnosis(Exact(), normal(2.0), power=1.0)
+    saturated = next(v for v in d.fired if v.rule.name == "saturated")
+    assert "metrics['residual']" in saturated.change and saturated.rule.level == NOTE
+    assert d.values["loss"].value == pytest.approx(1, abs=0.1)
+    assert d.values["residual"].value > 2
+
+
+def test_rows_that_carry_the_gradient_alone_are_found():
+    """A field next to perfect but on few rows, under a weight that divides by nearly nothing."""
+    x = normal()
+    x[:30] *= 60
+    assert "few-rows" in fired(diagnosis(Exact(), x), WARN)
+
+
+def test_values_that_are_not_finite_are_counted_and_left_out():
+    class Broken(Exact):
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            return super().forward(z, r, t, y) + torch.where(t > 0.97, torch.nan, 0.0)[:, None]
+
+    d = diagnosis(Broken(), normal(), rows=800)
+    assert "finite" in fired(d, WARN)
+    assert np.isfinite(d.values["noise_0"].value) and d.found.lost > 5
+
+
+def test_scale_and_missing_diagonal():
+    d = diagnosis(Exact(8.0), normal(8.0), diagonal_share=0.0, rows=600)
+    assert {"data-scale", "no-diagonal"} <= fired(d, WARN)
+
+
+def test_a_network_that_starts_from_zero_is_found():
+    class Silent(Exact):
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            return 0 * self.one * z
+
+    d = diagnosis(Silent(), normal(), rows=64)
+    assert "silent" in fired(d, WARN)
+    json.dumps(d.record(), allow_nan=False)
+
+
+def test_the_heavy_tail_is_seen():
+    class Seam(Exact):
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            return self.one * -(40 * z[:, :1]).tanh().expand_as(z)
+
+    assert "heavy-tail" in fired(diagnosis(Seam(), normal()), WARN)
+
+
+def test_a_rule_needs_its_whole_interval():
+    names = {rule.name: rule for rule in RULES}
+    assert len(names) == len(RULES)
+
+    def found(name: str, *m: float) -> str:
+        return next(v.status for v in verdicts({names[name].key: Measure(*m)}, {}) if v.rule.name == name)
+
+    assert found("derivative", 5, 4, 6) == FIRES
+    assert found("derivative", 5, 2, 8) == OPEN
+    assert found("derivative", 2, 1, 8) == CLEAR
+    assert found("no-diagonal", 0.01) == FIRES and found("no-diagonal", 0.5) == CLEAR
+    assert all(v.status == MISSING for v in verdicts({}, {}))
+
+
+def test_the_documentation_lists_every_rule():
+    page = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text(encoding="utf-8")
+    for rule in RULES:
+        cells = (f"`{rule.name}`", rule.level, rule.quantity.format(proxy="a proxy"), rule.condition, rule.source)
+        row = f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        assert row in page, f"docs/diagnose.md lacks or contradicts: {row}"
+
+
+def test_numbers_read_well():
+    assert f"{Measure(0.12345, 0.1, 0.2)}" == "0.123 [0.1, 0.2]"
+    assert f"{Measure(0.5):%}" == "50%" and f"{Measure(0.004):%}" == "0.4%"
+    assert f"{Measure(2590.0, float('nan'))}" == "2,590" and f"{Measure(float('inf'))}" == "unbounded"
+    assert greek("at beta = 0, coefficient(beta=1)") == "at β\u00a0=\u00a00, coefficient(beta=1)"
+
+
+def test_the_same_seed_measures_the_same():
+    a, b = (diagnosis(Exact(), normal(), rows=200) for _ in range(2))
+    assert a.values == b.values
+    c = {name: table.columns for name, table in a.found.tables.items()}
+    assert set(c) == {"map", "answers", "jacobian", "train", "half", "shift", "moving", "still", "pull", "boundary"}
+
+
+# Budget and memory -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_budget_bounds_the_time_and_the_chunk_the_rows(monkeypatch: pytest.MonkeyPatch):
+    largest = 0
+
+    class Watched(Exact):
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            nonlocal largest
+            largest = max(largest, len(z))
+            return super().forward(z, r, t, y)
+
+    subject = Subject(Watched(), None, "net", "planted", ())
+    data = arrays.Data(normal().numpy(), None, "planted")
+    method = methods.method("meanflow", subject, "uniform", None, None, 1.0)
+    center = methods.center("own", subject, data, 0, torch.float32, CPU)
+    case = probe.Case(subject, data, method, center, torch.float32, CPU, chunk=16)
+    monkeypatch.setattr(probe, "_gradient", lambda *a: None)
+    found = probe.measure(case, 1.5, 1e-9, 1 << 40)
+    assert found.ended == probe.BUDGET and found.elapsed < 6 and found.rows >= 32
+    assert largest <= 16
+
+
+def test_precision_ends_it():
+    case = diagnosis(Exact(), normal(), rows=8).case
+    found = probe.measure(case, 60.0, 0.2, 1 << 40)
+    assert found.ended == probe.REACHED and found.rows < 3000
+
+
+@pytest.mark.parametrize(("text", "value"), [("60", 60), ("60s", 60), ("2m", 120), (" 1.5 min", 90), ("1h", 3600)])
+def test_budgets_are_read(text: str, value: float):
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3", "0s", "10 parsecs", "nan"])
+def test_a_budget_that_is_no_time(text: str):
+    with pytest.raises(UserError, match="--budget is a time"):
+        seconds(text)
+
+
+def test_ctrl_c_reports_what_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    step = probe._step
+
+    def interrupted(*args: Any) -> int:
+        step(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probe, "_step", interrupted)
+    assert code("diagnose", "diagnosed_nets:mlp", "--data", "x.npy") == 130
+    assert "Ctrl-C ended it" in " ".join(capsys.readouterr().out.split())
+    assert "Interrupted" in Path("diagnosis/report.html").read_text(encoding="utf-8")
+
+
+def test_ctrl_c_before_the_first_rows_writes_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def stop(*args: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probe, "_warm", stop)
+    assert code("diagnose", "diagnosed_nets:mlp", "--data", "x.npy") == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert list(Path("diagnosis").iterdir()) == []
+
+
+# The command -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_page_that_needs_nothing(capsys: pytest.CaptureFixture[str]):
+    net = ms.MLP(2, 16, 2, generator=ms.key(0))
+    save_file(net.state_dict(), "w.safetensors")
+    save_file({f"module.{k}": p for k, p in net.state_dict().items()} | {"n_averaged": torch.tensor(3)}, "e.safetensors")
+    before = torch.get_rng_state()
+    arguments = (
+        "diagnose",
+        "diagnosed_nets:mlp",
+        "--data",
+        "x.npy",
+        "--weights",
+        "w.safetensors",
+        "--ema",
+        "e.safetensors",
+        "--rows",
+        "300",
+    )
+    assert code(*arguments, "--json", "d.json", "--out", "made/here") == 0
+    assert torch.equal(before, torch.get_rng_state())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "boundary" in said and "The quietest coefficient is not the best one" in said and "report: made/here/report.html" in said
+    page = Path("made/here/report.html").read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "<script" not in page
+    assert page.count("data:image/png;base64") == 5
+    for rule in RULES:
+        assert f"<b>{rule.name}</b>" in page
+    record = json.loads(Path("d.json").read_text(encoding="utf-8"))
+    assert record["rows"] == 300 and len(record["verdicts"]) == len(RULES) and record["measures"]["noise_0"][0] > 0
+
+
+@pytest.mark.parametrize("recipe", list(methods.METHODS))
+def test_every_recipe_can_be_read(recipe: str):
+    net = ms.MLP(2, 8, 1, generator=ms.key(0))
+    subject = Subject(net, None, "net", "planted", ())
+    data = arrays.Data(normal(n=600).numpy(), None, "planted")
+    method = methods.method(recipe, subject, "", None, None, 0.5)
+    center = methods.center("", subject, data, 0, torch.float32, CPU)
+    case = probe.Case(subject, data, method, center, torch.float32, CPU, chunk=256)
+    d = diagnosed(case, probe.measure(case, 20.0, 1e-6, 64), 20.0, 1e-6)
+    assert np.isfinite(d.values["slope"].value) and d.found.gradient is not None
+    json.dumps(d.record(), allow_nan=False)
+
+
+def test_few_rows_make_a_page(tmp_path: Path):
+    assert build(diagnosis(Exact(), normal(), rows=8), tmp_path).is_file()
+
+
+def test_images_with_their_own_arguments_and_a_folder():
+    folder = Path("run/checkpoints/200")
+    folder.mkdir(parents=True)
+    from diagnosed_nets import Image  # type: ignore[import-not-found]
+
+    save_file(Image().state_dict(), folder / "model.safetensors")
+    save_file(Image().state_dict(), folder / "ema_0.99.safetensors")
+    Path("run/config.json").write_text(json.dumps({"factory": "diagnosed_nets:Image"}), encoding="utf-8")
+    save_file({"x": torch.randn(64, 3, 8, 8, generator=ms.key(0))}, "images.safetensors")
+    assert code("diagnose", "run", "--data", "images.safetensors", "--rows", "40", "--json", "d.json") == 0
+    record = json.loads(Path("d.json").read_text(encoding="utf-8"))
+    assert record["center"] == "ema" and record["measures"]["factor"][0] > 0 and "ema_0.99" in record["subject"]
+
+
+def test_labels_reach_the_network_and_the_posterior():
+    np.savez("d.npz", x=np.load("x.npy"), y=np.arange(600) % 3)
+    assert code("diagnose", "diagnosed_nets:strict", "--data", "d.npz", "--rows", "64", "--json", "d.json") == 0
+    assert "same label" in json.loads(Path("d.json").read_text(encoding="utf-8"))["facts"]["center"]
+
+
+# Mistakes ----------------------------------------------------------------------------------------------------------------------------
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    assert code("diagnose", *args) == 2
+    text = capsys.readouterr().err.strip()
+    assert text.startswith("meanstep: ") and "\n" not in text and "Traceback" not in text
+    assert not Path("diagnosis/report.html").exists()
+    return text
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("no_such_module:build", "no module"),
+        ("diagnosed_nets:nothing", "has no 'nothing'"),
+        ("diagnosed_nets:number", "returns no torch.nn.Module"),
+        ("diagnosed_nets:needs", "--kwargs"),
+        ("diagnosed_nets:broken", "no weights today"),
+        ("diagnosed_nets:three", "does not run on rows"),
+        ("diagnosed_nets:strict", "give --labels"),
+        ("nowhere", "no folder or file"),
+    ],
+)
+def test_a_network_that_cannot_be_made(target: str, words: str, capsys: pytest.CaptureFixture[str]):
+    assert words in complaint(capsys, target, "--data", "x.npy")
+
+
+def test_a_network_without_a_derivative(capsys: pytest.CaptureFixture[str]):
+    assert "cannot be probed: " in complaint(capsys, "diagnosed_nets:flat", "--data", "x.npy")
+
+
+def test_weights_that_do_not_fit(capsys: pytest.CaptureFixture[str]):
+    net = ms.MLP(2, 24, 2)
+    save_file(net.state_dict(), "other.safetensors")
+    save_file({k: p for k, p in ms.MLP(2, 16, 2).state_dict().items() if "0" in k}, "some.safetensors")
+    whole = Path("other.safetensors").read_bytes()
+    Path("cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    torch.save(net.state_dict(), "net.pt")
+    save_file({k: p * float("nan") for k, p in ms.MLP(2, 16, 2).state_dict().items()}, "nan.safetensors")
+    for name, words in (
+        ("other.safetensors", "another architecture: weights.0 is [34, 24] in the file and [34, 16]"),
+        ("some.safetensors", "another architecture: 4 weights are missing"),
+        ("cut.safetensors", "cut short"),
+        ("net.pt", "is a pickle"),
+        ("nan.safetensors", "not finite"),
+        ("missing.safetensors", "no such file"),
+    ):
+        assert words in complaint(capsys, "diagnosed_nets:mlp", "--data", "x.npy", "--weights", name), name
+    assert "--factory" in complaint(capsys, "other.safetensors", "--data", "x.npy")
+    Path("empty").mkdir()
+    assert "no model.safetensors" in complaint(capsys, "empty", "--data", "x.npy")
+
+
+def test_data_and_labels_that_do_not_fit(capsys: pytest.CaptureFixture[str]):
+    x = np.load("x.npy")
+    np.save("short.npy", np.arange(10))
+    np.save("bad.npy", np.arange(600) % 3 + 1)
+    np.save("few.npy", x[:5])
+    np.save("text.npy", np.array([["a", "b"]] * 20))
+    holes = x.copy()
+    holes[::2] = np.nan
+    np.save("holes.npy", holes)
+    np.savez("unnamed.npz", a=x, b=x)
+    Path("cut.npy").write_bytes(Path("x.npy").read_bytes()[:500])
+    Path("x.pkl").write_bytes(b"")
+    for data, words in (
+        ("few.npy", "at least 16"),
+        ("text.npy", "real numbers"),
+        ("holes.npy", "is not finite"),
+        ("unnamed.npz", "no array x"),
+        ("cut.npy", "cannot read"),
+        ("x.pkl", "pickle"),
+        ("x.jpg", "unknown kind"),
+        ("gone.npy", "no such file"),
+    ):
+        assert words in complaint(capsys, "diagnosed_nets:mlp", "--data", data), data
+    assert "10 labels for 600" in complaint(capsys, "diagnosed_nets:strict", "--data", "x.npy", "--labels", "short.npy")
+    assert "Are the labels in its range?" in complaint(capsys, "diagnosed_nets:strict", "--data", "x.npy", "--labels", "bad.npy")
+
+
+def test_options_that_make_no_sense(capsys: pytest.CaptureFixture[str]):
+    Path("file").write_text("x", encoding="utf-8")
+    for args, words in (
+        (("--out", "file"), "is a file"),
+        (("--budget", "soon"), "is a time"),
+        (("--device", "cuda:77"), "no device"),
+        (("--center", "ema"), "give --ema"),
+        (("--recipe", "meenflow"), "choose among meanflow"),
+        (("--recipe", "transition", "--power", "1"), "--power: the recipe transition"),
+        (("--beta", "2"), "--beta lies in"),
+        (("--json", "nowhere/d.json"), "does not exist"),
+    ):
+        assert words in complaint(capsys, "diagnosed_nets:mlp", "--data", "x.npy", *args), args
