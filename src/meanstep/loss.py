@@ -275,10 +275,11 @@ def _metrics(rows: list[Rows], n: int) -> dict[str, Tensor]:
         pull = torch.where(filled, weight * error.sqrt() * joined(lambda row: torch.full_like(row.error, _share(row, n))), 0.0)
         out["effective_rows"] = pull.sum(-1).square() / (pull.square().sum(-1) * filled.sum(-1))
     if moved := [row for row in rows if row.regression.tangent is not None]:
-        change, average, tangent = (torch.cat([q[k] for q in map(_squares, moved)], -1) for k in range(3))
+        change, average, tangent, noise = (torch.cat([q[k] for q in map(_squares, moved)], -1) for k in range(4))
         here = torch.cat([_filled(row) & (row.bridge.gap > 0) for row in moved], -1)
         out["change_ratio"] = (_mean(change, here) / _mean(average, here)).sqrt()
         out["tangent_rms"] = _mean(tangent, here).sqrt()
+        out["tangent_noise"] = _mean(noise, here)
     return out
 
 
@@ -292,10 +293,10 @@ def _shows_the_same(a: Term, b: Term) -> bool:
     return a.times is not None and a.prepare is b.prepare and given[0] is not None and given[0] is given[1]
 
 
-def _squares(row: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def _squares(row: Rows) -> list[Tensor]:
     b, (prediction, _, average, tangent) = row.bridge, row.regression
     assert average is not None and tangent is not None
-    return tuple(per_sample(q.to(b.z).square(), b.t, b.mask) for q in (prediction - average, average, tangent))  # type: ignore[return-value]
+    return [per_sample(q.to(b.z).square(), b.t, b.mask) for q in (prediction - average, average, tangent, b.v - tangent)]
 
 
 def _mean(x: Tensor, where: Tensor) -> Tensor:

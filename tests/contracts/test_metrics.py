@@ -61,6 +61,7 @@ def test_residuals_are_split_by_what_was_regressed_and_by_gap():
         "residual_gap_1": MOVING[2] ** 2,
         "change_ratio": math.sqrt(mean(squares(0.3, 1.2, 2.7)) / mean(squares(2.6, 3.5, 4.7))),
         "tangent_rms": 0.0,
+        "tangent_noise": 0.0,
         "saturated": 0.0,
         "effective_rows": sum([*MOVING, *STILL]) ** 2 / (6 * sum(squares(*MOVING, *STILL))),
     }
@@ -74,6 +75,14 @@ def test_the_tangents_size_is_its_root_mean_square_on_moving_rows():
     recipe = (ms.Term(Eulerian(), fixed([0.1, 0.5], [0.6, 0.5])),)
     data, noise = torch.tensor([[0.0, 0.0], [5.0, 5.0]], dtype=F), torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=F)
     assert ms.Loss(recipe)(Still(), data, noise=noise).metrics["tangent_rms"].item() == pytest.approx(math.sqrt(12.5))
+
+
+def test_the_noise_that_a_proxy_keeps_out_is_the_conditional_velocitys_distance_from_it():
+    """Row 1 does not move; row 0 has `v_c = (3, 4)` and the proxy says (1, 1)."""
+    data, noise = torch.zeros(2, 2, dtype=F), torch.tensor([[3.0, 4.0], [9.0, 9.0]], dtype=F)
+    for proxy, expected in ((lambda f, b: torch.ones_like(b.z), (2**2 + 3**2) / 2), (lambda f, b: b.v, 0.0)):
+        recipe = (ms.Term(Eulerian(tangent=proxy), fixed([0.1, 0.5], [0.6, 0.5])),)
+        assert ms.Loss(recipe)(Still(), data, noise=noise).metrics["tangent_noise"].item() == pytest.approx(expected)
 
 
 def test_rows_near_the_diagonal_that_match_the_velocity_are_no_gap_rows():

@@ -20,7 +20,7 @@ from .table import CASES, SHAPES, Setting
 
 METRICS = {"residual", "residual_diagonal", "residual_gap", "saturated", "effective_rows"}
 METRICS |= {f"residual_gap_{high}" for high in ("0.25", "0.5", "0.75", "1")}
-MOVING = {"change_ratio", "tangent_rms"}
+MOVING = {"change_ratio", "tangent_rms", "tangent_noise"}
 
 every_case = pytest.mark.parametrize("name", CASES)
 every_network = pytest.mark.parametrize("kind", SHAPES)
