@@ -181,6 +181,7 @@ class Bench:
     def peak(self, loss: Callable[[Tensor], Tensor]) -> float:
         """Megabytes that a step allocates at most, beyond what is there before it."""
         self.step(loss)
+        self.optimiser.zero_grad()
         if self.device.type != "cpu":
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from meanstep.shapes import tree_map
-from meanstep.tangents import automatic
+from meanstep.tangents import automatic, trusted
 from meanstep.types import Answer, Field, Query
 from meanstep.velocities import auxiliary
 
@@ -17,17 +17,17 @@ from meanstep.velocities import auxiliary
 class WithHead:
     """A field and its auxiliary head in one pass: `[*B, 2, *E]`, from the field's `with_head(z, r, t, y) -> (u, v)`."""
 
-    owner: Any
+    headed: Any
 
     def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None, /) -> Tensor:
         """Evaluate both."""
-        u, v = self.owner.with_head(z, r, t, y)
+        u, v = self.headed.with_head(z, r, t, y)
         return torch.stack([u, v], t.ndim)
 
     @property
     def carries_tangents(self) -> bool:
         """As of the field."""
-        return getattr(self.owner, "carries_tangents", False)
+        return trusted(self.headed)
 
 
 def answer(field: Field, query: Query) -> Answer:
@@ -61,15 +61,16 @@ def together(field: Field, queries: Sequence[Query], heads: dict[int, list[int]]
 
 def _alike(q: Query, lead: Query) -> bool:
     same_way = q.along is None or (q.way is lead.way and [d is None for d in q.along] == [d is None for d in lead.along or ()])
-    return same_way and q.head == lead.head and _structure(q.y) == _structure(lead.y) and q.z.dtype == lead.z.dtype
+    return same_way and q.head == lead.head and _structure(q.y, q.t.ndim) == _structure(lead.y, lead.t.ndim) and q.z.dtype == lead.z.dtype
 
 
-def _structure(y: Any) -> Any:
+def _structure(y: Any, axes: int) -> Any:
+    """What conditions must share to be joined along the last of the batch's `axes`."""
     if isinstance(y, dict):
-        return {name: _structure(part) for name, part in y.items()}
+        return {name: _structure(part, axes) for name, part in y.items()}
     if isinstance(y, (tuple, list)):
-        return type(y), [_structure(part) for part in y]
-    return None if y is None else (y.dtype, y.shape[1:])
+        return type(y), [_structure(part, axes) for part in y]
+    return None if y is None else (y.dtype, y.shape[: axes - 1], y.shape[axes:])
 
 
 def _joined(field: Field, queries: list[Query], both: bool) -> list[tuple[Tensor, Tensor | None, Tensor | None]]:
@@ -89,11 +90,18 @@ def _joined(field: Field, queries: list[Query], both: bool) -> list[tuple[Tensor
         out, slope = read(z, r, t, y), None
     _check(out, z, t, both, version)
     sizes = [q.t.shape[axis] for q in queries]
-    slopes = [None] * len(queries) if slope is None else [*slope.split(sizes[: len(moving)], axis), *[None] * (len(queries) - len(moving))]
+    slopes = [*(() if slope is None else _cut(slope, sizes[: len(moving)], axis)), *[None] * len(queries)][: len(queries)]
     if not both:
-        return [(u, None, du) for u, du in zip(out.split(sizes, axis), slopes, strict=True)]
-    pairs = (part.unbind(t.ndim) for part in out.split(sizes, axis))
+        return [(u, None, du) for u, du in zip(_cut(out, sizes, axis), slopes, strict=True)]
+    pairs = (part.unbind(t.ndim) for part in _cut(out, sizes, axis))
     return [(u, v, None if du is None else du.select(t.ndim, 0)) for (u, v), du in zip(pairs, slopes, strict=True)]
+
+
+def _cut(x: Tensor, sizes: list[int], axis: int) -> list[Tensor]:
+    """Consecutive rows; copies under compile, where parts of one split that leave a graph are put on a wrong base (torch 2.13)."""
+    if not torch.compiler.is_compiling():
+        return list(torch.split(x, sizes, axis))
+    return [x.narrow(axis, sum(sizes[:k]), n).clone() for k, n in enumerate(sizes)]
 
 
 def _check(out: Any, z: Tensor, t: Tensor, both: bool, version: int) -> None:

@@ -190,13 +190,17 @@ class DiT(nn.Module):
         return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
     def _run(self, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
+        if tuple(z.shape[1:]) != (self.channels, self.size, self.size):
+            raise ValueError(f"this DiT takes images [B, {self.channels}, {self.size}, {self.size}], got {tuple(z.shape)}")
+        if y is not None and self.labels is None:
+            raise ValueError("this DiT was built without classes and was given labels: DiT(..., classes=N)")
         h, c = self.stem(z), self.embed(t, t - r, y)
         for block in self.blocks:
             h = checkpoint(block, h, c, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else block(h, c)
         return self.final(h, c)
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
-        """The average velocity: `[B, C, H, W], [B], [B], [B] -> [B, C, H, W]`."""
+        """The average velocity: `[B, C, H, W], [B], [B], [B] -> [B, C, H, W]`; `ValueError` for other images, or labels without classes."""
         out = self._run(z, r, t, y)
         return out[:, : self.channels] if self.two else out
 

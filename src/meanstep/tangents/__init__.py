@@ -2,7 +2,7 @@
 
 from meanstep.tangents.dual import Dual, Unsupported, has_rule
 from meanstep.tangents.forward_mode import Directions, derivative, differentiable_kernels
-from meanstep.tangents.passes import VERDICTS, Way, automatic, carried, recorded, rehearsal, separate
+from meanstep.tangents.passes import VERDICTS, Way, automatic, carried, recorded, rehearsal, separate, trusted
 
 __all__ = [
     "VERDICTS",
@@ -18,4 +18,5 @@ __all__ = [
     "recorded",
     "rehearsal",
     "separate",
+    "trusted",
 ]

@@ -124,41 +124,69 @@ def _transformed() -> bool:
 
 
 class Verdict:
-    """What is known of one module: how often it was asked, and why its tangents cannot be carried, if they cannot."""
+    """What is known of one module in one mode: how often it was asked, and why its tangents cannot be carried, if they cannot."""
 
-    def __init__(self) -> None:
-        self.calls, self.reason = 0, ""
+    def __init__(self, training: bool) -> None:
+        self.calls, self.reason, self.training = 0, "", training
 
 
 VERDICTS: WeakKeyDictionary[nn.Module, Verdict] = WeakKeyDictionary()
 
 
-def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
-    """`carried` where it works, else `separate`; under compile `carried` where every function has a rule, else `recorded`.
+def trusted(field: Any) -> bool:
+    """Whether the field's own class says `carries_tangents = True`; a subclass must say so again."""
+    return "carries_tangents" in type(field).__dict__ and bool(field.carries_tangents)
 
-    A module is tried on two of its rows against `separate` in its calls number 1, 2, 4, 8 and so on: one that leaves out a tangent is
-    found out, also if its first layers start from zero.
+
+def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
+    """`carried` where it works, else `separate`; under compile `carried` for what is trusted or was found right before, else `recorded`.
+
+    A module is tried on four of its rows both ways, values, tangents and gradients, in its calls number 1, 2, 4, 8 and so on: one that
+    leaves out a tangent is found out, also if its first layers start from zero. Its mode (train or eval) changing starts it anew.
     """
-    if getattr(field, "carries_tangents", False):
-        return carried(field, z, r, t, y, along)
+    module = getattr(field, "headed", field)
     if torch.compiler.is_compiling():
-        try:
-            return carried(field, z, r, t, y, along)
-        except Unsupported:
-            return recorded(field, z, r, t, y, along)
-    module = getattr(field, "owner", field)
+        known = trusted(field) or getattr(module, "_tangents_found_right", False)
+        return (carried if known else recorded)(field, z, r, t, y, along)
     if not isinstance(module, nn.Module) or _transformed():
-        return separate(field, z, r, t, y, along)
-    verdict = VERDICTS.setdefault(module, Verdict())
+        return (carried if trusted(field) else separate)(field, z, r, t, y, along)
+    verdict = VERDICTS.setdefault(module, Verdict(module.training))
+    if verdict.training != module.training:
+        verdict = VERDICTS[module] = Verdict(module.training)
     verdict.calls += 1
-    if not verdict.reason and verdict.calls & (verdict.calls - 1) == 0:
-        verdict.reason = _objection(field, *tree_map(lambda p: p.narrow(t.ndim - 1, 0, min(4, p.shape[t.ndim - 1])), (z, r, t, y, along)))
+    if _due(verdict, field, z, t):
+        verdict.reason = _checked(module, field, z, r, t, y, along)
     if not verdict.reason:
         try:
             return carried(field, z, r, t, y, along)
         except Unsupported as missing:
             verdict.reason = str(missing)
+            _mark(module, False)
     return separate(field, z, r, t, y, along)
+
+
+def _due(verdict: Verdict, field: Field, z: Tensor, t: Tensor) -> bool:
+    """Whether this call is checked: not what is trusted, not a single row, not while a CUDA graph is captured."""
+    if trusted(field) or verdict.reason or verdict.calls & (verdict.calls - 1) or t.shape[t.ndim - 1] < 2:
+        return False
+    return not (z.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _checked(module: nn.Module, field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> str:
+    """The objection of four rows, and the module's buffers as they were."""
+    kept = [(b, b.clone()) for b in module.buffers()]
+    rows: Any = tree_map(lambda p: p.narrow(t.ndim - 1, 0, min(4, p.shape[t.ndim - 1])), (z, r, t, y, along))
+    reason = _objection(field, rows[0], rows[1], rows[2], rows[3], rows[4])
+    with torch.no_grad():
+        for buffer, value in kept:
+            buffer.copy_(value)
+    _mark(module, not reason)
+    return reason
+
+
+def _mark(module: Any, right: bool) -> None:
+    """Where a compiled step can read the verdict."""
+    module._tangents_found_right = right
 
 
 def _objection(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> str:
@@ -176,7 +204,7 @@ def _objection(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dir
     pairs = (("tangents", found, slope.narrow(axis, 0, found.shape[axis])), ("values", u, plain), ("gradients", pull, other))
     for what, ours, theirs in pairs:
         size, error = (x.detach().float().norm().item() for x in (theirs, ours.to(theirs) - theirs))
-        if math.isfinite(size) and error > tolerance * size + 1e-30:
+        if math.isfinite(size) and not error <= tolerance * size + 1e-30:
             return f"carried {what} are off by {error / size if size else math.inf:.2g} of their norm"
     return ""
 

@@ -92,6 +92,8 @@ def _pow(out: Tensor, x: Any, exponent: Any) -> tuple[Tensor, int]:
 @rule("to", "type", "type_as", "float", "double", "half", "bfloat16")
 def _to(out: Tensor, x: Any, *args: Any, **kwargs: Any) -> tuple[Tensor | None, int]:
     moves = isinstance(x, Dual) and out.is_floating_point()  # integers and truth values have no tangent
+    if isinstance(x, Dual) and out.is_complex():
+        raise Unsupported("complex numbers")
     return (x.tangent.to(out.device, out.dtype), x.axis) if moves else (None, 0)
 
 
