@@ -30,8 +30,8 @@ STEP = """## A training step
 in each round, in turn; the ratio is the median over the rounds of the ratio within a round, and half of the rounds lie in the range
 given. A quarter of the rows has r < t. The floor counts forward passes ([theory](theory.md#10-carrying-a-tangent)): no implementation
 with this arithmetic can do better than it on average, but the flow-matching step's own overheads are in the denominator. Memory is the
-peak of what a step allocates beyond weights and optimiser state, to flow matching's. *Public* is the form that most published code has,
-written out in the benchmark.
+peak of what a step allocates beyond weights and optimiser state, to flow matching's. On a CPU the time is that of the process.
+*Public* is the form that most published code has, written out in the benchmark.
 """
 BLOCKS = """`blocks` compiles each block by itself (`for block in net.blocks: block.compile()`): one graph is shared by all blocks, so the
 start costs as much at depth 28 as at depth 6. The start is the time of the first three steps, compilation included. The public form is
@@ -76,6 +76,8 @@ def step(record: Record) -> Iterator[str]:
     for title, run in record["runs"].items():
         rows = run["rows"]
         yield f"### {title[0].upper()}{title[1:]}, {run['rounds']} rounds\n"
+        if "note" in run:
+            yield f"{run['note']}\n"
         compiled = "compiled" in title
         header = ["", "ms", "ratio", "half of the rounds", "floor", "memory", *(["start, s"] if compiled else [])]
         yield from table(header, [cells(name, row, compiled) for name, row in rows.items()])
@@ -92,7 +94,7 @@ def cells(name: str, row: dict[str, float], compiled: bool) -> list[str]:
         f"**{row['ratio']:.2f}**",
         half,
         f"{row['floor']:.2f}",
-        f"{row['peak_ratio']:.2f}",
+        "" if row["peak_ratio"] is None else f"{row['peak_ratio']:.2f}",
         *start,
     ]
 
