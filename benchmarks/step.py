@@ -260,6 +260,8 @@ def arguments() -> argparse.Namespace:
         parser.error("--rounds and --threads are at least 1")
     if asked.device not in ("cpu", "cuda") or (asked.device == "cuda" and not torch.cuda.is_available()):
         parser.error(f"--device: {asked.device} is not there; cpu{' and cuda' * torch.cuda.is_available()} can be used")
+    if strange := [name for name in asked.only or () if not any(name in variant for variant in EAGER)]:
+        parser.error(f"--only: no variant's name contains {strange[0]!r}; there are: {'; '.join(EAGER)}")
     return asked
 
 
