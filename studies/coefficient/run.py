@@ -191,7 +191,8 @@ def main() -> None:
         here = Path(__file__).parent
         write(here / "results.md", "\n".join(["# Results\n", *tables(records)]).rstrip() + "\n")
         (here / "records.jsonl.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
-        (here / "env.json").write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
+        machine = environment() | {"command": "studies/coefficient/run.sh OUT"}
+        (here / "env.json").write_text(json.dumps(machine, indent=1) + "\n", encoding="utf-8")
         return
     done = {(r["set"], r["arm"], r["seed"]) for r in records}
     todo = [(name, arm, seed) for seed in asked.seeds for name in asked.sets for arm in ARMS if (name, arm, seed) not in done]
