@@ -17,7 +17,8 @@ from meanstep.fields import DiT
 from meanstep.objectives import Eulerian
 from meanstep.rates import Backward, Central, Exact
 from meanstep.recipes import Recipe
-from meanstep.tangents import VERDICTS, Unsupported, Way, automatic, carried, derivative, recorded, separate, trusted
+from meanstep.tangents import VERDICTS, Unsupported, Way, automatic, carried, derivative, has_rule, recorded, separate, trusted
+from meanstep.tangents.dual import RULES
 from meanstep.types import Bridge, Field
 
 from .table import CASES, SHAPES, Conv, Transformer
@@ -770,6 +771,25 @@ class Through(nn.Module):
 
     def forward(self, *batch: Any) -> tuple[Tensor, Tensor]:
         return automatic(self.net, *batch)
+
+
+def test_a_rule_of_ones_own_leaves_compiled_steps_alone(graphs: list[Any], monkeypatch: pytest.MonkeyPatch):
+    """Dynamo reads the whole table of rules, whatever a user put in."""
+    monkeypatch.setattr("meanstep.tangents.dual.RULES", dict(RULES))
+    has_rule(lambda out, x: (x.tangent, x.axis))(Rounded.apply)
+    net = built(lambda: ms.MLP(2))
+    u, du = in_one_graph(Through(net), graphs)(*asked(net, (ROWS, 2)))
+    assert u.isfinite().all() and du.isfinite().all()
+
+
+class Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
 
 
 def test_members_with_labels_share_one_pass():
