@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from meanstep.shapes import over, tree_map
+from meanstep.shapes import inner, over, tree_map
 from meanstep.tangents import automatic
 from meanstep.types import Bridge, Coefficient, Field, Velocity
 
@@ -207,14 +207,14 @@ class Running(nn.Module):
         What is off in the center enters as noise (docs/theory.md, section 11). With `proxy` its bias, taken to be `proxy - center`, counts
         against it, for one more forward-mode pass. Entries under a mask do not count.
         """
-        b = _leading(b, self.rows)
+        b = part(b, 0, min(self.rows, b.t.shape[-1]))
         middle = center(field, b).to(b.z)
         n = b.v - middle
-        q = _swung(field, b, n)
-        found = [_inner(q - n, q, b), _inner(q, q, b), (b.gap > 0).double()]
+        q = swung(field, b, n)
+        found = [inner(q - n, q, b.t, b.mask), inner(q, q, b.t, b.mask), (b.gap > 0).double()]
         if proxy is not None:
-            moved = _swung(field, b, proxy(field, b).to(b.z) - middle)
-            found[1] = found[1] + _inner(moved, moved, b)
+            moved = swung(field, b, proxy(field, b).to(b.z) - middle)
+            found[1] = found[1] + inner(moved, moved, b.t, b.mask)
         sums = torch.stack([self._summed(torch.where(b.gap > 0, x, 0.0), b) for x in found])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
@@ -232,22 +232,15 @@ class Running(nn.Module):
         return zero.index_add_(0, self._cells(b).flatten(), x.flatten()).view(self.bins, self.bins).to(self.seen)
 
 
-def _leading(b: Bridge, rows: int) -> Bridge:
-    axis = b.t.ndim - 1
-    rows = min(rows, b.t.shape[axis])
-    return Bridge(*tree_map(lambda p: p.narrow(axis, 0, rows), tuple(b[:7])))._replace(progress=b.progress)
+def part(b: Bridge, start: int, length: int) -> Bridge:
+    """Rows of a bridge along its last batch axis."""
+    return Bridge(*tree_map(lambda p: p.narrow(b.t.ndim - 1, start, length), tuple(b[:7])))._replace(progress=b.progress)
 
 
-def _swung(field: Field, b: Bridge, w: Tensor) -> Tensor:
-    """`(J + I) w = (t - r) (d_z u) w`, eq. (16)."""
+def swung(field: Field, b: Bridge, w: Tensor) -> Tensor:
+    """`(J + I) w = (t - r) (d_z u) w`, eq. (16), by one forward-mode pass."""
     du = automatic(field, b.z, b.r, b.t, b.y, (w, None, None))[1].to(w)
     return over(b.gap, du) * du
-
-
-def _inner(x: Tensor, y: Tensor, b: Bridge) -> Tensor:
-    product = x.double() * y.double()
-    product = product if b.mask is None else torch.where(over(b.mask, product), product, 0.0)
-    return product.reshape(*b.t.shape, -1).sum(-1)
 
 
 class Climber(nn.Module):

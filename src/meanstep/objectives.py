@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from meanstep.coefficients import at, checked
-from meanstep.queries import answer
+from meanstep.queries import answered
 from meanstep.rates import Exact, plain
 from meanstep.shapes import over
 from meanstep.tangents import automatic, recorded, rehearsal
@@ -27,8 +27,7 @@ class Eulerian:
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u + (t - r) D_t u` on `v`, eq. (11)."""
-        query, finish = self.query(field, b)
-        return finish(answer(field, query))
+        return answered(field, *self.query(field, b))
 
     def query(self, field: Field, b: Bridge) -> tuple[Query, Finish]:
         """What is asked of the field, and what `__call__` makes of the answer."""
@@ -67,8 +66,7 @@ class Matching:
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u(z, r, t)` (or the head) on `v`."""
-        query, finish = self.query(field, b)
-        return finish(answer(field, query))
+        return answered(field, *self.query(field, b))
 
     def query(self, field: Field, b: Bridge) -> tuple[Query, Finish]:
         """What is asked of the field, and what `__call__` makes of the answer."""
@@ -95,8 +93,7 @@ class Lagrangian:
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u - (t - r) d_r u` on the arrival's velocity."""
-        query, finish = self.query(field, b)
-        return finish(answer(field, query))
+        return answered(field, *self.query(field, b))
 
     def query(self, field: Field, b: Bridge) -> tuple[Query, Finish]:
         """What is asked of the field, and what `__call__` makes of the answer."""
@@ -132,8 +129,7 @@ class Semigroup:
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u(t, r)` on the two jumps' mean."""
-        query, finish = self.query(field, b)
-        return finish(answer(field, query))
+        return answered(field, *self.query(field, b))
 
     def query(self, field: Field, b: Bridge) -> tuple[Query, Finish]:
         """What is asked of the field, and what `__call__` makes of the answer."""

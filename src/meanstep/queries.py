@@ -1,8 +1,8 @@
 """Answers the queries of several objectives by one forward pass of the field. Knows no objectives and no losses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from meanstep.shapes import tree_map
 from meanstep.tangents import automatic, trusted
 from meanstep.types import Answer, Field, Query
 from meanstep.velocities import auxiliary
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class WithHead:
         return trusted(self.headed)
 
 
-def answer(field: Field, query: Query) -> Answer:
-    """The answer to one query."""
-    return together(field, [query])[0]
+def answered(field: Field, query: Query, finish: Callable[[Answer], T]) -> T:
+    """What `finish` makes of the answer to one query."""
+    return finish(together(field, [query])[0])
 
 
 def together(field: Field, queries: Sequence[Query], heads: dict[int, list[int]] | None = None) -> list[Answer]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from meanstep.coefficients import at, checked
-from meanstep.queries import answer
+from meanstep.queries import answered
 from meanstep.shapes import over
 from meanstep.tangents import Way, automatic, recorded, rehearsal
 from meanstep.types import Answer, Bridge, Coefficient, Field, Query
@@ -18,12 +18,6 @@ Change = tuple[Tensor, Tensor]
 def plain(field: Field, b: Bridge, drew: bool) -> Query:
     """The field at the bridge; asked at once if what came before `drew` random numbers that it must draw again."""
     return Query(b.z, b.r, b.t, b.y, value=field(b.z, b.r, b.t, b.y) if drew else None)
-
-
-def direct(field: Field, b: Bridge, w: Tensor) -> Change:
-    """`u` itself: exact where `r = t`, off by `(t - r) D_t u` elsewhere. Trajectory flow matching, the limit of `Backward` at ratio 1."""
-    u = field(b.z, b.r, b.t, b.y)
-    return u, torch.zeros_like(u)
 
 
 @dataclass(frozen=True)
@@ -42,8 +36,7 @@ class Exact:
 
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> Change:
         """`(u, (t - r) D_t u)`, both `[*B, *E]`."""
-        query, finish = self.query(field, b, w)
-        return finish(answer(field, query))
+        return answered(field, *self.query(field, b, w))
 
     def query(self, field: Field, b: Bridge, w: Tensor) -> tuple[Query, Callable[[Answer], Change]]:
         """What is asked of the field, and what `__call__` makes of the answer."""
@@ -61,7 +54,7 @@ class Exact:
 
 @dataclass(frozen=True)
 class Backward:
-    """One-sided difference over the share `ratio` of the gap, eq. (22): needs no forward mode. `ratio` 0 is `Exact`, 1 is `direct`.
+    """One-sided difference over the share `ratio` of the gap, eq. (22): needs no forward mode. `ratio` 0 is `Exact`, 1 is `u` itself.
 
     A tensor of ratios must be positive. The gradient flows through `u`. `clamp` bounds the discrete target elementwise, also at ratio 1
     (guided alpha-Flow: 4). Sources: arXiv 2510.20771, 2512.15657.
@@ -75,8 +68,7 @@ class Backward:
 
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> Change:
         """`(u, (t - r) D_t u)` to first order in `ratio (t - r)`, both `[*B, *E]`."""
-        query, finish = self.query(field, b, w)
-        return finish(answer(field, query))
+        return answered(field, *self.query(field, b, w))
 
     def query(self, field: Field, b: Bridge, w: Tensor) -> tuple[Query, Callable[[Answer], Change]]:
         """What is asked of the field, and what `__call__` makes of the answer."""
@@ -113,8 +105,7 @@ class Central:
 
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> Change:
         """`(u, (t - r) D_t u)` to second order in `step`, both `[*B, *E]`."""
-        query, finish = self.query(field, b, w)
-        return finish(answer(field, query))
+        return answered(field, *self.query(field, b, w))
 
     def query(self, field: Field, b: Bridge, w: Tensor) -> tuple[Query, Callable[[Answer], Change]]:
         """What is asked of the field, and what `__call__` makes of the answer."""

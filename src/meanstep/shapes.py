@@ -36,6 +36,14 @@ def per_sample(x: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
     return kept.reshape(*t.shape, -1).sum(-1) / _kept(x, t, mask).clamp(min=1)
 
 
+def inner(x: Tensor, y: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The inner product of each row's events, `[*B, *E] -> [*B]`, summed in float64; masked entries do not count."""
+    product = x.double() * y.double()
+    if mask is not None:
+        product = torch.where(over(mask, product), product, 0.0)
+    return product.reshape(*t.shape, -1).sum(-1)
+
+
 def tree_map(f: Callable[..., Any], y: Any, *others: Any) -> Any:
     """Apply `f` to every tensor of a tensor, tuple, named tuple, list or dict; `None` stays `None`."""
     if y is None:

@@ -3,17 +3,16 @@
 import torch
 from torch import Generator, Tensor
 
+from meanstep.coefficients import swung
 from meanstep.probes.rows import Table, inner, signs, tabulated
 from meanstep.shapes import event_size, over
-from meanstep.tangents import automatic
 from meanstep.types import Bridge, Field
 
 
 @torch.no_grad()
 def product(field: Field, b: Bridge, w: Tensor) -> Tensor:
     """`J w` for a direction `w` `[*B, *E]`, by one forward-mode pass at the bridge's `(z, r, t)`, eq. (12)."""
-    du = automatic(field, b.z, b.r, b.t, b.y, (w, None, None))[1].to(w)
-    return over(b.gap, du) * du - w
+    return swung(field, b, w) - w
 
 
 @torch.enable_grad()

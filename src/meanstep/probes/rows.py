@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from meanstep.shapes import over, tree_map
+from meanstep import shapes
+from meanstep.coefficients import part
 from meanstep.types import Bridge
 
 NORMAL = 1.959963984540054  # the normal distribution's 97.5 percent point
@@ -137,8 +138,7 @@ def pieces(b: Bridge, size: int) -> Iterator[Bridge]:
     axis = b.t.ndim - 1
     for start in range(0, b.t.shape[axis], size):
         length = min(size, b.t.shape[axis] - start)
-        parts = tree_map(lambda p, start=start, length=length: p.narrow(axis, start, length), tuple(b[:7]))
-        yield Bridge(*parts)._replace(progress=b.progress)
+        yield part(b, start, length)
 
 
 def tabulated(b: Bridge, size: int, probe: Callable[[Bridge], dict[str, Tensor]]) -> Table:
@@ -149,10 +149,7 @@ def tabulated(b: Bridge, size: int, probe: Callable[[Bridge], dict[str, Tensor]]
 
 def inner(x: Tensor, y: Tensor, b: Bridge) -> Tensor:
     """The inner product of each row's events, `[*B, *E] -> [*B]`, summed in float64; masked entries do not count."""
-    product = x.double() * y.double()
-    if b.mask is not None:
-        product = torch.where(over(b.mask, product), product, 0.0)
-    return product.reshape(*b.t.shape, -1).sum(-1)
+    return shapes.inner(x, y, b.t, b.mask)
 
 
 def signs(like: Tensor, generator: Generator | None) -> Tensor:
