@@ -95,12 +95,15 @@ def measure(case: Case, budget: float, precision: float, most: int, told: Told =
 def _warm(case: Case, found: Measured, left: Callable[[], float], most: int, tell: Callable[[str], None]) -> int:
     """The size of the first batch, from a few rows that do not count: what torch does once is not the price of a row.
 
-    They do count where there is no time for more.
+    They do count where there is no time for more; where they were quick they are asked again, for what they cost once that is done.
     """
-    rows = min(most, max(2, ceil(1 / min(term.share for term in case.method.recipe))))
-    first, before = Measured(), time.perf_counter()
-    _timed(found, "first calls", partial(_batch, case, first, rows, left, lambda what: tell(f"first calls: {what}")))
-    took = time.perf_counter() - before
+    rows, took = min(most, max(2, ceil(1 / min(term.share for term in case.method.recipe)))), 0.0
+    for _ in range(2):
+        first, before = Measured(), time.perf_counter()
+        _timed(found, "first calls", partial(_batch, case, first, rows, left, lambda what: tell(f"first calls: {what}")))
+        took = time.perf_counter() - before
+        if took > 0.1 * left():
+            break
     if left() < took:
         found.tables, found.rows, found.batches, found.lost = first.tables, first.rows, first.batches, first.lost
         return 0
