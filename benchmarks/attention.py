@@ -11,7 +11,6 @@ a figure is the median over the rounds. A rate counts the products only. Memory 
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -20,9 +19,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from memory import peak
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import ProfilerActivity, profile
 
 from meanstep.attention import attention_with_tangent
 from meanstep.program.sweep.folder import environment
@@ -57,24 +56,6 @@ def seconds(run: Callable[[], Any], times: int, cuda: bool) -> float:
     last.record()
     torch.cuda.synchronize()
     return first.elapsed_time(last) / times / 1000
-
-
-def peak(run: Callable[[], Any], cuda: bool) -> int:
-    """Bytes above what was allocated before, at most."""
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        kept = run()
-    del kept
-    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
-    total = highest = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        total += event.nbytes()
-        highest = max(highest, total)
-    return highest
 
 
 @torch.no_grad()
@@ -143,7 +124,6 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     asked = arguments()
     torch.set_num_threads(1)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     machine, rows = environment(asked.device), []
     where = machine["device"] if asked.device == "cuda" else f"{machine['processor']}, one thread"
     print(f"{where}, torch {machine['torch']}, medians of {asked.rounds} rounds\n")

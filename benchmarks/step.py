@@ -16,15 +16,14 @@ import argparse
 import copy
 import functools
 import json
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from memory import peak
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -135,19 +134,6 @@ TABLES = {"eager": EAGER, "step": COMPILED, "blocks": {k: v for k, v in EAGER.it
 TITLES = {"eager": "eager", "step": "compiled step", "blocks": "compiled blocks"}
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Drops what the profiler's library writes to the error stream."""
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
 class Bench:
     """One network, its EMA copy, its optimiser, and a batch of noise in place of data."""
 
@@ -182,19 +168,7 @@ class Bench:
         """Megabytes that a step allocates at most, beyond what is there before it."""
         self.step(loss)
         self.optimiser.zero_grad()
-        if self.device.type != "cpu":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            self.step(loss)
-            return (torch.cuda.max_memory_allocated() - before) / 2**20
-        with quiet(), torch.profiler.profile(profile_memory=True) as profile:
-            self.step(loss)
-        events = sorted((e.start_ns(), e.nbytes()) for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
-        held, highest = 0, 0
-        for _, size in events:
-            held += size
-            highest = max(highest, held)
-        return highest / 2**20
+        return peak(lambda: self.step(loss), self.device.type != "cpu") / 2**20
 
     def _wait(self) -> None:
         if self.device.type != "cpu":

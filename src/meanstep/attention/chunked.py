@@ -21,10 +21,9 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """`(o, do)` `[*B, N, Dv]`, eq. (42), for queries `[*B, N, D]`, keys `[*B, M, D]` and values `[*B, M, Dv]`."""
     n, m = q.shape[-2], k.shape[-2]
-    shape = (*q.shape[:-1], v.shape[-1])
-    if not (math.prod(shape) and m):
-        return q.new_zeros(shape), q.new_zeros(shape)
-    o, do = q.new_empty(shape), q.new_empty(shape)
+    o, do = results(q, k, v)
+    if not (o.numel() and m):
+        return o, do
     inputs = [batched(x) for x in (q, k, v, dq, dk, dv)]
     outputs = [batched(x) for x in (o, do)]
     seen = None if mask is None else batched(mask.expand(*q.shape[:-1], m))
@@ -36,6 +35,12 @@ def attention(
             visible = None if seen is None else seen[part]
             heads([flat(x[part]) for x in inputs], [x[part].flatten(0, 1) for x in outputs], visible, causal, scale, rows)
     return o, do
+
+
+def results(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """`o` and `do` `[*B, N, Dv]` to be filled; of no keys they are 0."""
+    shape, make = (*q.shape[:-1], v.shape[-1]), q.new_empty if k.shape[-2] else q.new_zeros
+    return make(shape), make(shape)
 
 
 def batched(x: Tensor) -> Tensor:
@@ -64,8 +69,8 @@ def heads(inputs: list[Tensor], outputs: list[Tensor], mask: Tensor | None, caus
     space = q.new_empty(2, len(q) * rows * min(m, KEYS))
     for i in range(0, q.shape[1], rows):
         block = slice(i, i + rows)
-        results = [x[:, block] for x in outputs]
-        sums = Sums(*(x if x.dtype == q.dtype else torch.empty_like(x, dtype=q.dtype) for x in results))
+        here = [x[:, block] for x in outputs]
+        sums = Sums(*(x if x.dtype == q.dtype else torch.empty_like(x, dtype=q.dtype) for x in here))
         additive = mask is not None and mask.dtype != torch.bool
         for j in range(0, min(m, i + rows) if causal else m, KEYS):
             keys = slice(j, j + KEYS)
@@ -75,7 +80,7 @@ def heads(inputs: list[Tensor], outputs: list[Tensor], mask: Tensor | None, caus
             if causal and j + s.shape[2] > i + 1:
                 s.masked_fill_(torch.ones_like(s[0], dtype=torch.bool).triu_(i - j + 1), -torch.inf)
             sums.add(s, ds, v[:, keys], dv[:, keys], LOG2E if additive else 1.0)
-        for result, x in zip(results, sums.finish(), strict=True):
+        for result, x in zip(here, sums.finish(), strict=True):
             if result is not x:
                 result.copy_(x)
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from meanstep.attention.chunked import LOG2E, batched
+from meanstep.attention.chunked import LOG2E, batched, results
 
 # Head size up to -> (queries, keys, warps, stages): large blocks whose sums [queries, head] and scores [queries, keys] stay in registers
 # and whose k, v, dk, dv and mask stay in shared memory (163 KiB at compute capability 8.0, 227 at 9.0, 99 elsewhere). Chosen by the
@@ -24,10 +24,9 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """`(o, do)` `[*B, N, Dv]`, eq. (42), for queries `[*B, N, D]`, keys `[*B, M, D]` and values `[*B, M, Dv]` with any strides."""
     n, m = q.shape[-2], k.shape[-2]
-    shape = (*q.shape[:-1], v.shape[-1])
-    if not (math.prod(shape) and m):
-        return q.new_zeros(shape), q.new_zeros(shape)
-    o, do = q.new_empty(shape), q.new_empty(shape)
+    o, do = results(q, k, v)
+    if not (o.numel() and m):
+        return o, do
     inputs = [batched(x) for x in (q, k, v, dq, dk, dv)]
     seen = inputs[0] if mask is None else batched(mask.expand(*q.shape[:-1], m))
     kind = 0 if mask is None else 1 if mask.dtype == torch.bool else 2
