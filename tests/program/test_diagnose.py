@@ -431,6 +431,7 @@ def test_data_and_labels_that_do_not_fit(capsys: pytest.CaptureFixture[str]):
     np.save("holes.npy", holes)
     np.savez("unnamed.npz", a=x, b=x)
     Path("cut.npy").write_bytes(Path("x.npy").read_bytes()[:500])
+    Path("junk.npy").write_text("no array", encoding="utf-8")
     Path("x.pkl").write_bytes(b"")
     for data, words in (
         ("few.npy", "at least 16"),
@@ -438,6 +439,7 @@ def test_data_and_labels_that_do_not_fit(capsys: pytest.CaptureFixture[str]):
         ("holes.npy", "is not finite"),
         ("unnamed.npz", "no array x"),
         ("cut.npy", "cannot read"),
+        ("junk.npy", "holds no plain array"),
         ("x.pkl", "pickle"),
         ("x.jpg", "unknown kind"),
         ("gone.npy", "no such file"),

@@ -142,6 +142,8 @@ def _table(path: Path) -> tuple[np.ndarray, None]:
 
 
 def _reason(error: BaseException) -> str:
+    if "allow_pickle" in str(error):  # numpy's guess about whatever is no array, and an option that is not offered here
+        return "it holds no plain array of numbers"
     return str(error).split("\n")[0].rstrip(".")[:160] or type(error).__name__
 
 
