@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
+from meanstep.program import methods as table
 from meanstep.program.diagnose import arrays, methods, probe
 from meanstep.program.diagnose.command import seconds
 from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
@@ -329,7 +330,9 @@ def test_the_command_writes_a_page_that_needs_nothing(capsys: pytest.CaptureFixt
     assert record["rows"] == 300 and len(record["verdicts"]) == len(RULES) and record["measures"]["noise_0"][0] > 0
 
 
-@pytest.mark.parametrize("recipe", list(methods.METHODS))
+@pytest.mark.parametrize(
+    "recipe", [name for name in table.METHODS if name not in ("flow_matching", "rectified_meanflow", "pixel_meanflow")]
+)
 def test_every_recipe_can_be_read(recipe: str):
     net = ms.MLP(2, 8, 1, generator=ms.key(0))
     subject = Subject(net, None, "net", "planted", ())
@@ -456,7 +459,7 @@ def test_options_that_make_no_sense(capsys: pytest.CaptureFixture[str]):
         (("--budget", "soon"), "is a time"),
         (("--device", "cuda:77"), "no device"),
         (("--center", "ema"), "give --ema"),
-        (("--recipe", "meenflow"), "choose among meanflow"),
+        (("--recipe", "meenflow"), "choose among flow_matching"),
         (("--recipe", "transition", "--power", "1"), "--power: the recipe transition"),
         (("--beta", "2"), "--beta lies in"),
         (("--json", "nowhere/d.json"), "does not exist"),

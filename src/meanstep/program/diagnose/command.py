@@ -26,6 +26,7 @@ from meanstep.program.diagnose.subjects import admit, find
 from meanstep.program.diagnose.terminal import show
 from meanstep.program.doctor.command import available
 from meanstep.program.doctor.findings import first_line
+from meanstep.program.methods import METHODS
 
 UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 
@@ -64,7 +65,7 @@ class Diagnose:
     weights: Annotated[Path | None, _hint("Weights, .safetensors.", "as the factory made them", "FILE")] = None
     ema: Annotated[Path | None, _hint("A second copy's weights: the proxy.", "ema*.safetensors of the folder", "FILE")] = None
     center: Annotated[Literal["own", "ema", "posterior"] | None, _hint(CENTER_HELP, CENTER_DEFAULT, "{own,ema,posterior}")] = None
-    recipe: Annotated[str, _hint(f"What trains it: {', '.join(methods.METHODS)}.", "meanflow", "NAME")] = "meanflow"
+    recipe: Annotated[str, _hint(f"What trains it: {', '.join(METHODS)}.", "meanflow", "NAME")] = "meanflow"
     times: Annotated[
         Literal["uniform", "logit-normal"] | None, _hint("How its (r, t) are drawn.", "the recipe's", "{uniform,logit-normal}")
     ] = None

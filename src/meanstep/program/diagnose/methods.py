@@ -1,25 +1,22 @@
 """The recipe whose regression and weight are read, and the center that stands for the marginal velocity. Knows no files."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from meanstep import recipes
-from meanstep import times as at_times
 from meanstep.keys import key
 from meanstep.objectives import Eulerian
+from meanstep.program import methods
 from meanstep.program.console import UserError
 from meanstep.program.diagnose.arrays import Data
 from meanstep.program.diagnose.subjects import Subject
-from meanstep.types import Times, Velocity, Weight
-from meanstep.velocities import Posterior, head, of, own
-from meanstep.weights import adaptive, constant
+from meanstep.types import Velocity
+from meanstep.velocities import Posterior, of, own
 
 LOW, ENOUGH, MOST = 16, 512, 20_000
 """The posterior is the default center up to LOW entries a row and from ENOUGH rows on; beyond MOST rows it is taken over so many."""
-DRAWS: dict[str, Times] = {"uniform": at_times.uniform, "logit-normal": recipes.IMAGENET}
 
 
 @dataclass(frozen=True)
@@ -46,64 +43,32 @@ def moving(term: recipes.Term) -> bool:
     return bool((r < t).any())
 
 
-Build = Callable[[Subject, float, dict[str, Any]], recipes.Recipe]
-
-
-def _proxy(subject: Subject) -> Velocity:
-    return own if subject.ema is None else of(subject.ema)
-
-
-def _improved(s: Subject, beta: float, kw: dict[str, Any]) -> recipes.Recipe:
-    return recipes.improved_meanflow(head if callable(getattr(s.field, "head", None)) else own, **kw)
-
-
-METHODS: dict[str, tuple[Build, tuple[str, ...]]] = {
-    "meanflow": (lambda s, b, kw: recipes.meanflow(**kw), ("times", "diagonal_share", "weight")),
-    "coefficient": (lambda s, b, kw: recipes.coefficient(b, _proxy(s), **kw), ("times", "diagonal_share", "weight")),
-    "improved_meanflow": (_improved, ("times", "diagonal_share", "weight")),
-    "alpha_flow": (lambda s, b, kw: recipes.alpha_flow(**kw), ("times", "diagonal_share")),
-    "modular_meanflow": (lambda s, b, kw: recipes.modular_meanflow(**kw), ("times", "diagonal_share", "weight")),
-    "curriculum_meanflow": (lambda s, b, kw: recipes.curriculum_meanflow(**kw), ("times", "diagonal_share", "weight")),
-    "solution_flow": (lambda s, b, kw: recipes.solution_flow(**kw), ("times", "diagonal_share", "weight")),
-    "split_meanflow": (lambda s, b, kw: recipes.split_meanflow(**kw), ("times", "diagonal_share")),
-    "terminal_velocity": (lambda s, b, kw: recipes.terminal_velocity(_proxy(s), **kw), ("times",)),
-    "transition": (lambda s, b, kw: recipes.transition(**kw), ("times",)),
-    "shortcut": (lambda s, b, kw: recipes.shortcut(s.ema or s.field, **kw), ()),
-}
-"""How each recipe is built, and which of the options it takes."""
+TAKES = ("times", "power", "diagonal_share")
+"""Options of the command that change a recipe, where it has them."""
 
 
 def method(name: str, subject: Subject, times: str, power: float | None, diagonal_share: float | None, beta: float) -> Method:
     """The recipe at its published setting but for what the user changed; `UserError` for an option that it does not have."""
-    if name not in METHODS:
-        raise UserError(f"--recipe: there is no recipe {name!r}: choose among {', '.join(METHODS)}")
-    build, takes = METHODS[name]
-    given: dict[str, Any] = {}
-    if times:
-        given["times"] = DRAWS[times]
-    if power is not None:
-        given["weight"] = _weight(power)
-    if diagonal_share is not None:
-        given["diagonal_share"] = diagonal_share
+    takes = methods.find(name).options
+    given: dict[str, Any] = {"times": times or None, "power": power, "diagonal_share": diagonal_share}
+    given = {option: value for option, value in given.items() if value is not None}
     for option in given:
         if option not in takes:
-            flag = {"weight": "--power"}.get(option, f"--{option.replace('_', '-')}")
-            raise UserError(f"{flag}: the recipe {name} has no such setting; it takes {', '.join(takes) or 'none'}")
-    try:
-        recipe = build(subject, beta, given)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"--recipe {name}: {error}") from error
-    words = (
-        [f"times={times}"] * bool(times) + [f"beta={beta:g}"] * (name == "coefficient") + [f"power={power or 0:g}"] * (power is not None)
-    )
-    words += [f"diagonal_share={diagonal_share:g}"] if diagonal_share is not None else []
+            held = ", ".join(o for o in TAKES if o in takes) or "none of these"
+            raise UserError(f"--{option.replace('_', '-')}: the recipe {name} has no such setting; it takes {held}")
+    words = ([f"beta={beta:g}"] if name == "coefficient" else []) + [
+        f"{o}={v if isinstance(v, str) else f'{v:g}'}" for o, v in given.items()
+    ]
+    given |= _proxy(name, subject) | ({"beta": beta} if name == "coefficient" else {})
+    recipe = methods.build(name, subject.field, subject.ema, **given)
     return Method(name, recipe, f"{name}({', '.join(words)})", _beta(name, recipe, beta))
 
 
-def _weight(power: float) -> Weight:
-    if not 0 <= power <= 4:
-        raise UserError(f"--power: a number in [0, 4], got {power:g}")
-    return adaptive(power, 1e-2) if power else constant
+def _proxy(name: str, subject: Subject) -> dict[str, str]:
+    """The proxy that the files allow: what the recipe would take, else the network itself."""
+    proxies = methods.find(name).proxies
+    there = {"ema": subject.ema is not None, "head": callable(getattr(subject.field, "head", None)), "posterior": False}
+    return {"proxy": next(word for word in proxies if there.get(word, True))} if proxies else {}
 
 
 def _beta(name: str, recipe: recipes.Recipe, beta: float) -> float | None:

@@ -1,0 +1,90 @@
+"""`program.methods`: every recipe of the package by name, from plain options; what it needs and lacks is said in one line."""
+
+import inspect
+
+import pytest
+import torch
+
+import meanstep as ms
+from meanstep import recipes
+from meanstep.program import methods
+from meanstep.program.console import UserError
+from meanstep.recipes import Recipe
+from meanstep.velocities import Posterior
+
+NET = ms.MLP(2, 8, 1, head=True, generator=ms.key(0))
+EMA = ms.MLP(2, 8, 1, generator=ms.key(1))
+PLAIN = ms.MLP(2, 8, 1, generator=ms.key(0))
+
+
+def built(name: str, **options: object) -> Recipe:
+    return methods.build(name, NET, EMA, Posterior(torch.zeros(4, 2)), **options)
+
+
+def test_the_table_holds_every_recipe_of_the_package():
+    found = {n for n, f in vars(recipes).items() if inspect.isfunction(f) and f.__module__ == recipes.__name__ and n[0] != "_"}
+    assert set(methods.METHODS) == found
+    assert all(method.about for method in methods.METHODS.values())
+
+
+@pytest.mark.parametrize("name", list(methods.METHODS))
+def test_every_recipe_trains_a_step(name: str):
+    field = ms.fields.DataPrediction(NET) if name == "pixel_meanflow" else NET
+    recipe = methods.build(name, field, EMA)
+    out = ms.Loss(recipe)(field, torch.randn(64, 2, generator=ms.key(2)), progress=0.5, generator=ms.key(3))
+    assert out.loss.isfinite()
+
+
+@pytest.mark.parametrize("name", list(methods.METHODS))
+def test_every_proxy_of_every_recipe_is_built(name: str):
+    for proxy in methods.METHODS[name].proxies:
+        assert built(name, proxy=proxy)
+
+
+def test_plain_options_are_the_objects_they_stand_for():
+    x = torch.randn(64, 2, generator=ms.key(4))
+
+    def value(recipe: Recipe) -> float:
+        return ms.Loss(recipe)(NET, x, generator=ms.key(5)).loss.item()
+
+    asked = built("meanflow", times="uniform", power=0.5, c=1e-3, diagonal_share=0.25)
+    weight = ms.weights.adaptive(0.5, 1e-3)
+    assert value(asked) == value(recipes.meanflow(ms.times.uniform, 0.25, weight))
+    assert value(built("coefficient", beta=0.5)) == value(recipes.coefficient(0.5, EMA))
+    assert value(methods.build("coefficient", NET, beta=0)) == value(recipes.coefficient(0.0))
+    assert value(built("meanflow", power=0)) == value(recipes.meanflow(weight=ms.weights.constant))
+
+
+def test_what_a_method_needs_depends_on_its_options():
+    assert methods.needs("meanflow") == set()
+    assert methods.needs("coefficient") == {methods.EMA}
+    assert methods.needs("coefficient", beta=0.0) == set()
+    assert methods.needs("coefficient", beta=0.5, proxy="posterior") == {methods.POSTERIOR}
+    assert methods.needs("improved_meanflow", proxy="own") == set()
+    assert methods.needs("pixel_meanflow") == {methods.HEAD, methods.PREDICTION}
+    assert methods.needs("decoupled_meanflow") == {methods.LEARNED}
+    assert all(need in methods.NEEDS for name in methods.METHODS for need in methods.needs(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("meenflow", {}, "choose among flow_matching, meanflow"),
+        ("meanflow", {"beta": 1}, "no option 'beta': it takes times, diagonal_share"),
+        ("coefficient", {}, "proxy=ema needs an EMA copy of the network: ema = torch.optim"),
+        ("coefficient", {"proxy": "head"}, "one of ema, own, posterior, got 'head'"),
+        ("coefficient", {"proxy": "own", "beta": 2}, "beta"),
+        ("coefficient", {"proxy": "posterior"}, "velocities.Posterior"),
+        ("improved_meanflow", {}, "DiT(head=True)"),
+        ("meanflow", {"times": "sometimes"}, "times is uniform or logit-normal"),
+        ("meanflow", {"power": 9}, "power is a number in [0, 4], got 9"),
+        ("meanflow", {"c": 0}, "c > 0"),
+        ("meanflow", {"diagonal_share": 2}, "lies in [0, 1], got 2"),
+        ("meanflow", {"velocity": "conditional"}, "option velocity is no word"),
+        ("meanflow", {"power": 1, "weight": ms.weights.constant}, "not both"),
+    ],
+)
+def test_a_mistake_is_one_line(name: str, options: dict[str, object], words: str):
+    with pytest.raises(UserError) as mistake:
+        methods.build(name, PLAIN, **options)  # type: ignore[arg-type]
+    assert words in str(mistake.value) and "\n" not in str(mistake.value)
