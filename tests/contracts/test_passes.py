@@ -17,7 +17,7 @@ from meanstep.fields import DiT
 from meanstep.objectives import Eulerian
 from meanstep.rates import Backward, Central, Exact
 from meanstep.recipes import Recipe
-from meanstep.tangents import VERDICTS, Unsupported, Way, automatic, carried, derivative, has_rule, recorded, separate, trusted
+from meanstep.tangents import VERDICTS, Way, automatic, carried, derivative, has_rule, recorded, separate, trusted
 from meanstep.tangents.dual import RULES
 from meanstep.types import Bridge, Field
 
@@ -31,7 +31,7 @@ every_way = pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
 
 
 class Sequences(nn.Module):
-    """A stranger's network of sequences `[B, L, 8]` around one layer."""
+    """A stranger's network of sequences `[B, L, 8]` around one layer; a decoder looks at a constant."""
 
     def __init__(self, layer: nn.Module, mask: Tensor | None = None) -> None:
         super().__init__()
@@ -44,6 +44,8 @@ class Sequences(nn.Module):
                 return self.layer(h, h, h, attn_mask=self.mask)[0]
             case nn.TransformerEncoderLayer():
                 return self.layer(h, src_mask=self.mask)
+            case nn.TransformerDecoder():
+                return self.layer(h, torch.linspace(-1, 1, 24, dtype=h.dtype).reshape(3, 8).expand(len(h), 3, 8))
         return self.layer(h)
 
 
@@ -96,14 +98,14 @@ NETWORKS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "encoder": (lambda: Sequences(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)), (ROWS, 5, 8)),
     "MultiheadAttention": (lambda: Sequences(nn.MultiheadAttention(8, 2, batch_first=True)), (ROWS, 5, 8)),
     "masked": (lambda: Sequences(nn.MultiheadAttention(8, 2, batch_first=True), torch.ones(5, 5).triu(1).bool()), (ROWS, 5, 8)),
+    "stack": (lambda: Sequences(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), 2)), (ROWS, 5, 8)),
+    "decoder": (lambda: Sequences(nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16, batch_first=True), 1)), (ROWS, 5, 8)),
     "timm": (lambda: Sequences(Block()), (ROWS, 5, 8)),
     "causal": (lambda: Sequences(Block(causal=True)), (ROWS, 5, 8)),
     "odd": (lambda: Odd(torch.sin), (ROWS, 2)),
     "BatchNorm": (Normed, (ROWS, 1, 4, 4)),
 }
 OURS = [name for name in NETWORKS if name.split("/")[0] in ("mlp", "ensemble", "ensembles", "dit")]
-COMPOSITE = ("transformer", "encoder", "MultiheadAttention", "masked")
-"""They hold an `nn.MultiheadAttention`, for which there is no rule."""
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -153,10 +155,6 @@ def test_every_way_gives_the_same_value_derivative_and_gradient(name: str, way: 
     if way is recorded and name == "dit/checkpointing":
         pytest.skip("torch cannot compute a recorded forward-mode pass anew, see tests/contracts/test_rates.py")
     z, r, t, y, along = asked(net, NETWORKS[name][1], which=which)
-    if way is carried and name in COMPOSITE:
-        with pytest.raises(Unsupported, match="is_nested"):
-            way(net, z, r, t, y, along)
-        return
     u, du = way(net, z, r, t, y, along)
     plain, axis = net(z, r, t, y), t.ndim - 1
     first = [None if p is None else p.narrow(axis, 0, MOVING) for p in (z, r, t, y)]
@@ -184,7 +182,7 @@ def test_networks_of_plain_layers_are_carried(name: str):
     """Not refused: `carried` costs no second pass."""
     net = built(NETWORKS[name][0])
     automatic(net, *asked(net, NETWORKS[name][1]))
-    assert name in OURS or (VERDICTS[net].reason != "") == (name in COMPOSITE)
+    assert name in OURS or VERDICTS[net].reason == ""
 
 
 # Recipes ------------------------------------------------------------------------------------------------------------------------------
@@ -659,6 +657,7 @@ COMPILED: dict[str, tuple[str, Callable[[nn.Module], Recipe]]] = {
     "mlp/meanflow": ("mlp", RECIPES["meanflow"]),
     "dit/coefficient": ("dit", RECIPES["coefficient"]),
     "timm/meanflow": ("timm", RECIPES["meanflow"]),
+    "encoder/meanflow": ("encoder", RECIPES["meanflow"]),
     "mlp/improved": ("mlp/head", RECIPES["improved"]),
     "dit/improved": ("dit/head", RECIPES["improved"]),
     "mlp/terminal": ("mlp", RECIPES["terminal"]),
@@ -685,7 +684,11 @@ def test_a_hundred_compiled_steps_are_one_graph_with_the_same_gradients(name: st
     owner, fixed = Owner(net, terms), Fixed(net, terms)
     owner.loss.batch_dims = fixed.loss.batch_dims = shape.index(ROWS) + 1
     x = torch.randn(shape, generator=ms.key(1))
-    if kind in ("timm", "conv"):  # norms with weights: torch cannot compile forward mode through them, so they must be found right first
+    if kind in (
+        "timm",
+        "conv",
+        "encoder",
+    ):  # norms with weights: torch cannot compile forward mode through them, so they must be found right first
         owner(x)
     step = in_one_graph(owner, graphs)
     for _ in range(100):

@@ -236,6 +236,9 @@ row("expand", lambda f, x: f(x, B, 6, C) + f(x, (-1, 6, -1)) + f(x, (2, B, 6, C)
 row("expand_as", lambda f, x, y: f(x, y) * f(y[:, :1], constant(B, N, C)), (B, 1, C), (B, N, C))
 row("broadcast_to", lambda f, x: f(x, (B, 6, C)) + f(x, (2, B, 6, C))[0], (B, 1, C))
 row("repeat", lambda f, x: f(x, 1, 2, 1) + f(x, (2, 1, 2, 1))[0], (B, N, C))
+HEAD = 2, weight(3 * C, C), constant(3 * C), None, None, False, 0.0, weight(C, C), constant(C)
+row("multi_head_attention_forward", lambda f, x: f(x, x, x, C, *HEAD), (N, B, C), at=(1,))
+row("multi_head_attention_forward", lambda f, x, y: f(x, y, y, C, *HEAD, need_weights=False)[0], (C, C, C), (N, C, C), at=(1, 1))
 row("sum mean", lambda f, x: f(x, 1) + f(x, dim=1) + f(x, (1,)) + f(x, 2), (B, B, B))
 row("sum mean", lambda f, x: f(x, -1, True) + f(x, (1, -1), keepdim=True) + f(x, dim=[1], keepdim=True), (B, B, B))
 row("sum mean", lambda f, x: f(x, (1, 2)) + f(x, [1, 3]) + f(x, (-1, 1)), (B, B, B, B))
@@ -361,6 +364,42 @@ def test_forward_mode_itself_finds_a_batch_at_the_wrong_place():
         agrees(lambda x: Dual(x.primal, x.tangent.mT, -1, True) if isinstance(x, Dual) else x, [(B, B)], [0], 3)
 
 
+HEADS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no weights": {"need_weights": False},
+    "masked": {"need_weights": False, "attn_mask": torch.ones(N, N).triu(1).bool()},
+    "causal": {"need_weights": False, "attn_mask": torch.ones(N, N).triu(1).bool(), "is_causal": True},
+    "a mask each": {"attn_mask": constant(2 * B, N, N), "average_attn_weights": False},
+    "padded": {"need_weights": False, "key_padding_mask": torch.arange(N) >= torch.tensor([3, 2, 1, 3, 2])[:, None]},
+    "padded and masked": {"key_padding_mask": constant(B, N), "attn_mask": constant(N, N)},
+}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", HEADS)
+def test_multihead_attention_equals_forward_mode(name: str, bias: bool, dropout: float):
+    """Self-attention, keys and values of another input, and three inputs; the weights too, where they are asked for."""
+    if dropout and not HEADS[name].get("need_weights", True):
+        pytest.skip("refused: a fused kernel does not say what it dropped")
+    layer = nn.MultiheadAttention(C, 2, dropout, bias, batch_first=True).double()
+    for p in layer.parameters():
+        p.requires_grad_(False).copy_(weight(*p.shape))
+
+    def attended(*inputs: Any) -> Any:
+        return [out for out in layer(*inputs, **HEADS[name]) if out is not None]
+
+    agrees(lambda x: attended(x, x, x), [(B, N, C)], [0], 3)
+    agrees(lambda x, c: attended(x, c, c), [(B, N, C)] * 2, [0, 0], 3)
+    agrees(lambda x, c: attended(x, c, c.sin()), [(B, N, C)] * 2, [0, 0], 2)
+    agrees(lambda x: attended(x, *[constant(B, N, C)] * 2), [(B, N, C)], [0], 1)
+
+
+def test_multihead_attention_with_other_widths_and_the_batch_second():
+    layer = nn.MultiheadAttention(C, 2, kdim=3, vdim=2).double().requires_grad_(False)
+    agrees(lambda x, k: layer(x, k, k[..., :2]), [(N, B, C), (2, B, 3)], [1, 1], 3)
+
+
 # Random networks ----------------------------------------------------------------------------------------------------------------------
 
 LAYERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -412,6 +451,8 @@ def silently(x: Any) -> Any:
         return x * 2
 
 
+MANY = constant(3 * C, C), None, None, None, False
+
 REFUSED: dict[str, Callable[[Any], Any]] = {
     "softmax of rows": lambda x: x.softmax(0),
     "sum of rows": lambda x: x.sum(0),
@@ -453,6 +494,11 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "weights of inputs": lambda x: F.linear(constant(2, C), x[:, 0]),
     "mask of inputs": lambda x: F.scaled_dot_product_attention(x, x, x, x @ x.mT),
     "attention with dropout": lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1),
+    "heads with dropout": lambda x: nn.MultiheadAttention(C, 2, 0.1, batch_first=True).double()(x, x, x, need_weights=False),
+    "heads over rows": lambda x: nn.MultiheadAttention(C, 2).double()(x, x, x),
+    "heads without batch": lambda x: F.multi_head_attention_forward(*[x[:, 0]] * 3, C, 2, *MANY, 0.0, constant(C, C), None),
+    "heads with more keys": lambda x: nn.MultiheadAttention(C, 2, add_zero_attn=True, batch_first=True).double()(x, x, x),
+    "heads' mask of inputs": lambda x: nn.MultiheadAttention(C, 2).double()(*[x.transpose(0, 1)] * 3, attn_mask=x[:, 0] @ constant(C, N)),
     "no gradient inside": silently,
     "custom function": Double.apply,
     "detached": torch.detach,

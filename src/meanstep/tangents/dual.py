@@ -113,7 +113,7 @@ def _of_primal(name: str) -> property:
     return property(read, doc="As of the primal.")
 
 
-for _name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda"):
+for _name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_nested"):
     setattr(Dual, _name, _of_primal(_name))
 
 
