@@ -3,6 +3,7 @@
 Guidance is not a method, it is a velocity. Knows nothing of derivatives and losses. No velocity carries a gradient.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -126,7 +127,8 @@ class Posterior:
     def _mean(self, logits: Tensor, own: Tensor, flat: Tensor, mine: Tensor) -> Tensor:
         top = logits.amax(-1, keepdim=True)
         top = torch.maximum(top, own) if self.include_own else top
-        weights, mass = logits.sub_(top).exp_(), (own - top).exp() if self.include_own else torch.zeros_like(own)
+        floor = math.log(torch.finfo(logits.dtype).tiny) / 2  # 1e-19 in float32: an exp that underflows takes ten to thirty times as long
+        weights, mass = logits.sub_(top).clamp_(min=floor).exp_(), (own - top).exp() if self.include_own else torch.zeros_like(own)
         return (weights @ flat + mass * mine) / (weights.sum(-1, keepdim=True) + mass)
 
 
