@@ -1,5 +1,27 @@
-"""Distances between sets of samples. Knows no fields, no files and no devices."""
+"""Distances between sets of samples or of features. Knows no fields, no files and no devices."""
 
 from meanstep.metrics.distances import Sliced, directions, energy_distance, mode_coverage, sliced_wasserstein
+from meanstep.metrics.entropy import InceptionScore, inception_score
+from meanstep.metrics.kernel import Estimate, kid, mmd, subsets
+from meanstep.metrics.manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
+from meanstep.metrics.statistics import Statistics, frechet
 
-__all__ = ["Sliced", "directions", "energy_distance", "mode_coverage", "sliced_wasserstein"]
+__all__ = [
+    "DensityCoverage",
+    "Estimate",
+    "InceptionScore",
+    "PrecisionRecall",
+    "Sliced",
+    "Statistics",
+    "density_coverage",
+    "directions",
+    "energy_distance",
+    "frechet",
+    "inception_score",
+    "kid",
+    "mmd",
+    "mode_coverage",
+    "precision_recall",
+    "sliced_wasserstein",
+    "subsets",
+]
