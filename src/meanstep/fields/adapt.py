@@ -71,8 +71,16 @@ def as_field(
     return Adapted(net, order, names or {}, output, head)
 
 
+def towards(x: Tensor, z: Tensor, t: Tensor, floor: float) -> Tensor:
+    """The velocity `(z - X) / max(t, floor)` of predicted data `X` `[*B, *E]`, eq. (32)."""
+    return (z - x) / over(t.clamp(min=floor), z)
+
+
 class DataPrediction(nn.Module):
-    """A network that predicts data `X`, as a field: `u = (z - X) / max(t, floor)`, eq. (32); arXiv 2601.22158. Its head likewise."""
+    """A network that predicts data `X`, as a field: `u = (z - X) / max(t, floor)`, eq. (32); arXiv 2601.22158. Its head likewise.
+
+    `DiT(data_floor=)` does this itself.
+    """
 
     def __init__(self, net: Field, floor: float = 0.05) -> None:
         super().__init__()
@@ -81,7 +89,7 @@ class DataPrediction(nn.Module):
         self.net, self.floor = net, floor
 
     def _velocity(self, predict: Field, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
-        return (z - predict(z, r, t, y)) / over(t.clamp(min=self.floor), z)
+        return towards(predict(z, r, t, y), z, t, self.floor)
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         """The average velocity `[*B, *E]`."""
@@ -96,7 +104,7 @@ class DataPrediction(nn.Module):
 
         def velocities(z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
             first, second = both(z, r, t, y)
-            return (z - first) / over(t.clamp(min=self.floor), z), (z - second) / over(t.clamp(min=self.floor), z)
+            return towards(first, z, t, self.floor), towards(second, z, t, self.floor)
 
         return velocities
 
@@ -127,7 +135,8 @@ class Decoupled(nn.Module):
     """A flow-matching network made an average velocity: its first `split` blocks see `t`, the others and the last layer see `r`, eq. (33).
 
     No new weights, and `u(z, t, t)` is the original network. `net` offers `embed(t, y) -> c`, `stem(z) -> h`, `blocks` (each
-    `(h, c) -> h`) and `final(h, c) -> u`; by default two thirds of the blocks see `t`. Source: arXiv 2510.24474.
+    `(h, c) -> h`) and `final(h, c) -> u`; by default two thirds of the blocks see `t`. `DiT(split=)` does this itself. Source: arXiv
+    2510.24474.
     """
 
     def __init__(self, net: nn.Module, split: int | None = None) -> None:

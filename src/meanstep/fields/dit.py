@@ -1,4 +1,4 @@
-"""The Diffusion Transformer for images and latents `[B, C, H, W]`, in plain PyTorch; arXiv 2212.09748. Knows nothing of derivatives.
+"""The Diffusion Transformer for images and latents `[B, C, H, W]`, in plain PyTorch; arXiv 2212.09748. Knows no derivatives and no files.
 
 Its tangents are carried by the rules of `meanstep.tangents`, like those of any other network.
 """
@@ -11,19 +11,21 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from meanstep.fields.adapt import towards
+
 
 class TimeEmbedding(nn.Module):
-    """A time in [0, 1], not rescaled, `[B]` -> `[B, width]`: sines and cosines of 128 frequencies, then two layers.
+    """A time in [0, 1], `[B]` -> `[B, width]`: cosines, then sines, of 128 frequencies from `scale` down to `scale / 10000`, two layers.
 
-    Published code multiplies times by 1000, which multiplies the derivative in time, too; MeanFlow keeps them as they are.
+    Published code of diffusion multiplies times by 1000, which multiplies the derivative in time, too; SiT and MeanFlow do not.
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, features: int = 256) -> None:
+    def __init__(self, width: int, features: int = 256, scale: float = 1.0) -> None:
         super().__init__()
         half = features // 2
-        self.register_buffer("frequencies", torch.exp(-math.log(10000) * torch.arange(half) / half), persistent=False)
+        self.register_buffer("frequencies", scale * torch.exp(-math.log(10000) * torch.arange(half) / half), persistent=False)
         self.first, self.second = nn.Linear(features, width), nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
@@ -91,23 +93,46 @@ class Final(nn.Module):
 
 def _positions(width: int, side: int) -> Tensor:
     """Fixed sines and cosines of a token's column, then of its row, `[side^2, width]`."""
-    rates = 10000 ** (-torch.arange(width // 4) / (width // 4))
+    rates = 10000 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = torch.stack([column, row], -1).flatten(0, 1)[..., None] * rates
-    return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
+    return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2).to(torch.get_default_dtype())
 
 
-SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
-"""Published sizes: width, depth, heads."""
+SIZES = {
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "XL": (1152, 28, 16),
+    "Ti": (192, 12, 3),  # ViT's, arXiv 2012.12877
+    "Mini": (128, 6, 4),  # ours, for studies on a CPU, as is the next
+    "Nano": (64, 4, 2),
+}
+"""Width, depth, heads: DiT's four published sizes, and smaller ones."""
+
+
+def _in_range(depth: int, split: int | None, data_floor: float | None, time_scale: float) -> None:
+    if split is not None and not 0 <= split <= depth:
+        raise ValueError(f"split is a number of blocks in [0, {depth}], got {split}")
+    if data_floor is not None and not 0 < data_floor <= 1:
+        raise ValueError(f"data_floor is a time in (0, 1], got {data_floor:g}")
+    if not 0 < time_scale < math.inf:
+        raise ValueError(f"time_scale is a positive number, got {time_scale:g}")
 
 
 class DiT(nn.Module):
     """Average velocity of images `[B, channels, size, size]`, conditioned on `t`, `t - r` and a class; arXiv 2212.09748, 2505.13447.
 
     `patch`: pixels to a token's side, divides `size`; `classes`: number of labels `y` (int64 `[B]`), and label `classes` means none;
-    0: unconditional. `qk_norm`: arXiv 2302.05442; `rms`: RMSNorm for LayerNorm, arXiv 1910.07467, as in 2511.19797; `head`: a second
-    output, the auxiliary velocity of iMF, arXiv 2512.02012. `checkpointing` computes the blocks anew in the backward pass instead of
-    keeping them. `generator` draws the weights. Raises `ValueError` for sizes that do not divide.
+    0: unconditional. `generator` draws the weights. `checkpointing` computes the blocks anew in the backward pass instead of keeping them.
+    - `qk_norm`: queries and keys are normalised, arXiv 2302.05442; `rms`: RMSNorm for LayerNorm, arXiv 1910.07467, as in 2511.19797;
+    - `head`: a second output, the auxiliary velocity of iMF, arXiv 2512.02012;
+    - `split`: the first `split` blocks see `t`, the others and the last layer `r`, and no gap is embedded: decoupled MeanFlow, eq. (33),
+      arXiv 2510.24474, whose split is two thirds of the depth;
+    - `data_floor`: the network predicts data `X`, and its velocity (its head's, too) is `(z - X) / max(t, data_floor)`, eq. (32);
+      arXiv 2601.22158, whose floor is 0.05. None: it predicts the velocity;
+    - `time_scale` multiplies `t` (and a split's `r`), and the derivative in `t` with it: 1000 for the weights of DiT.
+    Raises `ValueError` for sizes that do not divide, and for options out of their range.
     """
 
     positions: Tensor
@@ -127,6 +152,9 @@ class DiT(nn.Module):
         qk_norm: bool = False,
         rms: bool = False,
         head: bool = False,
+        split: int | None = None,
+        data_floor: float | None = None,
+        time_scale: float = 1.0,
         checkpointing: bool = False,
         generator: Generator | None = None,
     ) -> None:
@@ -135,11 +163,13 @@ class DiT(nn.Module):
             raise ValueError(f"sizes are at least 1, got {size=}, {channels=}, {patch=}, {width=}, {depth=}, {heads=}")
         if size % patch or width % heads or width % 4:
             raise ValueError(f"patch divides size, and heads and 4 divide width, got {size=}, {patch=}, {width=}, {heads=}")
+        _in_range(depth, split, data_floor, time_scale)
         self.size, self.channels, self.patch, self.classes = size, channels, patch, classes
-        self.two, self.checkpointing = head, checkpointing
+        self.heads, self.two, self.checkpointing, self.qk_norm, self.rms = heads, head, checkpointing, qk_norm, rms
+        self.split, self.data_floor, self.time_scale = split, data_floor, time_scale
         self.patches = nn.Linear(channels * patch * patch, width)
         self.register_buffer("positions", _positions(width, size // patch), persistent=False)
-        self.time, self.gap = TimeEmbedding(width), TimeEmbedding(width)
+        self.time, self.gap = TimeEmbedding(width, scale=time_scale), TimeEmbedding(width) if split is None else None
         self.labels = nn.Embedding(classes + 1, width) if classes else None
         self.blocks = nn.ModuleList(Block(width, heads, ratio, qk_norm, rms) for _ in range(depth))
         self.last = Final(width, channels * patch * patch * (2 if head else 1), rms)
@@ -147,7 +177,7 @@ class DiT(nn.Module):
 
     @classmethod
     def named(cls, name: str, size: int = 32, channels: int = 4, **options: Any) -> "DiT":
-        """A published size such as `"B/4"`: one of S, B, L, XL and the patch. `ValueError` for another name."""
+        """A size of `SIZES` and a patch, such as `"B/4"`; `options` as of the class. `ValueError` for another name."""
         letter, _, patch = name.partition("/")
         if letter not in SIZES or not patch.isdecimal():
             raise ValueError(f"a size is one of {', '.join(SIZES)} and a patch, such as B/4, got {name!r}")
@@ -160,7 +190,7 @@ class DiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
                 nn.init.zeros_(module.bias)
-        for embedding in (self.time, self.gap):
+        for embedding in filter(None, (self.time, self.gap)):
             nn.init.normal_(embedding.first.weight, std=0.02, generator=generator)
             nn.init.normal_(embedding.second.weight, std=0.02, generator=generator)
         if self.labels is not None:
@@ -170,12 +200,14 @@ class DiT(nn.Module):
                 nn.init.zeros_(module.modulation.weight)
         nn.init.zeros_(self.last.out.weight)
 
-    def embed(self, t: Tensor, gap: Tensor, y: Tensor | None = None) -> Tensor:
-        """The condition `[B, width]` of times and labels."""
-        c = self.time(t) + self.gap(gap)
+    def conditions(self, r: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the blocks below the split see of times and labels, and what the others see, `[B, width]` each; the same without a split."""
+        early = self.time(t) if self.gap is None else self.time(t) + self.gap(t - r)
+        late = self.time(r) if self.gap is None else early
         if self.labels is None:
-            return c
-        return c + self.labels(torch.full(t.shape, self.classes, device=t.device) if y is None else y)
+            return early, late
+        label = self.labels(torch.full(t.shape, self.classes, device=t.device) if y is None else y)
+        return early + label, late + label
 
     def stem(self, z: Tensor) -> Tensor:
         """Tokens `[B, N, width]` of an image."""
@@ -194,19 +226,25 @@ class DiT(nn.Module):
             raise ValueError(f"this DiT takes images [B, {self.channels}, {self.size}, {self.size}], got {tuple(z.shape)}")
         if y is not None and self.labels is None:
             raise ValueError("this DiT was built without classes and was given labels: DiT(..., classes=N)")
-        h, c = self.stem(z), self.embed(t, t - r, y)
-        for block in self.blocks:
+        h, (early, late) = self.stem(z), self.conditions(r, t, y)
+        for k, block in enumerate(self.blocks):
+            c = early if self.split is None or k < self.split else late
             h = checkpoint(block, h, c, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else block(h, c)
-        return self.final(h, c)
+        return self.final(h, late)
+
+    def _velocities(self, z: Tensor, r: Tensor, t: Tensor, y: Any) -> tuple[Tensor, ...]:
+        """The average velocity, and with a head the auxiliary one."""
+        out = self._run(z, r, t, y)
+        parts = out.chunk(2, 1) if self.two else (out,)
+        return parts if self.data_floor is None else tuple(towards(x, z, t, self.data_floor) for x in parts)
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         """The average velocity: `[B, C, H, W], [B], [B], [B] -> [B, C, H, W]`; `ValueError` for other images, or labels without classes."""
-        out = self._run(z, r, t, y)
-        return out[:, : self.channels] if self.two else out
+        return self._velocities(z, r, t, y)[0]
 
     def with_head(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
         """The average and the auxiliary velocity in one pass, both `[B, C, H, W]`."""
-        u, v = self._run(z, r, t, y).chunk(2, 1)
+        u, v = self._velocities(z, r, t, y)
         return u, v
 
     @property
