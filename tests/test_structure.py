@@ -94,6 +94,7 @@ start = time.perf_counter()
 import torch
 middle = time.perf_counter()
 import meanstep
+loaded = [getattr(meanstep, name) for name in meanstep.__all__]
 print((time.perf_counter() - middle) / (middle - start))
 """
 
@@ -109,9 +110,17 @@ def test_importing_costs_little_beside_torch():
 
 
 def test_importing_loads_no_scipy_and_draws_nothing():
-    code = "import torch; before = torch.get_rng_state(); import meanstep; print(torch.equal(before, torch.get_rng_state()))"
+    code = "import torch; before = torch.get_rng_state(); import meanstep"
+    code += "; loaded = [getattr(meanstep, name) for name in meanstep.__all__]; print(torch.equal(before, torch.get_rng_state()))"
     code += "; print(sorted({name.split('.')[0] for name in sys.modules} & {'scipy', 'tyro', 'rich', 'yaml'}))"
     assert run(code).split("\n")[:2] == ["True", "[]"]
+
+
+def test_importing_the_package_alone_loads_no_torch_and_still_lists_its_names():
+    code = "import meanstep; assert set(meanstep.__all__) <= set(dir(meanstep)); print('torch' in sys.modules)"
+    code += "; print(meanstep.tangents.__name__)"
+    assert run(code).split("\n")[:2] == ["False", "meanstep.tangents"]
+    assert run("import meanstep; print(hasattr(meanstep, 'nothing'), hasattr(meanstep, '_nothing'))").strip() == "False False"
 
 
 # README ------------------------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,17 @@
-"""meanstep: train, diagnose and evaluate one-step generators of the MeanFlow family."""
+"""meanstep: train, diagnose and evaluate one-step generators of the MeanFlow family. Names load their modules when they are used."""
 
-from meanstep import coefficients, fields, interpolants, metrics, objectives, rates, recipes, samplers, times, velocities, weights
-from meanstep.fields import MLP, Gaussian, Mixture, as_field
-from meanstep.keys import key
-from meanstep.loss import Loss, Output
-from meanstep.recipes import Recipe, Term
-from meanstep.samplers import jump, noise, walk
-from meanstep.types import Bridge, Field, Regression
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meanstep import coefficients, fields, interpolants, metrics, objectives, rates, recipes, samplers, times, velocities, weights
+    from meanstep.fields import MLP, Gaussian, Mixture, as_field
+    from meanstep.keys import key
+    from meanstep.loss import Loss, Output
+    from meanstep.recipes import Recipe, Term
+    from meanstep.samplers import jump, noise, walk
+    from meanstep.types import Bridge, Field, Regression
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,3 +42,25 @@ __all__ = [
     "walk",
     "weights",
 ]
+_HOME = {
+    **dict.fromkeys(("MLP", "Gaussian", "Mixture", "as_field"), "fields"),
+    **dict.fromkeys(("Loss", "Output"), "loss"),
+    **dict.fromkeys(("Recipe", "Term"), "recipes"),
+    **dict.fromkeys(("jump", "noise", "walk"), "samplers"),
+    **dict.fromkeys(("Bridge", "Field", "Regression"), "types"),
+    "key": "keys",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name from the module that holds it, or a module of the package (PEP 562)."""
+    if name not in _HOME and (name.startswith("_") or find_spec(f"{__name__}.{name}") is None):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name) if name in _HOME else import_module(f"{__name__}.{name}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted({*globals(), *__all__})

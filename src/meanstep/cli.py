@@ -1,16 +1,41 @@
-"""The command line: `meanstep COMMAND --help`. Every user's mistake ends in one line and exit code 2."""
+"""The command line: `meanstep COMMAND --help`. Every user's mistake ends in one line and exit code 2.
 
+A command's module is imported when the command is run, so that `meanstep --help` answers at once and needs no PyTorch.
+"""
+
+import difflib
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
-from typing import Any
+from importlib import import_module
+from typing import NamedTuple
 
-import tyro
+from meanstep import __version__
+from meanstep.program.console import UserError, err, out
 
-from meanstep.program.console import UserError, err
+DESCRIPTION = (
+    "Train, diagnose and evaluate one-step generators of the MeanFlow family, with the variance of the training signal under control."
+)
 
-DESCRIPTION = """Train, diagnose and evaluate one-step generators of the MeanFlow family, with the variance of the training signal
-under control. `meanstep COMMAND --help` explains a command; `meanstep --version` prints the version."""
+
+class Command(NamedTuple):
+    """`about`: one line for the list of commands; `name` in `module`: a frozen dataclass with the options and `run() -> exit code`."""
+
+    about: str
+    module: str
+    name: str
+
+
+COMMANDS: dict[str, Command] = {
+    "doctor": Command("Examine a network for use as a MeanFlow field: what would break.", "meanstep.program.doctor.command", "Doctor"),
+    "diagnose": Command("Where the noise of a network's training signal is.", "meanstep.program.diagnose.command", "Diagnose"),
+    "verify": Command("Measure the theory: each claim, what was found, a verdict.", "meanstep.program.verify.command", "Verify"),
+    "reproduce toy": Command("The paper's coefficient sweep on data in the plane.", "meanstep.program.sweep.command", "Toy"),
+    "reproduce mixtures": Command("The same on mixtures of growing dimension.", "meanstep.program.sweep.command", "Mixtures"),
+    "report": Command("Write the report of a sweep's folder again.", "meanstep.program.sweep.command", "Report"),
+}
+"""Every command, in the order of the list; two words are a command of a group."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -32,22 +57,53 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(args: list[str]) -> int:
     if args in (["--version"], ["-V"]):
-        from meanstep import __version__
-
-        print(f"meanstep {__version__}")
+        out.print(f"meanstep {__version__}")
         return 0
-    from meanstep.program.diagnose.command import Diagnose
-    from meanstep.program.doctor.command import Doctor
-    from meanstep.program.sweep.command import STUDIES, Report, Reproduce
-    from meanstep.program.verify.command import Verify
+    given = next((args[:n] for n in (2, 1) if " ".join(args[:n]) in COMMANDS), [])
+    if given:
+        return _called(" ".join(given), args[len(given) :])
+    group = args[0] if args and any(name.startswith(f"{args[0]} ") for name in COMMANDS) else ""
+    rest = args[1:] if group else args
+    if rest and rest[0] in ("--help", "-h"):
+        out.print(_list(group), highlight=False, markup=False, soft_wrap=True)
+        return 0
+    raise UserError(_unknown(group, rest))
 
-    commands: dict[str, Any] = {"verify": Verify, "doctor": Doctor, "diagnose": Diagnose, "reproduce": Reproduce, "report": Report}
-    prog, about = "meanstep", DESCRIPTION
-    if args[:1] == ["reproduce"]:  # tyro would print a nested command's description twice
-        prog, about, commands, args = "meanstep reproduce", Reproduce.__doc__ or "", dict(STUDIES), args[1:]
-    chosen: Any = tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=about, args=args)
+
+def _called(name: str, args: list[str]) -> int:
+    import tyro
+
+    command = COMMANDS[name]
+    chosen = tyro.cli(getattr(import_module(command.module), command.name), prog=f"meanstep {name}", args=args)
     code: int = chosen.run()
     return code
+
+
+def _list(group: str) -> str:
+    """The commands, or those of a group, with their descriptions."""
+    names = [name for name in COMMANDS if not group or name.startswith(f"{group} ")]
+    width = max(len(name) for name in names) + 4
+    lines = [textwrap.fill(DESCRIPTION, out.width)] if not group else []
+    lines += ["", f"usage: meanstep {group + ' ' if group else ''}COMMAND [OPTIONS]{'' if group else ' | --version'}", ""]
+    for name in names:
+        lines.append(textwrap.fill(COMMANDS[name].about, out.width, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width))
+    return "\n".join([*lines, "", f"`meanstep {group + ' ' if group else ''}COMMAND --help` explains a command."]).lstrip("\n")
+
+
+def _unknown(group: str, args: list[str]) -> str:
+    """What is wrong with a command line that names no command."""
+    within = [name.removeprefix(f"{group} ") for name in COMMANDS if not group or name.startswith(f"{group} ")]
+    listed = f"{', '.join(within)}; `meanstep {group + ' ' if group else ''}--help` explains them"
+    if not args:
+        return f"{f'{group}: ' if group else ''}give a command: {listed}"
+    word = args[0]
+    heads = {*within, *(name.partition(" ")[0] for name in within), *(name.rpartition(" ")[2] for name in within)}
+    near = difflib.get_close_matches(" ".join(args[:2]), within, 1, 0.8) or difflib.get_close_matches(word, sorted(heads), 1)
+    meant = [name for name in within if near and near[0] in (name, *name.split())]
+    kind = "an option comes after its command" if word.startswith("-") else f"there is no command {f'{group} {word}'.strip()!r}"
+    if meant:
+        return f"{kind}; did you mean {' or '.join(f'`meanstep {group} {name}`'.replace('  ', ' ') for name in meant)}?"
+    return f"{kind}; the commands are {listed}"
 
 
 def _complain(message: str, code: int) -> int:

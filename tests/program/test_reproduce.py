@@ -236,3 +236,11 @@ def test_your_own_points_become_a_set(tmp_path: Path):
     with (tmp_path / "p.csv").open("a") as file:
         file.write("1,2,3\n")
     assert code(*args, "--out", str(tmp_path / "toy")) == 2  # other points under the same name
+
+
+@pytest.mark.parametrize(
+    ("args", "words"), [(("--dims", "0"), "--dims: a mixture has 2 to 256 dimensions, got 0"), (("--dims",), "--dims is empty")]
+)
+def test_dimensions_that_make_no_sense(args: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert words in complaint(capsys, "reproduce", "mixtures", *args, "--out", str(tmp_path / "mixtures"))
+    assert not (tmp_path / "mixtures").exists()

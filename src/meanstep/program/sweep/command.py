@@ -1,4 +1,4 @@
-"""`meanstep reproduce toy` and `meanstep reproduce mixtures`, and `meanstep report`."""
+"""`meanstep reproduce toy`, `meanstep reproduce mixtures` and `meanstep report`."""
 
 import hashlib
 import resource
@@ -17,7 +17,7 @@ from meanstep.program.sweep import points
 from meanstep.program.sweep.folder import claim, cores
 from meanstep.program.sweep.pool import run
 from meanstep.program.sweep.records import Record
-from meanstep.program.sweep.settings import ARMS, DIMENSIONS, Settings, coefficients, known_sets, mixture_dimension, models
+from meanstep.program.sweep.settings import DIMENSIONS, Settings, coefficients, known_sets, mixture_dimension, models
 
 Scale = Literal["smoke", "quick", "paper"]
 DEFAULT = ("paper", "plain@1", "anchored@0", "posterior-both@1", "flow_matching")
@@ -154,26 +154,20 @@ class Mixtures(_Sweep):
     """
 
     dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[D ...]")] = DIMENSIONS
-    """Dimensions, 2 or more."""
+    """Dimensions, 2 to 256."""
     betas: Annotated[tuple[str, ...], _words("BETA", BETAS_HELP)] = ("0", "0.2", "0.4", "0.6", "0.8", "1")
     out: Path = Path("runs/mixtures")
     """Folder of this sweep; it is made if it does not exist."""
 
     def run(self) -> int:
         """0 when the report is written. `UserError` for settings that make no sense."""
+        if not self.dims:
+            raise UserError("nothing to train: --dims is empty; leave it out for its default, or give at least one")
+        for dim in self.dims:
+            if mixture_dimension(f"mixture-{dim}") is None:
+                raise UserError(f"--dims: a mixture has 2 to 256 dimensions, got {dim}")
         sets = [f"mixture-{dim}" for dim in dict.fromkeys(self.dims)]
         return self._go(self._settings(sets, coefficients(self.betas), None), self.out, "mixtures")
-
-
-STUDIES = {"toy": Toy, "mixtures": Mixtures}
-
-
-@dataclass(frozen=True)
-class Reproduce:
-    """Train the paper's experiments and write a report: `meanstep reproduce toy` or `meanstep reproduce mixtures`.
-
-    Examples: meanstep reproduce toy --scale smoke; meanstep reproduce mixtures --help
-    """
 
 
 @dataclass(frozen=True)
@@ -205,8 +199,9 @@ def _check(settings: Settings) -> None:
             raise UserError(f"there is no set {name!r}: choose among {', '.join(known_sets())}, or give your own with --points FILE")
     for arm in settings.arms:
         models(arm, settings.betas)
-    if not settings.arms or not settings.sets or not settings.betas:
-        raise UserError(f"nothing to train: give at least one set, one arm ({', '.join(ARMS)}) and one coefficient")
+    for option, held in (("--arms", settings.arms), ("--betas", settings.betas)):
+        if not held:
+            raise UserError(f"nothing to train: {option} is empty; leave it out for its default, or name at least one")
     wrong = [
         (settings.steps < 1, f"--steps: at least 1, got {settings.steps}"),
         (settings.batch < 8, f"--batch: at least 8 rows, got {settings.batch}"),
