@@ -2,13 +2,38 @@
 
 import contextlib
 import os
+import re
 import tempfile
 from pathlib import Path
+from typing import IO, Any, cast
 
 from rich.console import Console
 
 
+class _Plain:
+    """A file that no one looks at while it is written: tables lose the spaces that fill their last column."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(re.sub(r"[ \t]+(?=\n)", "", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class _Console(Console):
+    @property
+    def file(self) -> IO[str]:
+        """Where it writes to; without trailing spaces unless that is a terminal."""
+        file = super().file
+        return file if file.isatty() else cast(IO[str], _Plain(file))
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
     def on_broken_pipe(self) -> None:
         """rich's hook for a reader that went away: it would exit with 1, which here means that a claim fails."""
         raise BrokenPipeError
