@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import meanstep as ms
 from meanstep.cli import main
-from meanstep.program.console import UserError
 from meanstep.program import methods as table
+from meanstep.program.console import UserError
 from meanstep.program.diagnose import arrays, methods, probe
 from meanstep.program.diagnose.command import seconds
 from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
