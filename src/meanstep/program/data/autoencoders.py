@@ -1,0 +1,152 @@
+"""From pictures to latents and back: identity, TAESD and TAEF2 from a file, diffusers' autoencoders. Never unpickles. Knows no caches."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from meanstep.program.console import UserError
+from meanstep.program.data.tiny import Tiny
+
+Map = Callable[[Tensor], Tensor]
+KINDS = "identity, taesd:FILE, taef2:FILE, tiny:PATH, kl:PATH or dc:PATH (a folder, or owner/name on the Hugging Face hub)"
+DIFFUSERS = {"tiny": "AutoencoderTiny", "kl": "AutoencoderKL", "dc": "AutoencoderDC"}
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """`encode` pictures `[B, 3 or 1, H, W]` in [-1, 1] to `z` `[B, channels, H/factor, W/factor]`, `decode` them back; no gradients.
+
+    `z = (the network's own - shift) * scaling`. `channels` 0: those of the picture. `digest`: sha256 of the weights (of the file, where
+    it is one). A posterior is represented by its mean.
+    """
+
+    spec: str
+    digest: str
+    factor: int
+    channels: int
+    device: torch.device
+    _encode: Map = field(repr=False)
+    _decode: Map = field(repr=False)
+    scaling: float = 1.0
+    shift: float = 0.0
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """`z` float32 on the autoencoder's device; one channel is seen as three equal ones."""
+        x = x.to(self.device, torch.float32)
+        return (self._encode(x.expand(-1, 3, -1, -1) if self.channels else x) - self.shift) * self.scaling
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Pictures, not clamped, on the autoencoder's device."""
+        return self._decode(z.to(self.device, torch.float32) / self.scaling + self.shift)
+
+    def shape(self, image: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Shape of the `z` of one picture of shape `(C, H, W)`; `UserError` if the sides are no multiples of the factor."""
+        c, h, w = image
+        if h % self.factor or w % self.factor:
+            raise UserError(f"pictures of {h} x {w} do not fit {self.spec}: both sides must be multiples of {self.factor}")
+        return self.channels or c, h // self.factor, w // self.factor
+
+
+def open_autoencoder(spec: str, device: torch.device | str = "cpu") -> Autoencoder:
+    """The autoencoder that a spec names; `UserError` in one line if there is none, or it is damaged, or a pickle."""
+    kind, _, where = spec.partition(":")
+    device = torch.device(device)
+    if spec == "identity":
+        return Autoencoder(spec, hashlib.sha256(b"identity").hexdigest(), 1, 0, device, _same, _same)
+    if kind in ("taesd", "taef2") and where:
+        return _tiny(kind, Path(where).expanduser(), device)
+    if kind in DIFFUSERS and where:
+        return _diffusers(kind, where, device)
+    raise UserError(f"unknown autoencoder {spec!r}; give {KINDS}")
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _tiny(kind: str, path: Path, device: torch.device) -> Autoencoder:
+    tensors = weights(path)
+    try:
+        net = Tiny.of(tensors).to(device)
+    except (KeyError, RuntimeError):
+        raise UserError(f"{path} holds no {kind} autoencoder: its tensors have other names or shapes") from None
+    if (kind == "taef2") != ("encoder.11.pool.1.weight" in tensors):
+        raise UserError(f"{path} is no {kind} but a {'taesd' if kind == 'taef2' else 'taef2'}: name it so")
+    channels = len(tensors["encoder.14.bias"])
+    spec = f"{kind}:{path}"
+    return Autoencoder(spec, _digest(path), 8, channels, device, lambda x: net.encoder((x + 1) / 2), lambda z: 2 * net.decoder(z) - 1)
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; `UserError` in one line for anything else, a pickle in particular, which is never read."""
+    if not path.is_file():
+        raise UserError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
+    try:
+        with safe_open(path, framework="pt") as held:
+            return {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start in (b"PK", b"\x80\x02", b"\x80\x04") or path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
+            raise UserError(f"{path} is a pickle, which can run code when it is read: convert it to safetensors") from error
+        raise UserError(f"cannot read {path}: {str(error)[:120]}; it is cut short or no safetensors file") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _diffusers(kind: str, where: str, device: torch.device) -> Autoencoder:
+    net = _pretrained(kind, where).to(device).requires_grad_(False).eval()
+    given: Any = net.config
+    encoders: dict[str, Map] = {
+        "kl": lambda x: net.encode(x).latent_dist.mode(),
+        "tiny": lambda x: net.encode(x).latents,
+        "dc": lambda x: net.encode(x).latent,
+    }
+    factor = (
+        net.spatial_compression_ratio
+        if kind == "dc"
+        else 2 ** (len(given.get("block_out_channels") or given.encoder_block_out_channels) - 1)
+    )
+    scaling, shift = float(given.scaling_factor or 1), float(given.get("shift_factor") or 0)
+    decode: Map = lambda z: net.decode(z).sample  # noqa: E731
+    return Autoencoder(f"{kind}:{where}", state_digest(net), factor, given.latent_channels, device, encoders[kind], decode, scaling, shift)
+
+
+def _pretrained(kind: str, where: str) -> Any:
+    try:
+        import diffusers
+    except ImportError:
+        raise UserError(f"{kind}:{where} needs diffusers: pip install 'meanstep[latents]'") from None
+    path = Path(where).expanduser()
+    if path.exists() and not (path / "config.json").is_file():
+        raise UserError(f"{path} is no folder of a diffusers autoencoder: it has no config.json")
+    if not path.exists() and (where.count("/") != 1 or where.startswith((".", "/", "~"))):
+        raise UserError(f"cannot read {path}: there is no such folder, and it is no owner/name of the hub")
+    if path.exists() and not any(path.glob("*.safetensors")):
+        raise UserError(f"{path} has no .safetensors file; weights in a pickle are not read: convert them to safetensors")
+    try:
+        source = str(path) if path.exists() else where
+        return getattr(diffusers, DIFFUSERS[kind]).from_pretrained(source, use_safetensors=True, low_cpu_mem_usage=False)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"cannot load {kind}:{where}: {reason}") from error
+
+
+def state_digest(net: nn.Module) -> str:
+    """sha256 of names, shapes and float32 values: the same for a folder and the hub's copy of it."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        found.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

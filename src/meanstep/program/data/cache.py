@@ -1,0 +1,148 @@
+"""A cache on disk, opened: checked against its manifest, memory-mapped, rows taken by index. Knows no sources and no order."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from meanstep.program.console import UserError
+from meanstep.program.data.autoencoders import Autoencoder
+from meanstep.program.data.manifest import NAME, Manifest, Shard, check_fits
+
+CHEAP = 1 << 30  # a cache up to so many bytes is hashed whenever it is opened: a second or two
+DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """An open cache: `Cache.open(path)`. `len(cache)` rows, of which only those that are asked for are read."""
+
+    path: Path
+    manifest: Manifest
+    labels: Tensor
+    """int64 `[len(cache)]`; -1: no label."""
+    _blocks: list[Tensor] = field(repr=False)  # the rows of every shard, then, if stored, the mirror images of every shard
+    _starts: Tensor = field(repr=False)  # where each of them begins, and the end
+
+    @classmethod
+    def open(cls, path: Path | str, verify: bool | None = None) -> "Cache":
+        """The cache in a folder. `UserError` in one line if it is none, or a shard is missing, cut short or altered.
+
+        `verify`: whether to compute the shards' sha256; by default only if all of them have at most 1 GiB. Sizes are always compared.
+        """
+        path = Path(path).expanduser()
+        manifest = Manifest.read(path / NAME)
+        total = sum(shard.bytes for shard in manifest.shards)
+        for shard in manifest.shards:
+            check(path, shard, total <= CHEAP if verify is None else verify)
+        held = [_shard(path, shard, manifest) for shard in manifest.shards]
+        blocks = [block[name] for name in ("x", "x_flip") for block in held if name in block]
+        starts = torch.tensor([0, *(len(block) for block in blocks)]).cumsum(0)
+        return cls(path, manifest, torch.cat([block["y"] for block in held]), blocks, starts)
+
+    def __len__(self) -> int:
+        return self.manifest.count
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the network sees."""
+        return self.manifest.shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels; empty: no labels."""
+        return self.manifest.classes
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the data and of how they were made."""
+        return self.manifest.digest
+
+    def rows(self, index: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`x` float32 `[B, C, H, W]` as the network sees it and `y` int64 `[B]` of the rows `index` `[B]`, mirrored where `flip` `[B]`.
+
+        Latents are `(z - mean) / std`, pictures `uint8 / 127.5 - 1`. `IndexError` outside `0 <= index < len(self)`.
+        """
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            raise IndexError(f"rows {int(index.min())} to {int(index.max())} of a cache of {len(self)}")
+        if flip is not None and self.manifest.flips == "none":
+            raise UserError(f"{self.path} was made without mirror images: make it with --flips")
+        if flip is not None and self.manifest.flips == "stored":
+            return self.manifest.normalise(self._take(index + len(self) * flip).float()), self.labels[index]
+        z = self._take(index)
+        if flip is not None:
+            z = torch.where(flip[:, None, None, None], z.flip(-1), z)
+        return z.float() / 127.5 - 1 if z.dtype == torch.uint8 else self.manifest.normalise(z.float()), self.labels[index]
+
+    def images(self, index: Tensor) -> Tensor:
+        """The stored pictures uint8 `[B, C, H, W]`; `UserError` for latents."""
+        if self.manifest.latent:
+            raise UserError(f"{self.path} holds latents, no pictures: decode them with to_images")
+        return self._take(index)
+
+    def _take(self, index: Tensor) -> Tensor:
+        """Rows of the blocks seen as one, sorted so that each block is asked once."""
+        ordered, back = index.sort()
+        out = torch.empty(len(index), *self.shape, dtype=DTYPES[self.manifest.dtype])
+        for block, start, a, b in self._runs(ordered):
+            out[back[a:b]] = block.index_select(0, ordered[a:b] - start)
+        return out
+
+    def _runs(self, ordered: Tensor) -> Iterator[tuple[Tensor, int, int, int]]:
+        bounds = torch.searchsorted(ordered, self._starts).tolist()
+        starts = self._starts.tolist()
+        for i, block in enumerate(self._blocks):
+            if bounds[i] < bounds[i + 1]:
+                yield block, starts[i], bounds[i], bounds[i + 1]
+
+
+def check(folder: Path, shard: Shard, verify: bool) -> None:
+    """`UserError` unless the shard is there, has its size and, if asked, its sha256."""
+    file = folder / shard.name
+    try:
+        size = file.stat().st_size
+        same = size == shard.bytes and (not verify or sha256(file) == shard.sha256)
+    except FileNotFoundError:
+        raise UserError(f"{folder}: {shard.name} is missing; make the cache again") from None
+    if not same:
+        how = f"has {size} bytes instead of {shard.bytes}" if size != shard.bytes else "is altered: its sha256 is not the manifest's"
+        raise UserError(f"{folder}: {shard.name} {how}; make the cache again")
+
+
+def sha256(file: Path) -> str:
+    """Of a file's contents, in hex; `UserError` if it cannot be read."""
+    try:
+        with file.open("rb") as held:
+            return hashlib.file_digest(held, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _shard(folder: Path, shard: Shard, manifest: Manifest) -> dict[str, Tensor]:
+    """Its tensors, memory-mapped; `UserError` if they are not what the manifest says."""
+    names = ("x", "y", "x_flip") if manifest.flips == "stored" else ("x", "y")
+    shape = (shard.rows, *manifest.shape)
+    try:
+        with safe_open(folder / shard.name, framework="pt") as held:
+            found = {name: held.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder}: {shard.name} is no shard of this cache: {str(error)[:120]}; make the cache again") from error
+    fits = all(found[n].shape == shape and found[n].dtype == DTYPES[manifest.dtype] for n in names if n != "y")
+    if not fits or found["y"].shape != (shard.rows,) or found["y"].dtype != torch.int64:
+        raise UserError(f"{folder}: {shard.name} has other shapes than the manifest states; make the cache again")
+    return found
+
+
+def to_images(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor:
+    """Pictures uint8 `[B, C, H, W]` of what the network sees, `x` `[B, C, H, W]`; `UserError` if the cache is of another autoencoder."""
+    if autoencoder.digest != manifest.autoencoder_digest:
+        made, given = manifest.autoencoder.partition(":")[0], autoencoder.spec
+        raise UserError(f"the latents were made by another autoencoder ({made}, sha256 {manifest.autoencoder_digest[:12]}) than {given}")
+    return ((autoencoder.decode(manifest.unnormalise(x)) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+__all__ = ["Cache", "Manifest", "check", "check_fits", "sha256", "to_images"]

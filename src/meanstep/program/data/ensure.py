@@ -1,0 +1,44 @@
+"""Data for a run: a cache as it is, or one made of pictures in the user's own folder, with a line that says so."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from meanstep.program.console import Interrupted, err
+from meanstep.program.data.cache import Cache
+from meanstep.program.data.making import make
+from meanstep.program.data.manifest import NAME
+from meanstep.program.data.plan import Plan, Request
+
+
+def user_folder() -> Path:
+    """$MEANSTEP_CACHE, or ~/.cache/meanstep."""
+    return Path(os.environ.get("MEANSTEP_CACHE") or Path.home() / ".cache" / "meanstep").expanduser()
+
+
+def ensure(spec: str, request: Request | None = None) -> Cache:
+    """The cache in the folder `spec`, or one of the source `spec` made by `request` (default: identity) in the user's folder.
+
+    The folder's name is a digest of source and settings, so that the next call finds it. `UserError` as in `Cache.open` and `make`.
+    """
+    if (Path(spec).expanduser() / NAME).exists():
+        return Cache.open(spec)
+    plan = Plan.of(replace(request or Request(spec), source=spec))
+    folder = user_folder() / "data" / f"{Path(plan.source.name).stem}-{plan.digest[:16]}"
+    if (folder / NAME).exists():
+        return Cache.open(folder)
+    err.print(f"{spec} is no cache: making one in {folder}", soft_wrap=True, markup=False)
+    return with_bar(plan, folder)
+
+
+def with_bar(plan: Plan, folder: Path) -> Cache:
+    """`make` with a progress bar; an interrupt says how to go on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("cache", total=len(plan.index))
+        try:
+            return make(plan, folder, lambda done: bar.update(task, completed=done))
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped: the full shards in {folder} stay, the same command goes on after them") from None

@@ -1,0 +1,78 @@
+"""Batches of a cache in an order that depends on the seed alone, read ahead by one thread. Knows no ranks: they ask for other chunks."""
+
+import queue
+import threading
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from meanstep.program.console import UserError
+from meanstep.program.data import order
+from meanstep.program.data.cache import Cache
+
+Batch = tuple[int, Tensor, Tensor]
+_END = object()
+
+
+@dataclass(frozen=True)
+class Loader:
+    """`chunk(start, count)`: the samples at global positions `start ... start + count - 1`; `flips` mirrors each with probability 1/2.
+
+    `pin`: in page-locked memory, for copies to an accelerator that do not wait. Raises `UserError` if the cache has no mirror images.
+    """
+
+    cache: Cache
+    seed: int
+    flips: bool = False
+    pin: bool = False
+
+    def __post_init__(self) -> None:
+        if self.flips and self.cache.manifest.flips == "none":
+            raise UserError(f"{self.cache.path} was made without mirror images: make it with --flips, or train without")
+
+    def chunk(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """`x` float32 `[count, C, H, W]` as the network sees it, `y` int64 `[count]` (-1: no label). Nothing but the arguments matters."""
+        n = len(self.cache)
+        flip = order.flips(n, self.seed, start, count) if self.flips else None
+        x, y = self.cache.rows(order.rows(n, self.seed, start, count), flip)
+        return (x.pin_memory(), y.pin_memory()) if self.pin else (x, y)
+
+    def stream(self, starts: Iterable[int], count: int, ahead: int = 3) -> Generator[Batch, None, None]:
+        """`(start, x, y)` for every start, at most `ahead` of them read before they are asked for.
+
+        Closing the generator ends the thread; an error of the thread is raised where the batch would have been.
+        """
+        done, box = threading.Event(), queue.Queue[Any](maxsize=max(1, ahead))
+        thread = threading.Thread(target=self._fill, args=(box, done, starts, count), name="meanstep-loader", daemon=True)
+        thread.start()
+        try:
+            while (item := box.get()) is not _END:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            done.set()
+            thread.join()
+
+    def _fill(self, box: "queue.Queue[Any]", done: threading.Event, starts: Iterable[int], count: int) -> None:
+        last: Any = _END
+        try:
+            for start in starts:
+                if done.is_set() or not _put(box, done, (start, *self.chunk(start, count))):
+                    return
+        except BaseException as error:
+            last = error
+        _put(box, done, last)
+
+
+def _put(box: "queue.Queue[Any]", done: threading.Event, item: Any) -> bool:
+    """Wait for room, but not longer than somebody listens."""
+    while not done.is_set():
+        try:
+            box.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False

@@ -1,0 +1,148 @@
+"""What a cache states about itself, in manifest.json, and whether two of them are the same data. Knows no tensors of images."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from meanstep.program.console import UserError
+
+VERSION = 1
+NAME = "manifest.json"
+STRUCTURE = ("autoencoder", "autoencoder_digest", "scaling", "shift", "shape", "image", "dtype")  # what a network is built upon
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One safetensors file: `rows` of it, its size in `bytes` and its sha256."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The statement of a cache. Two caches hold the same data exactly if their `digest` is the same."""
+
+    source: str
+    """The source's name, without folders."""
+    source_digest: str
+    """sha256 of the source's contents."""
+    split: str
+    limit: int
+    """At most so many images were taken, evenly spaced; 0: all."""
+    count: int
+    skipped: int
+    """Images left out because they could not be read."""
+    image: tuple[int, int, int]
+    """Channels, height and width of the pictures."""
+    shape: tuple[int, int, int]
+    """Channels, height and width of what the network sees."""
+    crop: Literal["none", "center", "adm"]
+    resample: Literal["none", "box", "bicubic", "lanczos"]
+    enlarged: bool
+    """Whether images smaller than the crop were enlarged instead of refused."""
+    flips: Literal["none", "read", "stored"]
+    """Mirror images: none belong to the data, made when read, or encoded and stored beside."""
+    classes: tuple[str, ...]
+    """Names of the labels 0, 1, ...; empty: no labels."""
+    autoencoder: str
+    """Its kind and where it was found: `identity`, `taesd:PATH`, ..."""
+    autoencoder_digest: str
+    scaling: float
+    """Stored latents are (the autoencoder's own - shift) * scaling."""
+    shift: float
+    dtype: Literal["uint8", "float16", "float32"]
+    mean: tuple[float, ...]
+    """Of each channel of the stored latents, over all rows and places; 0 for pictures."""
+    std: tuple[float, ...]
+    """Likewise; 1 for pictures."""
+    statistics: str
+    """Where mean and std were measured: `own`, or the digest of another cache."""
+    shards: tuple[Shard, ...]
+    version: int = VERSION
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the statement; where an autoencoder lay, and what the source was called, does not matter."""
+        plain = replace(self, autoencoder=self.autoencoder.partition(":")[0], source="")
+        return hashlib.sha256(json.dumps(asdict(plain), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def latent(self) -> bool:
+        """Whether rows are an autoencoder's latents, not pictures."""
+        return self.dtype != "uint8"
+
+    def normalise(self, z: Tensor) -> Tensor:
+        """What the network sees of `z` `[B, C, H, W]`: latents to mean 0 and standard deviation 1; pictures in [-1, 1] as they are."""
+        mean, std = self._moments(z)
+        return (z - mean) / std
+
+    def unnormalise(self, x: Tensor) -> Tensor:
+        """The autoencoder's `z` of a network's `x` `[B, C, H, W]`."""
+        mean, std = self._moments(x)
+        return x * std + mean
+
+    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(m, dtype=like.dtype, device=like.device)[:, None, None] for m in (self.mean, self.std))
+        return mean, std
+
+    def text(self) -> str:
+        """The JSON of a cache's manifest.json and a run's data.json."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """From a file; `UserError` if it is none, damaged or of another version."""
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path.parent} is no cache: it has no {path.name}; make one with `meanstep cache`") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged: {str(error)[:120]}; make the cache again") from error
+        version = held.get("version") if isinstance(held, dict) else None
+        if version != VERSION:
+            raise UserError(f"{path} is of version {version}, this program reads {VERSION}: make the cache again")
+        return cls._of(held, path)
+
+    @classmethod
+    def _of(cls, held: dict[str, Any], path: Path) -> "Manifest":
+        names = {f.name for f in fields(cls)}
+        if odd := names ^ held.keys():
+            raise UserError(f"{path} is damaged: {'unknown' if odd & held.keys() else 'missing'} field {min(odd)}; make the cache again")
+        try:
+            shards = tuple(Shard(**s) for s in held["shards"])
+            triple = {name: tuple(held[name]) for name in ("image", "shape", "classes", "mean", "std")}
+            found = cls(**{**held, **triple, "shards": shards})
+            fits = sum(s.rows for s in shards) == found.count and len(found.mean) == len(found.std) == found.shape[0]
+        except (TypeError, KeyError, IndexError) as error:
+            raise UserError(f"{path} is damaged: {error}; make the cache again") from error
+        if not fits or any(Path(s.name).name != s.name for s in shards):
+            raise UserError(f"{path} is damaged: its shards do not fit its counts; make the cache again")
+        return found
+
+
+def differences(a: Manifest, b: Manifest) -> list[str]:
+    """The fields in which the data differ, the weightiest first; empty if `a.digest == b.digest`."""
+    names = [*STRUCTURE, *(f.name for f in fields(Manifest) if f.name not in STRUCTURE)]
+    kind = {"autoencoder": lambda m: m.autoencoder.partition(":")[0], "source": lambda m: ""}
+    return [name for name in names if (get := kind.get(name, lambda m, name=name: getattr(m, name)))(a) != get(b)]
+
+
+def check_fits(run: Manifest, cache: Manifest, where: str = "the run") -> None:
+    """`UserError`, in one line with the weightiest difference, unless the cache holds the data that `where` was trained on."""
+    if odd := differences(run, cache):
+        name = "source_digest" if odd[0] == "source" else odd[0]
+        before, now = (_short(getattr(m, name)) for m in (run, cache))
+        raise UserError(f"the cache does not fit {where}: its {name.replace('_', ' ')} is {now}, there it was {before}")
+
+
+def _short(value: Any) -> str:
+    text = "x".join(map(str, value)) if isinstance(value, tuple) and all(isinstance(v, int) for v in value) else str(value)
+    return text if len(text) <= 60 else f"{text[:24]}..."

@@ -1,0 +1,69 @@
+"""One picture to the size asked for: mode, orientation, resize, crop. Everything here is stated in the manifest. Knows no files."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from meanstep.program.console import UserError
+
+Crop = Literal["none", "center", "adm"]
+Resample = Literal["none", "box", "bicubic", "lanczos"]
+FILTERS = {"box": Image.Resampling.BOX, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+GREY, COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """To `channels` 1 or 3 and `size` x `size` pixels (0: as it is), by `crop`.
+
+    `center`: the shorter side is resized to `size` with `resample`, then the middle is cut out. `adm`: likewise with bicubic, after
+    halvings by box while the shorter side is at least twice `size` (arXiv 2105.05233). An image smaller than `size` is an error unless
+    `enlarge`. Transparency is laid over white; a photograph's stated orientation is followed.
+    """
+
+    channels: int = 3
+    size: int = 0
+    crop: Crop = "center"
+    resample: Resample = "bicubic"
+    enlarge: bool = False
+
+    def __call__(self, image: Image.Image, where: str) -> np.ndarray:
+        """uint8 `[channels, H, W]`; `UserError` that names `where` for an image that does not do."""
+        image = self._mode(ImageOps.exif_transpose(image), where)
+        if self.size:
+            image = self._fit(image, where)
+        pixels = np.asarray(image, dtype=np.uint8)
+        return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+    def _mode(self, image: Image.Image, where: str) -> Image.Image:
+        if image.mode not in GREY + COLOUR:
+            raise UserError(f"{where} has pixels of mode {image.mode}: convert it to 8 bits a channel")
+        if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        if self.channels == 3:
+            return image.convert("RGB")
+        if image.mode not in ("1", "L"):
+            red, *others = image.convert("RGB").split()
+            if any(o.tobytes() != red.tobytes() for o in others):
+                raise UserError(f"{where} is in colour: one channel (--channels 1) is for grey images")
+            return red
+        return image.convert("L")
+
+    def _fit(self, image: Image.Image, where: str) -> Image.Image:
+        size, sides = self.size, f"{image.width} x {image.height}"
+        if self.crop == "none":
+            if image.size != (size, size):
+                raise UserError(f"{where} has {sides} pixels, not {size} x {size}: give --crop center or --crop adm")
+            return image
+        if min(image.size) < size and not self.enlarge:
+            raise UserError(f"{where} has {sides} pixels, less than {size}: give a smaller --size, or --enlarge")
+        while self.crop == "adm" and min(image.size) >= 2 * size:
+            image = image.resize((image.width // 2, image.height // 2), FILTERS["box"])
+        if min(image.size) != size:
+            scale = size / min(image.size)
+            image = image.resize((round(image.width * scale), round(image.height * scale)), FILTERS[self.resample])
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        return image.crop((left, top, left + size, top + size))

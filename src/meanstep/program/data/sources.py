@@ -1,0 +1,40 @@
+"""Where images come from: `open_source` of a spec. Knows no sizes, no autoencoders, no caches."""
+
+import numpy as np
+
+from meanstep.program.console import UserError
+from meanstep.program.data import arrays, files, hub
+from meanstep.program.data.source import Broken, Source
+
+
+def open_source(spec: str, split: str = "train", image: str = "image", label: str = "label") -> Source:
+    """The source that a spec names; `UserError` in one line if there is none, it is empty, or its labels do not fit its classes.
+
+    `split`: for sources that have several. `image`, `label`: the columns of a Hugging Face dataset, the keys of a webdataset's json.
+    """
+    if spec == "digits":
+        source = arrays.digits(split)
+    elif spec.startswith("hub:"):
+        source = hub.dataset(spec.removeprefix("hub:"), split, image, label)
+    elif spec.endswith((".npz", ".npy")):
+        source = arrays.file(spec, split)
+    elif spec.endswith(".tar"):
+        source = files.tars(spec, label)
+    else:
+        source = files.folder(spec, split)
+    if not len(source):
+        raise UserError(f"{spec} holds no images for the split {split!r}")
+    return _labelled(source)
+
+
+def _labelled(source: Source) -> Source:
+    """The source, if every label names a class."""
+    if source.labels is not None:
+        bad = np.flatnonzero((source.labels < 0) | (source.labels >= len(source.classes)))
+        if len(bad):
+            at, n = int(bad[0]), len(source.classes)
+            raise UserError(f"{source.where(at)} has the label {source.label(at)}; with {n} classes labels are 0 to {n - 1}")
+    return source
+
+
+__all__ = ["Broken", "Source", "open_source"]
