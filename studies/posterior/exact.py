@@ -10,6 +10,8 @@ import math
 import resource
 import time
 from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 import meanstep as ms
+from meanstep.fields import DiT
 from meanstep.types import Bridge
 from meanstep.velocities import Posterior
 
@@ -39,7 +42,7 @@ def law(times: str) -> list[float]:
             return t * t
         return NormalDist(-0.4, 1).cdf(math.log(t / (1 - t))) ** 2
 
-    return [below(b) - below(a) for a, b in zip(EDGES, EDGES[1:], strict=False)]
+    return [below(b) - below(a) for a, b in pairwise(EDGES)]
 
 
 class Rows(NamedTuple):
@@ -98,7 +101,7 @@ def mean(log: Tensor, points: Tensor, own: Tensor | None, x: Tensor) -> Guess:
 
 
 def linear(rows: Rows) -> tuple[Tensor, Tensor]:
-    """The mean of data given z for a Gaussian with the pool's moments: no image of a row is in it. And its principal axes, largest first."""
+    """The mean of data given z for a Gaussian with the pool's moments: it has seen no row's image. And its principal axes."""
     middle = rows.pool.mean(0)
     centred = rows.pool - middle
     n, d = centred.shape
@@ -200,27 +203,32 @@ def costs() -> Iterator[dict[str, Any]]:
     loss = ms.Loss(ms.recipes.meanflow(diagonal_share=0.5), check=False, measure=False)
     for side, channels, patch in ((4, 4, 1), (8, 4, 2), (16, 4, 2), (32, 4, 2), (32, 3, 4)):
         x = torch.randn(32, channels, side, side, generator=ms.key(0, "cost"))
-        net = ms.DiT(side, channels, patch=patch, width=192, depth=6, heads=3)
+        net = DiT(side, channels, patch=patch, width=192, depth=6, heads=3)
         optimiser = torch.optim.Adam(net.parameters(), lr=1e-4)
-
-        def step() -> None:
-            optimiser.zero_grad()
-            loss(net, x, generator=ms.key(0)).loss.backward()
-            optimiser.step()
-
         d = channels * side * side
-        found: dict[str, Any] = {"event": [channels, side, side], "d": d, "batch": 32, "step": _least(step, 2)}
+        found: dict[str, Any] = {
+            "event": [channels, side, side],
+            "d": d,
+            "batch": 32,
+            "step": _least(partial(_step, net, optimiser, loss, x), 2),
+        }
         found["parameters"] = sum(p.numel() for p in net.parameters())
         for n in (1024, 4096, 16384):
             reference = torch.randn(n, channels, side, side, generator=ms.key(n))
             t = torch.rand(32, generator=ms.key(1))
             b = Bridge(*ms.interpolants.linear(x, torch.randn(x.shape, generator=ms.key(2)), t), t, t)
             for dtype in (torch.float32, torch.float64):
-                found[f"{n} {str(dtype)[6:]}"] = _least(lambda: Posterior(reference, dtype=dtype)(None, b), 3)  # noqa: B023
+                found[f"{n} {str(dtype)[6:]}"] = _least(partial(Posterior(reference, dtype=dtype), None, b), 3)
             # the reference, it and its squares side by side in `dtype`, and two arrays of weights
             found[f"{n} MiB"] = (n * d * 4 + 3 * n * d * 4 + 2 * 32 * n * 4) / 2**20
         found["peak MiB of the process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         yield found
+
+
+def _step(net: DiT, optimiser: torch.optim.Optimizer, loss: ms.Loss, x: Tensor) -> None:
+    optimiser.zero_grad()
+    loss(net, x, generator=ms.key(0)).loss.backward()
+    optimiser.step()
 
 
 def _least(f: Any, times: int) -> float:

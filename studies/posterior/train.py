@@ -76,16 +76,22 @@ def trained(arm: str, data: Data, seed: int, steps: int) -> tuple[MLP, MLP]:
 
 
 class Scale:
-    """The Frechet distance in the first principal components of the data's pixels, to held-out data."""
+    """The Frechet distance to some images in the first principal components of the training images' pixels."""
 
-    def __init__(self, data: Data, held: Data) -> None:
+    def __init__(self, data: Data, to: Data) -> None:
         centred = data.x.double() - data.x.double().mean(0)
         self.axes = torch.linalg.eigh(centred.mT @ centred).eigenvectors[:, -COMPONENTS:]
-        self.held = held
+        self.whole, self.by_class = self._moments(to.x), [self._moments(to.x[to.y == c]) for c in range(10)]
 
-    def __call__(self, x: Tensor, label: int | None = None) -> float:
-        held = self.held.x if label is None else self.held.x[self.held.y == label]
-        (m, s), (n, r) = (self._moments(p) for p in (x, held))
+    def __call__(self, x: Tensor) -> float:
+        return self._distance(x, self.whole)
+
+    def of_classes(self, x: Tensor, y: Tensor) -> float:
+        """The mean over classes of the distance within the class."""
+        return sum(self._distance(x[y == c], moments) for c, moments in enumerate(self.by_class)) / 10
+
+    def _distance(self, x: Tensor, to: tuple[Tensor, Tensor]) -> float:
+        (m, s), (n, r) = self._moments(x), to
         root = torch.linalg.eigvals(s @ r).real.clamp(min=0).sqrt().sum()
         return float((m - n).square().sum() + s.trace() + r.trace() - 2 * root)
 
@@ -94,21 +100,19 @@ class Scale:
         return p.mean(0), p.mT.cov()
 
 
-@torch.no_grad()
-def record(arm: str, data: Data, scale: Scale, seed: int, steps: int) -> dict[str, Any]:
-    """One model, trained and measured; a labelled one also class by class, the mean over classes."""
+def record(arm: str, data: Data, scales: dict[str, Scale], y: Tensor, seed: int, steps: int) -> dict[str, Any]:
+    """One model, trained and measured; samples of a labelled one have the labels `y`."""
     start = time.perf_counter()
-    with torch.enable_grad():
-        net, ema = trained(arm, data, seed, steps)
-    seconds = time.perf_counter() - start
-    y = scale.held.y[:DRAWN] if arm.startswith("labels") else None
-    found: dict[str, Any] = {"arm": arm, "seed": seed, "steps": steps, "ms": 1000 * seconds / steps}
-    for name, field in (("raw", net), ("ema", ema)):
-        x = ms.jump(field, ms.noise(range(DRAWN), (net.dim,)), y)
-        found[name] = scale(x)
-        if y is not None:
-            found[f"{name} by class"] = sum(scale(x[y == c], c) for c in range(10)) / 10
-    return found
+    fields = trained(arm, data, seed, steps)
+    took, labelled = 1000 * (time.perf_counter() - start) / steps, arm.startswith("labels")
+    found: dict[str, Any] = {"arm": arm, "seed": seed, "steps": steps, "ms": round(took, 1)}
+    for weights, field in zip(("raw", "ema"), fields, strict=True):
+        x = ms.jump(field, ms.noise(range(len(y)), (field.dim,)), y if labelled else None).detach()
+        for name, scale in scales.items():
+            found[f"{weights} weights, to {name}"] = scale(x)
+            if labelled:
+                found[f"{weights} weights, class by class, to {name}"] = scale.of_classes(x, y)
+    return found | {"floor": {name: scale(data.x[:DRAWN]) for name, scale in scales.items()}}
 
 
 def main() -> None:
@@ -120,11 +124,12 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     data, held = load("mnist14", asked.out), load("mnist14-held", asked.out)
-    scale, path = Scale(data, held), asked.out / "train.jsonl"
+    scales = {"the training images": Scale(data, data), "the held-out images": Scale(data, held)}
+    path = asked.out / "train.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     done = {(r["arm"], r["seed"]) for r in map(json.loads, lines)}
     for seed, arm in track([(s, a) for s in asked.seeds for a in asked.arms if (a, s) not in done], description="models"):
-        line = json.dumps(record(arm, data, scale, seed, asked.steps))
+        line = json.dumps(record(arm, data, scales, held.y[:DRAWN], seed, asked.steps))
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
