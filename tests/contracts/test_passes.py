@@ -185,6 +185,25 @@ def test_networks_of_plain_layers_are_carried(name: str):
     assert name in OURS or VERDICTS[net].reason == ""
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dropout_in_attention_is_carried_under_the_mask_of_the_value(dtype: torch.dtype):
+    """Torch's forward mode drops others after attention, whose result is not contiguous: differences decide there."""
+    net = built(NETWORKS["encoder"][0], dtype).train()
+    z, r, t, y, along = asked(net, NETWORKS["encoder"][1], dtype=dtype)
+
+    def u(s: float) -> Tensor:
+        torch.manual_seed(2)
+        moved = [p if d is None else torch.cat([p[:MOVING] + s * d, p[MOVING:]]) for p, d in zip((z, r, t), along, strict=True)]
+        return net(*moved, y).detach()
+
+    torch.manual_seed(2)
+    found, slope = automatic(net, z, r, t, y, along)
+    h = torch.finfo(dtype).eps ** (1 / 3)
+    assert VERDICTS[net].reason == ""
+    close([found], [u(0.0)], 1e-5 if dtype == torch.float32 else 1e-12)
+    close([slope], [(u(h) - u(-h))[:MOVING] / (2 * h)], 1e-2 if dtype == torch.float32 else 1e-8)
+
+
 # Recipes ------------------------------------------------------------------------------------------------------------------------------
 
 RECIPES: dict[str, Callable[[nn.Module], Recipe]] = {

@@ -1,7 +1,8 @@
 """`nn.MultiheadAttention` and what is built of it (`nn.TransformerEncoderLayer`), written out in functions that have rules.
 
 Torch calls `F.multi_head_attention_forward` as one function, whose parts a `Dual` would not reach. The primal's kernel is
-`F.scaled_dot_product_attention`, as torch's own, or where the weights are asked for their explicit form.
+`F.scaled_dot_product_attention`, as torch's own, or where the weights are asked for, or dropped, their explicit form: a kernel that drops
+some does not say which. On an accelerator such a kernel drops others than the explicit form, and a trial of `automatic` tells them apart.
 """
 
 from typing import Any
@@ -37,11 +38,11 @@ def _multi_head(
         raise Unsupported("attention without batch, or along the batch axis (batch_first)")
     named = [options.get(f"{name}_proj_weight") for name in "qkv"] if options.get("use_separate_proj_weight") else weight
     q, k, v = (_split(x, heads) for x in _projected((query, key, value), named, bias))
-    need, p = options.get("need_weights", True), dropout_p if options.get("training", True) else 0.0
-    mask, causal = _mask(q, heads, need, options)
-    out, seen = _explicit(q, k, v, mask, p) if need else (F.scaled_dot_product_attention(q, k, v, mask, p, causal), None)
-    if seen is not None and options.get("average_attn_weights", True):
-        seen = seen.mean(1)
+    p = dropout_p if options.get("training", True) else 0.0
+    need = options.get("need_weights", True)
+    mask, causal = _mask(q, heads, bool(need or p), options)
+    out, seen = _explicit(q, k, v, mask, p) if need or p else (F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal), None)
+    seen = None if not need else seen.mean(1) if options.get("average_attn_weights", True) else seen
     return F.linear(out.permute(2, 0, 1, 3).flatten(-2), out_weight, out_bias), seen
 
 
@@ -63,12 +64,12 @@ def _split(x: Any, heads: int) -> Any:
     return x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
 
 
-def _mask(q: Any, heads: int, need: bool, options: dict[str, Any]) -> tuple[Tensor | None, bool]:
+def _mask(q: Any, heads: int, explicit: bool, options: dict[str, Any]) -> tuple[Tensor | None, bool]:
     """What is added to the scores `[B, H, L, S]`, and whether a kernel's own causal mask takes its place."""
     mask, padding = options.get("attn_mask"), options.get("key_padding_mask")
     if any(isinstance(x, Dual) for x in (mask, padding)):
         raise Unsupported("no tangent rule for an attention mask that depends on the inputs")
-    causal = bool(options.get("is_causal")) and padding is None and not need
+    causal = bool(options.get("is_causal")) and padding is None and not explicit
     if mask is not None:
         mask = _added(mask, q) if mask.ndim == 2 else _added(mask, q).unflatten(0, (-1, heads))  # type: ignore[no-untyped-call]
     if padding is not None:
@@ -82,7 +83,7 @@ def _added(mask: Tensor, q: Any) -> Tensor:
     return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
 
 
-def _explicit(q: Any, k: Any, v: Any, mask: Tensor | None, p: float) -> tuple[Any, Any]:
+def _explicit(q: Any, k: Any, v: Any, mask: Tensor | None, p: float) -> Any:
     """The output and the weights, which dropout has thinned as in torch."""
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
     weights = F.dropout(F.softmax(scores if mask is None else scores + mask, -1), p)
