@@ -1,7 +1,8 @@
 """The residual noise over the coefficient and where it is least: from the tables of `noise.moments` and `noise.directions`.
 
 Heavy tails: on separated modes the noise at `beta = 0` sits in a few rows and plain draws miss it without showing it (docs/theory.md,
-section 4). `Table.top` says how much the top percent carries, `Estimate.dof` how many rows an error rests on.
+section 4). `Table.top` says how much the top percent carries, `Estimate.dof` how many rows an error rests on. The error of `matrix`
+allows for rows that were not drawn, eq. (47b); no other one does.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from meanstep.coefficients import binned, scalar_optimum
-from meanstep.probes.rows import EDGES, Estimate, Table
+from meanstep.probes.rows import EDGES, Estimate, Table, influenced, student
 from meanstep.types import Bridge
 
 GRID = torch.linspace(0, 1, 11, dtype=torch.float64)
@@ -55,8 +56,30 @@ def _error(table: Table, beta: float) -> Tensor:
 
 
 def matrix(table: Table) -> Estimate:
-    """The unconstrained minimiser `E b / (E c + E d)`, eq. (20), (47); of `moments`. `.clipped()` puts it on [0, 1]; nan if `c = d = 0`."""
-    return table.smooth(lambda b, c, d: b / (c + d), "b", "c", "d")
+    """The unconstrained minimiser `E b / (E c + E d)`, eq. (20), (47); of `moments`. `.clipped()` puts it on [0, 1]; nan if `c = d = 0`.
+
+    The error is the delta method's and, over Student's quantile, what rows beyond the largest would move the value by, eq. (47b).
+    """
+    swing, curvature = table.columns["b"], table.columns["c"] + table.columns["d"]
+    value, mean = swing.mean(-1) / curvature.mean(-1), curvature.mean(-1, keepdim=True)
+    psi = (swing - value[..., None] * curvature) / mean
+    found = influenced(value, psi)
+    return found._replace(error=found.error + unseen(psi) / student(found.dof))
+
+
+def unseen(psi: Tensor, share: float = 0.01, least: float = 1.2) -> Tensor:
+    """By how much rows beyond the largest would move a mean of influences `psi` `[*M, N]`, if their tail is a power law, eq. (47b).
+
+    The exponent is Hill's, of the largest `share` of rows, and taken to be at least `least`. In light tails the result is far below
+    the standard error.
+    """
+    n = psi.shape[-1]
+    k = min(max(round(share * n), 10), n - 1)
+    if k < 1:
+        return torch.zeros_like(psi[..., 0])
+    top = psi.abs().topk(k + 1, -1).values
+    exponent = k / (top[..., :k] / top[..., k:]).log().sum(-1)
+    return torch.where(top[..., 0] > 0, top[..., 0] / (n * (exponent.clamp(min=least) - 1)), 0.0)
 
 
 def by_norm(table: Table) -> Estimate:
