@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": MATHS | {ROOT, "program"},
     "__main__": {"cli"},
 }
+LAZY = {ROOT: {"program"}}  # named for type checkers only, and loaded when a public name is used
 OUTSIDE = {"torch"}  # what the mathematics may import from other distributions
 OUTSIDE_OF = {
     "fields.analytic": {"torch", "numpy", "scipy"},  # the ODE solver's arrays
@@ -72,6 +73,13 @@ def imports(package: Path, path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
 
 
+def for_typing(path: Path) -> set[int]:
+    """The lines under `if TYPE_CHECKING:`."""
+    blocks = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.If)]
+    typing = [n for n in blocks if isinstance(n.test, ast.Name) and n.test.id == "TYPE_CHECKING"]
+    return {line for n in typing for part in n.body for line in range(part.lineno, (part.end_lineno or part.lineno) + 1)}
+
+
 def layer(package: Path, name: str) -> str:
     """The row of the table for an absolute name: its module or package, or `ROOT` for a name of the package itself."""
     first = (*name.split(".")[1:], ROOT)[0]
@@ -88,6 +96,8 @@ def forbidden_arrows(package: Path) -> list[str]:
             continue
         for line, name in imports(package, path):
             target = layer(package, name)
+            if target in LAZY.get(source, ()) and line in for_typing(path):
+                continue
             if name.split(".")[0] == package.name and target != source and target not in MAY_IMPORT[source]:
                 found.append(f"{module}, line {line}: {source} must not import {target}")
     return found
@@ -152,7 +162,7 @@ def tree(folder: Path, **sources: str) -> Path:
 def test_allowed_arrows_pass(tmp_path: Path):
     package = tree(
         tmp_path,
-        __init__="from .loss import Loss\nfrom .fields.mlp import MLP",
+        __init__="from .loss import Loss\nfrom .fields.mlp import MLP\nif TYPE_CHECKING:\n    from .program.doctor import doctor",
         types="import math, torch\nfrom torch import Tensor",
         fields__dit="from . import mlp\nfrom .mlp import MLP\nfrom ..types import Field",
         fields__analytic="import numpy as np\nfrom scipy.integrate import solve_ivp",
@@ -179,6 +189,9 @@ def test_allowed_arrows_pass(tmp_path: Path):
         ("weights", "from . import *", "weights must not import __init__"),
         ("__init__", "from .program.loop import train", "__init__ must not import program"),
         ("__init__", "from meanstep import cli", "__init__ must not import cli"),
+        ("__init__", "if TYPE_CHECKING:\n    from meanstep import cli", "__init__ must not import cli"),
+        ("__init__", "if DEBUG:\n    from meanstep.program import loop", "__init__ must not import program"),
+        ("fields", "if TYPE_CHECKING:\n    from meanstep.program import loop", "fields must not import program"),
         ("program__loop", "from meanstep.cli import main", "program must not import cli"),
         ("loss", "from meanstep.strange import x", "loss must not import __init__"),
         ("strange", "", "strange has no row in the table"),

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from meanstep.fields import MLP, Gaussian, Mixture, as_field
     from meanstep.keys import key
     from meanstep.loss import Loss, Output
+    from meanstep.program.doctor import doctor
     from meanstep.recipes import Recipe, Term
     from meanstep.samplers import jump, noise, walk
     from meanstep.types import Bridge, Field, Regression
@@ -27,6 +28,7 @@ __all__ = [
     "Term",
     "as_field",
     "coefficients",
+    "doctor",
     "fields",
     "interpolants",
     "jump",
@@ -49,6 +51,7 @@ _HOME = {
     **dict.fromkeys(("jump", "noise", "walk"), "samplers"),
     **dict.fromkeys(("Bridge", "Field", "Regression"), "types"),
     "key": "keys",
+    "doctor": "program.doctor",  # of the program: loaded only when it is used
 }
 
 
