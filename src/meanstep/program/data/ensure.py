@@ -36,7 +36,7 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
 def with_bar(plan: Plan, folder: Path) -> Cache:
     """`make` with a progress bar; an interrupt says how to go on."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("cache", total=len(plan.index))
         try:
             return make(plan, folder, lambda done: bar.update(task, completed=done))

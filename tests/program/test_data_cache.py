@@ -1,0 +1,399 @@
+"""Caches of images: the same bytes however they were made, refused when anything does not fit, read in an order of the seed alone."""
+
+import itertools
+import json
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from meanstep.cli import main
+from meanstep.program import console
+from meanstep.program.console import UserError
+from meanstep.program.data import (
+    Cache,
+    Loader,
+    Manifest,
+    Plan,
+    Request,
+    check_fits,
+    ensure,
+    make,
+    open_autoencoder,
+    open_source,
+    order,
+    to_images,
+)
+from meanstep.program.data.tiny import Tiny
+
+N = 23
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> str:
+    """23 images of 16 x 16 in three classes, as arrays."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (N, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=x, labels=np.arange(N) % 3, classes=["a", "b", "c"])
+    return str(tmp_path / "images.npz")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TAESD with random weights."""
+    path = tmp_path_factory.mktemp("weights") / "taesd.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_file(Tiny(4, pooled=False).state_dict(), path)
+    return path
+
+
+def made(request: Request, folder: Path) -> Cache:
+    return make(Plan.of(request), folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+# Order -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_epoch_is_a_permutation_of_its_own():
+    epochs = [order.rows(10, 3, 10 * k, 10) for k in range(5)]
+    assert all(epoch.sort().values.tolist() == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 5
+    assert not torch.equal(order.rows(100, 0, 0, 100), order.rows(100, 1, 0, 100))
+
+
+@pytest.mark.parametrize("of", [order.rows, order.flips])
+def test_the_order_does_not_depend_on_who_asks(of):
+    whole = of(7, 0, 0, 50)
+    for size in (1, 3, 7, 20):
+        assert torch.equal(torch.cat([of(7, 0, start, min(size, 50 - start)) for start in range(0, 50, size)]), whole)
+    assert len(of(7, 0, 13, 0)) == 0
+
+
+@pytest.mark.parametrize("wrong", [(0, 0, 0, 1), (3, 0, -1, 1), (3, 0, 0, -1)])
+def test_an_order_of_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match="at least one row"):
+        order.rows(*wrong)
+
+
+# Pictures ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_come_back_exactly(images: str, tmp_path: Path):
+    cache = made(Request(images, shard=10, flips=True), tmp_path / "cache")
+    source = open_source(images)
+    truth = torch.from_numpy(np.stack([np.asarray(source[i][0]) for i in range(N)])).permute(0, 3, 1, 2)
+    index = torch.tensor([22, 0, 9, 10, 11, 9])
+    x, y = cache.rows(index)
+    assert x.dtype == torch.float32 and y.tolist() == [i % 3 for i in index.tolist()]
+    assert len(cache) == N and cache.shape == (3, 16, 16) and cache.classes == ("a", "b", "c") and len(cache.manifest.shards) == 3
+    assert torch.equal(to_images(x, cache.manifest, open_autoencoder("identity")), truth[index])
+    assert torch.equal(cache.images(index), truth[index])
+    assert x.min() >= -1 and x.max() <= 1
+    flip = torch.tensor([True, False, True, False, False, False])
+    mirrored, _ = cache.rows(index, flip)
+    assert torch.equal(mirrored[flip], x[flip].flip(-1)) and torch.equal(mirrored[~flip], x[~flip])
+    with pytest.raises(IndexError, match="of a cache of 23"):
+        cache.rows(torch.tensor([23]))
+
+
+def test_digits_stay_grey_and_small(tmp_path: Path):
+    pytest.importorskip("sklearn")
+    cache = made(Request("digits", limit=50), tmp_path)
+    x, y = cache.rows(torch.arange(50))
+    assert cache.shape == (1, 8, 8) and len(cache.classes) == 10 and len(y.unique()) > 5 and x.min() == -1 and x.max() == 1
+
+
+def test_without_mirror_images_none_are_read(images: str, tmp_path: Path):
+    cache = made(Request(images), tmp_path / "cache")
+    with pytest.raises(UserError, match="made without mirror images: make it with --flips"):
+        Loader(cache, 0, flips=True)
+    with pytest.raises(UserError, match="--flips"):
+        cache.rows(torch.arange(2), torch.tensor([True, False]))
+
+
+# Latents -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_latents_are_normalised_and_their_mirror_images_encoded(images: str, weights: Path, tmp_path: Path):
+    request = Request(images, f"taesd:{weights}", shard=9, flips=True, dtype="float32", batch=4)
+    cache, ae = made(request, tmp_path / "cache"), open_autoencoder(f"taesd:{weights}")
+    assert cache.shape == (4, 2, 2) and cache.manifest.image == (3, 16, 16) and cache.manifest.latent
+    every = torch.arange(N)
+    x, _ = cache.rows(every)
+    mirrored, _ = cache.rows(every, torch.ones(N, dtype=torch.bool))
+    both = torch.cat([x, mirrored]).double()
+    assert both.mean((0, 2, 3)).abs().max() < 1e-5 and (both.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
+    source = open_source(images)
+    pixels = torch.from_numpy(np.stack([np.asarray(source[i][0]) for i in range(N)])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    torch.testing.assert_close(cache.manifest.unnormalise(mirrored), ae.encode(pixels.flip(-1)), atol=1e-5, rtol=1e-4)
+    assert to_images(x, cache.manifest, ae).shape == (N, 3, 16, 16)
+    mixed, _ = cache.rows(every, every % 2 == 0)
+    assert torch.equal(mixed[::2], mirrored[::2]) and torch.equal(mixed[1::2], x[1::2])
+
+
+def test_a_test_split_is_normalised_like_its_train_split(images: str, weights: Path, tmp_path: Path):
+    train = made(Request(images, f"taesd:{weights}"), tmp_path / "train")
+    test = made(Request(images, f"taesd:{weights}", limit=5, like=tmp_path / "train"), tmp_path / "test")
+    assert test.manifest.mean == train.manifest.mean and test.manifest.statistics == train.digest
+    made(Request(images), tmp_path / "pixels")
+    with pytest.raises(UserError, match="is of another autoencoder digest"):
+        made(Request(images, f"taesd:{weights}", like=tmp_path / "pixels"), tmp_path / "x")
+
+
+def test_latents_of_another_autoencoder_are_not_decoded(images: str, weights: Path, tmp_path: Path):
+    cache = made(Request(images, f"taesd:{weights}", limit=4), tmp_path / "cache")
+    with pytest.raises(UserError, match=r"made by another autoencoder \(taesd, sha256 .*\) than identity"):
+        to_images(cache.rows(torch.arange(2))[0], cache.manifest, open_autoencoder("identity"))
+
+
+# Making ------------------------------------------------------------------------------------------------------------------------------
+
+
+def interrupt(plan: Plan, folder: Path, after: int) -> None:
+    def told(done: int) -> None:
+        if done >= after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(plan, folder, told)
+
+
+@pytest.mark.parametrize("after", [1, 5, 9, 22])
+def test_an_interrupted_cache_goes_on_after_its_last_full_shard(images: str, weights: Path, tmp_path: Path, after: int, monkeypatch):
+    request = Request(images, f"taesd:{weights}", shard=5, batch=2, flips=True)
+    straight = contents(made(request, tmp_path / "straight").path)
+    interrupt(Plan.of(request), tmp_path / "cut", after)
+    assert not (tmp_path / "cut" / "manifest.json").exists()
+    full = (after - 1) // 5
+    assert len(list((tmp_path / "cut").glob("*.safetensors"))) == full
+    told: list[int] = []
+    make(Plan.of(request), tmp_path / "cut", told.append)
+    assert contents(tmp_path / "cut") == straight and told[0] == 5 * full
+
+
+def test_a_shard_spoilt_before_the_end_is_made_again(images: str, tmp_path: Path):
+    request = Request(images, shard=5)
+    straight = contents(made(request, tmp_path / "straight").path)
+    interrupt(Plan.of(request), tmp_path / "cut", 15)
+    (tmp_path / "cut" / "shard-00001.safetensors").write_bytes(b"x")
+    assert contents(made(request, tmp_path / "cut").path) == straight
+
+
+def test_a_finished_cache_is_left_alone_and_another_one_refused(images: str, tmp_path: Path):
+    made(Request(images, flips=True), tmp_path / "cache")
+    before = contents(tmp_path / "cache")
+    made(Request(images, flips=True), tmp_path / "cache")
+    with pytest.raises(UserError, match=r"holds another cache .*flips read, now none.*: choose another --out"):
+        made(Request(images), tmp_path / "cache")
+    assert contents(tmp_path / "cache") == before
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not empty and holds no cache"):
+        made(Request(images), tmp_path / "full")
+    assert contents(tmp_path / "full") == {"thesis.tex": b"years of work"}
+
+
+def test_where_things_lie_does_not_matter(images: str, weights: Path, tmp_path: Path):
+    (tmp_path / "far").mkdir()
+    moved = shutil.copy(images, tmp_path / "far" / "other.npz"), shutil.copy(weights, tmp_path / "far" / "w.safetensors")
+    one = made(Request(images, f"taesd:{weights}"), tmp_path / "one")
+    two = made(Request(str(moved[0]), f"taesd:{moved[1]}"), tmp_path / "two")
+    assert one.digest == two.digest
+    check_fits(one.manifest, two.manifest)
+
+
+def test_no_space_left_is_one_line_and_leaves_the_full_shards(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plan = Plan.of(Request(images, shard=5))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+        with pytest.raises(UserError, match=r"no space left: 0.00 GB are needed"):
+            make(plan, tmp_path / "cache")
+    real, calls = console.os.fsync, itertools.count()
+
+    def fsync(handle: int) -> None:
+        if next(calls) == 4:
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console.os, "fsync", fsync)
+        with pytest.raises(UserError, match=r"cannot write .*shard-00002.safetensors: No space left on device"):
+            make(plan, tmp_path / "cache")
+    assert {p.name for p in (tmp_path / "cache").glob("*s*")} == {"shard-00000.safetensors", "shard-00001.safetensors", "unfinished.json"}
+    assert len(make(plan, tmp_path / "cache")) == N
+
+
+def test_one_process_at_a_time(images: str, tmp_path: Path):
+    plan = Plan.of(Request(images, shard=5))
+
+    def told(done: int) -> None:
+        with pytest.raises(UserError, match="another process makes a cache"):
+            make(plan, tmp_path / "cache")
+
+    make(plan, tmp_path / "cache", lambda done: told(done) if done == 5 else None)
+
+
+# Opening -----------------------------------------------------------------------------------------------------------------------------
+
+
+def spoil(folder: Path, how: str) -> None:
+    shard, manifest = folder / "shard-00001.safetensors", folder / "manifest.json"
+    held = json.loads(manifest.read_text())
+    if how == "missing":
+        shard.unlink()
+    elif how == "short":
+        shard.write_bytes(shard.read_bytes()[:-7])
+    elif how == "altered":
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(bytes(data))
+    elif how == "none":
+        manifest.unlink()
+    else:
+        change = {"version": {"version": 99}, "shape": {"shape": [3, 8, 16]}, "count": {"count": 3}, "odd": {"extra": 1}}
+        texts = {"no json": "{", "path": json.dumps(held).replace("shard-00001", "../shard-00001"), "list": "[]"}
+        manifest.write_text(texts.get(how) or json.dumps({**held, **change[how]}))
+
+
+SPOILT = {
+    "missing": "shard-00001.safetensors is missing; make the cache again",
+    "short": "has [0-9]+ bytes instead of [0-9]+",
+    "altered": "is altered: its sha256 is not the manifest's",
+    "none": "is no cache: it has no manifest.json; make one with `meanstep cache`",
+    "version": "is of version 99, this program reads 1",
+    "shape": "has other shapes than the manifest states",
+    "count": "its shards do not fit its counts",
+    "odd": "unknown field extra",
+    "no json": "is damaged",
+    "list": "is of version None",
+    "path": "its shards do not fit its counts",
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_cache_that_does_not_fit_is_refused_in_one_line(images: str, tmp_path: Path, how: str):
+    made(Request(images, shard=10), tmp_path / "cache")
+    spoil(tmp_path / "cache", how)
+    with pytest.raises(UserError, match=SPOILT[how]) as told:
+        Cache.open(tmp_path / "cache")
+    assert "\n" not in str(told.value)
+
+
+def test_a_pickle_named_like_a_shard_is_not_read(images: str, tmp_path: Path):
+    cache = made(Request(images, shard=10), tmp_path / "cache")
+    shard = tmp_path / "cache" / cache.manifest.shards[0].name
+    torch.save({"x": torch.zeros(3)}, shard)
+    held = replace(cache.manifest.shards[0], bytes=shard.stat().st_size)
+    manifest = replace(cache.manifest, shards=(held, *cache.manifest.shards[1:]))
+    (tmp_path / "cache" / "manifest.json").write_text(manifest.text())
+    with pytest.raises(UserError, match="is no shard of this cache"):
+        Cache.open(tmp_path / "cache", verify=False)
+
+
+def test_a_run_is_told_what_differs(images: str, weights: Path, tmp_path: Path):
+    one = made(Request(images, f"taesd:{weights}"), tmp_path / "one").manifest
+    (tmp_path / "data.json").write_text(one.text())
+    assert Manifest.read(tmp_path / "data.json") == one
+    check_fits(one, Manifest.read(tmp_path / "data.json"))
+    cases = {
+        "autoencoder digest": replace(one, autoencoder_digest="0" * 64),
+        "shape is 4x4x4, there it was 4x2x2": replace(one, shape=(4, 4, 4)),
+    }
+    cases |= {"mean": replace(one, mean=(0.0,) * 4), "split is test, there it was train": replace(one, split="test")}
+    for message, other in cases.items():
+        with pytest.raises(UserError, match=f"the cache does not fit the run: its {message}") as told:
+            check_fits(one, other)
+        assert "\n" not in str(told.value) and len(str(told.value)) < 160
+
+
+# Loader ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_ranks_and_resumption_see_one_order(images: str, tmp_path: Path, flips: bool):
+    loader = Loader(made(Request(images, shard=10, flips=True), tmp_path / "cache"), 5, flips)
+    x, y = loader.chunk(0, 48)
+    assert y[:N].sort().values.tolist() == sorted(i % 3 for i in range(N))
+    for ranks in (1, 2, 4):
+        share = 8 // ranks
+        parts = [loader.chunk(step * 8 + rank * share, share) for step in range(6) for rank in range(ranks)]
+        assert torch.equal(torch.cat([p[0] for p in parts]), x) and torch.equal(torch.cat([p[1] for p in parts]), y)
+    again = Loader(Cache.open(tmp_path / "cache"), 5, flips)
+    assert [start for start, *_ in again.stream(range(24, 48, 8), 8)] == [24, 32, 40]
+    assert torch.equal(torch.cat([part for _, part, _ in again.stream(range(24, 48, 8), 8)]), x[24:])
+
+
+def test_the_thread_ends_with_the_stream(images: str, tmp_path: Path):
+    loader = Loader(made(Request(images), tmp_path / "cache"), 0)
+    stream = loader.stream(itertools.count(0, 4), 4, ahead=2)
+    assert next(stream)[0] == 0
+    stream.close()
+    assert all(thread.name != "meanstep-loader" for thread in threading.enumerate())
+
+
+def test_an_error_of_the_thread_is_raised_in_its_place(images: str, tmp_path: Path):
+    loader, before = Loader(made(Request(images), tmp_path / "cache"), 0), torch.get_rng_state()
+    stream = loader.stream([0, 4, -1, 8], 4)
+    assert [next(stream)[0], next(stream)[0]] == [0, 4]
+    with pytest.raises(ValueError, match="neither number negative"):
+        next(stream)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Commands ----------------------------------------------------------------------------------------------------------------------------
+
+
+def called(*args: str) -> int | str | None:
+    with pytest.raises(SystemExit) as done:
+        main(["cache", *args])
+    return done.value.code
+
+
+def test_the_command_makes_foresees_and_complains(images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = str(tmp_path / "cache")
+    assert called(images, "--out", out, "--dry-run") == 0 and not Path(out).exists()
+    assert "nothing was written" in capsys.readouterr().out
+    assert called(images, "--out", out, "--flips", "--size", "8") == 0
+    assert "23 images of images.npz, 3 classes\n3 x 8 x 8 uint8, mirrored when read, 1 shards" in capsys.readouterr().out
+    wrong = [("--size", "32"), ("--autoencoder", "vae"), ("--batch", "0"), ("--size", "7", "--autoencoder", "taesd:no.safetensors")]
+    for args in wrong:
+        assert called(images, "--out", str(tmp_path / "x"), *args) == 2
+        told = capsys.readouterr().err.strip()
+        assert told.startswith("meanstep: ") and "\n" not in told
+    assert not (tmp_path / "x").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("meanstep.program.data.making._encode", pressed)
+        assert called(images, "--out", str(tmp_path / "cache")) == 130
+    assert "the same command goes on after them" in capsys.readouterr().err
+    assert called(images, "--out", str(tmp_path / "cache")) == 0
+
+
+def test_a_source_becomes_a_cache_in_the_users_folder_once(images: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
+    one = ensure(images)
+    assert f"{images} is no cache: making one in" in capsys.readouterr().err
+    assert ensure(images).path == one.path and ensure(str(one.path)).digest == one.digest
+    assert "making one" not in capsys.readouterr().err
+    assert ensure(images, Request("", flips=True)).path != one.path
+
+
+def test_the_shards_are_plain_safetensors(images: str, tmp_path: Path):
+    cache = made(Request(images), tmp_path / "cache")
+    held = load_file(cache.path / "shard-00000.safetensors")
+    assert set(held) == {"x", "y"} and held["x"].shape == (N, 3, 16, 16) and held["y"].dtype == torch.int64
