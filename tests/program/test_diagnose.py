@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 import meanstep as ms
 from meanstep.cli import main
-from meanstep.program import methods as table
 from meanstep.program.console import UserError
-from meanstep.program.diagnose import arrays, methods, probe
+from meanstep.program.diagnose import arrays, methods, probe, subjects
 from meanstep.program.diagnose.command import seconds
 from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
 from meanstep.program.diagnose.measures import Measure
@@ -41,6 +40,21 @@ def number(): return 3
 class Round(torch.nn.Module):
     def forward(self, z, r, t, y=None): return torch.cdist(z, z) @ z
 def flat(): return Round()
+def drawn(): return ms.MLP(2, 16, 2)
+class Data(torch.nn.Module):
+    def __init__(self):
+        super().__init__(); self.net = mlp()
+    def forward(self, z, r, t, y=None): return self.net(z, r, t)
+def predicts(): return ms.fields.DataPrediction(Data(), 0.1)
+class Heads(torch.nn.Module):
+    def __init__(self):
+        super().__init__(); self.i, self.o = torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
+        self.a = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    def forward(self, z, r, t, y=None):
+        h = self.i(torch.cat([z, torch.stack([r, t], 1)[:, None].expand(-1, z.shape[1], -1)], -1))
+        return self.o(h + self.a(h, h, h, need_weights=False)[0])
+def nowhere(): return mlp().to("cuda:7")
+def meta(): return mlp().to("meta")
 def needs(width): return ms.MLP(2, width)
 def broken(): raise RuntimeError("no weights today")
 class Image(torch.nn.Module):
@@ -294,7 +308,7 @@ def test_ctrl_c_before_the_first_rows_writes_nothing(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(probe, "_warm", stop)
     assert code("diagnose", "diagnosed_nets:mlp", "--data", "x.npy") == 130
     assert "nothing was written" in capsys.readouterr().err
-    assert list(Path("diagnosis").iterdir()) == []
+    assert not Path("diagnosis").exists()
 
 
 # The command -------------------------------------------------------------------------------------------------------------------------
@@ -323,18 +337,17 @@ def test_the_command_writes_a_page_that_needs_nothing(capsys: pytest.CaptureFixt
     assert "boundary" in said and "The quietest coefficient is not the best one" in said and "report: made/here/report.html" in said
     page = Path("made/here/report.html").read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "<script" not in page
-    assert page.count("data:image/png;base64") == 5
+    assert page.count("data:image/png;base64") == 6
     for rule in RULES:
         assert f"<b>{rule.name}</b>" in page
     record = json.loads(Path("d.json").read_text(encoding="utf-8"))
     assert record["rows"] == 300 and len(record["verdicts"]) == len(RULES) and record["measures"]["noise_0"][0] > 0
 
 
-@pytest.mark.parametrize(
-    "recipe", [name for name in table.METHODS if name not in ("flow_matching", "rectified_meanflow", "pixel_meanflow")]
-)
-def test_every_recipe_can_be_read(recipe: str):
-    net = ms.MLP(2, 8, 1, generator=ms.key(0))
+@pytest.mark.parametrize("recipe", methods.READ)
+def test_every_recipe_can_be_read(recipe: str, tmp_path: Path):
+    net: nn.Module = ms.MLP(2, 8, 1, generator=ms.key(0))
+    net = ms.fields.DataPrediction(net) if recipe == "pixel_meanflow" else net  # type: ignore[arg-type]
     subject = Subject(net, None, "net", "planted", ())
     data = arrays.Data(normal(n=600).numpy(), None, "planted")
     method = methods.method(recipe, subject, "", None, None, 0.5)
@@ -343,6 +356,83 @@ def test_every_recipe_can_be_read(recipe: str):
     d = diagnosed(case, probe.measure(case, 20.0, 1e-6, 64), 20.0, 1e-6)
     assert np.isfinite(d.values["slope"].value) and d.found.gradient is not None
     json.dumps(d.record(), allow_nan=False)
+    assert build(d, tmp_path).is_file()
+
+
+def test_a_recipe_of_instants_reports_what_there_is(tmp_path: Path):
+    plain: dict[str, Any] = {"power": None, "diagonal_share": None}
+    d = diagnosis(Exact(off=1.0), normal(), rows=400, name="flow_matching", **plain)
+    assert fired(d, WARN) == {"boundary"} and set(d.found.tables) == {"answers", "still", "pull", "boundary"}
+    assert {"map", "best", "factor", "change_late"}.isdisjoint(d.values) and d.values["noise_part"].value < 1
+    assert "time-scale" in fired(diagnosis(Exact(wiggle=0.5, rate=1000.0), normal(), rows=64, name="flow_matching", **plain), WARN)
+    page = build(d, tmp_path).read_text(encoding="utf-8")
+    assert 'id="jacobian"' not in page and 'id="maps"' not in page and "all rows of the recipe have r = t" in " ".join(page.split()).lower()
+    assert page.count("data:image/png;base64") == 2
+
+
+def test_a_learned_weight_is_read_as_it_starts():
+    d = diagnosis(Exact(), normal(), rows=200, name="decoupled_meanflow", power=None, diagonal_share=None)
+    assert "the learned weight as it starts" in dict(d.facts)["weight"] and d.case.method.beta == 0.0
+
+
+def test_a_network_that_predicts_data(capsys: pytest.CaptureFixture[str]):
+    args = ("--data", "x.npy", "--recipe", "pixel_meanflow")
+    assert code("diagnose", "diagnosed_nets:predicts", *args, "--rows", "40", "--json", "d.json") == 0
+    assert json.loads(Path("d.json").read_text(encoding="utf-8"))["recipe"] == "pixel_meanflow(proxy=own)"
+    capsys.readouterr()
+    Path("diagnosis/report.html").unlink()
+    assert "fields.DataPrediction(net, floor)" in complaint(capsys, "diagnosed_nets:mlp", *args)
+
+
+def test_a_missing_copy_is_named_with_its_remedy():
+    class Expanding(Exact):
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            return self.one * -z
+
+    for ema, said in ((None, True), (Exact(), False)):
+        pooled = next(v for v in diagnosis(Expanding(), normal(), ema=ema).fired if v.rule.name == "beta-pooled")
+        assert ("torch.optim.swa_utils.AveragedModel(net" in pooled.change) is said
+        assert "proxy=ema) is quieter" in pooled.change and "Decide by samples" in pooled.change
+    line = diagnosis(Exact(), normal(), rows=8, name="coefficient").case.method.line
+    assert line == "coefficient(beta=1, times=uniform, power=0, diagonal_share=0.5, proxy=own)"
+
+
+def test_the_seed_draws_the_weights_and_leaves_torch_alone():
+    before = torch.get_rng_state()
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        args = ("--data", "x.npy", "--rows", "24", "--seed", seed, "--json", f"{name}.json")
+        assert code("diagnose", "diagnosed_nets:drawn", *args) == 0
+        torch.rand(3)
+        torch.set_rng_state(before)
+    a, b, c = (json.loads(Path(f"{name}.json").read_text(encoding="utf-8"))["measures"]["residual"] for name in "abc")
+    assert a == b != c
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_attention_is_measured_without_a_warning(recwarn: pytest.WarningsRecorder):
+    np.save("tokens.npy", torch.randn(64, 3, 2, generator=ms.key(0)).numpy())
+    assert code("diagnose", "diagnosed_nets:Heads", "--data", "tokens.npy", "--rows", "64", "--json", "d.json") == 0
+    assert "every one of" in json.loads(Path("d.json").read_text(encoding="utf-8"))["facts"]["gradient"]
+    assert [str(w.message) for w in recwarn.list] == []
+
+
+def test_a_run_folder_is_read_by_a_reader_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    """The seam for other folders: one entry of DESCRIPTIONS; the last complete checkpoint counts."""
+    net = ms.MLP(2, 16, 2, generator=ms.key(0))
+    for seen in ("000000000100", "000000000200", ".000000000300.aside"):
+        (Path("run/checkpoints") / seen).mkdir(parents=True)
+        save_file(net.state_dict(), f"run/checkpoints/{seen}/model.safetensors")
+        Path(f"run/checkpoints/{seen}/network.json").write_text("{}", encoding="utf-8")
+    seen_at: list[Path] = []
+
+    def read(path: Path) -> tuple[str, Any]:
+        seen_at.append(path)
+        return "mlp of this run", lambda seed: ms.MLP(2, 16, 2)
+
+    monkeypatch.setitem(subjects.DESCRIPTIONS, "network.json", read)
+    assert code("diagnose", "run", "--data", "x.npy", "--rows", "16", "--json", "d.json") == 0
+    assert json.loads(Path("d.json").read_text(encoding="utf-8"))["subject"].startswith("mlp of this run, ")
+    assert seen_at == [Path("run/checkpoints/000000000200/network.json")]
 
 
 def test_few_rows_make_a_page(tmp_path: Path):
@@ -389,7 +479,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         ("diagnosed_nets:needs", "--kwargs"),
         ("diagnosed_nets:broken", "no weights today"),
         ("diagnosed_nets:three", "does not run on rows"),
-        ("diagnosed_nets:strict", "give --labels"),
+        ("diagnosed_nets:strict", "Strict needs labels, and x.npy holds none: give --labels y.npy"),
+        ("diagnosed_nets:nowhere", "diagnosed_nets:nowhere failed: "),
+        ("diagnosed_nets:meta", "is on the meta device"),
         ("nowhere", "no folder or file"),
     ],
 )
@@ -459,7 +551,10 @@ def test_options_that_make_no_sense(capsys: pytest.CaptureFixture[str]):
         (("--budget", "soon"), "is a time"),
         (("--device", "cuda:77"), "no device"),
         (("--center", "ema"), "give --ema"),
-        (("--recipe", "meenflow"), "choose among flow_matching"),
+        (("--recipe", "meenflow"), "--recipe: there is no recipe 'meenflow': choose among flow_matching"),
+        (("--recipe", "rectified_meanflow"), "read the network with --recipe meanflow"),
+        (("--recipe", "shortcut", "--times", "uniform"), "it takes none of these"),
+        (("--out", "file/below"), "file is a file"),
         (("--recipe", "transition", "--power", "1"), "--power: the recipe transition"),
         (("--beta", "2"), "--beta lies in"),
         (("--json", "nowhere/d.json"), "does not exist"),

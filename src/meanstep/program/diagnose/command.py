@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shlex
 import sys
@@ -26,7 +27,6 @@ from meanstep.program.diagnose.subjects import admit, find
 from meanstep.program.diagnose.terminal import show
 from meanstep.program.doctor.command import available
 from meanstep.program.doctor.findings import first_line
-from meanstep.program.methods import METHODS
 
 UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 
@@ -53,7 +53,7 @@ class Diagnose:
     --data latents.safetensors --labels y.npy --budget 5m; meanstep diagnose mynets:build --data x.npz --recipe coefficient --beta 0.5
     """
 
-    target: tyro.conf.Positional[str]
+    target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]
     """package.module:callable, or a folder with model.safetensors (and ema_*.safetensors), or such a file."""
     data: Annotated[Path, tyro.conf.arg(metavar="FILE", help=f"Rows [N, ...]: {arrays.KINDS}; .npz and .safetensors may hold labels y.")]
     labels: Annotated[Path | None, _hint("Labels [N], or conditions [N, ...], in a file of their own.", "those in --data", "FILE")] = None
@@ -65,7 +65,7 @@ class Diagnose:
     weights: Annotated[Path | None, _hint("Weights, .safetensors.", "as the factory made them", "FILE")] = None
     ema: Annotated[Path | None, _hint("A second copy's weights: the proxy.", "ema*.safetensors of the folder", "FILE")] = None
     center: Annotated[Literal["own", "ema", "posterior"] | None, _hint(CENTER_HELP, CENTER_DEFAULT, "{own,ema,posterior}")] = None
-    recipe: Annotated[str, _hint(f"What trains it: {', '.join(METHODS)}.", "meanflow", "NAME")] = "meanflow"
+    recipe: Annotated[str, _hint(f"What trains it: {', '.join(methods.READ)}.", "meanflow", "NAME")] = "meanflow"
     times: Annotated[
         Literal["uniform", "logit-normal"] | None, _hint("How its (r, t) are drawn.", "the recipe's", "{uniform,logit-normal}")
     ] = None
@@ -86,7 +86,7 @@ class Diagnose:
     device: str = "cpu"
     """Where to measure: cpu, cuda, cuda:1, mps."""
     seed: int = 0
-    """Seed of every draw."""
+    """Seed of every draw, and of torch's global generator while the factory runs."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("diagnosis")
     """Folder for report.html; it is made if it does not exist."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: no file)")] = None
@@ -132,7 +132,7 @@ class Diagnose:
         device = available(self.device)
         found = find(self.target, self.factory, self.kwargs, self.weights, self.ema)
         data = arrays.load(self.data.expanduser(), self.labels)
-        subject = admit(found, data, self.order, device)
+        subject = admit(found, data, self.order, device, self.seed)
         dtype = next((p.dtype for p in subject.field.parameters() if p.is_floating_point()), torch.float32)
         method = methods.method(self.recipe, subject, self.times or "", self.power, self.diagonal_share, self.beta)
         center = methods.center(self.center or "", subject, data, self.seed, dtype, device)
@@ -184,15 +184,15 @@ def seconds(text: str) -> float:
 
 
 def _folder(path: Path) -> Path:
-    """The folder to write into, made if need be."""
+    """The folder to write into; it is made with the report, so that nothing is left of a probe that measured nothing."""
     here = path.expanduser()
-    if here.exists() and not here.is_dir():
-        raise UserError(f"--out: {here} is a file: give the name of a folder")
-    try:
-        here.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out: cannot make the folder {here}: {error.strerror}") from error
-    writable(here / "report.html")
+    there = next(p for p in (here, *here.parents) if p.exists())
+    if not there.is_dir():
+        raise UserError(f"--out: {there} is a file: give the name of a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--out: cannot write into {there}: permission denied")
+    if here.is_dir():
+        writable(here / "report.html")
     return here
 
 

@@ -16,6 +16,13 @@ from meanstep.program.diagnose.probe import BUDGET, REACHED, ROWS, STOPPED, Case
 from meanstep.program.diagnose.rules import CLEAR, FIRES, OPEN, QUIET_IS_NOT_GOOD, WARN, Verdict, verdicts
 from meanstep.program.sweep.folder import environment
 
+COPY = (
+    " Its proxy is an averaged copy of the network, and none was given here. Make one before the training with"
+    " ema = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)),"
+    " and call ema.update_parameters(net) after every step of the optimiser."
+)
+"""What to do for a proxy where there is no EMA copy."""
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -71,11 +78,15 @@ class Diagnosis:
         return [(name, text) for name, text in lines if text]
 
     def _where(self) -> str:
+        if self.case.method.still:
+            return ""
         share, place = loudest(self.found)
         return f"{percent(share)} of the noise at beta = 0 lies in {place}, on rows spread evenly over r < t"
 
     def _beta(self) -> str:
         v = self.values
+        if self.case.method.still:
+            return "all rows of the recipe have r = t: it has no derivative, no Jacobian and no coefficient to measure"
         if "best" not in v:
             return "the recipe has no r < t rows with a tangent"
         two = f"{v['noise_0']} at beta = 0, {v['noise_1']} at 1 (1 less 0, paired: {v['paired']})"
@@ -89,16 +100,23 @@ class Diagnosis:
     def _roles(self) -> str:
         v = self.values
         text = f"noise through the tangent is {v['role']} of that of the target" if "role" in v else ""
-        part = f"noise is {v['noise_part']:%} of the squared residual" if "noise_part" in v else ""
+        if self.case.method.still and self.case.center.kind == "own":
+            return "with the network's own u(z, t, t) as center all of the squared residual counts as noise: only another tells them apart"
+        rows = "on r = t rows " if self.case.method.still else ""
+        part = f"{rows}noise is {v['noise_part']:%} of the squared residual" if "noise_part" in v else ""
         return "; ".join(filter(None, (text, part)))
 
     def _change(self) -> str:
         v = self.values
+        if "change" not in v:
+            return f"|d_t u(z, t, t)| / |u| is {v['slope']}" if "slope" in v else ""
         late = f", {v['change_late']} at t above 0.75" if "change_late" in v else ""
         return f"|(t - r) du/dt| / |u| is {v['change']}{late}; |d_t u| / |u| is {v['slope']}"
 
     def _jacobian(self) -> str:
         v = self.values
+        if "factor" not in v:
+            return ""
         top = f", largest singular value {v['norm']:v}" if "norm" in v else ""
         return f"|J g| / |g| is {v['factor']}{top}; signed kappa {v['kappa']} (-1: as at r = t); {v['expanding']:%} of the rows expand"
 
@@ -107,6 +125,7 @@ class Diagnosis:
         if "loss" not in v:
             return ""
         rows = f"{v['saturated']:v%} of the rows saturated; effective rows {v['effective_rows']:v%}"
+        rows += "; the learned weight as it starts, for no file of the network holds its state" if self.case.method.learns else ""
         return f"the loss reads {v['loss']}, the raw mean squared residual is {v['residual']}; {rows}"
 
     def _gradient(self) -> str:
@@ -125,6 +144,8 @@ class Diagnosis:
             moved = f"; half of it moves the quietest beta by at most {v['shift']:v}" if "shift" in v else ""
             return center.words + moved
         text = f"{center.words}: all noise here is too large by its squared error"
+        if self.case.method.still:
+            return text
         if "factor" not in v or "best" not in v:
             return f"{text}, and nothing here bounds that error"
         norm, words = (
@@ -206,4 +227,14 @@ def _words(case: Case, values: dict[str, Measure]) -> dict[str, str]:
         "time_or_space": f"{percent(min(through, 1.0))} of it comes through t, the rest through z." if through == through else "",
         "slower": "Slow down its answer to t (frequencies of the embedding)." if time else "Its Jacobian in z is large: clip the gradient.",
         "quiet": QUIET_IS_NOT_GOOD,
+        "quieter": _quieter(case, values),
+        "copy": "" if case.subject.ema is not None else COPY,
     }
+
+
+def _quieter(case: Case, values: dict[str, Measure]) -> str:
+    """The recipe at the quietest coefficient, and what it needs that was not given."""
+    best = values["best"].value if "best" in values else 0.0
+    if not best > 0:
+        return "recipes.coefficient(beta=0) is quieter."
+    return f"recipes.coefficient(beta={number(best)}, proxy=ema) is quieter." + ("" if case.subject.ema is not None else COPY)

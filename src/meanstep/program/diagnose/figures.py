@@ -27,6 +27,8 @@ def edges(d: Diagnosis) -> Tensor:
 
 def maps(d: Diagnosis) -> bytes | None:
     """Noise at beta 0 and 1, the quietest beta, and the change of u over (r, t)."""
+    if d.case.method.still:
+        return None
     at = edges(d)
     grids = gridded(d.found, at)
     seen = grids["counts"] >= (FEWEST if d.found.rows >= 200 else 2)
@@ -108,8 +110,8 @@ def _paired(ax: Axes, table: probes.Table, grid: Tensor) -> None:
 
 def jacobian(d: Diagnosis) -> bytes | None:
     """The histogram of |J g| / |g| over rows, and the signed kappa by t with the spread of its rows."""
-    table = d.found.tables["jacobian"]
-    if "expanding" not in d.values:
+    table = d.found.tables.get("jacobian")
+    if table is None or "expanding" not in d.values:
         return None
     size = table.columns["square"].clamp(min=0).sqrt()
     with drawing():
@@ -184,6 +186,29 @@ def _tail(ax: Axes, d: Diagnosis) -> None:
     ax.set(xlim=(1 / max(len(table["a"]), 2), 1))
 
 
+def instants(d: Diagnosis) -> bytes | None:
+    """On r = t rows, by t: the target's noise, what the residual is without it, and the share of the two that is left to learn."""
+    table = d.found.tables.get("still")
+    if table is None or len(table.t) < FEWEST or d.case.center.kind == "own":  # beside itself a network has no error
+        return None
+    x, y = [], []
+    for low, high in zip(EDGES[:-1].tolist(), EDGES[1:].tolist(), strict=True):
+        rows = part(table, (table.t > low) & (table.t <= high)).columns
+        if len(rows["target"]) >= FEWEST:
+            x.append((low + high) / 2)
+            y.append([float(rows[name].mean()) for name in ("target", "mean")])
+    noise, error = np.array(y).T if y else np.zeros((2, 0))
+    with drawing():
+        figure, (left, right) = sheet(1, 2, 2.7, 10.0)
+        for values, colour in ((noise, BLUE), (error, GREEN)):
+            left.plot(x, values, color=colour, marker="o", ms=4)
+        left.set(title="Squared residual of r = t rows by t, a row", xlabel="t", xlim=(0, 1), ylim=(0, None))
+        right.plot(x, error / (noise + error), color=GREEN, marker="o", ms=4)
+        right.set(title="Share of it that is not noise", xlabel="t", xlim=(0, 1), ylim=(0, None))
+        key(figure, [("noise of the target", BLUE, {}), ("residual without noise", GREEN, {})])
+        return png(figure)
+
+
 def weight(d: Diagnosis) -> bytes | None:
     """The raw residual's histogram and what the weight makes of it: the share of the weight at no error."""
     table = d.found.tables.get("pull")
@@ -211,5 +236,6 @@ FIGURES: dict[str, Callable[[Diagnosis], bytes | None]] = {
     "curve": curve,
     "jacobian": jacobian,
     "roles": roles,
+    "instants": instants,
     "weight": weight,
 }

@@ -1,10 +1,14 @@
 """The covariance of a training step's gradient and the signal beside it. Knows no rules."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meanstep import probes
 from meanstep.keys import key
@@ -69,11 +73,20 @@ def _drawn(case: "Case", n: int) -> tuple[Tensor, Tensor | None]:
     return case.data.rows(index, case.dtype, case.device)
 
 
+@contextmanager
+def _batched() -> Iterator[None]:
+    """Attention in plain operations, which torch.func can batch: fused kernels would run a row at a time and say so in the terminal."""
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop because we have not yet implemented the batching rule")
+        yield
+
+
 def _rows(loss: Loss, case: "Case", n: int) -> Gradient:
     x, y = _drawn(case, n)
     g = key(case.seed, "gradient")
     draws = loss.draw(x, y, progress=case.progress, generator=g)
-    found = probes.of_terms(case.subject.field, draws, chunk=max(1, min(64, 40_000_000 // max(case.subject.parameters, 1))))
+    with _batched():
+        found = probes.of_terms(case.subject.field, draws, chunk=max(1, min(64, 40_000_000 // max(case.subject.parameters, 1))))
     square = _square(loss, case, x, y, 1)
     return Gradient(found, square, n, f"every one of {n} rows, eq. (40)")
 

@@ -73,7 +73,9 @@ def measures(case: Case, found: Measured) -> dict[str, Measure]:
         if name in tables and len(tables[name].t) > 2:
             all |= make(case, tables)
     if "answers" in tables and len(tables["answers"].t) > 2:
-        all |= _answers(tables["answers"]) | _jacobian(tables["jacobian"])
+        all |= _answers(tables["answers"]) | (_jacobian(tables["jacobian"]) if "jacobian" in tables else {})
+    if case.method.still and "still" in tables and case.center.kind != "own":
+        all["noise_part"] = measured(tables["still"].ratio("noise", "residual"))
     if "shift" in tables and len(tables["shift"].t) > 2:
         all["shift"] = Measure(float(probes.center_shift(tables["half"], tables["shift"])))
     if found.gradient is not None:
@@ -132,9 +134,11 @@ def _boundary(case: Case, tables: dict[str, Table]) -> dict[str, Measure]:
 
 
 def _answers(table: Table) -> dict[str, Measure]:
+    found = {"slope": root(table.ratio("slope", "u")), "zero": Measure(float((table.columns["u"] == 0).double().mean()))}
+    if "change" not in table.columns:
+        return found
     late = part(table, table.t >= LATE)
-    found = {"slope": root(table.ratio("slope", "u")), "change": root(table.ratio("change", "u"))}
-    found["zero"] = Measure(float((table.columns["u"] == 0).double().mean()))
+    found["change"] = root(table.ratio("change", "u"))
     found["through_time"] = measured(table.ratio("moved", "change"))
     return found | ({"change_late": root(late.ratio("change", "u"))} if len(late.t) > 2 else {})
 
@@ -175,7 +179,9 @@ def loudest(found: Measured, edges: Tensor = COARSE) -> tuple[float, str]:
 
 
 def record(values: dict[str, Measure], found: Measured) -> dict[str, Any]:
-    """For JSON: all measures, the curve and the maps; what is not finite is null."""
+    """For JSON: all measures, and the curve and the maps of a recipe with r < t rows; what is not finite is null."""
+    if "map" not in found.tables:
+        return {"measures": {name: m.record() for name, m in values.items()}}
     grids = maps(found, probes.rows.EDGES)
     curve = probes.curve(found.tables.get("train", found.tables["map"])).noise
     low, high = curve.interval()

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from meanstep import recipes
+from meanstep.fields import DataPrediction
 from meanstep.keys import key
 from meanstep.objectives import Eulerian
 from meanstep.program import methods
@@ -29,6 +30,16 @@ class Method:
     beta: float | None
 
     @property
+    def still(self) -> bool:
+        """Whether all its rows have r = t: nothing of it has a derivative, a Jacobian or a coefficient."""
+        return not any(moving(term) for term in self.recipe)
+
+    @property
+    def learns(self) -> bool:
+        """Whether it trains its weight, whose state no file of the network holds."""
+        return any(isinstance(term.weight, torch.nn.Module) for term in self.recipe)
+
+    @property
     def diagonal(self) -> float:
         """The share of the rows that the recipe puts at r = t, of all that its terms take."""
         still = sum(term.share for term in self.recipe if not moving(term))
@@ -45,39 +56,65 @@ def moving(term: recipes.Term) -> bool:
 
 TAKES = ("times", "power", "diagonal_share")
 """Options of the command that change a recipe, where it has them."""
+UNREAD = {
+    "rectified_meanflow": "its rows are pairs of data and noise from an earlier network, and diagnose draws noise of its own, which is "
+    "another training: read the network with --recipe meanflow, or measure the pairs with meanstep.probes",
+}
+"""Recipes that are not read, and why."""
+READ = tuple(name for name in methods.METHODS if name not in UNREAD)
 
 
 def method(name: str, subject: Subject, times: str, power: float | None, diagonal_share: float | None, beta: float) -> Method:
     """The recipe at its published setting but for what the user changed; `UserError` for an option that it does not have."""
-    takes = methods.find(name).options
+    if name not in READ:
+        known = f"choose among {', '.join(READ)}"
+        raise UserError(f"--recipe {name}: {UNREAD[name]}" if name in UNREAD else f"--recipe: there is no recipe {name!r}: {known}")
+    takes, proxies = methods.METHODS[name].options, methods.METHODS[name].proxies
     given: dict[str, Any] = {"times": times or None, "power": power, "diagonal_share": diagonal_share}
     given = {option: value for option, value in given.items() if value is not None}
     for option in given:
         if option not in takes:
-            held = ", ".join(o for o in TAKES if o in takes) or "none of these"
+            held = ", ".join(f"--{o.replace('_', '-')}" for o in TAKES if o in takes) or "none of these"
             raise UserError(f"--{option.replace('_', '-')}: the recipe {name} has no such setting; it takes {held}")
-    words = ([f"beta={beta:g}"] if name == "coefficient" else []) + [
-        f"{o}={v if isinstance(v, str) else f'{v:g}'}" for o, v in given.items()
-    ]
-    given |= _proxy(name, subject) | ({"beta": beta} if name == "coefficient" else {})
-    recipe = methods.build(name, subject.field, subject.ema, **given)
-    return Method(name, recipe, f"{name}({', '.join(words)})", _beta(name, recipe, beta))
+    given = ({"beta": beta} if name == "coefficient" else {}) | given
+    if proxies and (word := _proxy(proxies, subject)) != proxies[0]:
+        given["proxy"] = word
+    words = ", ".join(f"{o}={v if isinstance(v, str) else f'{v:g}'}" for o, v in given.items())
+    try:
+        recipe = methods.build(name, subject.field, subject.ema, **(given | _floor(name, subject.field)))
+    except UserError as error:
+        raise UserError(f"--recipe: {error}") from error
+    return Method(name, recipe, f"{name}({words})", _beta(name, recipe, beta))
 
 
-def _proxy(name: str, subject: Subject) -> dict[str, str]:
-    """The proxy that the files allow: what the recipe would take, else the network itself."""
-    proxies = methods.find(name).proxies
+def _proxy(proxies: tuple[str, ...], subject: Subject) -> str:
+    """The first that is there: what the recipe would take, else the network itself."""
     there = {"ema": subject.ema is not None, "head": callable(getattr(subject.field, "head", None)), "posterior": False}
-    return {"proxy": next(word for word in proxies if there.get(word, True))} if proxies else {}
+    return next(word for word in proxies if there.get(word, True))
+
+
+def _floor(name: str, field: Any) -> dict[str, Any]:
+    """The floor of a network that predicts data, as pixel MeanFlow wants; `UserError` for one that does not."""
+    if name != "pixel_meanflow":
+        return {}
+    for net in (field, getattr(field, "net", None)):
+        for found in (getattr(net, "data_floor", None), net.floor if isinstance(net, DataPrediction) else None):
+            if found is not None:
+                return {"floor": float(found)}
+    remedy = "let the factory return fields.DataPrediction(net, floor), or a DiT with data_floor"
+    raise UserError(f"--recipe pixel_meanflow reads a network that predicts data, and {type(field).__name__} predicts a velocity: {remedy}")
+
+
+PLAIN = ("meanflow", "modular_meanflow", "curriculum_meanflow", "decoupled_meanflow")
 
 
 def _beta(name: str, recipe: recipes.Recipe, beta: float) -> float | None:
     """The coefficient that the recipe trains at: 0 for MeanFlow's own tangent, 1 for a predicted one; None where there is no tangent."""
     if name == "coefficient":
         return beta
-    if name == "improved_meanflow":
+    if name in ("improved_meanflow", "pixel_meanflow"):
         return 1.0
-    plain = any(isinstance(term.objective, Eulerian) for term in recipe) and name in ("meanflow", "modular_meanflow", "curriculum_meanflow")
+    plain = any(isinstance(term.objective, Eulerian) for term in recipe) and name in PLAIN
     return 0.0 if plain else None
 
 

@@ -5,7 +5,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from meanstep.program.console import write
+from meanstep.program.console import UserError, write
 from meanstep.program.diagnose.diagnosis import Diagnosis
 from meanstep.program.diagnose.rules import CLEAR, FIRES, MISSING, OPEN, QUIET_IS_NOT_GOOD, WARN, Verdict
 from meanstep.program.sweep.folder import environment
@@ -14,7 +14,7 @@ TEMPLATE = "report.html.j2"
 
 
 def build(diagnosis: Diagnosis, folder: Path) -> Path:
-    """Write report.html into the folder and return its path. `UserError` if it cannot be written."""
+    """Write report.html into the folder, made if need be, and return its path. `UserError` if it cannot be written."""
     import jinja2
 
     from meanstep.program.diagnose.figures import FIGURES
@@ -23,7 +23,12 @@ def build(diagnosis: Diagnosis, folder: Path) -> Path:
     source = files("meanstep.program.diagnose").joinpath(TEMPLATE).read_text(encoding="utf-8")
     made = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     made.filters["greek"] = greek
-    write(folder / "report.html", made.from_string(source).render(_content(diagnosis, drawn)))
+    page = made.from_string(source).render(_content(diagnosis, drawn))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: cannot make the folder {folder}: {error.strerror}") from error
+    write(folder / "report.html", page)
     return folder / "report.html"
 
 
@@ -31,6 +36,7 @@ def _content(d: Diagnosis, drawn: dict[str, bytes]) -> dict[str, object]:
     images = {name: (f"data:image/png;base64,{base64.b64encode(image).decode()}", _width(image)) for name, image in drawn.items()}
     return {
         "d": d,
+        "still": d.case.method.still,
         "drawn": images,
         "tiles": tiles(d),
         "fired": d.fired,

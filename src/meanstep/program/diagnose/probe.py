@@ -28,7 +28,7 @@ from meanstep.velocities import conditional, own
 
 FIRST, LARGEST, LEAST, EXACT = 32, 4096, 1024, 16
 """Rows of the first batch at most, of the largest, the fewest that end by precision; entries of a row up to which J is exact."""
-NEEDED = ("noise over (r, t)", "derivative", "Jacobian")
+NEEDED = ("noise over (r, t)", "derivative", "Jacobian", "time derivative", "roles at r = t")
 PRECISION, BUDGET, REACHED, ROWS, STOPPED = "precision", "budget", "the wanted precision was reached", "all --rows were drawn", "Ctrl-C"
 Told = Callable[[str, float, int], None]
 
@@ -143,7 +143,13 @@ def _next(found: Measured, size: int, seconds: float, left: float, precision: fl
 
 
 def precise(found: Measured) -> float:
-    """The larger half width of two 95 percent intervals: of the noise at beta = 0, relative, and of the quietest beta on [0, 1]."""
+    """The larger half width of two 95 percent intervals: of the noise at beta = 0, relative, and of the quietest beta on [0, 1].
+
+    Of the squared residual, relative, where all rows have r = t.
+    """
+    if "map" not in found.tables:
+        low, high = found.tables["still"].mean("residual").interval()
+        return float((high - low) / (high + low))
     table = found.tables.get("train", found.tables["map"])
     low, high = table.ratio("a", "s").interval()
     best = probes.matrix(table).clipped()
@@ -203,6 +209,11 @@ def _sections(case: Case, draws: list[tuple[Term, Bridge]], b: Bridge) -> dict[s
     run = [(term, bridge) for term, bridge in draws if moving(term)]
     still = [(term, bridge) for term, bridge in draws if not moving(term)]
     anchor = b._replace(r=b.t)
+    boundary = {"r = t": lambda: {"boundary": probes.proxy_bias(field, anchor, own, center, chunk=chunk).rows}}
+    boundary = boundary if case.center.kind != "own" else {}
+    if case.method.still:
+        slope = {"time derivative": lambda: {"answers": slopes(case, anchor, chunk)}}
+        return slope | {"roles at r = t": lambda: _roles(case, run, still, chunk)} | boundary
     sections: dict[str, Callable[[], dict[str, probes.Table]]] = {
         "noise over (r, t)": lambda: {"map": probes.moments(field, b, center, chunk=chunk)},
         "derivative": lambda: {"answers": answers(case, b, chunk)},
@@ -213,9 +224,7 @@ def _sections(case: Case, draws: list[tuple[Term, Bridge]], b: Bridge) -> dict[s
         sections["center"] = lambda: _shift(case, run[0][1], chunk)
     if draws:
         sections["roles"] = lambda: _roles(case, run, still, chunk)
-    if case.center.kind != "own":
-        sections["r = t"] = lambda: {"boundary": probes.proxy_bias(field, anchor, own, center, chunk=chunk).rows}
-    return sections
+    return sections | boundary
 
 
 def answers(case: Case, b: Bridge, chunk: int) -> probes.Table:
@@ -239,6 +248,18 @@ def answers(case: Case, b: Bridge, chunk: int) -> probes.Table:
             "slope": inner(slope, slope, p),
             "moved": gap * inner(slope, slope, p),
         }
+
+    return tabulated(b, chunk, probe)
+
+
+def slopes(case: Case, b: Bridge, chunk: int) -> probes.Table:
+    """`u` and `slope` of `answers` at r = t, where both times move: all that a network which never saw r < t can be asked."""
+
+    @torch.no_grad()
+    def probe(p: Bridge) -> dict[str, Tensor]:
+        one = torch.ones_like(p.t)
+        u, slope = automatic(case.subject.field, p.z, p.t, p.t, p.y, (None, one, one))
+        return {"u": inner(u, u, p), "slope": inner(slope, slope, p)}
 
     return tabulated(b, chunk, probe)
 

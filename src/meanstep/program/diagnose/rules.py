@@ -166,7 +166,7 @@ RULES = (
         0.05,
         "eq. (17), (20), (47) on the recipe's own r < t rows, paired",
         "The residual's noise is least at beta = {best} and {noise_best:v} there, against {noise_recipe:v} at the recipe's beta.",
-        "recipes.coefficient(beta={best:v}, proxy=ema) is quieter. Decide by samples, not by this number.",
+        "{quieter} Decide by samples, not by this number.",
         percent=True,
     ),
     Rule(
@@ -188,7 +188,7 @@ RULES = (
         1.0,
         "eq. (17), (46)",
         "Most noise comes through the derivative. This is the part that a coefficient changes.",
-        "A proxy in the tangent (coefficient), or a posterior in both roles on plain squared error, docs/choosing.md.",
+        "A proxy in the tangent (coefficient), or a posterior in both roles on plain squared error, docs/choosing.md.{copy}",
     ),
     Rule(
         "target-role",

@@ -3,7 +3,7 @@
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from meanstep.program.doctor.findings import first_line
 from meanstep.program.doctor.loading import load
 
 PREFIXES = ("module.", "_orig_mod.")
+Make = Callable[[int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -40,37 +41,43 @@ class Subject:
 
 @dataclass(frozen=True)
 class Found:
-    """What a target on the command line stands for."""
+    """What a target on the command line stands for. `make(seed)` builds the network, which `name` describes."""
 
-    factory: str
-    kwargs: str
+    name: str
+    make: Make
     weights: Path | None
     ema: Path | None
 
 
 def find(target: str, factory: str, kwargs: str, weights: Path | None, ema: Path | None) -> Found:
-    """A factory, a checkpoint file, or a folder with `model.safetensors`, perhaps `ema_*.safetensors` and `config.json`."""
+    """A factory, a checkpoint file, or a folder with `model.safetensors` and perhaps `ema_*.safetensors`, in it or in its last checkpoint.
+
+    What builds the network of a folder is `--factory`, or what one of the files of `DESCRIPTIONS` says.
+    """
     path = Path(target).expanduser()
     if path.is_dir():
         here = _checkpoint(path)
-        config = _config(here) or _config(path)
         copies = sorted(here.glob("ema*.safetensors"))
         weights, ema = weights or here / "model.safetensors", ema or (copies[-1] if copies else None)
-        factory, kwargs = factory or str(config.get("factory", "")), kwargs or json.dumps(config.get("kwargs", {}))
         if not factory:
-            raise UserError(f"{path} does not say what builds its network: give --factory package.module:callable")
+            return Found(*_described(path, here), weights, ema)
     elif path.suffix.lower() in (".safetensors", *PICKLES) or path.is_file():
         weights = weights or path
         if not factory:
             raise UserError(f"{path} holds weights, not a network: give --factory package.module:callable")
     elif ":" not in target:
         raise UserError(f"there is no folder or file {target!r}, and no package.module:callable in it")
-    return Found(factory or target, kwargs, weights, ema)
+    return Found(factory or target, made_by(factory or target, kwargs), weights, ema)
+
+
+def made_by(factory: str, kwargs: str) -> Make:
+    """What calls a factory."""
+    return lambda seed: load(factory, kwargs, seed)[0]
 
 
 def _checkpoint(folder: Path) -> Path:
     """The folder itself, or the last of its checkpoints."""
-    inside = [p for p in (folder / "checkpoints").glob("*") if (p / "model.safetensors").is_file()]
+    inside = [p for p in (folder / "checkpoints").glob("[!.]*") if (p / "model.safetensors").is_file()]
     last = max(inside, key=lambda p: (int(p.name) if p.name.isdigit() else -1, p.name), default=None)
     if (folder / "model.safetensors").is_file() or last is None:
         if not (folder / "model.safetensors").is_file():
@@ -79,23 +86,41 @@ def _checkpoint(folder: Path) -> Path:
     return last
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {path}: {first_line(error)}") from error
-        return found if isinstance(found, dict) else {}
-    path = folder / "config.yaml"
-    named = re.search(r"^factory:\s*['\"]?([\w.]+:[\w.]+)", path.read_text(encoding="utf-8"), re.MULTILINE) if path.is_file() else None
-    return {"factory": named.group(1)} if named else {}
+def _described(run: Path, checkpoint: Path) -> tuple[str, Make]:
+    """What builds the network of a folder, in words and as a function."""
+    for file, read_description in DESCRIPTIONS.items():
+        for path in (checkpoint / file, run / file):
+            if path.is_file() and (found := read_description(path)) is not None:
+                return found
+    raise UserError(f"{run} does not say what builds its network: give --factory package.module:callable")
 
 
-def admit(found: Found, data: Data, order: str, device: torch.device) -> Subject:
-    """The network with its weights, in eval mode on the device, tried on rows of the data; `UserError` if it does not fit."""
-    net, _ = load(found.factory, found.kwargs)
-    net = net.float() if not any(p.dtype == torch.float64 for p in net.parameters()) else net.double()
+def _json(path: Path) -> tuple[str, Make] | None:
+    """`{"factory": "package.module:callable", "kwargs": {}}`."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {first_line(error)}") from error
+    factory = held.get("factory") if isinstance(held, dict) else None
+    return (str(factory), made_by(str(factory), json.dumps(held.get("kwargs", {})))) if factory else None
+
+
+def _yaml(path: Path) -> tuple[str, Make] | None:
+    """A line `factory: package.module:callable`; its arguments come with `--kwargs`, which needs `--factory`."""
+    named = re.search(r"^factory:\s*['\"]?([\w.]+:[\w.]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return (named.group(1), made_by(named.group(1), "")) if named else None
+
+
+DESCRIPTIONS: dict[str, Callable[[Path], tuple[str, Make] | None]] = {"config.json": _json, "config.yaml": _yaml}
+"""Files of a checkpoint, or of its run's folder, that say what builds the network, in the order of asking; None: this one does not."""
+
+
+def admit(found: Found, data: Data, order: str, device: torch.device, seed: int = 0) -> Subject:
+    """The network with its weights, in eval mode on the device, tried on rows of the data; `UserError` if it does not fit.
+
+    `seed`: of torch's global generator while the network is built, for one that draws its weights.
+    """
+    net = _at_hand(found.make(seed), found.name)
     try:
         other = copy.deepcopy(net) if found.ema else None
     except Exception as error:
@@ -106,7 +131,15 @@ def admit(found: Found, data: Data, order: str, device: torch.device) -> Subject
     call = _call(net.eval(), stated(order) if order else read(net), data)
     ema = None if other is None else call.adapt(other.eval()).to(device)
     names = tuple(str(path) for path in (found.weights, found.ema) if path is not None)
-    return Subject(call.adapt(net).to(device), ema, call.line, found.factory, names)
+    return Subject(call.adapt(net).to(device), ema, call.line, found.name, names)
+
+
+def _at_hand(net: nn.Module, name: str) -> nn.Module:
+    """The network on the processor, in one type."""
+    if held := next((k for k, p in net.state_dict().items() if isinstance(p, Tensor) and p.is_meta), ""):
+        raise UserError(f"{name}: {held} is on the meta device and holds no numbers: build the network on the processor")
+    net = net.cpu()
+    return net.double() if any(p.dtype == torch.float64 for p in net.parameters()) else net.float()
 
 
 def _fill(net: nn.Module, path: Path) -> None:
@@ -166,7 +199,20 @@ def _call(net: nn.Module, first: Call, data: Data) -> Call:
             continue
         call = Call(call.order, call.names, reading(out, x), call.native, call.known)
         return _shaped(net, call, call.adapt(net), (x, t / 2, t, y))
+    if data.y is None and _wants_labels(net, first, (x, t / 2, t)):
+        remedy = "give --labels y.npy (whole numbers [N]), or x and y in one .npz or .safetensors"
+        raise UserError(f"{type(net).__name__} needs labels, and {data.name} holds none: {remedy}")
     raise UserError(f"{type(net).__name__} does not run on rows of {data.name}, {_hint(net, data, complaints[0])}")
+
+
+def _wants_labels(net: nn.Module, call: Call, rows: tuple[Tensor, ...]) -> bool:
+    """Whether it runs as soon as rows have a label."""
+    try:
+        with torch.no_grad():
+            call.adapt(net)(*rows, torch.zeros(len(rows[0]), dtype=torch.long))
+    except Exception:  # then labels are not what it lacks
+        return False
+    return True
 
 
 def _telling(data: Data) -> Tensor:

@@ -23,8 +23,9 @@ def show(d: Diagnosis) -> None:
         out.print(_verdict(verdict))
     out.print(_others(d.verdicts))
     out.print(_facts(d))
-    out.print(_maps(d))
-    out.print(Text(QUIET_IS_NOT_GOOD, style="dim"))
+    if not d.case.method.still:
+        out.print(_maps(d))
+        out.print(Text(QUIET_IS_NOT_GOOD, style="dim"))
     out.print(Text(f"{d.why}; {d.cost}", style="dim"))
 
 

@@ -9,24 +9,42 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from meanstep.program.console import UserError
 from meanstep.program.doctor.findings import first_line
 
 
-def load(spec: str, kwargs: str = "") -> tuple[nn.Module, Any]:
-    """The network that a factory returns, and its example or None; `UserError` if there is none. The current folder is importable."""
+def load(spec: str, kwargs: str = "", seed: int | None = None) -> tuple[nn.Module, Any]:
+    """The network that a factory returns, and its example or None; `UserError` if there is none. The current folder is importable.
+
+    With a `seed` a factory that draws its weights draws the same ones every time, and torch's global random state is as before.
+    """
     module, _, name = spec.partition(":")
     if not module or not name:
         raise UserError(f"give the network as package.module:factory, got {spec!r}")
     given = _json(kwargs)
-    with importable(Path.cwd()):
+    with importable(Path.cwd()), seeded(seed):
         made = _call(_found(module, name), spec, given)
     net, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(net, nn.Module):
         raise UserError(f"{spec} returns no torch.nn.Module but {_described(made)}: return the network, or (network, example)")
     return net, example
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """torch's global generators at a seed, and afterwards as they were; None: left alone. A GPU's counts where it is in use already."""
+    if seed is None:
+        yield
+        return
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
+        yield
 
 
 @contextmanager
