@@ -20,7 +20,9 @@ DESCRIPTION = (
 
 
 class Command(NamedTuple):
-    """`about`: one line for the list of commands; `name` in `module`: a frozen dataclass with the options and `run() -> exit code`."""
+    """`about`: one line for the list of commands; `name` in `module`: a frozen dataclass with the options and `run() -> exit code`.
+
+    A class whose defaults depend on its options has `parse(args)`."""
 
     about: str
     module: str
@@ -28,6 +30,8 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "train": Command("Train a one-step generator of images or latents.", "meanstep.program.training.command", "Train"),
+    "cache": Command("Crop, resize and encode images once, for training to read.", "meanstep.program.data.command", "MakeCache"),
     "doctor": Command("Examine a network for use as a MeanFlow field: what would break.", "meanstep.program.doctor.command", "Doctor"),
     "diagnose": Command("Where the noise of a network's training signal is.", "meanstep.program.diagnose.command", "Diagnose"),
     "verify": Command("Measure the theory: each claim, what was found, a verdict.", "meanstep.program.verify.command", "Verify"),
@@ -74,7 +78,8 @@ def _called(name: str, args: list[str]) -> int:
     import tyro
 
     command = COMMANDS[name]
-    chosen = tyro.cli(getattr(import_module(command.module), command.name), prog=f"meanstep {name}", args=args)
+    kind = getattr(import_module(command.module), command.name)
+    chosen = kind.parse(args) if hasattr(kind, "parse") else tyro.cli(kind, prog=f"meanstep {name}", args=args)
     code: int = chosen.run()
     return code
 

@@ -52,7 +52,7 @@ def read(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     if head[8:] == b"{" or path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return read_safetensors(path)
     found = _read_torch(path)
     for key in NESTED:
         found = found[key] if isinstance(found, Mapping) and isinstance(found.get(key), Mapping) else found
@@ -64,7 +64,8 @@ def read(path: Path) -> dict[str, Tensor]:
     return dict(found)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; `UserError` for anything else, which is never unpickled."""
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -1,0 +1,1 @@
+"""What a run's folder holds: its configuration, its checkpoints, the networks in them. Knows no training."""

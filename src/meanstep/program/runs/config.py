@@ -1,0 +1,270 @@
+"""The configuration of a run: typed values, their YAML, and what cannot be. Knows neither networks nor files."""
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass, field, fields
+from types import UnionType
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+
+from meanstep.program.console import UserError
+
+
+def _entries(text: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"entries such as '{{beta: 0.5}}', got {text!r}")
+    return found
+
+
+def _flow(entries: dict[str, Any]) -> str:
+    text: str = yaml.safe_dump(entries, default_flow_style=True, width=1000)
+    return text.strip()
+
+
+Options = Annotated[
+    dict[str, Any],
+    tyro.constructors.PrimitiveConstructorSpec[dict[str, Any]](
+        nargs=1,
+        metavar="YAML",
+        instance_from_str=lambda words: _entries(words[0]),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [_flow(value)],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on."""
+
+    source: str = "digits"
+    """A folder that `meanstep cache` made, or any source that it reads (digits, a folder of images, .npz, .tar, hub:owner/name)."""
+    size: int = 0
+    """Side of the images in pixels, if the source has to be cached first; 0 keeps them as they are."""
+    flips: bool = False
+    """Show every other image mirrored."""
+    conditional: bool = True
+    """Give the network the labels, if there are some."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained."""
+
+    name: str = "dit"
+    """dit, or package.module:factory, called with size, channels and classes as keywords beside `options`."""
+    model: str = ""
+    """A published size and patch such as B/4 or XL/2; else the four numbers below."""
+    patch: int = 2
+    width: int = 96
+    depth: int = 6
+    heads: int = 4
+    options: Options = field(default_factory=dict)
+    """Further keywords of the network, as YAML: '{qk_norm: true, rms: true, checkpointing: true, head: true}'."""
+    start: str = ""
+    """A run's folder, a checkpoint or a file of public DiT or SiT weights to start from."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How it is trained. What is left out is as published, see docs/choosing.md."""
+
+    recipe: str = "meanflow"
+    """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching."""
+    options: Options = field(default_factory=dict)
+    """The recipe's options, as YAML: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a
+    number, or a schedule such as {linear: [0, 1]}, {cosine: [0, 1]}, or running (estimated per bin of (r, t) while training goes on), or
+    climber (moved by the distance at each evaluation)."""
+    proxy_decay: float = 0.999
+    """Decay of the EMA copy that serves as a proxy."""
+    references: int = 2048
+    """Rows of the data that a posterior velocity compares with."""
+    dropout: float = 0.1
+    """Share of the rows whose label is hidden, which guidance needs."""
+    omega: float = 1.0
+    """Guidance in the training target: its scale; the effective one is omega / (1 - kappa)."""
+    kappa: float = 0.0
+    """Guidance in the training target: the share of the network's own conditional velocity."""
+    window: tuple[float, float] = (0.0, 1.0)
+    """Times at which the target is guided."""
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW and its learning rate, in samples seen."""
+
+    rate: float = 1e-3
+    """The learning rate after the warm-up."""
+    warmup: int = 10_000
+    """Samples over which the rate rises from 0."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the rate goes on: it stays, or falls to 0 at the end."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
+    weight_decay: float = 0.0
+    """AdamW's."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 does not clip."""
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Averages of the weights. The first is what samples are made with."""
+
+    decays: tuple[float, ...] = (0.999,)
+    """Exponential averages: what each keeps at a step."""
+    widths: tuple[float, ...] = ()
+    """Power-function averages: relative widths, such as 0.05 0.10; arXiv 2312.02696."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long, how, and what is kept."""
+
+    samples: int = 1_000_000
+    """Samples to see in all."""
+    batch: int = 128
+    """Rows of a step, of all ranks together."""
+    chunk: int = 0
+    """Rows of one forward pass; several chunks a rank accumulate. 0: the batch over the ranks. Draws belong to chunks, not to ranks: with
+    the same chunk any number of ranks makes the same steps."""
+    seed: int = 0
+    """Of weights, order, noise and times."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: autocast; weights, loss and derivative's sums stay float32."""
+    compile: bool = False
+    """torch.compile the step; the random numbers are then those of the compiled program."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With several ranks under torchrun: copies of the network, or its shards."""
+    log_every: int = 6_400
+    """Samples between two records."""
+    sample_every: int = 100_000
+    """Samples between two pictures."""
+    evaluate_every: int = 100_000
+    """Samples between two evaluations; 0: never."""
+    save_every: int = 100_000
+    """Samples between two checkpoints."""
+    keep: int = 2
+    """Checkpoints that are kept beside the best one."""
+    extractor: str = "pixels"
+    """What an evaluation's Frechet distance is taken of, see docs/evaluation.md."""
+    evaluate_count: int = 1024
+    """Samples of an evaluation."""
+    loggers: tuple[str, ...] = ()
+    """Beside records.jsonl: tensorboard, wandb, mlflow, trackio."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    data: Data = Data()
+    network: Network = Network()
+    method: Method = Method()
+    optimiser: Optimiser = Optimiser()
+    averages: Averages = Averages()
+    run: Run = Run()
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as text."""
+    text: str = yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def from_yaml(text: str, where: str, base: Config | None = None) -> Config:
+    """The configuration of a text on top of `base`; `UserError` names `where` and the entry that is none."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
+    return _filled(base or Config(), {} if found is None else found, where)
+
+
+def _filled(base: Any, values: Any, where: str) -> Any:
+    """A dataclass with some of its entries replaced by plain values."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected entries such as {fields(base)[0].name}: ..., got {values!r:.60}")
+    types, new = typing.get_type_hints(type(base)), {}
+    for name, value in values.items():
+        if name not in types:
+            near = difflib.get_close_matches(str(name), types, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(types)}"
+            raise UserError(f"{where}: there is no entry {name!r}; {hint}")
+        old, place = getattr(base, name), f"{where}, {name}"
+        new[name] = _filled(old, value, place) if dataclasses.is_dataclass(old) else _cast(types[name], value, place)
+    return dataclasses.replace(base, **new)
+
+
+def _cast(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the type says, or `UserError`."""
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in inside:
+            raise UserError(f"{where}: one of {', '.join(map(str, inside))}, got {value!r}")
+        return value
+    if origin is tuple:
+        items = value if isinstance(value, list | tuple) else [value]
+        if inside[-1] is not ... and len(items) != len(inside):
+            raise UserError(f"{where}: {len(inside)} values, got {value!r}")
+        return tuple(_cast(inside[0], item, where) for item in items)
+    if origin is dict or kind is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: entries such as {{beta: 0.5}}, got {value!r}")
+        return value
+    if origin in (UnionType, typing.Union):
+        return value
+    return _number(kind, value, where)
+
+
+def _number(kind: type, value: Any, where: str) -> Any:
+    """A string, truth value or number; YAML 1.1 reads 1e-3 as a string."""
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise UserError(f"{where}: a number, got {value!r}") from None
+    if kind is int and isinstance(value, float | str):
+        try:
+            if float(value) == int(float(value)):
+                return int(float(value))
+        except (TypeError, ValueError, OverflowError):
+            pass
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        word = {int: "a whole number", str: "a text", bool: "true or false"}[kind]
+        raise UserError(f"{where}: {word}, got {value!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def checked(config: Config) -> Config:
+    """The configuration, or `UserError` for numbers that cannot be."""
+    run, optimiser, method = config.run, config.optimiser, config.method
+    positive = {"samples": run.samples, "batch": run.batch, "log_every": run.log_every, "save_every": run.save_every, "keep": run.keep}
+    for name, value in positive.items():
+        if value < 1:
+            raise UserError(f"--run.{name.replace('_', '-')}: at least 1, got {value}")
+    for name, value in {"chunk": run.chunk, "sample_every": run.sample_every, "evaluate_every": run.evaluate_every}.items():
+        if value < 0:
+            raise UserError(f"--run.{name.replace('_', '-')}: at least 0, got {value}")
+    if run.chunk and run.batch % run.chunk:
+        raise UserError(f"--run.chunk: a divisor of the batch {run.batch}, got {run.chunk}")
+    if not (0 < optimiser.rate < 1e3 and optimiser.warmup >= 0 and optimiser.clip >= 0 and optimiser.weight_decay >= 0):
+        raise UserError("--optimiser: rate > 0, and warmup, clip and weight-decay at least 0")
+    if not (0 <= method.dropout < 1 and method.references >= 1 and 0 <= method.kappa < 1):
+        raise UserError("--method: dropout and kappa lie in [0, 1), references is at least 1")
+    return config

@@ -1,0 +1,49 @@
+"""From a description, as `network.json` holds it, to a network. Knows no files."""
+
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+from meanstep.fields import DiT
+from meanstep.keys import key
+from meanstep.program.console import UserError
+from meanstep.program.doctor.loading import load
+from meanstep.program.runs.config import Network
+
+Description = dict[str, Any]
+
+
+def described(network: Network, shape: tuple[int, ...], classes: int) -> Description:
+    """What a network is made of: all that `made` needs."""
+    if network.name != "dit":
+        sizes = {"size": shape[-1], "channels": shape[0], "classes": classes}
+        return {"network": network.name, "options": sizes | network.options}
+    if len(shape) != 3 or shape[1] != shape[2]:
+        raise UserError(f"the DiT takes square images, and the data are {' x '.join(map(str, shape))}: cache them with --size")
+    sizes = {"size": shape[1], "channels": shape[0], "classes": classes}
+    if network.model:
+        return {"network": "dit", "options": {"model": network.model, **sizes, **network.options}}
+    numbers = {"patch": network.patch, "width": network.width, "depth": network.depth, "heads": network.heads}
+    return {"network": "dit", "options": {**sizes, **numbers, **network.options}}
+
+
+def made(description: Description, seed: int = 0) -> nn.Module:
+    """The network of a description, its weights drawn from `key(seed, "weights")`; `UserError` for one that there is not."""
+    name, options = description.get("network"), dict(description.get("options", {}))
+    if name != "dit":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key(seed, "weights").initial_seed())
+            return load(str(name), json.dumps(options))[0]
+    model = options.pop("model", "")
+    try:
+        generator = key(seed, "weights")
+        return DiT.named(model, generator=generator, **options) if model else DiT(generator=generator, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--network: {error}") from None
+
+
+def parameters(net: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(p.numel() for p in net.parameters())

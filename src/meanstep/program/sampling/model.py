@@ -1,0 +1,154 @@
+"""A trained model: `ms.load("runs/digits").sample(16)`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from meanstep.program.console import UserError
+from meanstep.program.data import Autoencoder, Manifest, open_autoencoder, to_images
+from meanstep.program.runs import networks
+from meanstep.program.runs.saved import MANIFEST, Saved, found, place, put
+from meanstep.program.sampling import draw
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with the weights of a checkpoint, in eval mode; `manifest`: what it was trained on; `seen`: samples it had seen."""
+
+    field: nn.Module
+    manifest: Manifest
+    autoencoder: Autoencoder
+    seen: int
+    average: str
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the network makes."""
+        return self.manifest.shape
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network takes labels."""
+        return getattr(self.field, "classes", len(self.manifest.classes)) > 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels that the network takes, none if it takes none."""
+        return self.manifest.classes if self.conditional else ()
+
+    def latents(
+        self,
+        seeds: int | Sequence[int],
+        steps: int | Sequence[float] = 1,
+        labels: int | Sequence[int] | Tensor | None = None,
+        guidance: float = 1.0,
+        batch: int = 64,
+    ) -> Tensor:
+        """What the network makes, float32 `[N, C, H, W]`, before decoding. Arguments as of `sample`."""
+        chosen = range(seeds) if isinstance(seeds, int) else seeds
+        y = self._labels(chosen, labels)
+        if guidance != 1 and y is None:
+            raise UserError(f"guidance {guidance:g} needs labels, and this model was trained without")
+        return draw.latents(
+            self.field,
+            self.shape,
+            chosen,
+            steps=steps,
+            labels=y,
+            guidance=guidance,
+            null=len(self.classes),
+            batch=batch,
+            device=self.device,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        seeds: int | Sequence[int],
+        steps: int | Sequence[float] = 1,
+        labels: int | Sequence[int] | Tensor | None = None,
+        guidance: float = 1.0,
+        batch: int = 64,
+    ) -> Tensor:
+        """Pictures uint8 `[N, 1 or 3, H, W]`, one for each seed (a number N: the seeds 0 to N - 1).
+
+        `steps`: of the sampler, or a falling grid of times from 1 to 0; `labels`: one for all or one each, None draws them by the seed;
+        `guidance`: 1 is the conditional model. `batch` changes nothing beyond rounding. `UserError` for labels that there are not.
+        """
+        z = self.latents(seeds, steps, labels, guidance, batch)
+        return self.decode(z, batch)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, batch: int = 64) -> Tensor:
+        """Pictures uint8 `[N, 1 or 3, H, W]` of what the network makes."""
+        parts = [to_images(p.to(self.device), self.manifest, self.autoencoder).cpu() for p in z.split(batch)]
+        return torch.cat(parts) if parts else torch.empty(0, *self.manifest.image, dtype=torch.uint8)
+
+    def _labels(self, seeds: Sequence[int], labels: int | Sequence[int] | Tensor | None) -> Tensor | None:
+        if not self.conditional:
+            if labels is not None:
+                raise UserError("this model was trained without labels and cannot be asked for one")
+            return None
+        count = len(self.classes)
+        if labels is None:
+            return draw.drawn_labels(seeds, count)
+        y = torch.as_tensor(labels, dtype=torch.int64).expand(len(seeds)) if isinstance(labels, int) else torch.as_tensor(labels)
+        if tuple(y.shape) != (len(seeds),):
+            raise UserError(f"labels: one for all, or one for each of the {len(seeds)} seeds, got {len(y)}")
+        if len(y) and not 0 <= int(y.min()) <= int(y.max()) < count:
+            raise UserError(f"labels lie in 0 to {count - 1}, got {int(y.min())} to {int(y.max())}")
+        return y
+
+
+def load(
+    path: str | Path,
+    *,
+    ema: str | None = None,
+    checkpoint: int | None = None,
+    device: torch.device | str = "cpu",
+    autoencoder: str | None = None,
+) -> Model:
+    """The model of a run's folder (its last checkpoint, or the one at `checkpoint` samples) or of a checkpoint's folder.
+
+    `ema`: an average's name, "raw" for the weights themselves, None for the run's first average; `autoencoder`: where it is now, if it
+    is neither in the folder nor where it was. `UserError` for a folder that holds no model, or a damaged one.
+    """
+    run, saved = located(Path(path).expanduser(), checkpoint)
+    manifest = Manifest.read(run / MANIFEST)
+    name = chosen(saved, ema)
+    net = networks.made(saved.description)
+    put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
+    here = torch.device(device)
+    made = open_autoencoder(autoencoder or place(run, manifest), here)
+    return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here)
+
+
+def located(path: Path, checkpoint: int | None = None) -> tuple[Path, Saved]:
+    """The run's folder and the checkpoint that are meant."""
+    if not path.is_dir():
+        raise UserError(f"there is no folder {path}: give a run's folder, or one of its checkpoints")
+    if (path / "state.json").exists():
+        return path.parent.parent, Saved.open(path)
+    there = found(path)
+    if not there:
+        raise UserError(f"{path} holds no checkpoint: give the folder of a run of `meanstep train`")
+    if checkpoint is None:
+        return path, Saved.open(there[-1])
+    named = {int(p.name): p for p in there}
+    if checkpoint not in named:
+        raise UserError(f"{path} has no checkpoint at {checkpoint:,} samples: there are {', '.join(f'{n:,}' for n in named)}")
+    return path, Saved.open(named[checkpoint])
+
+
+def chosen(saved: Saved, ema: str | None) -> str:
+    """The average that is meant: by default the first of the run."""
+    names = ("raw", *saved.averages)
+    if ema is None:
+        return str(saved.about.get("chosen") or names[-1])
+    if ema not in names:
+        raise UserError(f"{saved.path} has no average {ema!r}: choose among {', '.join(names)}")
+    return ema

@@ -1,0 +1,1 @@
+"""The training program: configuration, loop, averages, checkpoints, ranks."""

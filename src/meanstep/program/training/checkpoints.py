@@ -1,0 +1,134 @@
+"""Writing checkpoints and going on from them: complete or not there, whole tensors, so that any number of ranks can go on."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from meanstep.program.console import UserError
+from meanstep.program.runs.saved import CHECKPOINTS, Saved, found, put
+from meanstep.program.training.ranks import Ranks
+from meanstep.program.training.state import State
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def save_state(folder: Path, state: State, ranks: Ranks) -> Path:
+    """Write a checkpoint aside and rename it; all ranks must call it together, the first one writes."""
+    files = _files(state)
+    target = folder / CHECKPOINTS / f"{state.seen:012d}"
+    failure = None
+    if ranks.first:
+        try:
+            _written(target, files, state)
+        except OSError as error:
+            failure = f"cannot write the checkpoint {target}: {error.strerror or error}; the one before is untouched"
+    if failure := ranks.told(failure):
+        raise UserError(failure)
+    return target
+
+
+def _files(state: State) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each file, whole, on the processor; empty but on the first rank if they are sharded."""
+    owner = state.owner
+    rest = {f"loss.{k}": v for k, v in get_model_state_dict(owner.loss, options=WHOLE).items()}
+    rest |= {f"learner.{k}": v for k, v in owner.learner.state_dict().items()} if owner.learner is not None else {}
+    moments: Any = get_optimizer_state_dict(owner, state.optimiser, options=WHOLE).get("state", {})
+    rest |= {f"optimiser.{name}.{k}": v for name, held in moments.items() for k, v in held.items()}
+    files: Any = {"model": get_model_state_dict(owner.net, options=WHOLE), "state": rest}
+    whole: dict[str, dict[str, Tensor]] = files | {f"ema_{a.name}": get_model_state_dict(a.module, options=WHOLE) for a in state.averages}
+    return whole
+
+
+def _written(target: Path, files: dict[str, dict[str, Tensor]], state: State) -> None:
+    aside = target.with_name(f".{target.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    sizes = {}
+    for name, tensors in files.items():
+        data = save({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})  # clone: two names may hold one tensor
+        _synced(aside / f"{name}.safetensors", data)
+        sizes[f"{name}.safetensors"] = len(data)
+    _synced(aside / "network.json", (json.dumps(state.description, indent=1) + "\n").encode())
+    about = {"seen": state.seen, "step": state.step, "best_seen": state.best_seen, "sizes": sizes}
+    about |= {"best": None if state.best_seen < 0 else state.best, "chosen": state.chosen}
+    _synced(aside / "state.json", (json.dumps(about, indent=1) + "\n").encode())
+    _sync_folder(aside)
+    if target.exists():  # the same moment, saved before: what is there is complete
+        shutil.rmtree(aside)
+        return
+    aside.rename(target)
+    _sync_folder(target.parent)
+
+
+def _synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def prune(folder: Path, keep: int, best: int) -> None:
+    """Remove all but the last `keep` checkpoints and the best one, and what a kill left half-written."""
+    for path in (folder / CHECKPOINTS).glob(".*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in found(folder)[:-keep]:
+        if int(path.name) != best:
+            aside = path.rename(path.with_name(f".{path.name}.old"))  # a kill while removing must not leave half of it under its name
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore(state: State, saved: Saved) -> None:
+    """Put a checkpoint's values into a state that was made by the same configuration; `UserError` if they do not fit."""
+    put(state.owner.net, saved.tensors("model"), saved.path)
+    for average in state.averages:
+        source = f"ema_{average.name}" if average.name in saved.averages else "model"
+        put(average.module, saved.tensors(source), saved.path)
+    rest = saved.tensors("state")
+    _put_part(state.owner.loss, rest, "loss.", saved.path)
+    if state.owner.learner is not None:
+        _put_part(state.owner.learner, rest, "learner.", saved.path)
+    _put_moments(state, dict(_moments(rest)), saved.path)
+    state.seen, state.step = int(saved.about["seen"]), int(saved.about["step"])
+    state.best_seen = int(saved.about.get("best_seen", -1))
+    state.best = saved.about["best"] if state.best_seen >= 0 else float("inf")
+
+
+def _moments(rest: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    names = dict.fromkeys(k.removeprefix("optimiser.").rpartition(".")[0] for k in rest if k.startswith("optimiser."))
+    for name in names:
+        start = f"optimiser.{name}."
+        yield name, {k.removeprefix(start): v for k, v in rest.items() if k.startswith(start) and "." not in k.removeprefix(start)}
+
+
+def _put_moments(state: State, moments: dict[str, dict[str, Tensor]], where: Path) -> None:
+    groups: Any = get_optimizer_state_dict(state.owner, state.optimiser, options=StateDictOptions(full_state_dict=True))["param_groups"]
+    names = [name for group in groups for name in group["params"]]
+    if missing := [name for name in names if name not in moments]:
+        raise UserError(f"the checkpoint {where} belongs to another configuration: it has no optimiser state of {missing[0]}")
+    found: Any = {"state": {name: moments[name] for name in names}, "param_groups": groups}
+    set_optimizer_state_dict(state.owner, state.optimiser, found, options=StateDictOptions(full_state_dict=True))
+
+
+def _put_part(module: nn.Module, rest: dict[str, Tensor], start: str, where: Path) -> None:
+    held = {k.removeprefix(start): v for k, v in rest.items() if k.startswith(start)}
+    put(module, held, where)

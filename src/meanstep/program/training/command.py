@@ -1,0 +1,166 @@
+"""`meanstep train`."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from meanstep.program.console import Interrupted, UserError, err, out
+from meanstep.program.data import Cache
+from meanstep.program.runs import saved
+from meanstep.program.runs.config import Averages, Config, Data, Method, Network, Optimiser, Run, checked, from_yaml, to_yaml
+from meanstep.program.training import estimate, folder
+from meanstep.program.training.presets import DEFAULT, PRESETS
+from meanstep.program.training.ranks import Ranks, ranks
+from meanstep.program.training.train import train
+
+ROOT = Path("runs")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a one-step generator of images or latents; the same command again goes on where it stopped.
+
+    Without options: the embedded digits, two to three minutes on two cores. Start from a preset (`--preset NAME`, `--preset list`) or a
+    file (`--config FILE`, YAML as in a run's config.yaml) and change single entries, e.g. `--method.recipe coefficient --method.options
+    '{beta: 0.5}'`. Several processes: `torchrun --nproc-per-node 8 -m meanstep train ...`. Ctrl-C and SIGTERM save and stop.
+    """
+
+    out: Path = Path()
+    """Folder of the run. Default: runs/ and the preset's name."""
+    preset: str = ""
+    """What to start from; list shows all. Default: the run that is in --out, else digits."""
+    config: Path | None = None
+    """A YAML file on top of the preset."""
+    dry_run: bool = False
+    """Print the resolved configuration, parameters, memory and time per step, and stop."""
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    method: Method = field(default_factory=Method)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    averages: Averages = field(default_factory=Averages)
+    run_: Annotated[Run, tyro.conf.arg(name="run")] = field(default_factory=Run)
+
+    @classmethod
+    def parse(cls, args: Sequence[str]) -> "Train":
+        """The command of a command line: preset, file and the run's own configuration first, single entries on top."""
+        where, _ = tyro.cli(_Where, args=[a for a in args if a not in ("--help", "-h")], return_unknown_args=True, add_help=False)
+        base = _base(where)
+        parts = {f.name: getattr(base, f.name) for f in dataclasses.fields(Config) if f.name != "run"}
+        return tyro.cli(cls, prog="meanstep train", default=cls(**parts, run_=base.run), args=args)
+
+    def run(self) -> int:
+        """Train. Exit code 0; 130 and 143 if a signal stopped the run, which is saved."""
+        if self.preset == "list":
+            return _listed()
+        name = self.preset or DEFAULT
+        where = self.out if self.out != Path() else ROOT / name
+        parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(Config) if f.name != "run"}
+        config = checked(Config(**parts, run=self.run_))
+        with ranks(config.run.device) as here:
+            return _dry(config, here) if self.dry_run else _run(config, where, here)
+
+
+@dataclass(frozen=True)
+class _Where:
+    """The options that decide what the others start from."""
+
+    out: Path = Path()
+    preset: str = ""
+    config: Path | None = None
+
+
+def _base(where: _Where) -> Config:
+    if where.preset and where.preset != "list" and where.preset not in PRESETS:
+        raise UserError(f"--preset: there is no preset {where.preset!r}; choose among {', '.join(PRESETS)}")
+    place = where.out if where.out != Path() else ROOT / (where.preset or DEFAULT)
+    base = PRESETS[where.preset].config if where.preset in PRESETS else None
+    if where.config is not None:
+        try:
+            text = where.config.expanduser().read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--config: cannot read {where.config}: {error.strerror}") from error
+        return from_yaml(text, str(where.config), base or PRESETS[DEFAULT].config)
+    return base or saved.held(place) or PRESETS[DEFAULT].config
+
+
+def _listed() -> int:
+    width = max(map(len, PRESETS)) + 2
+    for name, preset in PRESETS.items():
+        out.print(f"{name:<{width}}{preset.about}" + (f" Measured: {preset.band}" if preset.band else ""), highlight=False, soft_wrap=True)
+    return 0
+
+
+def data_cache(config: Config) -> Cache:
+    """The cache that the configuration names, made first if it names a source."""
+    from meanstep.program.data import Request, ensure
+
+    return ensure(config.data.source, Request(config.data.source, size=config.data.size, flips=config.data.flips))
+
+
+def _dry(config: Config, here: Ranks) -> int:
+    cache = data_cache(config)
+    if here.first:
+        out.print(to_yaml(config), markup=False, highlight=False, soft_wrap=True)
+    for line in estimate.lines(config, cache, here):
+        if here.first:
+            out.print(line, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _run(config: Config, where: Path, here: Ranks) -> int:
+    if not here.first:
+        place = here.told(None)
+        if place is None:
+            return 2
+        return _trained(config, Path(place), data_cache(config), here)
+    try:
+        cache = data_cache(config)
+        with folder.claimed(where) as place:
+            folder.begin(place, config, cache, str(here.device))
+            here.told(str(place))
+            return _trained(config, place, cache, here)
+    except UserError:
+        raise
+    except torch.OutOfMemoryError as error:
+        remedy = "a smaller --run.chunk, --network.options '{checkpointing: true}', --run.precision bf16 or --run.parallel fsdp"
+        raise UserError(f"out of memory on {here.device}: {str(error).splitlines()[0]}; try {remedy}") from error
+
+
+def _trained(config: Config, place: Path, cache: Cache, here: Ranks) -> int:
+    began, there = time.perf_counter(), saved.found(place)
+    if here.first:
+        _announce(config, place, cache, there)
+    state, stopped = train(config, place, cache, here)
+    if stopped is not None:
+        again = f"saved at {state.seen:,} samples in {place}; the same command goes on"
+        raise _Stopped(again, 128 + stopped) if here.first else SystemExit(128 + stopped)
+    if here.first:
+        _summary(state, place, time.perf_counter() - began)
+    return 0
+
+
+class _Stopped(Interrupted):
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _announce(config: Config, place: Path, cache: Cache, there: list[Path]) -> None:
+    begun = f"goes on at {int(there[-1].name):,} samples" if there else "begins"
+    err.print(
+        f"{place}: {config.method.recipe} on {len(cache):,} x {' x '.join(map(str, cache.shape))}, {begun}", highlight=False, soft_wrap=True
+    )
+
+
+def _summary(state: Any, place: Path, seconds: float) -> None:
+    last = [p for p in sorted((place / "samples").glob("*.png"))][-1:]
+    found = f", best distance {state.best:.4g} at {state.best_seen:,} samples" if state.best_seen >= 0 else ""
+    lines = [f"{state.seen:,} samples in {seconds:.0f} s{found}", *(f"samples: {p}" for p in last), f"go on: meanstep sample {place}"]
+    for line in lines:
+        out.print(line, highlight=False, soft_wrap=True)

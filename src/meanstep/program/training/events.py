@@ -1,0 +1,162 @@
+"""What happens beside the steps, by samples seen: records, pictures, evaluations, checkpoints, and the line that shows progress."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from meanstep.coefficients import Climber
+from meanstep.program.console import err, out
+from meanstep.program.runs.config import Config
+from meanstep.program.runs.records import Records
+from meanstep.program.sampling import pictures
+from meanstep.program.training import checkpoints
+from meanstep.program.training.loggers import Logger
+from meanstep.program.training.loop import Window
+from meanstep.program.training.ranks import Ranks
+from meanstep.program.training.samples import Judge, Samples
+from meanstep.program.training.state import State
+
+Show = Callable[[State, dict[str, float]], None]
+SHOWN = 64
+"""Pictures of a grid, of the seeds 0 to 63."""
+
+
+@dataclass
+class Events:
+    """`judge`: distances by number of steps, None for a run that is never evaluated."""
+
+    config: Config
+    folder: Path
+    ranks: Ranks
+    samples: Samples
+    judge: Judge | None
+    records: Records | None
+    loggers: list[Logger]
+    window: Window = field(default_factory=Window)
+    seconds: float = 0.0
+    saved: int = -1
+
+    def after(self, state: State, show: Show, *, last: bool) -> None:
+        """All that is due after a step; `last`: the run ends or stops here."""
+        run, seen = self.config.run, state.seen
+        ended = seen >= run.samples
+        if self._due(run.log_every, seen) or last:
+            show(state, self.log(state))
+        began = time.perf_counter()
+        if self._due(run.sample_every, seen) or ended:
+            self.picture(state)
+        if self.judge and (self._due(run.evaluate_every, seen) or ended):
+            self.evaluate(state)
+        if self._due(run.save_every, seen) or last:
+            self.save(state)
+        self.window.began += time.perf_counter() - began  # the steps' own speed
+
+    def _due(self, every: int, seen: int) -> bool:
+        return bool(every) and seen // every > (seen - self.config.run.batch) // every
+
+    def log(self, state: State) -> dict[str, float]:
+        """One record of the steps since the last one."""
+        means, seconds, steps = self.window.close(self.ranks)
+        self.seconds += seconds
+        if not steps:
+            return means
+        speed = steps * self.config.run.batch / max(seconds, 1e-9)
+        self._note("train", state.seen, seconds=round(self.seconds, 3), samples_per_second=round(speed, 2), **means)
+        for logger in self.loggers:
+            logger.log(state.seen, {k: v for k, v in means.items() if v == v} | {"samples_per_second": speed})
+        return means | {"samples_per_second": speed}
+
+    def picture(self, state: State) -> None:
+        """A grid of one-step samples of the same seeds, and labels, each time."""
+        images = self.samples.images(state, range(SHOWN), 1)
+        if self.ranks.first:
+            name = f"samples/{state.seen:012d}.png"
+            (self.folder / "samples").mkdir(exist_ok=True)
+            pictures.save(self.folder / name, pictures.grid(images, 8))
+            self._note("picture", state.seen, file=name)
+
+    def evaluate(self, state: State) -> None:
+        """Distances of samples to data; the best checkpoint is the one with the least at one step."""
+        assert self.judge is not None
+        began = time.perf_counter()
+        found = self.judge(state)
+        first = next(iter(found.values()))
+        if isinstance(state.owner.learner, Climber):
+            state.owner.learner.report(first)
+        better = first < state.best
+        if better:
+            state.best, state.best_seen = first, state.seen
+        spent = time.perf_counter() - began
+        run = self.config.run
+        details = {"average": state.chosen, "extractor": run.extractor, "count": run.evaluate_count, "seconds": round(spent, 3)}
+        self._note("evaluation", state.seen, **details, steps=found, best=better)
+        for logger in self.loggers:
+            logger.log(state.seen, {f"distance/{steps}": value for steps, value in found.items()})
+        if better:
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """A checkpoint, unless this moment has one; older ones go."""
+        if self.saved == state.seen:
+            return
+        self.saved = state.seen
+        path = checkpoints.save_state(self.folder, state, self.ranks)
+        if self.ranks.first:
+            self._note("checkpoint", state.seen, folder=f"{path.parent.name}/{path.name}")
+            checkpoints.prune(self.folder, self.config.run.keep, state.best_seen)
+
+    def _note(self, kind: str, seen: int, **values: object) -> None:
+        if self.records is not None:
+            self.records.add(kind, seen, **values)
+
+
+@contextmanager
+def progress(config: Config, state: State, ranks: Ranks) -> Iterator[Show]:
+    """A function that shows where the run is: a bar in a terminal, else a line now and then."""
+    if not ranks.first:
+        yield lambda state, means: None
+        return
+    if not err.is_terminal:
+        yield _lines(config)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, speed_estimate_period=60) as bar:
+        task = bar.add_task(_words({}), total=config.run.samples, completed=state.seen)
+        yield lambda state, means: _shown(bar, task, state, means)
+
+
+def _shown(bar: Progress, task: TaskID, state: State, means: dict[str, float]) -> None:
+    bar.update(task, completed=state.seen, description=_words(means) if means else None)
+
+
+def _words(means: dict[str, float]) -> str:
+    speed = f"{means['samples_per_second']:,.0f}/s" if "samples_per_second" in means else "starting"
+    parts = [f"{short} {means[name]:.3g}" for name, short in NAMES.items() if name in means]
+    return ", ".join([speed, *parts])
+
+
+NAMES = {"residual_diagonal": "residual r = t", "residual_gap": "r < t", "loss": "loss"}
+
+
+def _lines(config: Config) -> Show:
+    begun: list[tuple[float, int]] = []
+
+    def show(state: State, means: dict[str, float]) -> None:
+        now = time.perf_counter()
+        if not begun:
+            begun.append((now, state.seen))
+        spent, done = now - begun[0][0], state.seen - begun[0][1]
+        left = (config.run.samples - state.seen) * spent / done if done else None
+        remaining = f", {_clock(left)} left" if left is not None else ""
+        out.print(f"{state.seen:,} of {config.run.samples:,} samples: {_words(means)}{remaining}", highlight=False, soft_wrap=True)
+
+    return show
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(seconds + 0.5), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

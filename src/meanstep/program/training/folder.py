@@ -1,0 +1,80 @@
+"""A run's folder is claimed: one configuration, one process at a time. Knows no networks."""
+
+import dataclasses
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from meanstep.program.console import UserError, write
+from meanstep.program.data import Cache
+from meanstep.program.data.manifest import Manifest, check_fits
+from meanstep.program.runs.config import Config, to_yaml
+from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held
+from meanstep.program.sweep.folder import environment
+
+LARGEST = 100 * 2**20
+"""Bytes of an autoencoder that is copied beside the run; a larger one is referred to."""
+FREE = {"samples", "device", "compile", "parallel", "log_every", "sample_every", "evaluate_every", "save_every", "keep", "loggers", "chunk"}
+"""Entries of `run` that may change when a run goes on."""
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """The folder, made if it is not there and locked meanwhile; `UserError` if another process is at work in it, or it is not ours."""
+    here = folder.expanduser().resolve()
+    try:
+        here.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {here}: {error.strerror}") from error
+    if not (here / CONFIG).exists() and any(p.name != ".lock" for p in here.iterdir()):
+        raise UserError(f"{here} is not empty and holds no run: choose another folder with --out")
+    try:
+        lock = (here / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write into {here}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is at work in {here}: wait for it, or choose another folder with --out") from None
+        yield here
+
+
+def begin(here: Path, config: Config, cache: Cache, device: str) -> None:
+    """Note what the run is made of, or refuse what does not fit a run that is there."""
+    if before := held(here):
+        _same(here, before, config)
+    if (here / MANIFEST).exists():
+        check_fits(Manifest.read(here / MANIFEST), cache.manifest, f"the run {here}")
+    else:
+        write(here / MANIFEST, cache.manifest.text())
+        _keep_autoencoder(here, cache.manifest)
+    if not (here / "env.json").exists():
+        write(here / "env.json", json.dumps(environment(device), indent=1) + "\n")
+    write(here / CONFIG, to_yaml(config))
+
+
+def _same(here: Path, before: Config, now: Config) -> None:
+    old, new = dataclasses.asdict(before), dataclasses.asdict(now)
+    for part, entries in new.items():
+        for name, value in entries.items():
+            if value != old[part][name] and not (part == "run" and name in FREE) and (part, name) != ("data", "source"):
+                flag = f"--{part}.{name.replace('_', '-')}"
+                remedy = "choose another folder with --out, or leave it out to go on with that run"
+                raise UserError(f"{here} holds a run with {flag} {_short(old[part][name])}, now {_short(value)}: {remedy}")
+
+
+def _short(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _keep_autoencoder(here: Path, manifest: Manifest) -> None:
+    path = Path(manifest.autoencoder.partition(":")[2]).expanduser()
+    if path.is_file() and path.suffix == ".safetensors" and path.stat().st_size <= LARGEST:
+        aside = here / f".{AUTOENCODER}"
+        shutil.copyfile(path, aside)
+        aside.replace(here / AUTOENCODER)

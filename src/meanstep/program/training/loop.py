@@ -1,0 +1,207 @@
+"""The training loop. What happens beside the steps is in `events`, what is written in `checkpoints` and `records`."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from meanstep.coefficients import Running
+from meanstep.keys import key
+from meanstep.loss import Loss, Output
+from meanstep.program.console import UserError
+from meanstep.program.data import Loader
+from meanstep.program.runs.config import Config
+from meanstep.program.training.ranks import Ranks, syncing
+from meanstep.program.training.state import Owner, State
+from meanstep.velocities import of, own
+
+OBSERVE_EVERY = 16
+"""Steps between two observations of a coefficient that learns from the noise."""
+
+
+class Failure(UserError):
+    """A step whose loss or gradient is not finite: the run stops, its last checkpoint stays."""
+
+    code = 1
+
+
+@dataclass
+class Window:
+    """What the steps since the last record measured."""
+
+    names: tuple[str, ...] = ()
+    rows: list[Tensor] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """One step's values, 0-d."""
+        self.names = tuple(values)
+        self.rows.append(torch.stack([v.detach().float() for v in values.values()]))
+
+    def close(self, ranks: Ranks) -> tuple[dict[str, float], float, int]:
+        """Means over steps and ranks, seconds, and the number of steps; starts over."""
+        means = ranks.mean(torch.stack(self.rows).nanmean(0)).tolist() if self.rows else []
+        found = dict(zip(self.names, means, strict=True)), time.perf_counter() - self.began, len(self.rows)
+        self.rows, self.began = [], time.perf_counter()
+        return found
+
+
+@dataclass
+class Step:
+    """One update of a run's state. `wrapped`: the owner as the ranks see it."""
+
+    config: Config
+    state: State
+    ranks: Ranks
+    wrapped: nn.Module
+    chunk: int
+
+    @property
+    def chunks(self) -> int:
+        """Forward passes of this rank in a step."""
+        return self.config.run.batch // self.chunk // self.ranks.size
+
+    def starts(self, seen: int) -> list[int]:
+        """The positions at which this rank's chunks of a step begin."""
+        first = seen + self.ranks.rank * self.chunks * self.chunk
+        return [first + k * self.chunk for k in range(self.chunks)]
+
+    def __call__(self, chunks: list[tuple[int, Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Forward and backward passes of all chunks, the update, the averages; what was measured."""
+        state, run = self.state, self.config.run
+        state.optimiser.zero_grad()
+        measured = [self._backward(k, *chunk) for k, chunk in enumerate(chunks)]
+        norm = self._norm()
+        loss = torch.stack([out.loss.detach() for out in measured]).mean()
+        if not math.isfinite(float(loss) + float(norm)):
+            raise Failure(self._explained(chunks))
+        rate = self.rate(state.seen)
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        state.optimiser.step()
+        state.step, state.seen = state.step + 1, state.seen + run.batch
+        for average in state.averages:
+            average.update(state.owner.net, state.step)
+        metrics = {name: torch.stack([out.metrics[name] for out in measured]).nanmean() for name in measured[0].metrics}
+        return {"loss": loss, "gradient_norm": norm, "rate": torch.tensor(rate, device=loss.device), **metrics}
+
+    def rate(self, seen: int) -> float:
+        """The learning rate of the step after `seen` samples."""
+        o, run = self.config.optimiser, self.config.run
+        warm = min(1.0, (seen + run.batch) / o.warmup) if o.warmup else 1.0
+        done = min(1.0, max(0.0, (seen - o.warmup) / max(1, run.samples - o.warmup)))
+        fall = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[o.schedule]
+        return o.rate * warm * fall
+
+    def _backward(self, k: int, start: int, x: Tensor, y: Tensor) -> Output:
+        here, label = self._placed(x, y)
+        progress = self.state.seen / self.config.run.samples
+        with syncing(self.wrapped, k == self.chunks - 1):
+            with self._autocast():
+                out = self._forward(here, label, progress, start)
+            (out.loss / self.chunks).backward()
+        return out
+
+    def _forward(self, x: Tensor, y: Tensor | None, progress: float, start: int) -> Output:
+        """The loss with the chunk's own random numbers, wherever it is computed."""
+        if not self.config.run.compile:
+            out: Output = self.wrapped(x, y, progress, self.generator(start))
+            return out
+        devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.generator(start).initial_seed())
+            compiled: Output = self.wrapped(x, y, torch.tensor(progress, device=x.device))
+            return compiled
+
+    def generator(self, start: int) -> Generator:
+        """The stream of the chunk that begins at a position."""
+        return key(self.config.run.seed, "train", start)
+
+    def _placed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        device = self.ranks.device
+        labelled = self.config.data.conditional and bool(self.state.description["options"].get("classes"))
+        return x.to(device, non_blocking=True), y.to(device, non_blocking=True) if labelled else None
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.run.precision == "bf16")
+
+    def _norm(self) -> Tensor:
+        """The norm of the gradient, which is clipped."""
+        norm = torch.nn.utils.clip_grad_norm_(self.state.owner.parameters(), self.config.optimiser.clip or math.inf)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def _explained(self, chunks: list[tuple[int, Tensor, Tensor]]) -> str:
+        """Which rows made a loss that is not finite, or which weights have a gradient that is not."""
+        state = self.state
+        bad = [name for name, p in state.owner.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+        where = f"after {state.seen:,} samples"
+        checked = Loss(state.owner.loss.recipe, check=True, measure=False)
+        for start, x, y in chunks:
+            here, label = self._placed(x, y)
+            try:
+                with self._autocast():
+                    checked(state.owner.net, here, label, progress=state.seen / self.config.run.samples, generator=self.generator(start))
+            except FloatingPointError as error:
+                return f"{where}, chunk at {start}: {error}"
+        if bad:
+            return f"{where} the loss is finite and the gradient is not, in {len(bad)} of its tensors: {', '.join(bad[:4])}"
+        return f"{where} the gradient is not finite; another rank names the rows"
+
+    @torch.no_grad()
+    def rehearse(self, chunks: list[tuple[int, Tensor, Tensor]]) -> None:
+        """One loss outside of the compiled step, in which a network that is not ours is found to carry tangents, or not."""
+        if self.config.run.compile:
+            start, x, y = chunks[0]
+            with self._autocast():
+                Owner.forward(self.state.owner, *self._placed(x, y), 0.0, self.generator(start))
+
+    def observe(self, chunks: list[tuple[int, Tensor, Tensor]]) -> None:
+        """Let a coefficient that learns from the noise look at a few rows."""
+        learner = self.state.owner.learner
+        if not isinstance(learner, Running) or self.state.step % OBSERVE_EVERY:
+            return
+        start, x, y = chunks[0]
+        here, label = self._placed(x, y)
+        net, proxy = self.state.owner.net, self.state.proxy
+        g = key(self.config.run.seed, "observe", start)
+        with torch.no_grad():
+            for term, b in self.state.owner.loss.draw(here, label, progress=self.state.seen / self.config.run.samples, generator=g):
+                if term.times is not None and bool((b.r < b.t).any()):
+                    learner.observe(net, b, of(proxy.module) if proxy else own)
+                    return
+
+
+@contextmanager
+def stopping() -> Iterator[list[int]]:
+    """A list that gets the number of a signal to stop (SIGINT, SIGTERM, SIGUSR1); a second one of the same kind stops at once."""
+    got: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if number in got:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        got.append(number)
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield got
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def batches(step: Step, loader: Loader, samples: int) -> Iterator[list[tuple[int, Tensor, Tensor]]]:
+    """This rank's chunks of every step that is left."""
+    starts = (s for seen in range(step.state.seen, samples, step.config.run.batch) for s in step.starts(seen))
+    stream = loader.stream(starts, step.chunk)
+    try:
+        for _ in range(step.state.seen, samples, step.config.run.batch):
+            yield [next(stream) for _ in range(step.chunks)]
+    finally:
+        stream.close()

@@ -1,0 +1,122 @@
+"""The processes of a run: one without a launcher, else those that torchrun started. The only place that speaks to torch.distributed."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.nn.parallel import DistributedDataParallel
+
+from meanstep.program.console import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among `size` processes, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on any rank; all ranks must ask together."""
+        if self.size == 1:
+            return flag
+        found = torch.tensor([float(flag)], device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the ranks of what is a number, `nan` where no rank has one."""
+        if self.size == 1:
+            return values
+        there = torch.isfinite(values)
+        sums = torch.stack([torch.where(there, values, 0.0), there.to(values)])
+        dist.all_reduce(sums)
+        return torch.where(sums[1] > 0, sums[0] / sums[1].clamp(min=1), torch.nan)
+
+    def told(self, value: Any) -> Any:
+        """The first rank's value, on all ranks."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0)
+        return box[0]
+
+    def wrap(self, owner: nn.Module, parallel: str) -> nn.Module:
+        """The module that owns network and loss, with gradients averaged over the ranks; sharded networks stay as they are."""
+        if self.size == 1 or parallel == "fsdp":
+            return owner
+        ids = [self.device.index or 0] if self.device.type == "cuda" else None
+        return DistributedDataParallel(owner, device_ids=ids, broadcast_buffers=False)
+
+    def shard(self, module: nn.Module) -> nn.Module:
+        """Shard a network's blocks, if it has some, and the rest; between two passes each rank holds its share only."""
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")  # nobody here changes an output in place
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        for part in (*getattr(module, "blocks", ()), module):
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        if hasattr(module, "with_head"):
+            register_fsdp_forward_method(module, "with_head")
+        return module
+
+
+def syncing(owner: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
+    """Within it a backward pass averages gradients over ranks only if `wanted`: not before the last of several chunks."""
+    for module in owner.modules():
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(wanted)
+    if isinstance(owner, DistributedDataParallel) and not wanted:
+        return owner.no_sync()
+    return nullcontext()
+
+
+@contextmanager
+def ranks(device: str, timeout: float = 600.0) -> Iterator[Ranks]:
+    """Join the processes that a launcher started, if one did; `timeout`: seconds after which a rank gives up waiting for the others."""
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    here = _device(device)
+    if size == 1:
+        yield Ranks(0, 1, here)
+        return
+    if here.type == "cuda":
+        torch.cuda.set_device(here)
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+    try:
+        yield Ranks(rank, size, here)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--run.device: cpu, cuda, cuda:N, mps or auto, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--run.device {name}: this machine, or this build of PyTorch, has no CUDA device; use cpu or auto")
+    if device.type == "cuda" and device.index is None:  # torchrun's place on this machine
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--run.device {device}: there are {torch.cuda.device_count()} CUDA devices here")
+    return device

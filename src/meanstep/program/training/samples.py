@@ -1,0 +1,88 @@
+"""Samples of a run while it trains, and how far they are from its data. All ranks must ask together: the network may be sharded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from meanstep.metrics import Statistics, frechet
+from meanstep.program.data import Autoencoder, Cache, open_autoencoder, to_images
+from meanstep.program.evaluation.extractors import open_extractor
+from meanstep.program.evaluation.pictures import of_cache
+from meanstep.program.evaluation.references import Reference, reference
+from meanstep.program.runs.config import Config
+from meanstep.program.runs.saved import place
+from meanstep.program.sampling import draw
+from meanstep.program.training.ranks import Ranks
+from meanstep.program.training.state import State
+
+STEPS = (1, 2, 4)
+BATCH = 64
+REFERENCE = 10_000
+"""Most images that the distances of a run are taken to, evenly spaced."""
+Judge = Callable[[State], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Draws from a state's chosen average, and decodes."""
+
+    config: Config
+    cache: Cache
+    autoencoder: Autoencoder
+    ranks: Ranks
+
+    @staticmethod
+    def of(config: Config, cache: Cache, here: Path, ranks: Ranks) -> "Samples":
+        """Those of the run in the folder `here`."""
+        return Samples(config, cache, open_autoencoder(place(here, cache.manifest), ranks.device), ranks)
+
+    @torch.no_grad()
+    def images(self, state: State, seeds: range, steps: int) -> Tensor:
+        """Pictures uint8 `[len(seeds), C, H, W]`; labels follow the seeds, one class after the other."""
+        count = len(self.cache.classes) if self.config.data.conditional else 0
+        labels = torch.tensor([seed % count for seed in seeds]) if count else None
+        net, shape, device = state.sampled, self.cache.shape, self.ranks.device
+        was = net.training
+        z = draw.latents(net.eval(), shape, seeds, steps=steps, labels=labels, null=count, batch=BATCH, device=device)
+        net.train(was)
+        return torch.cat([to_images(p.to(device), self.cache.manifest, self.autoencoder).cpu() for p in z.split(BATCH)])
+
+
+def judge(samples: Samples) -> Judge | None:
+    """A function from a state to the Frechet distances in 1, 2 and 4 steps, or None if the run is never evaluated.
+
+    Equal shares of the samples are made on every rank; the distance is that of all of them to the cache's images.
+    """
+    run, ranks = samples.config.run, samples.ranks
+    if not run.evaluate_every:
+        return None
+    against = _reference(samples) if ranks.first else None  # made once, then read by the others
+    ranks.wait()
+    against = against or _reference(samples)
+    share = max(1, run.evaluate_count // ranks.size)
+    seeds = range(ranks.rank * share, (ranks.rank + 1) * share)
+    return lambda state: {str(steps): _distance(samples, state, against, seeds, steps) for steps in STEPS}
+
+
+def _reference(samples: Samples) -> Reference:
+    extractor = open_extractor(samples.config.run.extractor, samples.ranks.device)
+    return reference(of_cache(samples.cache, samples.autoencoder), extractor, limit=REFERENCE)
+
+
+def _distance(samples: Samples, state: State, against: Reference, seeds: range, steps: int) -> float:
+    found = Statistics(against.extractor.dim)
+    for start in range(0, len(seeds), BATCH):
+        found.update(against.extractor(samples.images(state, seeds[start : start + BATCH], steps)))
+    return frechet(found.reduce(lambda x: _total(x, samples.ranks)), against.statistics)
+
+
+def _total(x: Tensor, ranks: Ranks) -> Tensor:
+    if ranks.size == 1:
+        return x
+    moved = x.to(ranks.device)
+    dist.all_reduce(moved)
+    return moved.to(x.device)

@@ -1,0 +1,104 @@
+"""What a run has learned: network, averages, optimiser, and how much it has seen. Made anew here, restored by `checkpoints`."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from meanstep.keys import key
+from meanstep.loss import Loss, Output
+from meanstep.program.data.cache import Cache
+from meanstep.program.methods import EMA, POSTERIOR
+from meanstep.program.runs import networks
+from meanstep.program.runs.config import Config, Optimiser
+from meanstep.program.runs.networks import Description
+from meanstep.program.training import methods
+from meanstep.program.training.averages import Average, names
+from meanstep.program.training.ranks import Ranks
+from meanstep.velocities import Posterior
+
+
+class Owner(nn.Module):
+    """The network and what the loss itself learns: what is wrapped for ranks, compiled, optimised and checkpointed."""
+
+    def __init__(self, net: nn.Module, loss: Loss, learner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.net, self.loss, self.learner = net, loss, learner
+
+    def forward(self, x: Tensor, y: Tensor | None, progress: float | Tensor, generator: Generator | None = None) -> Output:
+        """The loss of a chunk of rows; random numbers from the generator, or from torch's own in a compiled step."""
+        out: Output = self.loss(self.net, x, y, progress=progress, generator=generator)
+        return out
+
+
+@dataclass
+class State:
+    """`averages`: the configuration's, then the proxy's if it is another; `seen`: samples; `step`: updates; `best`: of an evaluation."""
+
+    description: Description
+    owner: Owner
+    averages: list[Average]
+    proxy: Average | None
+    optimiser: torch.optim.Optimizer
+    seen: int = 0
+    step: int = 0
+    best: float = float("inf")
+    best_seen: int = -1
+
+    @property
+    def chosen(self) -> str:
+        """The average that samples are made with: the first of the configuration, else the weights themselves."""
+        return self.averages[0].name if self.averages else "raw"
+
+    @property
+    def sampled(self) -> nn.Module:
+        """The network with those weights."""
+        return self.averages[0].module if self.averages else self.owner.net
+
+
+def classes(config: Config, cache: Cache) -> int:
+    """Number of labels that the network is given."""
+    return len(cache.classes) if config.data.conditional else 0
+
+
+def fresh(config: Config, cache: Cache, ranks: Ranks) -> State:
+    """A run's state before its first step, the same on every rank."""
+    count = classes(config, cache)
+    description = networks.described(config.network, cache.shape, count)
+    net = networks.made(description, config.run.seed)
+    return assembled(config, cache, ranks, description, net)
+
+
+def assembled(config: Config, cache: Cache, ranks: Ranks, description: Description, net: nn.Module) -> State:
+    """The state around a network: averages, recipe, optimiser, on the ranks' device and sharded if asked."""
+    net = net.to(ranks.device)
+    asked = names(config.averages.decays, config.averages.widths)
+    needed = methods.needs(config.method)
+    own = names((config.method.proxy_decay,), ()) if EMA in needed else ()
+    averages = [Average(name, net) for name in dict.fromkeys((*asked, *own))]
+    proxy = next((a for a in averages if a.name in own), None)
+    if config.run.parallel == "fsdp" and ranks.size > 1:
+        for module in (net, *(a.module for a in averages)):
+            ranks.shard(module)
+    posterior = _posterior(config, cache, ranks) if POSTERIOR in needed else None
+    built = methods.build(config.method, net, proxy.module if proxy else None, posterior, classes(config, cache))
+    owner = Owner(net, Loss(built.recipe, check=False, measure=not config.run.compile), built.learner).to(ranks.device)
+    if config.run.parallel == "fsdp" and ranks.size > 1:
+        for module in dict.fromkeys(owner.loss.learned):
+            ranks.shard(module)
+    return State(description, owner, averages, proxy, _optimiser(config.optimiser, owner, ranks))
+
+
+def _posterior(config: Config, cache: Cache, ranks: Ranks) -> Posterior:
+    count = min(config.method.references, len(cache))
+    rows = torch.randperm(len(cache), generator=key(config.run.seed, "references"))[:count].sort().values
+    x, y = cache.rows(rows)
+    labels = y.to(ranks.device) if classes(config, cache) else None
+    return Posterior(x.to(ranks.device), labels)
+
+
+def _optimiser(config: Optimiser, owner: Owner, ranks: Ranks) -> torch.optim.Optimizer:
+    trained = [p for p in owner.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        trained, config.rate, betas=config.betas, weight_decay=config.weight_decay, fused=ranks.device.type in ("cpu", "cuda")
+    )

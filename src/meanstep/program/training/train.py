@@ -1,0 +1,83 @@
+"""A run from its configuration to its last checkpoint."""
+
+import dataclasses
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from meanstep.program.console import UserError
+from meanstep.program.data import Cache, Loader
+from meanstep.program.runs.config import Config
+from meanstep.program.runs.records import Records
+from meanstep.program.runs.saved import Saved, found
+from meanstep.program.training import checkpoints, loggers
+from meanstep.program.training.events import Events, progress
+from meanstep.program.training.loop import Step, batches, stopping
+from meanstep.program.training.ranks import Ranks
+from meanstep.program.training.samples import Samples, judge
+from meanstep.program.training.starts import start_from
+from meanstep.program.training.state import State, fresh
+
+
+def chunk(config: Config, ranks: Ranks) -> int:
+    """Rows of a forward pass; `UserError` if batch, chunks and ranks do not divide."""
+    run = config.run
+    size = run.chunk or run.batch // ranks.size
+    if run.batch % ranks.size or not size or (run.batch // size) % ranks.size:
+        what = f"a batch of {run.batch} in chunks of {size or run.batch} cannot be dealt to {ranks.size} ranks"
+        raise UserError(f"{what}: choose --run.batch and --run.chunk so that batch / chunk is a multiple of the ranks")
+    return size
+
+
+def opened(config: Config, cache: Cache, here: Path, ranks: Ranks) -> State:
+    """The state of the folder's last checkpoint, or a fresh one."""
+    state = fresh(config, cache, ranks)
+    there = found(here)
+    if there:
+        checkpoints.restore(state, Saved.open(there[-1]))
+    elif config.network.start:
+        start_from(state, config.network.start)
+    return state
+
+
+def train(config: Config, here: Path, cache: Cache, ranks: Ranks) -> tuple[State, int | None]:
+    """Train to the end or until a signal; the state, and the signal that stopped it."""
+    size = chunk(config, ranks)
+    state = opened(config, cache, here, ranks)
+    events = _events(config, here, cache, ranks, state)
+    step = Step(config, state, ranks, wrapped(config, state, ranks), size)
+    if state.seen >= config.run.samples:
+        return state, None
+    loader = Loader(cache, config.run.seed, config.data.flips, pin=ranks.device.type == "cuda")
+    stopped = None
+    with stopping() as signals, progress(config, state, ranks) as show:
+        for first, chunks in enumerate(batches(step, loader, config.run.samples)):
+            if not first:
+                step.rehearse(chunks)
+            events.window.add(step(chunks))
+            step.observe(chunks)
+            stop = ranks.any(bool(signals))
+            events.after(state, show, last=stop or state.seen >= config.run.samples)
+            if stop:
+                stopped = signals[0] if signals else signal.SIGTERM
+                break
+    for logger in events.loggers:
+        logger.close()
+    return state, stopped
+
+
+def wrapped(config: Config, state: State, ranks: Ranks) -> torch.nn.Module:
+    if config.run.compile:
+        state.owner.compile()
+    return ranks.wrap(state.owner, config.run.parallel)
+
+
+def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State) -> Events:
+    samples = Samples.of(config, cache, here, ranks)
+    records = Records(here, state.seen) if ranks.first else None
+    if records is not None:
+        records.add("start", state.seen, time=time.time(), ranks=ranks.size, device=str(ranks.device))
+    followed = loggers.opened(config.run.loggers, here, dataclasses.asdict(config)) if ranks.first else []
+    return Events(config, here, ranks, samples, judge(samples), records, followed)

@@ -1,0 +1,64 @@
+"""What test_training runs under torchrun or in one process: a few steps of several recipes, the weights written down.
+
+python train_ranks.py FOLDER PARALLEL RECIPE ...
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+from meanstep.program.data import ensure
+from meanstep.program.runs.config import Averages, Config, Data, Method, Network, Optimiser, Run
+from meanstep.program.training.checkpoints import WHOLE
+from meanstep.program.training.ranks import ranks
+from meanstep.program.training.train import train
+
+METHODS = {
+    "meanflow": Method("meanflow"),
+    "coefficient": Method("coefficient", {"beta": 0.7, "anchor": 0.5}, proxy_decay=0.9),
+    "improved_meanflow": Method("improved_meanflow"),
+    "terminal_velocity": Method("terminal_velocity"),
+    "decoupled_meanflow": Method("decoupled_meanflow"),
+}
+STEPS, BATCH = 4, 32
+
+
+def configuration(name: str, parallel: str = "ddp", steps: int = STEPS, **run: object) -> Config:
+    """A tiny run whose batch has two chunks."""
+    settings = {"log_every": BATCH, "sample_every": 0, "evaluate_every": 0, "save_every": 10**9} | run
+    return Config(
+        Data("digits"),
+        Network(width=16, depth=2, heads=2, options={"head": True} if name == "improved_meanflow" else {}),
+        METHODS[name],
+        Optimiser(rate=1e-3, warmup=0),
+        Averages((0.9,)),
+        Run(samples=steps * BATCH, batch=BATCH, chunk=BATCH // 2, device="cpu", parallel=parallel, **settings),  # type: ignore[arg-type]
+    )
+
+
+def main(folder: Path, parallel: str, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    with ranks("cpu") as here:
+        cache = ensure("digits") if here.first else None
+        here.wait()
+        cache = cache or ensure("digits")
+        for name in names:
+            place = folder / f"{name}-{parallel}-{here.size}"
+            if here.first:
+                place.mkdir(parents=True, exist_ok=True)
+            here.wait()
+            state, _ = train(configuration(name, parallel), place, cache, here)
+            whole = get_model_state_dict(state.owner.net, options=WHOLE)
+            average = get_model_state_dict(state.averages[0].module, options=WHOLE)
+            learned = get_model_state_dict(state.owner.loss, options=WHOLE)
+            if here.first:
+                held = {f"net.{k}": v.contiguous() for k, v in whole.items()} | {f"ema.{k}": v.contiguous() for k, v in average.items()}
+                held |= {f"loss.{k}": v.clone() for k, v in learned.items()}
+                save_file(held, place / "weights.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
