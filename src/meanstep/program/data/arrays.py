@@ -52,14 +52,14 @@ def _npy(path: Path) -> np.ndarray:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
     except (AttributeError, TypeError, ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise UserError(f"cannot read {path}: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
-    if "allow_pickle" in str(error) or isinstance(error, AttributeError | TypeError):
+    if "allow_pickle" in str(error) or "Python objects" in str(error) or isinstance(error, AttributeError | TypeError):
         return "it holds pickled objects or no arrays; save plain arrays with numpy.savez"
     return str(error).split("\n")[0].rstrip(".")[:120] or type(error).__name__
 

@@ -1,0 +1,316 @@
+"""Sources of images: folders, arrays, tar files, the hub; what is wrong with one is said in one line that names it."""
+
+import io
+import json
+import sys
+import tarfile
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from meanstep.program.console import UserError
+from meanstep.program.data import Plan, Request, Source, make, open_source
+from meanstep.program.data.files import expand
+from meanstep.program.data.pictures import Preparation
+
+RANDOM = np.random.default_rng(0)
+
+
+def pixels(h: int = 10, w: int = 12) -> np.ndarray:
+    return RANDOM.integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def encoded(x: np.ndarray, kind: str = "PNG") -> bytes:
+    held = io.BytesIO()
+    Image.fromarray(x).save(held, kind)
+    return held.getvalue()
+
+
+def picture(path: Path, x: np.ndarray | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(pixels() if x is None else x))
+    return path
+
+
+def labels(source: Source) -> list[int]:
+    return [source[i][1] for i in range(len(source))]
+
+
+# Folders -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_sub_folders_are_labels_and_a_split(tmp_path: Path):
+    for name in ("cat/1.png", "cat/deep/2.PNG", "ant/3.png", "ant/.hidden.png", ".trash/4.png"):
+        picture(tmp_path / "train" / name)
+    picture(tmp_path / "val" / "cat" / "5.png")
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    train, test = open_source(str(tmp_path)), open_source(str(tmp_path), "test")
+    assert train.classes == ("ant", "cat") and labels(train) == [0, 1, 1] and len(test) == 1
+    flat = open_source(str(tmp_path / "train" / "ant"))
+    assert flat.classes == () and labels(flat) == [-1]
+
+
+def test_the_digest_is_of_contents(tmp_path: Path):
+    for name in ("a", "b"):
+        picture(tmp_path / name / "x" / "1.png", np.zeros((4, 4, 3), np.uint8))
+    one, two = (open_source(str(tmp_path / name)) for name in ("a", "b"))
+    assert one.digest == two.digest
+    picture(tmp_path / "b" / "x" / "1.png", np.ones((4, 4, 3), np.uint8))
+    assert open_source(str(tmp_path / "b")).digest != one.digest
+
+
+def test_folders_that_do_not_do(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    picture(tmp_path / "mixed" / "1.png")
+    picture(tmp_path / "mixed" / "cat" / "2.png")
+    (tmp_path / "file.txt").write_text("x")
+    cases = {
+        "empty": "empty holds no images",
+        "absent": "absent does not exist",
+        "mixed": r"images beside sub-folders of images \(1.png, cat/\)",
+        "file.txt": "file.txt is no source: give digits, a folder",
+    }
+    for name, message in cases.items():
+        with pytest.raises(UserError, match=message):
+            open_source(str(tmp_path / name))
+    with pytest.raises(UserError, match="has no split 'test'"):
+        open_source(str(tmp_path / "mixed" / "cat"), "test")
+
+
+def test_a_broken_image_is_named_or_counted(tmp_path: Path):
+    for k in range(5):
+        picture(tmp_path / "images" / f"{k}.png")
+    whole = (tmp_path / "images" / "3.png").read_bytes()
+    (tmp_path / "images" / "3.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "images" / "0.png").write_bytes(b"no image at all")
+    spec = str(tmp_path / "images")
+    with pytest.raises(UserError, match=r"cannot read .*0\.png: cannot identify image file"):
+        Plan.of(Request(spec))
+    cache = make(Plan.of(Request(spec, skip_broken=True)), tmp_path / "cache")
+    assert len(cache) == 3 and cache.manifest.skipped == 2
+    (tmp_path / "images" / "0.png").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*3\.png: .*"):
+        make(Plan.of(Request(spec, shard=1)), tmp_path / "one")
+    assert not (tmp_path / "one" / "manifest.json").exists()
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "x.png").write_bytes(b"x")
+    with pytest.raises(UserError, match="none of the 1 images of none can be read"):
+        Plan.of(Request(str(tmp_path / "none"), skip_broken=True))
+
+
+def test_images_that_differ(tmp_path: Path):
+    picture(tmp_path / "1.png")
+    Image.fromarray(pixels()[..., 0]).save(tmp_path / "2.png")
+    Image.fromarray(pixels()).convert("P").save(tmp_path / "3.png")
+    Image.fromarray(pixels()).convert("CMYK").save(tmp_path / "4.jpg")
+    assert make(Plan.of(Request(str(tmp_path))), tmp_path / "cache").shape == (3, 10, 12)
+    with pytest.raises(UserError, match=r"1\.png is in colour: one channel \(--channels 1\) is for grey images"):
+        Plan.of(Request(str(tmp_path), channels=1))
+    picture(tmp_path / "5.png", pixels(9, 9))
+    with pytest.raises(UserError, match=r"5\.png has 9 x 9 pixels, others 12 x 10: give --size"):
+        make(Plan.of(Request(str(tmp_path))), tmp_path / "other")
+
+
+# Pictures ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("crop", "resample"), [("center", "bicubic"), ("center", "box"), ("center", "lanczos"), ("adm", "bicubic")])
+def test_a_crop_is_the_middle_at_the_size_asked(crop, resample):
+    image = Image.fromarray(np.kron(np.array([[0, 255, 255, 0]], np.uint8).repeat(2, 0), np.ones((40, 40), np.uint8)))
+    found = Preparation(1, 16, crop, resample)(image, "x")
+    assert found.shape == (1, 16, 16) and found[..., 2:-2].min() >= 250 and found.min() >= 230  # the filters reach beyond the cut
+    exact = Image.fromarray(pixels(16, 16))
+    assert np.array_equal(Preparation(3, 16, crop, resample)(exact, "x"), np.asarray(exact).transpose(2, 0, 1))
+
+
+def test_adm_halves_by_box_first():
+    image = Image.fromarray(pixels(64, 70))
+    found = Preparation(3, 20, "adm")(image, "x")
+    half = image.resize((35, 32), Image.Resampling.BOX)
+    small = half.resize((round(35 * 20 / 32), 20), Image.Resampling.BICUBIC)
+    assert np.array_equal(found, np.asarray(small.crop((1, 0, 21, 20))).transpose(2, 0, 1))
+
+
+def test_small_images_are_refused_or_enlarged():
+    image = Image.fromarray(pixels())
+    with pytest.raises(UserError, match="cat has 12 x 10 pixels, less than 16: give a smaller --size, or --enlarge"):
+        Preparation(3, 16)(image, "cat")
+    assert Preparation(3, 16, enlarge=True)(image, "cat").shape == (3, 16, 16)
+    with pytest.raises(UserError, match="cat has 12 x 10 pixels, not 10 x 10"):
+        Preparation(3, 10, "none")(image, "cat")
+
+
+def test_modes_become_grey_or_colour():
+    clear = np.zeros((4, 4, 4), np.uint8)
+    clear[:2, :, 3] = 255
+    found = Preparation()(Image.fromarray(clear, "RGBA"), "x")
+    assert (found[:, :2] == 0).all() and (found[:, 2:] == 255).all()
+    grey = pixels()[..., 0]
+    assert np.array_equal(Preparation(1)(Image.fromarray(grey).convert("RGB"), "x")[0], grey)
+    assert np.array_equal(Preparation(3)(Image.fromarray(grey), "x"), np.stack([grey] * 3))
+    with pytest.raises(UserError, match="deep has pixels of mode I;16: convert it to 8 bits"):
+        Preparation()(Image.fromarray(np.zeros((4, 4), np.uint16)), "deep")
+
+
+# Arrays ------------------------------------------------------------------------------------------------------------------------------
+
+
+def saved(path: Path, **arrays) -> str:
+    np.savez(path, **arrays)
+    return str(path)
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 8), (6, 8, 8, 1), (6, 8, 8, 3), (6, 3, 8, 8)])
+def test_arrays_in_every_layout(tmp_path: Path, shape):
+    x = RANDOM.integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    source = open_source(str(tmp_path / "x.npy"))
+    first = np.asarray(source[0][0])
+    assert len(source) == 6 and labels(source) == [-1] * 6
+    assert np.array_equal(first, x[0].transpose(1, 2, 0) if shape[1] == 3 else x[0].squeeze())
+
+
+def test_splits_of_arrays(tmp_path: Path):
+    x = RANDOM.integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    spec = saved(tmp_path / "a.npz", x_train=x, y_train=np.arange(6), x_test=x[:2], y_test=np.arange(2))
+    assert labels(open_source(spec)) == list(range(6)) and len(open_source(spec, "test")) == 2
+    assert open_source(spec).classes == tuple("012345")
+    with pytest.raises(UserError, match="no split 'valid'"):
+        open_source(spec, "valid")
+
+
+def blob(path: Path, **change) -> str:
+    files = [encoded(pixels(), kind) for kind in ("PNG", "WEBP", "JPEG")]
+    held = {
+        "data": np.frombuffer(b"".join(files), np.uint8),
+        "offsets": np.cumsum([0, *map(len, files)]),
+        "labels": np.array([1, 0, 1], np.int16),
+        "split": np.array([0, 1, 0], np.uint8),
+        "names": np.array(["p", "q", "r"]),
+        "classes": np.array(["no", "yes"]),
+    }
+    return saved(path, **{**held, **change})
+
+
+def test_a_blob_has_splits_names_and_classes(tmp_path: Path):
+    spec = blob(tmp_path / "b.npz")
+    train, test = open_source(spec), open_source(spec, "test")
+    assert (labels(train), labels(test), train.classes) == ([1, 1], [0], ("no", "yes"))
+    assert train[0][0].size == (12, 10) and train.where(1) == "b.npz, image 2 (r)" and train.digest != test.digest
+
+
+def test_arrays_that_do_not_do(tmp_path: Path):
+    x = np.zeros((3, 8, 8), np.uint8)
+    objects = np.empty(2, dtype=object)
+    np.save(tmp_path / "o.npy", objects, allow_pickle=True)
+    (tmp_path / "p.npz").write_bytes(b"\x80\x04]\x94.")
+    (tmp_path / "t.npz").write_bytes(Path(blob(tmp_path / "b.npz")).read_bytes()[:300])
+    cases = {
+        saved(tmp_path / "1.npz", images=x.astype(np.float32)): "images of type float32: save uint8",
+        saved(
+            tmp_path / "2.npz", images=x, labels=np.array([0, 5, 1]), classes=["a", "b"]
+        ): "2.npz, image 1 has the label 5; with 2 classes",
+        saved(tmp_path / "3.npz", images=x, labels=np.array([0, -1, 1])): "image 1 has the label -1",
+        saved(tmp_path / "4.npz", images=x, labels=np.zeros(2, int)): r"shape \(2,\) for 3 images",
+        saved(tmp_path / "5.npz", pictures=x): "no array x_train, no images and no data with offsets; it holds pictures",
+        saved(tmp_path / "6.npz", images=x[0]): r"array of shape \(8, 8\)",
+        saved(tmp_path / "7.npz", images=x[:0]): "holds no images for the split 'train'",
+        saved(tmp_path / "8.npz", images=objects): "pickled objects",
+        blob(tmp_path / "9.npz", offsets=np.array([0, 9, 5, 7])): "offsets do not rise",
+        str(tmp_path / "o.npy"): "pickled objects",
+        str(tmp_path / "p.npz"): "pickled objects|cannot read",
+        str(tmp_path / "t.npz"): "cannot read",
+        str(tmp_path / "no.npz"): "there is no such file",
+    }
+    for spec, message in cases.items():
+        with pytest.raises(UserError, match=message) as told:
+            open_source(spec)
+        assert "\n" not in str(told.value)
+
+
+# Tar files ---------------------------------------------------------------------------------------------------------------------------
+
+
+def packed(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as held:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            held.addfile(info, io.BytesIO(data))
+
+
+def test_tar_files_one_after_the_other(tmp_path: Path):
+    x = [pixels() for _ in range(4)]
+    packed(tmp_path / "s-00.tar", {"a/0.png": encoded(x[0]), "a/0.cls": b"2", "a/1.cls": b"0", "a/1.png": encoded(x[1])})
+    packed(
+        tmp_path / "s-01.tar", {"2.seg.png": encoded(x[2]), "2.json": b'{"label": 1}', "3.PNG": encoded(x[3]), "3.json": b'{"label": 2}'}
+    )
+    for spec in ("s-{00..01}.tar", "s-*.tar"):
+        source = open_source(str(tmp_path / spec))
+        assert labels(source) == [2, 0, 1, 2] and source.classes == ("0", "1", "2")
+        assert all(np.array_equal(np.asarray(source[i][0]), x[i]) for i in range(4))
+    assert expand("a-{008..010}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar"]
+
+
+def test_tar_files_that_do_not_do(tmp_path: Path):
+    image = encoded(pixels())
+    packed(tmp_path / "half.tar", {"0.png": image, "0.cls": b"1", "1.png": image})
+    packed(tmp_path / "word.tar", {"0.png": image, "0.cls": b"cat"})
+    packed(tmp_path / "none.tar", {"0.txt": b"x"})
+    (tmp_path / "bad.tar").write_bytes(b"x" * 2000)
+    cases = {"half": "1.png has no label, others have one", "word": "word.tar, 0: its label is no whole number", "none": "holds no images"}
+    cases |= {"bad": "cut short, compressed or no tar file", "absent": "no such file", "absent-*": "no file fits"}
+    for name, message in cases.items():
+        with pytest.raises(UserError, match=message):
+            open_source(str(tmp_path / f"{name}.tar"))
+
+
+# Others ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Rows:
+    """What `datasets.load_dataset` returns, as far as it is used."""
+
+    _fingerprint = "f00d"
+
+    def __init__(self) -> None:
+        self.features = {"img": None, "kind": types.SimpleNamespace(names=["cat", "dog"])}
+        self.held = [{"img": Image.fromarray(pixels()), "kind": k} for k in (1, 0, 1)]
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, at):
+        return [row[at] for row in self.held] if isinstance(at, str) else self.held[at]
+
+
+def test_the_hub_through_its_library(monkeypatch: pytest.MonkeyPatch):
+    asked: list = []
+
+    def load_dataset(name, config, split):
+        asked.append((name, config, split))
+        return Rows()
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    source = open_source("hub:owner/name:small", "valid", image="img", label="kind")
+    assert asked == [("owner/name", "small", "valid")] and source.classes == ("cat", "dog") and labels(source) == [1, 0, 1]
+    with pytest.raises(UserError, match="has no column 'image': it has img, kind; give --image"):
+        open_source("hub:owner/name")
+
+
+@pytest.mark.parametrize(("module", "spec", "extra"), [("datasets", "hub:o/n", "hub"), ("sklearn.datasets", "digits", "digits")])
+def test_an_absent_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, module, spec, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"pip install 'meanstep\[{extra}\]'"):
+        open_source(spec)
+
+
+def test_digits_have_one_split():
+    pytest.importorskip("sklearn")
+    source = open_source("digits")
+    assert len(source) == 1797 and source.channels == 1 and source[0][0].mode == "L" and json.dumps(source.classes)
+    with pytest.raises(UserError, match="digits has no split 'test'"):
+        open_source("digits", "test")
