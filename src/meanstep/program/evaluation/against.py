@@ -1,0 +1,99 @@
+"""Which real images a run is compared with, and the floor: what fresh data would score. Knows no samples."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from meanstep.metrics import frechet
+from meanstep.program.console import UserError
+from meanstep.program.data import Autoencoder, Cache, Manifest, Request, ensure, open_source
+from meanstep.program.data.ensure import user_folder
+from meanstep.program.data.manifest import NAME, check_fits
+from meanstep.program.evaluation.measures import Gathered, Values, measured
+from meanstep.program.evaluation.pictures import Pictures, of_cache, of_source, pictures
+from meanstep.program.evaluation.references import Reference
+from meanstep.program.runs.saved import held
+
+
+@dataclass(frozen=True)
+class Data:
+    """A run's own data: what its configuration and its data.json say."""
+
+    run: Path
+    manifest: Manifest
+    autoencoder: Autoencoder
+
+    @property
+    def source(self) -> str:
+        """The run's `--data.source`, or empty if it is not known."""
+        config = held(self.run)
+        return config.data.source if config else ""
+
+    def trained_on(self) -> Pictures:
+        """The pictures of the training data; `UserError` if they cannot be found any more."""
+        return of_cache(self._cache(), self.autoencoder)
+
+    def _cache(self) -> Cache:
+        source, digest = self.source, self.manifest.digest
+        if source and (Path(source).expanduser() / NAME).exists():
+            cache = Cache.open(source)
+            check_fits(self.manifest, cache.manifest, f"the run {self.run}")
+            return cache
+        for path in sorted((user_folder() / "data").glob(f"*/{NAME}")):
+            if _digest(path) == digest:
+                return Cache.open(path.parent)
+        return self._anew(source)
+
+    def _anew(self, source: str) -> Cache:
+        config = held(self.run)
+        try:
+            if not config or not source:
+                raise UserError("the run does not say where they were")
+            cache = ensure(source, Request(source, size=config.data.size, flips=config.data.flips))
+            check_fits(self.manifest, cache.manifest, f"the run {self.run}")
+        except UserError as error:
+            raise UserError(f"the training data are not there any more ({error}): give --reference") from None
+        return cache
+
+    def held_out(self, spec: str, reference: Pictures) -> Pictures | None:
+        """Pictures that the reference has not: those that `spec` names, else the test split of the run's source, if there is one."""
+        if spec:
+            return pictures(spec, self.manifest, self.autoencoder, "test" if _has_test(spec) else "train")
+        if not _has_test(self.source):
+            return None
+        try:
+            found = of_source(open_source(self.source, "test"), self.manifest, "test")
+        except UserError:
+            return None
+        return None if found.digest == reference.digest else found
+
+
+def _digest(path: Path) -> str:
+    try:
+        return Manifest.read(path).digest
+    except UserError:
+        return ""
+
+
+def _has_test(spec: str) -> bool:
+    if not spec or (Path(spec).expanduser() / NAME).exists():
+        return False
+    try:
+        open_source(spec, "test")
+    except UserError:
+        return False
+    return True
+
+
+def floor(pool: Pictures, count: int, against: Reference, metrics: tuple[str, ...], batch: int) -> Values:
+    """What `count` images that are not in the reference score, or as many as there are."""
+    n = min(count, len(pool))
+    gathered = Gathered(against.extractor, n, "inception-score" in metrics)
+    for images in pool.batches(batch, n):
+        gathered.add(images)
+    return measured(gathered, against, metrics)
+
+
+def halves(against: Reference) -> Values:
+    """The Frechet distance of every second image of the reference to the others: biased as half as many images are."""
+    a, b = against.halves
+    return {"count": a.n, "reference_count": b.n, "frechet": frechet(a, b), "blocks": 1}

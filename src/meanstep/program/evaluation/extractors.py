@@ -1,0 +1,193 @@
+"""From images uint8 to features: `open_extractor` of a spec. Never unpickles, and never calls a distance FID that is none."""
+
+import difflib
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from meanstep.keys import key
+from meanstep.metrics import Statistics
+from meanstep.program.console import UserError
+from meanstep.program.evaluation.inputs import Input
+from meanstep.program.weights import read
+
+Map = Callable[[Tensor], Tensor]
+COMPONENTS, GRID, PLAIN = 32, 16, 64
+SEEN = 64
+"""Pixels of a side that `random` sees at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Extractor:
+    """`extractor(images)`: uint8 `[B, C, H, W]` to features float32 `[B, dim]` on the processor, no gradients.
+
+    `digest`: sha256 of weights, architecture and preprocessing; `logits` makes class logits of features, where the network has such a
+    layer; `standard`: this is the Inception of the published FID. One channel is repeated for a network that takes three.
+    """
+
+    name: str
+    digest: str
+    dim: int
+    input: Input
+    device: torch.device = field(repr=False)
+    _features: Map = field(repr=False)
+    logits: Map | None = field(default=None, repr=False)
+    standard: bool = False
+    state: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def distance(self) -> str:
+        """What a Frechet distance of these features is called."""
+        return "FID" if self.standard else f"FD-{self.name}"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features `[B, dim]`; `UserError` for images of another type or with other channels than 1 or 3."""
+        x = self.input(images.to(self.device))
+        if self.device.type != "cuda":
+            return self._features(x).float().cpu()
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):  # 10 bits would be too few
+            return self._features(x).float().cpu()
+
+    def fit(self, batches: Iterable[Tensor]) -> "Extractor":
+        """The extractor for a reference's images; all but `pixels` are the same for every reference."""
+        return _components(self, batches) if self.name == "pixels" else self
+
+    def restored(self, state: dict[str, Tensor]) -> "Extractor":
+        """What `fit` made, from what it kept in `state`."""
+        return _projected(self, state) if self.name == "pixels" else self
+
+
+def open_extractor(spec: str, device: torch.device | str = "cpu") -> Extractor:
+    """The extractor that a spec names; `UserError` in one line if there is none or its weights are absent, damaged or of another network.
+
+    `pixels`, `random`, `inception[:FILE]`, `efficientnet-lite0:FILE`, `timm:NAME[:FILE]`, `torchvision:NAME[:FILE]`.
+    """
+    from meanstep.program.evaluation import pretrained
+
+    kind, _, rest = spec.partition(":")
+    device = torch.device(device)
+    if kind in ("pixels", "random") and not rest:
+        return pixels(device) if kind == "pixels" else random(device)
+    if kind == "efficientnet-lite0":
+        return efficientnet(rest, device)
+    if kind == "inception":
+        return pretrained.inception(rest, device)
+    if kind in ("timm", "torchvision") and rest:
+        name, _, file = rest.partition(":")
+        return (pretrained.timm if kind == "timm" else pretrained.torchvision)(name, file, device)
+    raise UserError(_unknown(spec, kind))
+
+
+SPECS = ("pixels", "random", "inception", "inception:FILE", "efficientnet-lite0:FILE", "timm:NAME[:FILE]", "torchvision:NAME[:FILE]")
+
+
+def _unknown(spec: str, kind: str) -> str:
+    kinds = list(dict.fromkeys(known.partition(":")[0] for known in SPECS))
+    near = difflib.get_close_matches(kind, kinds, 1)
+    hint = [known for known in SPECS if near and known.partition(":")[0] == near[0]] or SPECS
+    return f"there is no extractor {spec!r}; {'did you mean' if near else 'give'} {' or '.join(hint)}{'?' if near else ''}"
+
+
+def digest(name: str, taken: Input, tensors: dict[str, Tensor]) -> str:
+    """sha256 of an architecture's name, its preprocessing and its weights, whatever file they came in."""
+    found = hashlib.sha256(f"{name}\n{taken}\n".encode())
+    for part, value in sorted(tensors.items()):
+        found.update(f"{part} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def efficientnet(file: str, device: torch.device) -> Extractor:
+    """EfficientNet-Lite0, 1280 features and 1000 ImageNet logits."""
+    from meanstep.program.evaluation.efficientnet import lite0
+
+    if not file:
+        raise UserError("efficientnet-lite0 needs its weights: efficientnet-lite0:FILE.safetensors")
+    tensors, taken = read(Path(file)), Input(224, "bicubic", (127.0,), (128.0,))
+    try:
+        net = lite0(tensors).to(device)
+    except RuntimeError as error:
+        raise UserError(f"{file} holds no EfficientNet-Lite0: {misfit(error)}") from None
+    name = "efficientnet-lite0"
+    return Extractor(name, digest(name, taken, tensors), 1280, taken, device, net, lambda f: net._fc(f.to(device)).cpu())
+
+
+def misfit(error: RuntimeError) -> str:
+    """The first weight that `load_state_dict` complains of."""
+    text = str(error)
+    for what, said in (("Missing", "it lacks"), ("Unexpected", "it also has")):
+        if named := re.search(rf'{what} key\(s\) in state_dict: "([^"]+)"', text):
+            return f"{said} {named[1]}"
+    return next((line.strip() for line in text.splitlines() if "size mismatch" in line), text)[:160].rstrip(".")
+
+
+class _Net(nn.Module):
+    """Three convolutions of at most 64 x 64 means, random signs as weights; the means of their outputs over the places, 32 + 64 + 64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = [_signs(i, shape) for i, shape in enumerate([(32, 3, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3)])]
+
+    def forward(self, x: Tensor) -> Tensor:
+        means, h = [], F.adaptive_avg_pool2d(x, (min(SEEN, x.shape[-2]), min(SEEN, x.shape[-1])))
+        for i, w in enumerate(self.weights):
+            h = F.relu(F.conv2d(F.pad(h, (1, 1, 1, 1), mode="replicate"), w.to(h), stride=1 if i == 0 else 2))
+            means.append(h.mean((2, 3)))
+        return torch.cat(means, -1)
+
+
+def _signs(i: int, shape: tuple[int, ...]) -> Tensor:
+    """+-(2 / fan-in)^(1/2): whole random numbers are the same on every machine, normal ones in the last digit not."""
+    signs = torch.randint(0, 2, shape, generator=key(0, "random extractor", i)) * 2 - 1
+    return signs * (2 / math.prod(shape[1:])) ** 0.5
+
+
+def random(device: torch.device) -> Extractor:
+    """A fixed small network with random weights, 160 features: it needs no file, and tells samples apart, not their quality."""
+    net, taken = _Net(), Input(0, "none", (127.5,), (127.5,))
+    return Extractor("random", digest("random", taken, {str(i): w for i, w in enumerate(net.weights)}), 160, taken, device, net)
+
+
+def pixels(device: torch.device) -> Extractor:
+    """At most 16 x 16 means of pixels; their 32 principal components in the reference, if there are more than 64. Not fitted yet."""
+    taken = Input(0, "none", (127.5,), (127.5,), channels=0)
+    return Extractor("pixels", digest(f"pixels {COMPONENTS} {GRID} {PLAIN}", taken, {}), 0, taken, device, _pooled)
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """Means over a grid, `[B, C * at most 16 * at most 16]`."""
+    return F.adaptive_avg_pool2d(x, (min(GRID, x.shape[-2]), min(GRID, x.shape[-1]))).flatten(1)
+
+
+def _components(plain: Extractor, batches: Iterable[Tensor]) -> Extractor:
+    held: Statistics | None = None
+    for images in batches:
+        features = plain(images)
+        held = (held or Statistics(features.shape[-1])).update(features)
+    if held is None:
+        raise UserError("pixels: the reference holds no images")
+    if held.dim <= PLAIN:
+        return _projected(plain, {"mean": torch.zeros(held.dim), "components": torch.eye(held.dim)})
+    vectors = torch.linalg.eigh(held.scatter).eigenvectors[:, -COMPONENTS:].flip(-1)
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    return _projected(plain, {"mean": held.mean.float(), "components": vectors.float().contiguous()})
+
+
+def _projected(plain: Extractor, state: dict[str, Tensor]) -> Extractor:
+    mean, components = (state[name].to(plain.device) for name in ("mean", "components"))
+
+    def features(x: Tensor) -> Tensor:
+        pooled = _pooled(x)
+        if pooled.shape[-1] != len(mean):
+            raise UserError(f"pixels: the images have {pooled.shape[-1]} means of pixels, those of the reference {len(mean)}")
+        return (pooled - mean) @ components
+
+    return replace(plain, dim=components.shape[-1], _features=features, state=state)

@@ -1,0 +1,88 @@
+"""Real images for an evaluation: those of a cache, or of a source prepared as a run's data were. Knows no networks but autoencoders."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanstep.program.console import UserError
+from meanstep.program.data import Autoencoder, Cache, Manifest, Source, open_source, to_images
+from meanstep.program.data.manifest import NAME
+from meanstep.program.data.pictures import Preparation
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """`len(pictures)` images uint8 of shape `image`; `name` says what they are, `digest` identifies them.
+
+    `labels`: int64 `[N]`, -1 where there is none. `decoded`: they are an autoencoder's reconstructions.
+    """
+
+    name: str
+    digest: str
+    image: tuple[int, int, int]
+    labels: Tensor = field(repr=False)
+    read: Callable[[Tensor], Tensor] = field(repr=False)
+    decoded: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int = 64, limit: int = 0) -> Iterator[Tensor]:
+        """All images, or `limit` evenly spaced ones, uint8 `[B, C, H, W]`."""
+        yield from (self.read(index) for index in spaced(len(self), limit).split(size))
+
+
+def spaced(n: int, limit: int = 0) -> Tensor:
+    """The numbers 0 to n - 1, or `limit` evenly spaced ones."""
+    return torch.arange(n) if not 0 < limit < n else torch.arange(limit) * n // limit
+
+
+def of_cache(cache: Cache, autoencoder: Autoencoder) -> Pictures:
+    """A cache's pictures; of latents, what the autoencoder decodes them to."""
+    manifest, latent = cache.manifest, cache.manifest.latent
+
+    def read(index: Tensor) -> Tensor:
+        return to_images(cache.rows(index)[0], manifest, autoencoder).cpu() if latent else cache.images(index)
+
+    name = f"{manifest.source}, {manifest.split}" + (" decoded" if latent else "")
+    found = hashlib.sha256(f"cache {cache.digest}".encode()).hexdigest()
+    return Pictures(name, found, manifest.image, cache.labels, read, latent)
+
+
+def of_source(source: Source, manifest: Manifest, split: str) -> Pictures:
+    """A source's pictures, cropped and resized as the run's data were; `UserError` for one that does not fit."""
+    cropped = manifest.crop != "none"
+    filtered = manifest.resample if manifest.resample != "none" else "bicubic"
+    prepare = Preparation(manifest.image[0], manifest.image[1] if cropped else 0, manifest.crop, filtered, manifest.enlarged)
+
+    def read(index: Tensor) -> Tensor:
+        return torch.stack([_fitting(prepare(source[i][0], source.where(i)), manifest, source.where(i)) for i in index.tolist()])
+
+    labels = np.full(len(source), -1) if source.labels is None else source.labels
+    found = hashlib.sha256(f"source {source.digest} {prepare} {manifest.image}".encode()).hexdigest()
+    return Pictures(f"{source.name}, {split}", found, manifest.image, torch.as_tensor(labels, dtype=torch.int64), read)
+
+
+def _fitting(pixels: np.ndarray, manifest: Manifest, where: str) -> Tensor:
+    if pixels.shape != manifest.image:
+        raise UserError(f"{where} is {_sides(pixels.shape)}, the run's pictures are {_sides(manifest.image)}")
+    return torch.from_numpy(pixels)
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def pictures(spec: str, manifest: Manifest, autoencoder: Autoencoder, split: str = "train") -> Pictures:
+    """The pictures of a cache's folder or of a source; `UserError` if there are none, or they have another shape than the run's."""
+    if not (Path(spec).expanduser() / NAME).exists():
+        return of_source(open_source(spec, split), manifest, split)
+    cache = Cache.open(spec)
+    if cache.manifest.image != manifest.image:
+        raise UserError(f"{spec} holds pictures of {_sides(cache.manifest.image)}, the run's are {_sides(manifest.image)}")
+    return of_cache(cache, autoencoder)

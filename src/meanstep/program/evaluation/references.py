@@ -1,0 +1,122 @@
+"""Statistics of real images, kept in the user's folder under a digest of data, extractor and preprocessing. Knows no samples."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from meanstep.metrics import Statistics
+from meanstep.program.console import UserError, err, write
+from meanstep.program.data.ensure import user_folder
+from meanstep.program.evaluation.extractors import Extractor
+from meanstep.program.evaluation.pictures import Pictures, spaced
+
+VERSION = 1
+KEPT = 10_000
+"""Features kept for the kernel distance and the nearest neighbours."""
+Told = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Real images as an evaluation sees them: `extractor`, fitted to them; statistics of every second one and of the others; some features.
+
+    `digest`: of images, extractor and preprocessing. `features`: float32 `[at most 10000, dim]`, evenly spaced.
+    """
+
+    name: str
+    digest: str
+    extractor: Extractor
+    halves: tuple[Statistics, Statistics] = field(repr=False)
+    features: Tensor = field(repr=False)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Of all images."""
+        return self.halves[0].merge(self.halves[1])
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return self.halves[0].n + self.halves[1].n
+
+
+def reference(images: Pictures, extractor: Extractor, *, limit: int = 0, batch: int = 64, told: Told = lambda done: None) -> Reference:
+    """The reference of these images (or of `limit` evenly spaced ones): the one on disk, or computed now and kept.
+
+    `told` hears how many images are done. A damaged file is computed again, with a notice; `UserError` for fewer than 4 images.
+    """
+    count = len(spaced(len(images), limit))
+    if count < 4:
+        raise UserError(f"{images.name} holds {count} images: a reference needs at least 4, and many more to mean something")
+    digest = hashlib.sha256(f"{VERSION} {images.digest} {count} {extractor.digest} {KEPT}".encode()).hexdigest()
+    path = user_folder() / "references" / f"{digest[:32]}.safetensors"
+    about = {"version": VERSION, "digest": digest, "images": images.name, "images_digest": images.digest, "count": count}
+    about |= {"extractor": extractor.name, "extractor_digest": extractor.digest, "input": str(extractor.input)}
+    tensors = _held(path, about)
+    if tensors is None:
+        tensors = _computed(images, extractor, limit, batch, told)
+        _keep(path, about, tensors)
+    told(count)
+    return _made(images.name, digest, extractor, tensors)
+
+
+def _computed(images: Pictures, extractor: Extractor, limit: int, batch: int, told: Told) -> dict[str, Tensor]:
+    fitted, done = extractor.fit(images.batches(batch, limit)), 0
+    count = len(spaced(len(images), limit))
+    halves = Statistics(fitted.dim), Statistics(fitted.dim)
+    kept, features = torch.zeros(count, dtype=torch.bool), []
+    kept[spaced(count, KEPT)] = True
+    for block in images.batches(batch, limit):
+        found = fitted(block)
+        for k in range(2):
+            halves[(done + k) % 2].update(found[k::2])
+        features.append(found[kept[done : done + len(block)]])
+        done += len(block)
+        told(done)
+    tensors = {"features": torch.cat(features)} | {f"state.{name}": value for name, value in fitted.state.items()}
+    for k, half in enumerate(halves):
+        tensors |= {f"{k}.n": torch.tensor(half.n), f"{k}.mean": half.mean, f"{k}.scatter": half.scatter}
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def _made(name: str, digest: str, extractor: Extractor, tensors: dict[str, Tensor]) -> Reference:
+    state = {part.removeprefix("state."): value for part, value in tensors.items() if part.startswith("state.")}
+    halves = []
+    for k in range(2):
+        half = Statistics(tensors["features"].shape[-1])
+        half.n, half.mean, half.scatter = int(tensors[f"{k}.n"]), tensors[f"{k}.mean"], tensors[f"{k}.scatter"]
+        halves.append(half)
+    return Reference(name, digest, extractor.restored(state), (halves[0], halves[1]), tensors["features"])
+
+
+def _keep(path: Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """The statistics, then the statement that says they are whole."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path.parent}: {error.strerror}; set MEANSTEP_CACHE to one") from error
+    data = save(tensors)
+    write(path, data)
+    write(path.with_suffix(".json"), json.dumps(about | {"sha256": hashlib.sha256(data).hexdigest()}, indent=1) + "\n")
+
+
+def _held(path: Path, about: dict[str, Any]) -> dict[str, Tensor] | None:
+    """What is on disk, or None if there is nothing, or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        stated, data = json.loads(path.with_suffix(".json").read_text(encoding="utf-8")), path.read_bytes()
+        if stated != about | {"sha256": hashlib.sha256(data).hexdigest()}:
+            raise ValueError("it is not what its statement says")
+        return dict(load(data))
+    except (OSError, ValueError, SafetensorError) as error:
+        err.print(f"{path} is damaged ({str(error)[:80]}): computed again", soft_wrap=True, markup=False)
+        return None
