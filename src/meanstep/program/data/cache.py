@@ -1,7 +1,6 @@
 """A cache on disk, opened: checked against its manifest, memory-mapped, rows taken by index. Knows no sources and no order."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +26,8 @@ class Cache:
     """int64 `[len(cache)]`; -1: no label."""
     _blocks: list[Tensor] = field(repr=False)  # the rows of every shard, then, if stored, the mirror images of every shard
     _starts: Tensor = field(repr=False)  # where each of them begins, and the end
+    _mean: Tensor = field(repr=False)  # [C, 1, 1]
+    _std: Tensor = field(repr=False)
 
     @classmethod
     def open(cls, path: Path | str, verify: bool | None = None) -> "Cache":
@@ -42,7 +43,7 @@ class Cache:
         held = [_shard(path, shard, manifest) for shard in manifest.shards]
         blocks = [block[name] for name in ("x", "x_flip") for block in held if name in block]
         starts = torch.tensor([0, *(len(block) for block in blocks)]).cumsum(0)
-        return cls(path, manifest, torch.cat([block["y"] for block in held]), blocks, starts)
+        return cls(path, manifest, torch.cat([block["y"] for block in held]), blocks, starts, *manifest.moments(torch.zeros(())))
 
     def __len__(self) -> int:
         return self.manifest.count
@@ -71,12 +72,12 @@ class Cache:
             raise IndexError(f"rows {int(index.min())} to {int(index.max())} of a cache of {len(self)}")
         if flip is not None and self.manifest.flips == "none":
             raise UserError(f"{self.path} was made without mirror images: make it with --flips")
-        if flip is not None and self.manifest.flips == "stored":
-            return self.manifest.normalise(self._take(index + len(self) * flip).float()), self.labels[index]
-        z = self._take(index)
-        if flip is not None:
+        stored = self.manifest.flips == "stored"
+        z = self._take(index if flip is None or not stored else index + len(self) * flip)
+        if flip is not None and not stored:
             z = torch.where(flip[:, None, None, None], z.flip(-1), z)
-        return z.float() / 127.5 - 1 if z.dtype == torch.uint8 else self.manifest.normalise(z.float()), self.labels[index]
+        x = z.to(torch.float32, copy=True)  # in place from here: fresh memory costs more than arithmetic
+        return (x.sub_(self._mean).div_(self._std) if self.manifest.latent else x.div_(127.5).sub_(1)), self.labels[index]
 
     def images(self, index: Tensor) -> Tensor:
         """The stored pictures uint8 `[B, C, H, W]`; `UserError` for latents."""
@@ -87,17 +88,13 @@ class Cache:
     def _take(self, index: Tensor) -> Tensor:
         """Rows of the blocks seen as one, sorted so that each block is asked once."""
         ordered, back = index.sort()
-        out = torch.empty(len(index), *self.shape, dtype=DTYPES[self.manifest.dtype])
-        for block, start, a, b in self._runs(ordered):
-            out[back[a:b]] = block.index_select(0, ordered[a:b] - start)
-        return out
-
-    def _runs(self, ordered: Tensor) -> Iterator[tuple[Tensor, int, int, int]]:
-        bounds = torch.searchsorted(ordered, self._starts).tolist()
-        starts = self._starts.tolist()
-        for i, block in enumerate(self._blocks):
-            if bounds[i] < bounds[i + 1]:
-                yield block, starts[i], bounds[i], bounds[i + 1]
+        bounds = torch.searchsorted(ordered, self._starts)
+        counts = bounds.diff()
+        local = ordered - self._starts[:-1].repeat_interleave(counts)
+        asked = counts.nonzero().squeeze(1).tolist()
+        parts = [self._blocks[i].index_select(0, at) for i, at in zip(asked, local.split(counts[asked].tolist()), strict=True)]
+        z = torch.cat(parts) if parts else torch.empty(0, *self.shape, dtype=DTYPES[self.manifest.dtype])
+        return z[back.argsort()]
 
 
 def check(folder: Path, shard: Shard, verify: bool) -> None:

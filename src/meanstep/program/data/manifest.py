@@ -81,15 +81,16 @@ class Manifest:
 
     def normalise(self, z: Tensor) -> Tensor:
         """What the network sees of `z` `[B, C, H, W]`: latents to mean 0 and standard deviation 1; pictures in [-1, 1] as they are."""
-        mean, std = self._moments(z)
+        mean, std = self.moments(z)
         return (z - mean) / std
 
     def unnormalise(self, x: Tensor) -> Tensor:
         """The autoencoder's `z` of a network's `x` `[B, C, H, W]`."""
-        mean, std = self._moments(x)
+        mean, std = self.moments(x)
         return x * std + mean
 
-    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation `[C, 1, 1]`, of the dtype and on the device of `like`."""
         mean, std = (torch.tensor(m, dtype=like.dtype, device=like.device)[:, None, None] for m in (self.mean, self.std))
         return mean, std
 
