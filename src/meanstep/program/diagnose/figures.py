@@ -171,16 +171,15 @@ def roles(d: Diagnosis) -> bytes | None:
 def _tail(ax: Axes, d: Diagnosis) -> None:
     """How much of the noise the loudest rows carry, at beta 0 and 1."""
     table = d.found.tables.get("train", d.found.tables["map"]).columns
-    for beta, colour in ((0.0, BLUE), (1.0, MUTED)):
+    for line, (beta, colour) in enumerate(((0.0, BLUE), (1.0, MUTED))):
         error = table["a"] - 2 * beta * table["b"] + beta**2 * table["c"]
         held = error.sort(descending=True).values.cumsum(0) / error.sum()
         share = torch.arange(1, len(held) + 1) / len(held)
         ax.plot(share, held, color=colour)
         k = max(0, round(0.01 * len(held)) - 1)
         ax.plot(share[k], held[k], "o", color=colour, ms=5)
-        at = float(share[k]), float(held[k])
-        words = f"β = {beta:g}: {100 * at[1]:.0f}%"
-        ax.annotate(words, at, (8, -9), textcoords="offset points", color=colour, fontsize=8, bbox=WHITE)
+        words = f"β = {beta:g}: {100 * float(held[k]):.2g}% in the top 1 percent"
+        ax.text(0.02, 0.93 - 0.1 * line, words, transform=ax.transAxes, color=colour, fontsize=8, bbox=WHITE)
     ax.set(title="Noise that the loudest rows carry", xlabel="share of the rows; dots: the top 1 percent", xscale="log", ylim=(0, 1.03))
     log_ticks(ax)
     ax.set(xlim=(1 / max(len(table["a"]), 2), 1))

@@ -69,13 +69,15 @@ def badge(v: Verdict) -> tuple[str, str]:
 
 
 def tiles(d: Diagnosis) -> list[tuple[str, str, str]]:
-    """The four numbers that matter: value, words, interval."""
+    """The few numbers that matter: value, words, interval."""
     words = {
         "best": "quietest β, all r < t rows of the recipe together",
         "noise_0": "noise at β = 0 over that of the velocity; 1 at β = 1 without bias",
         "change_late": "|(t - r) du/dt| / |u| at t above 0.75",
         "residual": "raw mean squared residual: the number to watch",
     }
+    if d.case.method.still:
+        words |= {"boundary": "squared error of u(z, t, t) over E|v'|²", "slope": "|d_t u(z, t, t)| / |u|"}
     held = {name: d.values[name] for name in words if name in d.values}
     sure = {name: "" if m.low != m.low else f"95% interval: {m.low:.3g} to {m.high:.3g}" for name, m in held.items()}
     more = {"best": ("saving", "takes {:v%} of the recipe's noise away"), "residual": ("loss", "the loss reads {:v}")}
