@@ -5,6 +5,8 @@ import gc
 import json
 import math
 import random
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,14 +121,32 @@ class Transformer(nn.Module):
         )
 
 
+class Encoder(nn.Module):
+    """torch's own layers, with dropout inside and behind attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time, self.first, self.last = Time(16), nn.Linear(2, 16), nn.Linear(16, 2)
+        self.layers = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return self.last(self.layers(self.first(z) + self.time(r, t)[:, None]))
+
+
 def dit(**options: Any) -> nn.Module:
     return ms.fields.DiT(8, 1, 4, 16, 2, 2, generator=ms.key(0), **options)
+
+
+def fused() -> nn.Module:
+    return Transformer(nn.MultiheadAttention(16, 2, batch_first=True))
 
 
 SOUND: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "plain": (Plain, (4,)),
     "images": (Images, (1, 8, 8)),
     "transformer": (lambda: Transformer(Attention(16)), (6, 2)),
+    "heads": (fused, (6, 2)),
+    "encoder": (Encoder, (6, 2)),
     "audio": (Audio, (1, 32)),
     "policy": (Policy, (5, 3)),
     "MLP": (lambda: ms.MLP(2, 32, 2, generator=ms.key(0)), (2,)),
@@ -144,7 +164,7 @@ def test_a_sound_network_passes(name: str):
     assert report.of("forward-mode").status == report.of("rows").status == PASS
 
 
-@pytest.mark.parametrize("name", ["plain", "DiT"])
+@pytest.mark.parametrize("name", ["plain", "transformer", "audio", pytest.param("DiT", marks=pytest.mark.slow)])
 def test_a_sound_network_passes_compile_and_wrappers(name: str):
     make, shape = SOUND[name]
     report = doctor(make(), shape, only=("compile", "ddp", "fsdp"))
@@ -325,16 +345,46 @@ class Forced(nn.Module):
         return x + torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, q, q)[0].transpose(1, 2).flatten(1)
 
 
+class Summed(nn.Module):
+    """A function without a rule beside a norm through which torch cannot compile forward mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x).cumsum(-1)
+
+
+class Recurrent(Policy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.LSTM(3 + 8, 24, batch_first=True)  # type: ignore[assignment]
+
+
 def mixing() -> nn.Module:
     return Transformer(nn.MultiheadAttention(16, 2))
 
 
-def fused() -> nn.Module:
-    return Transformer(nn.MultiheadAttention(16, 2, batch_first=True))
-
-
 FAULTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str, str, str]] = {
-    "fused attention": (fused, (6, 2), "forward-mode", WARN, "attention (MultiheadAttention)", "switched to math by itself"),
+    "fused attention": (
+        lambda: Transformer(nn.MultiheadAttention(16, 2, add_bias_kv=True, batch_first=True)),
+        (6, 2),
+        "forward-mode",
+        WARN,
+        "attention (MultiheadAttention)",
+        "switched to math by itself",
+    ),
+    "attention without a rule": (
+        lambda: Transformer(nn.MultiheadAttention(16, 2, add_bias_kv=True, batch_first=True)),
+        (6, 2),
+        "way",
+        WARN,
+        "",
+        "without add_bias_kv",
+    ),
+    "fused LSTM": (Recurrent, (5, 3), "way", FAIL, "", "cudnn.enabled"),
+    "recorded": (lambda: Middle(Summed()), (4,), "compile", WARN, "", "carries_tangents = True"),
     "forced attention": (
         lambda: Middle(Forced()),
         (4,),
@@ -445,6 +495,50 @@ def test_an_adapted_network_and_labels():
     report = doctor(net, {"shape": (4,), "classes": 3}, only=("arguments", "labels", "rows"))
     assert report.failed == 0 and report.of("labels").status == PASS
     assert doctor(Plain(), (4,), classes=3, only=("labels",)).of("labels").status == WARN
+
+
+def test_the_cost_of_a_step_has_its_range_and_no_verdict():
+    found = doctor(Plain(), (4,), only=("way",)).of("way")
+    ratio = re.search(r"takes (\S+) \(in (\d+) rounds (\S+) to (\S+)\) times the CPU time of one", found.measured)
+    assert ratio is not None, found.measured
+    middle, rounds, low, high = map(float, ratio.groups())
+    assert low <= middle <= high and rounds >= 4 and found.status == PASS
+
+
+def test_a_compiled_step_says_which_way_it_takes():
+    carried = doctor(Images(), (1, 8, 8), only=("compile",)).of("compile")  # forward mode through GroupNorm does not compile
+    assert carried.status == PASS and "found right" in carried.measured, spoken(carried)
+    assert "call the loss once" in carried.remedy and "carries_tangents = True" in carried.remedy
+    own = doctor(ms.MLP(2, 8, 1, generator=ms.key(0)), (2,), only=("compile",)).of("compile")
+    assert own.status == PASS and "as its class declares" in own.measured and not own.remedy, spoken(own)
+
+
+class Labelled(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 4)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return super().forward(z + self.table(y), r, t)
+
+
+def test_a_conditional_network_without_labels_is_told_how_to_get_them():
+    with pytest.raises(UserError, match=r"does not run without its y: give --classes N") as complaint:
+        doctor(Labelled(), (4,))
+    assert "\n" not in str(complaint.value)
+    assert doctor(Labelled(), (4,), classes=3, only=("labels",)).of("labels").status == PASS
+
+
+def test_the_public_name_is_this_function(recwarn: pytest.WarningsRecorder):
+    """It leaks none of torch's warnings, such as that of a batching rule that it lacks."""
+
+    class Warns(Plain):
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            warnings.warn("There is a performance drop because we have not yet implemented the batching rule", stacklevel=2)
+            return super().forward(z, r, t)
+
+    assert ms.doctor is doctor and ms.doctor(Warns(), (4,), only=("forward-mode", "way", "ddp")).failed == 0
+    assert not recwarn.list
 
 
 # Nothing is changed ------------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,11 @@ def _multi_head(
     p = dropout_p if options.get("training", True) else 0.0
     need = options.get("need_weights", True)
     mask, causal = _mask(q, heads, bool(need or p), options)
-    out, seen = _explicit(q, k, v, mask, p) if need or p else (F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal), None)
+    seen: Any = None
+    if need or p:
+        out, seen = _explicit(q, k, v, mask, p)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
     seen = None if not need else seen.mean(1) if options.get("average_attn_weights", True) else seen
     return F.linear(out.permute(2, 0, 1, 3).flatten(-2), out_weight, out_bias), seen
 
@@ -83,7 +87,7 @@ def _added(mask: Tensor, q: Any) -> Tensor:
     return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
 
 
-def _explicit(q: Any, k: Any, v: Any, mask: Tensor | None, p: float) -> Any:
+def _explicit(q: Any, k: Any, v: Any, mask: Tensor | None, p: float) -> tuple[Any, Any]:
     """The output and the weights, which dropout has thinned as in torch."""
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
     weights = F.dropout(F.softmax(scores if mask is None else scores + mask, -1), p)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from meanstep.keys import key
 from meanstep.program.console import UserError
-from meanstep.program.doctor.arguments import Call, candidates, read, reading, signature, stated
+from meanstep.program.doctor.arguments import ROLES, Call, candidates, parameters, read, reading, signature, stated
 from meanstep.program.doctor.findings import first_line
 from meanstep.program.doctor.trace import where_it_stops
 from meanstep.shapes import tree_map
@@ -183,5 +183,16 @@ def _first_call(net: nn.Module, first: Call, rows: Rows) -> tuple[Call, Any]:
             complaints.append(f"{f'in {where}, ' if where else ''}{first_line(error, 200)}")
     z, _, t, y = rows
     given = f"z {list(z.shape)}, r and t {list(t.shape)}, {'no y' if y is None else 'y'}"
+    if y is None and (wants := _label(first, net)):
+        remedy = "give --classes N (in Python classes=N, or y in the example)"
+        raise UserError(f"{type(net).__name__}.{signature(net)} is conditional and does not run without its {wants}: {remedy}")
     hint = "check --shape, --order and --classes" if y is None else "check --shape and --order"
     raise UserError(f"{type(net).__name__}.{signature(net)} does not run on {given}: {complaints[0]}. Look at that, or {hint}")
+
+
+def _label(call: Call, net: nn.Module) -> str:
+    """The name of the argument that takes the condition, if it must be given or the network holds a table of labels."""
+    given = [q for q in parameters(net) if ROLES.get(q.name) == "y"]
+    table = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in net.modules())
+    named = next((q.name for q in given if q.default is q.empty or table), "")
+    return named or ("labels" if table and "y" in call.roles else "")
