@@ -12,7 +12,6 @@ from rich.table import Table
 from meanstep import cli
 from meanstep.program.console import out
 
-
 FIRST = ", ".join(list(cli.COMMANDS)[:2])
 
 
