@@ -82,7 +82,20 @@ def _tiny(kind: str, path: Path, device: torch.device) -> Autoencoder:
         raise UserError(f"{path} is no {kind} but a {'taesd' if kind == 'taef2' else 'taef2'}: name it so")
     channels = len(tensors["encoder.14.bias"])
     spec = f"{kind}:{path}"
-    return Autoencoder(spec, _digest(path), 8, channels, device, lambda x: net.encoder((x + 1) / 2), lambda z: 2 * net.decoder(z) - 1)
+
+    def encode(x: Tensor) -> Tensor:
+        return _parts(net.encoder, (x + 1) / 2, x.shape[-2] * x.shape[-1])
+
+    def decode(z: Tensor) -> Tensor:
+        return 2 * _parts(net.decoder, z, 64 * z.shape[-2] * z.shape[-1]) - 1
+
+    return Autoencoder(spec, _digest(path), 8, channels, device, encode, decode)
+
+
+def _parts(net: nn.Module, x: Tensor, pixels: int) -> Tensor:
+    """The network of a batch; a processor takes few pictures at a time, whose memory is used again: half the time at 256 x 256."""
+    n = max(1, (1 << 16) // pixels) if x.device.type == "cpu" else len(x)
+    return torch.cat([net(part) for part in x.contiguous(memory_format=torch.channels_last).split(n)]).contiguous()
 
 
 def weights(path: Path) -> dict[str, Tensor]:
