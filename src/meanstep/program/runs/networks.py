@@ -32,16 +32,16 @@ def described(network: Network, shape: tuple[int, ...], classes: int) -> Descrip
 def made(description: Description, seed: int = 0) -> nn.Module:
     """The network of a description, its weights drawn from `key(seed, "weights")`; `UserError` for one that there is not."""
     name, options = description.get("network"), dict(description.get("options", {}))
-    if name != "dit":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(seed, "weights").initial_seed())
+    with torch.random.fork_rng(devices=[]):  # layers draw weights before anyone gives them others
+        torch.manual_seed(key(seed, "weights").initial_seed())
+        if name != "dit":
             return load(str(name), json.dumps(options))[0]
-    model = options.pop("model", "")
-    try:
+        model = options.pop("model", "")
         generator = key(seed, "weights")
-        return DiT.named(model, generator=generator, **options) if model else DiT(generator=generator, **options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"--network: {error}") from None
+        try:
+            return DiT.named(model, generator=generator, **options) if model else DiT(generator=generator, **options)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--network: {error}") from None
 
 
 def parameters(net: nn.Module) -> int:

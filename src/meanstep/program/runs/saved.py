@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.tensor import DTensor
 
 from meanstep.program.console import UserError
 from meanstep.program.data import Manifest
@@ -86,7 +87,10 @@ def put(module: nn.Module, tensors: dict[str, Any], where: Path) -> None:
         if theirs != own.get(name, "unknown"):
             here = own.get(name, "unknown")
             raise UserError(f"{where} holds another architecture: {name} is {theirs} there and {here} in this network")
-    set_model_state_dict(module, tensors, options=StateDictOptions(full_state_dict=True))
+    if any(isinstance(p, DTensor) for p in module.parameters()):
+        set_model_state_dict(module, tensors, options=StateDictOptions(full_state_dict=True))
+    else:
+        module.load_state_dict(tensors)
 
 
 def place(run: Path, manifest: Manifest) -> str:

@@ -115,7 +115,7 @@ def _device(name: str) -> torch.device:
         raise UserError(f"--run.device: cpu, cuda, cuda:N, mps or auto, got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--run.device {name}: this machine, or this build of PyTorch, has no CUDA device; use cpu or auto")
-    if device.type == "cuda" and device.index is None:  # torchrun's place on this machine
+    if device.type == "cuda" and ":" not in name:  # torchrun's place on this machine
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--run.device {device}: there are {torch.cuda.device_count()} CUDA devices here")

@@ -75,6 +75,7 @@ def wrapped(config: Config, state: State, ranks: Ranks) -> torch.nn.Module:
 
 
 def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State) -> Events:
+    here.mkdir(parents=True, exist_ok=True)
     samples = Samples.of(config, cache, here, ranks)
     records = Records(here, state.seen) if ranks.first else None
     if records is not None:

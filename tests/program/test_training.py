@@ -1,0 +1,519 @@
+"""The training program: averages, rates, checkpoints, resume, ranks, kills, and every mistake in one line."""
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import meanstep as ms
+from meanstep.program.console import UserError
+from meanstep.program.data import Cache, ensure
+from meanstep.program.runs.config import Averages, Config, Method, checked, from_yaml, to_yaml
+from meanstep.program.runs.records import Records, load
+from meanstep.program.runs.saved import Saved, found
+from meanstep.program.sampling.model import load as load_model
+from meanstep.program.training import train as training
+from meanstep.program.training.averages import Average, names
+from meanstep.program.training.command import Train
+from meanstep.program.training.loop import Failure, Step
+from meanstep.program.training.presets import PRESETS
+from meanstep.program.training.ranks import Ranks
+from meanstep.program.training.train import train
+
+from .train_ranks import BATCH, METHODS, STEPS, configuration
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+WORKER = Path(__file__).with_name("train_ranks.py")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cache]:
+    """The embedded digits, cached in a folder of the test's own."""
+    pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEANSTEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield ensure("digits")
+
+
+def weights(folder: Path, seen: int = STEPS * BATCH) -> dict[str, bytes]:
+    """The tensors of a checkpoint, byte by byte."""
+    return {p.name: p.read_bytes() for p in (folder / "checkpoints" / f"{seen:012d}").glob("*.safetensors")}
+
+
+# Averages and rates --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["0.5", "0.9", "power-0.05", "power-0.10", "power-0.25"])
+def test_an_average_is_the_weighted_mean_of_the_weights_that_were(name: str):
+    net = nn.Linear(1, 1, bias=False).double()
+    average, path = Average(name, net), [net.weight.item()]
+    for step in range(1, 40):
+        net.weight.data.fill_(float(torch.randn((), generator=ms.key(0, step))))
+        average.update(net, step)
+        path.append(net.weight.item())
+    if name.startswith("power"):  # t^power as weights: the profile whose relative width the name gives
+        k = torch.arange(1, 40, dtype=torch.float64)
+        g = average.power
+        share = (k ** (g + 1) - (k - 1) ** (g + 1)) / 39 ** (g + 1)
+        expected = float((share * torch.tensor(path[1:], dtype=torch.float64)).sum())
+    else:
+        expected = path[0]
+        for step, value in enumerate(path[1:], 1):
+            d = min(float(name), (1 + step) / (10 + step))
+            expected = d * expected + (1 - d) * value
+    assert average.module.weight.item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("width", [0.05, 0.10, 0.25])
+def test_a_power_function_average_has_the_width_of_its_name(width: float):
+    """The relative standard deviation of the density `(g + 1) t^g` on [0, 1], by quadrature."""
+    g = Average(f"power-{width:.2f}", nn.Linear(1, 1)).power
+    t = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    density = (g + 1) * t**g
+    mean = torch.trapezoid(density * t, t)
+    deviation = torch.trapezoid(density * (t - mean) ** 2, t).sqrt()
+    assert deviation.item() == pytest.approx(width, rel=1e-3)
+
+
+def test_buffers_are_copied_and_not_averaged():
+    net = nn.BatchNorm1d(2)
+    average = Average("0.9", net)
+    net(torch.randn(8, 2, generator=ms.key(0)))
+    average.update(net, 1)
+    assert torch.equal(average.module.running_mean, net.running_mean)
+    assert average.module.num_batches_tracked == 1
+
+
+def test_names_of_averages():
+    assert names([0.9999, 0.999], [0.1]) == ("0.9999", "0.999", "power-0.10")
+    with pytest.raises(UserError, match=r"decay lies in \[0, 1\), got 1"):
+        names([1.0], [])
+    with pytest.raises(UserError, match="relative width"):
+        names([], [0.5])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_rate_rises_and_falls_as_the_schedule_says(schedule: str, cache: Cache):
+    config = configuration("meanflow", steps=100)
+    config = replace(config, optimiser=replace(config.optimiser, rate=2.0, warmup=10 * BATCH, schedule=schedule))
+    step = Step(config, None, ALONE, nn.Identity(), BATCH)
+    rates = [step.rate(seen) for seen in range(0, 100 * BATCH, BATCH)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == pytest.approx(2.0)
+    last = 1 - math.cos(math.pi / 90)  # 89 of 90 steps of the fall are done
+    middle, end = {"constant": (2.0, 2.0), "linear": (1.0, 2 / 90), "cosine": (1.0, last)}[schedule]
+    assert rates[55] == pytest.approx(middle)
+    assert rates[99] == pytest.approx(end, abs=1e-6)
+
+
+# Resume --------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_stop_and_resume_is_straight_through_bit_by_bit(name: str, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = configuration(name)
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    train(config, straight, cache, ALONE)
+    observe = Step.observe
+
+    def interrupt(self: Step, chunks: Any) -> None:
+        observe(self, chunks)
+        if self.state.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Step, "observe", interrupt)
+    state, number = train(config, stopped, cache, ALONE)
+    assert (state.seen, number) == (2 * BATCH, signal.SIGTERM)
+    monkeypatch.undo()
+    state, number = train(config, stopped, cache, ALONE)
+    assert (state.seen, number) == (STEPS * BATCH, None)
+    assert weights(stopped) == weights(straight) != {}
+
+
+@pytest.mark.parametrize("beta", ["running", "climber", {"linear": [0.0, 1.0]}], ids=str)
+def test_coefficients_that_move_are_resumed_too(beta: Any, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("meanstep.program.training.loop.OBSERVE_EVERY", 1)
+    config = configuration("coefficient", evaluate_every=BATCH, evaluate_count=64)
+    config = replace(config, method=replace(config.method, options={"beta": beta}))
+    train(config, tmp_path / "straight", cache, ALONE)
+    half = replace(config, run=replace(config.run, samples=2 * BATCH))
+    if isinstance(beta, str):  # a schedule knows the whole length: it cannot be cut short
+        train(half, tmp_path / "halves", cache, ALONE)
+        train(config, tmp_path / "halves", cache, ALONE)
+        held = load_file(tmp_path / "straight" / "checkpoints" / f"{STEPS * BATCH:012d}" / "state.safetensors")
+        assert any(k.startswith("learner.") for k in held)
+        assert weights(tmp_path / "halves") == weights(tmp_path / "straight")
+
+
+def test_the_number_of_chunks_a_rank_accumulates_changes_the_sum_only(cache: Cache, tmp_path: Path):
+    """Draws belong to chunks: one chunk of all rows is another draw, several ranks are not."""
+    config = configuration("meanflow")
+    a, _ = train(config, tmp_path / "a", cache, ALONE)
+    b, _ = train(replace(config, run=replace(config.run, chunk=BATCH)), tmp_path / "b", cache, ALONE)
+    assert not torch.equal(a.owner.net.patches.weight, b.owner.net.patches.weight)
+
+
+def test_a_seed_is_a_run_and_another_seed_another(cache: Cache, tmp_path: Path):
+    config = configuration("meanflow")
+    before = torch.get_rng_state()
+    for name, seed in {"a": 0, "b": 0, "c": 1}.items():
+        train(replace(config, run=replace(config.run, seed=seed)), tmp_path / name, cache, ALONE)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
+    assert torch.equal(before, torch.get_rng_state()), "the global random state was touched"
+
+
+# Ranks ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def launched(ranks: int, *words: str, cwd: Path) -> None:
+    with_ranks = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone"]
+    command = [*(with_ranks if ranks > 1 else [sys.executable]), str(WORKER), *words]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, cwd=cwd, capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_make_the_steps_of_one(parallel: str, cache: Cache, tmp_path: Path):
+    launched(1, str(tmp_path), "ddp", *METHODS, cwd=tmp_path)
+    launched(2, str(tmp_path), parallel, *METHODS, cwd=tmp_path)
+    for name in METHODS:
+        one, two = (load_file(tmp_path / f"{name}-{p}" / "weights.safetensors") for p in ("ddp-1", f"{parallel}-2"))
+        assert one.keys() == two.keys()
+        for k in one:
+            torch.testing.assert_close(two[k], one[k], rtol=1e-5, atol=1e-6, msg=lambda m, k=k, name=name: f"{name}, {k}: {m}")
+
+
+@pytest.mark.parametrize("parallel", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
+def test_a_checkpoint_of_two_ranks_goes_on_in_one(parallel: str, cache: Cache, tmp_path: Path):
+    name = "coefficient"
+    launched(2, str(tmp_path), parallel, name, cwd=tmp_path)
+    folder = tmp_path / f"{name}-{parallel}-2"
+    longer = configuration(name, steps=STEPS + 2)
+    state, _ = train(longer, folder, cache, ALONE)
+    straight, _ = train(longer, tmp_path / "straight", cache, ALONE)
+    assert state.seen == (STEPS + 2) * BATCH
+    for p, q in zip(state.owner.net.parameters(), straight.owner.net.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_that_cannot_be_dealt():
+    two = Ranks(0, 2, torch.device("cpu"))
+    with pytest.raises(UserError, match="cannot be dealt to 2 ranks"):
+        training.chunk(replace(configuration("meanflow"), run=replace(configuration("meanflow").run, batch=33, chunk=0)), two)
+
+
+# Kills and files -----------------------------------------------------------------------------------------------------------------------
+
+COMMAND = [sys.executable, "-m", "meanstep", "train"]
+WORDS = "--run.device cpu --network.width 16 --network.depth 1 --network.heads 2 --run.batch 16 --run.evaluate-every 0 --run.save-every 32"
+SHORT = WORDS.split()
+
+
+def started(out: Path, *words: str) -> subprocess.Popen[str]:
+    command = [*COMMAND, "--out", str(out), *SHORT, *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def killed(cache: Cache, out: Path, kills: int, samples: int) -> None:
+    """Kill a run at random moments after its first checkpoint; every restart goes on from a complete one."""
+    draw, words = random.Random(0), ("--run.samples", str(samples))
+    for _ in range(kills):
+        before = [int(p.name) for p in found(out)]
+        run = started(out, *words)
+        while run.poll() is None and [int(p.name) for p in found(out)] == before:
+            time.sleep(0.01)
+        time.sleep(draw.random() * 0.3)
+        run.kill()
+        run.communicate()
+        for path in found(out):
+            assert Saved.open(path).tensors("model")
+        seen = [r["seen"] for r in load(out / "records.jsonl")]
+        assert seen == sorted(seen)
+    run = started(out, *words)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert not list((out / "checkpoints").glob(".*"))
+
+
+@pytest.mark.slow
+def test_thirty_kills_lose_nothing_but_the_work_since_the_last_checkpoint(cache: Cache, tmp_path: Path):
+    killed(cache, tmp_path / "killed", 30, 16 * 2000)
+    run = started(tmp_path / "straight", "--run.samples", str(16 * 2000))
+    assert run.communicate(timeout=300) and run.returncode == 0
+    assert weights(tmp_path / "killed", 16 * 2000) == weights(tmp_path / "straight", 16 * 2000) != {}
+
+
+def test_a_kill(cache: Cache, tmp_path: Path):
+    killed(cache, tmp_path / "run", 1, 16 * 100)
+
+
+@contextmanager
+def full(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No space on the device from now on."""
+
+    def write(path: Path, data: bytes) -> None:
+        path.write_bytes(data[: len(data) // 2])
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("meanstep.program.training.checkpoints._synced", write)
+        yield
+
+
+def test_no_space_leaves_the_last_good_checkpoint(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = configuration("meanflow", steps=2)
+    train(config, tmp_path, cache, ALONE)
+    before = weights(tmp_path, 2 * BATCH)
+    longer = replace(config, run=replace(config.run, samples=4 * BATCH))
+    with full(tmp_path, monkeypatch), pytest.raises(UserError, match="No space left on device; the one before is untouched"):
+        train(longer, tmp_path, cache, ALONE)
+    assert [int(p.name) for p in found(tmp_path)] == [2 * BATCH]
+    assert weights(tmp_path, 2 * BATCH) == before
+    train(longer, tmp_path, cache, ALONE)
+    assert [int(p.name) for p in found(tmp_path)] == [2 * BATCH, 4 * BATCH]
+
+
+def test_the_last_and_the_best_are_kept(cache: Cache, tmp_path: Path):
+    config = configuration("meanflow", steps=6, save_every=BATCH, evaluate_every=0)
+    state, _ = train(config, tmp_path, cache, ALONE)
+    assert [int(p.name) for p in found(tmp_path)] == [5 * BATCH, 6 * BATCH]
+    assert state.best_seen == -1
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda p: (p / "model.safetensors").write_bytes(b"x" * 10), "model.safetensors has 10 bytes instead of"),
+        (lambda p: (p / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda p: (p / "state.json").write_text("{"), "state.json is damaged"),
+        (lambda p: (p / "network.json").unlink(), "has no network.json"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(damage: Any, words: str, cache: Cache, tmp_path: Path):
+    config = configuration("meanflow", steps=1)
+    train(config, tmp_path, cache, ALONE)
+    damage(found(tmp_path)[-1])
+    with pytest.raises(UserError, match=words):
+        train(replace(config, run=replace(config.run, samples=2 * BATCH)), tmp_path, cache, ALONE)
+
+
+def test_another_architecture_is_named(cache: Cache, tmp_path: Path):
+    config = configuration("meanflow", steps=1)
+    train(config, tmp_path, cache, ALONE)
+    wider = replace(config, network=replace(config.network, width=32), run=replace(config.run, samples=2 * BATCH))
+    with pytest.raises(UserError, match=r"holds another architecture: .* \(16, .*\) there and \(32, .*\) in this network"):
+        train(wider, tmp_path, cache, ALONE)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_rows(cache: Cache, tmp_path: Path):
+    config = configuration("meanflow", steps=4)
+    config = replace(config, optimiser=replace(config.optimiser, rate=999.0, clip=0.0), averages=Averages(()))
+    config = replace(config, run=replace(config.run, samples=400 * BATCH, save_every=BATCH))
+    with pytest.raises(Failure, match=r"after .* samples") as failure:
+        train(replace(config, network=replace(config.network, options={"data_floor": 1e-30})), tmp_path, cache, ALONE)
+    assert "row" in str(failure.value) or "gradient" in str(failure.value)
+    for path in found(tmp_path):
+        assert all(torch.isfinite(v).all() for v in Saved.open(path).tensors("model").values())
+
+
+# Configuration -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_a_configuration_is_its_text(name: str):
+    config = PRESETS[name].config
+    assert from_yaml(to_yaml(config), "here") == checked(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("run: {sampels: 3}", "there is no entry 'sampels'; did you mean samples?"),
+        ("optimizer: {rate: 3}", "did you mean optimiser?"),
+        ("run: {samples: many}", "samples: a whole number, got 'many'"),
+        ("run: {samples: 1.5}", "a whole number, got 1.5"),
+        ("run: {compile: 1}", "true or false, got 1"),
+        ("optimiser: {rate: [1]}", r"rate: a number, got \[1\]"),
+        ("optimiser: {schedule: cosin}", "one of constant, cosine, linear, got 'cosin'"),
+        ("optimiser: {betas: [0.9]}", "2 values, got"),
+        ("method: {options: 3}", "entries such as"),
+        ("- 3", "expected entries such as data"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(text: str, words: str):
+    with pytest.raises(UserError, match=words) as mistake:
+        from_yaml(text, "here.yaml")
+    assert "here.yaml" in str(mistake.value) and "\n" not in str(mistake.value)
+
+
+def test_numbers_as_people_write_them():
+    config = from_yaml("optimiser: {rate: 1e-3}\nrun: {samples: 2e6}\naverages: {decays: 0.5}", "here")
+    assert (config.optimiser.rate, config.run.samples, config.averages.decays) == (1e-3, 2_000_000, (0.5,))
+
+
+def test_a_command_line_is_preset_then_file_then_entries(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("run: {batch: 32}\nmethod: {recipe: coefficient, options: {beta: 0.25}}\n")
+    made = Train.parse(["--preset", "digits", "--config", str(file), "--run.samples", "64", "--method.options", "{beta: 0.5, proxy: own}"])
+    assert made.run_.batch == 32 and made.run_.samples == 64
+    assert made.method == Method("coefficient", {"beta": 0.5, "proxy": "own"})
+    assert made.optimiser == PRESETS["digits"].config.optimiser
+
+
+def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["--out", str(tmp_path), *SHORT, "--run.samples", "32", "--method.recipe", "flow_matching", "--method.options", "{}"]
+    assert Train.parse(words).run() == 0
+    again = Train.parse(["--out", str(tmp_path), "--run.samples", "64"])
+    assert again.method.recipe == "flow_matching" and again.run() == 0
+    assert [int(p.name) for p in found(tmp_path)][-1] == 64
+    with pytest.raises(UserError, match=r"holds a run with --method.recipe flow_matching, now meanflow: choose another folder"):
+        Train.parse(["--out", str(tmp_path), "--method.recipe", "meanflow"]).run()
+    kinds = [r["kind"] for r in load(tmp_path / "records.jsonl")]
+    assert kinds.count("start") == 2 and "train" in kinds and "picture" in kinds
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--method.recipe", "meanfow"], "there is no recipe 'meanfow'"),
+        (["--method.options", "{bta: 1}"], "has no option 'bta'"),
+        (["--method.recipe", "coefficient", "--method.options", "{beta: often}"], "a number or one of"),
+        (["--method.omega", "2", "--data.no-conditional"], "guidance needs labels"),
+        (["--network.heads", "5"], "heads"),
+        (["--network.options", "{wide: 3}"], "--network"),
+        (["--data.source", "nowhere"], "nowhere"),
+        (["--preset", "digit"], "there is no preset 'digit'"),
+        (["--run.batch", "0"], "--run.batch: at least 1, got 0"),
+        (["--run.loggers", "paper"], "--run.loggers"),
+        (["--run.device", "gpu"], "--run.device"),
+        (["--averages.decays", "1.5"], "decay"),
+        (["--config", "none.yaml"], "cannot read none.yaml"),
+        (["--network.start", "none"], "there is no file or folder none"),
+    ],
+)
+def test_a_mistake_is_one_line_and_makes_nothing(
+    words: list[str], told: str, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=told) as mistake:
+        Train.parse(["--out", str(tmp_path / "run"), *SHORT, "--run.samples", "32", *words]).run()
+    assert "\n" not in str(mistake.value)
+    assert not found(tmp_path / "run")
+
+
+def test_a_folder_of_something_else_is_left_alone(cache: Cache, tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        Train.parse(["--out", str(tmp_path), *SHORT]).run()
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_dry_run_writes_nothing(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert Train.parse(["--out", str(tmp_path / "run"), *SHORT, "--dry-run"]).run() == 0
+    said = capsys.readouterr().out
+    assert "parameters" in said and "samples/s" in said and "recipe: meanflow" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_records_lose_a_cut_line_and_what_will_happen_again(tmp_path: Path):
+    records = Records(tmp_path, 0)
+    for seen in (1, 2, 3):
+        records.add("train", seen, loss=float("nan"))
+    with (tmp_path / "records.jsonl").open("a") as file:
+        file.write('{"kind": "tra')
+    assert [r["seen"] for r in load(tmp_path / "records.jsonl")] == [1, 2, 3]
+    Records(tmp_path, 2)
+    assert load(tmp_path / "records.jsonl") == [{"kind": "train", "seen": k, "loss": None} for k in (1, 2)]
+    (tmp_path / "records.jsonl").write_text('{"kind"\n{"kind": "train", "seen": 1}\n')
+    with pytest.raises(UserError, match="line 1 is damaged"):
+        load(tmp_path / "records.jsonl")
+
+
+# Samples -------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps, with all files."""
+    folder = tmp_path_factory.mktemp("run")
+    words = [*SHORT, "--run.samples", "64", "--averages.decays", "0.9", "0.5", "--method.recipe", "meanflow"]
+    assert Train.parse(["--out", str(folder), *words]).run() == 0
+    return folder
+
+
+def test_a_sample_is_a_seed(trained: Path):
+    model = load_model(trained)
+    together = model.latents(range(10), steps=2)
+    for batch in (1, 3):
+        torch.testing.assert_close(model.latents(range(10), steps=2, batch=batch), together, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.latents([7], steps=2)[0], together[7], rtol=0, atol=1e-5)
+
+
+def test_what_is_loaded_is_what_was_saved(trained: Path):
+    saved = Saved.open(found(trained)[-1])
+    for name in ("raw", "0.9", "0.5"):
+        model = load_model(trained, ema=name)
+        held = saved.tensors("model" if name == "raw" else f"ema_{name}")
+        assert all(torch.equal(value, held[k]) for k, value in model.field.state_dict().items())
+    assert load_model(trained).average == "0.9", "the first of the configuration"
+    assert load_model(found(trained)[-1]).seen == 64
+
+
+def test_one_step_is_the_noise_minus_the_average_velocity(trained: Path):
+    model = load_model(trained)
+    e = ms.noise([5], model.shape)
+    y, one = torch.tensor([3]), torch.ones(1)
+    expected = e - model.field(e, 0 * one, one, y)
+    torch.testing.assert_close(model.latents([5], labels=3), expected)
+    null = e - model.field(e, 0 * one, one, torch.tensor([10]))
+    torch.testing.assert_close(model.latents([5], labels=3, guidance=3.0), null + 3 * (expected - null), rtol=1e-4, atol=1e-4)
+
+
+def test_pictures_are_bytes(trained: Path):
+    images = load_model(trained).sample(3)
+    assert images.shape == (3, 1, 8, 8) and images.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda p: load_model(p / "none"), "there is no folder"),
+        (lambda p: load_model(p / "samples"), "holds no checkpoint"),
+        (lambda p: load_model(p, checkpoint=5), "has no checkpoint at 5 samples: there are"),
+        (lambda p: load_model(p, ema="0.7"), "has no average '0.7': choose among raw, 0.5, 0.9"),
+        (lambda p: load_model(p).sample(2, labels=10), "labels lie in 0 to 9, got 10"),
+        (lambda p: load_model(p).sample(2, labels=[1, 2, 3]), "one for each of the 2 seeds, got 3"),
+    ],
+)
+def test_mistakes_of_loading_and_sampling(call: Any, words: str, trained: Path):
+    with pytest.raises(UserError, match=words):
+        call(trained)
+
+
+def test_a_run_starts_from_another(trained: Path, cache: Cache, tmp_path: Path):
+    words = [*SHORT, "--run.samples", "16", "--averages.decays", "0.9", "--network.start", str(trained), "--optimiser.rate", "1e-12"]
+    assert Train.parse(["--out", str(tmp_path), *words]).run() == 0
+    mine, theirs = Saved.open(found(tmp_path)[-1]).tensors("model"), Saved.open(found(trained)[-1]).tensors("ema_0.9")
+    assert all(torch.allclose(mine[k], theirs[k], atol=1e-6) for k in mine)
+    other = ["--out", str(tmp_path / "b"), *SHORT, "--network.width", "32", "--network.start", str(trained)]
+    with pytest.raises(UserError, match="holds another architecture"):
+        Train.parse(other).run()
+
+
+def test_every_configuration_is_typed():
+    assert all(isinstance(preset.config, Config) and preset.about for preset in PRESETS.values())
