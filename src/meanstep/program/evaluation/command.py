@@ -239,7 +239,7 @@ class Work:
             if pool
             else "halves: every second image of the reference against the others, the Frechet distance only"
         )
-        row: Row = {"kind": "floor", "data": name} | self._shared()
+        row: Row = {"kind": "floor", "data": name, "data_digest": pool.digest if pool else None} | self._shared()
         if known := rows.same(rows.load(self.run), row):
             return known
         asked = self.asked

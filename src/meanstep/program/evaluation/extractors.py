@@ -20,6 +20,8 @@ from meanstep.program.weights import read
 
 Map = Callable[[Tensor], Tensor]
 COMPONENTS, GRID, PLAIN = 32, 16, 64
+CACHED = 8
+"""Resized images that a processor works on at a time: more do not fit its cache, and take up to twice as long."""
 SEEN = 64
 """Pixels of a side that `random` sees at most."""
 
@@ -50,11 +52,11 @@ class Extractor:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Features `[B, dim]`; `UserError` for images of another type or with other channels than 1 or 3."""
-        x = self.input(images.to(self.device))
         if self.device.type != "cuda":
-            return self._features(x).float().cpu()
+            parts = images.split(CACHED) if self.input.size else (images,)
+            return torch.cat([self._features(self.input(part.to(self.device))).float().cpu() for part in parts])
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):  # 10 bits would be too few
-            return self._features(x).float().cpu()
+            return self._features(self.input(images.to(self.device))).float().cpu()
 
     def fit(self, batches: Iterable[Tensor]) -> "Extractor":
         """The extractor for a reference's images; all but `pixels` are the same for every reference."""
@@ -153,7 +155,7 @@ def _signs(i: int, shape: tuple[int, ...]) -> Tensor:
 def random(device: torch.device) -> Extractor:
     """A fixed small network with random weights, 160 features: it needs no file, and tells samples apart, not their quality."""
     net, taken = _Net(), Input(0, "none", (127.5,), (127.5,))
-    return Extractor("random", digest("random", taken, {str(i): w for i, w in enumerate(net.weights)}), 160, taken, device, net)
+    return Extractor("random", digest(f"random {SEEN}", taken, {str(i): w for i, w in enumerate(net.weights)}), 160, taken, device, net)
 
 
 def pixels(device: torch.device) -> Extractor:

@@ -71,7 +71,7 @@ def of_source(source: Source, manifest: Manifest, split: str) -> Pictures:
 def _fitting(pixels: np.ndarray, manifest: Manifest, where: str) -> Tensor:
     if pixels.shape != manifest.image:
         raise UserError(f"{where} is {_sides(pixels.shape)}, the run's pictures are {_sides(manifest.image)}")
-    return torch.from_numpy(pixels)
+    return torch.from_numpy(pixels.copy())  # pillow may give pixels that must not be written to
 
 
 def _sides(shape: tuple[int, ...]) -> str:

@@ -3,7 +3,7 @@
 {"kind": "cell", "seen", "average", "weights" (sha256 of their file), "steps", "guidance", "labels": "data" or "uniform" or null,
  "count", "seed" (the first), "distance": "FID" or "FD-...", "extractor", "extractor_digest", "input", "repeated" (grey seen as colour),
  "reference", "reference_digest", "autoencoder" (digest), "metrics": [..], "values": VALUES or null, "failed": why none, "seconds"}
-{"kind": "floor", "data": what was compared with the reference, and likewise from "count" on}
+{"kind": "floor", "data": what was compared with the reference, "data_digest", and likewise from "count" on}
 VALUES: {"count", "reference_count", "frechet", "frechet_low", "frechet_high" (95 percent), "blocks", "kid", "kid_error",
  "precision", "recall", "density", "coverage", "neighbours_among", "inception_score", "inception_score_spread"}
 """
@@ -19,7 +19,7 @@ from meanstep.program.console import UserError, write
 Row = dict[str, Any]
 NAME = "evaluations.jsonl"
 WHAT = ("kind", "seen", "average", "weights", "steps", "guidance", "labels", "count", "seed")
-IDENTITY = (*WHAT, "extractor_digest", "reference_digest", "autoencoder", "data")
+IDENTITY = (*WHAT, "extractor_digest", "reference_digest", "autoencoder", "data_digest")
 """What two rows agree in that state the same cell."""
 
 

@@ -1,0 +1,337 @@
+"""References kept on disk, numbers of samples, and `meanstep evaluate` on a small run of random weights."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import meanstep as ms
+from meanstep import cli
+from meanstep.metrics import Statistics, frechet, mmd
+from meanstep.program.console import UserError
+from meanstep.program.data import Request, ensure
+from meanstep.program.evaluation import Gathered, Pictures, cells, measured, open_extractor, reference, rows
+from meanstep.program.evaluation.measures import blocks
+from meanstep.program.evaluation.pictures import spaced
+from meanstep.program.runs import networks
+from meanstep.program.runs.config import Config, Data, to_yaml
+from meanstep.program.sampling.model import load
+
+SIZES = {"size": 8, "channels": 1, "patch": 4, "width": 16, "depth": 1, "heads": 2}
+
+
+@pytest.fixture(autouse=True)
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "user"
+
+
+def drawn(n: int, seed: int = 0, shift: int = 0) -> np.ndarray:
+    """Grey images with a bright half, uint8 `[n, 8, 8]`."""
+    x = torch.randint(0, 120, (n, 8, 8), generator=ms.key(seed, "pictures"))
+    x[::2, :4] += 100
+    return (x + shift).to(torch.uint8).numpy()
+
+
+def kept(x: np.ndarray, name: str = "kept") -> Pictures:
+    images = torch.from_numpy(x)[:, None]
+    return Pictures(name, f"digest of {name}", (1, 8, 8), torch.full((len(x),), -1), lambda index: images[index])
+
+
+# References --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_reference_is_the_statistics_of_its_images():
+    x = drawn(51)
+    heard: list[int] = []
+    found = reference(kept(x), open_extractor("pixels"), batch=7, told=heard.append)
+    plain = x.reshape(51, -1) / 127.5 - 1
+    np.testing.assert_allclose(found.statistics.covariance, np.cov(plain, rowvar=False), atol=1e-6)
+    np.testing.assert_allclose(found.halves[0].mean, plain[::2].mean(0), atol=1e-6)
+    assert found.count == 51 and found.halves[0].n == 26 and heard[-1] == 51 and found.features.shape == (51, 64)
+
+
+def test_a_reference_is_computed_once(monkeypatch: pytest.MonkeyPatch):
+    images, extractor = kept(drawn(20)), open_extractor("random")
+    first = reference(images, extractor)
+    silent = replace(images, read=lambda index: pytest.fail("it was computed again"))
+    again = reference(silent, extractor)
+    assert again.digest == first.digest and torch.equal(again.features, first.features)
+    assert frechet(again.statistics, first.statistics) == pytest.approx(0, abs=1e-12)
+    others = [
+        reference(images, open_extractor("pixels")),
+        reference(images, extractor, limit=10),
+        reference(kept(drawn(20), "b"), extractor),
+    ]
+    assert len({first.digest, *(other.digest for other in others)}) == 4 and others[1].count == 10
+
+
+@pytest.mark.parametrize("harm", ["cut", "altered", "unstated"])
+def test_a_damaged_reference_is_computed_again_with_a_notice(harm: str, user_folder: Path, capsys: pytest.CaptureFixture[str]):
+    images, extractor = kept(drawn(20)), open_extractor("pixels")
+    first = reference(images, extractor)
+    path = next((user_folder / "references").glob("*.safetensors"))
+    data = path.read_bytes()
+    if harm == "unstated":
+        path.with_suffix(".json").write_text("{")
+    else:
+        path.write_bytes(data[:-9] if harm == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
+    again = reference(images, extractor)
+    assert "is damaged" in capsys.readouterr().err and path.read_bytes() == data
+    assert torch.equal(again.features, first.features)
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(UserError, match="holds 3 images: a reference needs at least 4"):
+        reference(kept(drawn(3)), open_extractor("pixels"))
+
+
+def test_evenly_spaced_numbers():
+    assert spaced(10, 4).tolist() == [0, 2, 5, 7] and spaced(3, 9).tolist() == spaced(3).tolist() == [0, 1, 2]
+
+
+# Measures ----------------------------------------------------------------------------------------------------------------------------
+
+
+def images(n: int, seed: int = 1, shift: int = 0) -> Tensor:
+    return torch.from_numpy(drawn(n, seed, shift))[:, None]
+
+
+def test_numbers_are_those_of_the_metrics_whatever_the_batches():
+    against = reference(kept(drawn(300)), open_extractor("random"))
+    x = images(210, shift=20)
+    found = [Gathered(against.extractor, 210) for _ in range(2)]
+    for gathered, size in zip(found, (210, 13), strict=True):
+        for part in x.split(size):
+            gathered.add(part)
+    names = ("frechet", "kid", "precision-recall", "density-coverage")
+    one, two = (measured(gathered, against, names) for gathered in found)
+    assert one == pytest.approx(two, rel=1e-4)
+    features = against.extractor(x)
+    assert one["frechet"] == pytest.approx(frechet(Statistics(160).update(features), against.statistics), rel=1e-9)
+    assert one["kid"] == pytest.approx(mmd(features, against.features).value, rel=1e-6)
+    assert one["blocks"] == 1 and "frechet_low" not in one and one["neighbours_among"] == 210
+    assert one["count"] == 210 and one["reference_count"] == 300
+
+
+@pytest.mark.parametrize(("count", "dim", "number"), [(100, 64, 1), (194, 64, 1), (195, 64, 3), (10_000, 64, 10), (10_000, 2048, 4)])
+def test_blocks_have_more_rows_than_dimensions(count: int, dim: int, number: int):
+    assert blocks(count, dim) == number
+
+
+def test_the_interval_is_that_of_the_blocks():
+    against = reference(kept(drawn(300)), open_extractor("pixels"))
+    x = images(200, shift=9)
+    gathered = Gathered(against.extractor, 200)
+    for part in x.split(64):
+        gathered.add(part)
+    assert [part.n for part in gathered.parts] == [67, 67, 66]
+    values = measured(gathered, against)
+    parts = [frechet(Statistics(64).update(against.extractor(part)), against.statistics) for part in x.split([67, 67, 66])]
+    half = 4.302653 * np.std(parts, ddof=1) / 3**0.5  # Student's t with 2 degrees of freedom
+    assert values["frechet_high"] - values["frechet"] == pytest.approx(half, rel=1e-5)
+
+
+# The command -------------------------------------------------------------------------------------------------------------------------
+
+
+def made_run(folder: Path, classes: int = 2, n: int = 40) -> Path:
+    """A run with two checkpoints of a small network, a cache of its data in the user's folder; nothing was trained."""
+    x = drawn(n)
+    arrays = {"x_train": x, "x_test": drawn(24, seed=5)}
+    labels = {"y_train": np.arange(n) % 2, "y_test": np.arange(24) % 2} if classes else {}
+    np.savez(folder / "data.npz", **arrays, **labels)
+    source = str(folder / "data.npz")
+    cache = ensure(source, Request(source, channels=1))
+    run = folder / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(to_yaml(Config(data=Data(source=source))))
+    (run / "data.json").write_text(cache.manifest.text())
+    for seen in (128, 256):
+        saved(run / "checkpoints" / f"{seen:012d}", seen, classes)
+    return run
+
+
+def saved(folder: Path, seen: int, classes: int) -> None:
+    folder.mkdir()
+    description = {"network": "dit", "options": {**SIZES, "classes": classes}}
+    for name, seed in (("model", 0), ("ema_0.9", 1)):
+        net = networks.made(description, seed)
+        save_file({k: v + 0.01 * (seen + seed) / 128 for k, v in net.state_dict().items()}, folder / f"{name}.safetensors")
+    (folder / "network.json").write_text(json.dumps(description))
+    (folder / "state.json").write_text(json.dumps({"seen": seen, "step": 1, "best_seen": 128, "best": 1.0, "chosen": "0.9"}))
+
+
+def evaluate(*args: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["evaluate", *map(str, args)])
+    return int(stop.value.code or 0)
+
+
+QUICK = ("--count", 20, "--batch", 8)
+
+
+def test_a_table_over_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path)
+    wanted = ("--checkpoints", "all", "--ema", "raw", 0.9, "--steps", 1, 2, "--guidance", 1, 2)
+    assert evaluate(run, *wanted, *QUICK, "--json", tmp_path / "rows.json") == 0
+    printed = capsys.readouterr()
+    found = rows.load(run)
+    assert len(found) == 17 and found == json.loads((tmp_path / "rows.json").read_text())
+    here = [(row["seen"], row["average"], row["steps"], row["guidance"]) for row in found[:-1]]
+    assert len(set(here)) == 16 and here[0] == (128, "raw", 1, 1.0)
+    assert len({row["values"]["frechet"] for row in found[:-1]}) == 16
+    assert "FD-pixels" in printed.out and "FID" not in printed.out and "held out" in printed.out
+    assert "20 samples for 64 features" in printed.err
+    assert found[-1]["data"] == "held out: data.npz, test" and found[-1]["values"]["count"] == 20
+
+
+def test_numbers_are_those_of_the_models_own_samples(tmp_path: Path):
+    run = made_run(tmp_path)
+    assert evaluate(run, "--labels", "uniform", "--steps", 2, *QUICK) == 0
+    row = rows.load(run)[0]
+    x = load(run).sample(range(20), steps=2)
+    assert row["labels"] == "uniform" and row["average"] == "0.9" and row["seen"] == 256
+    real = Statistics(64).update(torch.from_numpy(drawn(40)).flatten(1) / 127.5 - 1)
+    expected = frechet(Statistics(64).update(x.flatten(1) / 127.5 - 1), real)
+    assert row["values"]["frechet"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_labels_are_as_frequent_as_in_the_data():
+    y = cells.labels_of_data(range(2000), torch.tensor([0] * 30 + [2] * 10))
+    assert y.unique().tolist() == [0, 2] and abs((y == 2).double().mean() - 0.25) < 0.05
+    assert torch.equal(y[500:600], cells.labels_of_data(range(500, 600), torch.tensor([0] * 30 + [2] * 10)))
+
+
+def test_the_same_cells_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path)
+    assert evaluate(run, *QUICK) == 0
+    first = capsys.readouterr().out
+    made: list[int] = []
+    plain = cells.evaluated
+    monkeypatch.setattr(cells, "evaluated", lambda sampled, *rest: (made.append(sampled.steps), plain(sampled, *rest))[1])
+    assert evaluate(run, *QUICK) == 0
+    repeated = capsys.readouterr()
+    assert made == [] and "1 of 1 cells are there already" in repeated.err and repeated.out == first
+    assert evaluate(run, *QUICK, "--metrics", "frechet") == 0 and made == []  # fewer numbers of the same cell
+    assert evaluate(run, *QUICK, "--steps", 1, 4) == 0 and made == [4]
+    assert (
+        evaluate(run, "--count", 21) == 0
+        and evaluate(run, *QUICK, "--seed", 7) == 0
+        and evaluate(run, *QUICK, "--extractor", "random") == 0
+    )
+    assert made == [4, 1, 1, 1]
+    path = run / "checkpoints" / "000000000256" / "ema_0.9.safetensors"
+    save_file({k: v * 1.1 for k, v in load_file(path).items()}, path)
+    assert evaluate(run, *QUICK) == 0 and made == [4, 1, 1, 1, 1]
+
+
+def test_an_interrupt_keeps_the_finished_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path)
+    plain: Callable = cells.evaluated
+
+    def stopped(sampled, *rest):
+        if sampled.steps == 2:
+            raise KeyboardInterrupt
+        return plain(sampled, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cells, "evaluated", stopped)
+        assert evaluate(run, *QUICK, "--steps", 1, 2) == 130
+    assert "the same command goes on after them" in capsys.readouterr().err
+    before = rows.load(run)
+    with (run / rows.NAME).open("a") as file:
+        file.write('{"kind": "ce')  # what a kill leaves
+    assert evaluate(run, *QUICK, "--steps", 1, 2) == 0
+    after = rows.load(run)
+    assert len(before) == 1 and after[0] == before[0] and [row["kind"] for row in after] == ["cell", "cell", "floor"]
+
+
+def test_weights_that_are_not_finite_make_a_row_without_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path)
+    path = run / "checkpoints" / "000000000128" / "model.safetensors"
+    save_file({k: v / 0 for k, v in load_file(path).items()}, path)
+    assert evaluate(run, *QUICK, "--checkpoints", "all", "--ema", "raw") == 0
+    row, other = rows.load(run)[:2]
+    assert row["values"] is None and "are not finite" in row["failed"] and other["values"]["frechet"] > 0
+    assert "not finite" in capsys.readouterr().out
+
+
+def test_without_a_test_split_the_floor_is_that_of_halves(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path)
+    np.savez(tmp_path / "data.npz", x_train=drawn(40), y_train=np.arange(40) % 2)
+    assert evaluate(run, *QUICK, "--extractor", "random") == 0
+    row = rows.load(run)[-1]
+    assert row["data"].startswith("halves") and row["values"]["count"] == row["values"]["reference_count"] == 20
+    assert "grey: random sees their one channel three times" in capsys.readouterr().err
+
+
+def test_another_reference_is_prepared_as_the_data_were(tmp_path: Path):
+    run = made_run(tmp_path)
+    np.save(tmp_path / "more.npy", drawn(30, seed=9))
+    assert evaluate(run, *QUICK, "--reference", tmp_path / "more.npy", "--reference-count", 25) == 0
+    assert rows.load(run)[0]["reference"] == "more.npy, train, 25 images"
+    assert rows.load(run)[0]["labels"] == "uniform"
+
+
+def test_a_folder_of_one_checkpoint_is_its_run(tmp_path: Path):
+    run = made_run(tmp_path)
+    assert evaluate(run / "checkpoints" / "000000000128", *QUICK) == 0
+    assert [row["seen"] for row in rows.load(run) if row["kind"] == "cell"] == [128]
+
+
+# Mistakes ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--extractor", "pixel"), "there is no extractor 'pixel'; did you mean pixels?"),
+        (("--checkpoints", 64), "has no checkpoint at 64 samples: there are 128, 256"),
+        (("--checkpoints", "newest"), "last, best, all, or numbers of samples seen, got 'newest'"),
+        (("--ema", "0.5"), "has no average '0.5': choose among raw, 0.9"),
+        (("--count", 3), "--count: at least 6, got 3"),
+        (("--steps", 0), "--steps: at least 1, got 0"),
+        (("--metrics", "inception-score"), "needs class logits, which pixels has not"),
+        (("--reference", "nowhere.npz"), "cannot read nowhere.npz"),
+        (("--json", "nowhere/rows.json"), "the folder"),
+    ],
+)
+def test_a_mistake_is_one_line(args: tuple, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path)
+    capsys.readouterr()
+    assert evaluate(run, *(QUICK if "--count" not in args else ()), *args) == 2
+    text = capsys.readouterr().err
+    assert said in text and text.count("\n") == 1
+
+
+def test_guidance_needs_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path, classes=0)
+    assert evaluate(run, *QUICK, "--guidance", 1, 2) == 2
+    assert "--guidance: this model was trained without labels" in capsys.readouterr().err
+    assert evaluate(run, *QUICK) == 0
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert evaluate(tmp_path / "nowhere") == 2 and "there is no folder" in capsys.readouterr().err
+    assert evaluate(tmp_path) == 2 and "holds no checkpoint" in capsys.readouterr().err
+
+
+def test_training_data_that_are_gone_and_rows_that_are_damaged(tmp_path: Path, user_folder: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path)
+    (run / rows.NAME).write_text("{}\n{}\n")
+    assert evaluate(run, *QUICK) == 2 and "line 1 is damaged" in capsys.readouterr().err
+    (run / rows.NAME).unlink()
+    (tmp_path / "data.npz").unlink()
+    for path in (user_folder / "data").glob("*/*"):
+        path.unlink()
+    assert evaluate(run, *QUICK) == 2
+    text = capsys.readouterr().err
+    assert "the training data are not there any more" in text and "give --reference" in text and text.count("\n") == 1
