@@ -27,8 +27,9 @@ from meanstep.types import Bridge
 from meanstep.velocities import Posterior
 
 EDGES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
-ROWS = 64
-"""In each bin of t."""
+BINS = len(EDGES) - 1
+ROWS = {name: 16 if name == "clothing256" else 64 for name in SETS}
+"""In each bin of t; fewer where there are few images."""
 SIZES = (64, 256, 1024, 4096, 16384)
 PLAIN = 4096
 """The size of reference at which distances in fewer dimensions are tried."""
@@ -60,9 +61,9 @@ class Rows(NamedTuple):
 def drawn(data: Data, name: str, seed: int) -> Rows:
     g = ms.key(seed, "rows", name)
     order = torch.randperm(len(data.x), generator=g)
-    n = ROWS * (len(EDGES) - 1)
+    n = ROWS[name] * BINS
     own, rest = order[:n], order[n:]
-    low, high = (torch.tensor(p, dtype=torch.float64).repeat_interleave(ROWS) for p in (EDGES[:-1], EDGES[1:]))
+    low, high = (torch.tensor(p, dtype=torch.float64).repeat_interleave(ROWS[name]) for p in (EDGES[:-1], EDGES[1:]))
     t = (low + (high - low) * torch.rand(n, generator=g, dtype=torch.float64)).clamp(min=1e-3)
     x, e = data.x[own], torch.randn(n, data.x.shape[1], generator=g)
     return Rows(x, data.y[own], e, t, ((1 - t)[:, None] * x + t[:, None] * e).float(), data.x[rest], data.y[rest])
@@ -101,7 +102,10 @@ def mean(log: Tensor, points: Tensor, own: Tensor | None, x: Tensor) -> Guess:
 
 
 def linear(rows: Rows) -> tuple[Tensor, Tensor]:
-    """The mean of data given z for a Gaussian with the pool's moments: it has seen no row's image. And its principal axes."""
+    """The mean of data given z for a Gaussian with the pool's moments: it has seen no row's image. And its principal axes.
+
+    With fewer than two images a dimension the covariance is drawn towards a multiple of the identity, by the share `d / (d + n)`.
+    """
     middle = rows.pool.mean(0)
     centred = rows.pool - middle
     n, d = centred.shape
@@ -112,9 +116,14 @@ def linear(rows: Rows) -> tuple[Tensor, Tensor]:
     else:
         values, axes = torch.linalg.eigh(centred.mT @ centred / n)
         values = values.clamp(min=0)
+    share = d / (d + n) if n < 2 * d else 0.0
+    floor = share * values.sum() / d
+    values = (1 - share) * values + floor
     s, t = (1 - rows.t)[:, None].float(), rows.t[:, None].float()
-    inside = (rows.z - s * middle) @ axes
-    return middle + (s * values / (s**2 * values + t**2) * inside) @ axes.mT, axes.flip(1)
+    off = rows.z - s * middle
+    inside = off @ axes
+    outside = s * floor / (s**2 * floor + t**2) * (off - inside @ axes.mT)
+    return middle + (s * values / (s**2 * values + t**2) * inside) @ axes.mT + outside, axes.flip(1)
 
 
 def measured(data: Data, name: str, seed: int) -> Iterator[dict[str, Any]]:
@@ -127,7 +136,7 @@ def measured(data: Data, name: str, seed: int) -> Iterator[dict[str, Any]]:
         return (a * b).sum(1) / scale
 
     def line(variant: str, size: int, columns: dict[str, Tensor]) -> dict[str, Any]:
-        binned = {key: column.double().view(-1, ROWS).mean(1).tolist() for key, column in columns.items()}
+        binned = {key: column.double().view(BINS, -1).mean(1).tolist() for key, column in columns.items()}
         return {"set": name, "seed": seed, "d": d, "pool": p, "variant": variant, "size": size} | {
             key: [float(f"{value:.5g}") for value in values] for key, values in binned.items()
         }

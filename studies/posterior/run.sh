@@ -5,6 +5,6 @@ out=${1:?usage: studies/posterior/run.sh OUT}
 here=studies/posterior
 python $here/data.py "$out"
 python $here/exact.py "$out"
-python $here/train.py "$out" --steps 2000
+python $here/train.py "$out" --steps 1000
 python $here/exact.py "$out" --cost
 python $here/tables.py "$out"

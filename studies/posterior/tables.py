@@ -59,8 +59,14 @@ class Exact:
         values = self.found[name, variant, size or self.about[name]["pool"], seed][column]
         return sum(w * x for w, x in zip(weights, values, strict=True)) / sum(weights)
 
-    def ratio(self, name: str, above: tuple[str, int | None, str], below: tuple[str, int | None, str], weights: list[float]) -> str:
-        return interval([self.mean(name, *above, s, weights) / (self.mean(name, *below, s, weights) or math.nan) for s in self.seeds])
+    def ratio(
+        self, name: str, above: tuple[str, int | None, str], below: tuple[str, int | None, str], w: list[float], least: float = 0
+    ) -> str:
+        """Empty where that below is less than `least` of the linear error."""
+        under = [self.mean(name, *below, s, w) for s in self.seeds]
+        if min(under) <= least * max(self.mean(name, *LINEAR, s, w) for s in self.seeds):
+            return ""
+        return interval([self.mean(name, *above, s, w) / b for s, b in zip(self.seeds, under, strict=True)])
 
     def value(self, name: str, above: tuple[str, int | None, str], weights: list[float]) -> str:
         return interval([self.mean(name, *above, s, weights) for s in self.seeds])
@@ -84,7 +90,7 @@ def measured(x: Exact) -> Iterator[str]:
     yield f"Seeds {', '.join(map(str, x.seeds))}; means over seeds with 95 percent t-intervals.\n"
     for title, times in TIMES.items():
         w = law(times)
-        yield f"## One reference of {PLAIN:,} images (1,024 where there are fewer), own image among them, {title}\n"
+        yield f"## One reference of {PLAIN:,} images (1,024 or 256 where there are fewer), own image among them, {title}\n"
         yield "Squares of velocity differences: `removed` to the conditional, `left` to the pool's posterior, `noise` between both.\n"
         rows = [
             [
@@ -169,10 +175,10 @@ def _classes(x: Exact, n: dict[str, int], w: list[float]) -> Iterator[str]:
         "all classes: error / class's noise",
     ]
     yield from table(header, rows)
-    yield "### All classes: squared error against the class's velocity, over the class's noise\n"
-    yield from binned(x.sets, lambda name, w: x.ratio(name, ("all classes", n[name], "class left"), OF_CLASS, w))
+    yield "### All classes: squared error to the class's velocity over its noise (where it is 1 percent of the linear error)\n"
+    yield from binned(x.sets, lambda name, w: x.ratio(name, ("all classes", n[name], "class left"), OF_CLASS, w, 0.01))
     yield "### Own class: the same\n"
-    yield from binned(x.sets, lambda name, w: x.ratio(name, ("own class", n[name], "left"), OF_CLASS, w))
+    yield from binned(x.sets, lambda name, w: x.ratio(name, ("own class", n[name], "left"), OF_CLASS, w, 0.01))
 
 
 def _projected(x: Exact, n: dict[str, int], w: list[float]) -> Iterator[str]:
