@@ -156,6 +156,14 @@ def test_latents_of_another_autoencoder_are_not_decoded(images: str, weights: Pa
         to_images(cache.rows(torch.arange(2))[0], cache.manifest, open_autoencoder("identity"))
 
 
+def test_grey_images_come_back_grey(weights: Path, tmp_path: Path):
+    np.savez(tmp_path / "grey.npz", images=np.random.default_rng(0).integers(0, 256, (6, 16, 16), dtype=np.uint8))
+    cache = made(Request(str(tmp_path / "grey.npz"), f"taesd:{weights}", channels=1), tmp_path / "cache")
+    assert cache.manifest.image == (1, 16, 16) and cache.shape == (4, 2, 2) and cache.classes == ()
+    x, y = cache.rows(torch.arange(6))
+    assert to_images(x, cache.manifest, open_autoencoder(f"taesd:{weights}")).shape == (6, 1, 16, 16) and y.tolist() == [-1] * 6
+
+
 # Making ------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -139,7 +139,8 @@ def to_images(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor
     if autoencoder.digest != manifest.autoencoder_digest:
         made, given = manifest.autoencoder.partition(":")[0], autoencoder.spec
         raise UserError(f"the latents were made by another autoencoder ({made}, sha256 {manifest.autoencoder_digest[:12]}) than {given}")
-    return ((autoencoder.decode(manifest.unnormalise(x)) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    images = ((autoencoder.decode(manifest.unnormalise(x)) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return images if images.shape[1] == manifest.image[0] else images.float().mean(1, keepdim=True).round().to(torch.uint8)  # grey
 
 
 __all__ = ["Cache", "Manifest", "check", "check_fits", "sha256", "to_images"]
