@@ -13,7 +13,7 @@ from meanstep.program.console import UserError
 
 KINDS = (
     "digits, a folder of images (labels are its sub-folders), .npz, .npy, webdataset .tar (with {000..009} or *), "
-    "hub:owner/name[:config], or a cache"
+    "or hub:owner/name[:config]"
 )
 
 

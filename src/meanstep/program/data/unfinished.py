@@ -13,7 +13,6 @@ from meanstep.program.console import UserError, write
 from meanstep.program.data.cache import sha256
 from meanstep.program.data.manifest import NAME, Manifest
 
-OPTIONS = {"image": "--size", "shape": "--size", "rows": "--shard", "autoencoder_digest": "--autoencoder", "source_digest": "source"}
 PLACES = ("autoencoder", "source")  # where a thing lay and what it was called: its digest decides
 
 
@@ -67,9 +66,8 @@ def _made(folder: Path) -> None:
 def _same(folder: Path, held: dict[str, Any], asked: dict[str, Any]) -> None:
     for name, value in asked.items():
         if name not in PLACES and held.get(name) != value:
-            option = OPTIONS.get(name, f"--{name}")
             before, now = (str(v)[:40] for v in (held.get(name), value))
-            raise UserError(f"{folder} holds another cache ({option}: {name.replace('_', ' ')} {before}, now {now}): choose another --out")
+            raise UserError(f"{folder} holds another cache ({name.replace('_', ' ')} {before}, now {now}): choose another --out")
 
 
 def _full(folder: Path, path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
