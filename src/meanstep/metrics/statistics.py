@@ -42,8 +42,11 @@ class Statistics:
         if not features.isfinite().all():
             raise ValueError(f"features have entries that are not finite, the first in row {(~features.isfinite()).any(-1).int().argmax()}")
         x = features.detach().to(self.mean)
-        mean = x.mean(0)
-        return self._join(len(x), mean, (x - mean).mT @ (x - mean))
+        n, mean = len(x), x.mean(0)
+        d = mean - self.mean
+        rows = torch.cat([x - mean, d[None] * (self.n * n / (self.n + n)) ** 0.5])  # the shift of the mean is one more row
+        self.scatter.addmm_(rows.mT, rows)
+        return self._moved(n, d)
 
     def merge(self, *others: "Statistics") -> "Statistics":
         """The statistics of all rows together; the parts stay as they are. `ValueError` for another dimension."""
@@ -69,7 +72,10 @@ class Statistics:
 
     def _join(self, n: int, mean: Tensor, scatter: Tensor) -> Self:
         d = mean - self.mean
-        self.scatter += scatter + torch.outer(d, d) * (self.n * n / (self.n + n))
+        self.scatter.add_(scatter).addr_(d, d, alpha=self.n * n / (self.n + n))
+        return self._moved(n, d)
+
+    def _moved(self, n: int, d: Tensor) -> Self:
         self.mean += d * (n / (self.n + n))
         self.n += n
         return self
