@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything this study shows: about an hour of one core. OUT: a folder for latents and records. MEANSTEP_DATA: the data (see data.py).
+# Everything this study shows: about 20 minutes of a free core. OUT: a folder for latents and records. MEANSTEP_DATA: the data (see data.py).
 set -euo pipefail
 out=${1:?usage: studies/posterior/run.sh OUT}
 here=studies/posterior

@@ -197,7 +197,7 @@ def _projected(x: Exact, n: dict[str, int], w: list[float]) -> Iterator[str]:
 
 
 def cost(records: list[Record]) -> Iterator[str]:
-    yield "## Cost: a batch of 32 on one thread, milliseconds; MiB beyond the network\n"
+    yield "## Cost: a batch of 32 on one thread of a busy machine, milliseconds (share of the step); MiB computed, not measured\n"
     sizes = (1024, 4096, 16384)
     header = ["event", "d", "step of the DiT"]
     header += [f"{m:,}, {kind}" for m in sizes for kind in ("float32", "float64")] + [f"{m:,}, MiB in float32" for m in sizes]
