@@ -121,6 +121,14 @@ def test_singular_covariances_are_exact():
     assert frechet(flat, statistics(torch.zeros(5, 3))) == 12
 
 
+def test_the_bias_is_that_of_docs_evaluation():
+    """Two draws of one white law, n = m = 400: `(D + D (D + 1) / 4) (1/n + 1/m)`; the mean of 200 is known to a fiftieth."""
+    g, dim, n = ms.key(1, "bias"), 8, 400
+    pairs = (torch.randn(2, n, dim, generator=g, dtype=torch.float64) for _ in range(200))
+    mean = sum(frechet(statistics(x), statistics(y)) for x, y in pairs) / 200
+    assert mean == pytest.approx((dim + dim * (dim + 1) / 4) * 2 / n, rel=0.05)
+
+
 # The kernel distance -----------------------------------------------------------------------------------------------------------------
 
 
