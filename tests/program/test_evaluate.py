@@ -1,6 +1,7 @@
 """References kept on disk, numbers of samples, and `meanstep evaluate` on a small run of random weights."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import meanstep as ms
 from meanstep import cli
 from meanstep.metrics import Statistics, frechet, mmd
 from meanstep.program.console import UserError
-from meanstep.program.data import Request, ensure
+from meanstep.program.data import Plan, Request, ensure, make
 from meanstep.program.evaluation import Gathered, Pictures, cells, measured, open_extractor, reference, rows
 from meanstep.program.evaluation.measures import blocks
 from meanstep.program.evaluation.pictures import spaced
@@ -23,6 +24,7 @@ from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, Data, to_yaml
 from meanstep.program.sampling.model import load
 
+DATA = os.environ.get("MEANSTEP_DATA", "")
 SIZES = {"size": 8, "channels": 1, "patch": 4, "width": 16, "depth": 1, "heads": 2}
 
 
@@ -159,9 +161,9 @@ def made_run(folder: Path, classes: int = 2, n: int = 40) -> Path:
     return run
 
 
-def saved(folder: Path, seen: int, classes: int) -> None:
+def saved(folder: Path, seen: int, classes: int, **sizes: int) -> None:
     folder.mkdir()
-    description = {"network": "dit", "options": {**SIZES, "classes": classes}}
+    description = {"network": "dit", "options": {**SIZES, **sizes, "classes": classes}}
     for name, seed in (("model", 0), ("ema_0.9", 1)):
         net = networks.made(description, seed)
         save_file({k: v + 0.01 * (seen + seed) / 128 for k, v in net.state_dict().items()}, folder / f"{name}.safetensors")
@@ -285,6 +287,26 @@ def test_a_folder_of_one_checkpoint_is_its_run(tmp_path: Path):
     run = made_run(tmp_path)
     assert evaluate(run / "checkpoints" / "000000000128", *QUICK) == 0
     assert [row["seen"] for row in rows.load(run) if row["kind"] == "cell"] == [128]
+
+
+@pytest.mark.skipif(not DATA, reason="set MEANSTEP_DATA to the folder of test data and pretrained weights")
+def test_latents_are_compared_decoded_or_with_the_originals(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source, autoencoder = str(Path(DATA) / "noto_emoji128_webp.npz"), f"taesd:{Path(DATA) / 'taesd.safetensors'}"
+    asked = Request(source, autoencoder, size=32, limit=24)
+    cache = make(Plan.of(asked), tmp_path / "cache")
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(to_yaml(Config(data=Data(source=str(tmp_path / "cache")))))
+    (run / "data.json").write_text(cache.manifest.text())
+    saved(run / "checkpoints" / f"{128:012d}", 128, 1, size=4, channels=4, patch=2)
+    assert evaluate(run, *QUICK, "--metrics", "frechet") == 0
+    assert "its own error is not in the numbers" in capsys.readouterr().err
+    assert evaluate(run, *QUICK, "--metrics", "frechet", "--reference", source, "--reference-count", 24) == 0
+    assert "its own error" not in capsys.readouterr().err
+    decoded, originals = (row for row in rows.load(run) if row["kind"] == "cell")
+    assert decoded["reference"] == "noto_emoji128_webp.npz, train decoded, 24 images"
+    assert originals["reference"] == "noto_emoji128_webp.npz, train, 24 images"
+    assert decoded["values"]["frechet"] != pytest.approx(originals["values"]["frechet"], rel=1e-3)
 
 
 # Mistakes ----------------------------------------------------------------------------------------------------------------------------
