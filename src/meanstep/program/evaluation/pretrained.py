@@ -25,8 +25,8 @@ def package(name: str, extra: str) -> Any:
     """A module, or `UserError` that names the extra."""
     try:
         return import_module(name)
-    except ImportError:
-        raise UserError(f"this extractor needs {name.partition('.')[0]}: pip install 'meanstep[{extra}]'") from None
+    except ImportError as error:
+        raise UserError(f"this extractor needs {error.name or name.partition('.')[0]}: pip install 'meanstep[{extra}]'") from None
     except RuntimeError as error:  # torchvision beside another torch than it was built for
         reason = str(error).splitlines()[0]
         raise UserError(f"{name.partition('.')[0]} cannot be imported ({reason}): install the torchvision of this torch's build") from None
