@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +27,6 @@ class Settings:
     count: int
     seed: int
     batch: int
-    labels: Literal["data", "uniform"]
     metrics: tuple[str, ...]
 
 

@@ -224,7 +224,7 @@ class Work:
         asked = self.asked
         what = f"{row['seen']:,} seen, {row['average']}, {row['steps']} step{'s' if row['steps'] > 1 else ''}, guidance {row['guidance']:g}"
         self.bar.update(task, description=what)
-        settings = Settings(asked.count, asked.seed, asked.batch, asked.labels, asked.metrics)
+        settings = Settings(asked.count, asked.seed, asked.batch, asked.metrics)
         sampled = Sampled(model, settings, self._labels(model), row["steps"], row["guidance"])
         row |= cells.evaluated(sampled, self.against, lambda n: self.bar.update(task, completed=done * asked.count + n))
         self.bar.update(task, completed=(done + 1) * asked.count)
