@@ -89,9 +89,9 @@ def rounds(config: Config, cache: Cache, count: int) -> list[tuple[float, float]
             found.append((middle - begin, time.process_time() - middle))
         stream.close()
 
-    unseen = open(os.devnull, "w")  # where the line that shows progress goes, at its usual cost
-    with unseen, redirect_stdout(unseen), tempfile.TemporaryDirectory() as folder, mock.patch.object(training, "batches", watched):
-        training.train(config, Path(folder), cache, ALONE)
+    quiet, place = open(os.devnull, "w"), tempfile.TemporaryDirectory()  # noqa: SIM115
+    with quiet, redirect_stdout(quiet), place as folder, mock.patch.object(training, "batches", watched):
+        training.train(config, Path(folder), cache, ALONE)  # the lines that show progress are written, but not seen
     return found[WARM:]
 
 

@@ -31,6 +31,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "train": Command("Train a one-step generator of images or latents.", "meanstep.program.training.command", "Train"),
+    "launch": Command("Train under Slurm, on one node or many.", "meanstep.program.training.launch", "Launch"),
     "sample": Command("Make pictures with a trained model.", "meanstep.program.sampling.command", "Sample"),
     "evaluate": Command("How far samples are from data, by checkpoint and step.", "meanstep.program.evaluation.command", "Evaluate"),
     "cache": Command("Crop, resize and encode images once, for training to read.", "meanstep.program.data.command", "MakeCache"),

@@ -36,13 +36,13 @@ class Ranks:
         if self.size > 1:
             dist.barrier()
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is true on any rank; all ranks must ask together."""
+    def largest(self, number: int) -> int:
+        """The largest of the ranks' numbers; all ranks must ask together."""
         if self.size == 1:
-            return flag
-        found = torch.tensor([float(flag)], device=self.device)
+            return number
+        found = torch.tensor([number], device=self.device)
         dist.all_reduce(found, dist.ReduceOp.MAX)
-        return bool(found)
+        return int(found)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the ranks of what is a number, `nan` where no rank has one."""

@@ -1,7 +1,6 @@
 """A run from its configuration to its last checkpoint."""
 
 import dataclasses
-import signal
 import time
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from meanstep.program.training.events import Events, progress
 from meanstep.program.training.loop import Step, batches, stopping
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.samples import Samples, judge
-from meanstep.program.training.starts import start_from
 from meanstep.program.training.state import State, fresh
 
 
@@ -33,12 +31,10 @@ def chunk(config: Config, ranks: Ranks) -> int:
 
 def opened(config: Config, cache: Cache, here: Path, ranks: Ranks) -> State:
     """The state of the folder's last checkpoint, or a fresh one."""
-    state = fresh(config, cache, ranks)
     there = found(here)
+    state = fresh(config, cache, ranks, start=not there)
     if there:
         checkpoints.restore(state, Saved.open(there[-1]))
-    elif config.network.start:
-        start_from(state, config.network.start)
     return state
 
 
@@ -51,21 +47,21 @@ def train(config: Config, here: Path, cache: Cache, ranks: Ranks) -> tuple[State
     if state.seen >= config.run.samples:
         return state, None
     loader = Loader(cache, config.run.seed, config.data.flips, pin=ranks.device.type == "cuda")
-    stopped = None
+    stopped = 0
     with stopping() as signals, progress(config, state, ranks) as show:
         for first, chunks in enumerate(batches(step, loader, config.run.samples)):
             if not first:
                 step.rehearse(chunks)
             events.window.add(step(chunks))
             step.observe(chunks)
-            stop = ranks.any(bool(signals))
-            events.after(state, show, last=stop or state.seen >= config.run.samples)
-            if stop:
-                stopped = signals[0] if signals else signal.SIGTERM
+            stopped = ranks.largest(signals[0] if signals else 0)
+            events.after(state, show, last=bool(stopped) or state.seen >= config.run.samples)
+            if stopped:
                 break
     for logger in events.loggers:
         logger.close()
-    return state, stopped
+    ranks.wait()  # a launcher ends all when one is gone: none goes before the first has written
+    return state, stopped or None
 
 
 def wrapped(config: Config, state: State, ranks: Ranks) -> torch.nn.Module:

@@ -1,0 +1,130 @@
+"""`meanstep launch`: the batch script that trains under Slurm, written to be read, and handed to sbatch. Needs no package for it.
+
+One task is one rank, started by srun and not by torchrun: Slurm's signals then reach the ranks themselves, which save and stop, while
+torchrun gives them 30 seconds and dies of a SIGUSR1 by itself.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+import tyro
+
+from meanstep.program.console import UserError, out
+from meanstep.program.runs.config import Config, checked
+from meanstep.program.training.command import Train
+from meanstep.program.training.ranks import Ranks
+from meanstep.program.training.train import chunk
+
+TIME = re.compile(r"\d+-\d{1,2}(:\d{2}){0,2}|\d+:\d{2}:\d{2}")
+SCRIPT = r"""#!/bin/bash
+{settings}
+
+# Made by meanstep launch. One task is one rank; {signal} seconds before the end all get SIGUSR1, save and stop with exit code 138.
+MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+export MASTER_ADDR MASTER_PORT="$((20000 + SLURM_JOB_ID % 20000))" OMP_NUM_THREADS="${{SLURM_CPUS_PER_TASK:-1}}"
+
+# --wait: when a rank has gone, the others have a minute to go; a rank that failed must not leave them waiting for it
+srun --kill-on-bad-exit=0 --wait=60 bash -c \
+    'RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" WORLD_SIZE="$SLURM_NTASKS" exec "$@"' rank \
+    {command}
+code=$?
+{after}exit "$code"
+"""
+AGAIN = """if [ "$code" -eq 138 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+"""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Train under Slurm on one node or many: `meanstep launch --nodes 2 --time 24:00:00 --requeue -- train --preset ...`.
+
+    What follows -- is the command as without Slurm; it is checked here, before it waits in a queue. `--print` shows the batch script, which
+    needs nothing of meanstep's to be submitted. The job runs in this folder, with this Python.
+    """
+
+    nodes: int = 1
+    """Machines."""
+    gpus_per_node: int = 8
+    """Accelerators of each, one rank each; 0: one rank each on processors."""
+    cpus_per_task: int = 8
+    """Processors of each rank."""
+    time: str = "24:00:00"
+    """Longest duration, hours:minutes:seconds or days-hours."""
+    partition: str = ""
+    """The partition. Default: the cluster's."""
+    sbatch: tuple[str, ...] = ()
+    """Further settings of the batch script, such as account=abc constraint=h100."""
+    requeue: bool = False
+    """Queue the job again when its time is over or it is preempted: it goes on from its checkpoint, until it is done."""
+    signal: int = 300
+    """Seconds before the end at which the ranks are told to save; longer than a step and a checkpoint take."""
+    print_: Annotated[bool, tyro.conf.arg(name="print")] = False
+    """Print the script, and submit nothing."""
+    command: tyro.conf.Suppress[tuple[str, ...]] = field(default=())
+
+    @classmethod
+    def parse(cls, args: Sequence[str]) -> "Launch":
+        """The options before --, the command after it."""
+        at = list(args).index("--") if "--" in args else len(args)
+        return tyro.cli(cls, prog="meanstep launch", args=args[:at], default=cls(command=tuple(args[at + 1 :])))
+
+    def run(self) -> int:
+        """Print or submit; sbatch's exit code."""
+        text = self.script()
+        if self.print_:
+            out.file.write(text)
+            return 0
+        if shutil.which("sbatch") is None:
+            raise UserError("there is no sbatch on this machine: log in to one of the cluster's, or write the script down with --print")
+        return subprocess.run(["sbatch"], input=text, text=True, check=False).returncode
+
+    def script(self) -> str:
+        """The batch script; `UserError` for what Slurm or the command would refuse."""
+        self._check()
+        settings = "\n".join(f"#SBATCH --{line}" for line in self._settings())
+        command = shlex.join([sys.executable, "-m", "meanstep", *self.command])
+        return SCRIPT.format(settings=settings, signal=self.signal, command=command, after=AGAIN if self.requeue else "")
+
+    def _settings(self) -> list[str]:
+        return [
+            "job-name=meanstep",
+            f"nodes={self.nodes}",
+            f"ntasks-per-node={self._ranks}",
+            *([f"gpus-per-node={self.gpus_per_node}"] if self.gpus_per_node else []),
+            f"cpus-per-task={self.cpus_per_task}",
+            f"time={self.time}",
+            *([f"partition={self.partition}"] if self.partition else []),
+            f"signal=USR1@{self.signal}",
+            *(["requeue"] if self.requeue else ["no-requeue"]),
+            "open-mode=append",
+            *self.sbatch,
+        ]
+
+    @property
+    def _ranks(self) -> int:
+        return max(1, self.gpus_per_node)
+
+    def _check(self) -> None:
+        least = {"nodes": 1, "gpus_per_node": 0, "cpus_per_task": 1, "signal": 30}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise UserError(f"--{name.replace('_', '-')}: at least {number}, got {getattr(self, name)}")
+        if not TIME.fullmatch(self.time):
+            raise UserError(f"--time: hours:minutes:seconds such as 24:00:00, or days-hours such as 2-12, got {self.time!r}")
+        for line in (self.partition, *self.sbatch):
+            if line.startswith("-") or "\n" in line:
+                raise UserError(f"--partition and --sbatch: words such as account=abc, without dashes before them, got {line!r}")
+        if self.command[:1] != ("train",):
+            raise UserError("give the command to launch after --, such as: meanstep launch --nodes 2 -- train --preset digits")
+        made = Train.parse(self.command[1:])
+        config = checked(Config(made.data, made.network, made.method, made.optimiser, made.averages, made.run_))
+        chunk(config, Ranks(0, self.nodes * self._ranks, torch.device("cpu")))
