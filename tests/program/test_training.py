@@ -403,7 +403,7 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
         (["--run.device", "gpu"], "--run.device"),
         (["--averages.decays", "1.5"], "decay"),
         (["--config", "none.yaml"], "cannot read none.yaml"),
-        (["--network.start", "none"], "there is no file or folder none"),
+        (["--network.start", "none"], "there is no folder none: give a run's, or public weights as sit:FILE"),
     ],
 )
 def test_a_mistake_is_one_line_and_makes_nothing(

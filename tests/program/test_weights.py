@@ -4,6 +4,7 @@ import argparse
 import math
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import meanstep as ms
 from meanstep.fields import DiT
 from meanstep.fields.public import converted
 from meanstep.program.console import UserError
+from meanstep.program.training.starts import start_from
 from meanstep.program.weights import load, read
 
 WIDTH, DEPTH, HEADS, PATCH, CHANNELS, SIZE, CLASSES = 24, 3, 4, 2, 3, 8, 5
@@ -365,3 +367,18 @@ def test_what_the_user_gave_is_named(tmp_path: Path):
         load(net(), f"sit:{tmp_path}")
     with pytest.raises(UserError, match="start the network dit, not MLP"):
         load(ms.MLP(2), f"sit:{path}")
+
+
+def test_a_run_starts_on_latents_of_the_weights_scale_only(tmp_path: Path):
+    file, latents = tmp_path / "sit.safetensors", SimpleNamespace(latent=True, mean=(0.0,) * 3, std=(1.0,) * 3, scaling=0.18215)
+    save_file(weights(), file)
+    for odd in ({"latent": False}, {"std": (0.9,) * 3}, {"scaling": 1.0}):
+        with pytest.raises(UserError, match=r"know latents times 0\.18215, not normalised by channel"):
+            start_from(net(), f"sit:{file}", SimpleNamespace(**vars(latents) | odd))
+    here, there = net(), net()
+    start_from(here, f"sit:{file}", latents)
+    load(there, f"sit:{file}")
+    assert all(torch.equal(value, there.state_dict()[name]) for name, value in here.state_dict().items())
+    with pytest.raises(UserError, match="relabel"):
+        start_from(net(classes=2), f"sit:{file}", latents)
+    start_from(net(classes=2), f"relabel-sit:{file}", latents)

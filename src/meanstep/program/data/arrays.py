@@ -24,7 +24,7 @@ def digits(split: str) -> Source:
         raise UserError(f"digits has no split {split!r}: it has one, train")
     held = load_digits()
     pixels = np.rint(held.images * (255 / 16)).astype(np.uint8)
-    return _stacked("digits", pixels, held.target, tuple(map(str, range(10))), channels=1)
+    return _stacked("digits", pixels, held.target, tuple(map(str, range(10))))
 
 
 def file(spec: str, split: str) -> Source:
@@ -33,7 +33,7 @@ def file(spec: str, split: str) -> Source:
     if not path.is_file():
         raise UserError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
     if path.suffix == ".npy":
-        return _stacked(path.name, _npy(path), None, (), channels=3)
+        return _stacked(path.name, _npy(path), None, ())
     parts = _npz(path)
     if {"data", "offsets"} <= parts.keys():
         return _blob(path.name, parts, split)
@@ -70,7 +70,7 @@ def _named(path: Path, parts: dict[str, np.ndarray], split: str) -> Source:
     pairs = [(f"x_{split}", f"y_{split}"), ("images", "labels")]
     for x, y in pairs:
         if x in parts and (x != "images" or split == "train"):
-            return _stacked(path.name, parts[x], parts.get(y), _names(parts), channels=3)
+            return _stacked(path.name, parts[x], parts.get(y), _names(parts))
     held = ", ".join(sorted(parts)[:8]) or "nothing"
     raise UserError(f"{path.name} has no array x_{split}, no images and no data with offsets; it holds {held}")
 
@@ -79,7 +79,7 @@ def _names(parts: dict[str, np.ndarray]) -> tuple[str, ...]:
     return tuple(map(str, parts["classes"].tolist())) if "classes" in parts else ()
 
 
-def _stacked(name: str, x: np.ndarray, y: np.ndarray | None, classes: tuple[str, ...], channels: int) -> Source:
+def _stacked(name: str, x: np.ndarray, y: np.ndarray | None, classes: tuple[str, ...]) -> Source:
     """uint8 `[N, H, W]`, `[N, H, W, 1 or 3]` or `[N, 1 or 3, H, W]`."""
     if x.dtype != np.uint8:
         raise UserError(f"{name} holds images of type {x.dtype}: save uint8 from 0 to 255")
@@ -96,7 +96,12 @@ def _stacked(name: str, x: np.ndarray, y: np.ndarray | None, classes: tuple[str,
     def hashing() -> list[str]:
         return [str(x.shape), _hash(x), "" if labels is None else _hash(labels)]
 
-    return Source(name, _classes(classes, labels), labels, len(x), read, lambda i: f"{name}, image {i}", hashing, channels)
+    return Source(name, _classes(classes, labels), labels, len(x), read, lambda i: f"{name}, image {i}", hashing, _channels(x))
+
+
+def _channels(x: np.ndarray) -> int:
+    """Grey arrays stay grey."""
+    return 3 if x.ndim == 4 and x.shape[-1] == 3 else 1
 
 
 def _blob(name: str, parts: dict[str, np.ndarray], split: str) -> Source:

@@ -39,7 +39,7 @@ class MakeCache:
     autoencoder: Annotated[str, tyro.conf.arg(metavar="KIND", help=f"{AUTOENCODERS}.")] = "identity"
     split: str = "train"
     """Which part of the source, if it has several: train or test; any name on the hub."""
-    channels: Annotated[Literal[0, 1, 3], _hint("Keep grey images grey with 1.", "3; digits: 1", "{1,3}")] = 0
+    channels: Annotated[Literal[0, 1, 3], _hint("Keep grey images grey with 1.", "3; grey arrays: 1", "{1,3}")] = 0
     size: Annotated[int, _hint("Pixels of a side.", "as the images are, all alike", "N")] = 0
     crop: Crop = "center"
     """How an image becomes square: center resizes the shorter side and cuts out the middle; adm does so after halvings by box, with
@@ -54,6 +54,8 @@ class MakeCache:
     dtype: Literal["float16", "float32"] = "float16"
     """How latents are stored; pictures are uint8."""
     like: Annotated[Path | None, _hint("Normalise as this cache does: for a test split, that of the train split.", "own", "FOLDER")] = None
+    normalise: bool = True
+    """Bring each channel of latents to mean 0 and standard deviation 1; with --no-normalise they are what public SiT and DiT weights know."""
     skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False
     """Leave out images that cannot be read, and count them in the manifest."""
     shard: Annotated[int, _hint("Images of a shard.", "as fit into 32 MiB", "N")] = 0

@@ -64,7 +64,7 @@ class Manifest:
     std: tuple[float, ...]
     """Likewise; 1 for pictures."""
     statistics: str
-    """Where mean and std were measured: `own`, or the digest of another cache."""
+    """Where mean and std were measured: `own`, or the digest of another cache; `none`: latents are not normalised."""
     shards: tuple[Shard, ...]
     version: int = VERSION
 

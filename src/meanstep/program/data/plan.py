@@ -22,7 +22,8 @@ SHARD_BYTES = 1 << 25
 @dataclass(frozen=True)
 class Request:
     """What is asked for. `channels` 0: the source's own. `shard`: rows of a shard, 0: of about 32 MiB. `like`: a cache whose mean and
-    standard deviation hold here too (a test split's train split)."""
+    standard deviation hold here too (a test split's train split). Without `normalise` latents stay as the
+    autoencoder's scaling leaves them."""
 
     source: str
     autoencoder: str = "identity"
@@ -36,6 +37,7 @@ class Request:
     limit: int = 0
     dtype: Literal["float16", "float32"] = "float16"
     like: Path | None = None
+    normalise: bool = True
     skip_broken: bool = False
     shard: int = 0
     batch: int = 32
@@ -120,6 +122,8 @@ class Plan:
         return {**held, **self._moments(held)}
 
     def _moments(self, held: dict[str, Any]) -> dict[str, Any]:
+        if not self.request.normalise:
+            return {"statistics": "none", "mean": (0.0,) * self.shape[0], "std": (1.0,) * self.shape[0]}
         if self.request.like is None:
             return {"statistics": "own"}
         like = Manifest.read(self.request.like / NAME)

@@ -69,7 +69,8 @@ class Network:
     options: Options = field(default_factory=dict)
     """Further keywords of the network, as YAML: '{qk_norm: true, rms: true, checkpointing: true, head: true}'."""
     start: str = ""
-    """A run's folder, a checkpoint or a file of public DiT or SiT weights to start from."""
+    """What to start from: a run's folder, a checkpoint's, or public weights as sit:FILE, repa:FILE or dit:FILE (docs/dit.md); relabel-sit:FILE
+    for other classes than theirs."""
 
 
 @dataclass(frozen=True)

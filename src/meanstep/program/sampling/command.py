@@ -41,6 +41,8 @@ class Sample:
     """One class for all, or a list that is repeated over the seeds. Default: drawn, the same for a seed each time."""
     guidance: float = 1.0
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
+    sampler: str = ""
+    """average, or euler or heun along the instantaneous velocity. Default: average, but euler for a run of flow_matching."""
     ema: str = ""
     """An average's name, or raw for the weights themselves. Default: the run's first average."""
     checkpoint: int = -1
@@ -70,6 +72,7 @@ class Sample:
             checkpoint=self.checkpoint if self.checkpoint >= 0 else None,
             device=device,
             autoencoder=self.autoencoder or None,
+            sampler=self.sampler or None,
         )
         labels = parsed_labels(self.labels, model, len(seeds))
         began = time.perf_counter()

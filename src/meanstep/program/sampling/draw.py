@@ -1,14 +1,17 @@
 """Samples of a field, a batch at a time: seeds, labels, steps, guidance. Knows no files and no decoding."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from meanstep.keys import key
-from meanstep.samplers import grid, noise, walk
+from meanstep.samplers import euler, grid, heun, noise, walk
 from meanstep.types import Field
+
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"average": walk, "euler": euler, "heun": heun}
+"""`average`: jumps by the average velocity; the others follow the instantaneous one, as a network trained by flow matching needs it."""
 
 
 def latents(
@@ -22,11 +25,13 @@ def latents(
     null: int = 0,
     batch: int = 64,
     device: torch.device | str = "cpu",
+    sampler: str = "average",
 ) -> Tensor:
     """What the field makes of the noise of each seed, float32 `[len(seeds), *shape]`, on the processor.
 
     `steps`: their number, equally spaced, or a falling grid of times from 1 to 0; `labels` int64 `[len(seeds)]`; `guidance`: 1 asks the
-    network once a step, another scale twice and extrapolates from the label `null`. `batch` changes nothing beyond rounding.
+    network once a step, another scale twice and extrapolates from the label `null`. `batch` changes nothing beyond rounding. `sampler`:
+    one of `SAMPLERS`.
     """
     times = grid(steps) if isinstance(steps, int) else list(steps)
     guided = field if guidance == 1 or labels is None else _Guided(field, guidance, null)
@@ -34,7 +39,7 @@ def latents(
     for start in range(0, len(seeds), batch):
         e = noise(seeds[start : start + batch], shape, device=device)
         y = labels[start : start + batch].to(device) if labels is not None else None
-        parts.append(walk(guided, e, times, y).float().cpu())
+        parts.append(SAMPLERS[sampler](guided, e, times, y).float().cpu())
     return torch.cat(parts) if parts else torch.empty(0, *shape)
 
 

@@ -10,13 +10,17 @@ from torch import Tensor, nn
 from meanstep.program.console import UserError
 from meanstep.program.data import Autoencoder, Manifest, open_autoencoder, to_images
 from meanstep.program.runs import networks
-from meanstep.program.runs.saved import MANIFEST, Saved, found, place, put
+from meanstep.program.runs.config import Config
+from meanstep.program.runs.saved import MANIFEST, Saved, found, held, place, put
 from meanstep.program.sampling import draw
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network with the weights of a checkpoint, in eval mode; `manifest`: what it was trained on; `seen`: samples it had seen."""
+    """A network with the weights of a checkpoint, in eval mode; `manifest`: what it was trained on; `seen`: samples it had seen.
+
+    `sampler`: `average`, or `euler` or `heun` for one that knows the instantaneous velocity only.
+    """
 
     field: nn.Module
     manifest: Manifest
@@ -24,6 +28,7 @@ class Model:
     seen: int
     average: str
     device: torch.device
+    sampler: str = "average"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,6 +68,7 @@ class Model:
             null=len(self.classes),
             batch=batch,
             device=self.device,
+            sampler=self.sampler,
         )
 
     @torch.no_grad()
@@ -111,11 +117,13 @@ def load(
     checkpoint: int | None = None,
     device: torch.device | str = "cpu",
     autoencoder: str | None = None,
+    sampler: str | None = None,
 ) -> Model:
     """The model of a run's folder (its last checkpoint, or the one at `checkpoint` samples) or of a checkpoint's folder.
 
     `ema`: an average's name, "raw" for the weights themselves, None for the run's first average; `autoencoder`: where it is now, if it
-    is neither in the folder nor where it was. `UserError` for a folder that holds no model, or a damaged one.
+    is neither in the folder nor where it was; `sampler`: None follows the recipe, see `Model`. `UserError` for a folder that holds no
+    model, or a damaged one.
     """
     run, saved = located(Path(path).expanduser(), checkpoint)
     manifest = Manifest.read(run / MANIFEST)
@@ -124,7 +132,15 @@ def load(
     put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
     here = torch.device(device)
     made = open_autoencoder(autoencoder or place(run, manifest), here)
-    return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here)
+    way = sampler or sampler_of(held(run))
+    if way not in draw.SAMPLERS:
+        raise UserError(f"sampler: one of {', '.join(draw.SAMPLERS)}, got {way!r}")
+    return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, way)
+
+
+def sampler_of(config: Config | None) -> str:
+    """What a run's network can be sampled with: flow matching teaches the instantaneous velocity only."""
+    return "euler" if config is not None and config.method.recipe == "flow_matching" else "average"
 
 
 def located(path: Path, checkpoint: int | None = None) -> tuple[Path, Saved]:

@@ -21,7 +21,7 @@ from meanstep.program.training.samples import Judge, Samples
 from meanstep.program.training.state import State
 
 Show = Callable[[State, dict[str, float]], None]
-SHOWN = 64
+SHOWN, MANY = 64, 32
 """Pictures of a grid, of the seeds 0 to 63."""
 
 
@@ -71,8 +71,8 @@ class Events:
         return means | {"samples_per_second": speed}
 
     def picture(self, state: State) -> None:
-        """A grid of one-step samples of the same seeds, and labels, each time."""
-        images = self.samples.images(state, range(SHOWN), 1)
+        """A grid of one-step samples (of flow matching: of many steps) of the same seeds, and labels, each time."""
+        images = self.samples.images(state, range(SHOWN), 1 if self.samples.sampler == "average" else MANY)
         if self.ranks.first:
             name = f"samples/{state.seen:012d}.png"
             (self.folder / "samples").mkdir(exist_ok=True)
@@ -80,11 +80,11 @@ class Events:
             self._note("picture", state.seen, file=name)
 
     def evaluate(self, state: State) -> None:
-        """Distances of samples to data; the best checkpoint is the one with the least at one step."""
+        """Distances of samples to data; the best checkpoint has the least at one step (of flow matching: at most steps)."""
         assert self.judge is not None
         began = time.perf_counter()
         found = self.judge(state)
-        first = next(iter(found.values()))
+        first = found["1"] if self.samples.sampler == "average" else found[max(found, key=int)]
         if isinstance(state.owner.learner, Climber):
             state.owner.learner.report(first)
         better = first < state.best

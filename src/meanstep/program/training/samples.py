@@ -16,10 +16,12 @@ from meanstep.program.evaluation.references import Reference, reference
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.saved import place
 from meanstep.program.sampling import draw
+from meanstep.program.sampling.model import sampler_of
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
 
-STEPS = (1, 2, 4)
+STEPS = {"average": (1, 2, 4), "euler": (1, 4, 32)}
+"""Steps of an evaluation, by sampler."""
 BATCH = 64
 REFERENCE = 10_000
 """Most images that the distances of a run are taken to, evenly spaced."""
@@ -40,6 +42,11 @@ class Samples:
         """Those of the run in the folder `here`."""
         return Samples(config, cache, open_autoencoder(place(here, cache.manifest), ranks.device), ranks)
 
+    @property
+    def sampler(self) -> str:
+        """As the recipe needs it."""
+        return sampler_of(self.config)
+
     @torch.no_grad()
     def images(self, state: State, seeds: range, steps: int) -> Tensor:
         """Pictures uint8 `[len(seeds), C, H, W]`; labels follow the seeds, one class after the other."""
@@ -47,13 +54,13 @@ class Samples:
         labels = torch.tensor([seed % count for seed in seeds]) if count else None
         net, shape, device = state.sampled, self.cache.shape, self.ranks.device
         was = net.training
-        z = draw.latents(net.eval(), shape, seeds, steps=steps, labels=labels, null=count, batch=BATCH, device=device)
+        z = draw.latents(net.eval(), shape, seeds, steps=steps, labels=labels, null=count, batch=BATCH, device=device, sampler=self.sampler)
         net.train(was)
         return torch.cat([to_images(p.to(device), self.cache.manifest, self.autoencoder).cpu() for p in z.split(BATCH)])
 
 
 def judge(samples: Samples) -> Judge | None:
-    """A function from a state to the Frechet distances in 1, 2 and 4 steps, or None if the run is never evaluated.
+    """A function from a state to the Frechet distances by steps, or None if the run is never evaluated.
 
     Equal shares of the samples are made on every rank; the distance is that of all of them to the cache's images.
     """
@@ -65,7 +72,7 @@ def judge(samples: Samples) -> Judge | None:
     against = against or _reference(samples)
     share = max(1, run.evaluate_count // ranks.size)
     seeds = range(ranks.rank * share, (ranks.rank + 1) * share)
-    return lambda state: {str(steps): _distance(samples, state, against, seeds, steps) for steps in STEPS}
+    return lambda state: {str(steps): _distance(samples, state, against, seeds, steps) for steps in STEPS[samples.sampler]}
 
 
 def _reference(samples: Samples) -> Reference:

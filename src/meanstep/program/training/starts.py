@@ -2,21 +2,42 @@
 
 from pathlib import Path
 
+from torch import nn
+
+from meanstep.fields.public import SOURCES
+from meanstep.program import weights
 from meanstep.program.console import UserError
+from meanstep.program.data import Manifest
 from meanstep.program.runs.saved import put
-from meanstep.program.training.state import State
+from meanstep.program.sampling.model import chosen, located
+
+SCALING = 0.18215
+"""Of the latents that public SiT and DiT weights know: the autoencoder's own times this number, not normalised by channel."""
 
 
-def start_from(state: State, source: str) -> None:
-    """Put the weights of a run, a checkpoint or a file into the network and all averages; `UserError` if they do not fit."""
-    from meanstep.program.sampling.model import chosen, located
+def start_from(net: nn.Module, source: str, manifest: Manifest) -> tuple[str, ...]:
+    """Put the weights of a run, a checkpoint or a public file into the network; what was done, a sentence each.
 
+    `source`: a folder, or `sit:FILE`, `repa:FILE`, `dit:FILE`, of which `relabel-sit:FILE` and so on start every label as the file's
+    "no class". `UserError` if they do not fit the network, or public ones the latents.
+    """
+    relabelled = source.startswith("relabel-")
+    kind = source.removeprefix("relabel-").partition(":")[0]
+    if kind in SOURCES:
+        _check_scaling(manifest)
+        return weights.load(net, source.removeprefix("relabel-"), relabel=relabelled)
     path = Path(source).expanduser()
-    if not path.exists():
-        raise UserError(f"--network.start: there is no file or folder {path}")
-    if path.is_dir():
-        _, saved = located(path)
-        name = chosen(saved, None)
-        tensors = saved.tensors("model" if name == "raw" else f"ema_{name}")
-        for module in (state.owner.net, *(a.module for a in state.averages)):
-            put(module, tensors, saved.path)
+    if not path.is_dir():
+        known = ", ".join(f"{name}:FILE" for name in SOURCES)
+        raise UserError(f"--network.start: there is no folder {path}: give a run's, or public weights as {known}")
+    _, saved = located(path)
+    name = chosen(saved, None)
+    put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
+    return (f"weights {name} of {saved.path}",)
+
+
+def _check_scaling(manifest: Manifest) -> None:
+    plain = all(m == 0 for m in manifest.mean) and all(s == 1 for s in manifest.std)
+    if not manifest.latent or not plain or abs(manifest.scaling - SCALING) > 1e-4:
+        remedy = "cache the images with kl:... and --no-normalise"
+        raise UserError(f"--network.start: public weights know latents times {SCALING}, not normalised by channel: {remedy}")

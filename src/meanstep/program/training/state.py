@@ -7,6 +7,7 @@ from torch import Generator, Tensor, nn
 
 from meanstep.keys import key
 from meanstep.loss import Loss, Output
+from meanstep.program.console import err
 from meanstep.program.data.cache import Cache
 from meanstep.program.methods import EMA, POSTERIOR
 from meanstep.program.runs import networks
@@ -15,6 +16,7 @@ from meanstep.program.runs.networks import Description
 from meanstep.program.training import methods
 from meanstep.program.training.averages import Average, names
 from meanstep.program.training.ranks import Ranks
+from meanstep.program.training.starts import start_from
 from meanstep.velocities import Posterior
 
 
@@ -61,11 +63,15 @@ def classes(config: Config, cache: Cache) -> int:
     return len(cache.classes) if config.data.conditional else 0
 
 
-def fresh(config: Config, cache: Cache, ranks: Ranks) -> State:
-    """A run's state before its first step, the same on every rank."""
+def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True) -> State:
+    """A run's state before its first step, the same on every rank; `start`: with the weights that the configuration starts from."""
     count = classes(config, cache)
     description = networks.described(config.network, cache.shape, count)
     net = networks.made(description, config.run.seed)
+    if start and config.network.start:
+        for note in start_from(net, config.network.start, cache.manifest):
+            if ranks.first:
+                err.print(note, highlight=False, soft_wrap=True, markup=False)
     return assembled(config, cache, ranks, description, net)
 
 
@@ -89,10 +95,13 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
     return State(description, owner, averages, proxy, _optimiser(config.optimiser, owner, ranks))
 
 
+def references(config: Config, n: int) -> Tensor:
+    """Which of `n` rows of the data a posterior velocity compares with."""
+    return torch.randperm(n, generator=key(config.run.seed, "references"))[: config.method.references].sort().values
+
+
 def _posterior(config: Config, cache: Cache, ranks: Ranks) -> Posterior:
-    count = min(config.method.references, len(cache))
-    rows = torch.randperm(len(cache), generator=key(config.run.seed, "references"))[:count].sort().values
-    x, y = cache.rows(rows)
+    x, y = cache.rows(references(config, len(cache)))
     labels = y.to(ranks.device) if classes(config, cache) else None
     return Posterior(x.to(ranks.device), labels)
 
