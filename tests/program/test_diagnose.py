@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
-from meanstep.program.diagnose import arrays, methods, probe, subjects
+from meanstep.program.diagnose import arrays, methods, probe
 from meanstep.program.diagnose.command import seconds
 from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
 from meanstep.program.diagnose.measures import Measure
@@ -103,8 +103,9 @@ class Exact(nn.Module):
 def diagnosis(net: nn.Module, x: Tensor, *, ema: nn.Module | None = None, rows: int = 1500, **kw: Any) -> Diagnosis:
     subject = Subject(net, ema, "net", "planted", ())
     data = arrays.Data(x.numpy(), None, "planted")
-    options: dict[str, Any] = {"times": "uniform", "power": 0.0, "diagonal_share": 0.5, "beta": 1.0, "name": "meanflow"} | kw
-    method = methods.method(subject=subject, **options)
+    changed: dict[str, Any] = {"times": "uniform", "power": 0.0, "diagonal_share": 0.5} | kw
+    name = changed.pop("name", "meanflow")
+    method = methods.method(name, subject, methods.changes(name, **changed))
     center = methods.center("posterior", subject, data, 0, torch.float32, CPU)
     case = probe.Case(subject, data, method, center, torch.float32, CPU, chunk=512)
     return diagnosed(case, probe.measure(case, 60.0, 1e-6, rows), 60.0, 1e-6, "meanstep diagnose")
@@ -262,7 +263,7 @@ def test_the_budget_bounds_the_time_and_the_chunk_the_rows(monkeypatch: pytest.M
 
     subject = Subject(Watched(), None, "net", "planted", ())
     data = arrays.Data(normal().numpy(), None, "planted")
-    method = methods.method("meanflow", subject, "uniform", None, None, 1.0)
+    method = methods.method("meanflow", subject, {"times": "uniform"})
     center = methods.center("own", subject, data, 0, torch.float32, CPU)
     case = probe.Case(subject, data, method, center, torch.float32, CPU, chunk=16)
     monkeypatch.setattr(probe, "_gradient", lambda *a: None)
@@ -350,7 +351,7 @@ def test_every_recipe_can_be_read(recipe: str, tmp_path: Path):
     net = ms.fields.DataPrediction(net) if recipe == "pixel_meanflow" else net  # type: ignore[arg-type]
     subject = Subject(net, None, "net", "planted", ())
     data = arrays.Data(normal(n=600).numpy(), None, "planted")
-    method = methods.method(recipe, subject, "", None, None, 0.5)
+    method = methods.method(recipe, subject, {"beta": 0.5} if recipe == "coefficient" else {})
     center = methods.center("", subject, data, 0, torch.float32, CPU)
     case = probe.Case(subject, data, method, center, torch.float32, CPU, chunk=256)
     d = diagnosed(case, probe.measure(case, 20.0, 1e-6, 64), 20.0, 1e-6)
@@ -416,25 +417,6 @@ def test_attention_is_measured_without_a_warning(recwarn: pytest.WarningsRecorde
     assert [str(w.message) for w in recwarn.list] == []
 
 
-def test_a_run_folder_is_read_by_a_reader_of_its_own(monkeypatch: pytest.MonkeyPatch):
-    """The seam for other folders: one entry of DESCRIPTIONS; the last complete checkpoint counts."""
-    net = ms.MLP(2, 16, 2, generator=ms.key(0))
-    for seen in ("000000000100", "000000000200", ".000000000300.aside"):
-        (Path("run/checkpoints") / seen).mkdir(parents=True)
-        save_file(net.state_dict(), f"run/checkpoints/{seen}/model.safetensors")
-        Path(f"run/checkpoints/{seen}/network.json").write_text("{}", encoding="utf-8")
-    seen_at: list[Path] = []
-
-    def read(path: Path) -> tuple[str, Any]:
-        seen_at.append(path)
-        return "mlp of this run", lambda seed: ms.MLP(2, 16, 2)
-
-    monkeypatch.setitem(subjects.DESCRIPTIONS, "network.json", read)
-    assert code("diagnose", "run", "--data", "x.npy", "--rows", "16", "--json", "d.json") == 0
-    assert json.loads(Path("d.json").read_text(encoding="utf-8"))["subject"].startswith("mlp of this run, ")
-    assert seen_at == [Path("run/checkpoints/000000000200/network.json")]
-
-
 def test_few_rows_make_a_page(tmp_path: Path):
     assert build(diagnosis(Exact(), normal(), rows=8), tmp_path).is_file()
 
@@ -446,9 +428,11 @@ def test_images_with_their_own_arguments_and_a_folder():
 
     save_file(Image().state_dict(), folder / "model.safetensors")
     save_file(Image().state_dict(), folder / "ema_0.99.safetensors")
-    Path("run/config.json").write_text(json.dumps({"factory": "diagnosed_nets:Image"}), encoding="utf-8")
     save_file({"x": torch.randn(64, 3, 8, 8, generator=ms.key(0))}, "images.safetensors")
-    assert code("diagnose", "run", "--data", "images.safetensors", "--rows", "40", "--json", "d.json") == 0
+    assert (
+        code("diagnose", "run", "--factory", "diagnosed_nets:Image", "--data", "images.safetensors", "--rows", "40", "--json", "d.json")
+        == 0
+    )
     record = json.loads(Path("d.json").read_text(encoding="utf-8"))
     assert record["center"] == "ema" and record["measures"]["factor"][0] > 0 and "ema_0.99" in record["subject"]
 
@@ -512,7 +496,7 @@ def test_weights_that_do_not_fit(capsys: pytest.CaptureFixture[str]):
         assert words in complaint(capsys, "diagnosed_nets:mlp", "--data", "x.npy", "--weights", name), name
     assert "--factory" in complaint(capsys, "other.safetensors", "--data", "x.npy")
     Path("empty").mkdir()
-    assert "no model.safetensors" in complaint(capsys, "empty", "--data", "x.npy")
+    assert "no model.safetensors" in complaint(capsys, "empty", "--factory", "diagnosed_nets:mlp", "--data", "x.npy")
 
 
 def test_data_and_labels_that_do_not_fit(capsys: pytest.CaptureFixture[str]):

@@ -14,11 +14,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor
 
 from meanstep.program.console import UserError
+from meanstep.program.data import Cache
+from meanstep.program.data.manifest import NAME
 from meanstep.program.sweep import points
 
 FEWEST = 16
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib")
-KINDS = ".npy, .npz, .safetensors, .csv or .parquet"
+KINDS = ".npy, .npz, .safetensors, .csv, .parquet or the folder of a cache"
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,51 @@ class Data:
 
 
 def load(path: Path, labels: Path | None = None) -> Data:
-    """The data of a file, with the labels of another if given; `UserError` that names the mistake."""
+    """The data of a file or of a cache's folder, with the labels of another file if given; `UserError` that names the mistake."""
+    if (path / NAME).is_file():
+        return of_cache(Cache.open(path), str(path), labels)
     x, y = READERS[_kind(path)](path)
+    return _whole(path, x, _labels(labels) if labels is not None else y, labels)
+
+
+def _whole(path: Path, x: Any, y: Any, labels: Path | None = None) -> Data:
     _real(path, x)
     if x.ndim < 2 or min(x.shape) < 1:
         raise UserError(f"{path} holds an array of shape {tuple(x.shape)}: give rows with at least one axis after the first, [N, ...]")
     if len(x) < FEWEST:
         raise UserError(f"{path} has {len(x)} rows; give at least {FEWEST}")
-    if labels is not None:
-        y = _labels(labels)
     if y is not None:
         _fits(labels or path, y, len(x))
     return Data(x, y, str(path))
+
+
+def of_cache(cache: Cache, name: str, labels: Path | None = None, *, labelled: bool = True) -> Data:
+    """The rows of a cache as the network sees them, without mirror images, and its labels, or those of a file, if they are wanted."""
+    y = _labels(labels) if labels is not None else cache.labels.numpy() if cache.classes and labelled else None
+    return _whole(Path(name), _Rows(cache), y)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A cache that is indexed like an array."""
+
+    cache: Cache
+    dtype: np.dtype = np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.cache), *self.cache.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def __getitem__(self, at: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = self.cache.rows(torch.from_numpy(at))[0].numpy()
+        return rows
 
 
 def _kind(path: Path) -> str:

@@ -23,7 +23,8 @@ from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
 from meanstep.program.diagnose.gradient import SMALL
 from meanstep.program.diagnose.page import build
 from meanstep.program.diagnose.probe import Case, Measured, measure
-from meanstep.program.diagnose.subjects import admit, find
+from meanstep.program.diagnose.runs import Trained, trained
+from meanstep.program.diagnose.subjects import Subject, admit, find
 from meanstep.program.diagnose.terminal import show
 from meanstep.program.doctor.command import available
 from meanstep.program.doctor.findings import first_line
@@ -46,37 +47,42 @@ CENTER_DEFAULT = f"posterior up to {methods.LOW} numbers a row and from {methods
 class Diagnose:
     """Where the noise of a network's training signal is, and what to change: one page here, one HTML report that works offline.
 
-    The target is package.module:factory, found from the current folder, or a folder or file of weights with --factory. It is asked as a
-    field u(z, r, t, y); nothing is trained or changed. Interrupt it at any moment: the report is of the rows drawn so far.
+    The target is a run of meanstep train, package.module:factory, found from the current folder, or a folder or file of weights with
+    --factory. It is asked as a field u(z, r, t, y); nothing is trained or changed. Of a run, everything is read as it was trained.
+    Interrupt it at any moment: the report is of the rows drawn so far.
 
-    Examples: meanstep diagnose mynets:build --data train.npy --weights model.safetensors; meanstep diagnose runs/7 --factory mynets:build
-    --data latents.safetensors --labels y.npy --budget 5m; meanstep diagnose mynets:build --data x.npz --recipe coefficient --beta 0.5
+    Examples: meanstep diagnose runs/digits; meanstep diagnose runs/digits --recipe coefficient --beta 0.5 --budget 5m; meanstep diagnose
+    mynets:build --data train.npy --weights model.safetensors; meanstep diagnose weights/7 --factory mynets:build --data latents.safetensors
     """
 
     target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]
-    """package.module:callable, or a folder with model.safetensors (and ema_*.safetensors), or such a file."""
-    data: Annotated[Path, tyro.conf.arg(metavar="FILE", help=f"Rows [N, ...]: {arrays.KINDS}; .npz and .safetensors may hold labels y.")]
+    """A run's folder or one of its checkpoints, package.module:callable, or a folder with model.safetensors, or such a file."""
+    data: Annotated[
+        Path | None,
+        _hint(f"Rows [N, ...]: {arrays.KINDS}; .npz and .safetensors may hold labels y.", "what the run was trained on", "FILE"),
+    ] = None
     labels: Annotated[Path | None, _hint("Labels [N], or conditions [N, ...], in a file of their own.", "those in --data", "FILE")] = None
     factory: Annotated[
-        str, _hint("What builds the network, if the target is a folder or a file.", "the folder's config", "MODULE:NAME")
+        str, _hint("What builds the network, if the target is a folder or a file of weights.", "the run's", "MODULE:NAME")
     ] = ""
     kwargs: Annotated[str, _hint("The factory's arguments as JSON.", "none", "JSON")] = ""
     order: Annotated[str, _hint('How it is called, if not as (z, r, t, y): "z,t,r".', "read from the names", "ROLE,...")] = ""
     weights: Annotated[Path | None, _hint("Weights, .safetensors.", "as the factory made them", "FILE")] = None
-    ema: Annotated[Path | None, _hint("A second copy's weights: the proxy.", "ema*.safetensors of the folder", "FILE")] = None
+    ema: Annotated[Path | None, _hint("A second copy's weights: the proxy.", "the run's proxy, or first copy", "FILE")] = None
     center: Annotated[Literal["own", "ema", "posterior"] | None, _hint(CENTER_HELP, CENTER_DEFAULT, "{own,ema,posterior}")] = None
-    recipe: Annotated[str, _hint(f"What trains it: {', '.join(methods.READ)}.", "meanflow", "NAME")] = "meanflow"
+    recipe: Annotated[str, _hint(f"What trains it: {', '.join(methods.READ)}.", "the run's, or meanflow", "NAME")] = ""
     times: Annotated[
         Literal["uniform", "logit-normal"] | None, _hint("How its (r, t) are drawn.", "the recipe's", "{uniform,logit-normal}")
     ] = None
     diagonal_share: Annotated[float | None, _hint("Its share of r = t rows.", "the recipe's", "SHARE")] = None
     power: Annotated[float | None, _hint("Its adaptive weight's power; 0: squared error.", "the recipe's", "P")] = None
-    beta: float = 1.0
-    """The coefficient of --recipe coefficient."""
-    progress: float = 1.0
-    """The share of the training that is done, for recipes with a schedule."""
-    batch: int = 256
-    """The batch that it is trained with: only for the signal to noise of a batch's gradient."""
+    beta: Annotated[float | None, _hint("The coefficient of --recipe coefficient.", "the recipe's, or 1", "BETA")] = None
+    progress: Annotated[
+        float | None, _hint("The share of the training that is done, for recipes with a schedule.", "the run's, or 1", "SHARE")
+    ] = None
+    batch: Annotated[
+        int | None, _hint("The batch that it trains with: for the signal to noise of a batch's gradient.", "the run's, or 256", "N")
+    ] = None
     budget: Annotated[str, tyro.conf.arg(metavar="TIME")] = "60s"
     """Time for all measurements: 60, 60s, 2m."""
     precision: float = 0.03
@@ -115,11 +121,11 @@ class Diagnose:
 
     def _check(self) -> None:
         wrong = [
-            (not 0 <= self.beta <= 1, f"--beta lies in [0, 1], got {self.beta:g}"),
-            (not 0 <= self.progress <= 1, f"--progress lies in [0, 1], got {self.progress:g}"),
+            (self.beta is not None and not 0 <= self.beta <= 1, f"--beta lies in [0, 1], got {self.beta}"),
+            (self.progress is not None and not 0 <= self.progress <= 1, f"--progress lies in [0, 1], got {self.progress}"),
             (not 0 < self.precision < 1, f"--precision lies inside (0, 1), got {self.precision:g}"),
             (self.rows < 8, f"--rows: at least 8, got {self.rows}"),
-            (self.batch < 1, f"--batch: at least 1, got {self.batch}"),
+            (self.batch is not None and self.batch < 1, f"--batch: at least 1, got {self.batch}"),
             (self.chunk < 0, f"--chunk: at least 1, got {self.chunk}"),
             (self.seed < 0, f"--seed: at least 0, got {self.seed}"),
             (self.diagonal_share is not None and not 0 <= self.diagonal_share <= 1, "--diagonal-share lies in [0, 1]"),
@@ -130,14 +136,29 @@ class Diagnose:
 
     def _case(self) -> Case:
         device = available(self.device)
-        found = find(self.target, self.factory, self.kwargs, self.weights, self.ema)
-        data = arrays.load(self.data.expanduser(), self.labels)
+        run = None if self.factory else trained(self.target)
+        found = run.found(self.weights, self.ema) if run else find(self.target, self.factory, self.kwargs, self.weights, self.ema)
+        data = self._data(run)
         subject = admit(found, data, self.order, device, self.seed)
         dtype = next((p.dtype for p in subject.field.parameters() if p.is_floating_point()), torch.float32)
-        method = methods.method(self.recipe, subject, self.times or "", self.power, self.diagonal_share, self.beta)
+        method = self._method(run, subject, data)
         center = methods.center(self.center or "", subject, data, self.seed, dtype, device)
         chunk = self.chunk or max(1, min(1024, (1 << 18) // math.prod(data.event)))
-        return Case(subject, data, method, center, dtype, device, self.seed, self.progress, chunk, self.batch)
+        progress = self.progress if self.progress is not None else run.progress if run else 1.0
+        batch = self.batch or (run.config.run.batch if run else 256)
+        return Case(subject, data, method, center, dtype, device, self.seed, progress, chunk, batch)
+
+    def _data(self, run: Trained | None) -> arrays.Data:
+        if self.data is not None:
+            return arrays.load(self.data.expanduser(), self.labels)
+        if run is None:
+            raise UserError(f"give the rows that it is trained on, --data FILE: {arrays.KINDS}")
+        return run.data(self.labels)
+
+    def _method(self, run: Trained | None, subject: Subject, data: arrays.Data) -> methods.Method:
+        name = self.recipe or (run.config.method.recipe if run else "meanflow")
+        changed = methods.changes(name, times=self.times, power=self.power, diagonal_share=self.diagonal_share, beta=self.beta)
+        return run.method(subject, data, changed) if run and not self.recipe else methods.method(name, subject, changed)
 
     def _measure(self, case: Case, budget: float) -> Measured:
         columns = (

@@ -1,5 +1,6 @@
 """The recipe whose regression and weight are read, and the center that stands for the marginal velocity. Knows no files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +23,16 @@ LOW, ENOUGH, MOST = 16, 512, 20_000
 
 @dataclass(frozen=True)
 class Method:
-    """`recipe`: what is read; `line`: what a user writes to get it; `beta`: the share of the proxy in its tangent, None if it has none."""
+    """`recipe`: what is read; `line`: what a user writes to get it; `beta`: the share of the proxy in its tangent, None if it has none.
+
+    `restored`: whether what its loss learns is as a run had learned it, and not as it starts.
+    """
 
     name: str
     recipe: recipes.Recipe
     line: str
     beta: float | None
+    restored: bool = False
 
     @property
     def still(self) -> bool:
@@ -36,8 +41,8 @@ class Method:
 
     @property
     def learns(self) -> bool:
-        """Whether it trains its weight, whose state no file of the network holds."""
-        return any(isinstance(term.weight, torch.nn.Module) for term in self.recipe)
+        """Whether it trains its weight, whose state is not at hand."""
+        return not self.restored and any(isinstance(term.weight, torch.nn.Module) for term in self.recipe)
 
     @property
     def diagonal(self) -> float:
@@ -54,7 +59,7 @@ def moving(term: recipes.Term) -> bool:
     return bool((r < t).any())
 
 
-TAKES = ("times", "power", "diagonal_share")
+TAKES = ("times", "power", "diagonal_share", "beta")
 """Options of the command that change a recipe, where it has them."""
 UNREAD = {
     "rectified_meanflow": "its rows are pairs of data and noise from an earlier network, and diagnose draws noise of its own, which is "
@@ -64,27 +69,41 @@ UNREAD = {
 READ = tuple(name for name in methods.METHODS if name not in UNREAD)
 
 
-def method(name: str, subject: Subject, times: str, power: float | None, diagonal_share: float | None, beta: float) -> Method:
-    """The recipe at its published setting but for what the user changed; `UserError` for an option that it does not have."""
-    if name not in READ:
-        known = f"choose among {', '.join(READ)}"
-        raise UserError(f"--recipe {name}: {UNREAD[name]}" if name in UNREAD else f"--recipe: there is no recipe {name!r}: {known}")
-    takes, proxies = methods.METHODS[name].options, methods.METHODS[name].proxies
-    given: dict[str, Any] = {"times": times or None, "power": power, "diagonal_share": diagonal_share}
-    given = {option: value for option, value in given.items() if value is not None}
-    for option in given:
-        if option not in takes:
-            held = ", ".join(f"--{o.replace('_', '-')}" for o in TAKES if o in takes) or "none of these"
-            raise UserError(f"--{option.replace('_', '-')}: the recipe {name} has no such setting; it takes {held}")
-    given = ({"beta": beta} if name == "coefficient" else {}) | given
+def method(name: str, subject: Subject, changed: Mapping[str, Any]) -> Method:
+    """The recipe at its published setting but for what the user `changed`."""
+    known(name)
+    proxies = methods.METHODS[name].proxies
+    given = ({"beta": 1.0} if name == "coefficient" else {}) | dict(changed)
     if proxies and (word := _proxy(proxies, subject)) != proxies[0]:
         given["proxy"] = word
-    words = ", ".join(f"{o}={v if isinstance(v, str) else f'{v:g}'}" for o, v in given.items())
     try:
         recipe = methods.build(name, subject.field, subject.ema, **(given | _floor(name, subject.field)))
     except UserError as error:
         raise UserError(f"--recipe: {error}") from error
-    return Method(name, recipe, f"{name}({words})", _beta(name, recipe, beta))
+    return Method(name, recipe, line(name, given), share(name, recipe, given.get("beta")))
+
+
+def changes(name: str, **asked: Any) -> dict[str, Any]:
+    """Those of the options of `TAKES` that were given; `UserError` for one that the recipe does not have."""
+    known(name)
+    given, takes = {option: value for option, value in asked.items() if value is not None}, methods.METHODS[name].options
+    for option in given:
+        if option not in takes:
+            kept = ", ".join(f"--{o.replace('_', '-')}" for o in TAKES if o in takes) or "none of these"
+            raise UserError(f"--{option.replace('_', '-')}: the recipe {name} has no such setting; it takes {kept}")
+    return given
+
+
+def known(name: str) -> None:
+    """`UserError` for a recipe that is not read."""
+    if name not in READ:
+        others = f"there is no recipe {name!r}: choose among {', '.join(READ)}"
+        raise UserError(f"--recipe {name}: {UNREAD[name]}" if name in UNREAD else f"--recipe: {others}")
+
+
+def line(name: str, options: Mapping[str, Any]) -> str:
+    """A recipe and its options in words."""
+    return f"{name}({', '.join(f'{o}={v:g}' if isinstance(v, int | float) else f'{o}={v}' for o, v in options.items())})"
 
 
 def _proxy(proxies: tuple[str, ...], subject: Subject) -> str:
@@ -108,8 +127,8 @@ def _floor(name: str, field: Any) -> dict[str, Any]:
 PLAIN = ("meanflow", "modular_meanflow", "curriculum_meanflow", "decoupled_meanflow")
 
 
-def _beta(name: str, recipe: recipes.Recipe, beta: float) -> float | None:
-    """The coefficient that the recipe trains at: 0 for MeanFlow's own tangent, 1 for a predicted one; None where there is no tangent."""
+def share(name: str, recipe: recipes.Recipe, beta: float | None) -> float | None:
+    """The coefficient that the recipe trains at: `beta` of the family, 0 for MeanFlow's own tangent, 1 for a predicted one, else None."""
     if name == "coefficient":
         return beta
     if name in ("improved_meanflow", "pixel_meanflow"):

@@ -1,8 +1,6 @@
 """From a factory, weights and a folder to a network that can be asked as a field. Every way in which that fails ends in one line."""
 
 import copy
-import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,15 +50,15 @@ class Found:
 def find(target: str, factory: str, kwargs: str, weights: Path | None, ema: Path | None) -> Found:
     """A factory, a checkpoint file, or a folder with `model.safetensors` and perhaps `ema_*.safetensors`, in it or in its last checkpoint.
 
-    What builds the network of a folder is `--factory`, or what one of the files of `DESCRIPTIONS` says.
+    What builds the network of a file or a folder is `factory`.
     """
     path = Path(target).expanduser()
     if path.is_dir():
+        if not factory:
+            raise UserError(f"{path} is no run of `meanstep train`: give --factory package.module:callable, which builds its network")
         here = _checkpoint(path)
         copies = sorted(here.glob("ema*.safetensors"))
         weights, ema = weights or here / "model.safetensors", ema or (copies[-1] if copies else None)
-        if not factory:
-            return Found(*_described(path, here), weights, ema)
     elif path.suffix.lower() in (".safetensors", *PICKLES) or path.is_file():
         weights = weights or path
         if not factory:
@@ -84,35 +82,6 @@ def _checkpoint(folder: Path) -> Path:
             raise UserError(f"{folder} holds no model.safetensors, nor checkpoints/*/model.safetensors")
         return folder
     return last
-
-
-def _described(run: Path, checkpoint: Path) -> tuple[str, Make]:
-    """What builds the network of a folder, in words and as a function."""
-    for file, read_description in DESCRIPTIONS.items():
-        for path in (checkpoint / file, run / file):
-            if path.is_file() and (found := read_description(path)) is not None:
-                return found
-    raise UserError(f"{run} does not say what builds its network: give --factory package.module:callable")
-
-
-def _json(path: Path) -> tuple[str, Make] | None:
-    """`{"factory": "package.module:callable", "kwargs": {}}`."""
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {first_line(error)}") from error
-    factory = held.get("factory") if isinstance(held, dict) else None
-    return (str(factory), made_by(str(factory), json.dumps(held.get("kwargs", {})))) if factory else None
-
-
-def _yaml(path: Path) -> tuple[str, Make] | None:
-    """A line `factory: package.module:callable`; its arguments come with `--kwargs`, which needs `--factory`."""
-    named = re.search(r"^factory:\s*['\"]?([\w.]+:[\w.]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return (named.group(1), made_by(named.group(1), "")) if named else None
-
-
-DESCRIPTIONS: dict[str, Callable[[Path], tuple[str, Make] | None]] = {"config.json": _json, "config.yaml": _yaml}
-"""Files of a checkpoint, or of its run's folder, that say what builds the network, in the order of asking; None: this one does not."""
 
 
 def admit(found: Found, data: Data, order: str, device: torch.device, seed: int = 0) -> Subject:

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from meanstep.metrics import frechet
 from meanstep.program.console import UserError
-from meanstep.program.data import Autoencoder, Cache, Manifest, Request, ensure, open_source
-from meanstep.program.data.ensure import user_folder
-from meanstep.program.data.manifest import NAME, check_fits
+from meanstep.program.data import Autoencoder, Manifest, open_source
+from meanstep.program.data.manifest import NAME
 from meanstep.program.evaluation.measures import Gathered, Values, measured
 from meanstep.program.evaluation.pictures import Pictures, of_cache, of_source, pictures
 from meanstep.program.evaluation.references import Reference
-from meanstep.program.runs.saved import held
+from meanstep.program.runs import cached
 
 
 @dataclass(frozen=True)
@@ -25,34 +24,11 @@ class Data:
     @property
     def source(self) -> str:
         """The run's `--data.source`, or empty if it is not known."""
-        config = held(self.run)
-        return config.data.source if config else ""
+        return cached.source(self.run)
 
     def trained_on(self) -> Pictures:
         """The pictures of the training data; `UserError` if they cannot be found any more."""
-        return of_cache(self._cache(), self.autoencoder)
-
-    def _cache(self) -> Cache:
-        source, digest = self.source, self.manifest.digest
-        if source and (Path(source).expanduser() / NAME).exists():
-            cache = Cache.open(source)
-            check_fits(self.manifest, cache.manifest, f"the run {self.run}")
-            return cache
-        for path in sorted((user_folder() / "data").glob(f"*/{NAME}")):
-            if _digest(path) == digest:
-                return Cache.open(path.parent)
-        return self._anew(source)
-
-    def _anew(self, source: str) -> Cache:
-        config = held(self.run)
-        try:
-            if not config or not source:
-                raise UserError("the run does not say where they were")
-            cache = ensure(source, Request(source, size=config.data.size, flips=config.data.flips))
-            check_fits(self.manifest, cache.manifest, f"the run {self.run}")
-        except UserError as error:
-            raise UserError(f"the training data are not there any more ({error}): give --reference") from None
-        return cache
+        return of_cache(cached.cache(self.run, "give --reference"), self.autoencoder)
 
     def held_out(self, spec: str, reference: Pictures) -> Pictures | None:
         """Pictures that the reference has not: those that `spec` names, else the test split of the run's source, if there is one."""
@@ -65,13 +41,6 @@ class Data:
         except UserError:
             return None
         return None if found.digest == reference.digest else found
-
-
-def _digest(path: Path) -> str:
-    try:
-        return Manifest.read(path).digest
-    except UserError:
-        return ""
 
 
 def _has_test(spec: str) -> bool:

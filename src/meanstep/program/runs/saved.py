@@ -93,6 +93,11 @@ def put(module: nn.Module, tensors: dict[str, Any], where: Path) -> None:
         module.load_state_dict(tensors)
 
 
+def put_part(module: nn.Module, tensors: dict[str, Any], start: str, where: Path) -> None:
+    """Load those values whose names begin with `start`, as `put` does."""
+    put(module, {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}, where)
+
+
 def place(run: Path, manifest: Manifest) -> str:
     """Where the autoencoder is: the run's copy, or where it was when the data were encoded."""
     kind = manifest.autoencoder.partition(":")[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from meanstep.program.console import UserError
-from meanstep.program.runs.saved import CHECKPOINTS, Saved, found, put
+from meanstep.program.runs.saved import CHECKPOINTS, Saved, found, put, put_part
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
 
@@ -104,9 +104,9 @@ def restore(state: State, saved: Saved) -> None:
         source = f"ema_{average.name}" if average.name in saved.averages else "model"
         put(average.module, saved.tensors(source), saved.path)
     rest = saved.tensors("state")
-    _put_part(state.owner.loss, rest, "loss.", saved.path)
+    put_part(state.owner.loss, rest, "loss.", saved.path)
     if state.owner.learner is not None:
-        _put_part(state.owner.learner, rest, "learner.", saved.path)
+        put_part(state.owner.learner, rest, "learner.", saved.path)
     _put_moments(state, dict(_moments(rest)), saved.path)
     state.seen, state.step = int(saved.about["seen"]), int(saved.about["step"])
     state.best_seen = int(saved.about.get("best_seen", -1))
@@ -127,8 +127,3 @@ def _put_moments(state: State, moments: dict[str, dict[str, Tensor]], where: Pat
         raise UserError(f"the checkpoint {where} belongs to another configuration: it has no optimiser state of {missing[0]}")
     found: Any = {"state": {name: moments[name] for name in names}, "param_groups": groups}
     set_optimizer_state_dict(state.owner, state.optimiser, found, options=StateDictOptions(full_state_dict=True))
-
-
-def _put_part(module: nn.Module, rest: dict[str, Tensor], start: str, where: Path) -> None:
-    held = {k.removeprefix(start): v for k, v in rest.items() if k.startswith(start)}
-    put(module, held, where)

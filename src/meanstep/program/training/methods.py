@@ -30,7 +30,7 @@ def build(method: Method, net: nn.Module, proxy: nn.Module | None, posterior: Po
     options, learner = dict(method.options), None
     for name in COEFFICIENTS:
         if name in options:
-            options[name] = _coefficient(name, options[name])
+            options[name] = coefficient(name, options[name])
             learner = options[name] if isinstance(options[name], nn.Module) else learner
     options |= _guidance(method, classes)
     return Built(methods.build(method.recipe, net, proxy, posterior, **options), learner)
@@ -41,8 +41,8 @@ def needs(method: Method) -> frozenset[str]:
     return methods.needs(method.recipe, **method.options)
 
 
-def _coefficient(name: str, value: Any) -> Any:
-    """A number, a schedule `{linear: [0, 1]}`, or a learner `running` or `{running: {bins: 4}}`."""
+def coefficient(name: str, value: Any) -> Any:
+    """The coefficient of a number, a schedule `{linear: [0, 1]}`, or a learner `running` or `{running: {bins: 4}}`."""
     if isinstance(value, int | float):
         return value
     word, given = (value, {}) if isinstance(value, str) else next(iter(value.items())) if isinstance(value, dict) and value else ("", {})

@@ -1,0 +1,107 @@
+"""A folder of `meanstep train` as a diagnosis reads it: network, weights, copy, data and recipe, as the run has them. Trains nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meanstep.loss import Loss
+from meanstep.program.console import UserError
+from meanstep.program.diagnose import arrays
+from meanstep.program.diagnose.methods import Method, line, share
+from meanstep.program.diagnose.subjects import Found, Subject
+from meanstep.program.methods import EMA, POSTERIOR
+from meanstep.program.runs import cached, networks
+from meanstep.program.runs.config import Config
+from meanstep.program.runs.config import Method as RunMethod
+from meanstep.program.runs.saved import CHECKPOINTS, CONFIG, Saved, held, put_part
+from meanstep.program.sampling.model import located
+from meanstep.program.training import methods
+from meanstep.program.training.averages import names
+from meanstep.program.training.state import references
+from meanstep.types import Bridge
+from meanstep.velocities import Posterior
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint of the run in the folder `run`, which was trained as `config` says."""
+
+    run: Path
+    saved: Saved
+    config: Config
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that was done."""
+        return min(1.0, int(self.saved.about["seen"]) / self.config.run.samples)
+
+    @property
+    def classes(self) -> int:
+        """Number of labels that the network is given."""
+        return int(self.saved.description.get("options", {}).get("classes", 0)) if self.config.data.conditional else 0
+
+    @property
+    def copy(self) -> str:
+        """The average that is read beside the weights: the recipe's proxy, else the one that samples are made with; may be empty."""
+        proxy = names((self.config.method.proxy_decay,), ())[0]
+        wanted = proxy if EMA in methods.needs(self.config.method) else str(self.saved.about.get("chosen", ""))
+        return wanted if wanted in self.saved.averages else next(iter(self.saved.averages), "")
+
+    def found(self, weights: Path | None, ema: Path | None) -> Found:
+        """The network, its weights and its copy, unless other files are given."""
+        here = self.saved.path
+        beside = ema or (here / f"ema_{self.copy}.safetensors" if self.copy else None)
+        network = str(self.saved.description.get("network"))
+        return Found(network, lambda seed: networks.made(self.saved.description, seed), weights or here / "model.safetensors", beside)
+
+    def data(self, labels: Path | None) -> arrays.Data:
+        """What it was trained on; `UserError` if that is not there any more."""
+        cache = cached.cache(self.run, "give --data")
+        return arrays.of_cache(cache, Path(self.config.data.source).name, labels, labelled=bool(self.classes))
+
+    def method(self, subject: Subject, data: arrays.Data, changed: Mapping[str, Any]) -> Method:
+        """The recipe as the run has it but for what the user `changed`, with what its loss had learned; guidance is left out."""
+        own = self.config.method
+        asked = replace(own, options=own.options | dict(changed), dropout=0.0, omega=1.0, kappa=0.0)
+        try:
+            built = methods.build(asked, subject.field, subject.ema, self._posterior(asked, subject, data), self.classes)
+        except UserError as error:
+            raise UserError(f"the run's recipe: {error}") from error
+        rest = {} if changed else self.saved.tensors("state")
+        loss = Loss(built.recipe, measure=False)
+        if rest:
+            put_part(loss, rest, "loss.", self.saved.path)
+        if built.learner is not None:
+            if rest:
+                put_part(built.learner, rest, "learner.", self.saved.path)
+            built.learner.to(next(subject.field.parameters()).device)
+        guided = ", its guidance left out" if (own.omega, own.kappa) != (1, 0) else ""
+        beta = share(asked.recipe, built.recipe, self._beta(asked.options.get("beta", 1.0)))
+        return Method(asked.recipe, built.recipe, f"{line(asked.recipe, asked.options)}, the run's{guided}", beta, restored=bool(rest))
+
+    def _beta(self, given: Any) -> float | None:
+        """The coefficient at this moment of the run, if it is one number."""
+        c, one = methods.coefficient("beta", given), torch.ones(1)
+        value = c(Bridge(one, one, one, one, progress=self.progress)) if callable(c) else c
+        return None if isinstance(value, torch.Tensor) else float(value)
+
+    def _posterior(self, asked: RunMethod, subject: Subject, data: arrays.Data) -> Posterior | None:
+        if POSTERIOR not in methods.needs(asked):
+            return None
+        like = next(p for p in subject.field.parameters() if p.is_floating_point())
+        return Posterior(*data.rows(references(self.config, len(data)), like.dtype, like.device))
+
+
+def trained(target: str) -> Trained | None:
+    """The run of a folder, or of one of its checkpoints; None where neither is there. `UserError` for a damaged one."""
+    path = Path(target).expanduser()
+    if not ((path / CONFIG).is_file() and (path / CHECKPOINTS).is_dir()) and not (path / "state.json").is_file():
+        return None
+    run, saved = located(path)
+    config = held(run)
+    if config is None:
+        raise UserError(f"{run} holds no {CONFIG}: give --factory package.module:callable")
+    return Trained(run, saved, config)

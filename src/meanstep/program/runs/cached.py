@@ -1,0 +1,50 @@
+"""Where a run's data are now. Knows no networks."""
+
+from pathlib import Path
+
+from meanstep.program.console import UserError
+from meanstep.program.data import Cache, Manifest, Request, ensure
+from meanstep.program.data.ensure import user_folder
+from meanstep.program.data.manifest import NAME, check_fits
+from meanstep.program.runs.saved import MANIFEST, held
+
+
+def source(run: Path) -> str:
+    """The run's `--data.source`, or empty if it is not known."""
+    config = held(run)
+    return config.data.source if config else ""
+
+
+def cache(run: Path, remedy: str) -> Cache:
+    """The cache that a run was trained on: the folder it names, one in the user's folder, else made anew from its source.
+
+    `UserError` if its data are not there any more, or are others now; it ends with the `remedy`.
+    """
+    manifest, where = Manifest.read(run / MANIFEST), source(run)
+    if where and (Path(where).expanduser() / NAME).exists():
+        found = Cache.open(where)
+        check_fits(manifest, found.manifest, f"the run {run}")
+        return found
+    for path in sorted((user_folder() / "data").glob(f"*/{NAME}")):
+        if _digest(path) == manifest.digest:
+            return Cache.open(path.parent)
+    return _anew(run, manifest, remedy)
+
+
+def _anew(run: Path, manifest: Manifest, remedy: str) -> Cache:
+    config = held(run)
+    try:
+        if not config or not config.data.source:
+            raise UserError("the run does not say where they were")
+        found = ensure(config.data.source, Request(config.data.source, size=config.data.size, flips=config.data.flips))
+        check_fits(manifest, found.manifest, f"the run {run}")
+    except UserError as error:
+        raise UserError(f"the training data are not there any more ({error}): {remedy}") from None
+    return found
+
+
+def _digest(path: Path) -> str:
+    try:
+        return Manifest.read(path).digest
+    except UserError:
+        return ""

@@ -1,0 +1,142 @@
+"""`meanstep diagnose` of a run: everything is read as it was trained, and what the command line says goes first."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import meanstep as ms
+from meanstep.cli import main
+from meanstep.coefficients import Running
+from meanstep.objectives import Eulerian
+from meanstep.program.data import ensure
+from meanstep.program.diagnose import arrays
+from meanstep.program.diagnose.command import Diagnose
+from meanstep.program.diagnose.runs import Trained, trained
+from meanstep.program.diagnose.subjects import admit
+from meanstep.program.runs.saved import found
+from meanstep.program.training.command import Train
+
+CPU = torch.device("cpu")
+SHORT = "--run.device cpu --network.width 16 --network.depth 1 --network.heads 2 --run.batch 16 --run.evaluate-every 0"
+AVERAGES = "--averages.decays 0.5 --method.proxy-decay 0.75"
+OPTIONS = {"coefficient": "{beta: {linear: [0, 1]}, times: uniform, power: 0}", "learner": "{beta: {running: {bins: 2}}}"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run for each of `OPTIONS`, of four steps, and of sixteen, after which the learner has seen rows."""
+    pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEANSTEP_CACHE", str(folder / "cache"))
+        for name, options in OPTIONS.items():
+            words = f"--out {folder / name} {SHORT} {AVERAGES} --method.recipe coefficient".split()
+            words += ["--method.options", options, "--run.save-every", "32", "--run.samples", "64" if name == "coefficient" else "256"]
+            assert Train.parse(words).run() == 0
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def code(*args: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(["diagnose", *args, "--rows", "16", "--budget", "1", "--json", "d.json"])
+    return int(stop.value.code or 0)
+
+
+def opened(path: Path) -> Trained:
+    run = trained(str(path))
+    assert run is not None
+    return run
+
+
+def test_a_run_is_read_as_it_was_trained(runs: Path):
+    assert code(str(runs / "coefficient")) == 0
+    held: dict[str, Any] = json.loads(Path("d.json").read_text(encoding="utf-8"))
+    assert held["center"] == "ema" and held["recipe"].startswith("coefficient(beta={'linear': [0, 1]}, times=uniform, power=0), the run's")
+    assert "000000000064/model.safetensors" in held["subject"] and "ema_0.75.safetensors" in held["subject"], "the proxy's copy"
+    assert "data digits, 1,797 rows of 1x8x8" in held["subject"] and Path("diagnosis/report.html").is_file()
+
+
+def test_a_checkpoint_has_its_own_moment(runs: Path):
+    first, last = (opened(path) for path in found(runs / "coefficient"))
+    assert (first.progress, last.progress) == (0.5, 1.0) and first.run == last.run
+    assert opened(runs / "coefficient").saved.path == last.saved.path
+    for run, beta in ((first, 0.5), (last, 1.0)):
+        data = run.data(None)
+        assert run.method(admit(run.found(None, None), data, "", CPU), data, {}).beta == beta
+
+
+def test_rows_and_labels_are_those_of_the_training(runs: Path):
+    data, cache = opened(runs / "learner").data(None), ensure("digits")
+    index = torch.tensor([5, 0, 1796])
+    x, y = data.rows(index, torch.float32, CPU)
+    assert y is not None and torch.equal(x, cache.rows(index)[0]) and torch.equal(y, cache.rows(index)[1])
+
+
+def test_what_the_loss_had_learned_is_restored(runs: Path):
+    run = opened(runs / "learner")
+    data = run.data(None)
+    subject = admit(run.found(None, None), data, "", CPU)
+    held = run.saved.tensors("state")["learner.seen"]
+    for changed, kept in (({}, True), ({"power": 0.0}, False)):
+        method = run.method(subject, data, changed)
+        learner = _learner(method.recipe)
+        assert method.restored is kept and method.beta is None
+        assert torch.equal(learner.seen, held) is kept and held.any()
+
+
+def _learner(recipe: ms.Recipe) -> Running:
+    """The one in the closure of the tangent."""
+    (tangent,) = {term.objective.tangent for term in recipe if isinstance(term.objective, Eulerian) and term.objective.tangent}
+    waiting = [tangent]
+    while waiting:
+        f = waiting.pop()
+        if isinstance(f, Running):
+            return f
+        waiting += [cell.cell_contents for cell in getattr(f, "__closure__", None) or () if callable(cell.cell_contents)]
+    raise AssertionError("no learner")
+
+
+def test_the_command_line_goes_first(runs: Path):
+    cache = next((runs / "cache" / "data").iterdir())
+    case = Diagnose(str(runs / "learner"), cache, recipe="meanflow", center="own", batch=7, progress=0.25)._case()
+    assert case.method.line == "meanflow()" and case.data.name == str(cache) and case.center.kind == "own"
+    assert (case.batch, case.progress, Diagnose(str(runs / "learner"))._case().batch) == (7, 0.25, 16)
+    run = opened(runs / "coefficient")
+    data = arrays.Data(torch.randn(32, 1, 8, 8, generator=ms.key(0)).numpy(), np.arange(32) % 10, "mine")
+    method = run.method(admit(run.found(None, None), data, "", CPU), data, {"beta": 0.25})
+    assert (method.line, method.beta) == ("coefficient(beta=0.25, times=uniform, power=0), the run's", 0.25)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["{runs}/cache"], "is no run of `meanstep train`: give --factory"),
+        (["{runs}/coefficient", "--beta", "2"], "--beta lies in [0, 1], got 2"),
+        (["{runs}/coefficient", "--diagonal-share", "1.5"], "--diagonal-share lies in [0, 1]"),
+        (["{runs}/coefficient", "--recipe", "meanflow", "--beta", "0.5"], "--beta: the recipe meanflow has no such setting"),
+        (["{runs}/coefficient", "--factory", "meanstep:DiT"], "give the rows that it is trained on, --data FILE"),
+        (["moved"], "the training data are not there any more"),
+        (["empty"], "holds no checkpoint"),
+    ],
+)
+def test_a_mistake_is_one_line(args: list[str], words: str, runs: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("moved", "empty"):
+        shutil.copytree(runs / "coefficient", name)
+    Path("moved/config.yaml").write_text("data: {source: nowhere}\nnetwork: {width: 16}\n", encoding="utf-8")
+    Path("moved/data.json").write_text(Path("moved/data.json").read_text().replace('"limit": 0', '"limit": 1797'), encoding="utf-8")
+    shutil.rmtree("empty/checkpoints")
+    Path("empty/checkpoints").mkdir()
+    assert code(*(arg.format(runs=runs) for arg in args)) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and words in said[0]
