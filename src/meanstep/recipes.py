@@ -16,6 +16,7 @@ from meanstep.rates import Backward, Central, Exact
 from meanstep.types import Bridge, Coefficient, Field, Objective, Rate, Times, Velocity, Weight
 from meanstep.velocities import (
     LabelDropout,
+    Posterior,
     as_is,
     auxiliary,
     conditional,
@@ -142,13 +143,14 @@ def coefficient(
     `proxy`: an EMA copy (its boundary is taken), or any velocity such as `own` or a `Posterior`; needed unless `beta` is the number 0.
     `anchor`: scale of the flow-matching anchor at `r = t - delta`; None follows the paper (0.5 at `beta = 1`, off below); `anchor_share`
     of the rows get one. `target_beta` puts the proxy into the target as well (not the anchor's), which only a consistent proxy bears. On
-    rows whose label is dropped the proxy still sees it, which is unbiased. Latent settings of the paper: `delta=(0, 1e-3)`,
+    rows whose label is dropped a network that is the proxy does not see it either: with guidance its velocity under the label is not
+    that of the row's target. A `Posterior` sees it, which is unbiased. Latent settings of the paper: `delta=(0, 1e-3)`,
     `anchor=0.1`. Times, row shares and weight are MeanFlow's: the paper's own are unknown to us.
     """
     if anchor is not None and anchor < 0:
         raise ValueError(f"anchor is the scale of a loss term, at least 0, got {anchor:g}")
     plain = all(isinstance(value, (int, float)) and value == 0 for value in (beta, target_beta))
-    other = velocity if plain else _source(proxy, "coefficient with beta > 0", "a proxy velocity")
+    other = velocity if plain else _hidden(_source(proxy, "coefficient with beta > 0", "a proxy velocity"), velocity)
     tangent, target = mix(velocity, other, beta), mix(velocity, other, target_beta, "target_beta")
     alike = beta is target_beta or (isinstance(beta, (int, float)) and isinstance(target_beta, (int, float)) and beta == target_beta)
     target = tangent if alike else target  # then the proxy is evaluated once
@@ -157,6 +159,12 @@ def coefficient(
     scale = anchor if anchor is not None else 0.5 if isinstance(beta, (int, float)) and beta == 1 else 0.0
     near = Term(Matching(velocity, shown(velocity)), at_times.anchor(times, *delta), weight, anchor_share, scale)
     return (*recipe, near) if scale else recipe
+
+
+def _hidden(proxy: Velocity, velocity: Velocity) -> Velocity:
+    """A network's velocity under the label that the trained one is shown; a posterior has none for a hidden label."""
+    given = shown(velocity)
+    return proxy if given is as_is or isinstance(proxy, Posterior) else lambda field, b: proxy(field, given(b))
 
 
 def improved_meanflow(

@@ -195,6 +195,17 @@ def _() -> Any:
     return recipes.coefficient(1.0, EMA, anchor=0.1, delta=(0.0, 1e-3), anchor_share=0.5), mixture(1.0, 0.1)
 
 
+@case("coefficient-guided")
+def _() -> Any:
+    """MeanFlow's guidance in target and tangent; the proxy is shown what the network is shown. The paper does not say."""
+
+    def law(d: Draws) -> Tensor:
+        rows = published.guided(U, d.batch, omega=1.0, kappa=0.5, window=(0.0, 1.0), null=NULL, share=0.3)
+        return published.adaptive(published.beta_mixture(U, EMA, rows, beta=0.3), 1.0, 0.01).mean()
+
+    return recipes.coefficient(0.3, EMA, velocity=velocities.Guided(velocities.conditional, DROPOUT, 1.0, 0.5)), law
+
+
 @case("coefficient-beta-of-time")
 def _() -> Any:
     return recipes.coefficient(lambda b: b.t - b.r, EMA), mixture(lambda d: (d.batch.t - d.batch.r)[:, None], 0.0)

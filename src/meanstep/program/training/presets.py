@@ -1,4 +1,4 @@
-"""Configurations to start from, each with what it is for. Those with a band were run; docs/training.md holds the numbers."""
+"""Configurations to start from: what each is for, and what was measured if it was run; docs/training.md holds the numbers."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,81 @@ from meanstep.program.runs.config import Averages, Config, Data, Method, Network
 
 @dataclass(frozen=True)
 class Preset:
-    """`about`: one line for the list; `band`: what was measured, empty if it was not run here."""
+    """`about`: one line for the list; `band`: what to expect, measured; empty if it was not run here."""
 
     about: str
     config: Config
     band: str = ""
 
 
+UNIFORM = {"times": "uniform", "diagonal_share": 0.5}
+"""Ours: uniform times train the step from t = 1 to 0, which is the one that sampling takes; MeanFlow's logit-normal ones hardly do."""
+
 PRESETS: dict[str, Preset] = {
     "digits": Preset(
-        "scikit-learn's 8 x 8 digits, two to three minutes on two cores; needs no download",
+        "scikit-learn's 8 x 8 digits, some three minutes on two cores; needs no download",
         Config(
             Data("digits"),
-            Network(patch=2, width=96, depth=4, heads=4),
-            Method("meanflow", {"times": "uniform", "diagonal_share": 0.5}),
+            Network(patch=2, width=64, depth=4, heads=4),
+            Method("meanflow", dict(UNIFORM)),
             Optimiser(rate=2e-3, warmup=6_400, schedule="cosine"),
             Averages((0.998,)),
-            Run(samples=1_000_000, batch=128),
+            Run(samples=200_000, batch=128, sample_every=50_000, evaluate_every=50_000, save_every=50_000),
+        ),
+    ),
+    "mnist-dit": Preset(
+        "MNIST at 28 x 28 from mnist.npz (--data.source), a small DiT on two cores",
+        Config(
+            Data("mnist.npz"),
+            Network(patch=4, width=128, depth=4, heads=4),
+            Method("meanflow", dict(UNIFORM)),
+            Optimiser(rate=1e-3, warmup=10_000, schedule="cosine"),
+            Averages((0.999,)),
+            Run(samples=2_000_000, batch=128),
+        ),
+    ),
+    "cifar10-dit": Preset(
+        "CIFAR-10 at 32 x 32 in pixels, DiT of 384, for one GPU",
+        Config(
+            Data("cifar10.npz", flips=True),
+            Network(patch=2, width=384, depth=12, heads=6, options={"qk_norm": True}),
+            Method("meanflow", dict(UNIFORM)),
+            Optimiser(rate=2e-4, warmup=500_000),
+            Averages((0.9999,), (0.05, 0.10)),
+            Run(samples=100_000_000, batch=512, precision="bf16", compile=True, extractor="inception", evaluate_count=10_000),
+        ),
+    ),
+    "latents-dit-s4": Preset(
+        "Photographs at 256 px as TAESD latents (meanstep cache ... --autoencoder taesd:FILE), DiT-S/4, for one GPU",
+        Config(
+            Data("latents", flips=True),
+            Network(model="S/4"),
+            Method("meanflow", dict(UNIFORM)),
+            Optimiser(rate=2e-4, warmup=100_000),
+            Averages((0.9999,), (0.05, 0.10)),
+            Run(samples=20_000_000, batch=256, precision="bf16", compile=True),
+        ),
+    ),
+    "imagenet256-dit-b4": Preset(
+        "MeanFlow's DiT-B/4 on ImageNet-256 latents (kl:..., cached with --no-normalise), as published; eight GPUs",
+        Config(
+            Data("imagenet256", flips=True),
+            Network(model="B/4"),
+            Method("meanflow", omega=1.0, kappa=0.5),
+            Optimiser(rate=1e-4, warmup=0, clip=0.0),
+            Averages((0.9999,)),
+            Run(samples=307_200_000, batch=1024, compile=True, extractor="inception", save_every=5_120_000, evaluate_every=5_120_000),
+        ),
+    ),
+    "imagenet256-dit-b4-ema": Preset(
+        "The same with the paper's EMA tangent and anchor, 2605.09235 at beta = 1; its EMA decay and batch are unknown, these are ours",
+        Config(
+            Data("imagenet256", flips=True),
+            Network(model="B/4"),
+            Method("coefficient", {"beta": 1.0, "anchor": 0.1, "delta": [0.0, 0.001]}, proxy_decay=0.9999, omega=1.0, kappa=0.5),
+            Optimiser(rate=1e-4, warmup=0, clip=0.0),
+            Averages((0.9999,)),
+            Run(samples=307_200_000, batch=1024, compile=True, extractor="inception", save_every=5_120_000, evaluate_every=5_120_000),
         ),
     ),
 }
