@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from meanstep.keys import key
     from meanstep.loss import Loss, Output
     from meanstep.program.doctor import doctor
+    from meanstep.program.sampling import load
     from meanstep.recipes import Recipe, Term
     from meanstep.samplers import jump, noise, walk
     from meanstep.types import Bridge, Field, Regression
@@ -33,6 +34,7 @@ __all__ = [
     "interpolants",
     "jump",
     "key",
+    "load",
     "metrics",
     "noise",
     "objectives",
@@ -52,6 +54,7 @@ _HOME = {
     **dict.fromkeys(("Bridge", "Field", "Regression"), "types"),
     "key": "keys",
     "doctor": "program.doctor",  # of the program: loaded only when it is used
+    "load": "program.sampling",
 }
 
 
