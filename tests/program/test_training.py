@@ -398,6 +398,10 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
         (["--network.options", "{wide: 3}"], "--network"),
         (["--data.source", "nowhere"], "nowhere"),
         (["--preset", "digit"], "there is no preset 'digit'"),
+        (
+            ["--method.recipe", "terminal_velocity", "--method.options", "{}", "--network.options", "{checkpointing: true}"],
+            "recorded through",
+        ),
         (["--run.batch", "0"], "--run.batch: at least 1, got 0"),
         (["--run.loggers", "paper"], "--run.loggers"),
         (["--run.device", "gpu"], "--run.device"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import CheckpointError
 
 from meanstep.coefficients import Running
 from meanstep.keys import key
@@ -105,7 +106,11 @@ class Step:
         with syncing(self.wrapped, k == self.chunks - 1):
             with self._autocast():
                 out = self._forward(here, label, progress, start)
-            (out.loss / self.chunks).backward()
+            try:
+                (out.loss / self.chunks).backward()
+            except CheckpointError as error:
+                what = f"--network.options: the derivative of {self.config.method.recipe} cannot be recorded through checkpointed blocks"
+                raise UserError(f"{what}: leave checkpointing out, or choose another recipe") from error
         return out
 
     def _forward(self, x: Tensor, y: Tensor | None, progress: float, start: int) -> Output:
