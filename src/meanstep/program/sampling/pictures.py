@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -15,17 +14,17 @@ from meanstep.program.console import UserError, write
 def grid(images: Tensor, columns: int | None = None, pad: int = 2, enlarge: int | None = None) -> Image.Image:
     """The pictures uint8 `[N, 1 or 3, H, W]` row by row on white.
 
-    `columns`: by default as many as rows; `enlarge`: how often a pixel is repeated, by default so that a picture has some 64.
+    `columns`: by default as many as rows; `enlarge`: how many times larger each is drawn, bicubic, by default to some 64 pixels.
     """
     n, channels, height, width = images.shape
     columns = columns or max(1, math.ceil(math.sqrt(n)))
-    rows = math.ceil(n / columns)
-    whole = torch.full((channels, rows * (height + pad) + pad, columns * (width + pad) + pad), 255, dtype=torch.uint8)
-    scale = enlarge or max(1, 64 // max(height, width))
+    rows, scale = math.ceil(n / columns), enlarge or max(1, 64 // max(height, width))
+    high, wide = height * scale + pad, width * scale + pad
+    whole = Image.new("L" if channels == 1 else "RGB", (columns * wide + pad, rows * high + pad), "white")
     for k, image in enumerate(images):
-        top, left = pad + k // columns * (height + pad), pad + k % columns * (width + pad)
-        whole[:, top : top + height, left : left + width] = image
-    return picture(whole.repeat_interleave(scale, 1).repeat_interleave(scale, 2))
+        one = picture(image).resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+        whole.paste(one, (pad + k % columns * wide, pad + k // columns * high))
+    return whole
 
 
 def picture(image: Tensor) -> Image.Image:

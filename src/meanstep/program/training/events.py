@@ -21,8 +21,8 @@ from meanstep.program.training.samples import Judge, Samples
 from meanstep.program.training.state import State
 
 Show = Callable[[State, dict[str, float]], None]
-SHOWN, MANY = 64, 32
-"""Pictures of a grid, of the seeds 0 to 63."""
+MOST, MANY = 12, 32
+"""Most classes that have a column each in a grid of eight rows; steps of a sampler along the velocity."""
 
 
 @dataclass
@@ -72,11 +72,12 @@ class Events:
 
     def picture(self, state: State) -> None:
         """A grid of one-step samples (of flow matching: of many steps) of the same seeds, and labels, each time."""
-        images = self.samples.images(state, range(SHOWN), 1 if self.samples.sampler == "average" else MANY)
+        columns = len(self.samples.cache.classes) if 2 <= len(self.samples.cache.classes) <= MOST else 8
+        images = self.samples.images(state, range(8 * columns), 1 if self.samples.sampler == "average" else MANY)
         if self.ranks.first:
             name = f"samples/{state.seen:012d}.png"
             (self.folder / "samples").mkdir(exist_ok=True)
-            pictures.save(self.folder / name, pictures.grid(images, 8))
+            pictures.save(self.folder / name, pictures.grid(images, columns))
             self._note("picture", state.seen, file=name)
 
     def evaluate(self, state: State) -> None:
