@@ -402,6 +402,8 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
             ["--method.recipe", "terminal_velocity", "--method.options", "{}", "--network.options", "{checkpointing: true}"],
             "recorded through",
         ),
+        (["--method.recipe", "terminal_velocity", "--method.options", "{}", "--run.compile"], "compiles no recorded derivative"),
+        (["--method.recipe", "modular_meanflow", "--method.options", "{}", "--run.compile"], "compiles no recorded derivative"),
         (["--run.batch", "0"], "--run.batch: at least 1, got 0"),
         (["--run.loggers", "paper"], "--run.loggers"),
         (["--run.device", "gpu"], "--run.device"),

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from meanstep.program.training.loop import Step, batches, stopping
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.samples import Samples, judge
 from meanstep.program.training.state import State, fresh
+from meanstep.recipes import Term
 
 
 def chunk(config: Config, ranks: Ranks) -> int:
@@ -65,9 +67,21 @@ def train(config: Config, here: Path, cache: Cache, ranks: Ranks) -> tuple[State
 
 
 def wrapped(config: Config, state: State, ranks: Ranks) -> torch.nn.Module:
+    """The owner as the ranks see it, compiled if asked; `UserError` for a recipe that torch does not compile on this network."""
     if config.run.compile:
+        norms = any(isinstance(module, torch.nn.LayerNorm | torch.nn.GroupNorm) for module in state.owner.net.modules())
+        if norms and any(_recorded(term) for term in state.owner.loss.recipe):
+            what = f"--run.compile: torch {torch.__version__} compiles no recorded derivative through LayerNorm or GroupNorm"
+            raise UserError(f"{what}, which {config.method.recipe} needs: leave it out, or choose another recipe")
         state.owner.compile()
     return ranks.wrap(state.owner, config.run.parallel)
+
+
+def _recorded(term: Term) -> bool:
+    """Whether its gradient flows through a derivative."""
+    objective: Any = term.objective
+    share = getattr(objective, "through", getattr(getattr(objective, "rate", None), "through", 0.0))
+    return callable(share) or float(share) != 0.0
 
 
 def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State) -> Events:
