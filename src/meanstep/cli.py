@@ -40,7 +40,7 @@ COMMANDS: dict[str, Command] = {
     "verify": Command("Measure the theory: each claim, what was found, a verdict.", "meanstep.program.verify.command", "Verify"),
     "reproduce toy": Command("The paper's coefficient sweep on data in the plane.", "meanstep.program.sweep.command", "Toy"),
     "reproduce mixtures": Command("The same on mixtures of growing dimension.", "meanstep.program.sweep.command", "Mixtures"),
-    "report": Command("Write the report of a sweep's folder again.", "meanstep.program.sweep.command", "Report"),
+    "report": Command("Write the report of a run's or a sweep's folder again.", "meanstep.program.pages.command", "Report"),
 }
 """Every command, in the order of the list; two words are a command of a group."""
 

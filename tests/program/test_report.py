@@ -14,7 +14,8 @@ import pytest
 from scipy import stats
 
 from meanstep.program.console import UserError
-from meanstep.program.sweep.report import claims, look, results, statistics, strips, verdicts
+from meanstep.program.pages import look
+from meanstep.program.sweep.report import claims, results, statistics, strips, verdicts
 from meanstep.program.sweep.report.page import build, spoken
 from meanstep.program.sweep.report.statistics import Change
 from meanstep.program.sweep.settings import mixture_dimension

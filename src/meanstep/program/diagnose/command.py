@@ -28,6 +28,7 @@ from meanstep.program.diagnose.subjects import Subject, admit, find
 from meanstep.program.diagnose.terminal import show
 from meanstep.program.doctor.command import available
 from meanstep.program.doctor.findings import first_line
+from meanstep.program.pages.page import require
 
 UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 
@@ -102,8 +103,6 @@ class Diagnose:
         """0 when the report is written, 130 when it is of an interrupted probe. `UserError` if there is nothing to measure."""
         budget = seconds(self.budget)
         self._check()
-        from meanstep.program.sweep.report.page import require  # with scipy's statistics, which no other command needs to start
-
         require()
         if self.json is not None:
             writable(self.json)

@@ -1,43 +1,27 @@
 """From a diagnosis to one page that works offline. Measures nothing."""
 
-import base64
 import re
-from importlib.resources import files
 from pathlib import Path
 
-from meanstep.program.console import UserError, write
 from meanstep.program.diagnose.diagnosis import Diagnosis
 from meanstep.program.diagnose.rules import CLEAR, FIRES, MISSING, OPEN, QUIET_IS_NOT_GOOD, WARN, Verdict
+from meanstep.program.pages import page
 from meanstep.program.sweep.folder import environment
-
-TEMPLATE = "report.html.j2"
 
 
 def build(diagnosis: Diagnosis, folder: Path) -> Path:
     """Write report.html into the folder, made if need be, and return its path. `UserError` if it cannot be written."""
-    import jinja2
-
     from meanstep.program.diagnose.figures import FIGURES
 
     drawn = {name: image for name, draw in FIGURES.items() if (image := draw(diagnosis)) is not None}
-    source = files("meanstep.program.diagnose").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    made = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    made.filters["greek"] = greek
-    page = made.from_string(source).render(_content(diagnosis, drawn))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out: cannot make the folder {folder}: {error.strerror}") from error
-    write(folder / "report.html", page)
-    return folder / "report.html"
+    return page.published(page.rendered(__package__ or "", _content(diagnosis, drawn), {"greek": greek}), folder)
 
 
 def _content(d: Diagnosis, drawn: dict[str, bytes]) -> dict[str, object]:
-    images = {name: (f"data:image/png;base64,{base64.b64encode(image).decode()}", _width(image)) for name, image in drawn.items()}
     return {
         "d": d,
         "still": d.case.method.still,
-        "drawn": images,
+        "drawn": page.figures(drawn),
         "tiles": tiles(d),
         "fired": d.fired,
         "rules": d.verdicts,
@@ -52,10 +36,6 @@ def greek(text: str) -> str:
     """Notation for a page that has the letters; what a user types stays as it is."""
     text = re.sub(r"\bbeta\b(?!=)", "β", text).replace("kappa", "κ").replace("|^2", "|²")
     return text.replace("β = ", "β\u00a0=\u00a0")
-
-
-def _width(image: bytes) -> int:
-    return int.from_bytes(image[16:20], "big") // 2
 
 
 def badge(v: Verdict) -> tuple[str, str]:

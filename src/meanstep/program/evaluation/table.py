@@ -13,37 +13,38 @@ Shown = Callable[[Row], str]
 def table(rows: Sequence[Row], floor: Row | None, metrics: Sequence[str], distance: str) -> Table:
     """One line a cell, the floor last; only the columns that were asked for."""
     found = Table(box=SIMPLE_HEAD, pad_edge=False)
-    columns = _columns(rows, metrics, distance)
-    for name, _ in columns:
+    shown = columns(rows, metrics, distance)
+    for name, _ in shown:
         found.add_column(name, justify="left" if name == "average" else "right")
     for row in rows:
         if row["values"] is None:
-            found.add_row(*(show(row) for _, show in columns[:4]), f"none: {row['failed']}")
+            found.add_row(*(show(row) for _, show in shown[:4]), f"none: {row['failed']}")
         else:
-            found.add_row(*(show(row) for _, show in columns))
+            found.add_row(*(show(row) for _, show in shown))
     if floor is not None:
         found.add_section()
-        cells = [show(floor) for _, show in columns[4:]]
+        cells = [show(floor) for _, show in shown[4:]]
         found.add_row("", floor["data"].partition(":")[0], "", "", *cells)
     return found
 
 
-def _columns(rows: Sequence[Row], metrics: Sequence[str], distance: str) -> list[tuple[str, Shown]]:
-    columns: list[tuple[str, Shown]] = [
+def columns(rows: Sequence[Row], metrics: Sequence[str], distance: str) -> list[tuple[str, Shown]]:
+    """Heads, and what stands below them for a row: the first four for any row, the others for one with values."""
+    found: list[tuple[str, Shown]] = [
         ("seen", lambda row: f"{row['seen']:,}"),
         ("average", lambda row: row["average"]),
         ("steps", lambda row: str(row["steps"])),
         ("guidance", lambda row: f"{row['guidance']:g}"),
     ]
     if "frechet" in metrics:
-        columns.append((distance, _interval))
+        found.append((distance, _interval))
     if "kid" in metrics:
-        columns.append(("kernel x 1000", _kernel))
+        found.append(("kernel x 1000", _kernel))
     for metric, names in (("precision-recall", ("precision", "recall")), ("density-coverage", ("density", "coverage"))):
-        columns += [(name, _number(name)) for name in names] if metric in metrics else []
+        found += [(name, _number(name)) for name in names] if metric in metrics else []
     if "inception-score" in metrics:
-        columns.append(("Inception score", _number("inception_score")))
-    return [*columns, ("count", _number("count", ",d"))]
+        found.append(("Inception score", _number("inception_score")))
+    return [*found, ("count", _number("count", ",d"))]
 
 
 def _interval(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""`meanstep reproduce toy`, `meanstep reproduce mixtures` and `meanstep report`."""
+"""`meanstep reproduce toy` and `meanstep reproduce mixtures`."""
 
 import hashlib
 import resource
@@ -98,7 +98,8 @@ class _Sweep:
         return settings
 
     def _go(self, settings: Settings, folder: Path, study: str) -> int:
-        from meanstep.program.sweep.report.page import build, require, spoken
+        from meanstep.program.pages.page import require
+        from meanstep.program.sweep.report.page import build, spoken
 
         require()
         workers = cores() if self.workers is None else self.workers
@@ -168,27 +169,6 @@ class Mixtures(_Sweep):
                 raise UserError(f"--dims: a mixture has 2 to 256 dimensions, got {dim}")
         sets = [f"mixture-{dim}" for dim in dict.fromkeys(self.dims)]
         return self._go(self._settings(sets, coefficients(self.betas), None), self.out, "mixtures")
-
-
-@dataclass(frozen=True)
-class Report:
-    """Write the report of a sweep's folder again, from its records: report.html, summary.csv and the figures.
-
-    Example: meanstep report runs/toy
-    """
-
-    folder: tyro.conf.Positional[Path]
-    """The folder that `meanstep reproduce` wrote."""
-
-    def run(self) -> int:
-        """0 when it is written. `UserError` if the folder holds no sweep."""
-        from meanstep.program.sweep.report.page import build, require
-
-        require()
-        if not (self.folder / "sweep.json").is_file():
-            raise UserError(f"{self.folder} holds no sweep.json: give a folder that `meanstep reproduce` wrote")
-        out.print(f"report: {build(self.folder)}")
-        return 0
 
 
 def _check(settings: Settings) -> None:

@@ -14,7 +14,9 @@ from meanstep.program.console import Interrupted, UserError, err, out
 from meanstep.program.data import Cache
 from meanstep.program.runs import saved
 from meanstep.program.runs.config import Averages, Config, Data, Method, Network, Optimiser, Run, checked, from_yaml, to_yaml
+from meanstep.program.runs.report.page import wanted
 from meanstep.program.training import estimate, folder
+from meanstep.program.training.loop import Failure
 from meanstep.program.training.presets import DEFAULT, PRESETS
 from meanstep.program.training.ranks import Ranks, ranks
 from meanstep.program.training.train import train
@@ -136,13 +138,23 @@ def _trained(config: Config, place: Path, cache: Cache, here: Ranks) -> int:
     began, there = time.perf_counter(), saved.found(place)
     if here.first:
         _announce(config, place, cache, there)
-    state, stopped = train(config, place, cache, here)
+    try:
+        state, stopped = train(config, place, cache, here)
+    except Failure:  # a run that broke off is the one that is looked at
+        _report(place, here)
+        raise
+    _report(place, here)
     if stopped is not None:
         again = f"saved at {state.seen:,} samples in {place}; the same command goes on"
         raise _Stopped(again, 128 + stopped) if here.first else SystemExit(128 + stopped)
     if here.first:
         _summary(state, place, time.perf_counter() - began)
     return 0
+
+
+def _report(place: Path, here: Ranks) -> None:
+    if here.first:
+        out.print(wanted(place), highlight=False, soft_wrap=True, markup=False)
 
 
 class _Stopped(Interrupted):

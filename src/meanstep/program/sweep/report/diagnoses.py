@@ -6,9 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 
-from meanstep.program.sweep.records import Record
-from meanstep.program.sweep.report.claims import least
-from meanstep.program.sweep.report.look import (
+from meanstep.program.pages.look import (
     AMBER,
     BLUE,
     GREEN,
@@ -24,6 +22,8 @@ from meanstep.program.sweep.report.look import (
     png,
     sheet,
 )
+from meanstep.program.sweep.records import Record
+from meanstep.program.sweep.report.claims import least
 from meanstep.program.sweep.report.results import BASE, Results, Seeds, shown
 from meanstep.program.sweep.report.statistics import across, mean, ratio
 

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from meanstep.program.sweep.report import pictures
-from meanstep.program.sweep.report.claims import SW1_OF_PAPER, TRACE_RANGE, sw1_ratio, trace_ratio
-from meanstep.program.sweep.report.look import (
+from meanstep.program.pages.look import (
     ARM_COLOURS,
     BLUE,
     GREEN,
@@ -26,6 +24,8 @@ from meanstep.program.sweep.report.look import (
     png,
     sheet,
 )
+from meanstep.program.sweep.report import pictures
+from meanstep.program.sweep.report.claims import SW1_OF_PAPER, TRACE_RANGE, sw1_ratio, trace_ratio
 from meanstep.program.sweep.report.results import ANCHORED, BASE, BOTH, PLANE, Line, Results, Seeds, shown
 from meanstep.program.sweep.report.statistics import Change, across, ratio
 

@@ -3,13 +3,11 @@
 A report is a function of what the folder holds; whatever is missing there is missing in the report, which says so.
 """
 
-import base64
-from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from meanstep.program.console import UserError, write
+from meanstep.program.pages import page
 from meanstep.program.sweep.report import prose, summary
 from meanstep.program.sweep.report.claims import claims
 from meanstep.program.sweep.report.results import Results, read, shown
@@ -17,24 +15,13 @@ from meanstep.program.sweep.report.statistics import mean
 from meanstep.program.sweep.report.strips import strip
 from meanstep.program.sweep.report.verdicts import RULE, Claim, number, readable_p, with_interval
 
-TEMPLATE = "report.html.j2"
-
-
-def require() -> None:
-    """`UserError` that names the extra if what draws the report is not installed; the rest of the program does without it."""
-    for name in ("matplotlib", "jinja2"):
-        if find_spec(name) is None:
-            raise UserError(f"the report needs {name}: pip install 'meanstep[report]'")
-
 
 def build(folder: Path) -> Path:
     """Write figures/*.png, summary.csv and report.html into the sweep's folder and return the page's path.
 
     `UserError` if matplotlib or jinja2 is missing, or if a file of the sweep is missing, damaged or cannot be written.
     """
-    require()
-    import jinja2
-
+    page.require()
     from meanstep.program.sweep.report.diagnoses import DIAGNOSES
     from meanstep.program.sweep.report.figures import FIGURES
 
@@ -42,16 +29,14 @@ def build(folder: Path) -> Path:
     drawn = _draw(folder / "figures", results, {**FIGURES, **DIAGNOSES})
     rows = summary.numbers(results)
     write(folder / "summary.csv", summary.text(rows))
-    source = files("meanstep.program.sweep.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"number": number, "p": readable_p, "measured": with_interval, "shown": shown}
-    page = environment.from_string(source).render(_content(results, claims(results), rows, drawn))
-    write(folder / "report.html", page.replace("β = ", "β\u00a0=\u00a0").replace("|κ|", "|\u2060κ\u2060|"))  # no line ends inside these
-    return folder / "report.html"
+    filters: dict[str, Any] = {"number": number, "p": readable_p, "measured": with_interval, "shown": shown}
+    text = page.rendered(__package__ or "", _content(results, claims(results), rows, page.figures(drawn)), filters)
+    text = text.replace("β = ", "β\u00a0=\u00a0").replace("|κ|", "|\u2060κ\u2060|")  # no line ends inside these
+    return page.published(text, folder)
 
 
-def _draw(folder: Path, results: Results, figures: dict[str, Any]) -> dict[str, tuple[str, int]]:
-    """Write the figures that the sweep has data for, return them with the width to show them at; an earlier report's others go."""
+def _draw(folder: Path, results: Results, figures: dict[str, Any]) -> dict[str, bytes]:
+    """Write the figures that the sweep has data for and return them; an earlier report's others go."""
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -63,12 +48,8 @@ def _draw(folder: Path, results: Results, figures: dict[str, Any]) -> dict[str, 
             path.unlink(missing_ok=True)
             continue
         write(path, image)
-        found[name] = _embedded(image), int.from_bytes(image[16:20], "big") // 2
+        found[name] = image
     return found
-
-
-def _embedded(image: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def _content(results: Results, found: list[Claim], rows: list[summary.Number], drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
@@ -111,7 +92,7 @@ def _cards(results: Results) -> list[dict[str, Any]]:
         if "data" not in arrays:
             continue
         window = pictures.frame(arrays["data"])
-        images = {id: _embedded(pictures.png(pictures.picture(points, window))) for id, points in arrays.items()}
+        images = {id: page.embedded(pictures.png(pictures.picture(points, window))) for id, points in arrays.items()}
         lost = {id: pictures.outside(points, window) for id, points in arrays.items()}
         notes = {id: _note(results, name, id, lost[id]) for id in arrays if id != "data"}
         cards.append({"name": name, "data": images.pop("data"), "images": images, "notes": notes, "dim": arrays["data"].shape[1]})

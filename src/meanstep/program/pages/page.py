@@ -1,0 +1,53 @@
+"""From a template and PNG bytes to one page that works offline. Knows nothing of what is reported."""
+
+import base64
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from meanstep.program.console import UserError, write
+
+SHARED, TEMPLATE, NAME = ("base.html.j2", "parts.html.j2"), "report.html.j2", "report.html"
+
+
+def require() -> None:
+    """`UserError` that names the extra if what draws the report is not installed; the rest of the program does without it."""
+    for name in ("matplotlib", "jinja2"):
+        if find_spec(name) is None:
+            raise UserError(f"the report needs {name}: pip install 'meanstep[report]'")
+
+
+def rendered(package: str, content: Mapping[str, Any], filters: Mapping[str, Callable[..., Any]] | None = None) -> str:
+    """The page of the template `report.html.j2` in a package, which extends the base here."""
+    import jinja2
+
+    loader = jinja2.DictLoader({TEMPLATE: _source(package, TEMPLATE)} | {name: _source(__package__ or "", name) for name in SHARED})
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= dict(filters or {})
+    return environment.get_template(TEMPLATE).render(content)
+
+
+def published(page: str, folder: Path) -> Path:
+    """Write the page into a folder, made if need be, and return its path. `UserError` if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+    write(folder / NAME, page)
+    return folder / NAME
+
+
+def figures(images: Mapping[str, bytes]) -> dict[str, tuple[str, int]]:
+    """PNG bytes as what the macro `figure` takes: the image in a URL, and the width to show it at."""
+    return {name: (embedded(image), int.from_bytes(image[16:20], "big") // 2) for name, image in images.items()}
+
+
+def embedded(image: bytes, kind: str = "png") -> str:
+    """The image in a URL."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+
+
+def _source(package: str, name: str) -> str:
+    return files(package).joinpath(name).read_text(encoding="utf-8")

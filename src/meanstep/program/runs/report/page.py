@@ -1,0 +1,83 @@
+"""From a run's folder to one page that works offline: a function of what the folder holds. Knows no networks and trains nothing."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meanstep.program.console import UserError
+from meanstep.program.pages import page
+from meanstep.program.runs.report import words
+from meanstep.program.runs.report.history import History, read
+
+MOST, LARGE, SIDE = 16, 300_000, 1024
+"""At most MOST pictures; one of more than LARGE bytes is made smaller, to SIDE pixels."""
+
+
+def build(folder: Path) -> Path:
+    """Write report.html into the run's folder and return its path.
+
+    `UserError` if matplotlib or jinja2 is missing, or if a file of the run is missing, damaged or cannot be written.
+    """
+    page.require()
+    from meanstep.program.runs.report.figures import FIGURES
+
+    run = read(folder)
+    drawn = {name: image for name, draw in FIGURES.items() if (image := draw(run)) is not None}
+    return page.published(page.rendered(__package__ or "", _content(run, page.figures(drawn))), folder)
+
+
+def wanted(folder: Path) -> str:
+    """Write the report beside a run if it can be, and say in one line what became of it."""
+    try:
+        return f"report: {build(folder)}"
+    except UserError as error:
+        return f"no report.html: {error}"
+
+
+def _content(run: History, drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
+    pictures, lost = _pictures(run)
+    return {
+        "run": run,
+        "drawn": drawn,
+        "title": words.title(run),
+        "state": words.state(run),
+        "lead": words.lead(run),
+        "tiles": words.tiles(run),
+        "gaps": words.gaps(run) + ([f"{lost} pictures of the records are not there any more."] if lost else []),
+        "pictures": pictures,
+        "loss": words.loss(run),
+        "tangent": words.tangent(run),
+        "evaluations": words.evaluations(run),
+        "checkpoints": words.checkpoints(run),
+        "settings": words.settings(run),
+        "environment": words.environment(run),
+        "commands": words.commands(run),
+    }
+
+
+def _pictures(run: History) -> tuple[list[dict[str, Any]], int]:
+    """The pictures over time, evenly chosen if they are many, and how many of the records' are not there."""
+    noted = {r["seen"]: run.folder / r["file"] for r in run.of("picture")}
+    there = [(seen, path) for seen, path in sorted(noted.items()) if path.is_file()]
+    chosen = sorted({round(k) for k in np.linspace(0, len(there) - 1, min(MOST, len(there)))}) if there else []
+    found = [{"seen": there[k][0], "words": words.moment(there[k][0], run), "image": _image(there[k][1])} for k in chosen]
+    return [picture for picture in found if picture["image"]], len(noted) - len(there)
+
+
+def _image(path: Path) -> str:
+    """A picture in a URL, empty for a file that is none."""
+    from PIL import Image
+
+    data = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if len(data) <= LARGE:
+                return page.embedded(data)
+            image.thumbnail((SIDE, SIDE))
+            box = io.BytesIO()
+            image.convert("RGB").save(box, format="JPEG", quality=88)
+    except (OSError, ValueError, SyntaxError):
+        return ""
+    return page.embedded(box.getvalue(), "jpeg")

@@ -1,0 +1,193 @@
+"""A run in words and tables: what the page says beside its figures. Draws nothing."""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from meanstep.program.evaluation.rows import Row
+from meanstep.program.evaluation.table import columns
+from meanstep.program.runs import saved
+from meanstep.program.runs.config import Config
+from meanstep.program.runs.records import Record
+from meanstep.program.runs.report.history import History, first
+
+GROUPS = {"data": "Data", "network": "Network", "method": "Method", "optimiser": "Optimiser", "averages": "Averages", "run": "Run"}
+
+
+def title(run: History) -> str:
+    """What is trained on what."""
+    return f"{run.config.method.recipe} on {run.manifest.source if run.manifest else run.config.data.source}"
+
+
+def state(run: History) -> tuple[str, str]:
+    """Class and words of how far it is."""
+    if run.finished:
+        return "holds", "finished"
+    return "notes", f"{100 * run.seen / run.config.run.samples:.3g}% of the way"
+
+
+def lead(run: History) -> str:
+    """The run in a sentence."""
+    seen = f"{run.seen:,} of {run.config.run.samples:,} samples seen"
+    if run.manifest is None:
+        return f"{seen}."
+    m = run.manifest
+    kind = f"{m.count:,} {'latents' if m.latent else 'images'} of {' x '.join(map(str, m.shape))}"
+    labels = f"with {len(m.classes)} labels" if m.classes and run.config.data.conditional else "without labels"
+    return f"{seen}: {run.seen / max(m.count, 1):,.3g} passes over {kind}, {labels}."
+
+
+def tiles(run: History) -> list[tuple[str, str, str]]:
+    """The few numbers that matter: value, words, what stands behind it."""
+    found = []
+    if run.best is not None:
+        rest = [f"{k} steps: {_g(v)}" for k, v in run.best["steps"].items() if v is not None and k != min(run.best["steps"], key=int)]
+        how = f"{run.best['extractor']}, {run.best['count']:,} samples, average {run.best['average']}; at {run.best['seen']:,} seen"
+        found.append((_g(first(run.best)), "Frechet distance in one step, at best", "; ".join([how, *rest])))
+    for name, words in (("residual_diagonal", "mean squared residual where r = t"), ("residual_gap", "mean squared residual where r < t")):
+        x, y = run.curve(name)
+        if len(x):
+            found.append((_g(y[-1]), words, f"{_g(y[0])} at {int(x[0]):,} samples, the least was {_g(y.min())}"))
+    if run.seconds and len(x := run.curve("samples_per_second")[1]):
+        found.append((f"{x[-1]:,.0f}", "samples a second", f"{clock(run.seconds)} of training on {run.environment.get('device', '?')}"))
+    return found
+
+
+def gaps(run: History) -> list[str]:
+    """What a reader must know before the numbers."""
+    found = []
+    if not run.of("train"):
+        return ["There is no record of a step yet."]
+    if not run.of("evaluation"):
+        found.append("No evaluation was made, so nothing here says how good samples are: look at them, or run meanstep evaluate.")
+    elif run.best and (last := first(run.of("evaluation")[-1])) is not None and last > 1.15 * first(run.best):
+        was = f"{_g(last)} at {run.of('evaluation')[-1]['seen']:,} against {_g(first(run.best))} at {run.best['seen']:,}"
+        found.append(f"One-step samples were nearer to the data earlier: {was}. The best checkpoint was kept.")
+    _, norms = run.curve("gradient_norm")
+    if len(norms) >= 10 and norms[3:].max() > 20 * (middle := sorted(norms)[len(norms) // 2]):
+        found.append(f"The gradient's norm had spikes: up to {_g(norms[3:].max())}, with a median of {_g(middle)}.")
+    return found
+
+
+def loss(run: History) -> str:
+    """The loss itself, a footnote."""
+    _, y = run.curve("loss")
+    if not len(y):
+        return ""
+    span = f"between {_g(y.min())} and {_g(y.max())}" if y.max() > 1.001 * y.min() else f"{_g(y[-1])} all the time"
+    _, share = run.curve("saturated")
+    why = ": its adaptive weight divides each row's residual by itself, so it says nothing" if len(share) and share[-1] > 0.9 else ""
+    return f"The loss itself read {span}{why}."
+
+
+def tangent(run: History) -> str:
+    """Why there is no curve of the tangent's noise, if there is none."""
+    _, y = run.curve("tangent_noise")
+    if len(y) and not y.any():
+        return "The tangent is the conditional velocity itself, so it keeps no noise out: its tangent noise is 0 all the time."
+    return ""
+
+
+# Tables ------------------------------------------------------------------------------------------------------------------------------
+
+
+def checkpoints(run: History) -> list[dict[str, Any]]:
+    """The checkpoints of the records that are there, the last first: where, and what was measured."""
+    measured = {r["seen"]: r for r in run.of("evaluation")}
+    there = {int(path.name) for path in saved.found(run.folder)}
+    held = {r["seen"]: r for r in run.of("checkpoint")}
+    best = run.best["seen"] if run.best else None
+    return [
+        {"seen": seen, "folder": r["folder"], "best": seen == best, "steps": measured.get(seen, {}).get("steps", {})}
+        for seen, r in sorted(held.items(), reverse=True)
+        if seen in there
+    ]
+
+
+def evaluations(run: History) -> list[dict[str, Any]]:
+    """Tables of evaluations.jsonl, one for each extractor and reference: caption, columns, rows of cells, which row is best."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in run.cells:
+        groups.setdefault((row.get("extractor_digest", ""), row.get("reference_digest", "")), []).append(row)
+    return [_table(rows) for rows in groups.values()]
+
+
+ORDER = ("seen", "average", "steps", "guidance", "count")
+
+
+def _table(rows: Sequence[Row]) -> dict[str, Any]:
+    newest = {tuple(row[name] for name in ORDER): row for row in rows if row["kind"] == "cell"}
+    cells = [newest[place] for place in sorted(newest)]
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
+    shown = columns(cells, metrics, rows[0]["distance"])
+    valued = [row["values"]["frechet"] for row in cells if row["values"] and "frechet" in row["values"]]
+    body = []
+    for row in cells:
+        values = [show(row) for _, show in shown[4:]] if row["values"] else [f"none: {row['failed']}"]
+        best = bool(row["values"]) and row["values"].get("frechet") == min(valued, default=-1)
+        body.append({"cells": [show(row) for _, show in shown[:4]] + values, "best": best})
+    for row in rows:
+        if row["kind"] == "floor" and row["values"]:
+            body.append({"cells": ["", row["data"].partition(":")[0], "", "", *(show(row) for _, show in shown[4:])], "best": False})
+    caption = f"{rows[0]['extractor']} against {rows[0]['reference']}"
+    return {"caption": caption, "heads": [name for name, _ in shown], "rows": body}
+
+
+def settings(run: History) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """The configuration by part: name, value, and a mark where it is not the default."""
+    plain, found = Config(), []
+    for part, words in GROUPS.items():
+        now, default = getattr(run.config, part), getattr(plain, part)
+        pairs = [(f.name, getattr(now, f.name), getattr(default, f.name)) for f in dataclasses.fields(now)]
+        found.append((words, [(name.replace("_", " "), _value(value), "set" if value != usual else "") for name, value, usual in pairs]))
+    return found
+
+
+def environment(run: History) -> list[tuple[str, str]]:
+    """Whatever env.json tells, the command apart."""
+    return [(name, str(value)) for name, value in run.environment.items() if name != "command" and value]
+
+
+def commands(run: History) -> list[tuple[str, str]]:
+    """What to do next with the run: command, words."""
+    name = shlex.quote(str(run.folder))
+    train = [] if run.finished else [(f"meanstep train --out {name}", "goes on where it stopped")]
+    return [
+        *train,
+        (f"meanstep sample {name}", "pictures"),
+        (f"meanstep evaluate {name}", "distances with intervals"),
+        (f"meanstep diagnose {name}", "where the noise of its training signal is"),
+        (f"meanstep report {name}", "this page again"),
+    ]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return yaml.safe_dump(value, default_flow_style=True, width=1000).strip().strip("{}") or "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(_value, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else value or "none"
+
+
+def moment(seen: int, run: History) -> str:
+    """What was measured where a picture was made."""
+    found: Record = next((r for r in run.of("evaluation") if r["seen"] == seen), {})
+    parts = [f"{k} step{'s' if k != '1' else ''} {_g(v)}" for k, v in found.get("steps", {}).items() if v is not None]
+    return f"Frechet distance: {', '.join(parts)}" if parts else ""
+
+
+def clock(seconds: float) -> str:
+    """A duration in words."""
+    for size, word in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {word}"
+    return f"{seconds:.0f} seconds"
+
+
+def _g(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3g}"
