@@ -1,6 +1,6 @@
-"""docs/performance.md and its figure from benchmarks/records: `python benchmarks/summarise.py [--check]`.
+"""docs/performance.md, its figure and the table of docs/scaling.md from benchmarks/records: `python benchmarks/summarise.py [--check]`.
 
-`--check` writes nothing and fails if the page is not what the records say.
+`--check` writes nothing and fails if a page is not what the records say.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RECORDS, PAGE, FIGURE = ROOT / "benchmarks" / "records", ROOT / "docs" / "performance.md", ROOT / "docs" / "figures" / "performance.png"
+SCALING, BEGIN, END = ROOT / "docs" / "scaling.md", "<!-- by benchmarks/summarise.py, from records -->\n", "<!-- end -->\n"
 Record = dict[str, Any]
 
 HEAD = """# Performance
@@ -45,6 +46,16 @@ operations and compared with the fused forward pass's. `plain` is forward mode t
 SAMPLING = """## Sampling
 
 `python benchmarks/sampling.py`. The last column is the time to as many bare evaluations of the network.
+"""
+TRAINING = """## Around a step
+
+`python benchmarks/training.py`. A step of `meanstep train`, in which batches are read, placed and checked, metrics measured and records
+written (one a step; a run by default writes one in fifty), against a step of a bare loop with the same loss, clipping and optimiser on one
+fixed batch, in turn in one process; processor time, the reading thread's included. The ratio is the median over the rounds, and half of
+them lie in the range given. What averages of the weights add is what the rows below the first have more than it.
+"""
+STARTS = """A start is a whole process, from its first instruction to the record of its first step, without compile; on a busy machine the
+processor's seconds are the steadier number.
 """
 TAIL = """## The sweep's engine
 
@@ -120,6 +131,48 @@ def sampling(record: Record) -> Iterator[str]:
     yield from table([f"{record['samples']} samples", "ms", "evaluations", "to bare ones"], found)
 
 
+def training(record: Record) -> Iterator[str]:
+    yield TRAINING
+    yield place(record)
+    rows = []
+    for title, run in record["loops"].items():
+        for name, row in run["rows"].items():
+            times = [f"{1e3 * row[key]:.0f}" for key in ("bare_seconds", "seconds")]
+            half = f"{row['ratio_low']:.3f} to {row['ratio_high']:.3f}"
+            rows.append([f"{title}, {name}", *times, f"**{row['ratio']:.3f}**", half, str(run["rounds"])])
+    yield from table([f"batch {record['batch']}", "bare, ms", "train, ms", "ratio", "half of the rounds", "rounds"], rows)
+    yield STARTS
+    keys = ("seconds", "processor_seconds", "first_step_seconds")
+    found = [[name, *(f"{row[key]:.1f}" for key in keys)] for name, row in record["starts"].items()]
+    yield from table(["to the first step", "s", "s of the processor", "of the s, the step and its record"], found)
+
+
+def memory(record: Record) -> str:
+    """The table of docs/scaling.md: counted, measured, or scaled by depth, width and tokens from the largest that was measured."""
+    sizes = record["sizes"]
+    largest = [row for row in sizes.values() if row["activations"]][-1]
+    rows = []
+    for name, row in sizes.items():
+        weights = 4 * row["parameters"] / 2**20
+        scale = _units(row) / _units(largest)
+        own = row["activations"] or {form: size * scale for form, size in largest["activations"].items()}
+        mark = "" if row["activations"] else "~"
+        rows.append([name, f"{row['parameters']:,}", *(f"{k * weights:,.0f}" for k in (1, 4, 5, 5 / 8))])
+        rows[-1] += [f"{mark}{size / 2**20:,.0f}" for size in own.values()]
+    held = ["weights", "with gradient and two moments", "and one average", "the same, a rank of 8 under FSDP2"]
+    return "\n".join(table(["MiB", "values", *held, *(f"a row, {form}" for form in largest["activations"])], rows))
+
+
+def _units(row: dict[str, int]) -> int:
+    return row["depth"] * row["width"] * row["tokens"]
+
+
+def filled(text: str, part: str) -> str:
+    """A page with what stands between its marks replaced."""
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{part}\n{END}{rest.partition(END)[2]}"
+
+
 def sweep(record: Record) -> Iterator[str]:
     yield TAIL
     yield place(record)
@@ -139,7 +192,8 @@ def sweep(record: Record) -> Iterator[str]:
 
 
 def page(records: dict[str, Record]) -> str:
-    parts = [HEAD, *step(records["step"]), *attention(records["attention"]), *sampling(records["sampling"]), *sweep(records["sweep"]), GPU]
+    made = (step, training, attention, sampling, sweep)
+    parts = [HEAD, *(part for make in made for part in make(records[make.__name__])), GPU]
     return "\n".join(part.rstrip("\n") if part.startswith("|") else part for part in parts).rstrip() + "\n"
 
 
@@ -167,12 +221,14 @@ def draw(record: Record) -> None:
 
 def main() -> None:
     records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("*.json"))}
-    text = page(records)
+    pages = {PAGE: page(records), SCALING: filled(SCALING.read_text(encoding="utf-8"), memory(records["sizes"]))}
     if "--check" in sys.argv[1:]:
-        if PAGE.read_text(encoding="utf-8") != text:
-            sys.exit("docs/performance.md is not what benchmarks/records say: run python benchmarks/summarise.py")
+        for path, text in pages.items():
+            if path.read_text(encoding="utf-8") != text:
+                sys.exit(f"docs/{path.name} is not what benchmarks/records say: run python benchmarks/summarise.py")
         return
-    PAGE.write_text(text, encoding="utf-8")
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
     draw(records["step"])
 
 
