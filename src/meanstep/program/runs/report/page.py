@@ -45,7 +45,7 @@ def _content(run: History, drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
         "state": words.state(run),
         "lead": words.lead(run),
         "tiles": words.tiles(run),
-        "gaps": words.gaps(run) + ([f"{lost} pictures of the records are not there any more."] if lost else []),
+        "gaps": words.gaps(run) + ([f"Pictures of the records that are not there any more: {lost}."] if lost else []),
         "pictures": pictures,
         "loss": words.loss(run),
         "tangent": words.tangent(run),
