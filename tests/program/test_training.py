@@ -36,6 +36,9 @@ from meanstep.program.training.train import train
 from .train_ranks import BATCH, METHODS, STEPS, configuration
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
+COMMAND = [sys.executable, "-m", "meanstep", "train"]
+WORDS = "--run.device cpu --network.width 16 --network.depth 1 --network.heads 2 --run.batch 16 --run.evaluate-every 0 --run.save-every 32"
+SHORT = WORDS.split()
 WORKER = Path(__file__).with_name("train_ranks.py")
 
 
@@ -216,11 +219,23 @@ def test_a_batch_that_cannot_be_dealt():
         training.chunk(replace(configuration("meanflow"), run=replace(configuration("meanflow").run, batch=33, chunk=0)), two)
 
 
-# Kills and files -----------------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the ranks in /proc")
+def test_a_rank_that_dies_ends_the_run_and_leaves_the_last_checkpoint(cache: Cache, tmp_path: Path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "meanstep", "train"]
+    words = ["--out", str(tmp_path), *SHORT, "--run.samples", "10000000"]
+    with subprocess.Popen([*launcher, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        while run.poll() is None and not found(tmp_path):
+            time.sleep(0.1)
+        ranks = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        os.kill(int(ranks[-1]), signal.SIGKILL)
+        began = time.monotonic()
+        assert run.wait(timeout=60) != 0
+        assert time.monotonic() - began < 60
+    assert Saved.open(found(tmp_path)[-1]).tensors("model")
 
-COMMAND = [sys.executable, "-m", "meanstep", "train"]
-WORDS = "--run.device cpu --network.width 16 --network.depth 1 --network.heads 2 --run.batch 16 --run.evaluate-every 0 --run.save-every 32"
-SHORT = WORDS.split()
+
+# Kills and files -----------------------------------------------------------------------------------------------------------------------
 
 
 def started(out: Path, *words: str) -> subprocess.Popen[str]:
