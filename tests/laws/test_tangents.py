@@ -502,6 +502,7 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "heads over rows": lambda x: nn.MultiheadAttention(C, 2).double()(x, x, x),
     "heads without batch": lambda x: F.multi_head_attention_forward(*[x[:, 0]] * 3, C, 2, *MANY, 0.0, constant(C, C), None),
     "heads with more keys": lambda x: nn.MultiheadAttention(C, 2, add_zero_attn=True, batch_first=True).double()(x, x, x),
+    "causal heads without a mask": lambda x: nn.MultiheadAttention(C, 2, batch_first=True).double()(x, x, x, is_causal=True),
     "heads' mask of inputs": lambda x: nn.MultiheadAttention(C, 2).double()(*[x.transpose(0, 1)] * 3, attn_mask=x[:, 0] @ constant(C, N)),
     "no gradient inside": silently,
     "custom function": Double.apply,

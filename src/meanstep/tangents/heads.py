@@ -34,6 +34,8 @@ def _multi_head(
     """`[L, B, E]`, `[S, B, E]`, `[S, B, E]` -> the attention's output `[L, B, E]` and its weights, or None if they are not asked for."""
     if bias_k is not None or zero or options.get("static_k") is not None or options.get("static_v") is not None:
         raise Unsupported("attention with bias_k, add_zero_attn or static keys")
+    if options.get("is_causal") and options.get("attn_mask") is None:
+        raise Unsupported("attention that is said to be causal, without its mask")  # torch complains of it by itself
     if query.ndim != 3 or any(x.axis != -2 for x in duals((query, key, value), {})):
         raise Unsupported("attention without batch, or along the batch axis (batch_first)")
     named = [options.get(f"{name}_proj_weight") for name in "qkv"] if options.get("use_separate_proj_weight") else weight
