@@ -275,6 +275,16 @@ def test_without_a_test_split_the_floor_is_that_of_halves(tmp_path: Path, capsys
     assert "grey: random sees their one channel three times" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("limit", [0, 20])
+def test_a_reference_of_test_images_is_not_held_out_from_itself(limit: int, tmp_path: Path):
+    run, source = made_run(tmp_path), str(tmp_path / "data.npz")
+    make(Plan.of(Request(source, channels=1, split="test", limit=limit)), tmp_path / "cache")
+    assert evaluate(run, *QUICK, "--reference", tmp_path / "cache") == 0
+    assert evaluate(run, *QUICK, "--reference", source, "--split", "test") == 0
+    floors = [row for row in rows.load(run) if row["kind"] == "floor"]
+    assert len(floors) == 2 and all(row["data"].startswith("halves") and row["values"]["frechet"] > 1e-3 for row in floors)
+
+
 def test_another_reference_is_prepared_as_the_data_were(tmp_path: Path):
     run = made_run(tmp_path)
     np.save(tmp_path / "more.npy", drawn(30, seed=9))
@@ -321,6 +331,7 @@ def test_latents_are_compared_decoded_or_with_the_originals(tmp_path: Path, caps
         (("--ema", "0.5"), "has no average '0.5': choose among raw, 0.9"),
         (("--count", 3), "--count: at least 6, got 3"),
         (("--steps", 0), "--steps: at least 1, got 0"),
+        (("--guidance", 1, "nan"), "--guidance: finite numbers"),
         (("--metrics", "inception-score"), "needs class logits, which pixels has not"),
         (("--reference", "nowhere.npz"), "cannot read nowhere.npz"),
         (("--json", "nowhere/rows.json"), "the folder"),

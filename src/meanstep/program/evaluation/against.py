@@ -31,7 +31,10 @@ class Data:
         return of_cache(cached.cache(self.run, "give --reference"), self.autoencoder)
 
     def held_out(self, spec: str, reference: Pictures) -> Pictures | None:
-        """Pictures that the reference has not: those that `spec` names, else the test split of the run's source, if there is one."""
+        """Pictures that the reference has not: those that `spec` names, else the test split of the run's source.
+
+        None if there is no such split, or the reference is of it.
+        """
         if spec:
             return pictures(spec, self.manifest, self.autoencoder, "test" if _has_test(spec) else "train")
         if not _has_test(self.source):
@@ -40,7 +43,7 @@ class Data:
             found = of_source(open_source(self.source, "test"), self.manifest, "test")
         except UserError:
             return None
-        return None if found.digest == reference.digest else found
+        return None if found.origin == reference.origin else found
 
 
 def _has_test(spec: str) -> bool:

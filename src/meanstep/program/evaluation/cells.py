@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -46,6 +47,11 @@ class Weights:
     def file(self) -> Path:
         """Where they are."""
         return self.saved.path / ("model.safetensors" if self.average == "raw" else f"ema_{self.average}.safetensors")
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of that file."""
+        return sha256(self.file)
 
 
 def weights(run: Path, checkpoints: Sequence[str], averages: Sequence[str]) -> list[Weights]:

@@ -1,6 +1,7 @@
 """The command: `meanstep evaluate RUN`, a table over checkpoints, averages, steps and guidance that can be interrupted and extended."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ class Evaluate:
             (self.seed < 0, f"--seed: at least 0, got {self.seed}"),
             (self.reference_count < 0, f"--reference-count: at least 0, got {self.reference_count}"),
             (any(n < 1 for n in self.steps), f"--steps: at least 1, got {min(self.steps, default=1)}"),
+            (not all(map(math.isfinite, self.guidance)), "--guidance: finite numbers"),
             (
                 not (self.steps and self.guidance and self.checkpoints and self.metrics),
                 "give at least one of each: steps, guidance, metrics",
@@ -192,7 +194,7 @@ class Work:
         return [row for row in found if row is not None]
 
     def _wanted(self, w: Weights, steps: int, scale: float) -> Row:
-        row: Row = {"kind": "cell", "seen": w.seen, "average": w.average, "weights": cells.sha256(w.file), "steps": steps}
+        row: Row = {"kind": "cell", "seen": w.seen, "average": w.average, "weights": w.digest, "steps": steps}
         return row | {"guidance": scale, "labels": self._drawn()} | self._shared() | {"autoencoder": self.decoder}
 
     def _shared(self) -> Row:

@@ -17,7 +17,7 @@ from meanstep.program.data.pictures import Preparation
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """`len(pictures)` images uint8 of shape `image`; `name` says what they are, `digest` identifies them.
+    """`len(pictures)` images uint8 of shape `image`; `name` says what they are, `digest` identifies them, `origin` the split they are of.
 
     `labels`: int64 `[N]`, -1 where there is none. `decoded`: they are an autoencoder's reconstructions.
     """
@@ -28,6 +28,7 @@ class Pictures:
     labels: Tensor = field(repr=False)
     read: Callable[[Tensor], Tensor] = field(repr=False)
     decoded: bool = False
+    origin: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,7 +52,7 @@ def of_cache(cache: Cache, autoencoder: Autoencoder) -> Pictures:
 
     name = f"{manifest.source}, {manifest.split}" + (" decoded" if latent else "")
     found = hashlib.sha256(f"cache {cache.digest}".encode()).hexdigest()
-    return Pictures(name, found, manifest.image, cache.labels, read, latent)
+    return Pictures(name, found, manifest.image, cache.labels, read, latent, f"{manifest.source_digest} {manifest.split}")
 
 
 def of_source(source: Source, manifest: Manifest, split: str) -> Pictures:
@@ -65,7 +66,8 @@ def of_source(source: Source, manifest: Manifest, split: str) -> Pictures:
 
     labels = np.full(len(source), -1) if source.labels is None else source.labels
     found = hashlib.sha256(f"source {source.digest} {prepare} {manifest.image}".encode()).hexdigest()
-    return Pictures(f"{source.name}, {split}", found, manifest.image, torch.as_tensor(labels, dtype=torch.int64), read)
+    y = torch.as_tensor(labels, dtype=torch.int64)
+    return Pictures(f"{source.name}, {split}", found, manifest.image, y, read, origin=f"{source.digest} {split}")
 
 
 def _fitting(pixels: np.ndarray, manifest: Manifest, where: str) -> Tensor:

@@ -1,6 +1,6 @@
 """A run's evaluations.jsonl: one JSON object a line, one line a cell. Knows no models.
 
-{"kind": "cell", "seen", "average", "weights" (sha256 of their file), "steps", "guidance", "labels": "data" or "uniform" or null,
+{"kind": "cell", "seen", "average", "weights" (sha256 of their file), "steps", "guidance", "labels": "data" or "uniform",
  "count", "seed" (the first), "distance": "FID" or "FD-...", "extractor", "extractor_digest", "input", "repeated" (grey seen as colour),
  "reference", "reference_digest", "autoencoder" (digest), "metrics": [..], "values": VALUES or null, "failed": why none, "seconds"}
 {"kind": "floor", "data": what was compared with the reference, "data_digest", and likewise from "count" on}
