@@ -70,8 +70,8 @@ def matrix(table: Table) -> Estimate:
 def unseen(psi: Tensor, share: float = 0.01, least: float = 1.2) -> Tensor:
     """By how much rows beyond the largest would move a mean of influences `psi` `[*M, N]`, if their tail is a power law, eq. (47b).
 
-    The exponent is Hill's, of the largest `share` of rows, and taken to be at least `least`. In light tails the result is far below
-    the standard error.
+    The exponent is Hill's, of the largest `share` of rows (at least ten), and taken to be at least `least`. In light tails the result is
+    far below the standard error.
     """
     n = psi.shape[-1]
     k = min(max(round(share * n), 10), n - 1)
