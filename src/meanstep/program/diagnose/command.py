@@ -127,7 +127,10 @@ class Diagnose:
             (self.batch is not None and self.batch < 1, f"--batch: at least 1, got {self.batch}"),
             (self.chunk < 0, f"--chunk: at least 1, got {self.chunk}"),
             (self.seed < 0, f"--seed: at least 0, got {self.seed}"),
-            (self.diagonal_share is not None and not 0 <= self.diagonal_share <= 1, "--diagonal-share lies in [0, 1]"),
+            (
+                self.diagonal_share is not None and not 0 <= self.diagonal_share <= 1,
+                f"--diagonal-share lies in [0, 1], got {self.diagonal_share}",
+            ),
         ]
         for bad, message in wrong:
             if bad:

@@ -259,17 +259,18 @@ def _cost(p: Patient) -> str:
             ratios.append(ours / plain)
         if len(ratios) >= ROUNDS and time.monotonic() - started > PATIENCE:
             break
-    unit = "the time of" if z.is_cuda else "the CPU time of"
+    unit = "the CPU time of" if z.device.type == "cpu" else "the time of"
     return f"{median(ratios):.2f} (in {len(ratios)} rounds {min(ratios):.2f} to {max(ratios):.2f}) times {unit}"
 
 
 def _spent(loss: Loss, field: nn.Module, z: Tensor, y: Any) -> float:
     """Seconds of a step: of this process's processors, whose time others do not take; on an accelerator, of the clock."""
-    clock = time.perf_counter if z.is_cuda else time.process_time
-    torch.cuda.synchronize(z.device) if z.is_cuda else None
+    here = z.device.type == "cpu"
+    clock, finish = (time.process_time, lambda device: None) if here else (time.perf_counter, torch.accelerator.synchronize)
+    finish(z.device)
     started = clock()
     loss(field, z, y).loss.backward()
-    torch.cuda.synchronize(z.device) if z.is_cuda else None
+    finish(z.device)
     return max(clock() - started, 1e-9)
 
 
