@@ -55,7 +55,7 @@ class MakeCache:
     """How latents are stored; pictures are uint8."""
     like: Annotated[Path | None, _hint("Normalise as this cache does: for a test split, that of the train split.", "own", "FOLDER")] = None
     normalise: bool = True
-    """Bring each channel of latents to mean 0 and standard deviation 1; with --no-normalise they are what public SiT and DiT weights know."""
+    """Bring each channel of latents to mean 0 and deviation 1; with --no-normalise they are what public SiT and DiT weights know."""
     skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False
     """Leave out images that cannot be read, and count them in the manifest."""
     shard: Annotated[int, _hint("Images of a shard.", "as fit into 32 MiB", "N")] = 0
