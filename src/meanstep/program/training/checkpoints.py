@@ -107,8 +107,8 @@ def restore(state: State, saved: Saved) -> None:
     put_part(state.owner.loss, rest, "loss.", saved.path)
     if state.owner.learner is not None:
         put_part(state.owner.learner, rest, "learner.", saved.path)
-    _put_moments(state, dict(_moments(rest)), saved.path)
     state.seen, state.step = int(saved.about["seen"]), int(saved.about["step"])
+    _put_moments(state, dict(_moments(rest)), saved.path)
     state.best_seen = int(saved.about.get("best_seen", -1))
     state.best = saved.about["best"] if state.best_seen >= 0 else float("inf")
 
@@ -123,7 +123,10 @@ def _moments(rest: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]
 def _put_moments(state: State, moments: dict[str, dict[str, Tensor]], where: Path) -> None:
     groups: Any = get_optimizer_state_dict(state.owner, state.optimiser, options=StateDictOptions(full_state_dict=True))["param_groups"]
     names = [name for group in groups for name in group["params"]]
-    if missing := [name for name in names if name not in moments]:
-        raise UserError(f"the checkpoint {where} belongs to another configuration: it has no optimiser state of {missing[0]}")
-    found: Any = {"state": {name: moments[name] for name in names}, "param_groups": groups}
-    set_optimizer_state_dict(state.owner, state.optimiser, found, options=StateDictOptions(full_state_dict=True))
+    if names and not moments and state.step:
+        raise UserError(f"the checkpoint {where} is damaged: it has no optimiser state")
+    found: Any = {"state": {name: moments[name] for name in names if name in moments}, "param_groups": groups}
+    set_optimizer_state_dict(state.owner, state.optimiser, found, options=StateDictOptions(full_state_dict=True, strict=False))
+    for name, weight in state.owner.named_parameters():
+        if name not in moments:  # it never had a gradient, and torch made it moments
+            state.optimiser.state.pop(weight, None)
