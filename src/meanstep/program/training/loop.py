@@ -47,8 +47,8 @@ class Window:
 
     def close(self, ranks: Ranks) -> tuple[dict[str, float], float, int]:
         """Means over steps and ranks, seconds, and the number of steps; starts over."""
-        means = ranks.mean(torch.stack(self.rows).nanmean(0)).tolist() if self.rows else []
-        found = dict(zip(self.names, means, strict=True)), time.perf_counter() - self.began, len(self.rows)
+        means = dict(zip(self.names, ranks.mean(torch.stack(self.rows).nanmean(0)).tolist(), strict=True)) if self.rows else {}
+        found = means, time.perf_counter() - self.began, len(self.rows)
         self.rows, self.began = [], time.perf_counter()
         return found
 
@@ -78,10 +78,10 @@ class Step:
         state, run = self.state, self.config.run
         state.optimiser.zero_grad()
         measured = [self._backward(k, *chunk) for k, chunk in enumerate(chunks)]
-        norm = self._norm()
-        loss = torch.stack([out.loss.detach() for out in measured]).mean()
-        if not math.isfinite(float(loss) + float(norm)):
+        loss, norm = torch.stack([out.loss.detach() for out in measured]).mean(), self._norm()
+        if self.ranks.largest(not math.isfinite(float(loss) + float(norm))):  # all fail together, or the others would wait
             raise Failure(self._explained(chunks))
+        self._clip(norm)
         rate = self.rate(state.seen)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
@@ -91,6 +91,11 @@ class Step:
             average.update(state.owner.net, state.step)
         metrics = {name: torch.stack([out.metrics[name] for out in measured]).nanmean() for name in measured[0].metrics}
         return {"loss": loss, "gradient_norm": norm, "rate": torch.tensor(rate, device=loss.device), **metrics}
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done; the last step may reach beyond the end."""
+        return min(1.0, self.state.seen / self.config.run.samples)
 
     def rate(self, seen: int) -> float:
         """The learning rate of the step after `seen` samples."""
@@ -102,10 +107,9 @@ class Step:
 
     def _backward(self, k: int, start: int, x: Tensor, y: Tensor) -> Output:
         here, label = self._placed(x, y)
-        progress = self.state.seen / self.config.run.samples
         with syncing(self.wrapped, k == self.chunks - 1):
             with self._autocast():
-                out = self._forward(here, label, progress, start)
+                out = self._forward(here, label, self.progress, start)
             try:
                 (out.loss / self.chunks).backward()
             except CheckpointError as error:
@@ -137,13 +141,22 @@ class Step:
         return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.run.precision == "bf16")
 
     def _norm(self) -> Tensor:
-        """The norm of the gradient, which is clipped."""
-        norm = torch.nn.utils.clip_grad_norm_(self.state.owner.parameters(), self.config.optimiser.clip or math.inf)
+        """The norm of the gradient; `UserError` if copies of the network have weights that get none, and so are never averaged."""
+        held = {name: p.grad for name, p in self.state.owner.named_parameters() if p.requires_grad}
+        idle = [name for name, grad in held.items() if grad is None]
+        if idle and self.ranks.size > 1 and self.config.run.parallel == "ddp":
+            what = f"--network: {len(idle)} weights have no part in the loss ({idle[0]}), and copies of a network must use all of them"
+            raise UserError(f"{what}: freeze them with requires_grad_(False), or give --run.parallel fsdp")
+        norm = nn.utils.get_total_norm([grad for grad in held.values() if grad is not None])
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
+    def _clip(self, norm: Tensor) -> None:
+        if self.config.optimiser.clip:
+            nn.utils.clip_grads_with_norm_(self.state.owner.parameters(), self.config.optimiser.clip, norm)
+
     def _explained(self, chunks: list[tuple[int, Tensor, Tensor]]) -> str:
-        """Which rows made a loss that is not finite, or which weights have a gradient that is not."""
-        state = self.state
+        """Which rows made a loss that is not finite, or which weights have a gradient that is not; all ranks must ask together."""
+        state, found = self.state, ""
         bad = [name for name, p in state.owner.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
         where = f"after {state.seen:,} samples"
         checked = Loss(state.owner.loss.recipe, check=True, measure=False)
@@ -151,12 +164,12 @@ class Step:
             here, label = self._placed(x, y)
             try:
                 with self._autocast():
-                    checked(state.owner.net, here, label, progress=state.seen / self.config.run.samples, generator=self.generator(start))
-            except FloatingPointError as error:
-                return f"{where}, chunk at {start}: {error}"
-        if bad:
-            return f"{where} the loss is finite and the gradient is not, in {len(bad)} of its tensors: {', '.join(bad[:4])}"
-        return f"{where} the gradient is not finite; another rank names the rows"
+                    checked(state.owner.net, here, label, progress=self.progress, generator=self.generator(start))
+            except FloatingPointError as error:  # the other chunks are tried too: shards of a network are asked by all ranks alike
+                found = found or f"{where}, chunk at {start}: {error}"
+        if not found and bad:
+            return f"{where} the loss of these rows is finite and the gradient is not, in {len(bad)} of its tensors: {', '.join(bad[:4])}"
+        return found or f"{where} the loss of another rank's rows is not finite"
 
     @torch.no_grad()
     def rehearse(self, chunks: list[tuple[int, Tensor, Tensor]]) -> None:
@@ -176,8 +189,8 @@ class Step:
         net, proxy = self.state.owner.net, self.state.proxy
         g = key(self.config.run.seed, "observe", start)
         with torch.no_grad():
-            for term, b in self.state.owner.loss.draw(here, label, progress=self.state.seen / self.config.run.samples, generator=g):
-                if term.times is not None and bool((b.r < b.t).any()):
+            for term, b in self.state.owner.loss.draw(here, label, progress=self.progress, generator=g):
+                if term.times is not None and self.ranks.largest(bool((b.r < b.t).any())):  # all ranks observe, or none
                     learner.observe(net, b, of(proxy.module) if proxy else own)
                     return
 

@@ -36,11 +36,11 @@ class Ranks:
         if self.size > 1:
             dist.barrier()
 
-    def largest(self, number: int) -> int:
+    def largest(self, number: int | bool) -> int:
         """The largest of the ranks' numbers; all ranks must ask together."""
         if self.size == 1:
-            return number
-        found = torch.tensor([number], device=self.device)
+            return int(number)
+        found = torch.tensor([int(number)], device=self.device)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
@@ -66,7 +66,7 @@ class Ranks:
         if self.size == 1 or parallel == "fsdp":
             return owner
         ids = [self.device.index or 0] if self.device.type == "cuda" else None
-        return DistributedDataParallel(owner, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(owner, device_ids=ids, forward_sync_buffers=False)
 
     def shard(self, module: nn.Module) -> nn.Module:
         """Shard a network's blocks, if it has some, and the rest; between two passes each rank holds its share only."""

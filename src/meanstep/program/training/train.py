@@ -2,6 +2,8 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from meanstep.program.runs.records import Records
 from meanstep.program.runs.saved import Saved, found
 from meanstep.program.training import checkpoints, loggers
 from meanstep.program.training.events import Events, progress
-from meanstep.program.training.loop import Step, batches, stopping
+from meanstep.program.training.loop import Failure, Step, batches, stopping
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.samples import Samples, judge
 from meanstep.program.training.state import State, fresh
@@ -44,13 +46,12 @@ def train(config: Config, here: Path, cache: Cache, ranks: Ranks) -> tuple[State
     """Train to the end or until a signal; the state, and the signal that stopped it."""
     size = chunk(config, ranks)
     state = opened(config, cache, here, ranks)
-    events = _events(config, here, cache, ranks, state)
-    step = Step(config, state, ranks, wrapped(config, state, ranks), size)
     if state.seen >= config.run.samples:
         return state, None
     loader = Loader(cache, config.run.seed, config.data.flips, pin=ranks.device.type == "cuda")
+    step = Step(config, state, ranks, wrapped(config, state, ranks), size)
     stopped = 0
-    with stopping() as signals, progress(config, state, ranks) as show:
+    with _events(config, here, cache, ranks, state) as events, stopping() as signals, progress(config, state, ranks) as show:
         for first, chunks in enumerate(batches(step, loader, config.run.samples)):
             if not first:
                 step.rehearse(chunks)
@@ -60,8 +61,6 @@ def train(config: Config, here: Path, cache: Cache, ranks: Ranks) -> tuple[State
             events.after(state, show, last=bool(stopped) or state.seen >= config.run.samples)
             if stopped:
                 break
-    for logger in events.loggers:
-        logger.close()
     ranks.wait()  # a launcher ends all when one is gone: none goes before the first has written
     return state, stopped or None
 
@@ -84,11 +83,21 @@ def _recorded(term: Term) -> bool:
     return callable(share) or float(share) != 0.0
 
 
-def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State) -> Events:
+@contextmanager
+def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State) -> Iterator[Events]:
     here.mkdir(parents=True, exist_ok=True)
     samples = Samples.of(config, cache, here, ranks)
+    judged = judge(samples)
+    followed = loggers.opened(config.run.loggers, here, dataclasses.asdict(config)) if ranks.first else []
     records = Records(here, state.seen) if ranks.first else None
     if records is not None:
         records.add("start", state.seen, time=time.time(), ranks=ranks.size, device=str(ranks.device))
-    followed = loggers.opened(config.run.loggers, here, dataclasses.asdict(config)) if ranks.first else []
-    return Events(config, here, ranks, samples, judge(samples), records, followed)
+    events = Events(config, here, ranks, samples, judged, records, followed)
+    try:
+        yield events
+    except Failure:
+        events.log(state)  # the steps that led there
+        raise
+    finally:
+        for logger in followed:
+            logger.close()
