@@ -19,7 +19,8 @@ from meanstep.program.sampling import draw
 class Model:
     """A network with the weights of a checkpoint, in eval mode; `manifest`: what it was trained on; `seen`: samples it had seen.
 
-    `sampler`: `average`, or `euler` or `heun` for one that knows the instantaneous velocity only.
+    `conditional`: whether the network takes labels; `sampler`: `average`, or `euler` or `heun` for one that knows the instantaneous
+    velocity only.
     """
 
     field: nn.Module
@@ -28,17 +29,13 @@ class Model:
     seen: int
     average: str
     device: torch.device
+    conditional: bool
     sampler: str = "average"
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the network makes."""
         return self.manifest.shape
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the network takes labels."""
-        return getattr(self.field, "classes", len(self.manifest.classes)) > 0
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -104,7 +101,7 @@ class Model:
             return draw.drawn_labels(seeds, count)
         y = torch.as_tensor(labels, dtype=torch.int64).expand(len(seeds)) if isinstance(labels, int) else torch.as_tensor(labels)
         if tuple(y.shape) != (len(seeds),):
-            raise UserError(f"labels: one for all, or one for each of the {len(seeds)} seeds, got {len(y)}")
+            raise UserError(f"labels: one for all, or one for each of the {len(seeds)} seeds, got shape {tuple(y.shape)}")
         if len(y) and not 0 <= int(y.min()) <= int(y.max()) < count:
             raise UserError(f"labels lie in 0 to {count - 1}, got {int(y.min())} to {int(y.max())}")
         return y
@@ -123,7 +120,7 @@ def load(
 
     `ema`: an average's name, "raw" for the weights themselves, None for the run's first average; `autoencoder`: where it is now, if it
     is neither in the folder nor where it was; `sampler`: None follows the recipe, see `Model`. `UserError` for a folder that holds no
-    model, or a damaged one.
+    model, or a damaged one. A network that is not ours is made by calling the function that the checkpoint's network.json names.
     """
     run, saved = located(Path(path).expanduser(), checkpoint)
     manifest = Manifest.read(run / MANIFEST)
@@ -135,7 +132,8 @@ def load(
     way = sampler or sampler_of(held(run))
     if way not in draw.SAMPLERS:
         raise UserError(f"sampler: one of {', '.join(draw.SAMPLERS)}, got {way!r}")
-    return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, way)
+    labelled = bool(saved.description.get("options", {}).get("classes"))
+    return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, labelled, way)
 
 
 def sampler_of(config: Config | None) -> str:
