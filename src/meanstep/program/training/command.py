@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,14 +82,16 @@ def _base(where: _Where) -> Config:
     if where.preset and where.preset != "list" and where.preset not in PRESETS:
         raise UserError(f"--preset: there is no preset {where.preset!r}; choose among {', '.join(PRESETS)}")
     place = where.out if where.out != Path() else ROOT / (where.preset or DEFAULT)
-    base = PRESETS[where.preset].config if where.preset in PRESETS else None
+    base = PRESETS[where.preset].config if where.preset in PRESETS else saved.held(place) or PRESETS[DEFAULT].config
     if where.config is not None:
         try:
             text = where.config.expanduser().read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"--config: {where.config} is no text in UTF-8") from error
         except OSError as error:
             raise UserError(f"--config: cannot read {where.config}: {error.strerror}") from error
-        return from_yaml(text, str(where.config), base or PRESETS[DEFAULT].config)
-    return base or saved.held(place) or PRESETS[DEFAULT].config
+        return from_yaml(text, str(where.config), base)
+    return base
 
 
 def _listed() -> int:
@@ -106,7 +109,9 @@ def data_cache(config: Config) -> Cache:
 
 
 def _dry(config: Config, here: Ranks) -> int:
-    cache = data_cache(config)
+    cache = data_cache(config) if here.first else None  # made once, then read by the others
+    here.wait()
+    cache = cache or data_cache(config)
     if here.first:
         out.print(to_yaml(config), markup=False, highlight=False, soft_wrap=True)
     for line in estimate.lines(config, cache, here):
@@ -117,21 +122,18 @@ def _dry(config: Config, here: Ranks) -> int:
 
 def _run(config: Config, where: Path, here: Ranks) -> int:
     if not here.first:
-        place = here.told(None)
-        if place is None:
-            return 2
-        return _trained(config, Path(place), data_cache(config), here)
-    try:
-        cache = data_cache(config)
-        with folder.claimed(where) as place:
+        told = here.told(None)
+        return 2 if told is None else _trained(config, Path(told), data_cache(config), here)
+    with ExitStack() as claim:
+        try:
+            cache = data_cache(config)
+            place = claim.enter_context(folder.claimed(where))
             folder.begin(place, config, cache, str(here.device))
-            here.told(str(place))
-            return _trained(config, place, cache, here)
-    except UserError:
-        raise
-    except torch.OutOfMemoryError as error:
-        remedy = "a smaller --run.chunk, --network.options '{checkpointing: true}', --run.precision bf16 or --run.parallel fsdp"
-        raise UserError(f"out of memory on {here.device}: {str(error).splitlines()[0]}; try {remedy}") from error
+        except UserError:
+            here.told(None)  # the others wait for it
+            raise
+        here.told(str(place))
+        return _trained(config, place, cache, here)
 
 
 def _trained(config: Config, place: Path, cache: Cache, here: Ranks) -> int:
@@ -143,6 +145,13 @@ def _trained(config: Config, place: Path, cache: Cache, here: Ranks) -> int:
     except Failure:  # a run that broke off is the one that is looked at
         _report(place, here)
         raise
+    except UserError:
+        if here.first:
+            folder.withdraw(place)
+        raise
+    except torch.OutOfMemoryError as error:
+        remedy = "a smaller --run.chunk, --network.options '{checkpointing: true}', --run.precision bf16 or --run.parallel fsdp"
+        raise UserError(f"out of memory on {here.device}: {str(error).splitlines()[0]}; try {remedy}") from error
     _report(place, here)
     if stopped is not None:
         again = f"saved at {state.seen:,} samples in {place}; the same command goes on"
@@ -155,6 +164,7 @@ def _trained(config: Config, place: Path, cache: Cache, here: Ranks) -> int:
 def _report(place: Path, here: Ranks) -> None:
     if here.first:
         out.print(wanted(place), highlight=False, soft_wrap=True, markup=False)
+    here.wait()  # a launcher ends all when one has failed: none goes before the first has written
 
 
 class _Stopped(Interrupted):

@@ -13,6 +13,7 @@ from meanstep.program.console import UserError, write
 from meanstep.program.data import Cache
 from meanstep.program.data.manifest import Manifest, check_fits
 from meanstep.program.runs.config import Config, to_yaml
+from meanstep.program.runs.records import load
 from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held
 from meanstep.program.sweep.folder import environment
 
@@ -56,6 +57,16 @@ def begin(here: Path, config: Config, cache: Cache, device: str) -> None:
     if not (here / "env.json").exists():
         write(here / "env.json", json.dumps(environment(device), indent=1) + "\n")
     write(here / CONFIG, to_yaml(config))
+
+
+def withdraw(here: Path) -> None:
+    """Take back what was written for a run that failed before its first step, so that the corrected command finds no other run."""
+    names = (CONFIG, MANIFEST, AUTOENCODER, "env.json", "records.jsonl")
+    more = any(path.name not in (*names, ".lock") for path in here.iterdir())
+    if more or any(record["kind"] != "start" for record in load(here / "records.jsonl")):
+        return
+    for name in names:
+        (here / name).unlink(missing_ok=True)
 
 
 def _same(here: Path, before: Config, now: Config) -> None:
