@@ -259,6 +259,8 @@ def checked(config: Config) -> Config:
     for name, value in positive.items():
         if value < 1:
             raise UserError(f"--run.{name.replace('_', '-')}: at least 1, got {value}")
+    if run.evaluate_count < 2:
+        raise UserError(f"--run.evaluate-count: at least 2, got {run.evaluate_count}")
     for name, value in {"chunk": run.chunk, "sample_every": run.sample_every, "evaluate_every": run.evaluate_every}.items():
         if value < 0:
             raise UserError(f"--run.{name.replace('_', '-')}: at least 0, got {value}")
@@ -266,6 +268,8 @@ def checked(config: Config) -> Config:
         raise UserError(f"--run.chunk: a divisor of the batch {run.batch}, got {run.chunk}")
     if not (0 < optimiser.rate < 1e3 and optimiser.warmup >= 0 and optimiser.clip >= 0 and optimiser.weight_decay >= 0):
         raise UserError("--optimiser: rate > 0, and warmup, clip and weight-decay at least 0")
+    if not all(0 <= beta < 1 for beta in optimiser.betas):
+        raise UserError(f"--optimiser.betas: both lie in [0, 1), got {optimiser.betas[0]:g} and {optimiser.betas[1]:g}")
     if not (0 <= method.dropout < 1 and method.references >= 1 and 0 <= method.kappa < 1):
         raise UserError("--method: dropout and kappa lie in [0, 1), references is at least 1")
     return config

@@ -47,7 +47,12 @@ def names(decays: Iterable[float], widths: Iterable[float]) -> tuple[str, ...]:
     for width in widths:
         if not 0.01 <= width <= 0.28:
             raise UserError(f"--averages.widths: the relative width of a power-function average lies in [0.01, 0.28], got {width:g}")
-    return tuple(dict.fromkeys([*(f"{decay:g}" for decay in decays), *(f"power-{width:.2f}" for width in widths)]))
+    return tuple(dict.fromkeys([*(f"{decay:.15g}" for decay in decays), *map(_wide, widths)]))
+
+
+def _wide(width: float) -> str:
+    """Two digits, or as many as it has."""
+    return f"power-{width:.2f}" if float(f"{width:.2f}") == width else f"power-{width:.15g}"
 
 
 def _exponent(width: float) -> float:

@@ -27,13 +27,12 @@ class Built:
 
 def build(method: Method, net: nn.Module, proxy: nn.Module | None, posterior: Posterior | None, classes: int) -> Built:
     """The recipe; `UserError` for words that mean nothing."""
-    options, learner = dict(method.options), None
-    for name in COEFFICIENTS:
-        if name in options:
-            options[name] = coefficient(name, options[name])
-            learner = options[name] if isinstance(options[name], nn.Module) else learner
-    options |= _guidance(method, classes)
-    return Built(methods.build(method.recipe, net, proxy, posterior, **options), learner)
+    moving = {name: coefficient(name, method.options[name]) for name in COEFFICIENTS if name in method.options}
+    learners = {name: value for name, value in moving.items() if isinstance(value, nn.Module)}
+    if len(learners) > 1:
+        raise UserError(f"--method.options: one coefficient can learn, got {', '.join(learners)}")
+    options = method.options | moving | _guidance(method, classes)
+    return Built(methods.build(method.recipe, net, proxy, posterior, **options), next(iter(learners.values()), None))
 
 
 def needs(method: Method) -> frozenset[str]:
