@@ -93,7 +93,7 @@ class Events:
             state.best, state.best_seen = first, state.seen
         spent = time.perf_counter() - began
         run = self.config.run
-        details = {"average": state.chosen, "extractor": run.extractor, "count": run.evaluate_count, "seconds": round(spent, 3)}
+        details = {"average": state.chosen, "extractor": run.extractor, "count": self.samples.count, "seconds": round(spent, 3)}
         self._note("evaluation", state.seen, **details, steps=found, best=better)
         for logger in self.loggers:
             logger.log(state.seen, {f"distance/{steps}": value for steps, value in found.items()})

@@ -43,6 +43,11 @@ class Samples:
         return Samples(config, cache, open_autoencoder(place(here, cache.manifest), ranks.device), ranks)
 
     @property
+    def count(self) -> int:
+        """Samples of an evaluation: as many on every rank."""
+        return max(1, self.config.run.evaluate_count // self.ranks.size) * self.ranks.size
+
+    @property
     def sampler(self) -> str:
         """As the recipe needs it."""
         return sampler_of(self.config)
@@ -70,7 +75,7 @@ def judge(samples: Samples) -> Judge | None:
     against = _reference(samples) if ranks.first else None  # made once, then read by the others
     ranks.wait()
     against = against or _reference(samples)
-    share = max(1, run.evaluate_count // ranks.size)
+    share = samples.count // ranks.size
     seeds = range(ranks.rank * share, (ranks.rank + 1) * share)
     return lambda state: {str(steps): _distance(samples, state, against, seeds, steps) for steps in STEPS[samples.sampler]}
 
@@ -84,7 +89,9 @@ def _distance(samples: Samples, state: State, against: Reference, seeds: range, 
     found = Statistics(against.extractor.dim)
     for start in range(0, len(seeds), BATCH):
         found.update(against.extractor(samples.images(state, seeds[start : start + BATCH], steps)))
-    return frechet(found.reduce(lambda x: _total(x, samples.ranks)), against.statistics)
+    whole = found.reduce(lambda x: _total(x, samples.ranks))
+    distance: float = samples.ranks.told(frechet(whole, against.statistics) if samples.ranks.first else None)  # one number, one decision
+    return distance
 
 
 def _total(x: Tensor, ranks: Ranks) -> Tensor:
