@@ -20,17 +20,19 @@ from torch import nn
 
 import meanstep as ms
 from meanstep.program.console import UserError
-from meanstep.program.data import Cache, ensure
-from meanstep.program.runs.config import Averages, Config, Method, checked, from_yaml, to_yaml
+from meanstep.program.data import Cache, Loader, ensure
+from meanstep.program.runs.config import Averages, Config, Method, Network, checked, from_yaml, to_yaml
 from meanstep.program.runs.records import Records, load
 from meanstep.program.runs.saved import Saved, found
 from meanstep.program.sampling.model import load as load_model
 from meanstep.program.training import train as training
 from meanstep.program.training.averages import Average, names
 from meanstep.program.training.command import Train
-from meanstep.program.training.loop import Failure, Step
+from meanstep.program.training.folder import begin
+from meanstep.program.training.loop import Failure, Step, batches
 from meanstep.program.training.presets import PRESETS
 from meanstep.program.training.ranks import Ranks
+from meanstep.program.training.state import State
 from meanstep.program.training.train import train
 
 from .train_ranks import BATCH, METHODS, STEPS, configuration
@@ -102,6 +104,7 @@ def test_buffers_are_copied_and_not_averaged():
 
 def test_names_of_averages():
     assert names([0.9999, 0.999], [0.1]) == ("0.9999", "0.999", "power-0.10")
+    assert names([0.99999999, 0], [0.055]) == ("0.99999999", "0", "power-0.055")
     with pytest.raises(UserError, match=r"decay lies in \[0, 1\), got 1"):
         names([1.0], [])
     with pytest.raises(UserError, match="relative width"):
@@ -126,9 +129,12 @@ def test_the_rate_rises_and_falls_as_the_schedule_says(schedule: str, cache: Cac
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_stop_and_resume_is_straight_through_bit_by_bit(name: str, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config = configuration(name)
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    train(config, straight, cache, ALONE)
+    stopped_and_resumed(configuration(name), tmp_path, cache, monkeypatch)
+
+
+def stopped_and_resumed(config: Config, folder: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> State:
+    """One run straight through, another stopped after two steps: the same bytes in the end."""
+    train(config, folder / "straight", cache, ALONE)
     observe = Step.observe
 
     def interrupt(self: Step, chunks: Any) -> None:
@@ -136,13 +142,14 @@ def test_stop_and_resume_is_straight_through_bit_by_bit(name: str, cache: Cache,
         if self.state.step == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Step, "observe", interrupt)
-    state, number = train(config, stopped, cache, ALONE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "observe", interrupt)
+        state, number = train(config, folder / "stopped", cache, ALONE)
     assert (state.seen, number) == (2 * BATCH, signal.SIGTERM)
-    monkeypatch.undo()
-    state, number = train(config, stopped, cache, ALONE)
+    state, number = train(config, folder / "stopped", cache, ALONE)
     assert (state.seen, number) == (STEPS * BATCH, None)
-    assert weights(stopped) == weights(straight) != {}
+    assert weights(folder / "stopped") == weights(folder / "straight") != {}
+    return state
 
 
 @pytest.mark.parametrize("beta", ["running", "climber", {"linear": [0.0, 1.0]}], ids=str)
@@ -150,18 +157,48 @@ def test_coefficients_that_move_are_resumed_too(beta: Any, cache: Cache, tmp_pat
     monkeypatch.setattr("meanstep.program.training.loop.OBSERVE_EVERY", 1)
     config = configuration("coefficient", evaluate_every=BATCH, evaluate_count=64)
     config = replace(config, method=replace(config.method, options={"beta": beta}))
-    train(config, tmp_path / "straight", cache, ALONE)
-    half = replace(config, run=replace(config.run, samples=2 * BATCH))
-    if isinstance(beta, str):  # a schedule knows the whole length: it cannot be cut short
-        train(half, tmp_path / "halves", cache, ALONE)
-        train(config, tmp_path / "halves", cache, ALONE)
-        held = load_file(tmp_path / "straight" / "checkpoints" / f"{STEPS * BATCH:012d}" / "state.safetensors")
-        assert any(k.startswith("learner.") for k in held)
-        assert weights(tmp_path / "halves") == weights(tmp_path / "straight")
+    state = stopped_and_resumed(config, tmp_path, cache, monkeypatch)
+    assert (state.owner.learner is not None) is isinstance(beta, str)
 
 
-def test_the_number_of_chunks_a_rank_accumulates_changes_the_sum_only(cache: Cache, tmp_path: Path):
-    """Draws belong to chunks: one chunk of all rows is another draw, several ranks are not."""
+NETWORK = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, size, channels, classes):
+        super().__init__()
+        self.first, self.idle = torch.nn.Linear(channels * size**2 + 2, channels * size**2), torch.nn.Linear(2, 2)
+
+    def forward(self, z, r, t, y=None):
+        assert y is None
+        return self.first(torch.cat([z.flatten(1), r[:, None], t[:, None]], 1)).view_as(z)
+"""
+
+
+def test_a_network_of_others_without_labels_and_with_weights_that_nothing_uses(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "network_of_others.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    config = configuration("meanflow")
+    config = replace(config, network=Network("network_of_others:Net"), data=replace(config.data, conditional=False))
+    (tmp_path / "stopped").mkdir()
+    begin(tmp_path / "stopped", config, cache, "cpu")
+    stopped_and_resumed(config, tmp_path, cache, monkeypatch)
+    model = load_model(tmp_path / "stopped")
+    assert not model.conditional and model.sample(2).shape == (2, 1, 8, 8)
+
+
+def test_the_last_step_may_reach_beyond_the_end(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever is asked of the progress then is asked at 1."""
+    monkeypatch.setattr("meanstep.program.training.loop.OBSERVE_EVERY", 1)
+    config = configuration("coefficient")
+    config = replace(config, method=replace(config.method, options={"beta": "running"}), run=replace(config.run, samples=BATCH + 1))
+    assert train(config, tmp_path, cache, ALONE)[0].seen == 2 * BATCH
+
+
+def test_draws_belong_to_chunks(cache: Cache, tmp_path: Path):
+    """One chunk of all rows is another draw than several; with the same chunk ranks make the same steps, see below."""
     config = configuration("meanflow")
     a, _ = train(config, tmp_path / "a", cache, ALONE)
     b, _ = train(replace(config, run=replace(config.run, chunk=BATCH)), tmp_path / "b", cache, ALONE)
@@ -302,11 +339,20 @@ def test_no_space_leaves_the_last_good_checkpoint(cache: Cache, tmp_path: Path, 
     assert [int(p.name) for p in found(tmp_path)] == [2 * BATCH, 4 * BATCH]
 
 
-def test_the_last_and_the_best_are_kept(cache: Cache, tmp_path: Path):
-    config = configuration("meanflow", steps=6, save_every=BATCH, evaluate_every=0)
-    state, _ = train(config, tmp_path, cache, ALONE)
+def test_the_last_are_kept(cache: Cache, tmp_path: Path):
+    state, _ = train(configuration("meanflow", steps=6, save_every=BATCH), tmp_path, cache, ALONE)
     assert [int(p.name) for p in found(tmp_path)] == [5 * BATCH, 6 * BATCH]
     assert state.best_seen == -1
+
+
+def test_the_best_is_kept_beside_the_last_after_a_stop_too(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    distances = {1: 3.0, 2: 1.0, 3: 2.0, 4: float("nan"), 5: 1.5, 6: 1.0}
+    monkeypatch.setattr(training, "judge", lambda samples: lambda state: {"1": distances[state.step], "2": 0.0})
+    config = configuration("meanflow", steps=4, save_every=BATCH, evaluate_every=BATCH, keep=1)
+    for steps in (4, 6):
+        state, _ = train(replace(config, run=replace(config.run, samples=steps * BATCH)), tmp_path, cache, ALONE)
+        assert [int(p.name) for p in found(tmp_path)] == [2 * BATCH, steps * BATCH]
+        assert (state.best, state.best_seen) == (1.0, 2 * BATCH)
 
 
 @pytest.mark.parametrize(
@@ -343,6 +389,19 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_rows(cache: Cache, tmp_pa
     assert "row" in str(failure.value) or "gradient" in str(failure.value)
     for path in found(tmp_path):
         assert all(torch.isfinite(v).all() for v in Saved.open(path).tensors("model").values())
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_is_named_before_it_is_clipped(clip: float, cache: Cache, tmp_path: Path):
+    config = configuration("meanflow")
+    config = replace(config, optimiser=replace(config.optimiser, clip=clip))
+    state = training.opened(config, cache, tmp_path, ALONE)
+    state.owner.net.patches.weight.register_hook(lambda g: g * float("inf"))
+    step = Step(config, state, ALONE, state.owner, BATCH // 4)
+    before = state.owner.net.patches.bias.detach().clone()
+    with pytest.raises(Failure, match=r"the gradient is not, in 1 of its tensors: net\.patches\.weight$"):
+        step(next(batches(step, Loader(cache, 0), BATCH)))
+    assert torch.equal(state.owner.net.patches.bias, before) and state.seen == 0
 
 
 # Configuration -------------------------------------------------------------------------------------------------------------------------
@@ -419,6 +478,9 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
         ),
         (["--method.recipe", "terminal_velocity", "--method.options", "{}", "--run.compile"], "compiles no recorded derivative"),
         (["--method.recipe", "modular_meanflow", "--method.options", "{}", "--run.compile"], "compiles no recorded derivative"),
+        (["--method.recipe", "coefficient", "--method.options", "{beta: running, ratio: climber}"], "one coefficient can learn"),
+        (["--run.evaluate-count", "1"], "--run.evaluate-count: at least 2, got 1"),
+        (["--optimiser.betas", "0.9", "1"], r"--optimiser.betas: both lie in \[0, 1\), got 0.9 and 1"),
         (["--run.batch", "0"], "--run.batch: at least 1, got 0"),
         (["--run.loggers", "paper"], "--run.loggers"),
         (["--run.device", "gpu"], "--run.device"),
@@ -434,7 +496,15 @@ def test_a_mistake_is_one_line_and_makes_nothing(
     with pytest.raises(UserError, match=told) as mistake:
         Train.parse(["--out", str(tmp_path / "run"), *SHORT, "--run.samples", "32", *words]).run()
     assert "\n" not in str(mistake.value)
-    assert not found(tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").glob("*")] in ([], [".lock"])
+
+
+def test_a_file_of_entries_is_laid_over_the_run_that_is_there(tmp_path: Path):
+    held = replace(PRESETS["digits"].config, method=Method("flow_matching"))
+    (tmp_path / "config.yaml").write_text(to_yaml(held))
+    (tmp_path / "more.yaml").write_text("run: {samples: 64}\n")
+    made = Train.parse(["--out", str(tmp_path), "--config", str(tmp_path / "more.yaml")])
+    assert made.method == held.method and made.run_.samples == 64
 
 
 def test_a_folder_of_something_else_is_left_alone(cache: Cache, tmp_path: Path):
@@ -518,7 +588,7 @@ def test_pictures_are_bytes(trained: Path):
         (lambda p: load_model(p, checkpoint=5), "has no checkpoint at 5 samples: there are"),
         (lambda p: load_model(p, ema="0.7"), "has no average '0.7': choose among raw, 0.5, 0.9"),
         (lambda p: load_model(p).sample(2, labels=10), "labels lie in 0 to 9, got 10"),
-        (lambda p: load_model(p).sample(2, labels=[1, 2, 3]), "one for each of the 2 seeds, got 3"),
+        (lambda p: load_model(p).sample(2, labels=[1, 2, 3]), "one for each of the 2 seeds, got shape"),
     ],
 )
 def test_mistakes_of_loading_and_sampling(call: Any, words: str, trained: Path):

@@ -27,7 +27,7 @@ STEPS, BATCH = 4, 32
 
 
 def configuration(name: str, parallel: str = "ddp", steps: int = STEPS, **run: object) -> Config:
-    """A tiny run whose batch has two chunks."""
+    """A tiny run whose batch has four chunks: two ranks accumulate two each."""
     settings = {"log_every": BATCH, "sample_every": 0, "evaluate_every": 0, "save_every": 10**9} | run
     return Config(
         Data("digits"),
@@ -35,7 +35,7 @@ def configuration(name: str, parallel: str = "ddp", steps: int = STEPS, **run: o
         METHODS[name],
         Optimiser(rate=1e-3, warmup=0),
         Averages((0.9,)),
-        Run(samples=steps * BATCH, batch=BATCH, chunk=BATCH // 2, device="cpu", parallel=parallel, **settings),  # type: ignore[arg-type]
+        Run(samples=steps * BATCH, batch=BATCH, chunk=BATCH // 4, device="cpu", parallel=parallel, **settings),  # type: ignore[arg-type]
     )
 
 
