@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import meanstep as ms
+from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Loader, ensure
 from meanstep.program.runs.config import Averages, Config, Method, Network, checked, from_yaml, to_yaml
@@ -185,8 +186,23 @@ def test_a_network_of_others_without_labels_and_with_weights_that_nothing_uses(
     (tmp_path / "stopped").mkdir()
     begin(tmp_path / "stopped", config, cache, "cpu")
     stopped_and_resumed(config, tmp_path, cache, monkeypatch)
-    model = load_model(tmp_path / "stopped")
+    with pytest.raises(UserError, match="network_of_others:Net, code that would run: if you trust it, allow it"):
+        load_model(tmp_path / "stopped")
+    model = load_model(tmp_path / "stopped", network="network_of_others:Net")
     assert not model.conditional and model.sample(2).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate", "diagnose"])
+def test_code_that_a_folder_names_is_not_called(command: str, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = configuration("meanflow", steps=1)
+    (tmp_path / "run").mkdir()
+    begin(tmp_path / "run", config, cache, "cpu")
+    train(config, tmp_path / "run", cache, ALONE)
+    (found(tmp_path / "run")[-1] / "network.json").write_text('{"network": "os:mkdir", "options": {"path": "harm"}}')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([command, str(tmp_path / "run")])
+    assert ended.value.code == 2 and not (tmp_path / "harm").exists()
 
 
 def test_the_last_step_may_reach_beyond_the_end(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -66,6 +66,7 @@ class Diagnose:
     factory: Annotated[
         str, _hint("What builds the network, if the target is a folder or a file of weights.", "the run's", "MODULE:NAME")
     ] = ""
+    network: Annotated[str, _hint("Of a run: the function that may be called to make a network not ours.", "none", "MODULE:FACTORY")] = ""
     kwargs: Annotated[str, _hint("The factory's arguments as JSON.", "none", "JSON")] = ""
     order: Annotated[str, _hint('How it is called, if not as (z, r, t, y): "z,t,r".', "read from the names", "ROLE,...")] = ""
     weights: Annotated[Path | None, _hint("Weights, .safetensors.", "as the factory made them", "FILE")] = None
@@ -139,7 +140,9 @@ class Diagnose:
     def _case(self) -> Case:
         device = available(self.device)
         run = None if self.factory else trained(self.target)
-        found = run.found(self.weights, self.ema) if run else find(self.target, self.factory, self.kwargs, self.weights, self.ema)
+        found = (
+            run.found(self.weights, self.ema, self.network) if run else find(self.target, self.factory, self.kwargs, self.weights, self.ema)
+        )
         data = self._data(run)
         subject = admit(found, data, self.order, device, self.seed)
         dtype = next((p.dtype for p in subject.field.parameters() if p.is_floating_point()), torch.float32)

@@ -50,12 +50,14 @@ class Trained:
         wanted = proxy if EMA in methods.needs(self.config.method) else str(self.saved.about.get("chosen", ""))
         return wanted if wanted in self.saved.averages else next(iter(self.saved.averages), "")
 
-    def found(self, weights: Path | None, ema: Path | None) -> Found:
-        """The network, its weights and its copy, unless other files are given."""
+    def found(self, weights: Path | None, ema: Path | None, allowed: str = "") -> Found:
+        """The network, if it is ours or `allowed`, its weights and its copy, unless other files are given."""
         here = self.saved.path
         beside = ema or (here / f"ema_{self.copy}.safetensors" if self.copy else None)
         network = str(self.saved.description.get("network"))
-        return Found(network, lambda seed: networks.made(self.saved.description, seed), weights or here / "model.safetensors", beside)
+        return Found(
+            network, lambda seed: networks.made(self.saved.description, seed, allowed), weights or here / "model.safetensors", beside
+        )
 
     def data(self, labels: Path | None) -> arrays.Data:
         """What it was trained on; `UserError` if that is not there any more."""

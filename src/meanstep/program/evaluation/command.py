@@ -67,6 +67,7 @@ class Evaluate:
     """The split of a --reference that is a source."""
     reference_count: Annotated[int, _hint("At most so many images of the reference, evenly spaced.", "all", "N")] = 0
     held_out: Annotated[str, _hint("Images that show what fresh data would score.", "the source's test split", "CACHE_OR_SOURCE")] = ""
+    network: Annotated[str, _hint("The function that may be called to make a network not ours.", "none", "MODULE:FACTORY")] = ""
     autoencoder: Annotated[str, _hint("Where a latent run's autoencoder is now.", "where it was", "SPEC")] = ""
     batch: int = 64
     """Samples at a time; it changes nothing beyond rounding."""
@@ -217,7 +218,13 @@ class Work:
         return self.real.labels
 
     def _model(self, w: Weights) -> models.Model:
-        model = models.load(w.saved.path, ema=w.average, device=available(self.asked.device), autoencoder=self.asked.autoencoder or None)
+        model = models.load(
+            w.saved.path,
+            ema=w.average,
+            device=available(self.asked.device),
+            autoencoder=self.asked.autoencoder or None,
+            network=self.asked.network,
+        )
         if not model.conditional and any(scale != 1 for scale in self.asked.guidance):
             raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
         return model

@@ -29,9 +29,14 @@ def described(network: Network, shape: tuple[int, ...], classes: int) -> Descrip
     return {"network": "dit", "options": {**sizes, **numbers, **network.options}}
 
 
-def made(description: Description, seed: int = 0) -> nn.Module:
-    """The network of a description, its weights drawn from `key(seed, "weights")`; `UserError` for one that there is not."""
+def made(description: Description, seed: int = 0, allowed: str = "") -> nn.Module:
+    """The network of a description, its weights drawn from `key(seed, "weights")`; `UserError` for one that there is not.
+
+    A network that is not ours is code of others, and a description may come from anywhere: it is called only if its name is `allowed`.
+    """
     name, options = description.get("network"), dict(description.get("options", {}))
+    if name not in ("dit", allowed):
+        raise UserError(f"this network is made by {name}, code that would run: if you trust it, allow it by that name with --network (network=)")
     with torch.random.fork_rng(devices=[]):  # layers draw weights before anyone gives them others
         torch.manual_seed(key(seed, "weights").initial_seed())
         if name != "dit":

@@ -53,6 +53,8 @@ class Sample:
     """Of the grid. Default: as many as rows."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps."""
+    network: str = ""
+    """The function package.module:factory that may be called to make the network, if it is not one of ours."""
     autoencoder: str = ""
     """Where the autoencoder is now, if it is neither in the run's folder nor where it was."""
 
@@ -73,6 +75,7 @@ class Sample:
             device=device,
             autoencoder=self.autoencoder or None,
             sampler=self.sampler or None,
+            network=self.network,
         )
         labels = parsed_labels(self.labels, model, len(seeds))
         began = time.perf_counter()

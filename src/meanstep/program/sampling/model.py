@@ -115,17 +115,19 @@ def load(
     device: torch.device | str = "cpu",
     autoencoder: str | None = None,
     sampler: str | None = None,
+    network: str = "",
 ) -> Model:
     """The model of a run's folder (its last checkpoint, or the one at `checkpoint` samples) or of a checkpoint's folder.
 
     `ema`: an average's name, "raw" for the weights themselves, None for the run's first average; `autoencoder`: where it is now, if it
     is neither in the folder nor where it was; `sampler`: None follows the recipe, see `Model`. `UserError` for a folder that holds no
-    model, or a damaged one. A network that is not ours is made by calling the function that the checkpoint's network.json names.
+    model, or a damaged one. A network that is not ours is made by calling the function that the checkpoint's network.json names, which
+    `network` must allow by that name, `package.module:factory`.
     """
     run, saved = located(Path(path).expanduser(), checkpoint)
     manifest = Manifest.read(run / MANIFEST)
     name = chosen(saved, ema)
-    net = networks.made(saved.description)
+    net = networks.made(saved.description, allowed=network)
     put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
     here = torch.device(device)
     made = open_autoencoder(autoencoder or place(run, manifest), here)

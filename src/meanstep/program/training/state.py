@@ -67,7 +67,7 @@ def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True) -> 
     """A run's state before its first step, the same on every rank; `start`: with the weights that the configuration starts from."""
     count = classes(config, cache)
     description = networks.described(config.network, cache.shape, count)
-    net = networks.made(description, config.run.seed)
+    net = networks.made(description, config.run.seed, config.network.name)
     if start and config.network.start:
         for note in start_from(net, config.network.start, cache.manifest):
             if ranks.first:
