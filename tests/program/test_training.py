@@ -432,7 +432,7 @@ def test_a_configuration_is_its_text(name: str):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("run: {sampels: 3}", "there is no entry 'sampels'; did you mean samples?"),
+        ("run: {smples: 3}", "there is no entry 'smples'; did you mean samples?"),
         ("optimizer: {rate: 3}", "did you mean optimiser?"),
         ("run: {samples: many}", "samples: a whole number, got 'many'"),
         ("run: {samples: 1.5}", "a whole number, got 1.5"),
