@@ -35,7 +35,8 @@ def main() -> None:
     for path in sorted((HERE / "records").glob("*/evaluations.jsonl")):
         rows = [json.loads(entry) for entry in path.read_text(encoding="utf-8").splitlines()]
         text += "".join(line(path.parent.name, row) for row in rows)
-    text += "\nSeconds of training, and the best distance of an evaluation on the way, whatever its steps:\n\n| run | seconds | best |\n|---|---|---|\n"
+    text += "\nSeconds of training, and the best distance of an evaluation on the way, whatever its steps:\n\n"
+    text += "| run | seconds | best |\n|---|---|---|\n"
     for path in sorted((HERE / "records").glob("*/records.jsonl")):
         rows = [json.loads(entry) for entry in path.read_text(encoding="utf-8").splitlines()]
         speeds = [128 / row["samples_per_second"] for row in rows if row["kind"] == "train"]

@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import meanstep as ms
@@ -481,6 +482,8 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
     ("words", "told"),
     [
         (["--method.recipe", "meanfow"], "there is no recipe 'meanfow'"),
+        (["--method.recipe", "rectified_meanflow"], "needs pairs of data and noise"),
+        (["--optimiser.rate", "1000"], "between 0 and 1000, got 1000"),
         (["--method.options", "{bta: 1}"], "has no option 'bta'"),
         (["--method.recipe", "coefficient", "--method.options", "{beta: often}"], "a number or one of"),
         (["--method.omega", "2", "--data.no-conditional"], "guidance needs labels"),
@@ -624,3 +627,32 @@ def test_a_run_starts_from_another(trained: Path, cache: Cache, tmp_path: Path):
 
 def test_every_configuration_is_typed():
     assert all(isinstance(preset.config, Config) and preset.about for preset in PRESETS.values())
+
+
+def test_another_recipe_drops_the_presets_options():
+    made = Train.parse(["--preset", "digits", "--method.recipe", "flow_matching"])
+    assert made.method.options == {} and made.method.recipe == "flow_matching"
+    kept = Train.parse(["--preset", "digits", "--method.recipe", "meanflow"])
+    assert kept.method == PRESETS["digits"].config.method
+
+
+def test_a_network_with_its_arguments_in_another_order_is_refused(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "swapped_net.py").write_text(NETWORK.replace("self, z, r, t, y=None", "self, x, t, r, y=None").replace("z.fl", "x.fl"))
+    monkeypatch.chdir(tmp_path)
+    config = replace(configuration("meanflow"), network=Network("swapped_net:Net"))
+    with pytest.raises(UserError, match=r"arguments are in another order: return ms\.as_field\(net"):
+        train(config, tmp_path / "run", cache, ALONE)
+
+
+def test_weights_that_are_no_numbers_make_no_picture(trained: Path, tmp_path: Path):
+    shutil.copytree(trained, tmp_path / "run")
+    path = found(tmp_path / "run")[-1] / "ema_0.9.safetensors"
+    save_file({k: torch.full_like(v, torch.nan) for k, v in load_file(path).items()}, path)
+    with pytest.raises(UserError, match=r"2 of the 2 samples are not finite: the weights 0\.9 after 64 samples"):
+        load_model(tmp_path / "run").sample(2)
+
+
+def test_mirror_images_of_a_cache_are_shown(cache: Cache):
+    config = configuration("meanflow")
+    assert not training.mirrored(config, cache)
+    assert training.mirrored(config, replace(cache, manifest=replace(cache.manifest, flips="read")))

@@ -49,7 +49,7 @@ class Data:
     size: int = 0
     """Side of the images in pixels, if the source has to be cached first; 0 keeps them as they are."""
     flips: bool = False
-    """Show every other image mirrored."""
+    """Show every other image mirrored; a cache with mirror images shows them anyway."""
     conditional: bool = True
     """Give the network the labels, if there are some."""
 
@@ -266,8 +266,10 @@ def checked(config: Config) -> Config:
             raise UserError(f"--run.{name.replace('_', '-')}: at least 0, got {value}")
     if run.chunk and run.batch % run.chunk:
         raise UserError(f"--run.chunk: a divisor of the batch {run.batch}, got {run.chunk}")
-    if not (0 < optimiser.rate < 1e3 and optimiser.warmup >= 0 and optimiser.clip >= 0 and optimiser.weight_decay >= 0):
-        raise UserError("--optimiser: rate > 0, and warmup, clip and weight-decay at least 0")
+    if not 0 < optimiser.rate < 1e3:
+        raise UserError(f"--optimiser.rate: between 0 and 1000, got {optimiser.rate:g}")
+    if not (optimiser.warmup >= 0 and optimiser.clip >= 0 and optimiser.weight_decay >= 0):
+        raise UserError("--optimiser: warmup, clip and weight-decay are at least 0")
     if not all(0 <= beta < 1 for beta in optimiser.betas):
         raise UserError(f"--optimiser.betas: both lie in [0, 1), got {optimiser.betas[0]:g} and {optimiser.betas[1]:g}")
     if not (0 <= method.dropout < 1 and method.references >= 1 and 0 <= method.kappa < 1):

@@ -9,6 +9,7 @@ from torch import nn
 from meanstep.fields import DiT
 from meanstep.keys import key
 from meanstep.program.console import UserError
+from meanstep.program.doctor.arguments import read
 from meanstep.program.doctor.loading import load
 from meanstep.program.runs.config import Network
 
@@ -40,13 +41,21 @@ def made(description: Description, seed: int = 0, allowed: str = "") -> nn.Modul
     with torch.random.fork_rng(devices=[]):  # layers draw weights before anyone gives them others
         torch.manual_seed(key(seed, "weights").initial_seed())
         if name != "dit":
-            return load(str(name), json.dumps(options))[0]
+            return _called_like_a_field(load(str(name), json.dumps(options))[0], str(name))
         model = options.pop("model", "")
         generator = key(seed, "weights")
         try:
             return DiT.named(model, generator=generator, **options) if model else DiT(generator=generator, **options)
         except (TypeError, ValueError) as error:
             raise UserError(f"--network: {error}") from None
+
+
+def _called_like_a_field(net: nn.Module, name: str) -> nn.Module:
+    """The network, or `UserError` if the names of its arguments say that it is called otherwise than (z, r, t, y)."""
+    call = read(net)
+    if call.native or not call.known:
+        return net
+    raise UserError(f"{name} is called as (z, r, t, y), and its arguments are in another order: return {call.line} from it")
 
 
 def parameters(net: nn.Module) -> int:

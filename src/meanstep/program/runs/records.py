@@ -4,6 +4,7 @@
 {"kind": "train", "seen", "seconds", "samples_per_second", "loss", "rate", "gradient_norm", and the metrics of docs/conventions.md}
     means over the steps since the record before; null where no row had a value
 {"kind": "evaluation", "seen", "average", "extractor", "count", "steps": {"1": distance, ...}}
+{"kind": "failure", "seen", "error"}   the loss or the gradient was not finite: the run ended here
 {"kind": "picture", "seen", "file"}   {"kind": "checkpoint", "seen", "folder"}
 """
 

@@ -64,7 +64,7 @@ class Sample:
         if path.suffix.lower() not in KINDS:
             raise UserError(f"--out: a name that ends in {', '.join(KINDS)}, got {self.out}")
         seeds = parsed_seeds(self.seeds)
-        for name, value in {"steps": self.steps, "batch": self.batch}.items():
+        for name, value in {"steps": self.steps, "batch": self.batch, "columns": self.columns or 1}.items():
             if value < 1:
                 raise UserError(f"--{name}: at least 1, got {value}")
         device = available(self.device)

@@ -55,7 +55,7 @@ class Model:
         y = self._labels(chosen, labels)
         if guidance != 1 and y is None:
             raise UserError(f"guidance {guidance:g} needs labels, and this model was trained without")
-        return draw.latents(
+        z = draw.latents(
             self.field,
             self.shape,
             chosen,
@@ -67,6 +67,7 @@ class Model:
             device=self.device,
             sampler=self.sampler,
         )
+        return z
 
     @torch.no_grad()
     def sample(
@@ -83,6 +84,10 @@ class Model:
         `guidance`: 1 is the conditional model. `batch` changes nothing beyond rounding. `UserError` for labels that there are not.
         """
         z = self.latents(seeds, steps, labels, guidance, batch)
+        if bad := int((~z.isfinite()).flatten(1).any(1).sum()):
+            raise UserError(
+                f"{bad} of the {len(z)} samples are not finite: the weights {self.average} after {self.seen:,} samples are no good"
+            )
         return self.decode(z, batch)
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """`meanstep train`."""
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -54,6 +55,8 @@ class Train:
         """The command of a command line: preset, file and the run's own configuration first, single entries on top."""
         where, _ = tyro.cli(_Where, args=[a for a in args if a not in ("--help", "-h")], return_unknown_args=True, add_help=False)
         base = _base(where)
+        if where.method.recipe not in ("", base.method.recipe):  # another recipe: the options of the first are not its own
+            base = dataclasses.replace(base, method=dataclasses.replace(base.method, options={}))
         parts = {f.name: getattr(base, f.name) for f in dataclasses.fields(Config) if f.name != "run"}
         return tyro.cli(cls, prog="meanstep train", default=cls(**parts, run_=base.run), args=args)
 
@@ -70,12 +73,18 @@ class Train:
 
 
 @dataclass(frozen=True)
+class _Recipe:
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
 class _Where:
     """The options that decide what the others start from."""
 
     out: Path = Path()
     preset: str = ""
     config: Path | None = None
+    method: _Recipe = field(default_factory=_Recipe)
 
 
 def _base(where: _Where) -> Config:
@@ -180,9 +189,14 @@ def _announce(config: Config, place: Path, cache: Cache, there: list[Path]) -> N
     )
 
 
+def _next(state: Any, place: Path) -> str:
+    name = str(state.description["network"])
+    return shlex.join(["meanstep", "sample", str(place), *([] if name == "dit" else ["--network", name])])
+
+
 def _summary(state: Any, place: Path, seconds: float) -> None:
     last = [p for p in sorted((place / "samples").glob("*.png"))][-1:]
     found = f", best distance {state.best:.4g} at {state.best_seen:,} samples" if state.best_seen >= 0 else ""
-    lines = [f"{state.seen:,} samples in {seconds:.0f} s{found}", *(f"samples: {p}" for p in last), f"go on: meanstep sample {place}"]
+    lines = [f"{state.seen:,} samples in {seconds:.0f} s{found}", *(f"samples: {p}" for p in last), f"go on: {_next(state, place)}"]
     for line in lines:
         out.print(line, highlight=False, soft_wrap=True)

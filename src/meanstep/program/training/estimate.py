@@ -12,7 +12,7 @@ from meanstep.program.runs.config import Config
 from meanstep.program.training.loop import Step, batches
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State, fresh
-from meanstep.program.training.train import chunk, wrapped
+from meanstep.program.training.train import chunk, mirrored, wrapped
 
 STEPS = 4
 
@@ -26,7 +26,7 @@ def lines(config: Config, cache: Cache, ranks: Ranks) -> Iterator[str]:
     held = _bytes(state)
     yield f"weights, gradient, moments and {len(state.averages)} average(s): {held / 2**20:,.0f} MiB a rank, activations come on top"
     step = Step(config, state, ranks, wrapped(config, state, ranks), chunk(config, ranks))
-    seconds = _seconds(step, Loader(cache, config.run.seed, config.data.flips))
+    seconds = _seconds(step, Loader(cache, config.run.seed, mirrored(config, cache)))
     total = seconds * config.run.samples / config.run.batch
     speed = f"{config.run.batch / seconds:,.0f} samples/s; {config.run.samples:,} samples: {_clock(total)}"
     yield f"step: {seconds * 1e3:,.0f} ms (median of {STEPS}), {speed}"

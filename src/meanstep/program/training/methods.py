@@ -8,6 +8,7 @@ from torch import nn
 from meanstep import coefficients
 from meanstep.program import methods
 from meanstep.program.console import UserError
+from meanstep.program.methods import COUPLINGS
 from meanstep.program.runs.config import Method
 from meanstep.recipes import Recipe
 from meanstep.velocities import Guided, LabelDropout, Posterior, conditional
@@ -27,6 +28,8 @@ class Built:
 
 def build(method: Method, net: nn.Module, proxy: nn.Module | None, posterior: Posterior | None, classes: int) -> Built:
     """The recipe; `UserError` for words that mean nothing."""
+    if COUPLINGS in methods.find(method.recipe).needs:
+        raise UserError(f"--method.recipe {method.recipe} needs {methods.NEEDS[COUPLINGS]}: train it from Python, loss(net, x, noise=e)")
     moving = {name: coefficient(name, method.options[name]) for name in COEFFICIENTS if name in method.options}
     learners = {name: value for name, value in moving.items() if isinstance(value, nn.Module)}
     if len(learners) > 1:

@@ -48,7 +48,7 @@ def train(config: Config, here: Path, cache: Cache, ranks: Ranks) -> tuple[State
     state = opened(config, cache, here, ranks)
     if state.seen >= config.run.samples:
         return state, None
-    loader = Loader(cache, config.run.seed, config.data.flips, pin=ranks.device.type == "cuda")
+    loader = Loader(cache, config.run.seed, mirrored(config, cache), pin=ranks.device.type == "cuda")
     step = Step(config, state, ranks, wrapped(config, state, ranks), size)
     stopped = 0
     with _events(config, here, cache, ranks, state) as events, stopping() as signals, progress(config, state, ranks) as show:
@@ -63,6 +63,11 @@ def train(config: Config, here: Path, cache: Cache, ranks: Ranks) -> tuple[State
                 break
     ranks.wait()  # a launcher ends all when one is gone: none goes before the first has written
     return state, stopped or None
+
+
+def mirrored(config: Config, cache: Cache) -> bool:
+    """Whether rows are mirrored: if the configuration says so, or if mirror images belong to the cache."""
+    return config.data.flips or cache.manifest.flips != "none"
 
 
 def wrapped(config: Config, state: State, ranks: Ranks) -> torch.nn.Module:
@@ -95,8 +100,10 @@ def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State
     events = Events(config, here, ranks, samples, judged, records, followed)
     try:
         yield events
-    except Failure:
+    except Failure as failure:
         events.log(state)  # the steps that led there
+        if records is not None:
+            records.add("failure", state.seen, error=str(failure))
         raise
     finally:
         for logger in followed:

@@ -58,9 +58,10 @@ def tiles(run: History) -> list[tuple[str, str, str]]:
 
 def gaps(run: History) -> list[str]:
     """What a reader must know before the numbers."""
-    found = []
+    failed = run.records and run.records[-1].get("kind") == "failure"
+    found = [f"The run broke off: {run.records[-1]['error']}"] if failed else []
     if not run.of("train"):
-        return ["There is no record of a step yet."]
+        return [*found, "There is no record of a step yet."]
     if not run.of("evaluation"):
         found.append("No evaluation was made, so nothing here says how good samples are: look at them, or run meanstep evaluate.")
     elif run.best and (last := first(run.of("evaluation")[-1])) is not None and last > 1.15 * first(run.best):
