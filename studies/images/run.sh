@@ -20,3 +20,6 @@ for recipe in meanflow flow_matching; do
 done
 meanstep evaluate "$out/mnist-meanflow" --checkpoints best --steps 1 2 4 --count 4000 --held-out "$out/mnist-test"
 meanstep evaluate "$out/mnist-flow_matching" --checkpoints best --steps 1 4 32 --count 4000 --held-out "$out/mnist-test"
+meanstep cache "$MEANSTEP_DATA/clothing256_webp.npz" --out "$out/clothing64-latents" --size 64 --flips \
+    --autoencoder "taesd:$MEANSTEP_DATA/taesd.safetensors"
+meanstep train --preset mnist-dit --out "$out/clothing64" --data.source "$out/clothing64-latents" --network.patch 2 --run.samples 200000
