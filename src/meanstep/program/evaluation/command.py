@@ -33,6 +33,10 @@ def _hint(text: str, default: str, metavar: str) -> Any:
     return tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})", metavar=metavar)
 
 
+WIDTH = 120
+"""Columns that the table takes at least; a narrower terminal wraps its lines."""
+
+
 @dataclass(frozen=True)
 class Evaluate:
     """How far a run's samples are from data: a table over checkpoints, averages, steps and guidance. docs/evaluation.md says what is what.
@@ -138,7 +142,9 @@ class Evaluate:
             return
         if self.json is not None:
             write(self.json, text)
-        out.print(table(found, below, self.metrics, distance))
+        shown = table(found, below, self.metrics, distance)
+        shown.width = WIDTH if out.width < WIDTH else None
+        out.print(shown, crop=False)
         out.print(f"reference: {found[0]['reference']}; last line: {below['data']}", soft_wrap=True, markup=False)
         out.print(f"rows: {run / rows.NAME}", soft_wrap=True, markup=False)
 
