@@ -1,6 +1,5 @@
 """The cells of a table, checkpoints x averages x steps x guidance, and what one of them is worth. Knows no tables."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from meanstep.keys import key
 from meanstep.program.console import UserError
+from meanstep.program.data.cache import sha256
 from meanstep.program.evaluation.measures import Gathered, measured
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.evaluation.rows import Row
@@ -83,15 +83,6 @@ def _averages(saved: Saved, names: Sequence[str]) -> list[str]:
     if "all" in names:
         return ["raw", *saved.averages]
     return [chosen(saved, name) for name in names] or [chosen(saved, None)]
-
-
-def sha256(path: Path) -> str:
-    """Of a file."""
-    try:
-        with path.open("rb") as held:
-            return hashlib.file_digest(held, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def run_folder(path: Path) -> Path:

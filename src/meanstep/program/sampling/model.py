@@ -55,7 +55,7 @@ class Model:
         y = self._labels(chosen, labels)
         if guidance != 1 and y is None:
             raise UserError(f"guidance {guidance:g} needs labels, and this model was trained without")
-        z = draw.latents(
+        return draw.latents(
             self.field,
             self.shape,
             chosen,
@@ -67,7 +67,6 @@ class Model:
             device=self.device,
             sampler=self.sampler,
         )
-        return z
 
     @torch.no_grad()
     def sample(
@@ -90,11 +89,9 @@ class Model:
             )
         return self.decode(z, batch)
 
-    @torch.no_grad()
     def decode(self, z: Tensor, batch: int = 64) -> Tensor:
         """Pictures uint8 `[N, 1 or 3, H, W]` of what the network makes."""
-        parts = [to_images(p.to(self.device), self.manifest, self.autoencoder).cpu() for p in z.split(batch)]
-        return torch.cat(parts) if parts else torch.empty(0, *self.manifest.image, dtype=torch.uint8)
+        return decoded(z, self.manifest, self.autoencoder, batch)
 
     def _labels(self, seeds: Sequence[int], labels: int | Sequence[int] | Tensor | None) -> Tensor | None:
         if not self.conditional:
@@ -110,6 +107,13 @@ class Model:
         if len(y) and not 0 <= int(y.min()) <= int(y.max()) < count:
             raise UserError(f"labels lie in 0 to {count - 1}, got {int(y.min())} to {int(y.max())}")
         return y
+
+
+@torch.no_grad()
+def decoded(z: Tensor, manifest: Manifest, autoencoder: Autoencoder, batch: int) -> Tensor:
+    """Pictures uint8 `[N, 1 or 3, H, W]`, on the processor, of what a network makes, a batch at a time."""
+    parts = [to_images(p.to(autoencoder.device), manifest, autoencoder).cpu() for p in z.split(batch)] if len(z) else []
+    return torch.cat(parts) if parts else torch.empty(0, *manifest.image, dtype=torch.uint8)
 
 
 def load(

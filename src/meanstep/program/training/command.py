@@ -57,8 +57,7 @@ class Train:
         base = _base(where)
         if where.method.recipe not in ("", base.method.recipe):  # another recipe: the options of the first are not its own
             base = dataclasses.replace(base, method=dataclasses.replace(base.method, options={}))
-        parts = {f.name: getattr(base, f.name) for f in dataclasses.fields(Config) if f.name != "run"}
-        return tyro.cli(cls, prog="meanstep train", default=cls(**parts, run_=base.run), args=args)
+        return tyro.cli(cls, prog="meanstep train", default=cls(**_parts(base), run_=base.run), args=args)
 
     def run(self) -> int:
         """Train. Exit code 0; 130 and 143 if a signal stopped the run, which is saved."""
@@ -66,10 +65,14 @@ class Train:
             return _listed()
         name = self.preset or DEFAULT
         where = self.out if self.out != Path() else ROOT / name
-        parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(Config) if f.name != "run"}
-        config = checked(Config(**parts, run=self.run_))
+        config = checked(Config(**_parts(self), run=self.run_))
         with ranks(config.run.device) as here:
             return _dry(config, here) if self.dry_run else _run(config, where, here)
+
+
+def _parts(of: "Train | Config") -> dict[str, Any]:
+    """All parts of a configuration but `run`, which is a method's name here."""
+    return {f.name: getattr(of, f.name) for f in dataclasses.fields(Config) if f.name != "run"}
 
 
 @dataclass(frozen=True)

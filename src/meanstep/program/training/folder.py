@@ -3,7 +3,6 @@
 import dataclasses
 import fcntl
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +85,4 @@ def _short(value: Any) -> str:
 def _keep_autoencoder(here: Path, manifest: Manifest) -> None:
     path = Path(manifest.autoencoder.partition(":")[2]).expanduser()
     if path.is_file() and path.suffix == ".safetensors" and path.stat().st_size <= LARGEST:
-        aside = here / f".{AUTOENCODER}"
-        shutil.copyfile(path, aside)
-        aside.replace(here / AUTOENCODER)
+        write(here / AUTOENCODER, path.read_bytes())

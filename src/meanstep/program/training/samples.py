@@ -9,16 +9,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meanstep.metrics import Statistics, frechet
-from meanstep.program.data import Autoencoder, Cache, open_autoencoder, to_images
+from meanstep.program.data import Autoencoder, Cache, open_autoencoder
 from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.evaluation.pictures import of_cache
 from meanstep.program.evaluation.references import Reference, reference
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.saved import place
 from meanstep.program.sampling import draw
-from meanstep.program.sampling.model import sampler_of
+from meanstep.program.sampling.model import decoded, sampler_of
 from meanstep.program.training.ranks import Ranks
-from meanstep.program.training.state import State
+from meanstep.program.training.state import State, classes
 
 STEPS = {"average": (1, 2, 4), "euler": (1, 4, 32)}
 """Steps of an evaluation, by sampler."""
@@ -55,13 +55,13 @@ class Samples:
     @torch.no_grad()
     def images(self, state: State, seeds: range, steps: int) -> Tensor:
         """Pictures uint8 `[len(seeds), C, H, W]`; labels follow the seeds, one class after the other."""
-        count = len(self.cache.classes) if self.config.data.conditional else 0
+        count = classes(self.config, self.cache)
         labels = torch.tensor([seed % count for seed in seeds]) if count else None
         net, shape, device = state.sampled, self.cache.shape, self.ranks.device
         was = net.training
         z = draw.latents(net.eval(), shape, seeds, steps=steps, labels=labels, null=count, batch=BATCH, device=device, sampler=self.sampler)
         net.train(was)
-        return torch.cat([to_images(p.to(device), self.cache.manifest, self.autoencoder).cpu() for p in z.split(BATCH)])
+        return decoded(z, self.cache.manifest, self.autoencoder, BATCH)
 
 
 def judge(samples: Samples) -> Judge | None:
