@@ -19,7 +19,7 @@ UNIFORM = {"times": "uniform", "diagonal_share": 0.5}
 
 PRESETS: dict[str, Preset] = {
     "digits": Preset(
-        "scikit-learn's 8 x 8 digits, some three minutes on two cores; needs no download",
+        "scikit-learn's 8 x 8 digits, three minutes on one core or two; needs no download",
         Config(
             Data("digits"),
             Network(patch=2, width=64, depth=4, heads=4),
