@@ -1,30 +1,27 @@
 """Runs a sweep's jobs on several processes: progress with the remaining time, Ctrl-C that loses nothing, records as they come."""
 
 import math
-import multiprocessing
-import os
 import queue
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from meanstep.program import workers
 from meanstep.program.console import Interrupted, UserError, err
 from meanstep.program.sweep import jobs
 from meanstep.program.sweep.jobs import MEASURING, Job, Stopped, cost
 from meanstep.program.sweep.records import Record, save
 from meanstep.program.sweep.settings import Settings
+from meanstep.program.workers import deaf_children, first_line, killed_like_interrupted
 
 SET_COST = 2000
 """What a set's own record costs, in plain training steps."""
@@ -46,20 +43,18 @@ def plan(settings: Settings, found: list[Record]) -> list[Job]:
     return sets + [Job(tuple(some)) for some in alike.values()]
 
 
-def run(settings: Settings, folder: Path, found: list[Record], workers: int, device: str) -> list[Record]:
-    """Do what is left and return all records, saved after each job. `UserError` after Ctrl-C, a kill, or where a job fails."""
+def run(settings: Settings, folder: Path, found: list[Record], count: int, device: str) -> list[Record]:
+    """Do what is left on `count` processes; all records, saved after each job. `UserError` after Ctrl-C, a kill, or where a job fails."""
     todo = plan(settings, found)
     if not todo:
         return found
     shelf = _Shelf(folder, found)
-    context = multiprocessing.get_context("spawn")
-    messages, stop = context.Queue(), context.Event()
+    pool, messages, stop = workers.hired([device] * count)
     board, futures = _Board(settings, todo), {}
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(messages, stop, device))
     try:
-        with board.shown(), _killed_like_interrupted():
-            with _deaf_children():
-                futures = {pool.submit(_work, job, settings, folder, device): job for job in todo}
+        with board.shown(), killed_like_interrupted():
+            with deaf_children():
+                futures = {pool.submit(_work, job, settings, folder): job for job in todo}
             left = set(futures)
             while left:
                 done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -72,7 +67,7 @@ def run(settings: Settings, folder: Path, found: list[Record], workers: int, dev
     except (BrokenProcessPool, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
         failed = next((job.name for future, job in futures.items() if future.done() and not future.cancelled() and future.exception()), "?")
         raise UserError(
-            f"the job {failed} failed ({type(error).__name__}: {_first_line(error)}); what is finished is in {folder}"
+            f"the job {failed} failed ({type(error).__name__}: {first_line(error)}); what is finished is in {folder}"
         ) from error
     finally:
         stop.set()
@@ -106,89 +101,28 @@ def _identity(record: Record) -> tuple[Any, ...]:
     return tuple(record.get(name) for name in ("kind", "set", "seed", "id"))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
-
-
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes started inside never hear Ctrl-C, which they inherit as blocked; the parent hears it, a moment later, and stops them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _killed_like_interrupted() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop the sweep as Ctrl-C does."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-
-
 # In the workers ---------------------------------------------------------------------------------------------------------------------
-
-GRACE = 60.0
-"""Seconds that a worker has to save its state after its parent was killed."""
-_messages: Any = None
-_stop: Any = None
-
-
-def _start(messages: Any, stop: Any, device: str) -> None:
-    global _messages, _stop  # what a worker process is given once
-    _messages, _stop = messages, stop
-    messages.cancel_join_thread()  # progress that nobody reads any more must not keep a worker from ending
-    if device == "cpu":
-        torch.set_num_threads(1)  # one worker a core: more threads only wait for each other
-    else:
-        torch.cuda.set_device(device)
-    threading.Thread(target=_follow_the_parent, daemon=True).start()
-
-
-def _follow_the_parent() -> None:
-    """When the parent is gone, save and end: nobody would read the results, and the queue to read from never closes."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        _orphaned.set()
-        _idle.wait(GRACE)
-        os._exit(1)
-
-
-_orphaned, _idle = threading.Event(), threading.Event()
-_idle.set()
 
 
 def _tell(what: str, *values: Any) -> bool:
     if what == "stop?":
-        return bool(_stop.is_set()) or _orphaned.is_set()
-    _messages.put((what, *values))
+        return workers.stopped()
+    workers.tell(what, *values)
     return False
 
 
-def _work(job: Job, settings: Settings, folder: Path, device: str) -> list[Record]:
-    if _tell("stop?"):
+def _work(job: Job, settings: Settings, folder: Path) -> list[Record]:
+    if workers.stopped():
         return []
-    _idle.clear()
-    try:
-        if job.models:
-            return jobs.train(job, settings, folder, _tell, device)
-        record = jobs.describe(job.pairs[0][0], settings)
-        _tell("steps", SET_COST)
-        return [record]
-    except Stopped:
-        return []
-    finally:
-        _idle.set()
+    with workers.busy():
+        try:
+            if job.models:
+                return jobs.train(job, settings, folder, _tell, workers.device())
+            record = jobs.describe(job.pairs[0][0], settings)
+            _tell("steps", SET_COST)
+            return [record]
+        except Stopped:
+            return []
 
 
 # What the user sees -----------------------------------------------------------------------------------------------------------------
