@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from meanstep.program.pages.statistics import Change, across, mean, ratio
+from meanstep.program.pages.verdicts import with_interval
 from meanstep.program.sweep.records import load, read_json
 from meanstep.program.sweep.report.results import BASE, Results, read
-from meanstep.program.sweep.report.statistics import Change, across, mean, ratio
-from meanstep.program.sweep.report.verdicts import with_interval
 
 
 def packed(run: Path, study: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 from scipy import stats
 
 from meanstep.program.console import UserError
-from meanstep.program.pages import look
-from meanstep.program.sweep.report import claims, results, statistics, strips, verdicts
+from meanstep.program.pages import look, statistics, strips, verdicts
+from meanstep.program.pages.statistics import Change
+from meanstep.program.sweep.report import claims, results
 from meanstep.program.sweep.report.page import build, spoken
-from meanstep.program.sweep.report.statistics import Change
 from meanstep.program.sweep.settings import mixture_dimension
 
 PLANE = results.PLANE
@@ -264,6 +264,19 @@ def test_holm_by_hand():
 def test_across_takes_sets_of_two_seeds_or_more_as_units():
     change = statistics.across([Change((0.1, 0.3)), Change((0.4,)), Change((0.6, 0.6, 0.9))])
     assert change.differences == pytest.approx((0.2, 0.7))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20])
+def test_the_detectable_ratio_is_found_with_the_stated_power(n: int):
+    """Simulated, within four standard errors."""
+    sd = 0.03
+    found = statistics.detectable(sd, n)
+    assert found is not None
+    draws = np.random.default_rng(0).normal(np.log(found), sd, (20_000, n))
+    share = float((stats.ttest_1samp(draws, 0.0, axis=1).pvalue < 0.05).mean())
+    assert share == pytest.approx(0.8, abs=4 * (0.16 / 20_000) ** 0.5)
+    assert statistics.detectable(2 * sd, n) == pytest.approx(found**2) and statistics.detectable(sd, 1) is None
+    assert statistics.detectable(sd, n, 0.9) < found
 
 
 # Claims ------------------------------------------------------------------------------------------------------------------------------

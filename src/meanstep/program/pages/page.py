@@ -1,7 +1,7 @@
 """From a template and PNG bytes to one page that works offline. Knows nothing of what is reported."""
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from meanstep.program.console import UserError, write
 
-SHARED, TEMPLATE, NAME = ("base.html.j2", "parts.html.j2"), "report.html.j2", "report.html"
+SHARED, TEMPLATE, NAME = ("base.html.j2", "parts.html.j2", "claims.html.j2"), "report.html.j2", "report.html"
 
 
 def require() -> None:
@@ -37,6 +37,32 @@ def published(page: str, folder: Path) -> Path:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
     write(folder / NAME, page)
     return folder / NAME
+
+
+def drawn(folder: Path, figures: Mapping[str, Callable[[], bytes | None]]) -> dict[str, bytes]:
+    """Write the figures that there are data for into a folder and return them; an earlier report's others go."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from error
+    found = {}
+    for name, draw in figures.items():
+        path = folder / f"{name}.png"
+        if (image := draw()) is None:
+            path.unlink(missing_ok=True)
+            continue
+        write(path, image)
+        found[name] = image
+    return found
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Whatever a nested value tells, a name and words each."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flat(inner, f"{name} {key}".strip())
+    elif value is not None:
+        yield name.replace("_", " "), "yes" if value is True else "no" if value is False else str(value)
 
 
 def figures(images: Mapping[str, bytes]) -> dict[str, tuple[str, int]]:

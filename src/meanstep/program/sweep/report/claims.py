@@ -9,9 +9,9 @@ from math import inf, log
 
 import numpy as np
 
+from meanstep.program.pages.statistics import Change, across, difference, ratio
+from meanstep.program.pages.verdicts import HIGHER, LOWER, OPEN, Claim, Row, claim
 from meanstep.program.sweep.report.results import ANCHORED, BASE, BOTH, PLANE, Results, Seeds
-from meanstep.program.sweep.report.statistics import Change, across, difference, ratio
-from meanstep.program.sweep.report.verdicts import HIGHER, LOWER, OPEN, Claim, Row, claim
 from meanstep.program.sweep.settings import mixture_dimension
 
 PAPER = "arXiv 2605.09235, quoted from summaries"

@@ -22,10 +22,11 @@ from meanstep.program.pages.look import (
     png,
     sheet,
 )
+from meanstep.program.pages.statistics import across, mean, ratio
+from meanstep.program.pages.verdicts import shown
 from meanstep.program.sweep.records import Record
 from meanstep.program.sweep.report.claims import least
-from meanstep.program.sweep.report.results import BASE, Results, Seeds, shown
-from meanstep.program.sweep.report.statistics import across, mean, ratio
+from meanstep.program.sweep.report.results import BASE, Results, Seeds
 
 ROLES = (("ema", "EMA"), ("own", "own"), ("posterior", "posterior"), ("oracle", "oracle"))
 PREDICTED = (("norm", "scalar, |κ|", "o", "white"), ("signed", "scalar, signed", "v", "white"), ("matrix", "matrix", "D", BLUE))

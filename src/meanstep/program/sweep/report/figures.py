@@ -24,10 +24,11 @@ from meanstep.program.pages.look import (
     png,
     sheet,
 )
+from meanstep.program.pages.statistics import Change, across, ratio
+from meanstep.program.pages.verdicts import shown
 from meanstep.program.sweep.report import pictures
 from meanstep.program.sweep.report.claims import SW1_OF_PAPER, TRACE_RANGE, sw1_ratio, trace_ratio
-from meanstep.program.sweep.report.results import ANCHORED, BASE, BOTH, PLANE, Line, Results, Seeds, shown
-from meanstep.program.sweep.report.statistics import Change, across, ratio
+from meanstep.program.sweep.report.results import ANCHORED, BASE, BOTH, PLANE, Line, Results, Seeds
 
 BETAS: dict[str, Any] = {"xticks": [0, 0.25, 0.5, 0.75, 1], "xticklabels": ["0", "¼", "½", "¾", "1"]}
 SHORT = {

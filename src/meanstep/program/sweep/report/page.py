@@ -3,17 +3,18 @@
 A report is a function of what the folder holds; whatever is missing there is missing in the report, which says so.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import write
 from meanstep.program.pages import page
+from meanstep.program.pages.statistics import mean
+from meanstep.program.pages.strips import strip
+from meanstep.program.pages.verdicts import RULE, Claim, number, readable_p, shown, with_interval
 from meanstep.program.sweep.report import prose, summary
 from meanstep.program.sweep.report.claims import claims
-from meanstep.program.sweep.report.results import Results, read, shown
-from meanstep.program.sweep.report.statistics import mean
-from meanstep.program.sweep.report.strips import strip
-from meanstep.program.sweep.report.verdicts import RULE, Claim, number, readable_p, with_interval
+from meanstep.program.sweep.report.results import Results, read
 
 
 def build(folder: Path) -> Path:
@@ -26,30 +27,13 @@ def build(folder: Path) -> Path:
     from meanstep.program.sweep.report.figures import FIGURES
 
     results = read(folder)
-    drawn = _draw(folder / "figures", results, {**FIGURES, **DIAGNOSES})
+    drawn = page.drawn(folder / "figures", {name: partial(draw, results) for name, draw in {**FIGURES, **DIAGNOSES}.items()})
     rows = summary.numbers(results)
     write(folder / "summary.csv", summary.text(rows))
     filters: dict[str, Any] = {"number": number, "p": readable_p, "measured": with_interval, "shown": shown}
     text = page.rendered(__package__ or "", _content(results, claims(results), rows, page.figures(drawn)), filters)
     text = text.replace("β = ", "β\u00a0=\u00a0").replace("|κ|", "|\u2060κ\u2060|")  # no line ends inside these
     return page.published(text, folder)
-
-
-def _draw(folder: Path, results: Results, figures: dict[str, Any]) -> dict[str, bytes]:
-    """Write the figures that the sweep has data for and return them; an earlier report's others go."""
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
-    found = {}
-    for name, draw in figures.items():
-        path = folder / f"{name}.png"
-        if (image := draw(results)) is None:
-            path.unlink(missing_ok=True)
-            continue
-        write(path, image)
-        found[name] = image
-    return found
 
 
 def _content(results: Results, found: list[Claim], rows: list[summary.Number], drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from meanstep.program.pages.page import flat
+from meanstep.program.pages.statistics import Change, across
+from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, number, shown
 from meanstep.program.sweep.report.claims import far, sw1_ratio, trace_ratio
-from meanstep.program.sweep.report.results import ANCHORED, BASE, Results, shown
-from meanstep.program.sweep.report.statistics import Change, across
-from meanstep.program.sweep.report.verdicts import FAILS, HOLDS, OPEN, Claim, number
+from meanstep.program.sweep.report.results import ANCHORED, BASE, Results
 
 OF_PAPER: dict[str, Any] = {"steps": 200_000, "width": 128, "depth": 3, "anchor": 0.5, "delta": [1e-4, 1e-2]}
 COMMAND = ("sets", "betas", "seeds", "arms", "steps", "points")
@@ -135,15 +136,7 @@ def _value(value: Any) -> str:
 
 def environment(results: Results) -> list[tuple[str, str]]:
     """Whatever env.json tells, flat."""
-
-    def flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                yield from flat(f"{prefix} {key}".strip(), inner)
-        elif value is not None:
-            yield prefix.replace("_", " "), "yes" if value is True else "no" if value is False else str(value)
-
-    return [(name, value) for name, value in flat("", results.environment) if name != "command" and value]
+    return [(name, value) for name, value in flat(results.environment) if name != "command" and value]
 
 
 def duration(results: Results) -> str:

@@ -184,8 +184,3 @@ def _at(probe: Record | None, quantity: str, beta: float) -> float | None:
 
 def _is(x: Any) -> bool:
     return isinstance(x, int | float) and isfinite(x)
-
-
-def shown(name: str) -> str:
-    """A set's name for people."""
-    return name.replace("_", " ")

@@ -5,8 +5,8 @@ import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 
+from meanstep.program.pages.statistics import mean
 from meanstep.program.sweep.report.results import Line, Results, Seeds
-from meanstep.program.sweep.report.statistics import mean
 
 CURVES = ("trace", "weighted", "noise", "error")
 NAMED = (("proxies", "trace, proxy"), ("bias", "bias"), ("optimum", "optimum"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import exp, isfinite, log
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 LEVEL = 0.05
 
@@ -113,6 +113,21 @@ def across(changes: Iterable[Change]) -> Change:
     """The means of several sets as the units, of sets with two seeds or more: is it so for sets in general?"""
     found = [change for change in changes if change.n > 1]
     return Change(tuple(float(np.mean(change.differences)) for change in found), logs=all(change.logs for change in found))
+
+
+def detectable(sd: float, n: int, power: float = 0.8) -> float | None:
+    """The ratio below 1 that a paired t-test on the log ratios of `n` pairs finds with this power; any nearer to 1 is likely missed.
+
+    Two-sided at `LEVEL`, of the right sign, from the noncentral t-distribution; `sd` is that of the log ratios. None below two pairs.
+    """
+    if n < 2:
+        return None
+    edge = float(stats.t.ppf(1 - LEVEL / 2, n - 1))
+
+    def missing(shift: float) -> float:
+        return float(stats.nct.sf(edge, n - 1, shift)) - power  # the other tail is nothing where the power is high
+
+    return exp(-float(optimize.brentq(missing, 0.0, 40.0)) * sd / n**0.5)
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:

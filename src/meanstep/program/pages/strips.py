@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, isfinite, log
 
-from meanstep.program.sweep.report.verdicts import Claim, Row, with_interval
+from meanstep.program.pages.verdicts import Claim, Row, with_interval
 
 LEFT, RIGHT, STEP, TOP = 345.0, 740.0, 23.0, 14.0
 

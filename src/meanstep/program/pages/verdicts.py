@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from meanstep.program.sweep.report.results import shown
-from meanstep.program.sweep.report.statistics import LEVEL, Change, holm
+from meanstep.program.pages.statistics import LEVEL, Change, holm
 
 Range = tuple[float, float]
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
@@ -80,12 +79,17 @@ def claim(key: str, text: str, source: str, test: str, quantity: str, rows: Sequ
     verdict, found = decide(measured)
     judged = [row for row in found if row.claimed is not None]
     if not judged:
-        sentence = f"The sweep has no data for it: {needs}."
+        sentence = f"There are no data for it: {needs}."
     elif all(row.change.n < 2 for row in judged):
         sentence = f"One seed gives a number but no interval: {_extremes(judged, quantity)}. Run it with --seeds 0 1 2."
     else:
         sentence = f"{_extremes(judged, quantity)}. {_tally(judged)}"
     return Claim(key, text, source, test, quantity, found, verdict, sentence)
+
+
+def shown(name: str) -> str:
+    """A name for people."""
+    return name.replace("_", " ")
 
 
 def number(x: float) -> str:
@@ -114,7 +118,7 @@ def _with_finding(row: Row, adjusted: float | None) -> Row:
 
 def _extremes(rows: Sequence[Row], quantity: str) -> str:
     if len(rows) == 1 or len({row.change.value for row in rows}) == 1:
-        where = shown(rows[0].where) if len(rows) == 1 else f"all {len(rows)} sets"
+        where = shown(rows[0].where) if len(rows) == 1 else f"all {len(rows)} rows"
         return f"{quantity}: {with_interval(rows[0].change)} ({where})"
     low, high = (pick(rows, key=lambda row: row.change.value) for pick in (min, max))
     return f"{quantity}: from {with_interval(low.change)} ({shown(low.where)}) to {with_interval(high.change)} ({shown(high.where)})"
