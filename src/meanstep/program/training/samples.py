@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from meanstep.metrics import Statistics, frechet
 from meanstep.program.data import Autoencoder, Cache, open_autoencoder
@@ -30,7 +30,7 @@ Judge = Callable[[State], dict[str, float]]
 
 @dataclass(frozen=True)
 class Samples:
-    """Draws from a state's chosen average, and decodes."""
+    """Draws from a network, and decodes."""
 
     config: Config
     cache: Cache
@@ -47,17 +47,26 @@ class Samples:
         """Samples of an evaluation: as many on every rank."""
         return max(1, self.config.run.evaluate_count // self.ranks.size) * self.ranks.size
 
+    def shared(self, count: int) -> range:
+        """This rank's seeds, of `count` or as many as all ranks have equal shares of."""
+        share = max(1, count // self.ranks.size)
+        return range(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+
     @property
     def sampler(self) -> str:
         """As the recipe needs it."""
         return sampler_of(self.config)
 
-    @torch.no_grad()
     def images(self, state: State, seeds: range, steps: int) -> Tensor:
+        """Those of the state's chosen average, see `made`."""
+        return self.made(state.sampled, seeds, steps)
+
+    @torch.no_grad()
+    def made(self, net: nn.Module, seeds: range, steps: int) -> Tensor:
         """Pictures uint8 `[len(seeds), C, H, W]`; labels follow the seeds, one class after the other."""
         count = classes(self.config, self.cache)
         labels = torch.tensor([seed % count for seed in seeds]) if count else None
-        net, shape, device = state.sampled, self.cache.shape, self.ranks.device
+        shape, device = self.cache.shape, self.ranks.device
         was = net.training
         z = draw.latents(net.eval(), shape, seeds, steps=steps, labels=labels, null=count, batch=BATCH, device=device, sampler=self.sampler)
         net.train(was)
@@ -69,15 +78,17 @@ def judge(samples: Samples) -> Judge | None:
 
     Equal shares of the samples are made on every rank; the distance is that of all of them to the cache's images.
     """
-    run, ranks = samples.config.run, samples.ranks
-    if not run.evaluate_every:
+    if not samples.config.run.evaluate_every:
         return None
-    against = _reference(samples) if ranks.first else None  # made once, then read by the others
-    ranks.wait()
-    against = against or _reference(samples)
-    share = samples.count // ranks.size
-    seeds = range(ranks.rank * share, (ranks.rank + 1) * share)
-    return lambda state: {str(steps): _distance(samples, state, against, seeds, steps) for steps in STEPS[samples.sampler]}
+    against, seeds = against_data(samples), samples.shared(samples.count)
+    return lambda state: {str(steps): distance(samples, state.sampled, against, seeds, steps) for steps in STEPS[samples.sampler]}
+
+
+def against_data(samples: Samples) -> Reference:
+    """The images of the data that distances are taken to."""
+    against = _reference(samples) if samples.ranks.first else None  # made once, then read by the others
+    samples.ranks.wait()
+    return against or _reference(samples)
 
 
 def _reference(samples: Samples) -> Reference:
@@ -85,13 +96,14 @@ def _reference(samples: Samples) -> Reference:
     return reference(of_cache(samples.cache, samples.autoencoder), extractor, limit=REFERENCE)
 
 
-def _distance(samples: Samples, state: State, against: Reference, seeds: range, steps: int) -> float:
+def distance(samples: Samples, net: nn.Module, against: Reference, seeds: range, steps: int) -> float:
+    """The Frechet distance of what a network makes of all ranks' seeds, of which `seeds` are this one's."""
     found = Statistics(against.extractor.dim)
     for start in range(0, len(seeds), BATCH):
-        found.update(against.extractor(samples.images(state, seeds[start : start + BATCH], steps)))
+        found.update(against.extractor(samples.made(net, seeds[start : start + BATCH], steps)))
     whole = found.reduce(lambda x: _total(x, samples.ranks))
-    distance: float = samples.ranks.told(frechet(whole, against.statistics) if samples.ranks.first else None)  # one number, one decision
-    return distance
+    told: float = samples.ranks.told(frechet(whole, against.statistics) if samples.ranks.first else None)  # one number, one decision
+    return told
 
 
 def _total(x: Tensor, ranks: Ranks) -> Tensor:
