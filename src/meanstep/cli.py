@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "verify": Command("Measure the theory: each claim, what was found, a verdict.", "meanstep.program.verify.command", "Verify"),
     "reproduce toy": Command("The paper's coefficient sweep on data in the plane.", "meanstep.program.sweep.command", "Toy"),
     "reproduce mixtures": Command("The same on mixtures of growing dimension.", "meanstep.program.sweep.command", "Mixtures"),
+    "reproduce latents": Command("The same on images or latents, and schedules against it.", "meanstep.program.latents.command", "Latents"),
     "report": Command("Write the report of a run's or a sweep's folder again.", "meanstep.program.pages.command", "Report"),
 }
 """Every command, in the order of the list; two words are a command of a group."""

@@ -90,6 +90,13 @@ def _bounded(x: float | Tensor, low: float, high: float) -> float | Tensor:
     return x.clamp(low, high) if isinstance(x, Tensor) else min(max(x, low), high)
 
 
+def over_t(start: float, end: float, power: float = 1.0) -> Callable[[Bridge], Tensor]:
+    """From `start` at `t = 0` to `end` at `t = 1` like `t^power`, all training long; `power` is positive."""
+    if not power > 0:
+        raise ValueError(f"power is a positive number, got {power:g}")
+    return lambda b: start + (end - start) * b.t**power
+
+
 def sigmoid(begin: float = 0.0, end: float = 1.0, steepness: float = 25.0, snap: float = 0.005) -> Callable[[Bridge], float | Tensor]:
     """alpha-Flow's curriculum from 1 to 0 between the progress values `begin` and `end`, snapped to its ends; arXiv 2510.20771.
 

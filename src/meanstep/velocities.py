@@ -92,14 +92,16 @@ class Posterior:
     `reference`: data `[N, *E]`; `labels` `[N]`: only references with the row's label `b.y` count. With `include_own` the row's own data
     point is one of the references, so the weights cannot vanish and the value tends to the conditional velocity as `t -> 0`. Linear
     interpolant only. Under a mask only the row's own entries are compared. The bias vanishes as N grows. `dtype`: that of the
-    comparison; float32 is two to three times faster and its weights are off by about `1e-7 |z|^2 / t^2`. `ValueError` if shapes do not
-    fit.
+    comparison; float32 is two to three times faster and its weights are off by about `1e-7 |z|^2 / t^2`. `basis` `[entries, K]`: compare in
+    these orthonormal directions only (principal components), which forgets the others and is biased; takes no mask. `ValueError` if
+    shapes do not fit.
     """
 
     reference: Tensor
     labels: Tensor | None = None
     include_own: bool = True
     dtype: torch.dtype = torch.float64
+    basis: Tensor | None = None
 
     @torch.no_grad()
     def __call__(self, field: Field, b: Bridge) -> Tensor:
@@ -112,16 +114,24 @@ class Posterior:
         t = b.t.clamp(min=1e-6).to(self.dtype)[..., None]
         z, mine, keep = (p.reshape(*b.t.shape, -1).to(self.dtype) for p in (b.z, x, self._kept(b)))
         # log p(z | x_i) up to a term of the row, in one product: large numbers cancel at small t, hence float64 by default
-        left = torch.cat([z * keep * ((1 - t) / t**2), keep * (-((1 - t) ** 2) / (2 * t * t))], -1)
         flat = self.reference.flatten(1).to(z)
-        logits = left @ torch.cat([flat, flat.square()], -1).mT
-        own = (left * torch.cat([mine, mine.square()], -1)).sum(-1, keepdim=True)
+        here, there, own = (self._seen(p) for p in (z, flat, mine))
+        keep = keep if self.basis is None else torch.ones_like(here)
+        left = torch.cat([here * keep * ((1 - t) / t**2), keep * (-((1 - t) ** 2) / (2 * t * t))], -1)
+        logits = left @ torch.cat([there, there.square()], -1).mT
+        own = (left * torch.cat([own, own.square()], -1)).sum(-1, keepdim=True)
         if self.labels is not None:
             logits = logits.masked_fill(b.y[..., None] != self.labels.to(b.y), float("-inf"))
         mean = self._mean(logits, own, flat, mine)
         return b.v - ((mean - mine) / t).reshape(b.z.shape).to(b.z)
 
+    def _seen(self, x: Tensor) -> Tensor:
+        """What is compared of points `[*B, entries]`."""
+        return x if self.basis is None else x @ self.basis.to(x)
+
     def _kept(self, b: Bridge) -> Tensor:
+        if self.basis is not None and b.mask is not None:
+            raise ValueError("a Posterior with a basis compares whole rows: it takes no mask")
         return torch.ones_like(b.z) if b.mask is None else over(b.mask, b.z).expand_as(b.z).to(b.z)
 
     def _mean(self, logits: Tensor, own: Tensor, flat: Tensor, mine: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from meanstep.program.runs.saved import CHECKPOINTS, CONFIG, Saved, held, put_pa
 from meanstep.program.sampling.model import located
 from meanstep.program.training import methods
 from meanstep.program.training.averages import names
-from meanstep.program.training.state import references
+from meanstep.program.training.state import posterior, references
 from meanstep.types import Bridge
 from meanstep.velocities import Posterior
 
@@ -94,7 +94,8 @@ class Trained:
         if POSTERIOR not in methods.needs(asked):
             return None
         like = next(p for p in subject.field.parameters() if p.is_floating_point())
-        return Posterior(*data.rows(references(self.config, len(data)), like.dtype, like.device))
+        x, y = data.rows(references(self.config, len(data)), like.dtype, like.device)
+        return posterior(self.config, x, y, len(x) == len(data))
 
 
 def trained(target: str) -> Trained | None:

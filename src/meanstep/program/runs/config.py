@@ -69,8 +69,8 @@ class Network:
     options: Options = field(default_factory=dict)
     """Further keywords of the network, as YAML: '{qk_norm: true, rms: true, checkpointing: true, head: true}'."""
     start: str = ""
-    """What to start from: a run's folder, a checkpoint's, or public weights as sit:FILE, repa:FILE or dit:FILE (docs/dit.md); relabel-sit:FILE
-    for other classes than theirs."""
+    """What to start from: a run's folder, a checkpoint's, or public weights as sit:FILE, repa:FILE or dit:FILE (docs/dit.md);
+    relabel-sit:FILE for other classes than theirs."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,14 @@ class Method:
     """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching."""
     options: Options = field(default_factory=dict)
     """The recipe's options, as YAML: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a
-    number, or a schedule such as {linear: [0, 1]}, {cosine: [0, 1]}, or running (estimated per bin of (r, t) while training goes on), or
-    climber (moved by the distance at each evaluation)."""
+    number, or a schedule such as {linear: [0, 1]}, {cosine: [0, 1]}, {over_t: [0, 1, 4]} (like t^4, all training long), or running
+    (estimated per bin of (r, t) while training goes on), or climber (moved by the distance at each evaluation)."""
     proxy_decay: float = 0.999
     """Decay of the EMA copy that serves as a proxy."""
     references: int = 2048
     """Rows of the data that a posterior velocity compares with."""
+    components: int = 0
+    """Principal components of the data in which a posterior velocity compares rows; 0: all entries."""
     dropout: float = 0.1
     """Share of the rows whose label is hidden, which guidance needs."""
     omega: float = 1.0
@@ -272,6 +274,6 @@ def checked(config: Config) -> Config:
         raise UserError("--optimiser: warmup, clip and weight-decay are at least 0")
     if not all(0 <= beta < 1 for beta in optimiser.betas):
         raise UserError(f"--optimiser.betas: both lie in [0, 1), got {optimiser.betas[0]:g} and {optimiser.betas[1]:g}")
-    if not (0 <= method.dropout < 1 and method.references >= 1 and 0 <= method.kappa < 1):
-        raise UserError("--method: dropout and kappa lie in [0, 1), references is at least 1")
+    if not (0 <= method.dropout < 1 and method.references >= 1 and method.components >= 0 and 0 <= method.kappa < 1):
+        raise UserError("--method: dropout and kappa lie in [0, 1), references is at least 1, components at least 0")
     return config

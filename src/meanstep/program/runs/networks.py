@@ -37,7 +37,9 @@ def made(description: Description, seed: int = 0, allowed: str = "") -> nn.Modul
     """
     name, options = description.get("network"), dict(description.get("options", {}))
     if name not in ("dit", allowed):
-        raise UserError(f"this network is made by {name}, code that would run: if you trust it, allow it by that name with --network (network=)")
+        raise UserError(
+            f"this network is made by {name}, code that would run: if you trust it, allow it by that name with --network (network=)"
+        )
     with torch.random.fork_rng(devices=[]):  # layers draw weights before anyone gives them others
         torch.manual_seed(key(seed, "weights").initial_seed())
         if name != "dit":

@@ -20,10 +20,10 @@ Record = dict[str, Any]
 
 
 class Records:
-    """The file `records.jsonl` of a run's folder. What is there beyond `seen` samples is dropped: it will happen again."""
+    """A file of a run's folder. What is there beyond `seen` samples is dropped: it will happen again."""
 
-    def __init__(self, folder: Path, seen: int) -> None:
-        self.path = folder / "records.jsonl"
+    def __init__(self, folder: Path, seen: int, name: str = "records.jsonl") -> None:
+        self.path = folder / name
         kept = [record for record in load(self.path) if record["seen"] <= seen]
         write(self.path, "".join(_line(record) for record in kept))
 

@@ -53,11 +53,12 @@ class Train:
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Train":
         """The command of a command line: preset, file and the run's own configuration first, single entries on top."""
-        where, _ = tyro.cli(_Where, args=[a for a in args if a not in ("--help", "-h")], return_unknown_args=True, add_help=False)
-        base = _base(where)
-        if where.method.recipe not in ("", base.method.recipe):  # another recipe: the options of the first are not its own
-            base = dataclasses.replace(base, method=dataclasses.replace(base.method, options={}))
-        return tyro.cli(cls, prog="meanstep train", default=cls(**_parts(base), run_=base.run), args=args)
+        where, _ = tyro.cli(Where, args=[a for a in args if a not in ("--help", "-h")], return_unknown_args=True, add_help=False)
+        place = where.out if where.out != Path() else ROOT / (where.preset or DEFAULT)
+        found = based(where, started(where.preset) if where.preset else saved.held(place) or started(DEFAULT))
+        if where.method.recipe not in ("", found.method.recipe):  # another recipe: the options of the first are not its own
+            found = dataclasses.replace(found, method=dataclasses.replace(found.method, options={}))
+        return tyro.cli(cls, prog="meanstep train", default=cls(**parts(found), run_=found.run), args=args)
 
     def run(self) -> int:
         """Train. Exit code 0; 130 and 143 if a signal stopped the run, which is saved."""
@@ -65,12 +66,12 @@ class Train:
             return _listed()
         name = self.preset or DEFAULT
         where = self.out if self.out != Path() else ROOT / name
-        config = checked(Config(**_parts(self), run=self.run_))
+        config = checked(Config(**parts(self), run=self.run_))
         with ranks(config.run.device) as here:
             return _dry(config, here) if self.dry_run else _run(config, where, here)
 
 
-def _parts(of: "Train | Config") -> dict[str, Any]:
+def parts(of: Any) -> dict[str, Any]:
     """All parts of a configuration but `run`, which is a method's name here."""
     return {f.name: getattr(of, f.name) for f in dataclasses.fields(Config) if f.name != "run"}
 
@@ -81,7 +82,7 @@ class _Recipe:
 
 
 @dataclass(frozen=True)
-class _Where:
+class Where:
     """The options that decide what the others start from."""
 
     out: Path = Path()
@@ -90,11 +91,15 @@ class _Where:
     method: _Recipe = field(default_factory=_Recipe)
 
 
-def _base(where: _Where) -> Config:
-    if where.preset and where.preset != "list" and where.preset not in PRESETS:
-        raise UserError(f"--preset: there is no preset {where.preset!r}; choose among {', '.join(PRESETS)}")
-    place = where.out if where.out != Path() else ROOT / (where.preset or DEFAULT)
-    base = PRESETS[where.preset].config if where.preset in PRESETS else saved.held(place) or PRESETS[DEFAULT].config
+def started(preset: str) -> Config:
+    """A preset's configuration; `UserError` for one that there is not, `list` starts from the default."""
+    if preset not in (*PRESETS, "list"):
+        raise UserError(f"--preset: there is no preset {preset!r}; choose among {', '.join(PRESETS)}")
+    return PRESETS[DEFAULT if preset == "list" else preset].config
+
+
+def based(where: Where, start: Config) -> Config:
+    """The configuration with the entries of the file that is named, if one is."""
     if where.config is not None:
         try:
             text = where.config.expanduser().read_text(encoding="utf-8")
@@ -102,8 +107,8 @@ def _base(where: _Where) -> Config:
             raise UserError(f"--config: {where.config} is no text in UTF-8") from error
         except OSError as error:
             raise UserError(f"--config: cannot read {where.config}: {error.strerror}") from error
-        return from_yaml(text, str(where.config), base)
-    return base
+        return from_yaml(text, str(where.config), start)
+    return start
 
 
 def _listed() -> int:

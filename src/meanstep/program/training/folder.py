@@ -22,6 +22,10 @@ FREE = {"samples", "device", "compile", "parallel", "log_every", "sample_every",
 """Entries of `run` that may change when a run goes on."""
 
 
+class Busy(UserError):
+    """Another process is at work in the folder."""
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
     """The folder, made if it is not there and locked meanwhile; `UserError` if another process is at work in it, or it is not ours."""
@@ -40,7 +44,7 @@ def claimed(folder: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another process is at work in {here}: wait for it, or choose another folder with --out") from None
+            raise Busy(f"another process is at work in {here}: wait for it, or choose another folder with --out") from None
         yield here
 
 

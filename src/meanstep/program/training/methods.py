@@ -13,7 +13,12 @@ from meanstep.program.runs.config import Method
 from meanstep.recipes import Recipe
 from meanstep.velocities import Guided, LabelDropout, Posterior, conditional
 
-SCHEDULES: dict[str, Any] = {"linear": coefficients.linear, "cosine": coefficients.cosine, "logistic": coefficients.logistic}
+SCHEDULES: dict[str, Any] = {
+    "linear": coefficients.linear,
+    "cosine": coefficients.cosine,
+    "logistic": coefficients.logistic,
+    "over_t": coefficients.over_t,
+}
 LEARNERS: dict[str, Any] = {"running": coefficients.Running, "climber": coefficients.Climber}
 COEFFICIENTS = ("beta", "target_beta", "ratio", "through")
 

@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 
 from meanstep.keys import key
 from meanstep.loss import Loss, Output
-from meanstep.program.console import err
+from meanstep.program.console import UserError, err
 from meanstep.program.data.cache import Cache
 from meanstep.program.methods import EMA, POSTERIOR
 from meanstep.program.runs import networks
@@ -103,7 +103,22 @@ def references(config: Config, n: int) -> Tensor:
 def _posterior(config: Config, cache: Cache, ranks: Ranks) -> Posterior:
     x, y = cache.rows(references(config, len(cache)))
     labels = y.to(ranks.device) if classes(config, cache) else None
-    return Posterior(x.to(ranks.device), labels)
+    return posterior(config, x.to(ranks.device), labels, len(x) == len(cache) and cache.manifest.flips == "none")
+
+
+def posterior(config: Config, x: Tensor, labels: Tensor | None, whole: bool) -> Posterior:
+    """The velocity over these rows; where they are the `whole` data, and unmirrored, a row's own is among them and counts once."""
+    count = config.method.components
+    return Posterior(x, labels, include_own=not whole or config.data.flips, basis=components(x, count) if count else None)
+
+
+def components(x: Tensor, count: int) -> Tensor:
+    """The first principal components of rows `[N, *E]`, orthonormal `[entries, count]`; `UserError` if there are not so many."""
+    flat = x.flatten(1).double()
+    if count >= flat.shape[1]:
+        raise UserError(f"--method.components: less than the {flat.shape[1]} entries of a row, or 0 for all, got {count}")
+    _, vectors = torch.linalg.eigh(torch.cov(flat.T))
+    return vectors[:, -count:]
 
 
 def _optimiser(config: Optimiser, owner: Owner, ranks: Ranks) -> torch.optim.Optimizer:

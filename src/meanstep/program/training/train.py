@@ -2,8 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from meanstep.program.runs.config import Config
 from meanstep.program.runs.records import Records
 from meanstep.program.runs.saved import Saved, found
 from meanstep.program.training import checkpoints, loggers
-from meanstep.program.training.events import Events, progress
+from meanstep.program.training.events import Events, Show, progress
 from meanstep.program.training.loop import Failure, Step, batches, stopping
 from meanstep.program.training.ranks import Ranks
-from meanstep.program.training.samples import Samples, judge
+from meanstep.program.training.samples import Judge, Samples, judge
 from meanstep.program.training.state import State, fresh
 from meanstep.recipes import Term
+
+Shown = Callable[[Config, State, Ranks], AbstractContextManager[Show]]
 
 
 def chunk(config: Config, ranks: Ranks) -> int:
@@ -42,8 +44,13 @@ def opened(config: Config, cache: Cache, here: Path, ranks: Ranks) -> State:
     return state
 
 
-def train(config: Config, here: Path, cache: Cache, ranks: Ranks) -> tuple[State, int | None]:
-    """Train to the end or until a signal; the state, and the signal that stopped it."""
+def train(
+    config: Config, here: Path, cache: Cache, ranks: Ranks, judged: Judge | None = None, shown: Shown = progress
+) -> tuple[State, int | None]:
+    """Train to the end or until a signal; the state, and the signal that stopped it.
+
+    `judged`: what is done at an evaluation instead of the configuration's distances; `shown`: how progress is shown.
+    """
     size = chunk(config, ranks)
     state = opened(config, cache, here, ranks)
     if state.seen >= config.run.samples:
@@ -51,7 +58,7 @@ def train(config: Config, here: Path, cache: Cache, ranks: Ranks) -> tuple[State
     loader = Loader(cache, config.run.seed, mirrored(config, cache), pin=ranks.device.type == "cuda")
     step = Step(config, state, ranks, wrapped(config, state, ranks), size)
     stopped = 0
-    with _events(config, here, cache, ranks, state) as events, stopping() as signals, progress(config, state, ranks) as show:
+    with _events(config, here, cache, ranks, state, judged) as events, stopping() as signals, shown(config, state, ranks) as show:
         for first, chunks in enumerate(batches(step, loader, config.run.samples)):
             if not first:
                 step.rehearse(chunks)
@@ -89,10 +96,10 @@ def _recorded(term: Term) -> bool:
 
 
 @contextmanager
-def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State) -> Iterator[Events]:
+def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State, judged: Judge | None) -> Iterator[Events]:
     here.mkdir(parents=True, exist_ok=True)
     samples = Samples.of(config, cache, here, ranks)
-    judged = judge(samples)
+    judged = judged or judge(samples)
     followed = loggers.opened(config.run.loggers, here, dataclasses.asdict(config)) if ranks.first else []
     records = Records(here, state.seen) if ranks.first else None
     if records is not None:

@@ -1,0 +1,218 @@
+"""`meanstep reproduce latents`."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.table import Table
+
+from meanstep.metrics import frechet
+from meanstep.program.console import UserError, err, out
+from meanstep.program.data import Cache
+from meanstep.program.evaluation.extractors import open_extractor
+from meanstep.program.latents import pool
+from meanstep.program.latents.arms import GROUPS, SINGLES, SWEPT, arms, from_yaml
+from meanstep.program.latents.measure import Sizes
+from meanstep.program.latents.study import Study, completed, held_config, locked, note
+from meanstep.program.latents.work import ELSEWHERE, FAILED, Job
+from meanstep.program.pages.page import require
+from meanstep.program.pages.statistics import detectable
+from meanstep.program.runs import networks
+from meanstep.program.runs.config import Averages, Config, Data, Method, Network, Optimiser, Run, checked
+from meanstep.program.sweep.folder import cores
+from meanstep.program.training import estimate
+from meanstep.program.training.command import Where, based, data_cache, parts, started
+from meanstep.program.training.presets import DEFAULT
+from meanstep.program.training.ranks import Ranks, ranks
+from meanstep.program.training.samples import Samples, against_data
+from meanstep.program.training.state import classes
+
+ROOT, SAMPLES = Path("runs/latents"), 100_000
+LEAST = {"count": 64, "rows": 64, "rows_at": 16}
+_GROUPS = ", ".join(f"{name} ({' '.join(members)})" for name, members in GROUPS.items())
+ARMS_HELP = (
+    f"What to train. Groups: {_GROUPS}. Single arms: "
+    f"{', '.join(SINGLES)}, and with a coefficient {', '.join(f'{kind}@BETA' for kind in SWEPT)}. Further ones by --arms-file."
+)
+FILE_HELP = "Arms of your own, YAML: 'late: {recipe: coefficient, options: {beta: {over_t: [0, 1, 8]}, anchor: 0}}'. Name them in --arms."
+SEEDS_HELP = "Seeds of weights, order, noise and times: arms of one seed share them. Three or more, or differences cannot be told."
+PART_HELP = "K/N: do every N-th run only, for N processes or jobs that share --out (1/4, 2/4, ...). The last one has all for the report."
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Train arms of the coefficient side by side on images or latents, and report: is the quietest gradient the best generator?
+
+    Each arm and seed is a run of `meanstep train`, measured at the same moments: distances in 1, 2 and 4 steps, raw and EMA weights;
+    the loss's variance over t; the residual's noise over beta. Without options: digits, the paper's coefficients, three seeds, half an
+    hour on two cores. Stop it at any moment; the same command goes on. More --arms or --seeds for the same --out are added.
+
+    Examples: meanstep reproduce latents; meanstep reproduce latents --arms constants schedules --seeds 0 1 2 3 4; meanstep reproduce
+    latents --preset latents-dit-s4 --data.source caches/photographs --network.model B/4 --out runs/b4; meanstep launch --array 12 --
+    reproduce latents --out runs/b4 ...
+    """
+
+    out: Path = ROOT
+    """Folder of this study; it is made if it does not exist."""
+    preset: str = ""
+    """A preset of `meanstep train` to start from. Default: the study that is in --out, else digits."""
+    config: Path | None = None
+    """A YAML file on top of the preset, as for `meanstep train`."""
+    arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ARM ...]", help=ARMS_HELP)] = ("constants", "anchors")
+    arms_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help=FILE_HELP)] = None
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[N ...]", help=SEEDS_HELP)] = (0, 1, 2)
+    moments: int = 6
+    """How often each run is measured, evenly spaced over --run.samples."""
+    workers: Annotated[int | None, tyro.conf.arg(help="Runs at a time. Default: one a core, or one a CUDA device.")] = None
+    part: Annotated[str, tyro.conf.arg(metavar="K/N", help=PART_HELP)] = ""
+    dry_run: bool = False
+    """Print the runs, what each costs, and how long all would take here, and stop."""
+    measure: Sizes = field(default_factory=Sizes)
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    method: Method = field(default_factory=Method)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    averages: Averages = field(default_factory=Averages)
+    run_: Annotated[Run, tyro.conf.arg(name="run")] = field(default_factory=Run)
+
+    @classmethod
+    def parse(cls, args: Sequence[str]) -> "Latents":
+        """The command of a command line: preset, file and the study that is there first, single entries on top."""
+        where, _ = tyro.cli(Where, args=[a for a in args if a not in ("--help", "-h")], return_unknown_args=True, add_help=False)
+        where = dataclasses.replace(where, out=ROOT if where.out == Path() else where.out)
+        found = based(where, (None if where.preset else held_config(where.out.expanduser())) or _start(where.preset))
+        return tyro.cli(cls, prog="meanstep reproduce latents", default=cls(**parts(found), run_=found.run), args=args)
+
+    def run(self) -> int:
+        """0 when all runs asked for are done and the report is written; 1 if a run's loss was not finite."""
+        study = self._study()
+        with ranks(study.config.run.device) as here:
+            cache = data_cache(study.config) if here.first else None
+            here.wait()
+            return self._go(study, cache or data_cache(study.config), here)
+
+    def _study(self) -> Study:
+        own = {}
+        if self.arms_file is not None:
+            try:
+                own = from_yaml(self.arms_file.expanduser().read_text(encoding="utf-8"), str(self.arms_file))
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"--arms-file: cannot read {self.arms_file}: {error}") from None
+        chosen = arms(self.arms or tuple(own), own)
+        if not chosen:
+            raise UserError("nothing to train: --arms is empty; leave it out for the paper's coefficients, or name at least one")
+        if not self.seeds or min(self.seeds) < 0:
+            raise UserError(f"--seeds: at least one, and none below 0, got {' '.join(map(str, self.seeds)) or 'none'}")
+        if self.moments < 1:
+            raise UserError(f"--moments: at least 1, got {self.moments}")
+        for name, value in dataclasses.asdict(self.measure).items():
+            if min(value, default=0) < 1 if isinstance(value, tuple) else value < LEAST.get(name, 1):
+                raise UserError(f"--measure.{name.replace('_', '-')}: at least {LEAST.get(name, 1)}, got {value}")
+        config = checked(Config(**parts(self), run=self.run_))
+        return Study(config, chosen, tuple(dict.fromkeys(self.seeds)), self.moments, self.measure, {})
+
+    def _go(self, study: Study, cache: Cache, here: Ranks) -> int:
+        require()
+        _examined(study, cache)
+        if self.dry_run:
+            return _dry(completed(study, self.out.expanduser(), cache), cache, here) if here.first else 0
+        with locked(self.out) as place:
+            whole = completed(study, place, cache)
+            note(place, whole, cache, {"1": _floor(study, cache, here, place)})
+        jobs = _part([Job(arm, seed) for seed in study.seeds for arm in study.arms], self.part)
+        found = self._done(pool.left(jobs, whole, place), whole, place, cache, here)
+        if not here.first:
+            return 0
+        from meanstep.program.latents.report.page import build, spoken
+
+        lines = [*spoken(place), f"report: {build(place)}", f"numbers: {place / 'summary.csv'}"]
+        for line in [*_missing(found), *lines]:
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
+        return 1 if FAILED in found.values() else 0
+
+    def _done(self, todo: list[Job], study: Study, place: Path, cache: Cache, here: Ranks) -> dict[str, str]:
+        if not todo:
+            return {}
+        if here.first:
+            err.print(f"{place}: {len(todo)} runs on {len(cache):,} x {' x '.join(map(str, cache.shape))}{_power(study)}", soft_wrap=True)
+        if here.size > 1:
+            return pool.in_turn(todo, study, place, cache, here)
+        return pool.run(todo, study, place, cache, _devices(self.workers, here)[: len(todo)])
+
+
+def _start(preset: str) -> Config:
+    """Where a study starts: a preset at a constant rate, so that every moment could be the last, and with one EMA copy for everything."""
+    found = started(preset or DEFAULT)
+    rate, method = dataclasses.replace(found.optimiser, schedule="constant"), found.method
+    method = dataclasses.replace(method, proxy_decay=next(iter(found.averages.decays), method.proxy_decay))
+    found = dataclasses.replace(found, optimiser=rate, method=method)
+    return found if preset else dataclasses.replace(found, run=dataclasses.replace(found.run, samples=SAMPLES))
+
+
+def _examined(study: Study, cache: Cache) -> None:
+    """What can be known before anything is written: that the network fits the data, each arm the network, and the extractor is there."""
+    config = study.config
+    open_extractor(config.run.extractor)
+    for arm in study.arms:
+        checked(dataclasses.replace(config, method=arm.of(config.method)))
+    networks.made(networks.described(config.network, cache.shape, classes(config, cache)), config.run.seed, config.network.name)
+
+
+def _floor(study: Study, cache: Cache, here: Ranks, place: Path) -> float:
+    """The distance of one half of the data to the other."""
+    halves = against_data(Samples.of(study.config, cache, place, here)).halves
+    return frechet(*halves)
+
+
+def _part(jobs: list[Job], part: str) -> list[Job]:
+    """Every N-th job, the K-th first."""
+    if not part:
+        return jobs
+    k, _, n = part.partition("/")
+    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise UserError(f"--part: K/N with 1 <= K <= N, such as 2/8, got {part!r}")
+    return jobs[int(k) - 1 :: int(n)]
+
+
+def _devices(count: int | None, here: Ranks) -> list[str]:
+    if count is not None and count < 1:
+        raise UserError(f"--workers: at least one, got {count}")
+    if here.device.type != "cuda":
+        return [str(here.device)] * (count or cores())
+    there = torch.cuda.device_count()
+    return [f"cuda:{k % there}" for k in range(count or there)]
+
+
+def _power(study: Study) -> str:
+    """What few seeds can tell, in words."""
+    n = len(study.seeds)
+    if n < 2:
+        return "; one seed: differences have no interval, and no test is made (--seeds 0 1 2)"
+    gain = 1 - (detectable(0.05, n) or 0.0)
+    return f"; {n} seeds: if ratios vary by 5 percent from seed to seed, a paired test sees gains of {gain:.0%} and more"
+
+
+def _missing(found: dict[str, str]) -> list[str]:
+    busy, failed = ([name for name, what in found.items() if what == kind] for kind in (ELSEWHERE, FAILED))
+    lines = [f"{name}: another process is at work on it; the report has what is measured so far" for name in busy]
+    return lines + [f"{name}: its loss was not finite; runs/{name}/measures.jsonl says where" for name in failed]
+
+
+def _dry(study: Study, cache: Cache, here: Ranks) -> int:
+    """Every arm with what it costs, and how long all would take, from the time of the first arm's steps."""
+    rows = [(arm, study.compute[arm.name], study.samples(arm)) for arm in study.arms]
+    table = Table("arm", "what", "forwards", "backwards", "tangents", "passes", "samples", box=None, header_style="bold")
+    for arm, c, n in rows:
+        numbers = (f"{c.forwards:.2f}", f"{c.backwards:.2f}", f"{c.tangents:.2f}", f"{c.passes:.2f}", f"{n:,}")
+        table.add_row(arm.name, arm.about, *numbers)
+    out.print(table)
+    first = rows[0][0]
+    for line in estimate.lines(study.run(first, study.seeds[0]), cache, here):
+        out.print(f"{first.name}: {line}", highlight=False, soft_wrap=True)
+    total = sum(c.passes * n for _, c, n in rows) * len(study.seeds) / (rows[0][1].passes * rows[0][2])
+    out.print(f"all {len(rows) * len(study.seeds)} runs: {total:.1f} times that, and measuring", soft_wrap=True)
+    return 0

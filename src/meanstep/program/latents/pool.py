@@ -1,0 +1,146 @@
+"""A study's runs on several processes, or one after the other on the ranks of a launcher; what the user sees meanwhile."""
+
+import queue
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from meanstep.program import workers
+from meanstep.program.console import Interrupted, UserError, err
+from meanstep.program.data import Cache
+from meanstep.program.latents.study import Study
+from meanstep.program.latents.work import STOPPED, Job, seen, stopped_when, work
+from meanstep.program.runs.config import Config
+from meanstep.program.training.events import Show
+from meanstep.program.training.ranks import Ranks
+from meanstep.program.training.state import State
+
+
+def run(jobs: Sequence[Job], study: Study, here: Path, cache: Cache, devices: Sequence[str]) -> dict[str, str]:
+    """Do the jobs, one a device at a time; what became of each. `UserError` after Ctrl-C, a kill, or where one fails by mistake."""
+    pool, messages, stop = workers.hired(devices)
+    board = Board(jobs, study, here)
+    futures: dict[Future[str], Job] = {}
+    found: dict[str, str] = {}
+    try:
+        with board.shown(), workers.killed_like_interrupted():
+            with workers.deaf_children():
+                futures = {pool.submit(_one, job, study, here, cache): job for job in jobs}
+            waiting = set(futures)
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                board.read(messages)
+                for future in done:
+                    found[futures[future].name] = future.result()
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped, nothing is lost: the same command goes on in {here}") from None
+    except (BrokenProcessPool, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+        failed = next((job.name for future, job in futures.items() if future.done() and not future.cancelled() and future.exception()), "?")
+        raise UserError(
+            f"the run {failed} failed ({type(error).__name__}: {workers.first_line(error)}); what is measured is in {here}"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+    if STOPPED in found.values():
+        raise Interrupted(f"stopped, nothing is lost: the same command goes on in {here}")
+    return found
+
+
+def _one(job: Job, study: Study, here: Path, cache: Cache) -> str:
+    if workers.stopped():
+        return STOPPED
+    with workers.busy(), stopped_when(workers.stopped):
+        return work(job, study, here, cache, Ranks(0, 1, torch.device(workers.device())), partial(_told, job))
+
+
+@contextmanager
+def _told(job: Job, config: Config, state: State, ranks: Ranks) -> Iterator[Show]:
+    """Progress goes to the parent."""
+    workers.tell(job.name, state.seen, {})
+    yield lambda state, means: workers.tell(job.name, state.seen, means)
+
+
+def in_turn(jobs: Sequence[Job], study: Study, here: Path, cache: Cache, ranks: Ranks) -> dict[str, str]:
+    """The jobs one after the other, each on all ranks of a launcher."""
+    found = {}
+    for job in jobs:
+        found[job.name] = work(job, study, here, cache, ranks, partial(_spoken, job))
+        if found[job.name] == STOPPED:
+            raise Interrupted(f"stopped, nothing is lost: the same command goes on in {here}")
+    return found
+
+
+@contextmanager
+def _spoken(job: Job, config: Config, state: State, ranks: Ranks) -> Iterator[Show]:
+    """A line now and then."""
+    said = [time.monotonic()]
+
+    def show(state: State, means: dict[str, float]) -> None:
+        if ranks.first and time.monotonic() - said[0] > 30:
+            said[0] = time.monotonic()
+            err.print(f"{job.name}: {state.seen:,} of {config.run.samples:,} samples", soft_wrap=True)
+
+    yield show
+
+
+def left(jobs: Sequence[Job], study: Study, here: Path) -> list[Job]:
+    """The jobs that are not at their end."""
+    return [job for job in jobs if seen(job, here) < study.samples(job.arm)]
+
+
+class Board:
+    """A bar over all runs, by what they cost, with the time that is left."""
+
+    def __init__(self, jobs: Sequence[Job], study: Study, here: Path) -> None:
+        self.cost = {job.name: study.compute[job.arm.name].passes for job in jobs}
+        self.first: dict[str, int] = {}
+        self.done = {job.name: min(seen(job, here), study.samples(job.arm)) for job in jobs}
+        total = sum(self.cost[job.name] * study.samples(job.arm) for job in jobs)
+        columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
+        self.progress = Progress(*columns, TextColumn("{task.fields[left]}"), console=err)
+        self.task = self.progress.add_task(f"{len(jobs)} runs", total=total, left="")
+        self.begun, self.began, self.spoken = self._sum(), time.monotonic(), time.monotonic()
+
+    def _sum(self) -> float:
+        return sum(self.cost[name] * samples for name, samples in self.done.items())
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Live on a terminal; elsewhere one line every half minute."""
+        if err.is_terminal:
+            with self.progress:
+                yield
+        else:
+            yield
+
+    def read(self, messages: Any) -> None:
+        """Take in what the workers said."""
+        while True:
+            try:
+                name, samples, _ = messages.get_nowait()
+            except queue.Empty:
+                break
+            self.done[name] = samples
+        now = self._sum()
+        self.progress.update(self.task, completed=now, left=self._left(now))
+        if not err.is_terminal and time.monotonic() - self.spoken > 30:
+            self.spoken = time.monotonic()
+            task = self.progress.tasks[0]
+            err.print(f"{task.percentage:.0f}% of {task.description}, {task.fields['left']}", soft_wrap=True)
+
+    def _left(self, now: float) -> str:
+        """By the mean rate so far, measurements included."""
+        total, spent = self.progress.tasks[0].total or 0.0, time.monotonic() - self.began
+        if now - self.begun < 0.01 * total:
+            return "estimating the time left"
+        seconds = spent * (total - now) / (now - self.begun)
+        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"

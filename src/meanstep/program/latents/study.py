@@ -1,0 +1,165 @@
+"""What a study is made of: configuration, arms, seeds, moments; and its folder, which belongs to it. Trains nothing."""
+
+import dataclasses
+import fcntl
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meanstep.program.console import UserError, write
+from meanstep.program.data import Cache
+from meanstep.program.latents.arms import ANCHORED, CONSTANT, Arm
+from meanstep.program.latents.compute import Compute, counted
+from meanstep.program.latents.measure import Sizes
+from meanstep.program.runs.config import Config, from_yaml
+from meanstep.program.sweep.folder import environment
+from meanstep.program.sweep.records import read_json
+
+FILE, VERSION = "study.json", 1
+FURTHER = 1.5
+"""Constant coefficients train on for at most this factor, to where they have spent what a dearer arm spends."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """`config`: what all arms share; `moments`: how often each is measured; `compute`: of each arm, by name."""
+
+    config: Config
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    moments: int
+    sizes: Sizes
+    compute: dict[str, Compute]
+
+    @property
+    def spacing(self) -> int:
+        """Samples between two measurements: a whole number of batches."""
+        batch = self.config.run.batch
+        return math.ceil(self.config.run.samples / self.moments / batch) * batch
+
+    def samples(self, arm: Arm) -> int:
+        """Samples that an arm sees in all. A constant coefficient needs no end, so it trains on to where dearer arms can be met."""
+        if arm.family not in (CONSTANT, ANCHORED) or self.config.optimiser.schedule != "constant":
+            return self.spacing * self.moments
+        own = self.compute[arm.name].passes
+        others = [self.compute[a.name].passes / own for a in self.arms if a.family not in (CONSTANT, ANCHORED)]
+        return self.spacing * math.ceil(self.moments * max([1.0, *(f for f in others if f <= FURTHER)]) - 1e-9)
+
+    def run(self, arm: Arm, seed: int) -> Config:
+        """The configuration of one run."""
+        spacing = self.spacing
+        ends: dict[str, Any] = {
+            "samples": self.samples(arm),
+            "evaluate_every": spacing,
+            "save_every": spacing,
+            "sample_every": 2**62,
+        }
+        run = dataclasses.replace(self.config.run, seed=seed, keep=1, **ends)
+        return dataclasses.replace(self.config, method=arm.of(self.config.method), run=run)
+
+    def described(self, cache: Cache, floor: dict[str, float]) -> dict[str, Any]:
+        """What study.json holds."""
+        return {
+            "study": "latents",
+            "version": VERSION,
+            "settings": {"moments": self.moments, **dataclasses.asdict(self.sizes)},
+            "config": json.loads(json.dumps(dataclasses.asdict(self.config))),
+            "data": {"name": cache.manifest.source, "rows": len(cache), "shape": list(cache.shape), "classes": len(cache.classes)},
+            "extractor": self.config.run.extractor,
+            "floor": floor,
+            "seeds": list(self.seeds),
+            "moments": [self.spacing * (k + 1) for k in range(self.moments)],
+            "arms": [self._arm(arm) for arm in self.arms],
+        }
+
+    def _arm(self, arm: Arm) -> dict[str, Any]:
+        compute = dataclasses.asdict(self.compute[arm.name])
+        return dataclasses.asdict(arm) | {"samples": self.samples(arm), "compute": compute}
+
+
+def held(folder: Path) -> dict[str, Any] | None:
+    """What the study.json of a folder holds, if there is one; `UserError` if it is damaged."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or any(name not in found for name in ("settings", "config", "arms", "seeds", "moments")):
+        raise UserError(f"{path} is damaged: it holds no study; choose another folder with --out")
+    return found
+
+
+def held_config(folder: Path) -> Config | None:
+    """The configuration of the study in a folder."""
+    found = held(folder)
+    return None if found is None else from_yaml(json.dumps(found["config"]), str(folder / FILE))
+
+
+def completed(study: Study, folder: Path, cache: Cache) -> Study:
+    """The study with the arms and seeds that the folder has already, all counted; `UserError` if the folder holds another study."""
+    before = held(folder)
+    if before is None:
+        return _counted(study, study.arms, cache)
+    _same(study, before, folder)
+    old = [Arm(**{f.name: entry.get(f.name) for f in dataclasses.fields(Arm)}) for entry in before["arms"]]
+    arms = {arm.name: arm for arm in old} | {arm.name: arm for arm in study.arms}
+    for arm in old:
+        if arm != arms[arm.name] and arm.of(study.config.method) != arms[arm.name].of(study.config.method):
+            raise UserError(f"{folder} holds an arm {arm.name} with other options: give this one another name, or choose another --out")
+    known = {entry["name"]: Compute(**entry["compute"]) for entry in before["arms"]}
+    seeds = tuple(sorted({*before["seeds"], *study.seeds}))
+    return _counted(dataclasses.replace(study, seeds=seeds, compute=known), tuple(arms.values()), cache)
+
+
+def _counted(study: Study, arms: tuple[Arm, ...], cache: Cache) -> Study:
+    compute = dict(study.compute)
+    for arm in arms:
+        if arm.name not in compute:
+            compute[arm.name] = counted(dataclasses.replace(study.config, method=arm.of(study.config.method)), cache)
+    return dataclasses.replace(study, arms=arms, compute=compute)
+
+
+def _same(study: Study, before: dict[str, Any], folder: Path) -> None:
+    now = {"moments": study.moments, **dataclasses.asdict(study.sizes)}
+    for name, value in json.loads(json.dumps(now)).items():
+        if before["settings"].get(name) != value:
+            remedy = "choose another folder with --out, or ask for the same"
+            raise UserError(f"{folder} holds a study with {name} {before['settings'].get(name)}, now {value}: {remedy}")
+    theirs, ours = before["config"], json.loads(json.dumps(dataclasses.asdict(study.config)))
+    for part, entries in ours.items():
+        for name, value in entries.items():
+            if theirs.get(part, {}).get(name) != value and (part, name) not in FREE:
+                flag = f"--{part}.{name.replace('_', '-')}"
+                raise UserError(
+                    f"{folder} holds a study with {flag} {theirs.get(part, {}).get(name)}, now {value}: choose another folder with --out"
+                )
+
+
+FREE = {("run", "device"), ("run", "seed"), ("run", "log_every"), ("run", "loggers"), ("data", "source")}
+"""Entries that may change when a study goes on."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Path]:
+    """The study's folder, made if need be; no other process writes study.json meanwhile. `UserError` if it is something else's."""
+    here = folder.expanduser().resolve()
+    try:
+        here.mkdir(parents=True, exist_ok=True)
+        lock = (here / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write into the folder {here}: {error.strerror}") from error
+    if not (here / FILE).exists() and any(p.name != ".lock" and not p.name.startswith(f".{FILE}") for p in here.iterdir()):
+        raise UserError(f"{here} is not empty and holds no study: choose another folder with --out")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield here
+
+
+def note(here: Path, study: Study, cache: Cache, floor: dict[str, float]) -> None:
+    """Write study.json, and env.json the first time."""
+    write(here / FILE, json.dumps(study.described(cache, floor), indent=1) + "\n")
+    if not (here / "env.json").exists():
+        write(here / "env.json", json.dumps(environment(study.config.run.device), indent=1) + "\n")
