@@ -6,8 +6,8 @@ study.json      what the study is made of, written once; a folder belongs to one
      "arms": [{"name", "about", "family": "constant" | "anchored" | "schedule" | "recipe", "beta": B or null, "recipe", "options": {...},
                "samples": to see in all, "compute": {"forwards", "backwards", "tangents"}}, ...]}
     moments: samples seen at which all arms are measured; an arm with more samples goes on at the same spacing, so that it can be compared
-    at equal compute. compute: rows passed through a network for one row of training: without and with gradient, and tangents; a pass forward is
-    1, a pass backward 2, a tangent 1.
+    at equal compute. compute: rows passed through a network for one row of training: without and with gradient, and tangents; a pass
+    forward is 1, a pass backward 2, a tangent 1.
 env.json        commit, versions, machine
 runs/ARM-SEED/  a run of `meanstep train`, and measures.jsonl: one object a moment, as below
 records.jsonl   all of them, made anew by the report from runs/ where that is there
@@ -18,13 +18,97 @@ A record: {"kind": "moment", "arm", "seed", "seen", "beta": mean coefficient on 
  "seconds": processor seconds of the process spent training so far, "measuring": seconds spent on this moment,
  "distance": {"raw": {"1": .., "2": .., "4": ..}, "ema": {...}},     by steps of the sampler; flow matching: Euler steps
  "loss": {"t": [..], "conditional": {"mean": [..], "variance": [..]}, "ema": {"mean": [..], "variance": [..]}},
-    on these frozen raw weights, at fixed times t with r uniform below: mean over fresh rows of the squared residual an entry (target v), and
-    its variance, with either tangent; the same rows for both, and for all arms of a seed
+    on these frozen raw weights, at fixed times t with r uniform below: mean over fresh rows of the squared residual an entry (target v)
+    and its variance, with either tangent; the same rows for both, and for all arms of a seed
  "error": {CENTER: {"betas": [..], "value": [..], "se": [..], "a", "b", "c", "d", "s": means over rows, "by_t": {"t": [..], "a": [..], ...},
                     "optimum": {"matrix": [value, se], "matrix_unbiased": [..], "norm": [..], "sign": [..]}}},
     M(beta) = E|J v'|^2 - 2 beta E<J v', (J + I) v'> + beta^2 (E|(J + I) v'|^2 + E|(J + I) bias|^2) over E|v'|^2 for the tangent
-    (1 - beta) v + beta EMA, eq. (17), (20), (47), on raw weights. CENTER stands for the marginal velocity: "data", the posterior over the data
-    (exact for their empirical law), bias that of the EMA copy; "ema", the EMA copy itself, bias 0
+    (1 - beta) v + beta EMA, eq. (17), (20), (47), on raw weights. CENTER stands for the marginal velocity: "data", the posterior over
+    the data (exact for their empirical law), bias that of the EMA copy; "ema", the EMA copy itself, bias 0
  "bias": {"value", "se", "kind"}}   squared error of the EMA copy over E|v'|^2
     or {"kind": "failure", "arm", "seed", "seen", "error"}   its loss was not finite; "moments" before it are kept
 """
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from meanstep.program.console import UserError, write
+
+Record = dict[str, Any]
+STUDY, RECORDS, MEASURES = "study.json", "records.jsonl", "measures.jsonl"
+PARTS = {"moment": ("distance",), "failure": ("error",)}
+"""What a record of each kind cannot do without, beside arm, seed and seen."""
+OF_ARM = ("name", "about", "family", "beta", "recipe", "options", "samples", "compute")
+
+
+def collect(folder: Path) -> list[Record]:
+    """The records of a study, in order; records.jsonl is made anew of runs/*/measures.jsonl where there are any.
+
+    `UserError` names a damaged line.
+    """
+    parts = sorted((folder / "runs").glob(f"*/{MEASURES}"))
+    if not parts:
+        return _merged(load(folder / RECORDS))
+    found = _merged(record for part in parts for record in load(part))
+    write(folder / RECORDS, "".join(json.dumps(record) + "\n" for record in found))
+    return found
+
+
+def load(path: Path) -> list[Record]:
+    """The records of a file, none if there is no file; a last line that was cut is skipped, another damaged one is a `UserError`."""
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(_valid(json.loads(line)))
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number} is damaged: repair or delete that line") from None
+    return found
+
+
+def study(folder: Path) -> Record:
+    """What study.json holds; `UserError` if it is missing, damaged or of another study."""
+    path = folder / STUDY
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    arms = found.get("arms") if isinstance(found, dict) else None
+    if not isinstance(arms, list) or not all(isinstance(arm, dict) and all(name in arm for name in OF_ARM) for arm in arms):
+        raise UserError(f"{path} is damaged: it holds no arms of a study")
+    if (found.get("study"), found.get("version")) != ("latents", 1):
+        raise UserError(f"{path} is of another version: this one reads study latents, version 1")
+    return found
+
+
+def _valid(record: Any) -> Record:
+    if any(name not in record for name in (*PARTS[record["kind"]], "arm")):
+        raise KeyError(record["kind"])
+    valid: Record = record | {"seed": int(record["seed"]), "seen": int(record["seen"])}
+    return valid
+
+
+def _merged(records: Iterable[Record]) -> list[Record]:
+    """The last of each moment of a run, by arm, seed and moment; a failure counts only if its run did not go on."""
+    moments: dict[tuple[str, int, int], Record] = {}
+    failures: dict[tuple[str, int], Record] = {}
+    for record in records:
+        run = record["arm"], record["seed"]
+        if record["kind"] == "failure":
+            failures[run] = record
+        else:
+            moments[*run, record["seen"]] = record
+            if run in failures and record["seen"] > failures[run]["seen"]:
+                del failures[run]
+    return sorted([*moments.values(), *failures.values()], key=lambda x: (x["arm"], x["seed"], x["seen"], x["kind"] == "failure"))

@@ -1,7 +1,10 @@
 """From a template and PNG bytes to one page that works offline. Knows nothing of what is reported."""
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,6 +66,15 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from flat(inner, f"{name} {key}".strip())
     elif value is not None:
         yield name.replace("_", " "), "yes" if value is True else "no" if value is False else str(value)
+
+
+def as_csv(kind: type, rows: Iterable[Any]) -> str:
+    """The dataclasses `rows` of a kind as CSV, numbers to the last digit."""
+    held = io.StringIO()
+    writer = csv.DictWriter(held, [field.name for field in dataclasses.fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: repr(x) if isinstance(x, float) else x for key, x in dataclasses.asdict(row).items()} for row in rows)
+    return held.getvalue()
 
 
 def figures(images: Mapping[str, bytes]) -> dict[str, tuple[str, int]]:

@@ -29,7 +29,7 @@ def build(folder: Path) -> Path:
     results = read(folder)
     drawn = page.drawn(folder / "figures", {name: partial(draw, results) for name, draw in {**FIGURES, **DIAGNOSES}.items()})
     rows = summary.numbers(results)
-    write(folder / "summary.csv", summary.text(rows))
+    write(folder / "summary.csv", page.as_csv(summary.Number, rows))
     filters: dict[str, Any] = {"number": number, "p": readable_p, "measured": with_interval, "shown": shown}
     text = page.rendered(__package__ or "", _content(results, claims(results), rows, page.figures(drawn)), filters)
     text = text.replace("β = ", "β\u00a0=\u00a0").replace("|κ|", "|\u2060κ\u2060|")  # no line ends inside these

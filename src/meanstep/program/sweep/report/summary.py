@@ -1,9 +1,7 @@
 """Every number of a sweep as a row: mean, spread, interval, the seeds behind it and their values. Knows no figures and no page."""
 
-import csv
-import io
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 from meanstep.program.pages.statistics import mean
 from meanstep.program.sweep.report.results import Line, Results, Seeds
@@ -39,15 +37,6 @@ def numbers(results: Results) -> list[Number]:
     return [
         row for name in results.sets for line in results.lines for row in (*_scores(results, name, line), *_probes(results, name, line))
     ]
-
-
-def text(rows: list[Number]) -> str:
-    """The rows as CSV, numbers to the last digit."""
-    held = io.StringIO()
-    writer = csv.DictWriter(held, [field.name for field in fields(Number)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: repr(x) if isinstance(x, float) else x for key, x in asdict(row).items()} for row in rows)
-    return held.getvalue()
 
 
 def _scores(results: Results, name: str, line: Line) -> Iterator[Number]:

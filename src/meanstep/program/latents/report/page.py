@@ -1,0 +1,98 @@
+"""From a study's folder to figures, summary.csv and one page that works offline. Knows no networks and trains nothing.
+
+A report is a function of what the folder holds; whatever is missing there is missing in the report, which says so.
+"""
+
+import io
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from meanstep.program.console import UserError, write
+from meanstep.program.latents.report import prose, summary
+from meanstep.program.latents.report.claims import claims
+from meanstep.program.latents.report.contests import TERMS, contests
+from meanstep.program.latents.report.results import STEPS, WEIGHTS, Results, read
+from meanstep.program.pages import page
+from meanstep.program.pages.statistics import mean
+from meanstep.program.pages.strips import strip
+from meanstep.program.pages.verdicts import RULE, Claim, number, readable_p, shown, with_interval
+
+WIDEST = 640
+"""Pixels of an embedded grid of samples."""
+
+
+def build(folder: Path) -> Path:
+    """Write figures/*.png, summary.csv and report.html into the study's folder and return the page's path.
+
+    `UserError` if matplotlib or jinja2 is missing, or if a file of the study is missing, damaged or cannot be written.
+    """
+    page.require()
+    from meanstep.program.latents.report import figures, probes
+
+    results = read(folder)
+    drawings = {**figures.FIGURES, **probes.FIGURES}
+    drawn = page.drawn(folder / "figures", {name: partial(draw, results) for name, draw in drawings.items()})
+    write(folder / "summary.csv", page.as_csv(summary.Number, summary.numbers(results)))
+    filters: dict[str, Any] = {"number": number, "p": readable_p, "measured": with_interval, "shown": shown}
+    text = page.rendered(__package__ or "", _content(results, claims(results), page.figures(drawn)), filters)
+    return page.published(text.replace("β = ", "β\u00a0=\u00a0"), folder)  # no line ends inside
+
+
+def spoken(folder: Path) -> list[str]:
+    """The headline of a study's folder, a line each, and what is missing."""
+    results = read(folder)
+    found = [f"{value:>12}  {words} ({sure})" for value, words, sure in prose.tiles(results, claims(results))]
+    return [*found, *prose.headline(results), *prose.gaps(results)]
+
+
+def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
+    return {
+        "results": results,
+        "tiles": prose.tiles(results, found),
+        "headline": prose.headline(results),
+        "gaps": prose.gaps(results),
+        "claims": [(claim, strip(claim)) for claim in found],
+        "tests": sum(claim.tests for claim in found),
+        "rule": RULE,
+        "drawn": drawn,
+        "pictures": [(arm, _picture(results.pictures[arm.name])) for arm in results.arms if arm.name in results.pictures],
+        "distances": _distances(results),
+        "contests": {terms: contests(results, terms) for terms in TERMS},
+        "costs": prose.costs(results),
+        "settings": prose.settings(results),
+        "paper": prose.PAPERS,
+        "environment": prose.environment(results),
+        "command": prose.command(results),
+    }
+
+
+def _distances(results: Results) -> list[tuple[Any, list[str]]]:
+    """Of each arm: mean and 95% interval at the end, by weights and steps."""
+    return [
+        (arm, [_words(results.distance(arm, results.end, weights, steps)) for weights in WEIGHTS for steps in STEPS])
+        for arm in results.arms
+        if results.distance(arm, results.end) or results.distance(arm, results.end, "raw")
+    ]
+
+
+def _words(found: dict[int, float]) -> str:
+    m = mean(found.values())
+    return "" if m is None else number(m.mean) + (f" ± {number(m.high - m.mean)}" if m.high is not None else "")
+
+
+def _picture(path: Path) -> str:
+    """A grid of samples in a URL, made smaller where it is wide."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.width <= WIDEST:
+                return page.embedded(path.read_bytes())
+            small = image.convert("RGB")
+    except OSError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, the report can do without") from None
+    small.thumbnail((WIDEST, 4 * WIDEST))
+    held = io.BytesIO()
+    small.save(held, "JPEG", quality=85)
+    return page.embedded(held.getvalue(), "jpeg")

@@ -1,0 +1,158 @@
+"""What is computed of a study's numbers: ratios at equal steps and equal compute, the two optima, amplification, loss variance, costs.
+
+Everything is by seed, so that intervals are those of independent runs. Knows no claims, no figures and no page.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from math import exp, log
+from typing import Any
+
+import numpy as np
+
+from meanstep.program.latents.records import Record
+from meanstep.program.latents.report.results import Arm, Results, Seeds, at, is_number
+from meanstep.program.pages.statistics import Change, difference, ratio
+
+LEVEL_T = 0.9
+"""The time at which the paper compares the loss of both tangents."""
+
+
+def equal_steps(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> Change:
+    """Distance of an arm over that of another, after the same number of samples."""
+    return ratio(results.distance(arm, results.end, weights, steps), results.distance(base, results.end, weights, steps))
+
+
+def equal_compute(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> Change:
+    """Distance of an arm at the end over that of another after the same compute; none where the other has not got that far."""
+    if arm is None or base is None or results.end is None:
+        return Change(())
+    spent = arm.cost * results.end
+    return ratio(results.distance(arm, results.end, weights, steps), after(results, base, spent, weights, steps))
+
+
+def after(results: Results, arm: Arm, compute: float, weights: str = "ema", steps: str = "1") -> Seeds:
+    """Distance of an arm after so much compute: its logarithm is linear between measured moments, and unknown beyond them."""
+    found = {}
+    for seed in results.seeds:
+        pairs = [(seen * arm.cost, results.distance(arm, seen, weights, steps).get(seed)) for seen in results.seen(arm, seed)]
+        if (x := _between(pairs, compute)) is not None:
+            found[seed] = x
+    return found
+
+
+def error_optimal(results: Results, arm: Arm | None, seen: int | None, center: str, rule: str = "matrix", *, clip: bool = True) -> Seeds:
+    """The coefficient of least error on an arm's weights, in [0, 1] if `clip`."""
+    found = results.value(arm, seen, lambda record: _first(at(record, "error", center, "optimum", rule)))
+    return {seed: min(max(x, 0.0), 1.0) if clip else x for seed, x in found.items()}
+
+
+def distance_optimal(results: Results, seen: int | None, weights: str = "ema", steps: str = "1") -> Seeds:
+    """The coefficient of least distance on [0, 1] of the parabola through log distance of three constants or more."""
+    return {seed: _lowest(*curve) for seed, curve in _curves(results, seen, weights, steps).items() if len(curve[0]) > 2}
+
+
+def best_constant(results: Results, seen: int | None, weights: str = "ema", steps: str = "1") -> Seeds:
+    """The coefficient of the constant with the least distance, of two or more."""
+    curves = _curves(results, seen, weights, steps)
+    return {seed: betas[int(np.argmin(logs))] for seed, (betas, logs) in curves.items() if len(betas) > 1}
+
+
+def mismatch(results: Results, seen: int | None, center: str, weights: str = "ema", steps: str = "1", *, grid: bool = False) -> Change:
+    """The coefficient of least error at the constant 0 minus that of least distance, by seed."""
+    best = (best_constant if grid else distance_optimal)(results, seen, weights, steps)
+    return difference(error_optimal(results, results.base, seen, center), best)
+
+
+def error_at(record: Record, center: str, beta: float) -> float | None:
+    """`M(beta)` of a record, from its table or else from the means that make it."""
+    found = at(record, "error", center)
+    betas, values = at(found, "betas") or [], at(found, "value") or []
+    if beta in betas and len(values) == len(betas):
+        return values[betas.index(beta)] if is_number(values[betas.index(beta)]) else None
+    a, b, c, d, s = (at(found, name) for name in "abcds")
+    return (a - 2 * beta * b + beta**2 * (c + d)) / s if all(map(is_number, (a, b, c, d, s))) and s else None
+
+
+def error(results: Results, beta: float, center: str) -> Seeds:
+    """`M(beta)` on the weights of the constant 0 at the end, by seed."""
+    return results.value(results.base, results.end, lambda record: error_at(record, center, beta))
+
+
+def amplification(results: Results, arm: Arm, center: str, weights: str = "ema", steps: str = "1") -> Change:
+    """How many times the distance grows for one of the error: `[d(beta) / d(0)] / [M(beta) / M(0)]`, by seed."""
+    far, near = (results.distance(each, results.end, weights, steps) for each in (arm, results.base))
+    more, less = error(results, arm.beta or 0.0, center), error(results, 0.0, center)
+    seeds = far.keys() & near.keys() & more.keys() & less.keys()
+    return ratio({seed: far[seed] * less[seed] for seed in seeds}, {seed: near[seed] * more[seed] for seed in seeds})
+
+
+def loss_variance(record: Record, tangent: str, t: float) -> float | None:
+    """Variance of the loss over rows at a time, its logarithm linear between measured times; None beyond them."""
+    x, y = at(record, "loss", "t") or [], at(record, "loss", tangent, "variance") or []
+    return _between(list(zip(x, y, strict=False)), t)
+
+
+def variances(results: Results, seen: int | None, tangent: str, t: float = LEVEL_T) -> Seeds:
+    """Variance of the loss on the weights of the constant 0, by seed."""
+    return results.value(results.base, seen, lambda record: loss_variance(record, tangent, t))
+
+
+def tangents_ratio(results: Results, seen: int | None, t: float = LEVEL_T) -> Change:
+    """Variance of the loss with the conditional tangent over that with the EMA copy's."""
+    return ratio(variances(results, seen, "conditional", t), variances(results, seen, "ema", t))
+
+
+def growth(results: Results, tangent: str) -> Change:
+    """Variance of the loss at the largest measured time over that at the smallest, on the weights of the constant 0."""
+    last, first = (results.value(results.base, results.end, partial(_entry, tangent=tangent, k=k)) for k in (-1, 0))
+    return ratio(last, first)
+
+
+def seconds(results: Results, arm: Arm | None) -> Seeds:
+    """Processor seconds of training up to the end."""
+    return results.value(arm, results.end, lambda record: record.get("seconds"))
+
+
+def bias(results: Results, arm: Arm | None, seen: int | None) -> Seeds:
+    """Squared error of the EMA copy over `E|v'|^2`."""
+    return results.value(arm, seen, lambda record: at(record, "bias", "value"))
+
+
+def _between(pairs: Sequence[tuple[float, Any]], x: float) -> float | None:
+    """The value at `x`, its logarithm linear between known positive values; None beyond them."""
+    known = [(a, log(b)) for a, b in pairs if is_number(b) and b > 0]
+    if not known or x < known[0][0] * (1 - 1e-9) or x > known[-1][0] * (1 + 1e-9):
+        return None
+    return exp(float(np.interp(x, [a for a, _ in known], [b for _, b in known])))
+
+
+def grid(results: Results, *names: str) -> list[float]:
+    """Where a curve was measured: an entry of the first record that has it."""
+    return next((found for run in results.runs.values() for record in run.values() if (found := at(record, *names))), [])
+
+
+def _curves(results: Results, seen: int | None, weights: str, steps: str) -> dict[int, tuple[list[float], list[float]]]:
+    found: dict[int, tuple[list[float], list[float]]] = {}
+    for arm in results.constants:
+        for seed, x in results.distance(arm, seen, weights, steps).items():
+            if x > 0:
+                betas, logs = found.setdefault(seed, ([], []))
+                betas.append(arm.beta or 0.0)
+                logs.append(log(x))
+    return found
+
+
+def _lowest(betas: Sequence[float], logs: Sequence[float]) -> float:
+    c = np.polyfit(betas, logs, 2)
+    vertex = float(-c[1] / (2 * c[0])) if c[0] > 0 else 0.0
+    return min((0.0, 1.0, vertex if 0 < vertex < 1 else 0.0), key=lambda x: float(np.polyval(c, x)))
+
+
+def _entry(record: Record, tangent: str, k: int) -> Any:
+    found = at(record, "loss", tangent, "variance")
+    return found[k] if found else None
+
+
+def _first(pair: Any) -> Any:
+    return pair[0] if isinstance(pair, list) and pair else None

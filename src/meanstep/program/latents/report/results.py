@@ -1,0 +1,166 @@
+"""A study in memory: which number belongs to which arm, seed and moment. Knows no statistics, no figures and no page."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from meanstep.program.console import UserError
+from meanstep.program.latents import records
+from meanstep.program.latents.records import Record
+
+CONSTANT, ANCHORED = "constant", "anchored"
+WEIGHTS, STEPS, CENTERS = ("ema", "raw"), ("1", "2", "4"), ("data", "ema")
+CENTER_WORDS = {"data": "about the data's own velocity", "ema": "about the EMA copy"}
+
+Seeds = dict[int, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """What was trained; `passes` are those of one row of training, `cost` what they come to."""
+
+    name: str
+    about: str
+    family: str
+    beta: float | None
+    samples: int
+    passes: dict[str, float]
+
+    @property
+    def cost(self) -> float:
+        """Of one row of training: a pass forward is 1, a pass backward 2, a tangent 1."""
+        return self.passes["forwards"] + 2 * self.passes["backwards"] + self.passes["tangents"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a folder holds. Numbers that are missing or not finite are left out; `failed` names runs that broke off."""
+
+    about: Record
+    environment: Record
+    arms: tuple[Arm, ...]
+    runs: dict[tuple[str, int], dict[int, Record]]
+    failed: dict[tuple[str, int], str]
+    pictures: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds that have a moment."""
+        return tuple(sorted({seed for _, seed in self.runs}))
+
+    @property
+    def moments(self) -> tuple[int, ...]:
+        """Samples seen at which all arms are measured."""
+        return tuple(self.about.get("moments") or sorted({seen for run in self.runs.values() for seen in run}))
+
+    @cached_property
+    def constants(self) -> tuple[Arm, ...]:
+        """Arms of a constant coefficient without the anchor, by coefficient."""
+        found = [arm for arm in self.arms if arm.family == CONSTANT and arm.beta is not None]
+        return tuple(sorted(found, key=lambda arm: arm.beta or 0.0))
+
+    @property
+    def base(self) -> Arm | None:
+        """The constant 0."""
+        return self.constant(0.0)
+
+    @property
+    def others(self) -> tuple[Arm, ...]:
+        """Schedules and recipes."""
+        return tuple(arm for arm in self.arms if arm.family not in (CONSTANT, ANCHORED))
+
+    def constant(self, beta: float, family: str = CONSTANT) -> Arm | None:
+        """The arm of a constant coefficient, None if it is not in the study."""
+        return next((arm for arm in self.arms if (arm.family, arm.beta) == (family, beta)), None)
+
+    @cached_property
+    def end(self) -> int | None:
+        """The last moment of all arms that two arms or more have reached, or one if there is only one."""
+        for least in (2, 1):
+            for seen in reversed(self.moments):
+                if len({name for (name, _), run in self.runs.items() if seen in run}) >= least:
+                    return seen
+        return None
+
+    def value(self, arm: Arm | None, seen: int | None, read: Callable[[Record], Any]) -> Seeds:
+        """A number of one moment's record, by seed."""
+        runs = {seed: run for (name, seed), run in sorted(self.runs.items()) if arm and name == arm.name}
+        found = {seed: read(run[seen]) for seed, run in runs.items() if seen is not None and seen in run}
+        return {seed: float(x) for seed, x in found.items() if is_number(x)}
+
+    def distance(self, arm: Arm | None, seen: int | None, weights: str = "ema", steps: str = "1") -> Seeds:
+        """Distance of the samples to the data, by seed."""
+        return self.value(arm, seen, lambda record: at(record, "distance", weights, steps))
+
+    def seen(self, arm: Arm, seed: int | None = None) -> list[int]:
+        """Moments of an arm, those beyond the others' end too."""
+        return sorted({m for (name, s), run in self.runs.items() if name == arm.name and seed in (None, s) for m in run})
+
+    @property
+    def floor(self) -> float | None:
+        """Distance of one half of the data to the other."""
+        found = at(self.about, "floor", "1")
+        return float(found) if is_number(found) else None
+
+    @property
+    def missing(self) -> list[tuple[str, int]]:
+        """Runs that were asked for and have not reached the last moment of all arms, without those that broke off."""
+        asked = [(arm.name, int(seed)) for arm in self.arms for seed in self.about.get("seeds") or self.seeds]
+        last = self.moments[-1] if self.moments else 0
+        return [run for run in asked if run not in self.failed and last not in self.runs.get(run, {})]
+
+
+def read(folder: Path) -> Results:
+    """The folder of a study. `UserError` names the file that is missing or damaged."""
+    about = records.study(folder)
+    runs: dict[tuple[str, int], dict[int, Record]] = {}
+    failed = {}
+    for record in records.collect(folder):
+        run = record["arm"], record["seed"]
+        if record["kind"] == "failure":
+            failed[run] = str(record["error"])
+        else:
+            runs.setdefault(run, {})[record["seen"]] = record
+    arms = tuple(_arm(entry, folder / records.STUDY) for entry in about["arms"])
+    return Results(about, _environment(folder / "env.json"), arms, runs, failed, _pictures(folder, arms))
+
+
+def at(value: Any, *names: str) -> Any:
+    """An entry of nested objects, None where one is missing."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def is_number(x: Any) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(x, int | float) and not isinstance(x, bool) and isfinite(x)
+
+
+def _arm(entry: Record, path: Path) -> Arm:
+    passes = {name: at(entry["compute"], name) for name in ("forwards", "backwards", "tangents")}
+    if not all(is_number(x) for x in (*passes.values(), entry["samples"])) or not is_number(entry["beta"] or 0):
+        raise UserError(f"{path} is damaged: the numbers of arm {entry['name']!r} are none")
+    return Arm(entry["name"], entry["about"], entry["family"], entry["beta"], int(entry["samples"]), passes)
+
+
+def _environment(path: Path) -> Record:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _pictures(folder: Path, arms: tuple[Arm, ...]) -> dict[str, Path]:
+    """A grid of samples for each arm: that of its first seed."""
+    found = {}
+    for arm in arms:
+        numbered = {p.stem.removeprefix(f"{arm.name}-"): p for p in (folder / "samples").glob("*.png") if p.stem.startswith(f"{arm.name}-")}
+        if seeds := [number for number in numbered if number.isdigit()]:
+            found[arm.name] = numbered[min(seeds, key=int)]
+    return found

@@ -1,0 +1,79 @@
+"""Every number of a study as a row: mean, spread, interval, the seeds behind it and their values. Knows no figures and no page."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from meanstep.program.latents.report import quantities as q
+from meanstep.program.latents.report.contests import TERMS
+from meanstep.program.latents.report.results import CENTERS, STEPS, WEIGHTS, Arm, Results, Seeds
+from meanstep.program.pages.statistics import mean
+
+OPTIMA = ("matrix", "matrix_unbiased", "norm", "sign")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A row of summary.csv: `at` says where a probe was taken, or what a ratio was taken to; blanks separate `seeds` and `values`."""
+
+    arm: str
+    family: str
+    beta: float | None
+    seen: int
+    weights: str
+    metric: str
+    steps: str
+    at: str
+    mean: float
+    sd: float | None
+    low95: float | None
+    high95: float | None
+    n: int
+    seeds: str
+    values: str
+
+
+def numbers(results: Results) -> list[Number]:
+    """Of every arm at every moment; then the ratios to the constant 0 at the end."""
+    found = [row for arm in results.arms for seen in results.seen(arm) for row in _of(results, arm, seen)]
+    return found + [row for arm in results.arms for row in _ratios(results, arm)]
+
+
+def _of(results: Results, arm: Arm, seen: int) -> Iterator[Number]:
+    for weights in WEIGHTS:
+        for steps in STEPS:
+            yield from _row(arm, seen, weights, "distance", steps, "", results.distance(arm, seen, weights, steps))
+    for name in ("seconds", "beta"):
+        yield from _row(arm, seen, "", name, "", "", results.value(arm, seen, lambda record, name=name: record.get(name)))  # type: ignore[misc]
+    yield from _row(arm, seen, "raw", "bias", "", "", q.bias(results, arm, seen))
+    for center in CENTERS:
+        for rule in OPTIMA:
+            found = q.error_optimal(results, arm, seen, center, rule, clip=False)
+            yield from _row(arm, seen, "raw", f"optimum {rule}", "", center, found)
+    for tangent in ("conditional", "ema"):
+        for t in q.grid(results, "loss", "t"):
+            found = results.value(arm, seen, lambda record, t=t, n=tangent: q.loss_variance(record, n, t))  # type: ignore[misc]
+            yield from _row(arm, seen, "raw", f"loss variance, {tangent}", "", f"t {t:g}", found)
+
+
+def _ratios(results: Results, arm: Arm) -> Iterator[Number]:
+    if arm is results.base or results.end is None:
+        return
+    for terms, compare in TERMS.items():
+        for weights in WEIGHTS:
+            for steps in STEPS:
+                change = compare(results, arm, results.base, weights, steps) if results.base else None
+                low, high = (change.interval if change else None) or (None, None)
+                if change and change.n:
+                    logs = mean(change.differences)
+                    values = " ".join(map(repr, change.differences))
+                    what, to = "ratio to beta 0", f"{terms}; sd and values of logarithms"
+                    number = (arm.name, arm.family, arm.beta, results.end, weights, what, steps, to)
+                    yield Number(*number, change.value, logs.sd if logs else None, low, high, change.n, "", values)
+
+
+def _row(arm: Arm, seen: int, weights: str, metric: str, steps: str, where: str, found: Seeds) -> Iterator[Number]:
+    if (m := mean(found.values())) is None:
+        return
+    seeds, values = " ".join(map(str, found)), " ".join(map(repr, found.values()))
+    head = (arm.name, arm.family, arm.beta, seen, weights, metric, steps, where)
+    yield Number(*head, m.mean, m.sd, m.low, m.high, m.n, seeds, values)
