@@ -84,16 +84,16 @@ class Measurer:
     def __call__(self, state: State) -> dict[str, Any]:
         """The entries, plain numbers and None. A network of flow matching has no u(z, r, t) for r < t: its last three are None."""
         net, copy = state.owner.net, state.proxy or next(iter(state.averages), None)
-        found: dict[str, Any] = {"beta": self.beta(state), "distance": self.distance(state)}
-        if self.samples.sampler != "average":
-            return found | dict.fromkeys(("loss", "error", "bias"))
         ema = copy.module if copy else None
         with _still(net), torch.no_grad():
+            found: dict[str, Any] = {"beta": self.beta(state), "distance": self.distance(state)}
+            if self.samples.sampler != "average":
+                return found | dict.fromkeys(("loss", "error", "bias"))
             tables = self.tables(net, ema)
             return found | {
                 "loss": self.loss(net, ema),
                 "error": {"ema": None} | {center: _parabola(table) for center, table in tables.items()},
-                "bias": _bias(tables) if ema else None,
+                "bias": None if ema is None else _bias(tables),
             }
 
     def beta(self, state: State) -> float | None:
@@ -102,8 +102,7 @@ class Measurer:
             return None
         value: Any = methods.coefficient("beta", self.config.method.options.get("beta", 1.0))
         value = state.owner.learner if isinstance(value, nn.Module) else value
-        with torch.no_grad():
-            found = at(value, self.pairs._replace(progress=min(1.0, state.seen / self.config.run.samples)))
+        found = at(value, self.pairs._replace(progress=min(1.0, state.seen / self.config.run.samples)))
         mean: float | None = _plain(torch.as_tensor(found, dtype=torch.float64).mean())
         return mean
 
@@ -111,13 +110,13 @@ class Measurer:
         """Frechet distances of samples of the same seeds and labels for all arms, by weights and steps."""
         seeds, nets = self.samples.shared(self.sizes.count), {"raw": state.owner.net, "ema": state.sampled if state.averages else None}
         return {
-            name: net and {str(n): _plain(torch.tensor(distance(self.samples, net, self.against, seeds, n))) for n in self.sizes.steps}
+            name: net if net is None else {str(n): _finite(distance(self.samples, net, self.against, seeds, n)) for n in self.sizes.steps}
             for name, net in nets.items()
         }
 
     def loss(self, net: nn.Module, ema: nn.Module | None) -> dict[str, Any]:
         """Mean and unbiased variance, over the rows at each t, of the squared residual an entry, eq. (11): target `v`, either tangent."""
-        tangents = {"conditional": conditional} | ({"ema": of(ema)} if ema else {})
+        tangents = {"conditional": conditional} | ({} if ema is None else {"ema": of(ema)})
 
         def probe(b: Bridge) -> dict[str, Tensor]:
             made = {name: Eulerian(tangent)(net, b) for name, tangent in tangents.items()}
@@ -129,7 +128,7 @@ class Measurer:
 
     def tables(self, net: nn.Module, ema: nn.Module | None) -> dict[str, probes.Table]:
         """The moments of `pairs` about each center, eq. (47), with `v` `|v_c|^2` as one more column."""
-        proxy, found = of(ema) if ema else None, {}
+        proxy, found = None if ema is None else of(ema), {}
         if self.truth is not None:
             found["data"] = probes.moments(net, self.pairs, self.truth, proxy, chunk=CHUNK)
         if proxy is not None:
