@@ -64,6 +64,8 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from flat(inner, f"{name} {key}".strip())
+    elif isinstance(value, list):
+        yield name.replace("_", " "), ", ".join(map(str, value))
     elif value is not None:
         yield name.replace("_", " "), "yes" if value is True else "no" if value is False else str(value)
 

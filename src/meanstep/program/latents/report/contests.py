@@ -30,9 +30,9 @@ class Contest:
 
     @property
     def hardest(self) -> float | None:
-        """The constant that is least surely beaten; of one seed the one with the largest ratio."""
-        known = {beta: change for beta, change in self.changes.items() if change.n}
-        return max(known, key=lambda b: (_less(known[b]), known[b].value)) if known else None
+        """The best constant: the one with the largest ratio."""
+        known = {beta: change.value for beta, change in self.changes.items() if change.n}
+        return max(known, key=lambda beta: known[beta]) if known else None
 
     @property
     def change(self) -> Change:
@@ -82,8 +82,3 @@ def _better(contest: Contest) -> float | None:
 def _worse(contest: Contest) -> float | None:
     known = [p for change in contest.changes.values() if (p := change.p(side="greater")) is not None]
     return min(1.0, len(known) * min(known)) if known else None
-
-
-def _less(change: Change) -> float:
-    p = change.p(side="less")
-    return 0.5 if p is None else p

@@ -126,7 +126,7 @@ def series(ax: Axes, pairs: Sequence[tuple[float, Seeds]], colour: str, style: A
 
 def band(ax: Axes, edges: Sequence[tuple[float, float, float]], colour: str) -> None:
     """Shading between (x, low, high)."""
-    ax.fill_between([x for x, _, _ in edges], [y for _, y, _ in edges], [y for _, _, y in edges], color=colour, alpha=0.13, lw=0)
+    ax.fill_between([x for x, _, _ in edges], [y for _, y, _ in edges], [y for _, _, y in edges], color=colour, alpha=0.1, lw=0)
 
 
 def short(x: float) -> str:

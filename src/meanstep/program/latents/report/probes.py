@@ -98,7 +98,7 @@ def bias(results: Results) -> bytes | None:
         figure, (ax,) = sheet(1, 1, 3.2, 6.5)
         for arm, pairs in found.items():
             series(ax, pairs, beta_colour(arm.beta or 0.0))
-        ax.set(yscale="log", xlabel="samples seen", ylabel="squared error of the EMA copy over E|v'|²")
+        ax.set(yscale="log", xlabel="samples seen", ylabel="squared error over E|v'|²")
         ax.xaxis.set_major_formatter(lambda x, _: short(x))
         log_ticks(ax, "y", pad=1.1)
         key(figure, [(f"β = {arm.beta:g}", beta_colour(arm.beta or 0.0), {}) for arm in found])

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from meanstep.program.latents.report import quantities as q
-from meanstep.program.latents.report.claims import optimum, outcome, values
+from meanstep.program.latents.report.beats import outcome
+from meanstep.program.latents.report.claims import optimum, values
 from meanstep.program.latents.report.contests import TERMS, contests
 from meanstep.program.latents.report.results import ANCHORED, CENTER_WORDS, CENTERS, Arm, Results
 from meanstep.program.pages.page import flat
@@ -44,7 +45,11 @@ def _tile_of_optima(results: Results) -> Iterator[Tile]:
     if gap.n:
         best = values(q.distance_optimal(results, results.end))
         words = "β of least error against β of the best one-step samples"
-        yield f"{gap.value + best.value:.2f} | {best.value:.2f}", words, f"difference {with_interval(gap)}, {gap.n} seeds"
+        yield (
+            f"{gap.value + best.value:.2f} | {best.value:.2f}",
+            words,
+            f"difference {_places(gap)}, {gap.n} {'seed' if gap.n == 1 else 'seeds'}",
+        )
 
 
 def _tile_of_loss(results: Results) -> Iterator[Tile]:
@@ -78,6 +83,12 @@ def _quality(results: Results) -> Iterator[str]:
     yield f"{said} Distance against β = 0: {rest}." if rest else said
 
 
+def _places(change: Change) -> str:
+    """A coefficient with its interval, two places."""
+    found = change.interval
+    return f"{change.value:.2f}" + (f" [{found[0]:.2f}, {found[1]:.2f}]".replace("-0.00", "0.00") if found else "")
+
+
 def _interval(change: Change) -> str:
     return f" [{percent(change.interval[0])}, {percent(change.interval[1])}]" if change.interval else ""
 
@@ -87,9 +98,9 @@ def _mismatch(results: Results) -> Iterator[str]:
     least = optimum(results, center)
     if not least.n:
         return
-    said = f"On the weights trained at β = 0 the error of the signal is least at β = {with_interval(least)} ({CENTER_WORDS[center]})"
+    said = f"On the weights trained at β = 0 the error of the signal is least at β = {_places(least)} ({CENTER_WORDS[center]})"
     gaps = {n: values(found) for n in ("1", "2", "4") if (found := q.distance_optimal(results, results.end, "ema", n))}
-    best = ", ".join(f"{with_interval(change)} in {n} {'step' if n == '1' else 'steps'}" for n, change in gaps.items())
+    best = ", ".join(f"{_places(change)} in {n} {'step' if n == '1' else 'steps'}" for n, change in gaps.items())
     yield f"{said}; the distance is least at β = {best}." if best else f"{said}."
 
 
@@ -107,11 +118,11 @@ def _loss(results: Results) -> Iterator[str]:
 def _schedules(results: Results) -> Iterator[str]:
     for terms in TERMS:
         if found := contests(results, terms):
-            yield f"Schedules and recipes against constants, one step: {outcome(found, terms)[0].lower()}{outcome(found, terms)[1:]}"
-    for steps in ("2", "4"):
-        if found := contests(results, next(iter(TERMS)), steps=steps):
-            winners = [c.arm.name for c in found if c.finding == "agrees"]
-            yield f"In {steps} steps, after the same samples, {', '.join(winners) or 'none'} of them beats every constant."
+            yield f"Schedules and recipes against the constants in one step. {outcome(found, terms)}"
+    more = {(steps, terms): contests(results, terms, steps=steps) for steps in ("2", "4") for terms in TERMS}
+    won = [f"{c.arm.name} in {n} steps {terms}" for (n, terms), each in more.items() for c in each if c.finding == "agrees"]
+    if any(c.p_better is not None for each in more.values() for c in each):
+        yield f"In 2 and 4 steps {'these beat every constant: ' + ', '.join(won) if won else 'none beats every constant'}."
 
 
 def _anchor(results: Results) -> Iterator[str]:
@@ -129,13 +140,16 @@ def _costs(results: Results) -> Iterator[str]:
         yield f"By counted passes “{dear.name}” is the dearest arm: {percent(dear.cost / base.cost)} for one sample against β = 0."
 
 
-def costs(results: Results) -> list[tuple[Arm, str, str]]:
-    """Of each arm: its cost over that of the constant 0, by counted passes and by processor seconds."""
+def costs(results: Results) -> list[tuple[Arm, str, str, str]]:
+    """Of each arm: counted passes over those of the constant 0, processor seconds of 1,000 samples, and these over the constant 0's."""
     base, found = results.base, []
     for arm in results.arms:
-        change = ratio(q.seconds(results, arm), q.seconds(results, base))
-        times = "" if arm is base or not change.n else with_interval(change)
-        found.append((arm, number(arm.cost / base.cost) if base else "", times))
+        spent = q.seconds(results, arm)
+        m, change = mean(spent.values()), ratio(spent, q.seconds(results, base))
+        seconds = number(1000 * m.mean / results.end) if m and results.end else ""
+        found.append(
+            (arm, number(arm.cost / base.cost) if base else "", seconds, "" if arm is base or not change.n else with_interval(change))
+        )
     return found
 
 

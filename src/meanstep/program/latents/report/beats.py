@@ -1,0 +1,46 @@
+"""The open question as claims: does a schedule or recipe beat every constant coefficient? Knows no figures and no page."""
+
+from meanstep.program.latents.report.contests import Contest, contests, smallest
+from meanstep.program.latents.report.results import Results
+from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, Row, with_interval
+
+
+def beats(results: Results, terms: str, key: str) -> Claim:
+    """Whether some arm beats every constant in one step."""
+    found = contests(results, terms)
+    findings = [contest.finding for contest in found]
+    beaten = findings and set(findings) == {"contradicts"}
+    return Claim(
+        key,
+        f"Some schedule or recipe beats every constant coefficient in one step, {terms}.",
+        "ours: nobody claimed it, the paper leaves schedules open",
+        "Against each constant the one-sided paired p-value; the largest of them decides (intersection-union), with Holm's correction over "
+        "the arms. Holds if one arm beats all constants; does not hold if each arm is worse than some constant.",
+        "Distance over that of the best constant",
+        tuple(_contest_row(contest) for contest in found),
+        HOLDS if "agrees" in findings else FAILS if beaten else OPEN,
+        outcome(found, terms),
+    )
+
+
+def _contest_row(contest: Contest) -> Row:
+    where = f"{contest.arm.name} over β = {contest.hardest:g}"
+    lacking = f"β = {', '.join(f'{beta:g}' for beta in contest.short)}: not that far" if contest.short else ""
+    return Row(where, contest.change, lacking, (0.0, 1.0), (0.0, 1.0), contest.finding)
+
+
+def outcome(found: list[Contest], terms: str) -> str:
+    """Who beats every constant, and what gain could have been seen."""
+    if not found:
+        return "There are no data for it: it needs constants and other arms (--arms constants schedules recipes)."
+    if (least := smallest(found)) is None:
+        return f"{terms[0].upper()}{terms[1:]}: one seed, so nothing can be told."
+    winners = [f"{c.arm.name} ({with_interval(c.change)} against β = {c.hardest:g})" for c in found if c.finding == "agrees"]
+    said = f"{terms[0].upper()}{terms[1:]} {f'{len(winners)} of {len(found)}' if winners else 'none'} beats every constant"
+    said += f": {', '.join(winners)}" if winners else ""
+    behind = sum(contest.finding == "contradicts" for contest in found)
+    said += f"; {behind} of {len(found)} {'is' if behind == 1 else 'are'} worse than some constant" if behind else ""
+    seen = f"with {least[1]} seeds a gain below {100 * (1 - least[0]):.2g} percent could hardly have been seen (one test, power 80 percent)"
+    short = sorted({beta for contest in found for beta in contest.short})
+    lacking = f" Not far enough for every comparison: β = {', '.join(f'{beta:g}' for beta in short)}." if short else ""
+    return f"{said}; {seen}.{lacking}"
