@@ -55,9 +55,11 @@ class UserError(Exception):
 
 
 class Interrupted(UserError):
-    """The user's own Ctrl-C, with what to do next: printed as one line, exit code 130."""
+    """The user's own Ctrl-C, or another signal's number, with what to do next: printed as one line, exit code 128 plus the signal's."""
 
-    code = 130
+    def __init__(self, message: str, number: int = 2) -> None:
+        super().__init__(message)
+        self.code = 128 + number
 
 
 def write(path: Path, content: str | bytes) -> None:

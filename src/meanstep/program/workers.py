@@ -40,15 +40,17 @@ def deaf_children() -> Iterator[None]:
 
 
 @contextmanager
-def killed_like_interrupted() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop the work as Ctrl-C does."""
+def killed_like_interrupted() -> Iterator[list[int]]:
+    """SIGTERM, a closed terminal and Slurm's SIGUSR1 stop the work as Ctrl-C does; the list gets the signal's number."""
+    got: list[int] = []
 
-    def interrupt(*_: Any) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        got.append(number)
         raise KeyboardInterrupt
 
-    before = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGTERM, signal.SIGHUP)}
+    before = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
     try:
-        yield
+        yield got
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)

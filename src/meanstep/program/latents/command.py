@@ -89,13 +89,14 @@ class Latents:
 
     def run(self) -> int:
         """0 when all runs asked for are done and the report is written; 1 if a run's loss was not finite."""
-        study = self._study()
+        study = self.study()
         with ranks(study.config.run.device) as here:
             cache = data_cache(study.config) if here.first else None
             here.wait()
             return self._go(study, cache or data_cache(study.config), here)
 
-    def _study(self) -> Study:
+    def study(self) -> Study:
+        """What is asked for, without what its folder holds already; `UserError` for what makes no sense."""
         own = {}
         if self.arms_file is not None:
             try:

@@ -23,6 +23,8 @@ from meanstep.program.training.events import Show
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
 
+AGAIN = "stopped, nothing is lost: the same command goes on in {}"
+
 
 def run(jobs: Sequence[Job], study: Study, here: Path, cache: Cache, devices: Sequence[str]) -> dict[str, str]:
     """Do the jobs, one a device at a time; what became of each. `UserError` after Ctrl-C, a kill, or where one fails by mistake."""
@@ -30,8 +32,9 @@ def run(jobs: Sequence[Job], study: Study, here: Path, cache: Cache, devices: Se
     board = Board(jobs, study, here)
     futures: dict[Future[str], Job] = {}
     found: dict[str, str] = {}
+    got: list[int] = []
     try:
-        with board.shown(), workers.killed_like_interrupted():
+        with board.shown(), workers.killed_like_interrupted() as got:
             with workers.deaf_children():
                 futures = {pool.submit(_one, job, study, here, cache): job for job in jobs}
             waiting = set(futures)
@@ -41,7 +44,7 @@ def run(jobs: Sequence[Job], study: Study, here: Path, cache: Cache, devices: Se
                 for future in done:
                     found[futures[future].name] = future.result()
     except KeyboardInterrupt:
-        raise Interrupted(f"stopped, nothing is lost: the same command goes on in {here}") from None
+        raise Interrupted(AGAIN.format(here), *got) from None
     except (BrokenProcessPool, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
         failed = next((job.name for future, job in futures.items() if future.done() and not future.cancelled() and future.exception()), "?")
         raise UserError(
@@ -51,7 +54,7 @@ def run(jobs: Sequence[Job], study: Study, here: Path, cache: Cache, devices: Se
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
     if STOPPED in found.values():
-        raise Interrupted(f"stopped, nothing is lost: the same command goes on in {here}")
+        raise Interrupted(AGAIN.format(here))
     return found
 
 
@@ -59,7 +62,7 @@ def _one(job: Job, study: Study, here: Path, cache: Cache) -> str:
     if workers.stopped():
         return STOPPED
     with workers.busy(), stopped_when(workers.stopped):
-        return work(job, study, here, cache, Ranks(0, 1, torch.device(workers.device())), partial(_told, job))
+        return work(job, study, here, cache, Ranks(0, 1, torch.device(workers.device())), partial(_told, job))[0]
 
 
 @contextmanager
@@ -73,9 +76,9 @@ def in_turn(jobs: Sequence[Job], study: Study, here: Path, cache: Cache, ranks: 
     """The jobs one after the other, each on all ranks of a launcher."""
     found = {}
     for job in jobs:
-        found[job.name] = work(job, study, here, cache, ranks, partial(_spoken, job))
-        if found[job.name] == STOPPED:
-            raise Interrupted(f"stopped, nothing is lost: the same command goes on in {here}")
+        found[job.name], number = work(job, study, here, cache, ranks, partial(_spoken, job))
+        if number:
+            raise Interrupted(AGAIN.format(here), number) if ranks.first else SystemExit(128 + number)
     return found
 
 

@@ -47,22 +47,22 @@ def seen(job: Job, here: Path) -> int:
     return max((2**62 if r["kind"] == "failure" else r["seen"] for r in records), default=0)
 
 
-def work(job: Job, study: Study, here: Path, cache: Cache, ranks: Ranks, shown: Shown) -> str:
-    """Train and measure a run to its end, or until a signal; what became of it. All ranks must ask together."""
+def work(job: Job, study: Study, here: Path, cache: Cache, ranks: Ranks, shown: Shown) -> tuple[str, int]:
+    """Train and measure a run to its end, or until a signal; what became of it, the signal or 0. All ranks must ask together."""
     config, place = checked(study.run(job.arm, job.seed)), here / "runs" / job.name
     with ExitStack() as claim:
         error = _begun(config, place, cache, ranks, claim) if ranks.first else None
         if ranks.told(None if error is None else str(error)) is not None:
             if error is not None and not isinstance(error, folder.Busy):
                 raise error
-            return ELSEWHERE
+            return ELSEWHERE, 0
         measured = _Measured(job, study.moments * study.spacing, here, Measurer.of(config, cache, place, ranks, study.sizes), ranks)
         try:
             _, stopped = train(config, place, cache, ranks, measured, shown)
         except Failure as failure:
             measured.note("failure", max(measured.reached, 0), error=str(failure))
-            return FAILED
-    return STOPPED if stopped else DONE
+            return FAILED, 0
+    return (STOPPED, stopped) if stopped else (DONE, 0)
 
 
 def _begun(config: Config, place: Path, cache: Cache, ranks: Ranks, claim: ExitStack) -> UserError | None:

@@ -172,7 +172,7 @@ def _trained(config: Config, place: Path, cache: Cache, here: Ranks) -> int:
     _report(place, here)
     if stopped is not None:
         again = f"saved at {state.seen:,} samples in {place}; the same command goes on"
-        raise _Stopped(again, 128 + stopped) if here.first else SystemExit(128 + stopped)
+        raise Interrupted(again, stopped) if here.first else SystemExit(128 + stopped)
     if here.first:
         _summary(state, place, time.perf_counter() - began)
     return 0
@@ -182,12 +182,6 @@ def _report(place: Path, here: Ranks) -> None:
     if here.first:
         out.print(wanted(place), highlight=False, soft_wrap=True, markup=False)
     here.wait()  # a launcher ends all when one has failed: none goes before the first has written
-
-
-class _Stopped(Interrupted):
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def _announce(config: Config, place: Path, cache: Cache, there: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""`meanstep launch`: the batch script that trains under Slurm, written to be read, and handed to sbatch. Needs no package for it.
+"""`meanstep launch`: the batch script that trains a run or a study under Slurm, written to be read, and handed to sbatch.
 
 One task is one rank, started by srun and not by torchrun: Slurm's signals then reach the ranks themselves, which save and stop, while
 torchrun gives them 30 seconds and dies of a SIGUSR1 by itself.
@@ -22,6 +22,7 @@ from meanstep.program.training.command import Train
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.train import chunk
 
+STUDY = ("reproduce", "latents")
 TIME = re.compile(r"\d+-\d{1,2}(:\d{2}){0,2}|\d+:\d{2}:\d{2}")
 SCRIPT = r"""#!/bin/bash
 {settings}
@@ -47,6 +48,8 @@ fi
 class Launch:
     """Train under Slurm on one node or many: `meanstep launch --nodes 2 --time 24:00:00 --requeue -- train --preset ...`.
 
+    A study's runs as an array of jobs that share its folder: `meanstep launch --array 12 --gpus-per-node 1 -- reproduce latents ...`.
+
     What follows -- is the command as without Slurm; it is checked here, before it waits in a queue. `--print` shows the batch script, which
     needs nothing of meanstep's to be submitted. The job runs in this folder, with this Python.
     """
@@ -63,6 +66,8 @@ class Launch:
     """The partition. Default: the cluster's."""
     sbatch: tuple[str, ...] = ()
     """Further settings of the batch script, such as account=abc constraint=h100."""
+    array: int = 0
+    """Jobs of an array, each of which does its part of `reproduce latents`; at most one a run. 0: one job."""
     requeue: bool = False
     """Queue the job again when its time is over or it is preempted: it goes on from its checkpoint, until it is done."""
     signal: int = 300
@@ -92,6 +97,7 @@ class Launch:
         self._check()
         settings = "\n".join(f"#SBATCH --{line}" for line in self._settings())
         command = shlex.join([sys.executable, "-m", "meanstep", *self.command])
+        command += f' --part "$SLURM_ARRAY_TASK_ID/{self.array}"' if self.array else ""
         return SCRIPT.format(settings=settings, signal=self.signal, command=command, after=AGAIN if self.requeue else "")
 
     def _settings(self) -> list[str]:
@@ -104,6 +110,7 @@ class Launch:
             f"time={self.time}",
             *([f"partition={self.partition}"] if self.partition else []),
             f"signal=USR1@{self.signal}",
+            *([f"array=1-{self.array}"] if self.array else []),
             *(["requeue"] if self.requeue else ["no-requeue"]),
             "open-mode=append",
             *self.sbatch,
@@ -123,8 +130,17 @@ class Launch:
         for line in (self.partition, *self.sbatch):
             if line.startswith("-") or "\n" in line:
                 raise UserError(f"--partition and --sbatch: words such as account=abc, without dashes before them, got {line!r}")
-        if self.command[:1] != ("train",):
+        if self.command[:1] != ("train",) and self.command[:2] != STUDY:
             raise UserError("give the command to launch after --, such as: meanstep launch --nodes 2 -- train --preset digits")
+        if self.array < 0 or (self.array and self.command[:2] != STUDY) or "--part" in self.command:
+            raise UserError(f"--array: a number of jobs for `-- reproduce latents`, which gives each its --part, got {self.array}")
+        chunk(self._config(), Ranks(0, self.nodes * self._ranks, torch.device("cpu")))
+
+    def _config(self) -> Config:
+        """What the command would train, or `UserError` as it would say it."""
+        if self.command[:2] == STUDY:
+            from meanstep.program.latents.command import Latents
+
+            return Latents.parse(self.command[2:]).study().config
         made = Train.parse(self.command[1:])
-        config = checked(Config(made.data, made.network, made.method, made.optimiser, made.averages, made.run_))
-        chunk(config, Ranks(0, self.nodes * self._ranks, torch.device("cpu")))
+        return checked(Config(made.data, made.network, made.method, made.optimiser, made.averages, made.run_))
