@@ -1,0 +1,497 @@
+"""The report of a study of latents on synthetic records with known effects: comparisons, verdicts, page, partial studies, damage."""
+
+import csv
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import exp, log
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from meanstep.program.console import UserError
+from meanstep.program.latents import records
+from meanstep.program.latents.report import claims, contests, quantities, results
+from meanstep.program.latents.report.page import build, spoken
+from meanstep.program.pages import look
+
+ARMS = ("beta@0", "beta@0.25", "beta@0.5", "beta@1", "anchored@0", "anchored@1", "rising", "falling", "alpha_flow")
+COSTS = {"constant": (1.0, 1.0, 0.25), "anchored": (1.25, 1.25, 0.25), "schedule": (1.25, 1.0, 0.25), "recipe": (1.5, 1.0, 0.0)}
+TIMES = [(k + 0.5) / 10 for k in range(10)]
+BETAS = [k / 20 for k in range(21)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a synthetic study holds. Log distance: `effects` of arms, else `bend` (beta - best)^2; it falls by `fall` log samples."""
+
+    arms: Sequence[str] = ARMS
+    seeds: Sequence[int] = (0, 1, 2)
+    moments: Sequence[int] = (1000, 2000, 3000, 4000)
+    effects: tuple[tuple[str, float], ...] = (("rising", 0.3), ("falling", 0.4), ("alpha_flow", 0.5))
+    best: float = 0.0
+    bend: float = 0.8
+    anchor: float = 0.0
+    fall: float = 0.5
+    spread: float = 0.005
+    matrix: float = 0.94
+    norm: float = 0.48
+    times: float = 71.0
+    pictures: bool = True
+
+
+def family(name: str) -> str:
+    kind = {"beta": "constant", "anchored": "anchored"}.get(name.partition("@")[0], "schedule")
+    return "recipe" if "_" in name else kind
+
+
+def coefficient(name: str) -> float | None:
+    return float(name.partition("@")[2]) if "@" in name else None
+
+
+def passes(name: str) -> tuple[float, float, float]:
+    forwards, backwards, tangents = COSTS[family(name)]
+    return forwards + (0.25 if coefficient(name) else 0.0), backwards, tangents
+
+
+def cost(name: str) -> float:
+    forwards, backwards, tangents = passes(name)
+    return forwards + 2 * backwards + tangents
+
+
+def arm(plan: Plan, name: str) -> dict:
+    samples = plan.moments[-1] * (1.5 if family(name) in ("constant", "anchored") else 1)
+    return {
+        "name": name,
+        "about": f"synthetic {name}",
+        "family": family(name),
+        "beta": coefficient(name),
+        "recipe": "coefficient",
+        "options": {},
+        "samples": int(samples),
+        "compute": dict(zip(("forwards", "backwards", "tangents"), passes(name), strict=True)),
+    }
+
+
+def effect(plan: Plan, name: str) -> float:
+    """Of the arm on log distance."""
+    if name in dict(plan.effects):
+        return dict(plan.effects)[name]
+    moved = (coefficient(name) or 0.0) - plan.best
+    return plan.bend * moved**2 + (plan.anchor if family(name) == "anchored" else 0.0)
+
+
+def loss(plan: Plan) -> dict:
+    conditional = [1e-3 * exp(log(100) * k / 9) for k in range(10)]
+    times = [exp(log(plan.times) * t / 0.9) for t in TIMES]
+    tables = {"conditional": conditional, "ema": [x / n for x, n in zip(conditional, times, strict=True)]}
+    return {"t": TIMES, **{name: {"mean": [1.0] * 10, "variance": x} for name, x in tables.items()}}
+
+
+def error(plan: Plan, noise: np.random.Generator) -> dict:
+    found = {}
+    for center in ("data", "ema"):
+        c, s = 2.0, 4.0
+        d = 0.5 if center == "data" else 0.0
+        b = plan.matrix * (c + d) + 0.001 * noise.standard_normal()
+        a = 3.0
+        value = [(a - 2 * beta * b + beta**2 * (c + d)) / s for beta in BETAS]
+        optimum = {"matrix": [b / (c + d), 0.01], "norm": [plan.norm + 0.001 * noise.standard_normal(), 0.01]}
+        found[center] = {"betas": BETAS, "value": value, "se": [0.01] * 21, "a": a, "b": b, "c": c, "d": d, "s": s, "optimum": optimum}
+    return found
+
+
+def moment(plan: Plan, name: str, seed: int, seen: int, noise: np.random.Generator) -> dict:
+    level = 3 + 0.2 * seed - plan.fall * log(seen / 1000) + effect(plan, name)
+    ema = [exp(level + plan.spread * noise.standard_normal()) / n for n in (1, 1.3, 1.5)]
+    return {
+        "kind": "moment",
+        "arm": name,
+        "seed": seed,
+        "seen": seen,
+        "beta": coefficient(name),
+        "seconds": seen * cost(name) * 0.001 * (1 + 0.01 * noise.random()),
+        "measuring": 1.0,
+        "distance": {"ema": dict(zip("124", ema, strict=True)), "raw": dict(zip("124", [1.2 * x for x in ema], strict=True))},
+        "loss": loss(plan),
+        "error": error(plan, noise),
+        "bias": {"value": 0.2 * (seen / 1000) ** -0.7 * exp(0.05 * noise.standard_normal()), "se": 0.01, "kind": "exact for the data"},
+    }
+
+
+def study(folder: Path, plan: Plan) -> Path:
+    """Write the folder that `meanstep reproduce latents` would have written."""
+    folder.mkdir(parents=True)
+    arms = [arm(plan, name) for name in plan.arms]
+    about = {
+        "study": "latents",
+        "version": 1,
+        "settings": {"arms": list(plan.arms), "seeds": list(plan.seeds), "batch": 64, "width": 128},
+        "config": {},
+        "data": {"name": "synthetic", "rows": 5000, "shape": [4, 8, 8], "classes": 10},
+        "extractor": "pca",
+        "floor": {"1": 2.0},
+        "seeds": list(plan.seeds),
+        "moments": list(plan.moments),
+        "arms": arms,
+    }
+    (folder / "study.json").write_text(json.dumps(about))
+    (folder / "env.json").write_text(json.dumps({"commit": "b36a3b8", "device": "cpu", "command": "meanstep reproduce latents --out x"}))
+    spacing = plan.moments[-1] - plan.moments[-2] if len(plan.moments) > 1 else plan.moments[0]
+    for entry in arms:
+        for seed in plan.seeds:
+            noise = np.random.default_rng([seed, sum(map(ord, entry["name"]))])
+            seen = [*plan.moments, *range(plan.moments[-1] + spacing, entry["samples"] + 1, spacing)]
+            run = folder / "runs" / f"{entry['name']}-{seed}"
+            run.mkdir(parents=True)
+            (run / "measures.jsonl").write_text("".join(json.dumps(moment(plan, entry["name"], seed, n, noise)) + "\n" for n in seen))
+    if plan.pictures:
+        (folder / "samples").mkdir()
+        for name in plan.arms:
+            image = np.random.default_rng(len(name)).integers(0, 255, (64, 80), dtype=np.uint8)
+            Image.fromarray(image).save(folder / "samples" / f"{name}-{plan.seeds[0]}.png")
+    return folder
+
+
+def decided(folder: Path) -> dict:
+    return {claim.key: claim for claim in claims.claims(results.read(folder))}
+
+
+def lines_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for path in sorted(folder.glob("runs/*/measures.jsonl")) for line in path.read_text().splitlines()]
+
+
+def changed(folder: Path, change) -> Path:
+    """Every record through `change`, which returns a record, or None to drop it."""
+    for path in folder.glob("runs/*/measures.jsonl"):
+        found = [change(json.loads(line)) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(record) + "\n" for record in found if record))
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Figures of few pixels, as nobody looks at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(look, "SCALE", 0.4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return study(tmp_path_factory.mktemp("whole") / "study", Plan())
+
+
+@pytest.fixture(scope="module")
+def page(whole: Path) -> str:
+    return build(whole).read_text(encoding="utf-8")
+
+
+PLAIN = Plan(pictures=False)
+EXACT = replace(PLAIN, spread=0.0)
+
+# Comparisons -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_ratios_at_equal_steps_and_equal_compute(tmp_path: Path):
+    found = results.read(study(tmp_path / "s", EXACT))
+    base, arm = found.base, next(a for a in found.arms if a.name == "rising")
+    assert quantities.equal_steps(found, arm, base).differences == pytest.approx([0.3] * 3)
+    seen = 4000 * cost("rising") / cost("beta@0")  # between 4,000 and 5,000
+    at_base = 3 - 0.5 * log(4) + (seen - 4000) / 1000 * (-0.5 * log(5) + 0.5 * log(4))
+    assert quantities.equal_compute(found, arm, base).differences == pytest.approx([3 - 0.5 * log(4) + 0.3 - at_base] * 3)
+
+
+def test_a_constant_that_stopped_early_is_not_compared_at_equal_compute(tmp_path: Path):
+    folder = changed(study(tmp_path / "s", PLAIN), lambda r: r if r["seen"] <= 4000 else None)
+    found = results.read(folder)
+    contest = contests.contests(found, contests.COMPUTE_EQUAL)[0]
+    assert not contest.changes[0.0].n and contest.short == (0.0,) and contest.p_better is None
+    assert "Not far enough for every comparison: β = 0." in decided(folder)["schedule-compute"].sentence
+
+
+def test_a_planted_schedule_beats_every_constant_and_no_other_does(tmp_path: Path):
+    folder = study(tmp_path / "s", replace(PLAIN, effects=(("rising", -0.1), ("falling", 0.2), ("alpha_flow", -0.002))))
+    found = results.read(folder)
+    rows = {contest.arm.name: contest for contest in contests.contests(found, contests.STEPS_EQUAL)}
+    assert {name: row.finding for name, row in rows.items()} == {"rising": "agrees", "falling": "contradicts", "alpha_flow": "open"}
+    assert decided(folder)["schedule-steps"].verdict == decided(folder)["schedule-compute"].verdict == "holds"
+    largest = {}
+    for name in rows:  # the intersection-union test and Holm's correction, anew from the lines
+        logs = {a: np.log([r["distance"]["ema"]["1"] for r in lines_of(folder) if (r["arm"], r["seen"]) == (a, 4000)]) for a in ARMS}
+        tests = [stats.ttest_1samp(logs[name] - logs[f"beta@{b}"], 0, alternative="less").pvalue for b in ("0", "0.25", "0.5", "1")]
+        largest[name] = max(tests)
+    order = sorted(largest.values())
+    adjusted = np.maximum.accumulate([min(1.0, (3 - k) * p) for k, p in enumerate(order)])
+    assert {name: row.p_better for name, row in rows.items()} == pytest.approx({n: adjusted[order.index(p)] for n, p in largest.items()})
+
+
+def test_a_gain_that_its_own_price_eats_is_none_at_equal_compute(tmp_path: Path):
+    plan = replace(PLAIN, spread=0.0005, effects=(("rising", -0.02), ("falling", 0.2), ("alpha_flow", 0.2)))
+    found = decided(study(tmp_path / "s", plan))
+    assert found["schedule-steps"].verdict == "holds" and found["schedule-compute"].verdict == "does not hold"
+
+
+def test_no_winner_is_said_with_what_could_have_been_seen(whole: Path):
+    found = results.read(whole)
+    said = decided(whole)["schedule-steps"].sentence
+    rows = contests.contests(found, contests.STEPS_EQUAL)
+    pairs = [change.differences for row in rows for change in row.changes.values()]
+    sd = float(np.sqrt(np.mean([np.var(x, ddof=1) for x in pairs])))
+    shift = -log(1 - float(re.findall(r"below ([\d.]+) percent", said)[0]) / 100) * 3**0.5 / sd
+    assert float(stats.nct.sf(stats.t.ppf(0.975, 2), 2, shift)) == pytest.approx(0.8, abs=0.03)  # the percent has two digits
+    assert "none beats every constant; 3 of 3 are worse" in said and "with 3 seeds" in said
+
+
+# Optima, noise, amplification --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("best", "matrix", "least"), [(0.3, 0.8, 0.3), (-0.2, 0.94, 0.0), (1.4, 1.2, 1.0)])
+def test_the_two_optima_and_their_difference(tmp_path: Path, best: float, matrix: float, least: float):
+    found = results.read(study(tmp_path / "s", replace(EXACT, best=best, matrix=matrix)))
+    for weights in ("ema", "raw"):
+        for steps in ("1", "2", "4"):
+            assert quantities.distance_optimal(found, 4000, weights, steps) == pytest.approx(dict.fromkeys((0, 1, 2), least), abs=1e-9)
+    assert quantities.mismatch(found, 4000, "data").value == pytest.approx(min(matrix, 1.0) - least, abs=2e-3)
+    grid = min((0, 0.25, 0.5, 1), key=lambda beta: abs(beta - best))
+    assert quantities.best_constant(found, 4000) == dict.fromkeys((0, 1, 2), grid)
+
+
+def test_no_mismatch_is_no_find(tmp_path: Path):
+    found = decided(study(tmp_path / "s", replace(PLAIN, best=0.5, matrix=0.5)))
+    assert found["mismatch"].verdict == "does not hold" and found["error-matrix"].verdict == "does not hold"
+    assert found["quality-worse"].verdict == "does not hold"
+
+
+def test_amplification_is_the_ratio_of_the_two_growths(tmp_path: Path):
+    found = results.read(study(tmp_path / "s", EXACT))
+    record = next(r for r in lines_of(tmp_path / "s") if (r["arm"], r["seed"], r["seen"]) == ("beta@0", 1, 4000))
+    m = record["error"]["data"]
+    expected = 0.8 - log((m["a"] - 2 * m["b"] + m["c"] + m["d"]) / m["a"])
+    arm = found.constant(1.0)
+    assert arm and quantities.amplification(found, arm, "data").differences[1] == pytest.approx(expected)
+
+
+def test_the_error_between_tabled_coefficients_comes_from_its_means():
+    m = {"betas": [0.0], "value": [0.75], "a": 3.0, "b": 1.5, "c": 2.0, "d": 0.5, "s": 4.0}
+    assert quantities.error_at({"error": {"data": m}}, "data", 0.0) == 0.75
+    assert quantities.error_at({"error": {"data": m}}, "data", 0.3) == pytest.approx((3 - 0.9 + 0.09 * 2.5) / 4)
+    assert quantities.error_at({"error": {"data": m | {"a": None}}}, "data", 0.3) is None
+    assert quantities.error_at({"error": None}, "data", 0.3) is None
+
+
+def test_the_variance_of_the_loss(tmp_path: Path):
+    found = results.read(study(tmp_path / "s", replace(PLAIN, times=40.0)))
+    assert quantities.tangents_ratio(found, 4000).value == pytest.approx(40.0)
+    assert quantities.growth(found, "conditional").value == pytest.approx(100.0)
+    assert quantities.growth(found, "ema").value == pytest.approx(100.0 / 40.0)  # t from 0.05 to 0.95
+    assert quantities.loss_variance({"loss": loss(PLAIN)}, "ema", 0.99) is None
+
+
+# Claims ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_planted_effects_are_found(whole: Path):
+    found = {key: claim.verdict for key, claim in decided(whole).items()}
+    beaten = ("anchor", "schedule-steps", "schedule-compute", "costs-anchor")
+    assert found == {key: "does not hold" if key in beaten else "holds" for key in found} and len(found) == 18
+
+
+def test_the_anchor_is_judged_at_its_own_coefficient(tmp_path: Path):
+    found = decided(study(tmp_path / "s", replace(PLAIN, anchor=-0.2)))["anchor"]
+    assert found.verdict == "holds"
+    assert [row.change.value for row in found.rows[:2]] == pytest.approx([exp(-0.2)] * 2, rel=0.02)
+
+
+def test_an_order_that_breaks_at_one_moment_does_not_hold_always(tmp_path: Path):
+    def swap(record: dict) -> dict:
+        if (record["arm"], record["seen"]) == ("beta@0.5", 2000):
+            record["distance"]["ema"]["1"] *= 0.5
+        return record
+
+    found = decided(changed(study(tmp_path / "s", PLAIN), swap))
+    assert found["quality-order"].verdict == "holds" and found["quality-always"].verdict == "does not hold"
+
+
+def test_one_seed_cannot_tell(tmp_path: Path):
+    folder = study(tmp_path / "s", replace(PLAIN, seeds=(4,)))
+    found = decided(folder)
+    assert {claim.verdict for claim in found.values()} == {"cannot tell"}
+    assert "one seed, so nothing can be told" in found["schedule-steps"].sentence
+    assert any("There is one seed" in line for line in spoken(folder))
+
+
+# The page ----------------------------------------------------------------------------------------------------------------------------
+
+SECTIONS = ["headline", "claims", "quality", "signal", "optima", "samples", "numbers", "what", "again"]
+
+
+def test_the_page_has_every_section_and_loads_nothing(page: str):
+    assert re.findall(r'<h2 id="(\w+)">', page) == SECTIONS
+    outward = re.findall(r'(?:src|href|url|action|data|poster|srcset)\s*[=(]\s*["\']?\s*(?:https?:)?//[^"\'\s>]+', page)
+    assert outward and all(x.startswith('href="https://arxiv.org/abs/') for x in outward)
+    assert page.count('src="data:image/png;base64,') == 7 + len(ARMS)
+    assert page.count('id="claim-') == 18 and "14 of 18" in page and "b36a3b8" in page
+
+
+def test_the_headline_is_made_of_the_numbers(whole: Path):
+    said = "\n".join(spoken(whole))
+    assert "Of 4 constant coefficients β = 0 makes the best one-step samples" in said
+    assert "least at β = 0.94 [" in said and "71.0 [71.0, 71.0] times" in said
+    assert "After the same samples none beats every constant" in said
+
+
+def test_the_csv_is_the_records_recomputed(whole: Path, page: str):
+    rows = list(csv.DictReader((whole / "summary.csv").read_text().splitlines()))
+    held = lines_of(whole)
+    checked = 0
+    for row in rows:
+        if row["metric"] != "distance" or row["arm"] not in ("beta@1", "rising"):
+            continue
+        found = [r for r in held if (r["arm"], r["seen"]) == (row["arm"], int(row["seen"]))]
+        x = [r["distance"][row["weights"]][row["steps"]] for r in found]
+        half = stats.t.ppf(0.975, 2) * np.std(x, ddof=1) / 3**0.5
+        assert float(row["mean"]) == pytest.approx(np.mean(x)) and float(row["high95"]) == pytest.approx(np.mean(x) + half)
+        assert row["seeds"] == "0 1 2" and [float(v) for v in row["values"].split()] == x
+        checked += 1
+    assert checked == 6 * (6 + 4)
+    assert {row["metric"] for row in rows} >= {"bias", "optimum matrix", "loss variance, ema", "ratio to beta 0", "seconds"}
+
+
+def test_the_page_is_made_of_the_records_alone(whole: Path, page: str, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("runs", "figures", "report.html", "summary.csv"))
+    assert build(folder).read_text(encoding="utf-8") == page
+    assert (folder / "summary.csv").read_bytes() == (whole / "summary.csv").read_bytes()
+
+
+def test_a_wide_grid_is_made_smaller(tmp_path: Path):
+    from meanstep.program.latents.report.page import _picture
+
+    Image.fromarray(np.zeros((900, 1800, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    assert _picture(tmp_path / "a.png").startswith("data:image/jpeg")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"a\.png is damaged"):
+        _picture(tmp_path / "a.png")
+
+
+def test_the_command_finds_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from meanstep.cli import main
+
+    folder = study(tmp_path / "s", Plan(arms=(), pictures=False))
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", str(folder)])
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_a_large_study_is_reported_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(look, "SCALE", 2)
+    names = (*ARMS, *(f"schedule-{k}" for k in range(11)))
+    plan = Plan(arms=names, moments=tuple(1000 * k for k in range(1, 9)), effects=tuple((n, 0.2) for n in names[6:]))
+    folder = study(tmp_path / "s", plan)
+    start = time.process_time()
+    build(folder)
+    assert time.process_time() - start < 20
+
+
+# Partial studies and damage ----------------------------------------------------------------------------------------------------------
+
+
+def without_probes(record: dict) -> dict:
+    return record | dict.fromkeys(("loss", "error", "bias"))
+
+
+def without_numbers(record: dict) -> dict:
+    nothing = dict.fromkeys(("1", "2", "4"))
+    return record | {"distance": {"raw": nothing, "ema": None}, "error": {"data": None, "ema": None}, "seconds": None}
+
+
+PARTS = {
+    "nothing": lambda record: None,
+    "no probes": without_probes,
+    "no numbers": without_numbers,
+    "no base": lambda record: record if record["arm"] != "beta@0" else None,
+    "half way": lambda record: without_probes(record) if record["seen"] <= 2000 else None,
+    "one arm": lambda record: record if record["arm"] == "rising" else None,
+    "seeds apart": lambda record: without_probes(record) if record["seed"] == len(record["arm"]) % 3 else None,
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_partial_studies_have_a_report(tmp_path: Path, name: str):
+    folder = changed(study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@0.5", "beta@1", "anchored@1", "rising"))), PARTS[name])
+    text = build(folder).read_text(encoding="utf-8")
+    assert re.findall(r'<h2 id="(\w+)">', text) == SECTIONS and text.count('id="claim-') == 18
+    assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", text))
+    if name not in ("no probes", "no numbers"):
+        assert "have not reached 4,000 samples" in text
+
+
+def test_a_run_that_broke_off_is_named_and_its_moments_are_kept(tmp_path: Path):
+    folder = changed(study(tmp_path / "s", PLAIN), lambda r: r if (r["arm"], r["seed"]) != ("rising", 1) or r["seen"] < 3000 else None)
+    with (folder / "runs" / "rising-1" / "measures.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "failure", "arm": "rising", "seed": 1, "seen": 2500, "error": "the loss was not finite"}) + "\n")
+    found = results.read(folder)
+    assert (
+        found.missing == []
+        and found.failed == {("rising", 1): "the loss was not finite"}
+        and found.seen(found.others[0], 1) == [1000, 2000]
+    )
+    assert any("rising with seed 1 broke off" in line for line in spoken(folder))
+
+
+def test_the_last_of_a_moment_counts_and_a_failure_that_was_repeated_does_not(tmp_path: Path):
+    folder = study(tmp_path / "s", PLAIN)
+    path = folder / "runs" / "beta@0-0" / "measures.jsonl"
+    lines = path.read_text().splitlines()
+    first = json.loads(lines[0])
+    first["distance"]["ema"]["1"] = 123.0
+    failure = {"kind": "failure", "arm": "beta@0", "seed": 0, "seen": 500, "error": "x"}
+    path.write_text("\n".join([json.dumps(failure), *lines, json.dumps(first)]) + "\n")
+    found = results.read(folder)
+    assert found.distance(found.base, 1000)[0] == 123.0 and found.failed == {}
+    assert len((folder / "records.jsonl").read_text().splitlines()) == len(lines_of(folder)) - 2
+
+
+def test_a_cut_last_line_is_skipped_and_a_damaged_one_is_named(tmp_path: Path):
+    folder = study(tmp_path / "s", PLAIN)
+    path = folder / "runs" / "beta@1-2" / "measures.jsonl"
+    text = path.read_text()
+    path.write_text(text + text.splitlines()[0][:40])
+    assert len(records.load(path)) == len(text.splitlines())
+    for line in ("{", "[]", "3", '{"kind": "other"}', '{"kind": "moment", "arm": "a", "seed": 0, "seen": null, "distance": {}}'):
+        path.write_text(f"{text}{line}\n{text}")
+        with pytest.raises(UserError, match=rf"beta@1-2/measures\.jsonl, line {len(text.splitlines()) + 1} is damaged") as found:
+            results.read(folder)
+        assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"study": "latents", "version": 1, "arms": [{}]}', '{"study": "latents", "version": 2, "arms": []}']
+)
+def test_a_damaged_study_is_named(tmp_path: Path, content: str):
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(UserError, match=r"study\.json is"):
+        build(tmp_path)
+
+
+def test_numbers_that_are_none_are_named(tmp_path: Path):
+    folder = study(tmp_path / "s", PLAIN)
+    about = json.loads((folder / "study.json").read_text())
+    about["arms"][1]["compute"]["tangents"] = None
+    (folder / "study.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"study\.json is damaged: the numbers of arm 'beta@0\.25'"):
+        build(folder)
+
+
+def test_without_matplotlib_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"the report needs matplotlib: pip install 'meanstep\[report\]'"):
+        build(tmp_path)
