@@ -108,6 +108,9 @@ class Latents:
             raise UserError("nothing to train: --arms is empty; leave it out for the paper's coefficients, or name at least one")
         if not self.seeds or min(self.seeds) < 0:
             raise UserError(f"--seeds: at least one, and none below 0, got {' '.join(map(str, self.seeds)) or 'none'}")
+        _part([], self.part)
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"--workers: at least one, got {self.workers}")
         if self.moments < 1:
             raise UserError(f"--moments: at least 1, got {self.moments}")
         for name, value in dataclasses.asdict(self.measure).items():
@@ -180,8 +183,6 @@ def _part(jobs: list[Job], part: str) -> list[Job]:
 
 
 def _devices(count: int | None, here: Ranks) -> list[str]:
-    if count is not None and count < 1:
-        raise UserError(f"--workers: at least one, got {count}")
     if here.device.type != "cuda":
         return [str(here.device)] * (count or cores())
     there = torch.cuda.device_count()

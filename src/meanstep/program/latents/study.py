@@ -148,11 +148,11 @@ def locked(folder: Path) -> Iterator[Path]:
     here = folder.expanduser().resolve()
     try:
         here.mkdir(parents=True, exist_ok=True)
+        if not (here / FILE).exists() and any(p.name != ".lock" and not p.name.startswith(f".{FILE}") for p in here.iterdir()):
+            raise UserError(f"{here} is not empty and holds no study: choose another folder with --out")
         lock = (here / ".lock").open("w")
     except OSError as error:
         raise UserError(f"cannot write into the folder {here}: {error.strerror}") from error
-    if not (here / FILE).exists() and any(p.name != ".lock" and not p.name.startswith(f".{FILE}") for p in here.iterdir()):
-        raise UserError(f"{here} is not empty and holds no study: choose another folder with --out")
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield here

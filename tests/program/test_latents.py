@@ -1,0 +1,310 @@
+"""`meanstep reproduce latents`: arms, what they cost, common random numbers, going on after kills, and every mistake in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meanstep.cli import main
+from meanstep.program.console import UserError
+from meanstep.program.data import Cache, ensure
+from meanstep.program.latents.arms import GROUPS, SINGLES, arms, from_yaml
+from meanstep.program.latents.command import Latents
+from meanstep.program.latents.compute import Compute, counted
+from meanstep.program.latents.measure import Sizes
+from meanstep.program.latents.study import Study, completed, note
+from meanstep.program.runs.config import Config, Network
+from meanstep.program.training.presets import PRESETS
+
+SIZES = "--measure.count 64 --measure.rows 64 --measure.rows-at 16 --measure.times 2 --measure.steps 1 2"
+NET = "--network.width 16 --network.depth 1 --network.heads 2 --run.batch 16"
+FIXED = f"reproduce latents {SIZES} {NET} --run.samples 256 --moments 2".split()
+WORDS = [*FIXED, "--seeds", "0", "1", "--arms", "beta@0", "rising"]
+ONE = [*FIXED, "--seeds", "0", "--arms"]
+TINY = Network(patch=4, width=16, depth=1, heads=2)
+DIGITS = PRESETS["digits"].config
+BASE = replace(DIGITS, network=TINY, optimiser=replace(DIGITS.optimiser, schedule="constant"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cache]:
+    """The embedded digits, cached in a folder of the test's own."""
+    pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEANSTEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield ensure("digits")
+
+
+@pytest.fixture(scope="module")
+def study(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two arms and two seeds, trained on two processes."""
+    out = tmp_path_factory.mktemp("study") / "whole"
+    call(*WORDS, "--workers", "2", "--out", str(out))
+    return out
+
+
+def call(*words: str) -> int:
+    """The command's exit code."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    return int(stop.value.code or 0)
+
+
+def measured(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """What was measured of each run, but for the time it took."""
+    found = {}
+    for path in sorted(out.glob("runs/*/measures.jsonl")):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.parent.name] = [{k: v for k, v in r.items() if k not in ("seconds", "measuring")} for r in records]
+    return found
+
+
+def planned(*names: str, config: Config = BASE, seeds: tuple[int, ...] = (0, 1, 2), **compute: Compute) -> Study:
+    return Study(config, arms(names), seeds, 4, Sizes(), compute)
+
+
+# Arms --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_arms_each_once():
+    found = [arm.name for arm in arms(["constants", "beta@0.50", "anchors", "rising", "constants"])]
+    assert found == [*GROUPS["constants"], *GROUPS["anchors"], "rising"]
+
+
+@pytest.mark.parametrize("name", [*SINGLES, *(name for group in GROUPS.values() for name in group), "own@0.3", "posterior-both@1"])
+def test_every_arm_can_be_counted(name: str, cache: Cache):
+    (arm,) = arms([name])
+    cost = counted(replace(BASE, method=arm.of(BASE.method)), cache)
+    assert cost.forwards >= cost.backwards - cost.tangents >= 0 and cost.backwards >= 1
+
+
+HALF = BASE.method.options["diagonal_share"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cost"),
+    [
+        ("beta@0", (1, 1, 1 - HALF)),
+        ("beta@0.5", (1 + 1 - HALF, 1, 1 - HALF)),  # the EMA copy on rows with r < t
+        ("beta@1", (1 + 1 - HALF, 1, 1 - HALF)),
+        ("anchored@1", (1.25 + 1 - HALF, 1.25, 1 - HALF)),
+        ("posterior@1", (1, 1, 1 - HALF)),
+        ("falling-half", (1 + (1 - HALF) / 2, 1, 1 - HALF)),
+        ("flow_matching", (1, 1, 0)),
+        ("terminal_velocity", (3, 3, 1)),  # its derivative is passed backward too
+        ("shortcut", (1.25, 1, 0)),
+    ],
+)
+def test_what_a_step_costs_in_closed_form(name: str, cost: tuple[float, ...], cache: Cache):
+    (arm,) = arms([name])
+    assert counted(replace(BASE, method=arm.of(BASE.method)), cache) == Compute(*map(pytest.approx, cost))
+
+
+def test_an_arm_takes_of_the_study_what_its_recipe_knows():
+    base = replace(BASE.method, options={"times": "uniform", "diagonal_share": 0.25, "power": 0.5}, dropout=0.2)
+    (beta, tvm) = arms(["beta@0.5", "terminal_velocity"])
+    assert beta.of(base).options == base.options | {"beta": 0.5, "anchor": 0.0}
+    assert tvm.of(base).options == {"times": "uniform"} and tvm.of(base).proxy_decay == 0.99 and tvm.of(base).dropout == 0.2
+
+
+def test_arms_of_ones_own():
+    own = from_yaml("late: {options: {beta: {over_t: [0, 1, 8]}, anchor: 0}, proxy_decay: 0.9, about: near t = 1}", "mine.yaml")
+    (arm,) = arms(["late"], own)
+    assert arm.about == "near t = 1" and arm.of(BASE.method).proxy_decay == 0.9 and arm.recipe == "coefficient"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [1", "no YAML"),
+        ("[]", "expected entries"),
+        ("late: 3", "late: expected entries"),
+        ("late: {opts: {}}", "there is no entry 'opts'"),
+        ("rising: {}", "the name of an arm is new"),
+        ("'a/b': {}", "made of letters"),
+        ("late: {recipe: mean}", "there is no recipe 'mean'"),
+    ],
+)
+def test_a_mistake_in_the_file_of_arms(text: str, told: str):
+    with pytest.raises(UserError, match=told):
+        from_yaml(text, "mine.yaml")
+
+
+# Equal compute -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_constants_train_on_to_where_dearer_arms_can_be_met():
+    costs = {"beta@0": Compute(1, 1, 0.5), "rising": Compute(1.5, 1, 0.5), "terminal_velocity": Compute(3, 3, 1)}
+    whole = planned("beta@0", "rising", "terminal_velocity", **costs)
+    zero, rising, tvm = whole.arms
+    end = whole.moments * whole.spacing
+    assert whole.samples(rising) == whole.samples(tvm) == end
+    assert whole.samples(zero) * 3.5 >= end * 4.0 > (whole.samples(zero) - whole.spacing) * 3.5  # the dearest within reach, no more
+    cosine = replace(BASE, optimiser=replace(BASE.optimiser, schedule="cosine"))
+    assert planned("beta@0", "rising", config=cosine, **costs).samples(zero) == end  # a rate that falls has one end
+
+
+def test_a_dearer_arm_makes_the_constants_longer(cache: Cache, tmp_path: Path):
+    first = completed(planned("beta@0"), tmp_path, cache)
+    note(tmp_path, first, cache, {"1": 0.1})
+    second = completed(planned("anchored@0", "rising", seeds=(7,)), tmp_path, cache)
+    assert [arm.name for arm in second.arms] == ["beta@0", "anchored@0", "rising"] and second.seeds == (0, 1, 2, 7)
+    assert second.samples(second.arms[0]) > first.samples(first.arms[0])
+
+
+# The study ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_run_is_measured_at_every_moment(study: Path):
+    about, found = json.loads((study / "study.json").read_text()), measured(study)
+    assert set(found) == {"beta@0-0", "beta@0-1", "rising-0", "rising-1"} and about["moments"] == [128, 256]
+    samples = {arm["name"]: arm["samples"] for arm in about["arms"]}
+    for name, records in found.items():
+        assert [r["seen"] for r in records] == list(range(128, samples[name.rpartition("-")[0]] + 1, 128))
+        assert all(set(r["distance"]) == {"raw", "ema"} and r["error"]["data"]["value"] for r in records)
+        assert (study / "samples" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert [r["beta"] for r in found["rising-0"]] == pytest.approx([0.5, 1.0])
+    assert about["floor"]["1"] > 0 and (study / "report.html").stat().st_size > 10_000
+
+
+def test_the_same_command_again_trains_nothing(study: Path, capsys: pytest.CaptureFixture[str]):
+    before = {p: p.stat().st_mtime_ns for p in study.glob("runs/*/*.jsonl")}
+    assert call(*WORDS, "--out", str(study)) == 0
+    assert {p: p.stat().st_mtime_ns for p in study.glob("runs/*/*.jsonl")} == before and "report:" in capsys.readouterr().out
+
+
+def test_parts_on_one_process_measure_the_same_to_the_bit(study: Path, tmp_path: Path):
+    for part in ("2/2", "1/2"):
+        assert call(*WORDS, "--workers", "1", "--part", part, "--out", str(tmp_path / "parts")) == 0
+        if part == "2/2":
+            assert len(measured(tmp_path / "parts")) == 2
+    assert measured(tmp_path / "parts") == measured(study)
+
+
+def test_arms_of_a_seed_share_everything_but_the_method(study: Path, tmp_path: Path):
+    """A schedule that stays at 0 is beta@0, and MeanFlow is too."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("still: {options: {beta: {linear: [0, 0]}, anchor: 0}}\nplain: {recipe: meanflow}\n")
+    assert call(*ONE, "still", "plain", "--arms-file", str(file), "--out", str(tmp_path / "mine")) == 0
+    found, like = measured(tmp_path / "mine"), measured(study)["beta@0-0"]
+    for name in ("still-0", "plain-0"):
+        assert [r["distance"]["ema"] for r in found[name]] == [r["distance"]["ema"] for r in like[:2]]
+
+
+def stopped(out: Path, kind: int) -> int:
+    """Start the study, stop it once it has measured something, and return its exit code."""
+    process = subprocess.Popen([sys.executable, "-m", "meanstep", *WORDS, "--workers", "2", "--out", str(out)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not any(measured(out).values()) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(kind)
+    return process.wait(timeout=120)
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)])
+def test_a_study_that_was_stopped_goes_on_with_the_same_numbers(kind: int, code: int, study: Path, tmp_path: Path):
+    assert stopped(tmp_path / "again", kind) == code
+    for _ in range(40):  # workers that lost their parent save and end
+        if call(*WORDS, "--workers", "2", "--out", str(tmp_path / "again")) == 0 and measured(tmp_path / "again") == measured(study):
+            return
+        time.sleep(1)
+    assert measured(tmp_path / "again") == measured(study)
+
+
+def test_a_run_that_breaks_off_is_noted_and_the_others_go_on(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "mine.yaml"
+    file.write_text("broken: {recipe: coefficient, options: {beta: 0, anchor: 1.0e+38, delta: [0, 0.001]}}\n")
+    out = tmp_path / "study"
+    assert call(*ONE, "broken", "beta@0", "--arms-file", str(file), "--workers", "2", "--out", str(out)) == 1
+    assert "broken-0: its loss was not finite" in capsys.readouterr().out
+    assert [r["kind"] for r in measured(out)["broken-0"]] == ["failure"] and len(measured(out)["beta@0-0"]) >= 2
+    assert call(*ONE, "broken", "beta@0", "--arms-file", str(file), "--out", str(out)) == 0  # it would break off again
+
+
+@pytest.mark.slow
+def test_two_ranks_do_what_one_does(study: Path, tmp_path: Path):
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "meanstep"]
+    words = [*WORDS, "--run.chunk", "8", "--run.device", "cpu"]
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    assert call(*words, "--out", str(alone)) == 0
+    subprocess.run([*run, *words, "--out", str(both)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    for name, records in measured(alone).items():
+        for one, two in zip(records, measured(both)[name], strict=True):
+            assert two["distance"]["ema"]["1"] == pytest.approx(one["distance"]["ema"]["1"], rel=1e-3)
+
+
+# Mistakes ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--arms beta", "there is no arm 'beta'; did you mean beta@BETA?"),
+        ("--arms schedule", "did you mean schedules?"),
+        ("--arms beta@1.5", "the coefficient lies in \\[0, 1\\], got '1.5'"),
+        ("--arms beta@x", "the coefficient lies in \\[0, 1\\], got 'x'"),
+        ("--arms-file nowhere.yaml", "--arms-file: cannot read nowhere.yaml"),
+        ("--seeds -1", "--seeds: at least one, and none below 0, got -1"),
+        ("--moments 0", "--moments: at least 1, got 0"),
+        ("--part 3/2", "--part: K/N with 1 <= K <= N"),
+        ("--workers 0", "--workers: at least one, got 0"),
+        ("--measure.count 3", "--measure.count: at least 64, got 3"),
+        ("--run.extractor inceptoin", "there is no extractor 'inceptoin'; did you mean"),
+        ("--run.extractor efficientnet-lite0", "needs its weights"),
+        ("--network.patch 3", "patch"),
+        ("--data.source nowhere", "nowhere"),
+        ("--preset digit", "there is no preset 'digit'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(words: str, told: str, cache: Cache, tmp_path: Path):
+    asked = ["--run.samples", "128", "--out", str(tmp_path / "study"), *words.split()]
+    with pytest.raises(UserError, match=told) as mistake:
+        Latents.parse(asked).run()
+    assert "\n" not in str(mistake.value) and not (tmp_path / "study" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (["--moments", "3"], "holds a study with moments 2, now 3"),
+        (["--network.width", "32"], "holds a study with --network.width 16, now 32"),
+        (["--measure.count", "128"], "holds a study with count 64, now 128"),
+    ],
+)
+def test_a_folder_belongs_to_one_study(change: list[str], told: str, study: Path):
+    with pytest.raises(UserError, match=told):
+        Latents.parse([*WORDS[2:], *change, "--out", str(study)]).run()
+
+
+def test_a_folder_that_holds_something_else(cache: Cache, tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no study"):
+        Latents.parse([*WORDS[2:], "--out", str(tmp_path)]).run()
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(UserError, match="damaged"):
+        Latents.parse([*WORDS[2:], "--out", str(tmp_path)]).run()
+
+
+def test_few_seeds_are_told_what_they_cannot_see(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert call(*ONE, "beta@0", "--out", str(tmp_path / "one")) == 0
+    assert "one seed: differences have no interval" in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert call(*WORDS, "--dry-run", "--out", str(tmp_path / "study")) == 0
+    said = capsys.readouterr().out
+    assert "3.50" in said and "all 4 runs" in said and not (tmp_path / "study").exists()
+
+
+def test_the_study_goes_on_without_its_options(study: Path):
+    """The configuration is the folder's own."""
+    found = Latents.parse(["--out", str(study)])
+    assert found.network.width == 16 and found.run_.batch == 16 and found.optimiser.schedule == "constant"
