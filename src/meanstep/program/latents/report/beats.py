@@ -36,8 +36,8 @@ def outcome(found: list[Contest], terms: str) -> str:
     if (least := smallest(found)) is None:
         return f"{terms[0].upper()}{terms[1:]}: one seed, so nothing can be told."
     winners = [f"{c.arm.name} ({with_interval(c.change)} against β = {c.hardest:g})" for c in found if c.finding == "agrees"]
-    said = f"{terms[0].upper()}{terms[1:]} {f'{len(winners)} of {len(found)}' if winners else 'none'} beats every constant"
-    said += f": {', '.join(winners)}" if winners else ""
+    who = f"{len(winners)} of {len(found)} {'beats' if len(winners) == 1 else 'beat'}" if winners else "none beats"
+    said = f"{terms[0].upper()}{terms[1:]} {who} every constant" + (f": {', '.join(winners)}" if winners else "")
     behind = sum(contest.finding == "contradicts" for contest in found)
     said += f"; {behind} of {len(found)} {'is' if behind == 1 else 'are'} worse than some constant" if behind else ""
     seen = f"with {least[1]} seeds a gain below {100 * (1 - least[0]):.2g} percent could hardly have been seen (one test, power 80 percent)"

@@ -27,7 +27,7 @@ from meanstep.program.pages.look import (
 )
 from meanstep.program.pages.statistics import Change, mean
 
-CYCLE = (GREEN, PINK, SKY, AMBER, "#7c5cc4", "#7a5230", ORANGE, "#4d9e82", "#a3485c", "#5b7083")
+CYCLE = (GREEN, PINK, SKY, AMBER, "#7c5cc4", "#7a5230", ORANGE, "#8a8f00", "#a3485c", INK, BLUE, "#e377c2", "#00a5a5")
 
 
 def distance(results: Results) -> bytes | None:

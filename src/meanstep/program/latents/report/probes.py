@@ -70,11 +70,8 @@ def variance(results: Results) -> bytes | None:
         return None
     with drawing():
         figure, (left, right) = sheet(1, 2, 3.3)
-        for (name, points), colour in zip(drawn.items(), (ORANGE, BLUE), strict=True):
+        for points, colour in zip(drawn.values(), (ORANGE, BLUE), strict=True):
             series(left, points, colour)
-            words = f"{'conditional' if name == 'conditional' else 'EMA'} tangent"
-            if points:
-                end_labels(left, [(float(np.mean([*points[-1][1].values()])), words, colour)])
         left.set(yscale="log", title="Variance of the loss, at the end", xlabel="t  (1: noise)", ylabel="variance over rows")
         changes = [(m, c) for m in _moments(results) if (c := q.tangents_ratio(results, m)).n]
         right.plot([m for m, _ in changes], [c.value for _, c in changes], color=INK, marker="o", ms=3)
@@ -84,6 +81,9 @@ def variance(results: Results) -> bytes | None:
         right.xaxis.set_major_formatter(lambda x, _: short(x))
         for ax in (left, right):
             log_ticks(ax, "y", pad=1.1)
+        ends = {name: float(np.mean([*points[-1][1].values()])) for name, points in drawn.items() if points}
+        words = {"conditional": ("conditional tangent", ORANGE), "ema": ("EMA tangent", BLUE)}
+        end_labels(left, [(y, *words[name]) for name, y in ends.items()])
         return png(figure)
 
 
