@@ -328,6 +328,15 @@ def test_one_seed_cannot_tell(tmp_path: Path):
     assert any("There is one seed" in line for line in spoken(folder))
 
 
+def test_models_far_from_the_data_decide_nothing(tmp_path: Path):
+    folder = study(tmp_path / "s", PLAIN)
+    about = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps(about | {"floor": {"1": 0.01}}))
+    found = decided(folder)
+    assert {claim.verdict for claim in found.values()} == {"cannot tell"} and "Too far" in found["quality-worse"].sentence
+    assert any("still far from the data" in line for line in spoken(folder))
+
+
 # The page ----------------------------------------------------------------------------------------------------------------------------
 
 SECTIONS = ["headline", "claims", "quality", "signal", "optima", "samples", "numbers", "what", "again"]

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from meanstep.program.latents.report.quantities import equal_compute, equal_steps
-from meanstep.program.latents.report.results import ANCHORED, CONSTANT, STEPS, Arm, Results, Seeds
+from meanstep.program.latents.report.results import ANCHORED, CONSTANT, Arm, Results, Seeds
 from meanstep.program.pages.look import (
     AMBER,
     BLUE,
@@ -58,16 +58,17 @@ def distance(results: Results) -> bytes | None:
 def steps(results: Results) -> bytes | None:
     """Distance of the constants over samples seen, for both kinds of weights and all steps of the sampler."""
     lines = [(arm, _colour(arm, 0), 1.6) for arm in results.constants if results.seen(arm)]
-    if not lines:
+    columns = len(results.steps)
+    if not lines or not columns:
         return None
     with drawing():
-        figure, axes = sheet(2, len(STEPS), 2.4)
+        figure, axes = sheet(2, columns, 2.4, 11.0 if columns > 1 else 5.0)
         for i, ax in enumerate(axes):
-            weights, n = ("ema", "raw")[i // len(STEPS)], STEPS[i % len(STEPS)]
+            weights, n = ("ema", "raw")[i // columns], results.steps[i % columns]
             _over_samples(ax, results, lines, weights, n)
             ax.set_title(f"{'EMA' if weights == 'ema' else 'raw'} weights, {n} {'step' if n == '1' else 'steps'}")
             log_ticks(ax, "y")
-        for ax in axes[len(STEPS) :]:
+        for ax in axes[columns:]:
             ax.set_xlabel("samples seen")
         key(figure, [(f"β = {arm.beta:g}", colour, {}) for arm, colour, _ in lines])
         return png(figure)

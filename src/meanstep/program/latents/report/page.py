@@ -12,7 +12,7 @@ from meanstep.program.console import UserError, write
 from meanstep.program.latents.report import prose, summary
 from meanstep.program.latents.report.claims import claims
 from meanstep.program.latents.report.contests import TERMS, contests
-from meanstep.program.latents.report.results import STEPS, WEIGHTS, Results, read
+from meanstep.program.latents.report.results import WEIGHTS, Results, read
 from meanstep.program.pages import page
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.strips import strip
@@ -70,7 +70,7 @@ def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, i
 def _distances(results: Results) -> list[tuple[Any, list[str]]]:
     """Of each arm: mean and 95% interval at the end, by weights and steps."""
     return [
-        (arm, [_words(results.distance(arm, results.end, weights, steps)) for weights in WEIGHTS for steps in STEPS])
+        (arm, [_words(results.distance(arm, results.end, weights, steps)) for weights in WEIGHTS for steps in results.steps])
         for arm in results.arms
         if results.distance(arm, results.end) or results.distance(arm, results.end, "raw")
     ]

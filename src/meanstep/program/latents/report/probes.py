@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.figures import band, series, short
-from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, STEPS, Results, Seeds
+from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results, Seeds
 from meanstep.program.pages.look import BLUE, GREEN, INK, MUTED, ORANGE, beta_colour, drawing, end_labels, key, log_ticks, png, sheet
 from meanstep.program.pages.statistics import ratio
 
@@ -42,7 +42,7 @@ def error(results: Results) -> bytes | None:
 def optima(results: Results) -> bytes | None:
     """The coefficient of least error and that of least distance over training, for each number of steps."""
     moments = _moments(results)
-    panels = [n for n in STEPS if any(q.distance_optimal(results, m, w, n) for m in moments for w in ("ema", "raw"))]
+    panels = [n for n in results.steps if any(q.distance_optimal(results, m, w, n) for m in moments for w in ("ema", "raw"))]
     errors = {c: [(m, q.error_optimal(results, results.base, m, c)) for m in moments] for c in CENTERS}
     if not panels or not any(found for pairs in errors.values() for _, found in pairs):
         return None
@@ -77,6 +77,7 @@ def variance(results: Results) -> bytes | None:
         right.plot([m for m, _ in changes], [c.value for _, c in changes], color=INK, marker="o", ms=3)
         band(right, [(m, *c.interval) for m, c in changes if c.interval], INK)
         right.axhline(1, color=MUTED, lw=1)
+        right.set_visible(bool(changes))
         right.set(title=f"Conditional over EMA at t = {q.LEVEL_T:g}", xlabel="samples seen", ylabel="ratio of variances", yscale="log")
         right.xaxis.set_major_formatter(lambda x, _: short(x))
         for ax in (left, right):

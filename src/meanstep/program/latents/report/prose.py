@@ -5,7 +5,7 @@ from typing import Any
 
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.beats import outcome
-from meanstep.program.latents.report.claims import optimum, values
+from meanstep.program.latents.report.claims import far, optimum, values
 from meanstep.program.latents.report.contests import TERMS, contests
 from meanstep.program.latents.report.results import ANCHORED, CENTER_WORDS, CENTERS, Arm, Results
 from meanstep.program.pages.page import flat
@@ -99,7 +99,7 @@ def _mismatch(results: Results) -> Iterator[str]:
     if not least.n:
         return
     said = f"On the weights trained at β = 0 the error of the signal is least at β = {_places(least)} ({CENTER_WORDS[center]})"
-    gaps = {n: values(found) for n in ("1", "2", "4") if (found := q.distance_optimal(results, results.end, "ema", n))}
+    gaps = {n: values(found) for n in results.steps if (found := q.distance_optimal(results, results.end, "ema", n))}
     best = ", ".join(f"{_places(change)} in {n} {'step' if n == '1' else 'steps'}" for n, change in gaps.items())
     yield f"{said}; the distance is least at β = {best}." if best else f"{said}."
 
@@ -119,10 +119,10 @@ def _schedules(results: Results) -> Iterator[str]:
     for terms in TERMS:
         if found := contests(results, terms):
             yield f"Schedules and recipes against the constants in one step. {outcome(found, terms)}"
-    more = {(steps, terms): contests(results, terms, steps=steps) for steps in ("2", "4") for terms in TERMS}
+    more = {(steps, terms): contests(results, terms, steps=steps) for steps in results.steps if steps != "1" for terms in TERMS}
     won = [f"{c.arm.name} in {n} steps {terms}" for (n, terms), each in more.items() for c in each if c.finding == "agrees"]
     if any(c.p_better is not None for each in more.values() for c in each):
-        yield f"In 2 and 4 steps {'these beat every constant: ' + ', '.join(won) if won else 'none beats every constant'}."
+        yield f"In more steps {'these beat every constant: ' + ', '.join(won) if won else 'none beats every constant'}."
 
 
 def _anchor(results: Results) -> Iterator[str]:
@@ -166,6 +166,11 @@ def gaps(results: Results) -> list[str]:
         found.append("There is one seed, so there are no intervals and no tests.")
     if results.end and results.moments and results.end < results.moments[-1]:
         found.append(f"“The end” is {results.end:,} samples here: the last moment that two arms have reached.")
+    if times := far(results):
+        found.append(
+            f"One-step samples are still far from the data (distance at β = 0: {times:.0f} times its floor): no claim is decided, and the "
+            "numbers below say little about the methods. Train longer."
+        )
     if not results.runs:
         found.append("No run has been measured yet.")
     elif not results.base:
@@ -178,8 +183,8 @@ def gaps(results: Results) -> list[str]:
 def settings(results: Results) -> list[tuple[str, str, str]]:
     """(name, value, whose)."""
     data = {"data": results.about.get("data"), "extractor": results.about.get("extractor"), "floor": results.floor}
-    held = {**data, **(results.about.get("settings") or {})}
-    return [(name, words, "ours") for name, words in flat(held) if words not in ("no", "[]")]
+    held = {**data, **(results.about.get("settings") or {}), **(results.about.get("config") or {})}
+    return [(name, words, "ours") for name, words in flat(held) if words not in ("no", "")]
 
 
 PAPERS = (

@@ -13,7 +13,7 @@ from meanstep.program.latents import records
 from meanstep.program.latents.records import Record
 
 CONSTANT, ANCHORED = "constant", "anchored"
-WEIGHTS, STEPS, CENTERS = ("ema", "raw"), ("1", "2", "4"), ("data", "ema")
+WEIGHTS, CENTERS = ("ema", "raw"), ("data", "ema")
 CENTER_WORDS = {"data": "about the data's own velocity", "ema": "about the EMA copy"}
 
 Seeds = dict[int, float]
@@ -99,6 +99,12 @@ class Results:
     def seen(self, arm: Arm, seed: int | None = None) -> list[int]:
         """Moments of an arm, those beyond the others' end too."""
         return sorted({m for (name, s), run in self.runs.items() if name == arm.name and seed in (None, s) for m in run})
+
+    @cached_property
+    def steps(self) -> tuple[str, ...]:
+        """Numbers of steps of the sampler at which a distance was measured."""
+        measured = (at(record, "distance", weights) or {} for run in self.runs.values() for record in run.values() for weights in WEIGHTS)
+        return tuple(sorted({n for found in measured for n, x in found.items() if is_number(x)}, key=int))
 
     @property
     def floor(self) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.contests import TERMS
-from meanstep.program.latents.report.results import CENTERS, STEPS, WEIGHTS, Arm, Results, Seeds
+from meanstep.program.latents.report.results import CENTERS, WEIGHTS, Arm, Results, Seeds
 from meanstep.program.pages.statistics import mean
 
 OPTIMA = ("matrix", "matrix_unbiased", "norm", "sign")
@@ -40,7 +40,7 @@ def numbers(results: Results) -> list[Number]:
 
 def _of(results: Results, arm: Arm, seen: int) -> Iterator[Number]:
     for weights in WEIGHTS:
-        for steps in STEPS:
+        for steps in results.steps:
             yield from _row(arm, seen, weights, "distance", steps, "", results.distance(arm, seen, weights, steps))
     for name in ("seconds", "beta"):
         yield from _row(arm, seen, "", name, "", "", results.value(arm, seen, lambda record, name=name: record.get(name)))  # type: ignore[misc]
@@ -60,7 +60,7 @@ def _ratios(results: Results, arm: Arm) -> Iterator[Number]:
         return
     for terms, compare in TERMS.items():
         for weights in WEIGHTS:
-            for steps in STEPS:
+            for steps in results.steps:
                 change = compare(results, arm, results.base, weights, steps) if results.base else None
                 low, high = (change.interval if change else None) or (None, None)
                 if change and change.n:
