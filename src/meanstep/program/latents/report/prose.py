@@ -36,7 +36,13 @@ def percent(ratio: float) -> str:
 
 def _sure(change: Change, show: Any = number) -> str:
     found = change.interval
-    return f"95% interval {show(found[0])} to {show(found[1])}, {change.n} seeds" if found else "one seed: no interval"
+    return (
+        f"95% interval {show(found[0])} to {show(found[1])}, {change.n} seeds"
+        if found
+        else "one seed: no interval"
+        if change.n < 2
+        else "the same to the bit"
+    )
 
 
 def _tile_of_optima(results: Results) -> Iterator[Tile]:
@@ -182,7 +188,8 @@ def gaps(results: Results) -> list[str]:
 
 def settings(results: Results) -> list[tuple[str, str, str]]:
     """(name, value, whose)."""
-    data = {"data": results.about.get("data"), "extractor": results.about.get("extractor"), "floor": results.floor}
+    floor = number(results.floor) if results.floor is not None else None
+    data = {"data set": results.about.get("data"), "extractor": results.about.get("extractor"), "floor": floor}
     held = {**data, **(results.about.get("settings") or {}), **(results.about.get("config") or {})}
     return [(name, words, "ours") for name, words in flat(held) if words not in ("no", "")]
 
