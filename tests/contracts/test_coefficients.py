@@ -17,7 +17,7 @@ from torch import Tensor
 
 import meanstep as ms
 from meanstep import recipes, velocities
-from meanstep.coefficients import Climber, Running, binned, constant, cosine, linear, logistic, sigmoid
+from meanstep.coefficients import Climber, Running, binned, constant, cosine, linear, logistic, over_t, sigmoid
 from meanstep.types import Bridge
 
 F = torch.float64
@@ -57,6 +57,14 @@ def test_the_middle_of_a_curve():
     assert at(cosine(0.0, 1.0, until=0.5), 0.25) == pytest.approx(0.5)
     assert at(logistic(0.0, 1.0), 0.5) == pytest.approx(0.5)
     assert at(cosine(0.2, 0.8), 0.25) == pytest.approx(0.2 + 0.6 * (1 - math.cos(math.pi / 4)) / 2)
+
+
+def test_a_coefficient_over_t_is_a_power_of_t():
+    b = draw(50, 3)._replace(progress=None)
+    torch.testing.assert_close(over_t(0.2, 1.0, 4)(b), 0.2 + 0.8 * b.t**4)
+    torch.testing.assert_close(over_t(1.0, 0.0)(b), 1 - b.t)
+    with pytest.raises(ValueError, match="power"):
+        over_t(0.0, 1.0, 0.0)
 
 
 def test_schedules_refuse_what_makes_no_curve():

@@ -234,6 +234,26 @@ def test_the_posterior_velocity_is_its_formula(own: bool, labelled: bool):
         torch.testing.assert_close(found[i], brute_posterior(z[i], t[i].item(), pool), rtol=1e-9, atol=1e-9)
 
 
+def test_the_posterior_in_some_directions_forgets_the_others():
+    """Weights as those of the projected points; in all directions, however turned, it is the posterior itself."""
+    g = torch.Generator().manual_seed(0)
+    x, e, references = (torch.randn(n, 3, generator=g, dtype=F) for n in (8, 8, 30))
+    t = torch.linspace(0.1, 1, 8, dtype=F)
+    z, v = linear(x, e, t)
+    turned = torch.linalg.qr(torch.randn(3, 3, generator=g, dtype=F))[0]
+    for own in (False, True):
+        whole = Posterior(references, include_own=own)(None, Bridge(z, v, t, t))  # type: ignore[arg-type]
+        torch.testing.assert_close(Posterior(references, None, own, basis=turned)(None, Bridge(z, v, t, t)), whole)  # type: ignore[arg-type]
+        found = Posterior(references, None, own, basis=turned[:, :2])(None, Bridge(z, v, t, t))  # type: ignore[arg-type]
+        for i in range(8):
+            pool = torch.cat([references, x[i : i + 1]]) if own else references
+            weights = torch.softmax(-((z[i] - (1 - t[i]) * pool) @ turned[:, :2]).square().sum(-1) / (2 * t[i] ** 2), 0)
+            torch.testing.assert_close(found[i], (z[i] - weights @ pool) / t[i])
+    with pytest.raises(ValueError, match="takes no mask"):
+        mask = torch.ones(8, 3, dtype=torch.bool)
+        Posterior(references, basis=turned)(None, Bridge(z, v, t, t, mask=mask))  # type: ignore[arg-type]
+
+
 def test_the_posterior_velocity_is_conditional_at_small_t_and_consistent():
     one, g = gaussian(), torch.Generator().manual_seed(0)
     x, e = one.sample(400, g), torch.randn(400, 2, generator=g, dtype=F)

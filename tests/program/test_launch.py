@@ -99,6 +99,12 @@ def test_it_is_printed_or_submitted(slurm: Path, capfd: pytest.CaptureFixture[st
     assert launch(*words).run() == 3
 
 
+def test_the_jobs_of_an_array_have_a_part_each():
+    made = launch("--array", "3", "--gpus-per-node", "1", "--", "reproduce", "latents", "--out", "runs/some where").script()
+    assert "#SBATCH --array=1-3" in made
+    assert "reproduce latents --out 'runs/some where' --part \"$SLURM_ARRAY_TASK_ID/3\"" in made
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -111,6 +117,9 @@ def test_it_is_printed_or_submitted(slurm: Path, capfd: pytest.CaptureFixture[st
         (["--nodes", "3", "--", "train"], "a batch of 128 in chunks of 5 cannot be dealt to 24 ranks"),
         (["--", "train", "--run.samples", "0"], "--run.samples: at least 1"),
         (["--", "train", "--preset", "digit"], "there is no preset 'digit'"),
+        (["--array", "4", "--", "train"], "--array: a number of jobs for `-- reproduce latents`"),
+        (["--", "reproduce", "toy"], "give the command to launch after --"),
+        (["--", "reproduce", "latents", "--arms", "beta"], "there is no arm 'beta'"),
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], told: str):

@@ -34,7 +34,7 @@ from meanstep.program.training.folder import begin
 from meanstep.program.training.loop import Failure, Step, batches
 from meanstep.program.training.presets import PRESETS
 from meanstep.program.training.ranks import Ranks
-from meanstep.program.training.state import State
+from meanstep.program.training.state import State, posterior
 from meanstep.program.training.train import train
 
 from .train_ranks import BATCH, METHODS, STEPS, configuration
@@ -152,6 +152,21 @@ def stopped_and_resumed(config: Config, folder: Path, cache: Cache, monkeypatch:
     assert (state.seen, number) == (STEPS * BATCH, None)
     assert weights(folder / "stopped") == weights(folder / "straight") != {}
     return state
+
+
+def test_a_posterior_over_all_rows_counts_each_once_and_one_in_components_is_its_formula(cache: Cache):
+    x, y = cache.rows(torch.arange(len(cache)))
+    every = configuration("meanflow")
+    every = replace(every, method=replace(every.method, references=4096))
+    whole = posterior(every, x, y, whole=True)
+    assert not whole.include_own and posterior(replace(every, data=replace(every.data, flips=True)), x, y, whole=True).include_own
+    some = replace(every, method=replace(every.method, components=5))
+    basis = posterior(some, x, y, whole=True).basis
+    assert basis is not None and torch.allclose(basis.T @ basis, torch.eye(5).double())
+    kept = (x.flatten(1).double() - x.flatten(1).double().mean(0)) @ basis
+    assert float(kept.var(0).sum()) == pytest.approx(float(torch.linalg.eigvalsh(torch.cov(x.flatten(1).double().T))[-5:].sum()))
+    with pytest.raises(UserError, match="components: less than the 64 entries"):
+        posterior(replace(every, method=replace(every.method, components=64)), x, y, whole=True)
 
 
 @pytest.mark.parametrize("beta", ["running", "climber", {"linear": [0.0, 1.0]}], ids=str)
