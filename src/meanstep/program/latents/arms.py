@@ -91,6 +91,7 @@ SWEPT: dict[str, tuple[str, str, dict[str, Any]]] = {
 """Arms with a coefficient, `NAME@BETA`: what it is, its family, its options."""
 BOTH = {"posterior-both", "squared-both"}
 GROUPS: dict[str, tuple[str, ...]] = {
+    "paper": ("beta@0", "beta@0.25", "beta@0.5", "anchored@1"),
     "constants": ("beta@0", "beta@0.25", "beta@0.5", "beta@1"),
     "anchors": ("anchored@0", "anchored@1"),
     "schedules": ("rising", "falling", "over-t", "running", "climber", "posterior@1", "squared@0", "squared-both@1", "projected"),

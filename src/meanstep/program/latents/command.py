@@ -124,11 +124,16 @@ class Latents:
         _examined(study, cache)
         if self.dry_run:
             return _dry(completed(study, self.out.expanduser(), cache), cache, here) if here.first else 0
-        with locked(self.out) as place:
-            whole = completed(study, place, cache)
-            note(place, whole, cache, {"1": _floor(study, cache, here, place)})
-        jobs = _part([Job(arm, seed) for seed in study.seeds for arm in study.arms], self.part)
-        found = self._done(pool.left(jobs, whole, place), whole, place, cache, here)
+        try:
+            asked = self._begun(study, cache, here) if here.first else None
+        except UserError:
+            here.told(None)  # the others wait for it
+            raise
+        told = here.told(asked)
+        if told is None:
+            return 2
+        place, whole, todo = told
+        found = self._done(todo, whole, place, cache, here)
         if not here.first:
             return 0
         from meanstep.program.latents.report.page import build, spoken
@@ -137,6 +142,14 @@ class Latents:
         for line in [*_missing(found), *lines]:
             out.print(line, soft_wrap=True, highlight=False, markup=False)
         return 1 if FAILED in found.values() else 0
+
+    def _begun(self, study: Study, cache: Cache, here: Ranks) -> tuple[Path, Study, list[Job]]:
+        """The folder, the study with what the folder had before, and what is left to do."""
+        with locked(self.out) as place:
+            whole = completed(study, place, cache)
+            note(place, whole, cache, {"1": _floor(study, cache, Ranks(0, 1, here.device), place)})
+        jobs = _part([Job(arm, seed) for seed in study.seeds for arm in study.arms], self.part)
+        return place, whole, pool.left(jobs, whole, place)
 
     def _done(self, todo: list[Job], study: Study, place: Path, cache: Cache, here: Ranks) -> dict[str, str]:
         if not todo:
