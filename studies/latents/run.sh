@@ -6,6 +6,9 @@ out=${1:?give a folder for the runs}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 meanstep reproduce latents --out "$out/digits" --arms constants anchors schedules recipes --seeds 0 1 2 --run.samples 64000 \
     --moments 4 --measure.count 1024 --measure.rows 1024 --measure.rows-at 128
+meanstep reproduce latents --out "$out/digits-squared" --arms constants rising falling posterior@1 posterior-both@1 projected --seeds 0 1 2 \
+    --run.samples 64000 --moments 4 --measure.count 1024 --measure.rows 512 --measure.rows-at 64 \
+    --method.options '{times: uniform, diagonal_share: 0.5, power: 0}'
 if [ -z "${MEANSTEP_DATA:-}" ]; then
     echo "CIFAR latents skipped: MEANSTEP_DATA names no folder with cifar10_jpeg.npz and taesd.safetensors" >&2
     exit 0
