@@ -1,10 +1,12 @@
 """The report of a study of latents on synthetic records with known effects: comparisons, verdicts, page, partial studies, damage."""
 
 import csv
+import fcntl
 import json
 import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -410,6 +412,23 @@ def test_a_large_study_is_reported_in_time(tmp_path: Path, monkeypatch: pytest.M
     assert time.process_time() - start < 20
 
 
+def test_one_process_at_a_time_writes_a_report(tmp_path: Path):
+    """While another holds the lock nothing is read or written; afterwards all that is then there is."""
+    folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0",), seeds=(0,), moments=(1000,)))
+    path = folder / "runs" / "beta@0-0" / "measures.jsonl"
+    for write in (build, spoken):
+        with (folder / ".report.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            thread = threading.Thread(target=write, args=(folder,))
+            thread.start()
+            thread.join(0.2)
+            assert thread.is_alive() and not (folder / "records.jsonl").exists()
+            path.write_text(path.read_text().replace('"measuring": 1.0', '"measuring": 7.0'))
+        thread.join()
+        assert records.load(folder / "records.jsonl")[0]["measuring"] == 7.0
+        (folder / "records.jsonl").unlink()
+
+
 # Partial studies and damage ----------------------------------------------------------------------------------------------------------
 
 
@@ -467,6 +486,34 @@ def test_the_last_of_a_moment_counts_and_a_failure_that_was_repeated_does_not(tm
     found = results.read(folder)
     assert found.distance(found.base, 1000)[0] == 123.0 and found.failed == {}
     assert len((folder / "records.jsonl").read_text().splitlines()) == len(lines_of(folder)) - 2
+
+
+def test_records_of_runs_that_are_not_there_are_kept(tmp_path: Path):
+    folder = study(tmp_path / "s", PLAIN)
+    whole = records.collect(folder)
+    for path in folder.glob("runs/beta@*"):
+        shutil.rmtree(path)
+    path = folder / "runs" / "rising-0" / "measures.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text(lines[0].replace('"measuring": 1.0', '"measuring": 7.0') + "\n")  # begun anew
+    found = records.collect(folder)
+    same = [record for record in whole if (record["arm"], record["seed"]) != ("rising", 0)]
+    assert [record for record in found if (record["arm"], record["seed"]) != ("rising", 0)] == same
+    assert [record["measuring"] for record in found if (record["arm"], record["seed"]) == ("rising", 0)] == [7.0]
+    assert records.load(folder / "records.jsonl") == found
+    shutil.rmtree(folder / "runs")
+    assert records.collect(folder) == found
+
+
+def test_a_folder_without_a_study_holds_none(tmp_path: Path):
+    assert records.held(tmp_path) is None
+    folder = study(tmp_path / "s", PLAIN)
+    assert records.held(folder) == records.study(folder)
+    about = json.loads((folder / "study.json").read_text())
+    del about["seeds"]
+    (folder / "study.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"study\.json is damaged: it holds no seeds"):
+        records.held(folder)
 
 
 def test_a_cut_last_line_is_skipped_and_a_damaged_one_is_named(tmp_path: Path):

@@ -1,57 +1,77 @@
 """A study's folder: what was asked, what was found. Knows no networks.
 
-study.json      what the study is made of, written once; a folder belongs to one study:
+study.json      what the study is made of, written anew when arms or seeds are added; a folder belongs to one study:
     {"study": "latents", "version": 1, "settings": {...}, "config": {...}, "data": {"name", "rows", "shape": [..], "classes": N},
      "extractor", "floor": {"1": distance of one half of the data to the other}, "seeds": [..], "moments": [..],
      "arms": [{"name", "about", "family": "constant" | "anchored" | "schedule" | "recipe", "beta": B or null, "recipe", "options": {...},
-               "samples": to see in all, "compute": {"forwards", "backwards", "tangents"}}, ...]}
+               "samples": to see in all, "compute": {"forwards", "backwards", "tangents"}}, ...],
+     "asked": [["arm", seed], ...]}   the runs that were asked for; without it every arm with every seed
     moments: samples seen at which all arms are measured; an arm with more samples goes on at the same spacing, so that it can be compared
     at equal compute. compute: rows passed through a network for one row of training: without and with gradient, and tangents; a pass
     forward is 1, a pass backward 2, a tangent 1.
 env.json        commit, versions, machine
 runs/ARM-SEED/  a run of `meanstep train`, and measures.jsonl: one object a moment, as below
-records.jsonl   all of them, made anew by the report from runs/ where that is there
+records.jsonl   all of them, as the report found them: runs/ replaces what was there of the same arm and seed, and the rest stays
 samples/ARM-SEED.png   a grid of one-step samples (EMA weights) of the same noise and labels for every arm, at the last matched moment
-report.html, summary.csv, figures/*.png   made of study.json, env.json, records.jsonl and samples/ alone
+report.html, summary.csv, figures/*.png   made of study.json, env.json (those of the runs too, where they are), records.jsonl and samples/
+.report.lock    held by whoever writes records.jsonl and what is made of it
 
 A record: {"kind": "moment", "arm", "seed", "seen", "beta": mean coefficient on rows r < t now, or null,
- "seconds": processor seconds of the process spent training so far, "measuring": seconds spent on this moment,
+ "seconds": spent training so far, "clock": "processor" (that of the process; without the entry too) or "wall", "measuring": this moment,
  "distance": {"raw": {"1": .., "2": .., "4": ..}, "ema": {...}},     by steps of the sampler; flow matching: Euler steps
  "loss": {"t": [..], "conditional": {"mean": [..], "variance": [..]}, "ema": {"mean": [..], "variance": [..]}},
-    on these frozen raw weights, at fixed times t with r uniform below: mean over fresh rows of the squared residual an entry (target v)
-    and its variance, with either tangent; the same rows for both, and for all arms of a seed
+    on these frozen raw weights, at fixed times t with r uniform below: mean over rows of the squared residual an entry (target v) and its
+    variance, with either tangent; the same rows for both, for all arms of a seed, and at every moment
  "error": {CENTER: {"betas": [..], "value": [..], "se": [..], "a", "b", "c", "d", "s": means over rows, "by_t": {"t": [..], "a": [..], ...},
                     "optimum": {"matrix": [value, se], "matrix_unbiased": [..], "norm": [..], "sign": [..]}}},
     M(beta) = E|J v'|^2 - 2 beta E<J v', (J + I) v'> + beta^2 (E|(J + I) v'|^2 + E|(J + I) bias|^2) over E|v'|^2 for the tangent
     (1 - beta) v + beta EMA, eq. (17), (20), (47), on raw weights. CENTER stands for the marginal velocity: "data", the posterior over
     the data (exact for their empirical law), bias that of the EMA copy; "ema", the EMA copy itself, bias 0
- "bias": {"value", "se", "kind"}}   squared error of the EMA copy over E|v'|^2
+ "bias": {"value", "se", "kind"}}   of the EMA copy: E|ema - v'|^2 over E|v'|^2, kind "exact for the data"; where the center "data" is
+    missing E|ema - v_c|^2 over E|v_c|^2, kind "upper bound"
     or {"kind": "failure", "arm", "seed", "seen", "error"}   its loss was not finite; "moments" before it are kept
 """
 
+import fcntl
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from meanstep.program.console import UserError, write
 
 Record = dict[str, Any]
-STUDY, RECORDS, MEASURES = "study.json", "records.jsonl", "measures.jsonl"
+STUDY, RECORDS, MEASURES, VERSION = "study.json", "records.jsonl", "measures.jsonl", 1
 PARTS = {"moment": ("distance",), "failure": ("error",)}
 """What a record of each kind cannot do without, beside arm, seed and seen."""
+OF_STUDY = ("settings", "config", "seeds", "moments")
 OF_ARM = ("name", "about", "family", "beta", "recipe", "options", "samples", "compute")
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Within it no other process writes records.jsonl or a report; `UserError` if the folder cannot be written into."""
+    try:
+        lock = (folder / ".report.lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write into the folder {folder}: {error.strerror}") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def collect(folder: Path) -> list[Record]:
-    """The records of a study, in order; records.jsonl is made anew of runs/*/measures.jsonl where there are any.
+    """The records of a study, in order: those of runs/*/measures.jsonl, and of records.jsonl for every other arm and seed; kept there.
 
     `UserError` names a damaged line.
     """
-    parts = sorted((folder / "runs").glob(f"*/{MEASURES}"))
+    before, parts = load(folder / RECORDS), sorted((folder / "runs").glob(f"*/{MEASURES}"))
     if not parts:
-        return _merged(load(folder / RECORDS))
-    found = _merged(record for part in parts for record in load(part))
+        return _merged(before)
+    found = [record for part in parts for record in load(part)]
+    there = {(record["arm"], record["seed"]) for record in found}
+    found = _merged([*(record for record in before if (record["arm"], record["seed"]) not in there), *found])
     write(folder / RECORDS, "".join(json.dumps(record) + "\n" for record in found))
     return found
 
@@ -87,9 +107,16 @@ def study(folder: Path) -> Record:
     arms = found.get("arms") if isinstance(found, dict) else None
     if not isinstance(arms, list) or not all(isinstance(arm, dict) and all(name in arm for name in OF_ARM) for arm in arms):
         raise UserError(f"{path} is damaged: it holds no arms of a study")
-    if (found.get("study"), found.get("version")) != ("latents", 1):
-        raise UserError(f"{path} is of another version: this one reads study latents, version 1")
+    if (found.get("study"), found.get("version")) != ("latents", VERSION):
+        raise UserError(f"{path} is of another version: this one reads study latents, version {VERSION}")
+    if missing := [name for name in OF_STUDY if name not in found]:
+        raise UserError(f"{path} is damaged: it holds no {', '.join(missing)}")
     return found
+
+
+def held(folder: Path) -> Record | None:
+    """The same, None where there is no study.json."""
+    return study(folder) if (folder / STUDY).exists() else None
 
 
 def _valid(record: Any) -> Record:

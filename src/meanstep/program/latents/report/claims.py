@@ -9,10 +9,11 @@ from dataclasses import replace
 from itertools import pairwise
 from math import inf, log
 
+from meanstep.program.latents.arms import ANCHORED
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.beats import beats
 from meanstep.program.latents.report.contests import TERMS
-from meanstep.program.latents.report.results import ANCHORED, CENTER_WORDS, CENTERS, Arm, Results, Seeds
+from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Arm, Results, Seeds
 from meanstep.program.pages.statistics import Change, mean, ratio
 from meanstep.program.pages.verdicts import HIGHER, LOWER, OPEN, Claim, Range, Row, claim
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from meanstep.program.latents.arms import ANCHORED, CONSTANT
 from meanstep.program.latents.report.quantities import equal_compute, equal_steps
-from meanstep.program.latents.report.results import ANCHORED, CONSTANT, Arm, Results, Seeds
+from meanstep.program.latents.report.results import Arm, Results, Seeds
 from meanstep.program.pages.look import (
     AMBER,
     BLUE,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meanstep.program.console import UserError, write
+from meanstep.program.latents import records
 from meanstep.program.latents.report import prose, summary
 from meanstep.program.latents.report.claims import claims
 from meanstep.program.latents.report.contests import TERMS, contests
@@ -23,11 +24,17 @@ WIDEST = 640
 
 
 def build(folder: Path) -> Path:
-    """Write figures/*.png, summary.csv and report.html into the study's folder and return the page's path.
+    """Write figures/*.png, summary.csv and report.html into the study's folder and return the page's path; one process at a time.
 
     `UserError` if matplotlib or jinja2 is missing, or if a file of the study is missing, damaged or cannot be written.
     """
     page.require()
+    records.study(folder)
+    with records.alone(folder):
+        return _build(folder)
+
+
+def _build(folder: Path) -> Path:
     from meanstep.program.latents.report import figures, probes
 
     results = read(folder)
@@ -41,7 +48,9 @@ def build(folder: Path) -> Path:
 
 def spoken(folder: Path) -> list[str]:
     """The headline of a study's folder, a line each, and what is missing."""
-    results = read(folder)
+    records.study(folder)
+    with records.alone(folder):
+        results = read(folder)
     found = [f"{value:>12}  {words} ({sure})" for value, words, sure in prose.tiles(results, claims(results))]
     return [*found, *prose.headline(results), *prose.gaps(results)]
 

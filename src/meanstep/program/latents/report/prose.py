@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+from meanstep.program.latents.arms import ANCHORED
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.beats import outcome
 from meanstep.program.latents.report.claims import far, optimum, values
 from meanstep.program.latents.report.contests import TERMS, contests
-from meanstep.program.latents.report.results import ANCHORED, CENTER_WORDS, CENTERS, Arm, Results
+from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Arm, Results
 from meanstep.program.pages.page import flat
 from meanstep.program.pages.statistics import Change, mean, ratio
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, number, with_interval

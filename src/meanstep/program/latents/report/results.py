@@ -10,9 +10,10 @@ from typing import Any
 
 from meanstep.program.console import UserError
 from meanstep.program.latents import records
+from meanstep.program.latents.arms import ANCHORED, CONSTANT
+from meanstep.program.latents.compute import Compute
 from meanstep.program.latents.records import Record
 
-CONSTANT, ANCHORED = "constant", "anchored"
 WEIGHTS, CENTERS = ("ema", "raw"), ("data", "ema")
 CENTER_WORDS = {"data": "about the data's own velocity", "ema": "about the EMA copy"}
 
@@ -21,19 +22,19 @@ Seeds = dict[int, float]
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """What was trained; `passes` are those of one row of training, `cost` what they come to."""
+    """What was trained; `compute` is that of one row of training."""
 
     name: str
     about: str
     family: str
     beta: float | None
     samples: int
-    passes: dict[str, float]
+    compute: Compute
 
     @property
     def cost(self) -> float:
-        """Of one row of training: a pass forward is 1, a pass backward 2, a tangent 1."""
-        return self.passes["forwards"] + 2 * self.passes["backwards"] + self.passes["tangents"]
+        """Of one row of training, in passes forward."""
+        return self.compute.passes
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def _arm(entry: Record, path: Path) -> Arm:
     passes = {name: at(entry["compute"], name) for name in ("forwards", "backwards", "tangents")}
     if not all(is_number(x) for x in (*passes.values(), entry["samples"])) or not is_number(entry["beta"] or 0):
         raise UserError(f"{path} is damaged: the numbers of arm {entry['name']!r} are none")
-    return Arm(entry["name"], entry["about"], entry["family"], entry["beta"], int(entry["samples"]), passes)
+    return Arm(entry["name"], entry["about"], entry["family"], entry["beta"], int(entry["samples"]), Compute(**passes))
 
 
 def _environment(path: Path) -> Record:
