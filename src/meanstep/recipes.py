@@ -15,6 +15,7 @@ from meanstep.objectives import Eulerian, Lagrangian, Matching, Semigroup, rando
 from meanstep.rates import Backward, Central, Exact
 from meanstep.types import Bridge, Coefficient, Field, Objective, Rate, Times, Velocity, Weight
 from meanstep.velocities import (
+    Guided,
     LabelDropout,
     Posterior,
     as_is,
@@ -165,6 +166,24 @@ def _hidden(proxy: Velocity, velocity: Velocity) -> Velocity:
     """A network's velocity under the label that the trained one is shown; a posterior has none for a hidden label."""
     given = shown(velocity)
     return proxy if given is as_is or isinstance(proxy, Posterior) else lambda field, b: proxy(field, given(b))
+
+
+def posterior_meanflow(
+    posterior: Velocity | None = None,
+    times: Times = at_times.uniform,
+    diagonal_share: float = 0.5,
+    weight: Weight = constant,
+    velocity: Velocity = conditional,
+) -> Recipe:
+    """MeanFlow with a posterior velocity in both roles and the plain squared error, eq. (24), (31), (51): EVIDENCE.
+
+    `posterior`: a `Posterior` over rows of the data, of their labels for a conditional network. `velocity`: a `Guided` guides the
+    posterior and hides labels. Not with an adaptive weight, which gives all the weight to rows whose residual nearly vanishes.
+    """
+    base = _source(
+        posterior, "posterior_meanflow", "a velocity that is consistent in both roles, velocities.Posterior over rows of the data"
+    )
+    return meanflow(times, diagonal_share, weight, replace(velocity, base=base) if isinstance(velocity, Guided) else base)
 
 
 def improved_meanflow(

@@ -196,6 +196,7 @@ CASES: dict[str, Case] = {
     "coefficient/own": Case(lambda p: recipes.coefficient(0.5, own)),
     "coefficient/map": Case(lambda p: recipes.coefficient(lambda b: b.t, p.ema)),
     "coefficient/both": Case(lambda p: recipes.coefficient(0.7, velocities.Posterior(p.reference), target_beta=0.7)),
+    "posterior": Case(lambda p: recipes.posterior_meanflow(velocities.Posterior(p.reference))),
     "improved": Case(lambda p: recipes.improved_meanflow(), head=True),
     "improved/own": Case(lambda p: recipes.improved_meanflow(own)),
     "improved/guided": Case(lambda p: recipes.improved_meanflow(guidance=DROPOUT), Conditioned, head=True, labels=True),

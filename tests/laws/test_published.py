@@ -221,6 +221,11 @@ def _() -> Any:
     return recipes.coefficient(0.3, EMA, target_beta=0.7), mixture(0.3, 0.0, 0.7)
 
 
+@case("posterior_meanflow")
+def _() -> Any:
+    return recipes.posterior_meanflow(velocities.of(EMA)), mixture(1.0, 0.0, 1.0, plain=True)
+
+
 @case("coefficient-proxy-in-both-roles-anchored")
 def _() -> Any:
     return recipes.coefficient(0.3, EMA, target_beta=0.7, anchor=0.5), mixture(0.3, 0.5, 0.7)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import meanstep as ms
-from meanstep import recipes
+from meanstep import recipes, velocities
 from meanstep.program import methods
 from meanstep.program.console import UserError
 from meanstep.recipes import Recipe
@@ -30,7 +30,7 @@ def test_the_table_holds_every_recipe_of_the_package():
 @pytest.mark.parametrize("name", list(methods.METHODS))
 def test_every_recipe_trains_a_step(name: str):
     field = ms.fields.DataPrediction(NET) if name == "pixel_meanflow" else NET
-    recipe = methods.build(name, field, EMA)
+    recipe = methods.build(name, field, EMA, Posterior(torch.zeros(4, 2)))
     out = ms.Loss(recipe)(field, torch.randn(64, 2, generator=ms.key(2)), progress=0.5, generator=ms.key(3))
     assert out.loss.isfinite()
 
@@ -39,6 +39,25 @@ def test_every_recipe_trains_a_step(name: str):
 def test_every_proxy_of_every_recipe_is_built(name: str):
     for proxy in methods.METHODS[name].proxies:
         assert built(name, proxy=proxy)
+
+
+def test_a_posterior_in_both_roles_is_guided_and_hides_labels_as_it_is_asked():
+    x, y = torch.randn(64, 2, generator=ms.key(4)), torch.arange(64) % 3
+    net = ms.MLP(2, 8, 1, classes=4, generator=ms.key(0))
+    posterior = Posterior(torch.randn(20, 2, generator=ms.key(6)), torch.arange(20) % 3)
+    hidden = velocities.LabelDropout(3, 0.5)
+
+    def value(recipe: Recipe) -> float:
+        return ms.Loss(recipe)(net, x, y, generator=ms.key(5)).loss.item()
+
+    guided = velocities.Guided(velocities.conditional, hidden, 0.7, 0.2)
+    own = recipes.meanflow(ms.times.uniform, 0.5, ms.weights.constant, velocities.Guided(posterior, hidden, 0.7, 0.2))
+    assert value(recipes.posterior_meanflow(posterior, velocity=guided)) == value(own)
+    plain = velocities.Guided(velocities.conditional, hidden, 1.0, 0.0)
+    same = {"anchor": 0.0, "times": ms.times.uniform, "diagonal_share": 0.5, "weight": ms.weights.constant, "velocity": plain}
+    both = recipes.coefficient(1.0, posterior, target_beta=1.0, **same)
+    assert value(recipes.posterior_meanflow(posterior, velocity=plain)) == pytest.approx(value(both))
+    assert value(recipes.posterior_meanflow(posterior)) != pytest.approx(value(both))  # no label hidden
 
 
 def test_plain_options_are_the_objects_they_stand_for():

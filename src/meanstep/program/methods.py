@@ -70,6 +70,7 @@ METHODS: dict[str, Method] = {
     "flow_matching": Method(recipes.flow_matching),
     "meanflow": Method(recipes.meanflow),
     "coefficient": Method(recipes.coefficient, "proxy", (EMA, "own", POSTERIOR)),
+    "posterior_meanflow": Method(recipes.posterior_meanflow, "posterior", (POSTERIOR,)),
     "improved_meanflow": Method(recipes.improved_meanflow, "tangent", (HEAD, "own")),
     "alpha_flow": Method(recipes.alpha_flow, needs=_needs(PROGRESS)),
     "modular_meanflow": Method(recipes.modular_meanflow, needs=_needs(PROGRESS), weighting=(0.5, 1e-3, "mean")),
