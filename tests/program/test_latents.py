@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,23 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, ensure
+from meanstep.program.latents import work
 from meanstep.program.latents.arms import GROUPS, SINGLES, arms, from_yaml
 from meanstep.program.latents.command import Latents
 from meanstep.program.latents.compute import Compute, counted
 from meanstep.program.latents.measure import Sizes
 from meanstep.program.latents.study import Study, completed, note
+from meanstep.program.latents.work import Job
 from meanstep.program.runs.config import Config, Network
+from meanstep.program.training.events import progress
+from meanstep.program.training.loop import Failure
 from meanstep.program.training.presets import PRESETS
+from meanstep.program.training.ranks import Ranks
 
 SIZES = "--measure.count 64 --measure.rows 64 --measure.rows-at 16 --measure.times 2 --measure.steps 1 2"
 NET = "--network.width 16 --network.depth 1 --network.heads 2 --run.batch 16"
 FIXED = f"reproduce latents {SIZES} {NET} --run.samples 256 --moments 2".split()
 WORDS = [*FIXED, "--seeds", "0", "1", "--arms", "beta@0", "rising"]
 ONE = [*FIXED, "--seeds", "0", "--arms"]
+ALONE = Ranks(0, 1, torch.device("cpu"))
 TINY = Network(patch=4, width=16, depth=1, heads=2)
 DIGITS = PRESETS["digits"].config
 BASE = replace(DIGITS, network=TINY, optimiser=replace(DIGITS.optimiser, schedule="constant"))
@@ -99,6 +107,7 @@ HALF = BASE.method.options["diagonal_share"]
         ("posterior@1", (1, 1, 1 - HALF)),
         ("falling-half", (1 + (1 - HALF) / 2, 1, 1 - HALF)),
         ("flow_matching", (1, 1, 0)),
+        ("running", (1 + 1 - HALF + 64 / 16 / 128, 1, 1 - HALF + 32 / 16 / 128)),  # 32 rows by the copy and by a derivative, every 16 steps
         ("terminal_velocity", (3, 3, 1)),  # its derivative is passed backward too
         ("shortcut", (1.25, 1, 0)),
     ],
@@ -106,6 +115,13 @@ HALF = BASE.method.options["diagonal_share"]
 def test_what_a_step_costs_in_closed_form(name: str, cost: tuple[float, ...], cache: Cache):
     (arm,) = arms([name])
     assert counted(replace(BASE, method=arm.of(BASE.method)), cache) == Compute(*map(pytest.approx, cost))
+
+
+def test_a_head_is_counted_with_the_pass_that_it_is_read_off(cache: Cache):
+    headed = replace(BASE, network=replace(TINY, options={"head": True}))
+    method = replace(BASE.method, recipe="improved_meanflow", options={"times": "uniform", "diagonal_share": HALF})
+    apart = counted(replace(headed, method=replace(method, options=method.options | {"proxy": "own"})), cache)
+    assert counted(replace(headed, method=method), cache) == apart == Compute(2 - HALF, 1, 1 - HALF)
 
 
 def test_an_arm_takes_of_the_study_what_its_recipe_knows():
@@ -131,6 +147,7 @@ def test_arms_of_ones_own():
         ("rising: {}", "the name of an arm is new"),
         ("'a/b': {}", "made of letters"),
         ("late: {recipe: mean}", "there is no recipe 'mean'"),
+        ("late: {references: lots}", "late, method, references: a whole number, got 'lots'"),
     ],
 )
 def test_a_mistake_in_the_file_of_arms(text: str, told: str):
@@ -154,10 +171,15 @@ def test_constants_train_on_to_where_dearer_arms_can_be_met():
 
 def test_a_dearer_arm_makes_the_constants_longer(cache: Cache, tmp_path: Path):
     first = completed(planned("beta@0"), tmp_path, cache)
-    note(tmp_path, first, cache, {"1": 0.1})
+    note(tmp_path, first, cache, {"1": 0.1}, [("beta@0", 0)])
     second = completed(planned("anchored@0", "rising", seeds=(7,)), tmp_path, cache)
     assert [arm.name for arm in second.arms] == ["beta@0", "anchored@0", "rising"] and second.seeds == (0, 1, 2, 7)
     assert second.samples(second.arms[0]) > first.samples(first.arms[0])
+    note(tmp_path, second, cache, {"1": 0.1}, [("rising", 7)])
+    assert json.loads((tmp_path / "study.json").read_text())["asked"] == [["beta@0", 0], ["rising", 7]]
+    other = replace(cache, manifest=replace(cache.manifest, source_digest="0" * 64))
+    with pytest.raises(UserError, match="holds a study on other data"):
+        completed(planned("beta@0"), tmp_path, other)
 
 
 # The study ---------------------------------------------------------------------------------------------------------------------------
@@ -200,18 +222,24 @@ def test_arms_of_a_seed_share_everything_but_the_method(study: Path, tmp_path: P
 
 
 def stopped(out: Path, kind: int) -> int:
-    """Start the study, stop it once it has measured something, and return its exit code."""
-    process = subprocess.Popen([sys.executable, "-m", "meanstep", *WORDS, "--workers", "2", "--out", str(out)], stderr=subprocess.DEVNULL)
+    """Start the study, signal its whole group once it has measured something, and return its exit code."""
+    command = [sys.executable, "-m", "meanstep", *WORDS, "--workers", "2", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while not any(measured(out).values()) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
-    process.send_signal(kind)
+    os.killpg(process.pid, kind)
     return process.wait(timeout=120)
 
 
-@pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [(signal.SIGTERM, 143), *(pytest.param(k, c, marks=pytest.mark.slow) for k, c in ((signal.SIGKILL, -9), (signal.SIGUSR1, 138)))],
+)
 def test_a_study_that_was_stopped_goes_on_with_the_same_numbers(kind: int, code: int, study: Path, tmp_path: Path):
     assert stopped(tmp_path / "again", kind) == code
+    if kind != signal.SIGKILL:
+        assert all(any(p.glob("checkpoints/*/state.json")) for p in (tmp_path / "again" / "runs").iterdir())  # saved, not dropped
     for _ in range(40):  # workers that lost their parent save and end
         if call(*WORDS, "--workers", "2", "--out", str(tmp_path / "again")) == 0 and measured(tmp_path / "again") == measured(study):
             return
@@ -226,7 +254,27 @@ def test_a_run_that_breaks_off_is_noted_and_the_others_go_on(cache: Cache, tmp_p
     assert call(*ONE, "broken", "beta@0", "--arms-file", str(file), "--workers", "2", "--out", str(out)) == 1
     assert "broken-0: its loss was not finite" in capsys.readouterr().out
     assert [r["kind"] for r in measured(out)["broken-0"]] == ["failure"] and len(measured(out)["beta@0-0"]) >= 2
-    assert call(*ONE, "broken", "beta@0", "--arms-file", str(file), "--out", str(out)) == 0  # it would break off again
+    assert call(*ONE, "broken", "beta@0", "--arms-file", str(file), "--out", str(out)) == 1  # it would break off again, and is not tried
+
+
+def test_a_run_that_breaks_off_later_keeps_what_was_measured(study: Path, tmp_path: Path):
+    shutil.copytree(study, tmp_path / "study")
+    place = tmp_path / "study" / "runs" / "rising-0"
+    job = Job(arms(["rising"])[0], 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "train", fails)
+        config = Latents.parse(["--out", str(tmp_path / "study")])
+        whole = completed(config.study(), tmp_path / "study", ensure("digits"))
+        kept = (place / "measures.jsonl").read_text()
+        assert work.work(job, whole, tmp_path / "study", ensure("digits"), ALONE, progress) == ("failed", 0)
+    lines = (place / "measures.jsonl").read_text().splitlines()
+    assert "\n".join(lines[:-1]) == kept.strip() and json.loads(lines[-1])["kind"] == "failure" and json.loads(lines[-1])["seen"] == 256
+    assert work.work(job, whole, tmp_path / "study", ensure("digits"), ALONE, progress) == ("failed", 0)  # not tried again
+    assert len((place / "measures.jsonl").read_text().splitlines()) == len(lines)
+
+
+def fails(*args: Any) -> None:
+    raise Failure("no number")
 
 
 @pytest.mark.slow
@@ -256,6 +304,7 @@ def test_two_ranks_do_what_one_does(study: Path, tmp_path: Path):
         ("--moments 0", "--moments: at least 1, got 0"),
         ("--part 3/2", "--part: K/N with 1 <= K <= N"),
         ("--workers 0", "--workers: at least one, got 0"),
+        ("--measure.steps 2 4", "--measure.steps: 1 and whatever else, got 2 4"),
         ("--measure.count 3", "--measure.count: at least 64, got 3"),
         ("--run.extractor inceptoin", "there is no extractor 'inceptoin'; did you mean"),
         ("--run.extractor efficientnet-lite0", "needs its weights"),
@@ -274,9 +323,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words: str, told: str, cache: 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (["--moments", "3"], "holds a study with moments 2, now 3"),
+        (["--moments", "3"], "holds a study with --moments 2, now 3"),
         (["--network.width", "32"], "holds a study with --network.width 16, now 32"),
-        (["--measure.count", "128"], "holds a study with count 64, now 128"),
+        (["--measure.count", "128"], "holds a study with --measure.count 64, now 128"),
     ],
 )
 def test_a_folder_belongs_to_one_study(change: list[str], told: str, study: Path):
@@ -308,3 +357,5 @@ def test_the_study_goes_on_without_its_options(study: Path):
     """The configuration is the folder's own."""
     found = Latents.parse(["--out", str(study)])
     assert found.network.width == 16 and found.run_.batch == 16 and found.optimiser.schedule == "constant"
+    assert found.arms == ("beta@0", "rising") and found.seeds == (0, 1) and found.moments == 2 and found.measure.count == 64
+    assert found.run() == 0

@@ -4,18 +4,45 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 
+from meanstep.program.console import Interrupted, UserError
+
+AGAIN = "stopped, nothing is lost: the same command goes on in {}"
 GRACE = 60.0
 """Seconds that a worker has to save its state after its parent was killed."""
 
 
-def hired(devices: Sequence[str]) -> tuple[ProcessPoolExecutor, Any, Any]:
+class Job(Protocol):
+    """What is done by one worker."""
+
+    @property
+    def name(self) -> str:
+        """What a user calls it."""
+
+
+class Board(Protocol):
+    """What the user sees meanwhile."""
+
+    def shown(self) -> AbstractContextManager[None]:
+        """While it is to be seen."""
+
+    def read(self, messages: Any) -> None:
+        """Take in what the workers said."""
+
+
+J = TypeVar("J", bound=Job)
+R = TypeVar("R")
+
+
+def _hired(devices: Sequence[str]) -> tuple[ProcessPoolExecutor, Any, Any]:
     """A pool with one process a device, the queue of their messages, and the event that stops them."""
     context = multiprocessing.get_context("spawn")
     messages, stop, given = context.Queue(), context.Event(), context.Queue()
@@ -24,13 +51,58 @@ def hired(devices: Sequence[str]) -> tuple[ProcessPoolExecutor, Any, Any]:
     return ProcessPoolExecutor(len(devices), mp_context=context, initializer=_start, initargs=(messages, stop, given)), messages, stop
 
 
-def first_line(error: BaseException) -> str:
+def do(
+    folder: Path,
+    devices: Sequence[str],
+    jobs: Sequence[J],
+    work: Callable[..., R],
+    given: Sequence[Any],
+    board: Board,
+    keep: Callable[[J, R], None],
+) -> None:
+    """`keep(job, work(job, *given))` for all jobs, one a device at a time, what is finished also after a stop or a failure.
+
+    `UserError` after Ctrl-C or another signal, and for a job that fails. Jobs have a `name`.
+    """
+    pool, messages, stop = _hired(devices)
+    futures: dict[Future[R], J] = {}
+    kept: set[Future[R]] = set()
+    got: list[int] = []
+
+    def take() -> None:
+        for future in [f for f in futures if f.done() and f not in kept and not f.cancelled() and not f.exception()]:
+            kept.add(future)
+            keep(futures[future], future.result())
+
+    try:
+        with board.shown(), _killed_like_interrupted() as got:
+            with _deaf_children():
+                futures = {pool.submit(work, job, *given): job for job in jobs}
+            left = set(futures)
+            while left:
+                done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+                board.read(messages)
+                take()
+                for future in done:
+                    future.result()
+    except KeyboardInterrupt:
+        raise Interrupted(AGAIN.format(folder), *got) from None
+    except (BrokenProcessPool, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+        failed = next((job.name for f, job in futures.items() if f.done() and not f.cancelled() and f.exception()), "?")
+        raise UserError(f"{failed} failed ({type(error).__name__}: {_first_line(error)}); what is finished is in {folder}") from error
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        take()
+
+
+def _first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
+def _deaf_children() -> Iterator[None]:
     """Processes started inside never hear Ctrl-C, which they inherit as blocked; the parent hears it, a moment later, and stops them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -40,7 +112,7 @@ def deaf_children() -> Iterator[None]:
 
 
 @contextmanager
-def killed_like_interrupted() -> Iterator[list[int]]:
+def _killed_like_interrupted() -> Iterator[list[int]]:
     """SIGTERM, a closed terminal and Slurm's SIGUSR1 stop the work as Ctrl-C does; the list gets the signal's number."""
     got: list[int] = []
 
@@ -69,11 +141,12 @@ def _start(messages: Any, stop: Any, devices: Any) -> None:
     """A worker's first call: where to send messages, the event that stops it, a queue that holds a device for each worker."""
     global _messages, _stop, _device  # what a worker process is given once
     _messages, _stop, _device = messages, stop, devices.get()
+    os.setsid()  # a signal to the whole group reaches the parent alone, which decides
     messages.cancel_join_thread()  # progress that nobody reads any more must not keep a worker from ending
-    if _device == "cpu":
-        torch.set_num_threads(1)  # one worker a core: more threads only wait for each other
-    else:
+    if _device.startswith("cuda"):
         torch.cuda.set_device(_device)
+    else:
+        torch.set_num_threads(1)  # one worker a core: more threads only wait for each other
     threading.Thread(target=_follow_the_parent, daemon=True).start()
 
 

@@ -12,6 +12,7 @@ import yaml
 from meanstep.program import methods
 from meanstep.program.console import UserError
 from meanstep.program.runs.config import Method
+from meanstep.program.runs.config import from_yaml as from_config
 
 CONSTANT, ANCHORED, SCHEDULE, RECIPE = "constant", "anchored", "schedule", "recipe"
 ANCHOR: dict[str, Any] = {"anchor": 0.1, "delta": [0.0, 0.001], "anchor_share": 0.25}
@@ -154,6 +155,7 @@ def _own(name: str, entries: Any, where: str) -> Arm:
     for entry in entries:
         if entry not in allowed:
             raise UserError(f"{where}, {name}: there is no entry {entry!r}; there are {', '.join(sorted(allowed))}")
+    from_config(yaml.safe_dump({"method": {key: value for key, value in entries.items() if key != "about"}}), f"{where}, {name}")
     rest = {key: value for key, value in entries.items() if key not in ("recipe", "options", "about")}
     recipe, options = str(entries.get("recipe", "coefficient")), entries.get("options", {})
     methods.find(recipe)

@@ -15,10 +15,10 @@ from meanstep.program.console import UserError, err, out
 from meanstep.program.data import Cache
 from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.latents import pool
-from meanstep.program.latents.arms import GROUPS, SINGLES, SWEPT, arms, from_yaml
+from meanstep.program.latents.arms import ANCHORED, CONSTANT, GROUPS, SINGLES, SWEPT, arms, from_yaml
 from meanstep.program.latents.measure import Sizes
-from meanstep.program.latents.study import Study, completed, held_config, locked, note
-from meanstep.program.latents.work import ELSEWHERE, FAILED, Job
+from meanstep.program.latents.study import Study, completed, held, held_arms, held_config, locked, note
+from meanstep.program.latents.work import ELSEWHERE, ENDLESS, Job, seen
 from meanstep.program.pages.page import require
 from meanstep.program.pages.statistics import detectable
 from meanstep.program.runs import networks
@@ -84,26 +84,60 @@ class Latents:
         """The command of a command line: preset, file and the study that is there first, single entries on top."""
         where, _ = tyro.cli(Where, args=[a for a in args if a not in ("--help", "-h")], return_unknown_args=True, add_help=False)
         where = dataclasses.replace(where, out=ROOT if where.out == Path() else where.out)
-        found = based(where, (None if where.preset else held_config(where.out.expanduser())) or _start(where.preset))
-        return tyro.cli(cls, prog="meanstep reproduce latents", default=cls(**parts(found), run_=found.run), args=args)
+        there = None if where.preset else held(where.out.expanduser())
+        found = based(where, held_config(there) if there else _start(where.preset))
+        default = cls(**parts(found), run_=found.run)
+        if there:
+            settings = dict(there["settings"])
+            moments, names, seeds = settings.pop("moments"), tuple(arm["name"] for arm in there["arms"]), tuple(there["seeds"])
+            sizes = Sizes(**settings | {"steps": tuple(settings["steps"])})
+            default = dataclasses.replace(default, arms=names, seeds=seeds, moments=moments, measure=sizes)
+        return tyro.cli(cls, prog="meanstep reproduce latents", default=default, args=args)
 
     def run(self) -> int:
-        """0 when all runs asked for are done and the report is written; 1 if a run's loss was not finite."""
+        """0 when all runs asked for are done, or others are at them, and the report is written; 1 if a run's loss was not finite."""
         study = self.study()
         with ranks(study.config.run.device) as here:
-            cache = data_cache(study.config) if here.first else None
-            here.wait()
-            return self._go(study, cache or data_cache(study.config), here)
+            if here.first:
+                return self._first(study, here)
+            told = here.told(None)
+            if told is None:
+                return 0 if self.dry_run else 2
+            place, whole, todo, data = told
+            pool.in_turn(todo, whole, place, Cache.open(data, verify=False), here)
+            return 0
+
+    def _first(self, study: Study, here: Ranks) -> int:
+        try:
+            cache = data_cache(study.config)
+            require()
+            _examined(study, cache)
+            if self.dry_run:
+                here.told(None)
+                return _dry(completed(study, self.out.expanduser(), cache), cache, here)
+            place, whole, todo = self._begun(study, cache, here)
+        except BaseException:
+            here.told(None)  # the others wait for it
+            raise
+        here.told((place, whole, todo, cache.path))
+        found = self._done(todo, whole, place, cache, here)
+        from meanstep.program.latents.report.page import build, spoken
+
+        page = build(place)
+        for line in [*_missing(found, study, place), *spoken(place), f"report: {page}", f"numbers: {place / 'summary.csv'}"]:
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
+        return 1 if _failed(study, place) else 0
 
     def study(self) -> Study:
         """What is asked for, without what its folder holds already; `UserError` for what makes no sense."""
-        own = {}
+        there = held(self.out.expanduser())
+        own = {arm.name: arm for arm in held_arms(there)} if there else {}
         if self.arms_file is not None:
             try:
-                own = from_yaml(self.arms_file.expanduser().read_text(encoding="utf-8"), str(self.arms_file))
+                own |= from_yaml(self.arms_file.expanduser().read_text(encoding="utf-8"), str(self.arms_file))
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"--arms-file: cannot read {self.arms_file}: {error}") from None
-        chosen = arms(self.arms or tuple(own), own)
+        chosen = arms(self.arms, own)
         if not chosen:
             raise UserError("nothing to train: --arms is empty; leave it out for the paper's coefficients, or name at least one")
         if not self.seeds or min(self.seeds) < 0:
@@ -114,42 +148,22 @@ class Latents:
         if self.moments < 1:
             raise UserError(f"--moments: at least 1, got {self.moments}")
         for name, value in dataclasses.asdict(self.measure).items():
+            if name == "steps" and 1 not in value:
+                raise UserError(f"--measure.steps: 1 and whatever else, got {' '.join(map(str, value)) or 'none'}")
             if min(value, default=0) < 1 if isinstance(value, tuple) else value < LEAST.get(name, 1):
                 raise UserError(f"--measure.{name.replace('_', '-')}: at least {LEAST.get(name, 1)}, got {value}")
         config = checked(Config(**parts(self), run=self.run_))
         return Study(config, chosen, tuple(dict.fromkeys(self.seeds)), self.moments, self.measure, {})
 
-    def _go(self, study: Study, cache: Cache, here: Ranks) -> int:
-        require()
-        _examined(study, cache)
-        if self.dry_run:
-            return _dry(completed(study, self.out.expanduser(), cache), cache, here) if here.first else 0
-        try:
-            asked = self._begun(study, cache, here) if here.first else None
-        except UserError:
-            here.told(None)  # the others wait for it
-            raise
-        told = here.told(asked)
-        if told is None:
-            return 2
-        place, whole, todo = told
-        found = self._done(todo, whole, place, cache, here)
-        if not here.first:
-            return 0
-        from meanstep.program.latents.report.page import build, spoken
-
-        lines = [*spoken(place), f"report: {build(place)}", f"numbers: {place / 'summary.csv'}"]
-        for line in [*_missing(found), *lines]:
-            out.print(line, soft_wrap=True, highlight=False, markup=False)
-        return 1 if FAILED in found.values() else 0
-
     def _begun(self, study: Study, cache: Cache, here: Ranks) -> tuple[Path, Study, list[Job]]:
         """The folder, the study with what the folder had before, and what is left to do."""
         with locked(self.out) as place:
             whole = completed(study, place, cache)
-            note(place, whole, cache, {"1": _floor(study, cache, Ranks(0, 1, here.device), place)})
-        jobs = _part([Job(arm, seed) for seed in study.seeds for arm in study.arms], self.part)
-        return place, whole, pool.left(jobs, whole, place)
+            jobs = [Job(arm, seed) for seed in study.seeds for arm in study.arms]
+            floor = {"1": _floor(study, cache, Ranks(0, 1, here.device), place)}
+            note(place, whole, cache, floor, [(job.arm.name, job.seed) for job in jobs])
+        more = [job for job in _longer(whole, place) if job not in jobs]
+        return place, whole, pool.left(_part([*jobs, *more], self.part), whole, place)
 
     def _done(self, todo: list[Job], study: Study, place: Path, cache: Cache, here: Ranks) -> dict[str, str]:
         if not todo:
@@ -158,7 +172,7 @@ class Latents:
             err.print(f"{place}: {len(todo)} runs on {len(cache):,} x {' x '.join(map(str, cache.shape))}{_power(study)}", soft_wrap=True)
         if here.size > 1:
             return pool.in_turn(todo, study, place, cache, here)
-        return pool.run(todo, study, place, cache, _devices(self.workers, here)[: len(todo)])
+        return pool.run(todo, study, place, cache, _devices(self.workers, here, study.config.run.device)[: len(todo)])
 
 
 def _start(preset: str) -> Config:
@@ -195,11 +209,18 @@ def _part(jobs: list[Job], part: str) -> list[Job]:
     return jobs[int(k) - 1 :: int(n)]
 
 
-def _devices(count: int | None, here: Ranks) -> list[str]:
+def _longer(whole: Study, place: Path) -> list[Job]:
+    """Runs of constant coefficients that were at their end before a dearer arm came."""
+    constants = [Job(arm, seed) for seed in whole.seeds for arm in whole.arms if arm.family in (CONSTANT, ANCHORED)]
+    return [job for job in constants if 0 < seen(job, place) < whole.samples(job.arm)]
+
+
+def _devices(count: int | None, here: Ranks, named: str) -> list[str]:
+    """A device for each worker: the one that was named, else all cards in turn, or one for each core."""
     if here.device.type != "cuda":
-        return [str(here.device)] * (count or cores())
-    there = torch.cuda.device_count()
-    return [f"cuda:{k % there}" for k in range(count or there)]
+        return [str(here.device)] * (count or (cores() if here.device.type == "cpu" else 1))
+    there = [str(here.device)] if ":" in named else [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+    return [there[k % len(there)] for k in range(count or len(there))]
 
 
 def _power(study: Study) -> str:
@@ -211,10 +232,15 @@ def _power(study: Study) -> str:
     return f"; {n} seeds: if ratios vary by 5 percent from seed to seed, a paired test sees gains of {gain:.0%} and more"
 
 
-def _missing(found: dict[str, str]) -> list[str]:
-    busy, failed = ([name for name, what in found.items() if what == kind] for kind in (ELSEWHERE, FAILED))
+def _missing(found: dict[str, str], study: Study, place: Path) -> list[str]:
+    busy = [name for name, what in found.items() if what == ELSEWHERE]
     lines = [f"{name}: another process is at work on it; the report has what is measured so far" for name in busy]
-    return lines + [f"{name}: its loss was not finite; runs/{name}/measures.jsonl says where" for name in failed]
+    return lines + [f"{name}: its loss was not finite; runs/{name}/measures.jsonl says where" for name in _failed(study, place)]
+
+
+def _failed(study: Study, place: Path) -> list[str]:
+    jobs = [Job(arm, seed) for seed in study.seeds for arm in study.arms]
+    return [job.name for job in jobs if seen(job, place) == ENDLESS]
 
 
 def _dry(study: Study, cache: Cache, here: Ranks) -> int:

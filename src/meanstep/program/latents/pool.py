@@ -3,9 +3,8 @@
 import queue
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import cache as cache_once
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from meanstep.program import workers
-from meanstep.program.console import Interrupted, UserError, err
+from meanstep.program.console import Interrupted, err
 from meanstep.program.data import Cache
 from meanstep.program.latents.study import Study
 from meanstep.program.latents.work import STOPPED, Job, seen, stopped_when, work
@@ -23,53 +22,38 @@ from meanstep.program.training.events import Show
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
 
-AGAIN = "stopped, nothing is lost: the same command goes on in {}"
-
 
 def run(jobs: Sequence[Job], study: Study, here: Path, cache: Cache, devices: Sequence[str]) -> dict[str, str]:
     """Do the jobs, one a device at a time; what became of each. `UserError` after Ctrl-C, a kill, or where one fails by mistake."""
-    pool, messages, stop = workers.hired(devices)
-    board = Board(jobs, study, here)
-    futures: dict[Future[str], Job] = {}
     found: dict[str, str] = {}
-    got: list[int] = []
-    try:
-        with board.shown(), workers.killed_like_interrupted() as got:
-            with workers.deaf_children():
-                futures = {pool.submit(_one, job, study, here, cache): job for job in jobs}
-            waiting = set(futures)
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                board.read(messages)
-                for future in done:
-                    found[futures[future].name] = future.result()
-    except KeyboardInterrupt:
-        raise Interrupted(AGAIN.format(here), *got) from None
-    except (BrokenProcessPool, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
-        failed = next((job.name for future, job in futures.items() if future.done() and not future.cancelled() and future.exception()), "?")
-        raise UserError(
-            f"the run {failed} failed ({type(error).__name__}: {workers.first_line(error)}); what is measured is in {here}"
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-    if STOPPED in found.values():
-        raise Interrupted(AGAIN.format(here))
+
+    def keep(job: Job, outcome: str) -> None:
+        found[job.name] = outcome
+
+    workers.do(here, devices, jobs, _one, (study, here, cache.path), Board(jobs, study, here), keep)
+    if STOPPED in found.values():  # somebody stopped a worker and not us
+        raise Interrupted(workers.AGAIN.format(here))
     return found
 
 
-def _one(job: Job, study: Study, here: Path, cache: Cache) -> str:
+def _one(job: Job, study: Study, here: Path, data: Path) -> str:
     if workers.stopped():
         return STOPPED
     with workers.busy(), stopped_when(workers.stopped):
-        return work(job, study, here, cache, Ranks(0, 1, torch.device(workers.device())), partial(_told, job))[0]
+        return work(job, study, here, _opened(data), Ranks(0, 1, torch.device(workers.device())), partial(_told, job))[0]
+
+
+@cache_once
+def _opened(data: Path) -> Cache:
+    """Opened by each worker: rows that were sent to it would be copied into shared memory."""
+    return Cache.open(data, verify=False)
 
 
 @contextmanager
 def _told(job: Job, config: Config, state: State, ranks: Ranks) -> Iterator[Show]:
     """Progress goes to the parent."""
-    workers.tell(job.name, state.seen, {})
-    yield lambda state, means: workers.tell(job.name, state.seen, means)
+    workers.tell(job.name, state.seen)
+    yield lambda state, means: workers.tell(job.name, state.seen)
 
 
 def in_turn(jobs: Sequence[Job], study: Study, here: Path, cache: Cache, ranks: Ranks) -> dict[str, str]:
@@ -78,7 +62,7 @@ def in_turn(jobs: Sequence[Job], study: Study, here: Path, cache: Cache, ranks: 
     for job in jobs:
         found[job.name], number = work(job, study, here, cache, ranks, partial(_spoken, job))
         if number:
-            raise Interrupted(AGAIN.format(here), number) if ranks.first else SystemExit(128 + number)
+            raise Interrupted(workers.AGAIN.format(here), number) if ranks.first else SystemExit(128 + number)
     return found
 
 
@@ -105,7 +89,6 @@ class Board:
 
     def __init__(self, jobs: Sequence[Job], study: Study, here: Path) -> None:
         self.cost = {job.name: study.compute[job.arm.name].passes for job in jobs}
-        self.first: dict[str, int] = {}
         self.done = {job.name: min(seen(job, here), study.samples(job.arm)) for job in jobs}
         total = sum(self.cost[job.name] * study.samples(job.arm) for job in jobs)
         columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
@@ -129,7 +112,7 @@ class Board:
         """Take in what the workers said."""
         while True:
             try:
-                name, samples, _ = messages.get_nowait()
+                name, samples = messages.get_nowait()
             except queue.Empty:
                 break
             self.done[name] = samples

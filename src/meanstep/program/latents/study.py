@@ -4,7 +4,7 @@ import dataclasses
 import fcntl
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ class Study:
         if arm.family not in (CONSTANT, ANCHORED) or self.config.optimiser.schedule != "constant":
             return self.spacing * self.moments
         own = self.compute[arm.name].passes
-        others = [self.compute[a.name].passes / own for a in self.arms if a.family not in (CONSTANT, ANCHORED)]
+        others = [self.compute[a.name].passes / own for a in self.arms]
         return self.spacing * math.ceil(self.moments * max([1.0, *(f for f in others if f <= FURTHER)]) - 1e-9)
 
     def run(self, arm: Arm, seed: int) -> Config:
@@ -61,17 +61,24 @@ class Study:
         run = dataclasses.replace(self.config.run, seed=seed, keep=1, **ends)
         return dataclasses.replace(self.config, method=arm.of(self.config.method), run=run)
 
-    def described(self, cache: Cache, floor: dict[str, float]) -> dict[str, Any]:
-        """What study.json holds."""
+    def described(self, cache: Cache, floor: dict[str, float], asked: Collection[tuple[str, int]]) -> dict[str, Any]:
+        """What study.json holds; `asked`: the runs that it is to have, arm and seed."""
         return {
             "study": "latents",
             "version": VERSION,
             "settings": {"moments": self.moments, **dataclasses.asdict(self.sizes)},
             "config": json.loads(json.dumps(dataclasses.asdict(self.config))),
-            "data": {"name": cache.manifest.source, "rows": len(cache), "shape": list(cache.shape), "classes": len(cache.classes)},
+            "data": {
+                "name": cache.manifest.source,
+                "rows": len(cache),
+                "shape": list(cache.shape),
+                "classes": len(cache.classes),
+                "digest": cache.manifest.digest,
+            },
             "extractor": self.config.run.extractor,
             "floor": floor,
             "seeds": list(self.seeds),
+            "asked": sorted(asked),
             "moments": [self.spacing * (k + 1) for k in range(self.moments)],
             "arms": [self._arm(arm) for arm in self.arms],
         }
@@ -79,6 +86,11 @@ class Study:
     def _arm(self, arm: Arm) -> dict[str, Any]:
         compute = dataclasses.asdict(self.compute[arm.name])
         return dataclasses.asdict(arm) | {"samples": self.samples(arm), "compute": compute}
+
+
+def _data(cache: Cache) -> dict[str, Any]:
+    about = {"name": cache.manifest.source, "rows": len(cache), "shape": list(cache.shape), "classes": len(cache.classes)}
+    return about | {"digest": cache.manifest.digest}
 
 
 def held(folder: Path) -> dict[str, Any] | None:
@@ -92,10 +104,14 @@ def held(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def held_config(folder: Path) -> Config | None:
-    """The configuration of the study in a folder."""
-    found = held(folder)
-    return None if found is None else from_yaml(json.dumps(found["config"]), str(folder / FILE))
+def held_arms(found: dict[str, Any]) -> list[Arm]:
+    """The arms of a study.json."""
+    return [Arm(**{f.name: entry.get(f.name) for f in dataclasses.fields(Arm)}) for entry in found["arms"]]
+
+
+def held_config(found: dict[str, Any]) -> Config:
+    """The configuration of a study.json."""
+    return from_yaml(json.dumps(found["config"]), FILE)
 
 
 def completed(study: Study, folder: Path, cache: Cache) -> Study:
@@ -104,7 +120,10 @@ def completed(study: Study, folder: Path, cache: Cache) -> Study:
     if before is None:
         return _counted(study, study.arms, cache)
     _same(study, before, folder)
-    old = [Arm(**{f.name: entry.get(f.name) for f in dataclasses.fields(Arm)}) for entry in before["arms"]]
+    if (digest := before["data"].get("digest", cache.manifest.digest)) != cache.manifest.digest:
+        remedy = "choose another folder with --out, or give the data that it has"
+        raise UserError(f"{folder} holds a study on other data ({before['data']['name']}, {digest[:12]}) than --data.source: {remedy}")
+    old = held_arms(before)
     arms = {arm.name: arm for arm in old} | {arm.name: arm for arm in study.arms}
     for arm in old:
         if arm != arms[arm.name] and arm.of(study.config.method) != arms[arm.name].of(study.config.method):
@@ -126,8 +145,9 @@ def _same(study: Study, before: dict[str, Any], folder: Path) -> None:
     now = {"moments": study.moments, **dataclasses.asdict(study.sizes)}
     for name, value in json.loads(json.dumps(now)).items():
         if before["settings"].get(name) != value:
+            flag = "--moments" if name == "moments" else f"--measure.{name.replace('_', '-')}"
             remedy = "choose another folder with --out, or ask for the same"
-            raise UserError(f"{folder} holds a study with {name} {before['settings'].get(name)}, now {value}: {remedy}")
+            raise UserError(f"{folder} holds a study with {flag} {before['settings'].get(name)}, now {value}: {remedy}")
     theirs, ours = before["config"], json.loads(json.dumps(dataclasses.asdict(study.config)))
     for part, entries in ours.items():
         for name, value in entries.items():
@@ -158,8 +178,10 @@ def locked(folder: Path) -> Iterator[Path]:
         yield here
 
 
-def note(here: Path, study: Study, cache: Cache, floor: dict[str, float]) -> None:
-    """Write study.json, and env.json the first time."""
-    write(here / FILE, json.dumps(study.described(cache, floor), indent=1) + "\n")
+def note(here: Path, study: Study, cache: Cache, floor: dict[str, float], runs: Collection[tuple[str, int]]) -> None:
+    """Write study.json, with these runs beside those that it had, and env.json the first time."""
+    before = held(here) or {}
+    asked = {*runs, *((arm, seed) for arm, seed in before.get("asked", []))}
+    write(here / FILE, json.dumps(study.described(cache, floor, asked), indent=1) + "\n")
     if not (here / "env.json").exists():
         write(here / "env.json", json.dumps(environment(study.config.run.device), indent=1) + "\n")

@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from meanstep.program.console import UserError, write
@@ -19,13 +20,15 @@ from meanstep.program.runs.config import Config, checked
 from meanstep.program.runs.records import Records, load
 from meanstep.program.runs.saved import found
 from meanstep.program.training import folder
+from meanstep.program.training.events import Show
 from meanstep.program.training.loop import Failure
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
 from meanstep.program.training.train import Shown, train
 
 MEASURES = "measures.jsonl"
-DONE, STOPPED, ELSEWHERE, FAILED = "done", "stopped", "elsewhere", "failed"
+DONE, STOPPED, ELSEWHERE, FAILED, WRONG = "done", "stopped", "elsewhere", "failed", "wrong"
+ENDLESS = 2**62
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Job:
 def seen(job: Job, here: Path) -> int:
     """How many samples it had seen when it was last measured; endless if its loss was not finite: it would be so again."""
     records = load(here / "runs" / job.name / MEASURES)
-    return max((2**62 if r["kind"] == "failure" else r["seen"] for r in records), default=0)
+    return max((ENDLESS if r["kind"] == "failure" else r["seen"] for r in records), default=0)
 
 
 def work(job: Job, study: Study, here: Path, cache: Cache, ranks: Ranks, shown: Shown) -> tuple[str, int]:
@@ -52,16 +55,20 @@ def work(job: Job, study: Study, here: Path, cache: Cache, ranks: Ranks, shown: 
     config, place = checked(study.run(job.arm, job.seed)), here / "runs" / job.name
     with ExitStack() as claim:
         error = _begun(config, place, cache, ranks, claim) if ranks.first else None
-        if ranks.told(None if error is None else str(error)) is not None:
-            if error is not None and not isinstance(error, folder.Busy):
-                raise error
-            return ELSEWHERE, 0
+        outcome = ELSEWHERE if isinstance(error, folder.Busy) else WRONG if error else FAILED if seen(job, here) == ENDLESS else ""
+        outcome = ranks.told(outcome)
+        if outcome == WRONG:
+            raise error or SystemExit(2)
+        if outcome:
+            return outcome, 0
         measured = _Measured(job, study.moments * study.spacing, here, Measurer.of(config, cache, place, ranks, study.sizes), ranks)
         try:
-            _, stopped = train(config, place, cache, ranks, measured, shown)
+            state, stopped = train(config, place, cache, ranks, measured, partial(measured.timed, shown))
         except Failure as failure:
-            measured.note("failure", max(measured.reached, 0), error=str(failure))
+            measured.note("failure", measured.reached, error=str(failure))
             return FAILED, 0
+        if not stopped and measured.reached < state.seen:  # its last record was lost, or never written
+            measured(state)
     return (STOPPED, stopped) if stopped else (DONE, 0)
 
 
@@ -75,53 +82,47 @@ def _begun(config: Config, place: Path, cache: Cache, ranks: Ranks, claim: ExitS
     return None
 
 
-@dataclass
 class _Measured:
     """What a run does at its evaluations: measure, note it down, and answer with the distances of the chosen average."""
 
-    job: Job
-    last: int
-    here: Path
-    measurer: Measurer
-    ranks: Ranks
-    reached: int = -1
-    spent: float = 0.0
-    clock: Callable[[], float] = field(default=time.process_time)
-    records: Records | None = None
+    def __init__(self, job: Job, last: int, here: Path, measurer: Measurer, ranks: Ranks) -> None:
+        self.job, self.last, self.here, self.measurer, self.ranks = job, last, here, measurer, ranks
+        self.place = here / "runs" / job.name
+        self.clock = time.process_time if ranks.device.type == "cpu" else time.perf_counter
+        there = found(self.place)
+        self.at = int(there[-1].name) if there else 0  # what was measured beyond a checkpoint will be measured again
+        self.records = Records(self.place, self.at, MEASURES) if ranks.first else None
+        before = [r for r in load(self.place / MEASURES) if r["kind"] == "moment"]
+        self.reached: int = before[-1]["seen"] if before else 0
+        self.spent: float = before[-1]["seconds"] if before else 0.0
+        self.began = self.clock()
 
-    def __post_init__(self) -> None:
-        self.clock = time.process_time if self.ranks.device.type == "cpu" else time.perf_counter
-        self.began, there = self.clock(), found(self.here / "runs" / self.job.name)
-        self.at = int(there[-1].name) if there else 0
+    @contextmanager
+    def timed(self, shown: Shown, config: Config, state: State, ranks: Ranks) -> Iterator[Show]:
+        """Progress as `shown`, and the clock from the first step on."""
+        with shown(config, state, ranks) as show:
+            self.at, self.began = state.seen, self.clock()
+            yield show
 
     def __call__(self, state: State) -> dict[str, float]:
         a_sample, began = (self.clock() - self.began) / max(1, state.seen - self.at), time.perf_counter()
-        self._open(state)
         entries = self.measurer(state)
-        if state.seen == self.last and self.ranks.first:
-            (self.here / "samples").mkdir(exist_ok=True)
-            write(self.here / "samples" / f"{self.job.name}.png", self.measurer.picture(state))
-        elif state.seen == self.last:
-            self.measurer.picture(state)
-        self.spent += a_sample * (state.seen - max(self.reached, 0))
-        self.note("moment", state.seen, seconds=round(self.spent, 3), measuring=round(time.perf_counter() - began, 3), **entries)
+        if state.seen == self.last:
+            picture = self.measurer.picture(state)
+            if self.ranks.first:
+                (self.here / "samples").mkdir(exist_ok=True)
+                write(self.here / "samples" / f"{self.job.name}.png", picture)
+        self.spent += a_sample * (state.seen - self.reached)
+        times = {"seconds": round(self.spent, 3), "measuring": round(time.perf_counter() - began, 3)}
+        self.note("moment", state.seen, **times, clock="processor" if self.clock is time.process_time else "wall", **entries)
         self.reached = self.at = state.seen
         self.began = self.clock()
-        return {name: value if value is not None else math.nan for name, value in entries["distance"]["ema"].items()}
-
-    def _open(self, state: State) -> None:
-        """The file, without what a run that was killed had measured beyond the checkpoint at which it goes on."""
-        if self.records is not None or not self.ranks.first:
-            return
-        path = self.here / "runs" / self.job.name
-        self.records = Records(path, state.seen - 1, MEASURES)
-        before = [r for r in load(path / MEASURES) if r["kind"] == "moment"]
-        self.spent, self.reached = (before[-1]["seconds"], before[-1]["seen"]) if before else (0.0, 0)
+        distances = entries["distance"]["ema"] or entries["distance"]["raw"]
+        return {name: value if value is not None else math.nan for name, value in distances.items()}
 
     def note(self, kind: str, at: int, **entries: object) -> None:
         """One record."""
-        if self.ranks.first:
-            self.records = self.records or Records(self.here / "runs" / self.job.name, at, MEASURES)
+        if self.records is not None:
             self.records.add(kind, at, arm=self.job.arm.name, seed=self.job.seed, **entries)
 
 
@@ -133,7 +134,7 @@ def stopped_when(asked: Callable[[], bool]) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(0.2):
             if asked():
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGUSR2)  # no other sends this one, and a second of a kind would stop at once
                 return
 
     thread = threading.Thread(target=watch, daemon=True)

@@ -17,6 +17,8 @@ from typing import Any
 from meanstep.program.console import UserError, write
 
 Record = dict[str, Any]
+SYNCED = ("checkpoint", "moment")
+"""Kinds after which a run does not go back."""
 
 
 class Records:
@@ -33,7 +35,7 @@ class Records:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
             file.flush()
-            if kind == "checkpoint":
+            if kind in SYNCED:
                 os.fsync(file.fileno())
         return record
 

@@ -4,8 +4,6 @@ import math
 import queue
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from meanstep.program import workers
-from meanstep.program.console import Interrupted, UserError, err
+from meanstep.program.console import err
 from meanstep.program.sweep import jobs
 from meanstep.program.sweep.jobs import MEASURING, Job, Stopped, cost
 from meanstep.program.sweep.records import Record, save
 from meanstep.program.sweep.settings import Settings
-from meanstep.program.workers import deaf_children, first_line, killed_like_interrupted
 
 SET_COST = 2000
 """What a set's own record costs, in plain training steps."""
@@ -49,30 +46,7 @@ def run(settings: Settings, folder: Path, found: list[Record], count: int, devic
     if not todo:
         return found
     shelf = _Shelf(folder, found)
-    pool, messages, stop = workers.hired([device] * count)
-    board, futures = _Board(settings, todo), {}
-    try:
-        with board.shown(), killed_like_interrupted():
-            with deaf_children():
-                futures = {pool.submit(_work, job, settings, folder): job for job in todo}
-            left = set(futures)
-            while left:
-                done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-                board.read(messages)
-                shelf.keep({future: futures[future] for future in done})
-                for future in done:
-                    future.result()
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped, nothing is lost: the same command goes on in {folder}") from None
-    except (BrokenProcessPool, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
-        failed = next((job.name for future, job in futures.items() if future.done() and not future.cancelled() and future.exception()), "?")
-        raise UserError(
-            f"the job {failed} failed ({type(error).__name__}: {first_line(error)}); what is finished is in {folder}"
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-        shelf.keep({future: job for future, job in futures.items() if future.done() and not future.cancelled()})
+    workers.do(folder, [device] * count, todo, _work, (settings, folder), _Board(settings, todo), shelf.keep)
     return shelf.records
 
 
@@ -81,20 +55,15 @@ class _Shelf:
 
     def __init__(self, folder: Path, records: list[Record]) -> None:
         self.folder, self.records = folder, records
-        self.kept: set[Future[list[Record]]] = set()
 
-    def keep(self, done: "dict[Future[list[Record]], Job]") -> None:
-        """Save what these jobs made, each once; a job that failed or was stopped made nothing."""
-        good = {future: job for future, job in done.items() if future not in self.kept and not future.exception() and future.result()}
-        if not good:
+    def keep(self, job: Job, made: list[Record]) -> None:
+        """Save what a job made; one that was stopped made nothing."""
+        if not made:
             return
-        made = [record for future in good for record in future.result()]
         new = {_identity(r) for r in made}
         self.records = [r for r in self.records if _identity(r) not in new] + made
         save(self.folder, self.records)
-        self.kept |= set(good)
-        for job in good.values():
-            (self.folder / "state" / f"{job.name}.safetensors").unlink(missing_ok=True)
+        (self.folder / "state" / f"{job.name}.safetensors").unlink(missing_ok=True)
 
 
 def _identity(record: Record) -> tuple[Any, ...]:

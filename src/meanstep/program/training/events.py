@@ -47,10 +47,10 @@ class Events:
         if self._due(run.log_every, seen) or last:
             show(state, self.log(state))
         began = time.perf_counter()
-        if self._due(run.sample_every, seen) or ended:
-            self.picture(state)
         if self.judge and (self._due(run.evaluate_every, seen) or ended):
             self.evaluate(state)
+        if self._due(run.sample_every, seen) or ended:
+            self.picture(state)
         if self._due(run.save_every, seen) or last:
             self.save(state)
         self.window.began += time.perf_counter() - began  # the steps' own speed

@@ -34,7 +34,8 @@ def claimed(folder: Path) -> Iterator[Path]:
         here.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {here}: {error.strerror}") from error
-    if not (here / CONFIG).exists() and any(p.name != ".lock" for p in here.iterdir()):
+    begun = {".lock", MANIFEST, AUTOENCODER, "env.json"}  # written before the configuration
+    if not (here / CONFIG).exists() and any(p.name not in begun for p in here.iterdir()):
         raise UserError(f"{here} is not empty and holds no run: choose another folder with --out")
     try:
         lock = (here / ".lock").open("w")

@@ -22,6 +22,7 @@ from meanstep.program.training.ranks import Ranks, syncing
 from meanstep.program.training.state import Owner, State
 from meanstep.velocities import of, own
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 OBSERVE_EVERY = 16
 """Steps between two observations of a coefficient that learns from the noise."""
 
@@ -197,7 +198,8 @@ class Step:
 
 @contextmanager
 def stopping() -> Iterator[list[int]]:
-    """A list that gets the number of a signal to stop (SIGINT, SIGTERM, SIGUSR1); a second one of the same kind stops at once."""
+    """A list that gets the number of a signal to stop (SIGINT, SIGTERM, SIGUSR1; SIGUSR2 from a parent process); a second one of the
+    same kind stops at once."""
     got: list[int] = []
 
     def note(number: int, frame: object) -> None:
@@ -206,7 +208,7 @@ def stopping() -> Iterator[list[int]]:
             signal.raise_signal(number)
         got.append(number)
 
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    old = {number: signal.signal(number, note) for number in STOPPING}
     try:
         yield got
     finally:
