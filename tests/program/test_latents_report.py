@@ -207,7 +207,7 @@ def test_ratios_at_equal_steps_and_equal_compute(tmp_path: Path):
     base, arm = found.base, next(a for a in found.arms if a.name == "rising")
     assert quantities.equal_steps(found, arm, base).differences == pytest.approx([0.3] * 3)
     seen = 4000 * cost("rising") / cost("beta@0")  # between 4,000 and 5,000
-    at_base = 3 - 0.5 * log(4) + (seen - 4000) / 1000 * (-0.5 * log(5) + 0.5 * log(4))
+    at_base = 3 - 0.5 * log(seen / 1000)  # a power law is read exactly: linear in both logarithms
     assert quantities.equal_compute(found, arm, base).differences == pytest.approx([3 - 0.5 * log(4) + 0.3 - at_base] * 3)
 
 
@@ -295,6 +295,41 @@ def test_the_variance_of_the_loss(tmp_path: Path):
     assert quantities.growth(found, "conditional").value == pytest.approx(100.0)
     assert quantities.growth(found, "ema").value == pytest.approx(100.0 / 40.0)  # t from 0.05 to 0.95
     assert quantities.loss_variance({"loss": loss(PLAIN)}, "ema", 0.99) is None
+
+
+def test_a_bound_on_the_bias_is_in_no_mean_with_the_bias(tmp_path: Path):
+    """Of one seed the kind is another: two rows, each of its own seeds, and both are said."""
+    plan = replace(PLAIN, arms=("beta@0", "beta@1"), moments=(1000, 2000))
+
+    def bound(record: dict) -> dict:
+        record["bias"] |= {"kind": "upper bound", "value": 100.0} if record["seed"] == 1 else {}
+        return record
+
+    folder = changed(study(tmp_path / "s", plan), bound)
+    found = results.read(folder)
+    assert quantities.kinds(found) == ["exact for the data", "upper bound"]
+    assert quantities.bias(found, found.base, 2000, "upper bound") == {1: 100.0}
+    assert quantities.bias(found, found.base, 2000, "exact for the data").keys() == {0, 2}
+    text = build(folder).read_text(encoding="utf-8")
+    assert "Upper bound: E|ema - v_c|² over E|v_c|²" in text and "Exact for the data: E|ema - v" in text
+    rows = [row for row in csv.DictReader((folder / "summary.csv").read_text().splitlines()) if row["metric"] == "bias"]
+    assert {(row["at"], row["seeds"]) for row in rows} == {("exact for the data", "0 2"), ("upper bound", "1")}
+
+
+def test_wall_time_decides_no_cost(tmp_path: Path):
+    def wall(record: dict) -> dict:
+        return record | {"clock": "wall", "seconds": 9 * record["seconds"]} if record["seed"] != 2 or record["seen"] == 1000 else record
+
+    folder = changed(study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@0.5", "beta@1", "anchored@1"))), wall)
+    found = decided(folder)["costs-interior"]
+    assert found.verdict == "cannot tell" and "wall time was taken" in found.sentence
+    assert next((row.where, row.claimed, row.change.n) for row in found.rows) == ("beta@0.5, wall time", None, 3)
+    text = build(folder).read_text(encoding="utf-8")
+    assert "Seconds are measured: wall time." in text and "(wall time)" in text
+    rows = [row for row in csv.DictReader((folder / "summary.csv").read_text().splitlines()) if row["metric"] == "seconds"]
+    assert {row["at"] for row in rows} == {"wall"}
+    mixed = results.read(changed(folder, lambda record: record | ({"clock": "processor"} if record["seed"] == 0 else {})))
+    assert quantities.seconds(mixed, mixed.base).keys() == {0} and quantities.seconds(mixed, mixed.base, "wall").keys() == {1, 2}
 
 
 # Claims ------------------------------------------------------------------------------------------------------------------------------

@@ -7,13 +7,14 @@ scale. Unless said otherwise a distance is that of one-step samples under EMA we
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import inf, log
+from math import inf
 
 from meanstep.program.latents.arms import ANCHORED
+from meanstep.program.latents.report import costs
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.beats import beats
 from meanstep.program.latents.report.contests import TERMS
-from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Arm, Results, Seeds
+from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results, Seeds
 from meanstep.program.pages.statistics import Change, mean, ratio
 from meanstep.program.pages.verdicts import HIGHER, LOWER, OPEN, Claim, Range, Row, claim
 
@@ -282,29 +283,11 @@ def _amplified(results: Results) -> Claim:
 
 
 def _costs_inner(results: Results) -> Claim:
-    arms = [arm for arm in results.constants if arm.beta and arm.beta < 1]
-    return _costs(results, arms, "costs-interior", "A coefficient between 0 and 1 costs 10 percent more time than β = 0.", 1.1)
+    return costs.interior(results, PAPER)
 
 
 def _costs_full(results: Results) -> Claim:
-    arm = results.constant(1.0, ANCHORED)
-    return _costs(results, [arm] if arm else [], "costs-anchor", "β = 1 with the anchor costs 20 percent more time than β = 0.", 1.2)
-
-
-def _costs(results: Results, arms: Sequence[Arm], key: str, text: str, times: float) -> Claim:
-    claimed, base = (times - 0.05, times + 0.05), results.base
-    spent = [(arm, ratio(q.seconds(results, arm), q.seconds(results, base))) for arm in arms]
-    rows = [Row(f"{arm.name}, processor seconds", change, f"{times:.2f}", claimed, (1.0, inf)) for arm, change in spent]
-    rows += [Row(f"{arm.name}, counted passes", Change((log(arm.cost / base.cost),)), f"{times:.2f}") for arm in arms if base]
-    return claim(
-        key,
-        text,
-        PAPER,
-        f"Processor seconds of training over those at β = 0, paired by seed: contradicted outside {claimed[0]:g} to {claimed[1]:g}.",
-        "Time over that at β = 0",
-        rows,
-        "it needs constants and anchored arms (--arms constants anchors)",
-    )
+    return costs.anchored(results, PAPER)
 
 
 def _anchor(results: Results) -> Claim:

@@ -10,10 +10,10 @@ from typing import Any
 
 from meanstep.program.console import UserError, write
 from meanstep.program.latents import records
-from meanstep.program.latents.report import prose, summary
+from meanstep.program.latents.report import costs, prose, quantities, summary
 from meanstep.program.latents.report.claims import claims
 from meanstep.program.latents.report.contests import TERMS, contests
-from meanstep.program.latents.report.results import WEIGHTS, Results, read
+from meanstep.program.latents.report.results import BIAS_NORMS, WEIGHTS, Results, read
 from meanstep.program.pages import page
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.strips import strip
@@ -68,7 +68,10 @@ def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, i
         "pictures": [(arm, _picture(results.pictures[arm.name])) for arm in results.arms if arm.name in results.pictures],
         "distances": _distances(results),
         "contests": {terms: contests(results, terms) for terms in TERMS},
-        "costs": prose.costs(results),
+        "costs": costs.table(results),
+        "clocks": " and ".join(costs.clocks(results)) or "none were taken",
+        "kinds": quantities.kinds(results),
+        "norms": BIAS_NORMS,
         "settings": prose.settings(results),
         "paper": prose.PAPERS,
         "environment": prose.environment(results),

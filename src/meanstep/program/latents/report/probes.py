@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.figures import band, series, short
-from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results, Seeds
+from meanstep.program.latents.report.results import BIAS_NORMS, CENTER_WORDS, CENTERS, Results, Seeds
 from meanstep.program.pages.look import BLUE, GREEN, INK, MUTED, ORANGE, beta_colour, drawing, end_labels, key, log_ticks, png, sheet
 from meanstep.program.pages.statistics import ratio
 
@@ -89,20 +89,24 @@ def variance(results: Results) -> bytes | None:
 
 
 def bias(results: Results) -> bytes | None:
-    """Squared error of the EMA copy over training, of the constants."""
-    moments = _moments(results)
-    found = {arm: [(m, q.bias(results, arm, m)) for m in moments] for arm in results.constants}
-    found = {arm: pairs for arm, pairs in found.items() if any(seeds for _, seeds in pairs)}
+    """Squared error of the EMA copy over training, of the constants; a panel for each kind."""
+    moments, found = _moments(results), {}
+    for kind in q.kinds(results):
+        lines = {arm: [(m, q.bias(results, arm, m, kind)) for m in moments] for arm in results.constants}
+        if lines := {arm: pairs for arm, pairs in lines.items() if any(seeds for _, seeds in pairs)}:
+            found[kind] = lines
     if not found:
         return None
     with drawing():
-        figure, (ax,) = sheet(1, 1, 3.2, 6.5)
-        for arm, pairs in found.items():
-            series(ax, pairs, beta_colour(arm.beta or 0.0))
-        ax.set(yscale="log", xlabel="samples seen", ylabel="squared error over E|v'|²")
-        ax.xaxis.set_major_formatter(lambda x, _: short(x))
-        log_ticks(ax, "y", pad=1.1)
-        key(figure, [(f"β = {arm.beta:g}", beta_colour(arm.beta or 0.0), {}) for arm in found])
+        figure, axes = sheet(1, len(found), 3.2, 6.5 if len(found) == 1 else 11.0)
+        for ax, (kind, lines) in zip(axes, found.items(), strict=True):
+            for arm, pairs in lines.items():
+                series(ax, pairs, beta_colour(arm.beta or 0.0))
+            ax.set(title=kind.capitalize(), yscale="log", xlabel="samples seen", ylabel=BIAS_NORMS.get(kind, "squared error, relative"))
+            ax.xaxis.set_major_formatter(lambda x, _: short(x))
+            log_ticks(ax, "y", pad=1.1)
+        drawn = [arm for arm in results.constants if any(arm in lines for lines in found.values())]
+        key(figure, [(f"β = {arm.beta:g}", beta_colour(arm.beta or 0.0), {}) for arm in drawn])
         return png(figure)
 
 

@@ -8,9 +8,9 @@ from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.beats import outcome
 from meanstep.program.latents.report.claims import far, optimum, values
 from meanstep.program.latents.report.contests import TERMS, contests
-from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Arm, Results
+from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results
 from meanstep.program.pages.page import flat
-from meanstep.program.pages.statistics import Change, mean, ratio
+from meanstep.program.pages.statistics import Change, mean
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, number, with_interval
 
 Tile = tuple[str, str, str]
@@ -145,19 +145,6 @@ def _costs(results: Results) -> Iterator[str]:
     dear = max(results.arms, key=lambda arm: arm.cost, default=None)
     if base and dear and dear is not base:
         yield f"By counted passes “{dear.name}” is the dearest arm: {percent(dear.cost / base.cost)} for one sample against β = 0."
-
-
-def costs(results: Results) -> list[tuple[Arm, str, str, str]]:
-    """Of each arm: counted passes over those of the constant 0, processor seconds of 1,000 samples, and these over the constant 0's."""
-    base, found = results.base, []
-    for arm in results.arms:
-        spent = q.seconds(results, arm)
-        m, change = mean(spent.values()), ratio(spent, q.seconds(results, base))
-        seconds = number(1000 * m.mean / results.end) if m and results.end else ""
-        found.append(
-            (arm, number(arm.cost / base.cost) if base else "", seconds, "" if arm is base or not change.n else with_interval(change))
-        )
-    return found
 
 
 def gaps(results: Results) -> list[str]:

@@ -3,7 +3,7 @@
 Everything is by seed, so that intervals are those of independent runs. Knows no claims, no figures and no page.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import exp, log
 from typing import Any
@@ -14,6 +14,7 @@ from meanstep.program.latents.records import Record
 from meanstep.program.latents.report.results import Arm, Results, Seeds, at, is_number
 from meanstep.program.pages.statistics import Change, difference, ratio
 
+PROCESSOR, WALL = "processor", "wall"
 LEVEL_T = 0.9
 """The time at which the paper compares the loss of both tangents."""
 
@@ -32,11 +33,11 @@ def equal_compute(results: Results, arm: Arm | None, base: Arm | None, weights: 
 
 
 def after(results: Results, arm: Arm, compute: float, weights: str = "ema", steps: str = "1") -> Seeds:
-    """Distance of an arm after so much compute: its logarithm is linear between measured moments, and unknown beyond them."""
+    """Distance of an arm after so much compute: linear in logarithms of both between measured moments, and unknown beyond them."""
     found = {}
     for seed in results.seeds:
         pairs = [(seen * arm.cost, results.distance(arm, seen, weights, steps).get(seed)) for seen in results.seen(arm, seed)]
-        if (x := _between(pairs, compute)) is not None:
+        if (x := _between(pairs, compute, log)) is not None:
             found[seed] = x
     return found
 
@@ -109,22 +110,35 @@ def growth(results: Results, tangent: str) -> Change:
     return ratio(last, first)
 
 
-def seconds(results: Results, arm: Arm | None) -> Seeds:
-    """Processor seconds of training up to the end."""
-    return results.value(arm, results.end, lambda record: record.get("seconds"))
+def seconds(results: Results, arm: Arm | None, clock: str = PROCESSOR, seen: int | None = None) -> Seeds:
+    """Seconds of training up to a moment, the end if none is given; wall time where that was taken for some of them."""
+    seen = results.end if seen is None else seen
+    clocks = {seed: _clocks(run, seen) for (name, seed), run in results.runs.items() if arm and name == arm.name}
+    found = results.value(arm, seen, lambda record: record.get("seconds"))
+    return {seed: x for seed, x in found.items() if (WALL if WALL in clocks[seed] else PROCESSOR) == clock}
 
 
-def bias(results: Results, arm: Arm | None, seen: int | None) -> Seeds:
-    """Squared error of the EMA copy over `E|v'|^2`."""
-    return results.value(arm, seen, lambda record: at(record, "bias", "value"))
+def kinds(results: Results) -> list[str]:
+    """The kinds of bias that were measured: they have different norms and go into no mean together."""
+    found = {str(at(record, "bias", "kind") or "") for run in results.runs.values() for record in run.values() if at(record, "bias")}
+    return sorted(found)
 
 
-def _between(pairs: Sequence[tuple[float, Any]], x: float) -> float | None:
-    """The value at `x`, its logarithm linear between known positive values; None beyond them."""
+def bias(results: Results, arm: Arm | None, seen: int | None, kind: str) -> Seeds:
+    """Squared error of the EMA copy, of one kind."""
+    return results.value(arm, seen, lambda record: at(record, "bias", "value") if (at(record, "bias", "kind") or "") == kind else None)
+
+
+def _clocks(run: dict[int, Record], last: int | None) -> set[str]:
+    return {str(record.get("clock") or PROCESSOR) for seen, record in run.items() if last is not None and seen <= last}
+
+
+def _between(pairs: Sequence[tuple[float, Any]], x: float, scale: Callable[[float], float] = float) -> float | None:
+    """The value at `x`, its logarithm linear over `scale` between known positive values; None beyond them."""
     known = [(a, log(b)) for a, b in pairs if is_number(b) and b > 0]
     if not known or x < known[0][0] * (1 - 1e-9) or x > known[-1][0] * (1 + 1e-9):
         return None
-    return exp(float(np.interp(x, [a for a, _ in known], [b for _, b in known])))
+    return exp(float(np.interp(scale(x), [scale(a) for a, _ in known], [b for _, b in known])))
 
 
 def grid(results: Results, *names: str) -> list[float]:

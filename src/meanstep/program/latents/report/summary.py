@@ -13,7 +13,7 @@ OPTIMA = ("matrix", "matrix_unbiased", "norm", "sign")
 
 @dataclass(frozen=True)
 class Number:
-    """A row of summary.csv: `at` says where a probe was taken, or what a ratio was taken to; blanks separate `seeds` and `values`."""
+    """A row of summary.csv: `at`: where a probe was taken, which clock or kind, or when; blanks separate `seeds` and `values`."""
 
     arm: str
     family: str
@@ -42,9 +42,11 @@ def _of(results: Results, arm: Arm, seen: int) -> Iterator[Number]:
     for weights in WEIGHTS:
         for steps in results.steps:
             yield from _row(arm, seen, weights, "distance", steps, "", results.distance(arm, seen, weights, steps))
-    for name in ("seconds", "beta"):
-        yield from _row(arm, seen, "", name, "", "", results.value(arm, seen, lambda record, name=name: record.get(name)))  # type: ignore[misc]
-    yield from _row(arm, seen, "raw", "bias", "", "", q.bias(results, arm, seen))
+    for clock in (q.PROCESSOR, q.WALL):
+        yield from _row(arm, seen, "", "seconds", "", clock, q.seconds(results, arm, clock, seen))
+    yield from _row(arm, seen, "", "beta", "", "", results.value(arm, seen, lambda record: record.get("beta")))
+    for kind in q.kinds(results):
+        yield from _row(arm, seen, "ema", "bias", "", kind, q.bias(results, arm, seen, kind))
     for center in CENTERS:
         for rule in OPTIMA:
             found = q.error_optimal(results, arm, seen, center, rule, clip=False)
