@@ -64,6 +64,8 @@ TAKES = ("times", "power", "diagonal_share", "beta")
 UNREAD = {
     "rectified_meanflow": "its rows are pairs of data and noise from an earlier network, and diagnose draws noise of its own, which is "
     "another training: read the network with --recipe meanflow, or measure the pairs with meanstep.probes",
+    "posterior_meanflow": "its velocity compares with rows of the data, and only a run knows which: diagnose the folder of the run, or "
+    "read the network with --recipe meanflow",
 }
 """Recipes that are not read, and why."""
 READ = tuple(name for name in methods.METHODS if name not in UNREAD)
@@ -85,7 +87,8 @@ def method(name: str, subject: Subject, changed: Mapping[str, Any]) -> Method:
 
 def changes(name: str, **asked: Any) -> dict[str, Any]:
     """Those of the options of `TAKES` that were given; `UserError` for one that the recipe does not have."""
-    known(name)
+    if name not in UNREAD:
+        known(name)
     given, takes = {option: value for option, value in asked.items() if value is not None}, methods.METHODS[name].options
     for option in given:
         if option not in takes:
