@@ -22,7 +22,7 @@ from meanstep.program.console import UserError
 from meanstep.program.latents import records
 from meanstep.program.latents.report import claims, contests, quantities, results
 from meanstep.program.latents.report.page import build, spoken
-from meanstep.program.pages import look
+from meanstep.program.pages import look, statistics
 
 ARMS = ("beta@0", "beta@0.25", "beta@0.5", "beta@1", "anchored@0", "anchored@1", "rising", "falling", "alpha_flow")
 COSTS = {"constant": (1.0, 1.0, 0.25), "anchored": (1.25, 1.25, 0.25), "schedule": (1.25, 1.0, 0.25), "recipe": (1.5, 1.0, 0.0)}
@@ -215,8 +215,8 @@ def test_a_constant_that_stopped_early_is_not_compared_at_equal_compute(tmp_path
     folder = changed(study(tmp_path / "s", PLAIN), lambda r: r if r["seen"] <= 4000 else None)
     found = results.read(folder)
     contest = contests.contests(found, contests.COMPUTE_EQUAL)[0]
-    assert not contest.changes[0.0].n and contest.short == (0.0,) and contest.p_better is None
-    assert "Not far enough for every comparison: β = 0." in decided(folder)["schedule-compute"].sentence
+    assert not contest.changes[0.0].n and contest.lacking == {0.0: (0, 1, 2)} and contest.p_better is None
+    assert "What is missing: β = 0 has not got that far at seeds 0, 1, 2." in decided(folder)["schedule-compute"].sentence
 
 
 def test_a_planted_schedule_beats_every_constant_and_no_other_does(tmp_path: Path):
@@ -248,8 +248,84 @@ def test_no_winner_is_said_with_what_could_have_been_seen(whole: Path):
     pairs = [change.differences for row in rows for change in row.changes.values()]
     sd = float(np.sqrt(np.mean([np.var(x, ddof=1) for x in pairs])))
     shift = -log(1 - float(re.findall(r"below ([\d.]+) percent", said)[0]) / 100) * 3**0.5 / sd
-    assert float(stats.nct.sf(stats.t.ppf(0.975, 2), 2, shift)) == pytest.approx(0.8, abs=0.03)  # the percent has two digits
-    assert "none beats every constant; 3 of 3 are worse" in said and "with 3 seeds" in said
+    assert float(stats.nct.sf(stats.t.ppf(1 - 0.05 / 3, 2), 2, shift)) == pytest.approx(0.8, abs=0.03)  # the percent has two digits
+    assert "none beats every constant; 3 of 3 are worse" in said and "with 3 seeds" in said and "over 3 arms by Holm's first step" in said
+    assert "that all of them have to be beaten at once is left out" in said
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("level", [0.05, 0.05 / 14])
+def test_the_detectable_ratio_of_a_one_sided_test_has_the_stated_power(n: int, level: float):
+    """Simulated, within four standard errors."""
+    found = statistics.detectable(0.03, n, level=level, side="less")
+    assert found is not None
+    draws = np.random.default_rng(0).normal(log(found), 0.03, (20_000, n))
+    share = float((stats.ttest_1samp(draws, 0.0, axis=1, alternative="less").pvalue < level).mean())
+    assert share == pytest.approx(0.8, abs=4 * (0.16 / 20_000) ** 0.5)
+
+
+WINNER = replace(PLAIN, effects=(("rising", -0.1), ("falling", -0.1), ("alpha_flow", 0.2)), seeds=(0, 1, 2, 3))
+
+
+def broken(folder: Path, name: str, seed: int, seen: int = 1500) -> None:
+    """The run broke off there."""
+    path = folder / "runs" / f"{name}-{seed}" / "measures.jsonl"
+    kept = [line for line in path.read_text().splitlines() if json.loads(line)["seen"] <= seen]
+    failure = {"kind": "failure", "arm": name, "seed": seed, "seen": seen, "error": "the loss was not finite"}
+    path.write_text("".join(f"{line}\n" for line in [*kept, json.dumps(failure)]))
+
+
+@pytest.mark.parametrize("terms", contests.TERMS)
+def test_a_constant_is_beaten_where_it_broke_off_and_an_arm_that_broke_off_cannot_win(tmp_path: Path, terms: str):
+    folder = study(tmp_path / "s", WINNER)
+    broken(folder, "beta@0.25", 1)
+    for seed in WINNER.seeds:
+        broken(folder, "beta@1", seed)
+    broken(folder, "falling", 3)
+    rows = {contest.arm.name: contest for contest in contests.contests(results.read(folder), terms)}
+    assert {name: row.finding for name, row in rows.items()} == {"rising": "agrees", "falling": "open", "alpha_flow": "contradicts"}
+    assert {beta: change.n for beta, change in rows["rising"].changes.items()} == {0.0: 4, 0.25: 3, 0.5: 4, 1.0: 0}
+    assert rows["falling"].p_better == 1.0 and rows["rising"].cell(1.0) == "broke off"
+    said = decided(folder)["schedule-steps"].sentence
+    for words in ("falling broke off at seed 3, so it cannot win", "β = 0.25 broke off at seed 1, which counts as beaten"):
+        assert words in said and words in build(folder).read_text(encoding="utf-8").replace("\xa0", " ")
+
+
+def test_seeds_of_schedules_alone_are_named_and_block_no_test(tmp_path: Path):
+    folder = study(tmp_path / "s", WINNER)
+    for path in [*folder.glob("runs/beta@*-3"), folder / "runs" / "alpha_flow-0"]:
+        shutil.rmtree(path)
+    rows = {contest.arm.name: contest for contest in contests.contests(results.read(folder), contests.STEPS_EQUAL)}
+    logs = [{r["seed"]: log(r["distance"]["ema"]["1"]) for r in lines_of(folder) if (r["arm"], r["seen"]) == (a, 4000)} for a in ARMS]
+    largest = max(stats.ttest_1samp([logs[6][k] - each[k] for k in (0, 1, 2)], 0, alternative="less").pvalue for each in logs[:4])
+    falling = max(stats.ttest_1samp([logs[7][k] - each[k] for k in (0, 1, 2)], 0, alternative="less").pvalue for each in logs[:4])
+    assert rows["rising"].p_better == pytest.approx(largest * 3 if largest < falling else max(largest * 2, falling * 3))
+    assert rows["rising"].notes[0] == "β = 0 has not got that far at seed 3"
+    assert rows["alpha_flow"].notes[0] == "alpha_flow has not got that far at seed 0"
+
+
+def test_every_arm_has_its_ratio_to_every_constant(tmp_path: Path):
+    names = ("beta@0", "beta@0.25", "beta@1", "posterior-both@0.5", "projected")
+    plan = replace(PLAIN, arms=names, effects=(("posterior-both@0.5", -0.1), ("projected", 0.2)), moments=(1000, 2000))
+    folder = study(tmp_path / "s", plan)
+    text = build(folder).read_text(encoding="utf-8")
+    assert all(f"<tr><td>{name}</td><td" in text.partition("Against each constant, after the same samples")[2] for name in names[3:])
+    rows = list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
+    held = {(r["arm"], r["seen"], r["seed"]): r["distance"]["ema"]["2"] for r in lines_of(folder)}
+    for name in names[3:]:
+        for beta in ("0", "0.25", "1"):
+            for terms in contests.TERMS:
+                (row,) = [
+                    r
+                    for r in rows
+                    if (r["arm"], r["metric"], r["weights"], r["steps"]) == (name, f"ratio to beta {beta}", "ema", "2")
+                    and r["at"].startswith(terms)
+                ]
+                assert row["seeds"] == "0 1 2" and float(row["low95"]) < float(row["mean"]) < float(row["high95"])
+                if terms == contests.STEPS_EQUAL:
+                    logs = [log(held[name, 2000, seed] / held[f"beta@{beta}", 2000, seed]) for seed in plan.seeds]
+                    assert float(row["mean"]) == pytest.approx(exp(np.mean(logs)))
+                    assert log(float(row["high95"])) == pytest.approx(stats.ttest_1samp(logs, 0).confidence_interval().high)
 
 
 # Optima, noise, amplification --------------------------------------------------------------------------------------------------------

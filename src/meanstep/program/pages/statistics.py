@@ -117,19 +117,20 @@ def across(changes: Iterable[Change]) -> Change:
     return Change(tuple(float(np.mean(change.differences)) for change in found), logs=all(change.logs for change in found))
 
 
-def detectable(sd: float, n: int, power: float = 0.8) -> float | None:
+def detectable(sd: float, n: int, power: float = 0.8, *, level: float = LEVEL, side: str = "two-sided") -> float | None:
     """The ratio below 1 that a paired t-test on the log ratios of `n` pairs finds with this power; any nearer to 1 is likely missed.
 
-    Two-sided at `LEVEL`, of the right sign, from the noncentral t-distribution; `sd` is that of the log ratios. None below two pairs.
+    Of the right sign, from the noncentral t-distribution; `side`: "less" for the one-sided test. `sd` is that of the log ratios. None below
+    two pairs.
     """
     if n < 2:
         return None
-    edge = float(stdtrit(n - 1, 1 - LEVEL / 2))
+    edge = float(stdtrit(n - 1, 1 - (level if side == "less" else level / 2)))
 
     def missing(shift: float) -> float:
         return float(stats.nct.sf(edge, n - 1, shift)) - power  # the other tail is nothing where the power is high
 
-    return exp(-float(optimize.brentq(missing, 0.0, 40.0)) * sd / n**0.5)
+    return exp(-float(optimize.brentq(missing, 0.0, 40.0 + 4 * edge)) * sd / n**0.5)
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:

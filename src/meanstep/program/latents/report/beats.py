@@ -1,8 +1,11 @@
 """The open question as claims: does a schedule or recipe beat every constant coefficient? Knows no figures and no page."""
 
-from meanstep.program.latents.report.contests import Contest, contests, smallest
+from meanstep.program.latents.report.contests import Contest, Smallest, contests, smallest
 from meanstep.program.latents.report.results import Results
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, Row, with_interval
+
+MOST = 6
+"""Missing things that a sentence names."""
 
 
 def beats(results: Results, terms: str, key: str) -> Claim:
@@ -14,8 +17,9 @@ def beats(results: Results, terms: str, key: str) -> Claim:
         key,
         f"Some schedule or recipe beats every constant coefficient in one step, {terms}.",
         "ours: nobody claimed it, the paper leaves schedules open",
-        "Against each constant the one-sided paired p-value; the largest of them decides (intersection-union), with Holm's correction over "
-        "the arms. Holds if one arm beats all constants; does not hold if each arm is worse than some constant.",
+        "Against each constant the one-sided paired p-value, at the seeds that both have; the largest decides (intersection-union), with "
+        "Holm's correction over the arms. A constant is beaten where it broke off, an arm that broke off cannot win. Holds if one arm "
+        "beats all constants; does not hold if each arm is worse than some constant.",
         "Distance over that of the best constant",
         tuple(_contest_row(contest) for contest in found),
         HOLDS if "agrees" in findings else FAILS if beaten else OPEN,
@@ -25,8 +29,7 @@ def beats(results: Results, terms: str, key: str) -> Claim:
 
 def _contest_row(contest: Contest) -> Row:
     where = f"{contest.arm.name} over β = {contest.hardest:g}"
-    lacking = f"β = {', '.join(f'{beta:g}' for beta in contest.short)}: not that far" if contest.short else ""
-    return Row(where, contest.change, lacking, (0.0, 1.0), (0.0, 1.0), contest.finding)
+    return Row(where, contest.change, "; ".join(contest.notes), (0.0, 1.0), (0.0, 1.0), contest.finding)
 
 
 def outcome(found: list[Contest], terms: str) -> str:
@@ -40,7 +43,18 @@ def outcome(found: list[Contest], terms: str) -> str:
     said = f"{terms[0].upper()}{terms[1:]} {who} every constant" + (f": {', '.join(winners)}" if winners else "")
     behind = sum(contest.finding == "contradicts" for contest in found)
     said += f"; {behind} of {len(found)} {'is' if behind == 1 else 'are'} worse than some constant" if behind else ""
-    seen = f"with {least[1]} seeds a gain below {100 * (1 - least[0]):.2g} percent could hardly have been seen (one test, power 80 percent)"
-    short = sorted({beta for contest in found for beta in contest.short})
-    lacking = f" Not far enough for every comparison: β = {', '.join(f'{beta:g}' for beta in short)}." if short else ""
-    return f"{said}; {seen}.{lacking}"
+    return f"{said}; {_could(least)}.{_missing(found)}"
+
+
+def _could(least: Smallest) -> str:
+    arms = "" if least.arms == 1 else f" over {least.arms} arms by Holm's first step"
+    return (
+        f"with {least.seeds} seeds a gain below {100 * (1 - least.ratio):.2g} percent could hardly have been seen (one-sided at 5 percent"
+        f"{arms}, power 80 percent, against one constant: that all of them have to be beaten at once is left out, and makes it larger)"
+    )
+
+
+def _missing(found: list[Contest]) -> str:
+    notes = list(dict.fromkeys(note for contest in found for note in contest.notes))
+    rest = f"; and {len(notes) - MOST} more" if len(notes) > MOST else ""
+    return f" What is missing: {'; '.join(notes[:MOST])}{rest}." if notes else ""

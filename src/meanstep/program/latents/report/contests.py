@@ -1,30 +1,38 @@
 """Does an arm beat every constant coefficient? An intersection-union test per arm, Holm's correction over the arms. Knows no page.
 
 An arm beats every constant if it is better than each: the largest of the one-sided p-values decides, which needs no correction over the
-constants. It is beaten if it is worse than one of them: the smallest of the p-values of the other side, times their number.
+constants. It is beaten if it is worse than one of them: the smallest of the p-values of the other side, times their number. Each constant
+is met at the seeds that both have. Where a constant broke off it is beaten, and that seed is left out; an arm that broke off cannot win.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from meanstep.program.latents.report.quantities import equal_compute, equal_steps
-from meanstep.program.latents.report.results import Arm, Results
-from meanstep.program.pages.statistics import LEVEL, Change, detectable, holm
+from meanstep.program.latents.report.quantities import same_compute, same_steps
+from meanstep.program.latents.report.results import Arm, Results, Seeds
+from meanstep.program.pages.statistics import LEVEL, Change, detectable, holm, ratio
 
-Compare = Callable[[Results, Arm, Arm, str, str], Change]
+Pairs = Callable[[Results, Arm, Arm, str, str], tuple[Seeds, Seeds]]
+Lacking = dict[float, tuple[int, ...]]
 STEPS_EQUAL, COMPUTE_EQUAL = "after the same samples", "after the same compute"
-TERMS: dict[str, Compare] = {STEPS_EQUAL: equal_steps, COMPUTE_EQUAL: equal_compute}
+TERMS: dict[str, Pairs] = {STEPS_EQUAL: same_steps, COMPUTE_EQUAL: same_compute}
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Ratios of an arm to each constant, by coefficient; p-values after Holm's correction over arms, None where a constant is missing."""
+    """Ratios of an arm to each constant, by coefficient; p-values after Holm's correction over arms, None where nothing can be tested.
+
+    `failed`: seeds at which the arm broke off, `absent`: at which it is missing; `beaten`, `lacking`: the same of each constant.
+    """
 
     arm: Arm
     changes: dict[float, Change]
-    short: tuple[float, ...]
+    failed: tuple[int, ...] = ()
+    absent: tuple[int, ...] = ()
+    beaten: Lacking = field(default_factory=dict)
+    lacking: Lacking = field(default_factory=dict)
     p_better: float | None = None
     p_worse: float | None = None
 
@@ -46,39 +54,80 @@ class Contest:
             return "agrees"
         return "contradicts" if self.p_worse is not None and self.p_worse < LEVEL else "open"
 
+    @property
+    def notes(self) -> list[str]:
+        """What is missing of the comparison, in words."""
+        own = [f"{self.arm.name} broke off at {_seeds(self.failed)}, so it cannot win"] if self.failed else []
+        own += [f"{self.arm.name} has not got that far at {_seeds(self.absent)}"] if self.absent else []
+        lost = [f"β = {beta:g} broke off at {_seeds(seeds)}, which counts as beaten" for beta, seeds in self.beaten.items()]
+        return [*own, *lost, *(f"β = {beta:g} has not got that far at {_seeds(seeds)}" for beta, seeds in self.lacking.items())]
+
+    def cell(self, beta: float) -> str:
+        """Why there is no ratio to a constant."""
+        return "broke off" if beta in self.beaten and beta not in self.lacking else "not that far"
+
 
 def contests(results: Results, terms: str, weights: str = "ema", steps: str = "1") -> list[Contest]:
     """Of every schedule and recipe that can be compared with a constant at least."""
     found = [_contest(results, arm, TERMS[terms], weights, steps) for arm in results.others]
     found = [each for each in found if each.hardest is not None]
     better, worse = holm([_better(each) for each in found]), holm([_worse(each) for each in found])
-    return [Contest(c.arm, c.changes, c.short, p, q) for c, p, q in zip(found, better, worse, strict=True)]
+    return [replace(c, p_better=p, p_worse=q) for c, p, q in zip(found, better, worse, strict=True)]
 
 
-def smallest(found: list[Contest]) -> tuple[float, int] | None:
-    """The ratio that one paired test finds with 80 percent power at the pooled spread of all pairs, and its seeds."""
+@dataclass(frozen=True)
+class Smallest:
+    """The ratio to one constant that the first step of Holm's procedure finds with 80 percent power; seeds and arms that it was for."""
+
+    ratio: float
+    seeds: int
+    arms: int
+
+
+def smallest(found: list[Contest]) -> Smallest | None:
+    """At the pooled spread of all pairs."""
     changes = [change for contest in found for change in contest.changes.values() if change.n > 1]
     if not changes:
         return None
-    n = min(change.n for change in changes)
+    n, arms = min(change.n for change in changes), max(1, sum(contest.p_better is not None for contest in found))
     sd = float(np.mean([np.var(change.differences, ddof=1) for change in changes])) ** 0.5
-    least = detectable(sd, n)
-    return (least, n) if least is not None else None
+    least = detectable(sd, n, level=LEVEL / arms, side="less")
+    return None if least is None else Smallest(least, n, arms)
 
 
-def _contest(results: Results, arm: Arm, compare: Compare, weights: str, steps: str) -> Contest:
-    changes = {constant.beta or 0.0: compare(results, arm, constant, weights, steps) for constant in results.constants}
-    whole = len(results.distance(arm, results.end, weights, steps))
-    return Contest(arm, changes, tuple(beta for beta, change in changes.items() if change.n < whole))
+def _contest(results: Results, arm: Arm, pairs: Pairs, weights: str, steps: str) -> Contest:
+    met = {constant.beta or 0.0: (constant, *pairs(results, arm, constant, weights, steps)) for constant in results.constants}
+    own = {seed for _, x, _ in met.values() for seed in x}
+    gone = {beta: {seed for seed in own - y.keys() if (constant.name, seed) in results.failed} for beta, (constant, _, y) in met.items()}
+    short = {beta: own - y.keys() - gone[beta] for beta, (_, _, y) in met.items()}
+    failed = {seed for name, seed in results.failed if name == arm.name}
+    absent = {seed for constant in results.constants for seed in results.distance(constant, results.end, weights, steps)} - own - failed
+    changes = {beta: ratio(x, y) for beta, (_, x, y) in met.items()}
+    return Contest(arm, changes, _sorted(failed), _sorted(absent), _some(gone), _some(short))
 
 
 def _better(contest: Contest) -> float | None:
-    """The intersection-union test's p-value; none if a constant is missing or has not got that far."""
-    ps = [change.p(side="less") for change in contest.changes.values()]
+    """The intersection-union test's p-value; none if a constant is missing, or has too few seeds of the arm's."""
+    if contest.failed:
+        return 1.0
+    met = [change for beta, change in contest.changes.items() if change.n or beta not in contest.beaten or beta in contest.lacking]
+    ps = [change.p(side="less") for change in met]
     known = [p for p in ps if p is not None]
-    return max(known) if known and len(known) == len(ps) and not contest.short else None
+    return max(known) if known and len(known) == len(ps) else None
 
 
 def _worse(contest: Contest) -> float | None:
     known = [p for change in contest.changes.values() if (p := change.p(side="greater")) is not None]
     return min(1.0, len(known) * min(known)) if known else None
+
+
+def _sorted(seeds: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(seeds))
+
+
+def _some(found: dict[float, set[int]]) -> Lacking:
+    return {beta: _sorted(seeds) for beta, seeds in found.items() if seeds}
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"

@@ -21,15 +21,24 @@ LEVEL_T = 0.9
 
 def equal_steps(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> Change:
     """Distance of an arm over that of another, after the same number of samples."""
-    return ratio(results.distance(arm, results.end, weights, steps), results.distance(base, results.end, weights, steps))
+    return ratio(*same_steps(results, arm, base, weights, steps))
 
 
 def equal_compute(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> Change:
     """Distance of an arm at the end over that of another after the same compute; none where the other has not got that far."""
+    return ratio(*same_compute(results, arm, base, weights, steps))
+
+
+def same_steps(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> tuple[Seeds, Seeds]:
+    """Distances of both at the end."""
+    return results.distance(arm, results.end, weights, steps), results.distance(base, results.end, weights, steps)
+
+
+def same_compute(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> tuple[Seeds, Seeds]:
+    """Distance of an arm at the end, and of another after as much compute."""
     if arm is None or base is None or results.end is None:
-        return Change(())
-    spent = arm.cost * results.end
-    return ratio(results.distance(arm, results.end, weights, steps), after(results, base, spent, weights, steps))
+        return {}, {}
+    return results.distance(arm, results.end, weights, steps), after(results, base, arm.cost * results.end, weights, steps)
 
 
 def after(results: Results, arm: Arm, compute: float, weights: str = "ema", steps: str = "1") -> Seeds:

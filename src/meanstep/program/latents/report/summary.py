@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.contests import TERMS
 from meanstep.program.latents.report.results import CENTERS, WEIGHTS, Arm, Results, Seeds
-from meanstep.program.pages.statistics import mean
+from meanstep.program.pages.statistics import mean, ratio
 
 OPTIMA = ("matrix", "matrix_unbiased", "norm", "sign")
 
@@ -33,7 +34,7 @@ class Number:
 
 
 def numbers(results: Results) -> list[Number]:
-    """Of every arm at every moment; then the ratios to the constant 0 at the end."""
+    """Of every arm at every moment; then its ratios to every constant at the end."""
     found = [row for arm in results.arms for seen in results.seen(arm) for row in _of(results, arm, seen)]
     return found + [row for arm in results.arms for row in _ratios(results, arm)]
 
@@ -58,19 +59,18 @@ def _of(results: Results, arm: Arm, seen: int) -> Iterator[Number]:
 
 
 def _ratios(results: Results, arm: Arm) -> Iterator[Number]:
-    if arm is results.base or results.end is None:
-        return
-    for terms, compare in TERMS.items():
-        for weights in WEIGHTS:
-            for steps in results.steps:
-                change = compare(results, arm, results.base, weights, steps) if results.base else None
-                low, high = (change.interval if change else None) or (None, None)
-                if change and change.n:
-                    logs = mean(change.differences)
-                    values = " ".join(map(repr, change.differences))
-                    what, to = "ratio to beta 0", f"{terms}; sd and values of logarithms"
-                    number = (arm.name, arm.family, arm.beta, results.end, weights, what, steps, to)
-                    yield Number(*number, change.value, logs.sd if logs else None, low, high, change.n, "", values)
+    others = [constant for constant in results.constants if constant is not arm]
+    for base, (terms, pairs), weights, steps in product(others, TERMS.items(), WEIGHTS, results.steps):
+        one, other = pairs(results, arm, base, weights, steps)
+        change = ratio(one, other)
+        if results.end is None or not change.n:
+            continue
+        logs, (low, high) = mean(change.differences), change.interval or (None, None)
+        head = (arm.name, arm.family, arm.beta, results.end, weights, f"ratio to beta {base.beta:g}", steps)
+        seeds = " ".join(str(seed) for seed in sorted(one.keys() & other.keys()) if one[seed] > 0 and other[seed] > 0)
+        values = " ".join(map(repr, change.differences))
+        where = f"{terms}; sd and values of logarithms"
+        yield Number(*head, where, change.value, logs.sd if logs else None, low, high, change.n, seeds, values)
 
 
 def _row(arm: Arm, seen: int, weights: str, metric: str, steps: str, where: str, found: Seeds) -> Iterator[Number]:
