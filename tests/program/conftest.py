@@ -1,4 +1,4 @@
-"""What the program's tests share: torch-fidelity where it can be imported, its arithmetic alone where torchvision cannot."""
+"""What the program's tests share: the digits' cache; torch-fidelity, or its arithmetic alone where torchvision cannot be imported."""
 
 import importlib
 import importlib.util
@@ -7,6 +7,18 @@ from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 
 import pytest
+
+from meanstep.program.data import Cache, ensure
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cache]:
+    """The embedded digits, cached in a folder of the test's own."""
+    pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEANSTEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield ensure("digits")
+
 
 TORCHVISION = ["torchvision", *(f"torchvision.{part}" for part in ("datasets", "models", "transforms", "transforms.functional"))]
 

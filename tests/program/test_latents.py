@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,15 +39,6 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 TINY = Network(patch=4, width=16, depth=1, heads=2)
 DIGITS = PRESETS["digits"].config
 BASE = replace(DIGITS, network=TINY, optimiser=replace(DIGITS.optimiser, schedule="constant"))
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cache]:
-    """The embedded digits, cached in a folder of the test's own."""
-    pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEANSTEP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield ensure("digits")
 
 
 @pytest.fixture(scope="module")

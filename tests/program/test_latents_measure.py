@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,15 +34,6 @@ from .train_ranks import BATCH, STEPS, configuration
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SMALL = Sizes(count=64, steps=(1, 2), rows=48, times=3, rows_at=16)
 COEFFICIENT = Method("coefficient", {"beta": 0.7}, proxy_decay=0.9)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cache]:
-    """The embedded digits, cached in a folder of the test's own."""
-    pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEANSTEP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield ensure("digits")
 
 
 def arm(method: Method = COEFFICIENT, **changes: Any) -> Config:

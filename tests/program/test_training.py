@@ -22,7 +22,7 @@ from torch import nn
 import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
-from meanstep.program.data import Cache, Loader, ensure
+from meanstep.program.data import Cache, Loader
 from meanstep.program.runs.config import Averages, Config, Method, Network, checked, from_yaml, to_yaml
 from meanstep.program.runs.records import Records, load
 from meanstep.program.runs.saved import Saved, found
@@ -44,15 +44,6 @@ COMMAND = [sys.executable, "-m", "meanstep", "train"]
 WORDS = "--run.device cpu --network.width 16 --network.depth 1 --network.heads 2 --run.batch 16 --run.evaluate-every 0 --run.save-every 32"
 SHORT = WORDS.split()
 WORKER = Path(__file__).with_name("train_ranks.py")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cache]:
-    """The embedded digits, cached in a folder of the test's own."""
-    pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEANSTEP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield ensure("digits")
 
 
 def weights(folder: Path, seen: int = STEPS * BATCH) -> dict[str, bytes]:

@@ -1,18 +1,17 @@
 """A study's runs on several processes, or one after the other on the ranks of a launcher; what the user sees meanwhile."""
 
-import queue
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache as cache_once
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from meanstep.program import workers
+from meanstep.program.bar import Bar, waiting
 from meanstep.program.console import Interrupted, err
 from meanstep.program.data import Cache
 from meanstep.program.latents.study import Study
@@ -90,43 +89,17 @@ class Board:
     def __init__(self, jobs: Sequence[Job], study: Study, here: Path) -> None:
         self.cost = {job.name: study.compute[job.arm.name].passes for job in jobs}
         self.done = {job.name: min(seen(job, here), study.samples(job.arm)) for job in jobs}
-        total = sum(self.cost[job.name] * study.samples(job.arm) for job in jobs)
-        columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
-        self.progress = Progress(*columns, TextColumn("{task.fields[left]}"), console=err)
-        self.task = self.progress.add_task(f"{len(jobs)} runs", total=total, left="")
-        self.begun, self.began, self.spoken = self._sum(), time.monotonic(), time.monotonic()
+        self.bar = Bar(f"{len(jobs)} runs", sum(self.cost[job.name] * study.samples(job.arm) for job in jobs), self._sum())
 
     def _sum(self) -> float:
         return sum(self.cost[name] * samples for name, samples in self.done.items())
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
+    def shown(self) -> AbstractContextManager[Any]:
         """Live on a terminal; elsewhere one line every half minute."""
-        if err.is_terminal:
-            with self.progress:
-                yield
-        else:
-            yield
+        return self.bar.progress if err.is_terminal else nullcontext()
 
     def read(self, messages: Any) -> None:
         """Take in what the workers said."""
-        while True:
-            try:
-                name, samples = messages.get_nowait()
-            except queue.Empty:
-                break
+        for name, samples in waiting(messages):
             self.done[name] = samples
-        now = self._sum()
-        self.progress.update(self.task, completed=now, left=self._left(now))
-        if not err.is_terminal and time.monotonic() - self.spoken > 30:
-            self.spoken = time.monotonic()
-            task = self.progress.tasks[0]
-            err.print(f"{task.percentage:.0f}% of {task.description}, {task.fields['left']}", soft_wrap=True)
-
-    def _left(self, now: float) -> str:
-        """By the mean rate so far, measurements included."""
-        total, spent = self.progress.tasks[0].total or 0.0, time.monotonic() - self.began
-        if now - self.begun < 0.01 * total:
-            return "estimating the time left"
-        seconds = spent * (total - now) / (now - self.begun)
-        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+        self.bar.reach(self._sum())

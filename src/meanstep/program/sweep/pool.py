@@ -1,19 +1,16 @@
 """Runs a sweep's jobs on several processes: progress with the remaining time, Ctrl-C that loses nothing, records as they come."""
 
 import math
-import queue
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from meanstep.program import workers
+from meanstep.program.bar import Bar, waiting
 from meanstep.program.console import err
 from meanstep.program.sweep import jobs
 from meanstep.program.sweep.jobs import MEASURING, Job, Stopped, cost
@@ -104,51 +101,25 @@ class _Board:
         specs = settings.specs()
         pair = sum(settings.steps * cost(spec) + MEASURING for spec in specs)
         total = sum(pair * len(job.pairs) if job.models else SET_COST for job in todo)
-        columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn())
-        self.progress = Progress(*columns, TextColumn("{task.fields[left]}"), console=err)
-        trained = sum(len(job.pairs) for job in todo if job.models) * len(specs)
-        self.task = self.progress.add_task(f"{trained} models", total=total, left="")
-        self.resumed = 0.0
+        self.bar = Bar(f"{sum(len(job.pairs) for job in todo if job.models) * len(specs)} models", total)
+        self.done = 0.0
         self.latest: dict[tuple[str, str], float] = {}
-        self.spoken = time.monotonic()
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
+    def shown(self) -> AbstractContextManager[Any]:
         """Live on a terminal; elsewhere one line every half minute."""
-        if err.is_terminal:
-            with Live(get_renderable=lambda: Group(self.progress, self._lines()), console=err, refresh_per_second=4, transient=True):
-                yield
-        else:
-            yield
+        if not err.is_terminal:
+            return nullcontext()
+        return Live(get_renderable=lambda: Group(self.bar.progress, self._lines()), console=err, refresh_per_second=4, transient=True)
 
     def read(self, messages: Any) -> None:
         """Take in what the workers said."""
-        while True:
-            try:
-                what, *values = messages.get_nowait()
-            except queue.Empty:
-                break
-            if what == "steps":
-                self.progress.advance(self.task, values[0])
-            elif what == "resumed":
-                self.resumed += values[0]
-                self.progress.advance(self.task, values[0])
+        for what, *values in waiting(messages):
+            if what in ("steps", "resumed"):
+                self.done += values[0]
+                self.bar.before += values[0] if what == "resumed" else 0.0
             else:
                 self.latest[values[0], values[1]] = values[2]
-        self.progress.update(self.task, left=self._left())
-        if not err.is_terminal and time.monotonic() - self.spoken > 30:
-            self.spoken = time.monotonic()
-            task = self.progress.tasks[0]
-            err.print(f"{task.percentage:.0f}% of {task.description}, {task.fields['left']}")
-
-    def _left(self) -> str:
-        """By the mean rate so far: the rate of the last minute jumps between sets and measuring."""
-        task = self.progress.tasks[0]
-        done = task.completed - self.resumed
-        if not task.total or done < 0.01 * task.total:
-            return "estimating the time left"
-        seconds = (task.elapsed or 0) * (task.total - task.completed) / done
-        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+        self.bar.reach(self.done)
 
     def _lines(self) -> Text:
         sets: dict[str, list[tuple[float, str]]] = {}
