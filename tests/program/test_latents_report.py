@@ -20,7 +20,8 @@ from scipy import stats
 
 from meanstep.program.console import UserError
 from meanstep.program.latents import records
-from meanstep.program.latents.report import claims, contests, quantities, results
+from meanstep.program.latents.compute import Compute
+from meanstep.program.latents.report import claims, contests, optima, quantities, results
 from meanstep.program.latents.report.page import build, spoken
 from meanstep.program.pages import look, statistics
 
@@ -340,6 +341,61 @@ def test_the_two_optima_and_their_difference(tmp_path: Path, best: float, matrix
     assert quantities.mismatch(found, 4000, "data").value == pytest.approx(min(matrix, 1.0) - least, abs=2e-3)
     grid = min((0, 0.25, 0.5, 1), key=lambda beta: abs(beta - best))
     assert quantities.best_constant(found, 4000) == dict.fromkeys((0, 1, 2), grid)
+
+
+def held(logs: np.ndarray, betas: Sequence[float], least: Sequence[float]) -> results.Results:
+    """A study in memory of one moment: log distances by constant and seed, and each seed's coefficient of least error."""
+    arms = tuple(results.Arm(f"beta@{b:g}", "", "constant", b, 1000, Compute(1.0, 1.0, 0.5)) for b in betas)
+    optimum = [{center: {"optimum": {"matrix": [x, 0.01]}} for center in ("data", "ema")} for x in least]
+    runs = {
+        (arm.name, seed): {1000: {"distance": {"ema": {"1": exp(x)}, "raw": {}}, "error": optimum[seed]}}
+        for arm, row in zip(arms, logs, strict=True)
+        for seed, x in enumerate(row)
+    }
+    return results.Results({"moments": [1000], "seeds": list(range(len(least)))}, {}, arms, runs, {})
+
+
+@pytest.mark.parametrize(("least", "n"), [(0.94, 3), (1.4, 3), (0.94, 5)])
+def test_noise_makes_no_mismatch(least: float, n: int):
+    """200 studies whose distances do not depend on the coefficient."""
+    noise = np.random.default_rng(1)
+    draws = 3 + 0.2 * noise.standard_normal((200, 1, n)) + 0.02 * noise.standard_normal((200, 4, n))
+    errors = least + 0.01 * noise.standard_normal((200, n))
+    made = [optima.in_one_step(held(x, (0, 0.25, 0.5, 1), list(e)), "", "") for x, e in zip(draws, errors, strict=True)]
+    assert sum(claim.verdict == "holds" for claim in made) <= 10
+
+
+SLOPE = np.array([[0.0], [0.2], [0.4], [0.8]]) + 0.01 * np.random.default_rng(0).standard_normal((4, 3))
+
+
+@pytest.mark.parametrize(("slope", "least", "verdict"), [(1, 1.4, "holds"), (1, -0.5, "cannot tell"), (-1, -0.5, "does not hold")])
+def test_optima_at_the_ends_have_no_interval_and_the_distances_decide(slope: int, least: float, verdict: str):
+    found = optima.in_one_step(held(slope * SLOPE, (0, 0.25, 0.5, 1), [least, least + 0.1, least + 0.3]), "", "")
+    assert found.verdict == verdict
+    change = found.rows[0].change
+    assert change.n == 3 and change.interval is None and change.p() is None and change.outside(0.05, np.inf) is None
+
+
+def test_the_constant_of_least_error_is_compared_with_those_below_it():
+    """Between 0.5 and 0.25 the lower one, and only those below it."""
+    found = optima.evidence(held(SLOPE, (0, 0.25, 0.5, 1), [0.4, 0.35, 0.375]), "data")
+    assert found is not None and found.nearest.beta == 0.25 and found.changes.keys() == {0.0}
+    logs = SLOPE[1] - SLOPE[0]
+    assert found.p == pytest.approx(stats.ttest_1samp(logs, 0, alternative="greater").pvalue)
+    far = optima.evidence(held(SLOPE, (0, 0.25, 0.5, 1), [0.9, 0.9, 0.9]), "data")
+    each = [stats.ttest_1samp(SLOPE[3] - SLOPE[k], 0, alternative="greater").pvalue for k in range(3)]
+    assert far is not None and far.p == pytest.approx(3 * min(each)) and "Holm's correction over 3 constants" in far.sentence
+
+
+def test_both_optima_lie_in_the_range_of_the_constants():
+    """Without a constant beyond 0.5 none is known to be worse."""
+    found = held(-SLOPE[:3], (0.1, 0.25, 0.5), [0.94, 0.95, 0.96])
+    arms = (*found.arms, replace(found.arms[0], name="beta@0", beta=0.0))
+    whole = replace(
+        found, arms=arms, runs=found.runs | {("beta@0", s): {1000: {"error": r[1000]["error"]}} for (_, s), r in found.runs.items()}
+    )
+    least, best = quantities.both_optima(whole, 1000, "data")
+    assert least == best == dict.fromkeys((0, 1, 2), 0.5)
 
 
 def test_no_mismatch_is_no_find(tmp_path: Path):

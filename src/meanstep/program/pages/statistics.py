@@ -28,10 +28,11 @@ class Mean:
 
 @dataclass(frozen=True)
 class Change:
-    """Paired differences, or log ratios if `logs`: one for each unit (a seed, or a set)."""
+    """Paired differences, or log ratios if `logs`: one for each unit (a seed, or a set); `clipped`: equal ones are so by an edge."""
 
     differences: tuple[float, ...]
     logs: bool = True
+    clipped: bool = False
 
     @property
     def n(self) -> int:
@@ -45,7 +46,7 @@ class Change:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95% t-interval, None below two pairs, and None for ratios that are all exactly 1: a model with itself."""
+        """95% t-interval, None below two pairs, if all are one edge, and for ratios that are all exactly 1: a model with itself."""
         if self._constructed:
             return None
         found = mean(self.differences)
@@ -78,7 +79,8 @@ class Change:
 
     @property
     def _constructed(self) -> bool:
-        return self.logs and self.n > 1 and not any(self.differences)
+        same = self.n > 1 and len(set(self.differences)) == 1
+        return same and (self.clipped or (self.logs and not self.differences[0]))
 
     def _finite(self, edge: float) -> bool:
         return isfinite(edge) and (edge > 0 or not self.logs)

@@ -5,7 +5,7 @@ contradicts it; otherwise, if the whole 95% interval lies in `shown` and reaches
 holds only if every row agrees, which needs no correction, and does not hold if one row contradicts it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -73,10 +73,15 @@ def decide(rows: Sequence[Row]) -> tuple[str, tuple[Row, ...]]:
     return (HOLDS if findings and set(findings) == {"agrees"} else OPEN), found
 
 
-def claim(key: str, text: str, source: str, test: str, quantity: str, rows: Sequence[Row], needs: str) -> Claim:
+Decision = Callable[[Sequence[Row]], tuple[str, tuple[Row, ...]]]
+
+
+def claim(
+    key: str, text: str, source: str, test: str, quantity: str, rows: Sequence[Row], needs: str, decision: Decision = decide
+) -> Claim:
     """A decided claim; `needs` tells which option of the command would give the data that are missing."""
     measured = [row for row in rows if row.change.n]
-    verdict, found = decide(measured)
+    verdict, found = decision(measured)
     judged = [row for row in found if row.claimed is not None]
     if not judged:
         sentence = f"There are no data for it: {needs}."

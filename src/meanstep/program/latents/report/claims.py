@@ -4,13 +4,13 @@ The full text of the paper was not at hand: its numbers are quoted from summarie
 scale. Unless said otherwise a distance is that of one-step samples under EMA weights. Knows no figures and no page.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from math import inf
 
 from meanstep.program.latents.arms import ANCHORED
-from meanstep.program.latents.report import costs
+from meanstep.program.latents.report import costs, optima
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.beats import beats
 from meanstep.program.latents.report.contests import TERMS
@@ -26,7 +26,6 @@ MATRIX: tuple[Range, Range] = (0.89, 0.99), (0.84, 1.04)
 NORM: tuple[Range, Range] = (0.46, 0.50), (0.44, 0.52)
 TIMES_AT_LEVEL, TIMES_GROWN, TIMES_AMPLIFIED = 71, 100, 2.6
 FLAT: Range = (0.5, 2.0)
-APART: tuple[Range, Range] = (0.05, inf), (0.0, inf)
 FAR = 64.0
 """Models whose distance, which is a square, is so many times its floor have not learnt the data, and nothing follows from them."""
 CONSTANTS = "it needs the constants 0, 0.25, 0.5 and 1 (--arms constants)"
@@ -219,49 +218,12 @@ def _always(results: Results) -> Claim:
     )
 
 
-def _gap_rows(results: Results, steps: Sequence[str]) -> list[Row]:
-    rows = [
-        Row(f"{_in_steps(n)}, {CENTER_WORDS[center]}", q.mismatch(results, results.end, center, "ema", n), _paper_gap(n), *APART)
-        for n in steps
-        for center in CENTERS
-    ]
-    for n in steps:
-        rows.append(Row(f"{_in_steps(n)}, raw weights", q.mismatch(results, results.end, "data", "raw", n)))
-        rows.append(Row(f"{_in_steps(n)}, best constant itself", q.mismatch(results, results.end, "data", "ema", n, grid=True)))
-    return rows
-
-
-def _in_steps(n: str) -> str:
-    return "one step" if n == "1" else f"{n} steps"
-
-
-def _paper_gap(n: str) -> str:
-    return "0.94" if n == "1" else ""
-
-
 def _mismatch(results: Results) -> Claim:
-    return claim(
-        "mismatch",
-        "The coefficient of least error is larger than the one of the best one-step samples.",
-        PAPER,
-        "The β that minimises M(β), in [0, 1], minus the β where the parabola through the log distances of the constants is least on "
-        f"[0, 1], by seed, at the end: contradicted below {APART[0][0]:g}, agreed if above 0.",
-        "Difference of the two β",
-        _gap_rows(results, ("1",)),
-        f"{CONSTANTS} with their probes",
-    )
+    return optima.in_one_step(results, PAPER, f"{CONSTANTS} with their probes")
 
 
 def _mismatch_more(results: Results) -> Claim:
-    return claim(
-        "mismatch-steps",
-        "It is larger than the one of the best samples in more steps too.",
-        OURS,
-        "The same difference for every other number of steps: all above 0.",
-        "Difference of the two β",
-        _gap_rows(results, [n for n in results.steps if n != "1"]),
-        f"{CONSTANTS} with their probes",
-    )
+    return optima.in_more_steps(results, OURS, f"{CONSTANTS} with their probes")
 
 
 def _amplified(results: Results) -> Claim:

@@ -4,6 +4,7 @@ Everything is by seed, so that intervals are those of independent runs. Knows no
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from math import exp, log
 from typing import Any
@@ -58,7 +59,7 @@ def error_optimal(results: Results, arm: Arm | None, seen: int | None, center: s
 
 
 def distance_optimal(results: Results, seen: int | None, weights: str = "ema", steps: str = "1") -> Seeds:
-    """The coefficient of least distance on [0, 1] of the parabola through log distance of three constants or more."""
+    """The coefficient of least distance of the parabola through log distance of three constants or more, within their range."""
     return {seed: _lowest(*curve) for seed, curve in _curves(results, seen, weights, steps).items() if len(curve[0]) > 2}
 
 
@@ -68,10 +69,26 @@ def best_constant(results: Results, seen: int | None, weights: str = "ema", step
     return {seed: betas[int(np.argmin(logs))] for seed, (betas, logs) in curves.items() if len(betas) > 1}
 
 
+def both_optima(results: Results, seen: int | None, center: str, weights: str = "ema", steps: str = "1") -> tuple[Seeds, Seeds]:
+    """The coefficients of least error at the constant 0 and of least distance, of the seeds that have both, in the constants' range."""
+    best, least = distance_optimal(results, seen, weights, steps), _least_error(results, seen, center, weights, steps)
+    both = sorted(best.keys() & least.keys())
+    return {seed: least[seed] for seed in both}, {seed: best[seed] for seed in both}
+
+
 def mismatch(results: Results, seen: int | None, center: str, weights: str = "ema", steps: str = "1", *, grid: bool = False) -> Change:
-    """The coefficient of least error at the constant 0 minus that of least distance, by seed."""
-    best = (best_constant if grid else distance_optimal)(results, seen, weights, steps)
-    return difference(error_optimal(results, results.base, seen, center), best)
+    """The difference of the two, by seed; `grid`: of the best constant in place of the parabola's lowest point."""
+    if grid:
+        found = _least_error(results, seen, center, weights, steps), best_constant(results, seen, weights, steps)
+    else:
+        found = both_optima(results, seen, center, weights, steps)
+    return replace(difference(*found), clipped=True)
+
+
+def _least_error(results: Results, seen: int | None, center: str, weights: str, steps: str) -> Seeds:
+    curves = _curves(results, seen, weights, steps)
+    least = error_optimal(results, results.base, seen, center, clip=False)
+    return {seed: min(max(x, min(curves[seed][0])), max(curves[seed][0])) for seed, x in least.items() if seed in curves}
 
 
 def error_at(record: Record, center: str, beta: float) -> float | None:
@@ -167,9 +184,9 @@ def _curves(results: Results, seen: int | None, weights: str, steps: str) -> dic
 
 
 def _lowest(betas: Sequence[float], logs: Sequence[float]) -> float:
-    c = np.polyfit(betas, logs, 2)
-    vertex = float(-c[1] / (2 * c[0])) if c[0] > 0 else 0.0
-    return min((0.0, 1.0, vertex if 0 < vertex < 1 else 0.0), key=lambda x: float(np.polyval(c, x)))
+    c, low, high = np.polyfit(betas, logs, 2), min(betas), max(betas)
+    vertex = float(-c[1] / (2 * c[0])) if c[0] > 0 else low
+    return min((low, high, vertex if low < vertex < high else low), key=lambda x: float(np.polyval(c, x)))
 
 
 def _entry(record: Record, tangent: str, k: int) -> Any:
