@@ -1,9 +1,11 @@
 """The report of a study of latents on synthetic records with known effects: comparisons, verdicts, page, partial studies, damage."""
 
 import csv
+import dataclasses
 import fcntl
 import json
 import re
+import shlex
 import shutil
 import sys
 import threading
@@ -20,10 +22,14 @@ from scipy import stats
 
 from meanstep.program.console import UserError
 from meanstep.program.latents import records
+from meanstep.program.latents.arms import arms
+from meanstep.program.latents.command import Latents
 from meanstep.program.latents.compute import Compute
-from meanstep.program.latents.report import claims, contests, optima, quantities, results
+from meanstep.program.latents.report import again, claims, contests, optima, prose, quantities, results
 from meanstep.program.latents.report.page import build, spoken
 from meanstep.program.pages import look, statistics
+from meanstep.program.runs.config import Averages, Config
+from meanstep.program.training.command import parts
 
 ARMS = ("beta@0", "beta@0.25", "beta@0.5", "beta@1", "anchored@0", "anchored@1", "rising", "falling", "alpha_flow")
 COSTS = {"constant": (1.0, 1.0, 0.25), "anchored": (1.25, 1.25, 0.25), "schedule": (1.25, 1.0, 0.25), "recipe": (1.5, 1.0, 0.0)}
@@ -352,7 +358,7 @@ def held(logs: np.ndarray, betas: Sequence[float], least: Sequence[float]) -> re
         for arm, row in zip(arms, logs, strict=True)
         for seed, x in enumerate(row)
     }
-    return results.Results({"moments": [1000], "seeds": list(range(len(least)))}, {}, arms, runs, {})
+    return results.Results({"moments": [1000], "seeds": list(range(len(least)))}, (), arms, runs, {})
 
 
 @pytest.mark.parametrize(("least", "n"), [(0.94, 3), (1.4, 3), (0.94, 5)])
@@ -522,7 +528,7 @@ def test_the_page_has_every_section_and_loads_nothing(page: str):
 def test_the_headline_is_made_of_the_numbers(whole: Path):
     said = "\n".join(spoken(whole))
     assert "Of 4 constant coefficients β = 0 makes the best one-step samples" in said
-    assert "least at β = 0.94 [" in said and "71.0 [71.0, 71.0] times" in said
+    assert "least on [0, 1] at β = 0.94 [" in said and "71.0 [71.0, 71.0] times" in said
     assert "After the same samples none beats every constant" in said
 
 
@@ -577,6 +583,82 @@ def test_a_large_study_is_reported_in_time(tmp_path: Path, monkeypatch: pytest.M
     start = time.process_time()
     build(folder)
     assert time.process_time() - start < 20
+
+
+def words_of(least: Sequence[float], best: float = 0.3) -> str:
+    logs = 0.8 * (np.array([[0.0], [0.25], [0.5], [1.0]]) - best) ** 2 + np.zeros((4, len(least)))
+    found = held(logs, (0, 0.25, 0.5, 1), least)
+    return "\n".join([*prose.headline(found), *(" ".join(tile) for tile in prose.tiles(found, []))])
+
+
+def test_the_coefficient_of_least_error_is_said_within_its_range():
+    assert "least on [0, 1] at β = 0.00 (about the data's own velocity; the error hardly depends on β)" in words_of([-191.9, -202.0, -3.0])
+    assert "at β = 1.00 (about the data's own velocity; unconstrained 1.40 [1.15, 1.65])" in words_of([1.3, 1.4, 1.5])
+    assert re.search(r"at β = 0\.40 \[0\.15, 0\.65\] \(about the data's own velocity\)", words_of([0.3, 0.4, 0.5]))
+
+
+def test_the_tile_of_optima_shows_the_numbers_whose_difference_it_shows():
+    """Seeds that have one of both only are in neither."""
+    logs = 0.8 * (np.array([[0.0], [0.25], [0.5], [1.0]]) - np.array([0.2, 0.4, 0.9])) ** 2
+    found = held(logs, (0, 0.25, 0.5, 1), [0.6, 0.8, float("nan")])
+    (tile,) = (tile for tile in prose.tiles(found, []) if "β of least error" in tile[1])
+    assert tile[0] == "0.70 | 0.30" and tile[2].startswith("difference 0.40") and tile[2].endswith("2 seeds")
+
+
+def asked(folder: Path, **entries: object) -> Path:
+    path = folder / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    return folder
+
+
+def test_the_commands_make_the_study_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Read by the program itself they give the study's own configuration, arms, seeds and measures."""
+    monkeypatch.chdir(tmp_path)
+    start = Latents.parse(["--data.source", "my data/x.npz", "--network.options", "{qk_norm: true}", "--run.compile"])
+    config = Config(**parts(start), run=replace(start.run_, samples=64_000))
+    config = replace(config, averages=Averages((0.99, 0.999), (0.05, 0.1)), method=replace(config.method, window=(0.1, 0.9)))
+    sizes = {"count": 512, "steps": [1, 4], "rows": 2048, "times": 10, "rows_at": 64, "references": 20_000}
+    folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "anchored@1"), seeds=(0, 1), moments=(1000, 2000)))
+    own = {"recipe": "coefficient", "options": {"beta": {"over_t": [0, 1, 8]}, "anchor": 0}, "method": {"proxy_decay": 0.99}}
+    entries = [dataclasses.asdict(arm) for arm in arms(("beta@0", "anchored@1", "rising"))]
+    about = [json.loads(json.dumps(x)) for x in [*entries, {**entries[-1], **own, "name": "late", "about": "own: late"}]]
+    held = [x | {"samples": 2000, "compute": {"forwards": 1, "backwards": 1, "tangents": 1}} for x in about]
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    runs = [(name, seed) for name in ("beta@0", "anchored@1", "late") for seed in (0, 1, 4)] + [("rising", 0)]
+    found = results.read(asked(folder, arms=held, config=plain, settings={"moments": 2, **sizes}, asked=runs))
+    first, second = again.commands(found)
+    (tmp_path / again.FILE).write_text(again.own(found))
+    made = Latents.parse(shlex.split(first)[3:]).study()
+    assert made.config == config and [arm.name for arm in made.arms] == ["beta@0", "anchored@1", "late"] and made.seeds == (0, 1, 4)
+    assert made.moments == 2 and json.loads(json.dumps(dataclasses.asdict(made.sizes))) == sizes
+    assert (made.arms[2].options, made.arms[2].method) == (own["options"], own["method"])
+    assert "--arms rising --seeds 0 --moments 2" in second and "--arms-file" not in second and "--measure.rows " not in first
+    text = build(folder).read_text(encoding="utf-8")
+    assert "--out x" not in text and "late: {" in text.replace("late:\n", "late: {")
+
+
+def test_only_what_was_asked_for_is_missing(tmp_path: Path):
+    folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "rising"), seeds=(0, 1)))
+    shutil.rmtree(folder / "runs" / "rising-1")
+    assert results.read(folder).missing == [("rising", 1)]
+    (folder / "records.jsonl").unlink()
+    found = results.read(asked(folder, asked=[["beta@0", 0], ["beta@0", 1], ["rising", 0]]))
+    assert found.missing == [] and not any("not begun" in line for line in prose.gaps(found))
+
+
+def test_every_commit_and_machine_is_named(tmp_path: Path):
+    folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0",), moments=(1000,)))
+    assert ("commit", "b36a3b8") in prose.environment(results.read(folder))
+    for seed, commit in enumerate(("aaa", "bbb", "aaa")):
+        (folder / "runs" / f"beta@0-{seed}" / "env.json").write_text(json.dumps({"commit": commit, "machine": "m", "command": "x"}))
+    assert prose.environment(results.read(folder)) == [("commit", "aaa, bbb"), ("machine", "m")]
+
+
+def test_samples_of_flow_matching_are_of_many_steps(tmp_path: Path, page: str):
+    folder = study(tmp_path / "s", Plan(arms=("beta@0",), seeds=(0,), moments=(1000,)))
+    entries = json.loads((folder / "study.json").read_text())["arms"]
+    asked(folder, arms=[entries[0] | {"recipe": "flow_matching"}])
+    assert "One step (of beta@0: many steps), EMA weights" in build(folder).read_text(encoding="utf-8") and "One step, EMA weights" in page
 
 
 def test_one_process_at_a_time_writes_a_report(tmp_path: Path):

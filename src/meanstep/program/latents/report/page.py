@@ -10,7 +10,7 @@ from typing import Any
 
 from meanstep.program.console import UserError, write
 from meanstep.program.latents import records
-from meanstep.program.latents.report import costs, prose, quantities, summary
+from meanstep.program.latents.report import again, costs, prose, quantities, summary
 from meanstep.program.latents.report.claims import claims
 from meanstep.program.latents.report.contests import TERMS, contests
 from meanstep.program.latents.report.results import BIAS_NORMS, WEIGHTS, Results, read
@@ -75,7 +75,9 @@ def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, i
         "settings": prose.settings(results),
         "paper": prose.PAPERS,
         "environment": prose.environment(results),
-        "command": prose.command(results),
+        "commands": again.commands(results),
+        "own": (again.FILE, again.own(results)),
+        "many": [entry["name"] for entry in results.about["arms"] if entry["recipe"] == "flow_matching"],
     }
 
 

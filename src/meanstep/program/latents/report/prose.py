@@ -8,12 +8,14 @@ from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.beats import outcome
 from meanstep.program.latents.report.claims import far, optimum, values
 from meanstep.program.latents.report.contests import TERMS, contests
-from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results
+from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results, Seeds
 from meanstep.program.pages.page import flat
 from meanstep.program.pages.statistics import Change, mean
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, number, with_interval
 
 Tile = tuple[str, str, str]
+SENSIBLE = 10.0
+"""A coefficient of least error beyond it is a quotient of noise."""
 
 
 def tiles(results: Results, claims: list[Claim]) -> list[Tile]:
@@ -48,15 +50,11 @@ def _sure(change: Change, show: Any = number) -> str:
 
 def _tile_of_optima(results: Results) -> Iterator[Tile]:
     center = _center(results)
-    gap = q.mismatch(results, results.end, center)
+    gap, both = q.mismatch(results, results.end, center), q.both_optima(results, results.end, center)
     if gap.n:
-        best = values(q.distance_optimal(results, results.end))
-        words = "β of least error against β of the best one-step samples"
-        yield (
-            f"{gap.value + best.value:.2f} | {best.value:.2f}",
-            words,
-            f"difference {_places(gap)}, {gap.n} {'seed' if gap.n == 1 else 'seeds'}",
-        )
+        least, best = (values(found).value for found in both)
+        words, seeds = "β of least error against β of the best one-step samples", f"{gap.n} {'seed' if gap.n == 1 else 'seeds'}"
+        yield f"{least:.2f} | {best:.2f}", words, f"difference {_places(gap)}, {seeds}"
 
 
 def _tile_of_loss(results: Results) -> Iterator[Tile]:
@@ -102,13 +100,20 @@ def _interval(change: Change) -> str:
 
 def _mismatch(results: Results) -> Iterator[str]:
     center = _center(results)
-    least = optimum(results, center)
-    if not least.n:
+    free = optimum(results, center)
+    if not free.n:
         return
-    said = f"On the weights trained at β = 0 the error of the signal is least at β = {_places(least)} ({CENTER_WORDS[center]})"
-    gaps = {n: values(found) for n in results.steps if (found := q.distance_optimal(results, results.end, "ema", n))}
+    least = _edged(q.error_optimal(results, results.base, results.end, center))
+    said = f"On the weights trained at β = 0 the error of the signal is least on [0, 1] at β = {_places(least)} ({CENTER_WORDS[center]}"
+    if free.differences != least.differences:
+        said += f"; unconstrained {_places(free)}" if abs(free.value) < SENSIBLE else "; the error hardly depends on β"
+    gaps = {n: _edged(found) for n in results.steps if (found := q.distance_optimal(results, results.end, "ema", n))}
     best = ", ".join(f"{_places(change)} in {n} {'step' if n == '1' else 'steps'}" for n, change in gaps.items())
-    yield f"{said}; the distance is least at β = {best}." if best else f"{said}."
+    yield f"{said}); the distance is least at β = {best}." if best else f"{said})."
+
+
+def _edged(found: Seeds) -> Change:
+    return Change(tuple(found.values()), logs=False, clipped=True)
 
 
 def _loss(results: Results) -> Iterator[str]:
@@ -196,11 +201,10 @@ PAPERS = (
 
 
 def environment(results: Results) -> list[tuple[str, str]]:
-    """Whatever env.json tells, flat."""
-    return [(name, value) for name, value in flat(results.environment) if name != "command" and value]
-
-
-def command(results: Results) -> str:
-    """The command that made this study."""
-    known = results.environment.get("command")
-    return known if isinstance(known, str) else "meanstep reproduce latents"
+    """Whatever the env.json tell, flat; what differs between runs is all there."""
+    found: dict[str, dict[str, None]] = {}
+    for each in results.environments:
+        for name, value in flat(each):
+            if name != "command" and value:
+                found.setdefault(name, {})[value] = None
+    return [(name, ", ".join(values)) for name, values in found.items()]

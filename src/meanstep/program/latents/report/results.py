@@ -40,10 +40,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Results:
-    """What a folder holds. Numbers that are missing or not finite are left out; `failed` names runs that broke off."""
+    """What a folder holds. Numbers that are missing or not finite are left out; `failed` names runs that broke off.
+
+    `environments`: commit and machine of every run whose folder is there, else of the first.
+    """
 
     about: Record
-    environment: Record
+    environments: tuple[Record, ...]
     arms: tuple[Arm, ...]
     runs: dict[tuple[str, int], dict[int, Record]]
     failed: dict[tuple[str, int], str]
@@ -114,12 +117,18 @@ class Results:
         found = at(self.about, "floor", "1")
         return float(found) if is_number(found) else None
 
+    @cached_property
+    def asked(self) -> list[tuple[str, int]]:
+        """Arm and seed of the runs that were asked for."""
+        if (named := self.about.get("asked")) is not None:
+            return [(str(name), int(seed)) for name, seed in named]
+        return [(arm.name, int(seed)) for arm in self.arms for seed in self.about.get("seeds") or self.seeds]
+
     @property
     def missing(self) -> list[tuple[str, int]]:
         """Runs that were asked for and have not reached the last moment of all arms, without those that broke off."""
-        asked = [(arm.name, int(seed)) for arm in self.arms for seed in self.about.get("seeds") or self.seeds]
         last = self.moments[-1] if self.moments else 0
-        return [run for run in asked if run not in self.failed and last not in self.runs.get(run, {})]
+        return [run for run in self.asked if run not in self.failed and last not in self.runs.get(run, {})]
 
 
 def read(folder: Path) -> Results:
@@ -134,7 +143,7 @@ def read(folder: Path) -> Results:
         else:
             runs.setdefault(run, {})[record["seen"]] = record
     arms = tuple(_arm(entry, folder / records.STUDY) for entry in about["arms"])
-    return Results(about, _environment(folder / "env.json"), arms, runs, failed, _pictures(folder, arms))
+    return Results(about, _environments(folder), arms, runs, failed, _pictures(folder, arms))
 
 
 def at(value: Any, *names: str) -> Any:
@@ -154,6 +163,11 @@ def _arm(entry: Record, path: Path) -> Arm:
     if not all(is_number(x) for x in (*passes.values(), entry["samples"])) or not is_number(entry["beta"] or 0):
         raise UserError(f"{path} is damaged: the numbers of arm {entry['name']!r} are none")
     return Arm(entry["name"], entry["about"], entry["family"], entry["beta"], int(entry["samples"]), Compute(**passes))
+
+
+def _environments(folder: Path) -> tuple[Record, ...]:
+    paths = sorted((folder / "runs").glob("*/env.json")) or [folder / "env.json"]
+    return tuple(_environment(path) for path in paths)
 
 
 def _environment(path: Path) -> Record:
