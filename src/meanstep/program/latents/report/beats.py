@@ -1,11 +1,8 @@
 """The open question as claims: does a schedule or recipe beat every constant coefficient? Knows no figures and no page."""
 
-from meanstep.program.latents.report.contests import Contest, Smallest, contests, smallest
+from meanstep.program.latents.report.contests import Contest, Smallest, contests, smallest, together
 from meanstep.program.latents.report.results import Results
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, Row, with_interval
-
-MOST = 6
-"""Missing things that a sentence names."""
 
 
 def beats(results: Results, terms: str, key: str) -> Claim:
@@ -29,7 +26,7 @@ def beats(results: Results, terms: str, key: str) -> Claim:
 
 def _contest_row(contest: Contest) -> Row:
     where = f"{contest.arm.name} over β = {contest.hardest:g}"
-    return Row(where, contest.change, "; ".join(contest.notes), (0.0, 1.0), (0.0, 1.0), contest.finding)
+    return Row(where, contest.change, contest.words, (0.0, 1.0), (0.0, 1.0), contest.finding)
 
 
 def outcome(found: list[Contest], terms: str) -> str:
@@ -55,6 +52,5 @@ def _could(least: Smallest) -> str:
 
 
 def _missing(found: list[Contest]) -> str:
-    notes = list(dict.fromkeys(note for contest in found for note in contest.notes))
-    rest = f"; and {len(notes) - MOST} more" if len(notes) > MOST else ""
-    return f" What is missing: {'; '.join(notes[:MOST])}{rest}." if notes else ""
+    said = together(note for contest in found for note in contest.notes)
+    return f" What is missing: {said}." if said else ""

@@ -55,16 +55,29 @@ class Contest:
         return "contradicts" if self.p_worse is not None and self.p_worse < LEVEL else "open"
 
     @property
-    def notes(self) -> list[str]:
-        """What is missing of the comparison, in words."""
-        own = [f"{self.arm.name} broke off at {_seeds(self.failed)}, so it cannot win"] if self.failed else []
-        own += [f"{self.arm.name} has not got that far at {_seeds(self.absent)}"] if self.absent else []
-        lost = [f"β = {beta:g} broke off at {_seeds(seeds)}, which counts as beaten" for beta, seeds in self.beaten.items()]
-        return [*own, *lost, *(f"β = {beta:g} has not got that far at {_seeds(seeds)}" for beta, seeds in self.lacking.items())]
+    def notes(self) -> list[tuple[str, str]]:
+        """What is missing of the comparison: whose, and what."""
+        own = [(self.arm.name, f"broke off at {_seeds(self.failed)}, cannot win")] if self.failed else []
+        own += [(self.arm.name, f"not that far at {_seeds(self.absent)}")] if self.absent else []
+        lost = [(f"β = {beta:g}", f"broke off at {_seeds(seeds)}, counts as beaten") for beta, seeds in self.beaten.items()]
+        return [*own, *lost, *((f"β = {beta:g}", f"not that far at {_seeds(seeds)}") for beta, seeds in self.lacking.items())]
+
+    @property
+    def words(self) -> str:
+        """The notes, each thing once."""
+        return together(self.notes)
 
     def cell(self, beta: float) -> str:
         """Why there is no ratio to a constant."""
         return "broke off" if beta in self.beaten and beta not in self.lacking else "not that far"
+
+
+def together(notes: Iterable[tuple[str, str]]) -> str:
+    """Notes in words: what is missing once, after the names of all that miss it."""
+    found: dict[str, dict[str, None]] = {}
+    for who, what in notes:
+        found.setdefault(what, {})[who] = None
+    return "; ".join(f"{', '.join(names)}: {what}" for what, names in found.items())
 
 
 def contests(results: Results, terms: str, weights: str = "ema", steps: str = "1") -> list[Contest]:
