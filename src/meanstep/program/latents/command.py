@@ -17,7 +17,8 @@ from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.latents import pool
 from meanstep.program.latents.arms import ANCHORED, CONSTANT, GROUPS, SINGLES, SWEPT, arms, from_yaml
 from meanstep.program.latents.measure import Sizes
-from meanstep.program.latents.study import Study, completed, held, held_arms, held_config, locked, note
+from meanstep.program.latents.records import held
+from meanstep.program.latents.study import Study, completed, held_arms, held_config, locked, note
 from meanstep.program.latents.work import ELSEWHERE, ENDLESS, Job, seen
 from meanstep.program.pages.page import require
 from meanstep.program.pages.statistics import detectable

@@ -15,11 +15,10 @@ from meanstep.program.data import Cache
 from meanstep.program.latents.arms import ANCHORED, CONSTANT, Arm
 from meanstep.program.latents.compute import Compute, counted
 from meanstep.program.latents.measure import Sizes
+from meanstep.program.latents.records import STUDY, VERSION, held
 from meanstep.program.runs.config import Config, from_yaml
 from meanstep.program.sweep.folder import environment
-from meanstep.program.sweep.records import read_json
 
-FILE, VERSION = "study.json", 1
 FURTHER = 1.5
 """Constant coefficients train on for at most this factor, to where they have spent what a dearer arm spends."""
 
@@ -93,17 +92,6 @@ def _data(cache: Cache) -> dict[str, Any]:
     return about | {"digest": cache.manifest.digest}
 
 
-def held(folder: Path) -> dict[str, Any] | None:
-    """What the study.json of a folder holds, if there is one; `UserError` if it is damaged."""
-    path = folder / FILE
-    if not path.exists():
-        return None
-    found = read_json(path)
-    if not isinstance(found, dict) or any(name not in found for name in ("settings", "config", "arms", "seeds", "moments")):
-        raise UserError(f"{path} is damaged: it holds no study; choose another folder with --out")
-    return found
-
-
 def held_arms(found: dict[str, Any]) -> list[Arm]:
     """The arms of a study.json."""
     return [Arm(**{f.name: entry.get(f.name) for f in dataclasses.fields(Arm)}) for entry in found["arms"]]
@@ -111,7 +99,7 @@ def held_arms(found: dict[str, Any]) -> list[Arm]:
 
 def held_config(found: dict[str, Any]) -> Config:
     """The configuration of a study.json."""
-    return from_yaml(json.dumps(found["config"]), FILE)
+    return from_yaml(json.dumps(found["config"]), STUDY)
 
 
 def completed(study: Study, folder: Path, cache: Cache) -> Study:
@@ -168,7 +156,7 @@ def locked(folder: Path) -> Iterator[Path]:
     here = folder.expanduser().resolve()
     try:
         here.mkdir(parents=True, exist_ok=True)
-        if not (here / FILE).exists() and any(p.name != ".lock" and not p.name.startswith(f".{FILE}") for p in here.iterdir()):
+        if not (here / STUDY).exists() and any(p.name != ".lock" and not p.name.startswith(f".{STUDY}") for p in here.iterdir()):
             raise UserError(f"{here} is not empty and holds no study: choose another folder with --out")
         lock = (here / ".lock").open("w")
     except OSError as error:
@@ -182,6 +170,6 @@ def note(here: Path, study: Study, cache: Cache, floor: dict[str, float], runs: 
     """Write study.json, with these runs beside those that it had, and env.json the first time."""
     before = held(here) or {}
     asked = {*runs, *((arm, seed) for arm, seed in before.get("asked", []))}
-    write(here / FILE, json.dumps(study.described(cache, floor, asked), indent=1) + "\n")
+    write(here / STUDY, json.dumps(study.described(cache, floor, asked), indent=1) + "\n")
     if not (here / "env.json").exists():
         write(here / "env.json", json.dumps(environment(study.config.run.device), indent=1) + "\n")

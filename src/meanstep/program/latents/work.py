@@ -15,6 +15,7 @@ from meanstep.program.console import UserError, write
 from meanstep.program.data import Cache
 from meanstep.program.latents.arms import Arm
 from meanstep.program.latents.measure import Measurer
+from meanstep.program.latents.records import MEASURES
 from meanstep.program.latents.study import Study
 from meanstep.program.runs.config import Config, checked
 from meanstep.program.runs.records import Records, load
@@ -26,7 +27,6 @@ from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
 from meanstep.program.training.train import Shown, train
 
-MEASURES = "measures.jsonl"
 DONE, STOPPED, ELSEWHERE, FAILED, WRONG = "done", "stopped", "elsewhere", "failed", "wrong"
 ENDLESS = 2**62
 
