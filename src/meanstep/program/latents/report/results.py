@@ -16,7 +16,7 @@ from meanstep.program.latents.records import Record
 
 WEIGHTS, CENTERS = ("ema", "raw"), ("data", "ema")
 CENTER_WORDS = {"data": "about the data's own velocity", "ema": "about the EMA copy"}
-BIAS_NORMS = {"exact for the data": "E|ema - v'|² over E|v'|²", "upper bound": "E|ema - v_c|² over E|v_c|²"}
+BIAS_NORMS = {"exact for the data": "E|ema - v|² over E|v'|²", "upper bound": "E|ema - v_c|² over E|v_c|²"}
 
 Seeds = dict[int, float]
 
