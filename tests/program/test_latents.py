@@ -292,6 +292,7 @@ def test_two_ranks_do_what_one_does(study: Path, tmp_path: Path):
         ("--arms-file nowhere.yaml", "--arms-file: cannot read nowhere.yaml"),
         ("--seeds -1", "--seeds: at least one, and none below 0, got -1"),
         ("--moments 0", "--moments: at least 1, got 0"),
+        ("--moments 99", "--moments: at most one a step, and 128 samples are 1 steps, got 99"),
         ("--part 3/2", "--part: K/N with 1 <= K <= N"),
         ("--workers 0", "--workers: at least one, got 0"),
         ("--measure.steps 2 4", "--measure.steps: 1 and whatever else, got 2 4"),
@@ -304,7 +305,7 @@ def test_two_ranks_do_what_one_does(study: Path, tmp_path: Path):
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(words: str, told: str, cache: Cache, tmp_path: Path):
-    asked = ["--run.samples", "128", "--out", str(tmp_path / "study"), *words.split()]
+    asked = ["--run.samples", "128", "--moments", "1", "--out", str(tmp_path / "study"), *words.split()]
     with pytest.raises(UserError, match=told) as mistake:
         Latents.parse(asked).run()
     assert "\n" not in str(mistake.value) and not (tmp_path / "study" / "runs").exists()
@@ -340,7 +341,7 @@ def test_few_seeds_are_told_what_they_cannot_see(cache: Cache, tmp_path: Path, c
 def test_a_dry_run_writes_nothing(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert call(*WORDS, "--dry-run", "--out", str(tmp_path / "study")) == 0
     said = capsys.readouterr().out
-    assert "3.50" in said and "all 4 runs" in said and not (tmp_path / "study").exists()
+    assert "3.50" in said and "4 of 4 runs are left" in said and not (tmp_path / "study").exists()
 
 
 def test_the_study_goes_on_without_its_options(study: Path):

@@ -49,8 +49,9 @@ class Latents:
     """Train arms of the coefficient side by side on images or latents, and report: is the quietest gradient the best generator?
 
     Each arm and seed is a run of `meanstep train`, measured at the same moments: distances in 1, 2 and 4 steps, raw and EMA weights;
-    the loss's variance over t; the residual's noise over beta. Without options: digits, the paper's coefficients, three seeds, half an
-    hour on two cores. Stop it at any moment; the same command goes on. More --arms or --seeds for the same --out are added.
+    the loss's variance over t; the residual's noise over beta. Without options: digits, four constants and the anchor, three seeds, some 35
+    minutes on two idle cores. Stop it at any moment; the same command goes on. --arms and --seeds for the same --out add their own runs;
+    left out they are all that the folder has.
 
     Examples: meanstep reproduce latents; meanstep reproduce latents --arms constants schedules --seeds 0 1 2 3 4; meanstep reproduce
     latents --preset latents-dit-s4 --data.source caches/photographs --network.model B/4 --out runs/b4; meanstep launch --array 12 --
@@ -115,7 +116,9 @@ class Latents:
             _examined(study, cache)
             if self.dry_run:
                 here.told(None)
-                return _dry(completed(study, self.out.expanduser(), cache), cache, here)
+                place = self.out.expanduser()
+                count = len(_devices(self.workers, here, study.config.run.device))
+                return _dry(completed(study, place, cache), study, place, cache, here, count)
             place, whole, todo = self._begun(study, cache, here)
         except BaseException:
             here.told(None)  # the others wait for it
@@ -154,6 +157,8 @@ class Latents:
             if min(value, default=0) < 1 if isinstance(value, tuple) else value < LEAST.get(name, 1):
                 raise UserError(f"--measure.{name.replace('_', '-')}: at least {LEAST.get(name, 1)}, got {value}")
         config = checked(Config(**parts(self), run=self.run_))
+        if self.moments > (steps := config.run.samples // config.run.batch):
+            raise UserError(f"--moments: at most one a step, and {config.run.samples:,} samples are {steps} steps, got {self.moments}")
         return Study(config, chosen, tuple(dict.fromkeys(self.seeds)), self.moments, self.measure, {})
 
     def _begun(self, study: Study, cache: Cache, here: Ranks) -> tuple[Path, Study, list[Job]]:
@@ -244,17 +249,21 @@ def _failed(study: Study, place: Path) -> list[str]:
     return [job.name for job in jobs if seen(job, place) == ENDLESS]
 
 
-def _dry(study: Study, cache: Cache, here: Ranks) -> int:
-    """Every arm with what it costs, and how long all would take, from the time of the first arm's steps."""
-    rows = [(arm, study.compute[arm.name], study.samples(arm)) for arm in study.arms]
+def _dry(study: Study, asked: Study, place: Path, cache: Cache, here: Ranks, workers: int) -> int:
+    """Every arm asked for with what it costs, and how long what is left takes, by the time of the first arm's steps."""
+    rows = [(arm, study.compute[arm.name], study.samples(arm)) for arm in asked.arms]
     table = Table("arm", "what", "forwards", "backwards", "tangents", "passes", "samples", box=None, header_style="bold")
     for arm, c, n in rows:
         numbers = (f"{c.forwards:.2f}", f"{c.backwards:.2f}", f"{c.tangents:.2f}", f"{c.passes:.2f}", f"{n:,}")
         table.add_row(arm.name, arm.about, *numbers)
     out.print(table)
-    first = rows[0][0]
-    for line in estimate.lines(study.run(first, study.seeds[0]), cache, here):
-        out.print(f"{first.name}: {line}", highlight=False, soft_wrap=True)
-    total = sum(c.passes * n for _, c, n in rows) * len(study.seeds) / (rows[0][1].passes * rows[0][2])
-    out.print(f"all {len(rows) * len(study.seeds)} runs: {total:.1f} times that, and measuring", soft_wrap=True)
+    first, todo = rows[0][0], pool.left([Job(arm, seed) for seed in asked.seeds for arm in asked.arms], study, place)
+    if not todo:
+        out.print("nothing is left to do")
+        return 0
+    config = study.run(first, asked.seeds[0])
+    a_pass = estimate.step(config, cache, here) / config.run.batch / study.compute[first.name].passes
+    total = a_pass * sum(study.compute[job.arm.name].passes * (study.samples(job.arm) - seen(job, place)) for job in todo)
+    words = f"{len(todo)} of {len(rows) * len(asked.seeds)} runs are left: training takes about {estimate.clock(total)} of one worker here"
+    out.print(f"{words}, {estimate.clock(total / workers)} on {workers}; measuring comes on top", soft_wrap=True)
     return 0

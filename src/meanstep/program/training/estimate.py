@@ -28,10 +28,17 @@ def lines(config: Config, cache: Cache, ranks: Ranks) -> Iterator[str]:
     step = Step(config, state, ranks, wrapped(config, state, ranks), chunk(config, ranks))
     seconds = _seconds(step, Loader(cache, config.run.seed, mirrored(config, cache)))
     total = seconds * config.run.samples / config.run.batch
-    speed = f"{config.run.batch / seconds:,.0f} samples/s; {config.run.samples:,} samples: {_clock(total)}"
+    speed = f"{config.run.batch / seconds:,.0f} samples/s; {config.run.samples:,} samples: {clock(total)}"
     yield f"step: {seconds * 1e3:,.0f} ms (median of {STEPS}), {speed}"
     if ranks.device.type == "cuda":
         yield f"peak of memory: {torch.cuda.max_memory_allocated(ranks.device) / 2**20:,.0f} MiB"
+
+
+def step(config: Config, cache: Cache, ranks: Ranks) -> float:
+    """Seconds of a step, the median of a few."""
+    state = fresh(config, cache, ranks)
+    made = Step(config, state, ranks, wrapped(config, state, ranks), chunk(config, ranks))
+    return _seconds(made, Loader(cache, config.run.seed, mirrored(config, cache)))
 
 
 def _bytes(state: State) -> int:
@@ -51,6 +58,6 @@ def _seconds(step: Step, loader: Loader) -> float:
     return statistics.median(times[1:])
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     hours, rest = divmod(int(seconds + 0.5), 3600)
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

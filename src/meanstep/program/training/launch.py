@@ -132,8 +132,12 @@ class Launch:
                 raise UserError(f"--partition and --sbatch: words such as account=abc, without dashes before them, got {line!r}")
         if self.command[:1] != ("train",) and self.command[:2] != STUDY:
             raise UserError("give the command to launch after --, such as: meanstep launch --nodes 2 -- train --preset digits")
-        if self.array < 0 or (self.array and self.command[:2] != STUDY) or "--part" in self.command:
-            raise UserError(f"--array: a number of jobs for `-- reproduce latents`, which gives each its --part, got {self.array}")
+        if self.array < 0:
+            raise UserError(f"--array: a number of jobs, or 0 for one job, got {self.array}")
+        if self.array and self.command[:2] != STUDY:
+            raise UserError("--array: an array does the parts of a study, after -- comes reproduce latents")
+        if self.array and "--part" in self.command:
+            raise UserError("--array: it gives each job its part, leave --part out")
         chunk(self._config(), Ranks(0, self.nodes * self._ranks, torch.device("cpu")))
 
     def _config(self) -> Config:
