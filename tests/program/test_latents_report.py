@@ -26,7 +26,7 @@ from meanstep.program.latents.arms import arms
 from meanstep.program.latents.command import Latents
 from meanstep.program.latents.compute import Compute
 from meanstep.program.latents.report import again, claims, contests, figures, optima, probes, prose, quantities, results
-from meanstep.program.latents.report.page import build, spoken
+from meanstep.program.latents.report.page import build, signed, spoken
 from meanstep.program.pages import look, statistics
 from meanstep.program.runs.config import Averages, Config
 from meanstep.program.training.command import parts
@@ -531,7 +531,9 @@ def test_the_page_has_every_section_and_loads_nothing(page: str):
     outward = re.findall(r'(?:src|href|url|action|data|poster|srcset)\s*[=(]\s*["\']?\s*(?:https?:)?//[^"\'\s>]+', page)
     assert outward and all(x.startswith('href="https://arxiv.org/abs/') for x in outward)
     assert page.count('src="data:image/png;base64,') == 7 + len(ARMS)
-    assert page.count('id="claim-') == 18 and "14 of 18" in page and "b36a3b8" in page
+    assert page.count('id="claim-') == 18 and "14 of 18" in page and "b36a3b8" in page and "Where they lie apart" in page
+    text = re.sub(r"<(style|pre|code)\b.*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert "\u2212" in text and not re.findall(r"(?<=[\s\[(])-\d[^<]*", text)
 
 
 def test_the_headline_is_made_of_the_numbers(whole: Path):
@@ -563,6 +565,12 @@ def test_the_page_is_made_of_the_records_alone(whole: Path, page: str, tmp_path:
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("runs", "figures", "report.html", "summary.csv"))
     assert build(folder).read_text(encoding="utf-8") == page
     assert (folder / "summary.csv").read_bytes() == (whole / "summary.csv").read_bytes()
+
+
+def test_minus_signs_are_true_ones_before_numbers_only():
+    assert signed("from -0.2 to [-1, +3], beta@-1, a-1, 2026-01-02, 1e-05, --seeds 0") == (
+        "from \u22120.2 to [\u22121, +3], beta@-1, a-1, 2026-01-02, 1e-05, --seeds 0"
+    )
 
 
 def test_a_wide_grid_is_made_smaller(tmp_path: Path):
@@ -650,6 +658,7 @@ def test_only_what_was_asked_for_is_missing(tmp_path: Path):
     folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "rising"), seeds=(0, 1)))
     shutil.rmtree(folder / "runs" / "rising-1")
     assert results.read(folder).missing == [("rising", 1)]
+    assert "1 run has not reached 4,000 samples, or not begun: rising with seed 1." in spoken(folder)
     (folder / "records.jsonl").unlink()
     found = results.read(asked(folder, asked=[["beta@0", 0], ["beta@0", 1], ["rising", 0]]))
     assert found.missing == [] and not any("not begun" in line for line in prose.gaps(found))

@@ -4,6 +4,7 @@ A report is a function of what the folder holds; whatever is missing there is mi
 """
 
 import io
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from meanstep.program.pages.verdicts import RULE, Claim, number, readable_p, sho
 
 WIDEST = 640
 """Pixels of an embedded grid of samples."""
+APART = re.compile(r"(<(?:style|script|pre|code)\b.*?</(?:style|script|pre|code)>|<[^>]*>)", re.DOTALL)
+"""Markup, and what is not prose within it."""
 
 
 def build(folder: Path) -> Path:
@@ -43,7 +46,13 @@ def _build(folder: Path) -> Path:
     write(folder / "summary.csv", page.as_csv(summary.Number, summary.numbers(results)))
     filters: dict[str, Any] = {"number": number, "p": readable_p, "measured": with_interval, "shown": shown}
     text = page.rendered(__package__ or "", _content(results, claims(results), page.figures(drawn)), filters)
+    text = "".join(part if k % 2 else signed(part) for k, part in enumerate(APART.split(text)))
     return page.published(text.replace("β = ", "β\u00a0=\u00a0"), folder)  # no line ends inside
+
+
+def signed(text: str) -> str:
+    """With true minus signs before numbers; what joins words, dates or powers of ten stays."""
+    return re.sub(r"(?<![\w.@\u2212-])-(?=\d)", "\u2212", text)
 
 
 def spoken(folder: Path) -> list[str]:
@@ -52,7 +61,7 @@ def spoken(folder: Path) -> list[str]:
     with records.alone(folder):
         results = read(folder)
     found = [f"{value:>12}  {words} ({sure})" for value, words, sure in prose.tiles(results, claims(results))]
-    return [*found, *prose.headline(results), *prose.gaps(results)]
+    return [signed(line) for line in [*found, *prose.headline(results), *prose.gaps(results)]]
 
 
 def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:

@@ -158,7 +158,8 @@ def gaps(results: Results) -> list[str]:
     if results.missing:
         some = ", ".join(f"{arm} with seed {seed}" for arm, seed in results.missing[:4])
         some += " and others" if len(results.missing) > 4 else ""
-        found.append(f"{len(results.missing)} runs have not reached {results.moments[-1]:,} samples, or not begun: {some}.")
+        runs = "1 run has" if len(results.missing) == 1 else f"{len(results.missing)} runs have"
+        found.append(f"{runs} not reached {results.moments[-1]:,} samples, or not begun: {some}.")
     for (arm, seed), why in results.failed.items():
         found.append(f"{arm} with seed {seed} broke off ({why}); what it had is shown up to there.")
     if len(results.seeds) == 1:
