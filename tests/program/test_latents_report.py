@@ -567,6 +567,15 @@ def test_the_page_is_made_of_the_records_alone(whole: Path, page: str, tmp_path:
     assert (folder / "summary.csv").read_bytes() == (whole / "summary.csv").read_bytes()
 
 
+def test_arms_have_their_own_numbers_of_seeds(tmp_path: Path):
+    folder = study(tmp_path / "s", replace(EXACT, arms=("beta@0", "rising"), moments=(1000,), pictures=True))
+    shutil.rmtree(folder / "runs" / "rising-0")
+    (folder / "samples" / "rising-0.png").rename(folder / "samples" / "rising-2.png")
+    text = undrawn(folder)
+    assert "2 arms, 2 to 3 seeds<" in text and "on one data set, 2 to 3 seeds each." in text and "rising, seed 2</h3>" in text
+    assert all(f'<td class="words">synthetic {name}</td><td class="n">{n}</td>' in text for name, n in (("beta@0", 3), ("rising", 2)))
+
+
 def test_minus_signs_are_true_ones_before_numbers_only():
     assert signed("from -0.2 to [-1, +3], beta@-1, a-1, 2026-01-02, 1e-05, --seeds 0") == (
         "from \u22120.2 to [\u22121, +3], beta@-1, a-1, 2026-01-02, 1e-05, --seeds 0"

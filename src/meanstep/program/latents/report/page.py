@@ -14,7 +14,7 @@ from meanstep.program.latents import records
 from meanstep.program.latents.report import again, costs, prose, quantities, summary
 from meanstep.program.latents.report.claims import claims
 from meanstep.program.latents.report.contests import TERMS, contests
-from meanstep.program.latents.report.results import BIAS_NORMS, WEIGHTS, Results, read
+from meanstep.program.latents.report.results import BIAS_NORMS, WEIGHTS, Arm, Results, read
 from meanstep.program.pages import page
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.strips import strip
@@ -74,7 +74,7 @@ def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, i
         "tests": sum(claim.tests for claim in found),
         "rule": RULE,
         "drawn": drawn,
-        "pictures": [(arm, _picture(results.pictures[arm.name])) for arm in results.arms if arm.name in results.pictures],
+        "pictures": [(arm, *_numbered(results.pictures[arm.name], arm.name)) for arm in results.arms if arm.name in results.pictures],
         "distances": _distances(results),
         "contests": {terms: contests(results, terms) for terms in TERMS},
         "costs": costs.table(results),
@@ -90,18 +90,24 @@ def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, i
     }
 
 
-def _distances(results: Results) -> list[tuple[Any, list[str]]]:
-    """Of each arm: mean and 95% interval at the end, by weights and steps."""
-    return [
-        (arm, [_words(results.distance(arm, results.end, weights, steps)) for weights in WEIGHTS for steps in results.steps])
-        for arm in results.arms
-        if results.distance(arm, results.end) or results.distance(arm, results.end, "raw")
-    ]
+def _distances(results: Results) -> list[tuple[Arm, int, list[str]]]:
+    """Of each arm: number of seeds, mean and 95% interval at the end, by weights and steps."""
+    made = []
+    for arm in results.arms:
+        found = [results.distance(arm, results.end, weights, steps) for weights in WEIGHTS for steps in results.steps]
+        if seeds := {seed for each in found for seed in each}:
+            made.append((arm, len(seeds), [_words(each) for each in found]))
+    return made
 
 
 def _words(found: dict[int, float]) -> str:
     m = mean(found.values())
     return "" if m is None else number(m.mean) + (f" ± {number(m.high - m.mean)}" if m.high is not None else "")
+
+
+def _numbered(path: Path, name: str) -> tuple[str, str]:
+    """The seed of an arm's grid of samples, and the grid."""
+    return path.stem.removeprefix(f"{name}-"), _picture(path)
 
 
 def _picture(path: Path) -> str:

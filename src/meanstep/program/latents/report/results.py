@@ -58,6 +58,13 @@ class Results:
         return tuple(sorted({seed for _, seed in self.runs}))
 
     @property
+    def seeds_each(self) -> str:
+        """In words, how many seeds the arms have that have begun, such as "2 to 3 seeds"."""
+        counts = [len([seed for name, seed in self.runs if name == arm.name]) for arm in self.arms]
+        low, high = (pick([n for n in counts if n], default=0) for pick in (min, max))
+        return f"{low if low == high else f'{low} to {high}'} {'seed' if high == 1 else 'seeds'}"
+
+    @property
     def moments(self) -> tuple[int, ...]:
         """Samples seen at which all arms are measured."""
         return tuple(self.about.get("moments") or sorted({seen for run in self.runs.values() for seen in run}))
