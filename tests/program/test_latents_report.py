@@ -320,6 +320,15 @@ def test_seeds_of_schedules_alone_are_named_and_block_no_test(tmp_path: Path):
     assert rows["alpha_flow"].words.startswith("alpha_flow: not that far at seed 0; β = 0,")
 
 
+def test_an_arm_that_meets_no_constant_is_named(tmp_path: Path):
+    folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@1", "rising", "falling", "alpha_flow"), moments=(1000, 2000)))
+    for path in [folder / "runs" / "falling-0", *folder.glob("runs/beta@*-[12]")]:
+        shutil.rmtree(path)
+    changed(folder, lambda r: r if r["arm"] != "alpha_flow" or r["seen"] < 2000 else None)
+    missing = "falling: no seed in common with a constant; alpha_flow: not that far at seeds 0, 1, 2."
+    assert decided(folder)["schedule-steps"].sentence.endswith(missing) and f"Not in it: {missing}" in undrawn(folder)
+
+
 def test_every_arm_has_its_ratio_to_every_constant(tmp_path: Path):
     names = ("beta@0", "beta@0.25", "beta@1", "posterior-both@0.5", "projected")
     plan = replace(PLAIN, arms=names, effects=(("posterior-both@0.5", -0.1), ("projected", 0.2)), moments=(1000, 2000))

@@ -1,6 +1,6 @@
 """The open question as claims: does a schedule or recipe beat every constant coefficient? Knows no figures and no page."""
 
-from meanstep.program.latents.report.contests import Contest, Smallest, contests, smallest, together
+from meanstep.program.latents.report.contests import Contest, Smallest, contests, smallest, together, unmatched
 from meanstep.program.latents.report.results import Results
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, Row, with_interval
 
@@ -20,7 +20,7 @@ def beats(results: Results, terms: str, key: str) -> Claim:
         "Distance over that of the best constant",
         tuple(_contest_row(contest) for contest in found),
         HOLDS if "agrees" in findings else FAILS if beaten else OPEN,
-        outcome(found, terms),
+        outcome(results, found, terms),
     )
 
 
@@ -29,18 +29,19 @@ def _contest_row(contest: Contest) -> Row:
     return Row(where, contest.change, contest.words, (0.0, 1.0), (0.0, 1.0), contest.finding)
 
 
-def outcome(found: list[Contest], terms: str) -> str:
-    """Who beats every constant, and what gain could have been seen."""
+def outcome(results: Results, found: list[Contest], terms: str) -> str:
+    """Who beats every constant, what gain could have been seen, and what is missing."""
+    missing = _missing(results, found, terms)
     if not found:
-        return "There are no data for it: it needs constants and other arms (--arms constants schedules recipes)."
+        return f"There are no data for it: it needs constants and other arms (--arms constants schedules recipes).{missing}"
     if (least := smallest(found)) is None:
-        return f"{terms[0].upper()}{terms[1:]}: one seed, so nothing can be told."
+        return f"{terms[0].upper()}{terms[1:]}: one seed, so nothing can be told.{missing}"
     winners = [f"{c.arm.name} ({with_interval(c.change)} against β = {c.hardest:g})" for c in found if c.finding == "agrees"]
     who = f"{len(winners)} of {len(found)} {'beats' if len(winners) == 1 else 'beat'}" if winners else "none beats"
     said = f"{terms[0].upper()}{terms[1:]} {who} every constant" + (f": {', '.join(winners)}" if winners else "")
     behind = sum(contest.finding == "contradicts" for contest in found)
     said += f"; {behind} of {len(found)} {'is' if behind == 1 else 'are'} worse than some constant" if behind else ""
-    return f"{said}; {_could(least)}.{_missing(found)}"
+    return f"{said}; {_could(least)}.{missing}"
 
 
 def _could(least: Smallest) -> str:
@@ -51,6 +52,6 @@ def _could(least: Smallest) -> str:
     )
 
 
-def _missing(found: list[Contest]) -> str:
-    said = together(note for contest in found for note in contest.notes)
+def _missing(results: Results, found: list[Contest], terms: str) -> str:
+    said = together([*(note for contest in found for note in contest.notes), *unmatched(results, terms)])
     return f" What is missing: {said}." if said else ""

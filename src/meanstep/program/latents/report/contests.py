@@ -88,6 +88,28 @@ def contests(results: Results, terms: str, weights: str = "ema", steps: str = "1
     return [replace(c, p_better=p, p_worse=q) for c, p, q in zip(found, better, worse, strict=True)]
 
 
+def unmatched(results: Results, terms: str, weights: str = "ema", steps: str = "1") -> list[tuple[str, str]]:
+    """Notes on the schedules and recipes that have begun and cannot be compared with any constant: whose, and why."""
+    theirs = _begun(results, *results.constants)
+    alone = (arm for arm in results.others if theirs and _contest(results, arm, TERMS[terms], weights, steps).hardest is None)
+    return [(arm.name, _why(results, arm, theirs, weights, steps)) for arm in alone if _begun(results, arm)]
+
+
+def _why(results: Results, arm: Arm, theirs: set[int], weights: str, steps: str) -> str:
+    own = _begun(results, arm)
+    if not own & theirs:
+        return "no seed in common with a constant"
+    if results.distance(arm, results.end, weights, steps):
+        return "no constant that far at a seed in common"
+    broke = [seed for name, seed in results.failed if name == arm.name]
+    return f"broke off at {_seeds(_sorted(broke))}, cannot win" if broke else f"not that far at {_seeds(_sorted(own))}"
+
+
+def _begun(results: Results, *arms: Arm) -> set[int]:
+    names = {arm.name for arm in arms}
+    return {seed for name, seed in (*results.runs, *results.failed) if name in names}
+
+
 @dataclass(frozen=True)
 class Smallest:
     """The ratio to one constant that the first step of Holm's procedure finds with 80 percent power; seeds and arms that it was for."""

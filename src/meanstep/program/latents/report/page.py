@@ -13,7 +13,7 @@ from meanstep.program.console import UserError, write
 from meanstep.program.latents import records
 from meanstep.program.latents.report import again, costs, prose, quantities, summary
 from meanstep.program.latents.report.claims import claims
-from meanstep.program.latents.report.contests import TERMS, contests
+from meanstep.program.latents.report.contests import TERMS, contests, together, unmatched
 from meanstep.program.latents.report.results import BIAS_NORMS, WEIGHTS, Arm, Results, read
 from meanstep.program.pages import page
 from meanstep.program.pages.statistics import mean
@@ -77,6 +77,7 @@ def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, i
         "pictures": [(arm, *_numbered(results.pictures[arm.name], arm.name)) for arm in results.arms if arm.name in results.pictures],
         "distances": _distances(results),
         "contests": {terms: contests(results, terms) for terms in TERMS},
+        "unmatched": {terms: together(unmatched(results, terms)) for terms in TERMS},
         "costs": costs.table(results),
         "clocks": " and ".join(costs.clocks(results)) or "none were taken",
         "kinds": quantities.kinds(results),

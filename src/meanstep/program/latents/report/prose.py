@@ -130,7 +130,7 @@ def _loss(results: Results) -> Iterator[str]:
 def _schedules(results: Results) -> Iterator[str]:
     for terms in TERMS:
         if found := contests(results, terms):
-            yield f"Schedules and recipes against the constants in one step. {outcome(found, terms)}"
+            yield f"Schedules and recipes against the constants in one step. {outcome(results, found, terms)}"
     more = {(steps, terms): contests(results, terms, steps=steps) for steps in results.steps if steps != "1" for terms in TERMS}
     won = [f"{c.arm.name} in {n} steps {terms}" for (n, terms), each in more.items() for c in each if c.finding == "agrees"]
     if any(c.p_better is not None for each in more.values() for c in each):
