@@ -320,6 +320,22 @@ def test_seeds_of_schedules_alone_are_named_and_block_no_test(tmp_path: Path):
     assert rows["alpha_flow"].words.startswith("alpha_flow: not that far at seed 0; β = 0,")
 
 
+def test_a_row_shows_the_constant_that_decides(tmp_path: Path):
+    """The one that could least be told apart, though another is nearer to the arm."""
+
+    def noisy(record: dict) -> dict:
+        if record["arm"] == "beta@1":
+            record["distance"]["ema"]["1"] *= (0.7, 1.0, 1.4)[record["seed"]]
+        return record
+
+    plan = replace(PLAIN, arms=("beta@0", "beta@1", "rising"), bend=0.1, effects=(("rising", -0.1),), moments=(1000, 2000))
+    folder = changed(study(tmp_path / "s", plan), noisy)
+    (row,) = decided(folder)["schedule-steps"].rows
+    (contest,) = contests.contests(results.read(folder), contests.STEPS_EQUAL)
+    assert contest.changes[0.0].value > row.change.value and row.where == "rising over β = 1" and row.finding == "open"
+    assert f"open (better than all: p = {contest.changes[1.0].p(side='less'):.2g} by Holm)" in undrawn(folder)
+
+
 def test_an_arm_that_meets_no_constant_is_named(tmp_path: Path):
     folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@1", "rising", "falling", "alpha_flow"), moments=(1000, 2000)))
     for path in [folder / "runs" / "falling-0", *folder.glob("runs/beta@*-[12]")]:

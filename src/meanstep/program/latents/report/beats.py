@@ -1,8 +1,12 @@
 """The open question as claims: does a schedule or recipe beat every constant coefficient? Knows no figures and no page."""
 
-from meanstep.program.latents.report.contests import Contest, Smallest, contests, smallest, together, unmatched
+from dataclasses import replace
+
+from meanstep.program.latents.report.contests import COMPUTE_EQUAL, STEPS_EQUAL, Contest, Smallest, contests, smallest, together, unmatched
 from meanstep.program.latents.report.results import Results
-from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, Row, with_interval
+from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, Row, readable_p, with_interval
+
+BEATS = {"schedule-steps": STEPS_EQUAL, "schedule-compute": COMPUTE_EQUAL}
 
 
 def beats(results: Results, terms: str, key: str) -> Claim:
@@ -14,10 +18,10 @@ def beats(results: Results, terms: str, key: str) -> Claim:
         key,
         f"Some schedule or recipe beats every constant coefficient in one step, {terms}.",
         "ours: nobody claimed it, the paper leaves schedules open",
-        "Against each constant the one-sided paired p-value, at the seeds that both have; the largest decides (intersection-union), with "
-        "Holm's correction over the arms. A constant is beaten where it broke off, an arm that broke off cannot win. Holds if one arm "
-        "beats all constants; does not hold if each arm is worse than some constant.",
-        "Distance over that of the best constant",
+        "Against each constant the one-sided paired p-value, at the seeds that both have; the largest decides (intersection-union; a row "
+        "shows that constant), with Holm's correction over the arms. A constant is beaten where it broke off, an arm that broke off cannot "
+        "win. Holds if one arm beats all constants; does not hold if each arm is worse than some constant.",
+        "Distance over that of the constant that decides",
         tuple(_contest_row(contest) for contest in found),
         HOLDS if "agrees" in findings else FAILS if beaten else OPEN,
         outcome(results, found, terms),
@@ -27,6 +31,20 @@ def beats(results: Results, terms: str, key: str) -> Claim:
 def _contest_row(contest: Contest) -> Row:
     where = f"{contest.arm.name} over β = {contest.hardest:g}"
     return Row(where, contest.change, contest.words, (0.0, 1.0), (0.0, 1.0), contest.finding)
+
+
+def with_p(claim: Claim, found: list[Contest]) -> Claim:
+    """The claim with the p-values after Holm's correction in the findings, as text."""
+    return replace(claim, rows=tuple(_told(row, contest) for row, contest in zip(claim.rows, found, strict=True)))
+
+
+def _told(row: Row, contest: Contest) -> Row:
+    lost = row.finding == "contradicts"
+    p = contest.p_worse if lost else contest.p_better
+    if p is None or row.finding != contest.finding:
+        return row
+    words = readable_p(p) if p < 0.001 else f"= {readable_p(p)}"
+    return replace(row, finding=f"{row.finding} ({'worse than one' if lost else 'better than all'}: p {words} by Holm)")
 
 
 def outcome(results: Results, found: list[Contest], terms: str) -> str:

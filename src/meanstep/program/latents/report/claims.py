@@ -12,8 +12,7 @@ from math import inf
 from meanstep.program.latents.arms import ANCHORED
 from meanstep.program.latents.report import costs, optima
 from meanstep.program.latents.report import quantities as q
-from meanstep.program.latents.report.beats import beats
-from meanstep.program.latents.report.contests import TERMS
+from meanstep.program.latents.report.beats import BEATS, beats
 from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results, Seeds
 from meanstep.program.pages.statistics import Change, mean, ratio
 from meanstep.program.pages.verdicts import HIGHER, LOWER, OPEN, Claim, Range, Row, claim
@@ -34,8 +33,7 @@ PROBED = "it needs the constant 0 with its probes (--arms constants)"
 
 def claims(results: Results) -> list[Claim]:
     """All of them, decided or not."""
-    keys = ("schedule-steps", "schedule-compute")
-    made = [make(results) for make in CLAIMS] + [beats(results, terms, key) for terms, key in zip(TERMS, keys, strict=True)]
+    made = [make(results) for make in CLAIMS] + [beats(results, terms, key) for key, terms in BEATS.items()]
     early = "Too far from the data to judge. "
     return [replace(each, verdict=OPEN, sentence=early + each.sentence) for each in made] if far(results) else made
 

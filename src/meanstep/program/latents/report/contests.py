@@ -38,8 +38,8 @@ class Contest:
 
     @property
     def hardest(self) -> float | None:
-        """The best constant: the one with the largest ratio."""
-        known = {beta: change.value for beta, change in self.changes.items() if change.n}
+        """The constant that decides: that of the largest one-sided p-value, or of the largest ratio where there is none."""
+        known = {beta: (-1.0 if (p := each.p(side="less")) is None else p, each.value) for beta, each in self.changes.items() if each.n}
         return max(known, key=lambda beta: known[beta]) if known else None
 
     @property

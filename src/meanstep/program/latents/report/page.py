@@ -12,8 +12,9 @@ from typing import Any
 from meanstep.program.console import UserError, write
 from meanstep.program.latents import records
 from meanstep.program.latents.report import again, costs, prose, quantities, summary
+from meanstep.program.latents.report.beats import BEATS, with_p
 from meanstep.program.latents.report.claims import claims
-from meanstep.program.latents.report.contests import TERMS, contests, together, unmatched
+from meanstep.program.latents.report.contests import TERMS, Contest, contests, together, unmatched
 from meanstep.program.latents.report.results import BIAS_NORMS, WEIGHTS, Arm, Results, read
 from meanstep.program.pages import page
 from meanstep.program.pages.statistics import mean
@@ -65,21 +66,18 @@ def spoken(folder: Path) -> list[str]:
 
 
 def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
+    held = {terms: contests(results, terms) for terms in TERMS}
     return {
         "results": results,
         "tiles": prose.tiles(results, found),
         "headline": prose.headline(results),
         "gaps": prose.gaps(results),
-        "claims": [(claim, strip(claim)) for claim in found],
+        "claims": [(with_p(claim, held[BEATS[claim.key]]) if claim.key in BEATS else claim, strip(claim)) for claim in found],
         "tests": sum(claim.tests for claim in found),
         "rule": RULE,
         "drawn": drawn,
         "pictures": [(arm, *_numbered(results.pictures[arm.name], arm.name)) for arm in results.arms if arm.name in results.pictures],
-        "distances": _distances(results),
-        "contests": {terms: contests(results, terms) for terms in TERMS},
-        "unmatched": {terms: together(unmatched(results, terms)) for terms in TERMS},
-        "costs": costs.table(results),
-        "clocks": " and ".join(costs.clocks(results)) or "none were taken",
+        **_tables(results, held),
         "kinds": quantities.kinds(results),
         "norms": BIAS_NORMS,
         "settings": prose.settings(results),
@@ -88,6 +86,16 @@ def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, i
         "commands": again.commands(results),
         "own": (again.FILE, again.own(results)),
         "many": [entry["name"] for entry in results.about["arms"] if entry["recipe"] == "flow_matching"],
+    }
+
+
+def _tables(results: Results, held: dict[str, list[Contest]]) -> dict[str, Any]:
+    return {
+        "distances": _distances(results),
+        "contests": held,
+        "unmatched": {terms: together(unmatched(results, terms)) for terms in held},
+        "costs": costs.table(results),
+        "clocks": " and ".join(costs.clocks(results)) or "none were taken",
     }
 
 
