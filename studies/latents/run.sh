@@ -17,3 +17,4 @@ meanstep cache "$MEANSTEP_DATA/cifar10_jpeg.npz" --out "$out/cifar-latents" --au
 meanstep reproduce latents --out "$out/cifar" --data.source "$out/cifar-latents" --network.patch 1 \
     --arms constants rising falling squared@0 squared-both@1 --seeds 0 1 2 --run.samples 64000 \
     --moments 3 --measure.count 512 --measure.rows 512 --measure.rows-at 64 --measure.references 50000
+meanstep reproduce latents --out "$out/cifar" --data.source "$out/cifar-latents" --arms constants squared-both@1 --seeds 3 4
