@@ -25,7 +25,7 @@ from meanstep.program.latents import records
 from meanstep.program.latents.arms import arms
 from meanstep.program.latents.command import Latents
 from meanstep.program.latents.compute import Compute
-from meanstep.program.latents.report import again, claims, contests, figures, optima, probes, prose, quantities, results
+from meanstep.program.latents.report import again, caveats, claims, contests, figures, optima, probes, prose, quantities, results
 from meanstep.program.latents.report.page import build, signed, spoken
 from meanstep.program.pages import look, statistics
 from meanstep.program.runs.config import Averages, Config
@@ -318,6 +318,28 @@ def test_seeds_of_schedules_alone_are_named_and_block_no_test(tmp_path: Path):
     assert rows["rising"].p_better == pytest.approx(largest * 3 if largest < falling else max(largest * 2, falling * 3))
     assert rows["rising"].words == "β = 0, β = 0.25, β = 0.5, β = 1: not that far at seed 3"
     assert rows["alpha_flow"].words.startswith("alpha_flow: not that far at seed 0; β = 0,")
+
+
+def described(folder: Path, **of: dict) -> Path:
+    """Entries of arms in study.json."""
+    entries = json.loads((folder / "study.json").read_text())["arms"]
+    return asked(folder, arms=[entry | of.get(entry["name"].replace("@", "_"), {}) for entry in entries])
+
+
+def test_a_contest_says_what_it_mixes_in_and_leaves_out(tmp_path: Path):
+    folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@1", "rising", "falling", "alpha_flow"), moments=(1000, 2000)))
+    described(folder, rising={"options": {"beta": 1, "proxy": "posterior"}}, falling={"options": {"power": 0}})
+    count = "What a posterior compares is not counted in passes, only in the seconds: rising."
+    weight = "This arm trains under another weight than the constants, so its comparison with them mixes the weight in: falling."
+    text, found = undrawn(folder), decided(folder)
+    assert text.count(count) == 4 and text.count(weight) == 6  # headline, card and table; costs
+    assert found["schedule-compute"].sentence.endswith(f"{count} {weight}") and count not in found["schedule-steps"].sentence
+    asked(folder, config={"method": {"options": {"power": 0, "proxy": "posterior"}}})
+    described(folder, beta_0={"options": {"beta": 0.0}}, alpha_flow={"recipe": "alpha_flow"}, falling={"recipe": "posterior_meanflow"})
+    held = results.read(folder)
+    assert caveats.mixed(held).endswith("mixes the weight in: alpha_flow.")
+    assert caveats.uncounted(held).endswith("seconds: beta@1, rising, falling.")
+    assert caveats.caveats(results.read(study(tmp_path / "plain", PLAIN)), contests.COMPUTE_EQUAL) == ""
 
 
 def test_a_row_shows_the_constant_that_decides(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from meanstep.program.latents.report.caveats import caveats
 from meanstep.program.latents.report.contests import COMPUTE_EQUAL, STEPS_EQUAL, Contest, Smallest, contests, smallest, together, unmatched
 from meanstep.program.latents.report.results import Results
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, Row, readable_p, with_interval
@@ -24,7 +25,7 @@ def beats(results: Results, terms: str, key: str) -> Claim:
         "Distance over that of the constant that decides",
         tuple(_contest_row(contest) for contest in found),
         HOLDS if "agrees" in findings else FAILS if beaten else OPEN,
-        outcome(results, found, terms),
+        " ".join(said for said in (outcome(results, found, terms), caveats(results, terms) if found else "") if said),
     )
 
 

@@ -13,6 +13,7 @@ from meanstep.program.console import UserError, write
 from meanstep.program.latents import records
 from meanstep.program.latents.report import again, costs, prose, quantities, summary
 from meanstep.program.latents.report.beats import BEATS, with_p
+from meanstep.program.latents.report.caveats import caveats, uncounted
 from meanstep.program.latents.report.claims import claims
 from meanstep.program.latents.report.contests import TERMS, Contest, contests, together, unmatched
 from meanstep.program.latents.report.results import BIAS_NORMS, WEIGHTS, Arm, Results, read
@@ -94,6 +95,8 @@ def _tables(results: Results, held: dict[str, list[Contest]]) -> dict[str, Any]:
         "distances": _distances(results),
         "contests": held,
         "unmatched": {terms: together(unmatched(results, terms)) for terms in held},
+        "caveats": {terms: caveats(results, terms) for terms in held},
+        "uncounted": uncounted(results),
         "costs": costs.table(results),
         "clocks": " and ".join(costs.clocks(results)) or "none were taken",
     }

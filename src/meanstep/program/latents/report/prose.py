@@ -6,6 +6,7 @@ from typing import Any
 from meanstep.program.latents.arms import ANCHORED
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.beats import outcome
+from meanstep.program.latents.report.caveats import caveats
 from meanstep.program.latents.report.claims import far, optimum, values
 from meanstep.program.latents.report.contests import TERMS, contests
 from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results, Seeds
@@ -130,7 +131,8 @@ def _loss(results: Results) -> Iterator[str]:
 def _schedules(results: Results) -> Iterator[str]:
     for terms in TERMS:
         if found := contests(results, terms):
-            yield f"Schedules and recipes against the constants in one step. {outcome(results, found, terms)}"
+            said = (f"Schedules and recipes against the constants in one step. {outcome(results, found, terms)}", caveats(results, terms))
+            yield " ".join(filter(None, said))
     more = {(steps, terms): contests(results, terms, steps=steps) for steps in results.steps if steps != "1" for terms in TERMS}
     won = [f"{c.arm.name} in {n} steps {terms}" for (n, terms), each in more.items() for c in each if c.finding == "agrees"]
     if any(c.p_better is not None for each in more.values() for c in each):
