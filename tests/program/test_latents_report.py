@@ -560,12 +560,31 @@ def test_one_seed_cannot_tell(tmp_path: Path):
 
 
 def test_models_far_from_the_data_decide_nothing(tmp_path: Path):
-    folder = study(tmp_path / "s", PLAIN)
-    about = json.loads((folder / "study.json").read_text())
-    (folder / "study.json").write_text(json.dumps(about | {"floor": {"1": 0.01}}))
-    found = decided(folder)
+    folder = asked(study(tmp_path / "s", PLAIN), floor={"1": 0.01})
+    found, text = decided(folder), undrawn(folder)
     assert {claim.verdict for claim in found.values()} == {"cannot tell"} and "Too far" in found["quality-worse"].sentence
-    assert any("still far from the data" in line for line in spoken(folder))
+    assert {row.finding for claim in found.values() for row in claim.rows if row.claimed} == {"open"}
+    assert all("more than 64 times" in claim.sentence for claim in found.values())
+    said = spoken(folder)
+    assert (
+        any("still far from the data" in line for line in said) and sum("above 64 times nothing is decided" in line for line in said) == 1
+    )
+    told = [text.partition('<ul class="headline">')[2].partition("</ul>")[0], *said, *(claim.sentence for claim in found.values())]
+    unsaid = r"makes the best|distance is least|best schedule|beats every|could hardly|anchor by itself changes|contradict"
+    assert told[0] and not re.findall(unsaid, " ".join(told))
+    assert 'class="agrees"' not in text and 'class="contradicts"' not in text
+
+
+@pytest.mark.parametrize(
+    ("times", "said"), [(0.9, None), (1.1, "still 18 times as far"), (3.9, "still 62 times as far"), (4.1, "far from")]
+)
+def test_young_networks_are_called_so(times: float, said: str | None):
+    found = held(SLOPE, (0, 0.25, 0.5, 1), [0.4, 0.4, 0.4])
+    floor = statistics.mean(found.distance(found.base, 1000).values()).mean / (16 * times)
+    found = replace(found, about=found.about | {"floor": {"1": floor}})
+    lines = " ".join(prose.gaps(found))
+    assert (said in lines) if said else "still" not in lines
+    assert ("young networks" in lines) == (1 < times < 4)
 
 
 # The page ----------------------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ scale. Unless said otherwise a distance is that of one-step samples under EMA we
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import pairwise
 from math import inf
 
@@ -13,9 +12,10 @@ from meanstep.program.latents.arms import ANCHORED
 from meanstep.program.latents.report import costs, optima
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.beats import BEATS, beats
+from meanstep.program.latents.report.distant import far, undecided
 from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results, Seeds
-from meanstep.program.pages.statistics import Change, mean, ratio
-from meanstep.program.pages.verdicts import HIGHER, LOWER, OPEN, Claim, Range, Row, claim
+from meanstep.program.pages.statistics import Change, ratio
+from meanstep.program.pages.verdicts import HIGHER, LOWER, Claim, Range, Row, claim
 
 PAPER = "arXiv 2605.09235, quoted from summaries"
 OURS = "ours: nobody claimed it"
@@ -25,8 +25,6 @@ MATRIX: tuple[Range, Range] = (0.89, 0.99), (0.84, 1.04)
 NORM: tuple[Range, Range] = (0.46, 0.50), (0.44, 0.52)
 TIMES_AT_LEVEL, TIMES_GROWN, TIMES_AMPLIFIED = 71, 100, 2.6
 FLAT: Range = (0.5, 2.0)
-FAR = 64.0
-"""Models whose distance, which is a square, is so many times its floor have not learnt the data, and nothing follows from them."""
 CONSTANTS = "it needs the constants 0, 0.25, 0.5 and 1 (--arms constants)"
 PROBED = "it needs the constant 0 with its probes (--arms constants)"
 
@@ -34,15 +32,7 @@ PROBED = "it needs the constant 0 with its probes (--arms constants)"
 def claims(results: Results) -> list[Claim]:
     """All of them, decided or not."""
     made = [make(results) for make in CLAIMS] + [beats(results, terms, key) for key, terms in BEATS.items()]
-    early = "Too far from the data to judge. "
-    return [replace(each, verdict=OPEN, sentence=early + each.sentence) for each in made] if far(results) else made
-
-
-def far(results: Results) -> float:
-    """One-step distance at beta 0 at the end in units of its floor, if it exceeds `FAR`; else 0."""
-    found = mean(results.distance(results.base, results.end).values())
-    times = found.mean / results.floor if found and results.floor else 0.0
-    return times if times > FAR else 0.0
+    return [undecided(each, results) for each in made] if far(results) else made
 
 
 def values(found: Seeds) -> Change:

@@ -7,8 +7,9 @@ from meanstep.program.latents.arms import ANCHORED
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.beats import outcome
 from meanstep.program.latents.report.caveats import caveats
-from meanstep.program.latents.report.claims import far, optimum, values
+from meanstep.program.latents.report.claims import optimum, values
 from meanstep.program.latents.report.contests import TERMS, contests
+from meanstep.program.latents.report.distant import far, notice, reason
 from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results, Seeds
 from meanstep.program.pages.page import flat
 from meanstep.program.pages.statistics import Change, mean
@@ -21,7 +22,8 @@ SENSIBLE = 10.0
 
 def tiles(results: Results, claims: list[Claim]) -> list[Tile]:
     """The numbers that matter: (number, what it is, how sure)."""
-    found = [*_tile_of_optima(results), *_tile_of_loss(results), *_tile_of_best(results)]
+    near = not far(results)
+    found = [*(_tile_of_optima(results) if near else ()), *_tile_of_loss(results), *(_tile_of_best(results) if near else ())]
     counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in (HOLDS, FAILS, OPEN)}
     told = f"{counts[FAILS]} do not, {counts[OPEN]} cannot be told from this study"
     return [*found, (f"{counts[HOLDS]} of {len(claims)}", "claims hold", told)]
@@ -29,8 +31,9 @@ def tiles(results: Results, claims: list[Claim]) -> list[Tile]:
 
 def headline(results: Results) -> list[str]:
     """Sentences, most important first."""
-    said = [*_quality(results), *_mismatch(results), *_loss(results), *_schedules(results), *_anchor(results), *_costs(results)]
-    return said
+    if far(results):
+        return [reason(results), *_mismatch(results), *_loss(results), *_costs(results)]
+    return [*_quality(results), *_mismatch(results), *_loss(results), *_schedules(results), *_anchor(results), *_costs(results)]
 
 
 def percent(ratio: float) -> str:
@@ -108,7 +111,7 @@ def _mismatch(results: Results) -> Iterator[str]:
     said = f"On the weights trained at β = 0 the error of the signal is least on [0, 1] at β = {_places(least)} ({CENTER_WORDS[center]}"
     if free.differences != least.differences:
         said += f"; unconstrained {_places(free)}" if abs(free.value) < SENSIBLE else "; the error hardly depends on β"
-    gaps = {n: _edged(found) for n in results.steps if (found := q.distance_optimal(results, results.end, "ema", n))}
+    gaps = {n: _edged(found) for n in results.steps if not far(results) and (found := q.distance_optimal(results, results.end, "ema", n))}
     best = ", ".join(f"{_places(change)} in {n} {'step' if n == '1' else 'steps'}" for n, change in gaps.items())
     yield f"{said}); the distance is least at β = {best}." if best else f"{said})."
 
@@ -168,11 +171,8 @@ def gaps(results: Results) -> list[str]:
         found.append("There is one seed, so there are no intervals and no tests.")
     if results.end and results.moments and results.end < results.moments[-1]:
         found.append(f"“The end” is {results.end:,} samples here: the last moment that two arms have reached.")
-    if times := far(results):
-        found.append(
-            f"One-step samples are still far from the data (distance at β = 0: {times:.0f} times its floor): no claim is decided, and the "
-            "numbers below say little about the methods. Train longer."
-        )
+    if said := notice(results):
+        found.append(said)
     if not results.runs:
         found.append("No run has been measured yet.")
     elif not results.base:
