@@ -54,8 +54,8 @@ class Latents:
     left out they are all that the folder has.
 
     Examples: meanstep reproduce latents; meanstep reproduce latents --arms constants schedules --seeds 0 1 2 3 4; meanstep reproduce
-    latents --preset latents-dit-s4 --data.source caches/photographs --network.model B/4 --out runs/b4; meanstep launch --array 12 --
-    reproduce latents --out runs/b4 ...
+    latents --preset latents-dit-s4 --data.source caches/photographs --network.model B/4 --out runs/b4; meanstep launch --array 12
+    --gpus-per-node 1 -- reproduce latents --out runs/b4 ...
     """
 
     out: Path = ROOT
