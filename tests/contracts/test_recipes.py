@@ -215,6 +215,7 @@ COSTS = {
     "coefficient/own": (3, 12, 3),
     "coefficient/map": (3, 12, 0),
     "coefficient/both": (3, 12, 0),
+    "posterior": (6, 12, 0),
     "improved": (6, 12, 6),  # the head learns on every row, in the same pass
     "improved/own": (6, 12, 6),
     "improved/guided": (6, 24, 54),  # this network has no method with_head
