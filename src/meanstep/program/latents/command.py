@@ -30,7 +30,7 @@ from meanstep.program.training.command import Where, based, data_cache, parts, s
 from meanstep.program.training.presets import DEFAULT
 from meanstep.program.training.ranks import Ranks, ranks
 from meanstep.program.training.samples import Samples, against_data
-from meanstep.program.training.state import classes
+from meanstep.program.training.state import classes, fresh
 
 ROOT, SAMPLES = Path("runs/latents"), 100_000
 LEAST = {"count": 64, "rows": 64, "rows_at": 16}
@@ -127,10 +127,10 @@ class Latents:
         found = self._done(todo, whole, place, cache, here)
         from meanstep.program.latents.report.page import build, spoken
 
-        page = build(place)
-        for line in [*_missing(found, study, place), *spoken(place), f"report: {page}", f"numbers: {place / 'summary.csv'}"]:
+        page, failed = build(place), _failed(study, place)
+        for line in [*_missing(found, failed), *spoken(place), f"report: {page}", f"numbers: {place / 'summary.csv'}"]:
             out.print(line, soft_wrap=True, highlight=False, markup=False)
-        return 1 if _failed(study, place) else 0
+        return 1 if failed else 0
 
     def study(self) -> Study:
         """What is asked for, without what its folder holds already; `UserError` for what makes no sense."""
@@ -166,7 +166,7 @@ class Latents:
         with locked(self.out) as place:
             whole = completed(study, place, cache)
             jobs = [Job(arm, seed) for seed in study.seeds for arm in study.arms]
-            floor = {"1": _floor(study, cache, Ranks(0, 1, here.device), place)}
+            floor = (held(place) or {}).get("floor") or {"1": _floor(study, cache, Ranks(0, 1, here.device), place)}
             note(place, whole, cache, floor, [(job.arm.name, job.seed) for job in jobs])
         more = [job for job in _longer(whole, place) if job not in jobs]
         return place, whole, pool.left(_part([*jobs, *more], self.part), whole, place)
@@ -238,10 +238,10 @@ def _power(study: Study) -> str:
     return f"; {n} seeds: if ratios vary by 5 percent from seed to seed, a paired test sees gains of {gain:.0%} and more"
 
 
-def _missing(found: dict[str, str], study: Study, place: Path) -> list[str]:
+def _missing(found: dict[str, str], failed: list[str]) -> list[str]:
     busy = [name for name, what in found.items() if what == ELSEWHERE]
     lines = [f"{name}: another process is at work on it; the report has what is measured so far" for name in busy]
-    return lines + [f"{name}: its loss was not finite; runs/{name}/measures.jsonl says where" for name in _failed(study, place)]
+    return lines + [f"{name}: its loss was not finite; runs/{name}/measures.jsonl says where" for name in failed]
 
 
 def _failed(study: Study, place: Path) -> list[str]:
@@ -262,7 +262,7 @@ def _dry(study: Study, asked: Study, place: Path, cache: Cache, here: Ranks, wor
         out.print("nothing is left to do")
         return 0
     config = study.run(first, asked.seeds[0])
-    a_pass = estimate.step(config, cache, here) / config.run.batch / study.compute[first.name].passes
+    a_pass = estimate.a_step(config, cache, here, fresh(config, cache, here)) / config.run.batch / study.compute[first.name].passes
     total = a_pass * sum(study.compute[job.arm.name].passes * (study.samples(job.arm) - seen(job, place)) for job in todo)
     words = f"{len(todo)} of {len(rows) * len(asked.seeds)} runs are left: training takes about {estimate.clock(total)} of one worker here"
     out.print(f"{words}, {estimate.clock(total / workers)} on {workers}; measuring comes on top", soft_wrap=True)

@@ -27,7 +27,7 @@ A record: {"kind": "moment", "arm", "seed", "seen", "beta": mean coefficient on 
     M(beta) = E|J v'|^2 - 2 beta E<J v', (J + I) v'> + beta^2 (E|(J + I) v'|^2 + E|(J + I) bias|^2) over E|v'|^2 for the tangent
     (1 - beta) v + beta EMA, eq. (17), (20), (47), on raw weights. CENTER stands for the marginal velocity: "data", the posterior over
     the data (exact for their empirical law), bias that of the EMA copy; "ema", the EMA copy itself, bias 0
- "bias": {"value", "se", "kind"}}   of the EMA copy: E|ema - v'|^2 over E|v'|^2, kind "exact for the data"; where the center "data" is
+ "bias": {"value", "se", "kind"}}   of the EMA copy: E|ema - v|^2 over E|v'|^2, kind "exact for the data"; where the center "data" is
     missing E|ema - v_c|^2 over E|v_c|^2, kind "upper bound"
     or {"kind": "failure", "arm", "seed", "seen", "error"}   its loss was not finite; "moments" before it are kept
 """
@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from meanstep.program.console import UserError, write
+from meanstep.program.runs import records as runs
 
 Record = dict[str, Any]
 STUDY, RECORDS, MEASURES, VERSION = "study.json", "records.jsonl", "measures.jsonl", 1
@@ -78,21 +79,7 @@ def collect(folder: Path) -> list[Record]:
 
 def load(path: Path) -> list[Record]:
     """The records of a file, none if there is no file; a last line that was cut is skipped, another damaged one is a `UserError`."""
-    try:
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            found.append(_valid(json.loads(line)))
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines):
-                break
-            raise UserError(f"{path}, line {number} is damaged: repair or delete that line") from None
-    return found
+    return runs.load(path, _valid)
 
 
 def study(folder: Path) -> Record:

@@ -50,14 +50,10 @@ class Study:
 
     def run(self, arm: Arm, seed: int) -> Config:
         """The configuration of one run."""
-        spacing = self.spacing
-        ends: dict[str, Any] = {
-            "samples": self.samples(arm),
-            "evaluate_every": spacing,
-            "save_every": spacing,
-            "sample_every": 2**62,
-        }
-        run = dataclasses.replace(self.config.run, seed=seed, keep=1, **ends)
+        every = self.spacing
+        run = dataclasses.replace(
+            self.config.run, seed=seed, keep=1, samples=self.samples(arm), evaluate_every=every, save_every=every, sample_every=2**62
+        )
         return dataclasses.replace(self.config, method=arm.of(self.config.method), run=run)
 
     def described(self, cache: Cache, floor: dict[str, float], asked: Collection[tuple[str, int]]) -> dict[str, Any]:
@@ -85,11 +81,6 @@ class Study:
     def _arm(self, arm: Arm) -> dict[str, Any]:
         compute = dataclasses.asdict(self.compute[arm.name])
         return dataclasses.asdict(arm) | {"samples": self.samples(arm), "compute": compute}
-
-
-def _data(cache: Cache) -> dict[str, Any]:
-    about = {"name": cache.manifest.source, "rows": len(cache), "shape": list(cache.shape), "classes": len(cache.classes)}
-    return about | {"digest": cache.manifest.digest}
 
 
 def held_arms(found: dict[str, Any]) -> list[Arm]:

@@ -11,6 +11,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,26 @@ class Records:
         return record
 
 
-def load(path: Path) -> list[Record]:
-    """The records of a file, none if there is no file; a last line that was cut is skipped, another damaged one is a `UserError`."""
-    if not path.exists():
-        return []
-    found, lines = [], path.read_bytes().split(b"\n")
+def _placed(record: Any) -> Record:
+    found: Record = record | {"seen": int(record["seen"])}
+    return found
+
+
+def load(path: Path, valid: Callable[[Any], Record] = _placed) -> list[Record]:
+    """The records of a file, none if there is no file; a last line that was cut is skipped, another damaged one is a `UserError`.
+
+    `valid`: a record as it is to be read; what it raises of ValueError, KeyError and TypeError says that the line is damaged.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-            found.append(record | {"seen": int(record["seen"])})
+            found.append(valid(json.loads(line)))
         except (ValueError, KeyError, TypeError):
             if number == len(lines):
                 break

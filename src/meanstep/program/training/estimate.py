@@ -25,8 +25,7 @@ def lines(config: Config, cache: Cache, ranks: Ranks) -> Iterator[str]:
     yield f"network: {networks.parameters(state.owner.net):,} parameters"
     held = _bytes(state)
     yield f"weights, gradient, moments and {len(state.averages)} average(s): {held / 2**20:,.0f} MiB a rank, activations come on top"
-    step = Step(config, state, ranks, wrapped(config, state, ranks), chunk(config, ranks))
-    seconds = _seconds(step, Loader(cache, config.run.seed, mirrored(config, cache)))
+    seconds = a_step(config, cache, ranks, state)
     total = seconds * config.run.samples / config.run.batch
     speed = f"{config.run.batch / seconds:,.0f} samples/s; {config.run.samples:,} samples: {clock(total)}"
     yield f"step: {seconds * 1e3:,.0f} ms (median of {STEPS}), {speed}"
@@ -34,11 +33,10 @@ def lines(config: Config, cache: Cache, ranks: Ranks) -> Iterator[str]:
         yield f"peak of memory: {torch.cuda.max_memory_allocated(ranks.device) / 2**20:,.0f} MiB"
 
 
-def step(config: Config, cache: Cache, ranks: Ranks) -> float:
-    """Seconds of a step, the median of a few."""
-    state = fresh(config, cache, ranks)
-    made = Step(config, state, ranks, wrapped(config, state, ranks), chunk(config, ranks))
-    return _seconds(made, Loader(cache, config.run.seed, mirrored(config, cache)))
+def a_step(config: Config, cache: Cache, ranks: Ranks, state: State) -> float:
+    """Seconds of a step, the median of a few, which the state is used up for."""
+    step = Step(config, state, ranks, wrapped(config, state, ranks), chunk(config, ranks))
+    return _seconds(step, Loader(cache, config.run.seed, mirrored(config, cache)))
 
 
 def _bytes(state: State) -> int:
