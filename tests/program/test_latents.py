@@ -159,6 +159,12 @@ def test_constants_train_on_to_where_dearer_arms_can_be_met():
     assert planned("beta@0", "rising", config=cosine, **costs).samples(zero) == end  # a rate that falls has one end
 
 
+def test_a_mistake_inside_an_arm_names_the_arm(cache: Cache, tmp_path: Path):
+    own = from_yaml("twice: {options: {beta: 2}}", "mine.yaml")
+    with pytest.raises(UserError, match=r"the arm twice: recipe coefficient: beta must lie in \[0, 1\], got 2"):
+        completed(replace(planned("beta@0"), arms=arms(["twice"], own)), tmp_path, cache)
+
+
 def test_a_dearer_arm_makes_the_constants_longer(cache: Cache, tmp_path: Path):
     first = completed(planned("beta@0"), tmp_path, cache)
     note(tmp_path, first, cache, {"1": 0.1}, [("beta@0", 0)])

@@ -116,7 +116,10 @@ def _counted(study: Study, arms: tuple[Arm, ...], cache: Cache) -> Study:
     compute = dict(study.compute)
     for arm in arms:
         if arm.name not in compute:
-            compute[arm.name] = counted(dataclasses.replace(study.config, method=arm.of(study.config.method)), cache)
+            try:
+                compute[arm.name] = counted(dataclasses.replace(study.config, method=arm.of(study.config.method)), cache)
+            except UserError as error:
+                raise UserError(f"the arm {arm.name}: {error}") from error
     return dataclasses.replace(study, arms=arms, compute=compute)
 
 
