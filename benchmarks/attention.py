@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meanstep.attention import attention_with_tangent
-from meanstep.program.sweep.folder import environment
+from meanstep.program.machine import environment
 
 TOKENS = 8192  # queries of a call, over all samples and heads, where the length allows
 PRODUCTS = {"fused": 2, "tangent": 6, "plain": 6}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import meanstep as ms
 from meanstep.fields import DiT
-from meanstep.program.sweep.folder import environment
+from meanstep.program.machine import environment
 from meanstep.samplers import euler, grid, heun, jump, walk
 
 

@@ -16,8 +16,8 @@ from memory import peak
 
 from meanstep.fields import DiT
 from meanstep.loss import Loss
+from meanstep.program.machine import environment
 from meanstep.program.runs.networks import parameters
-from meanstep.program.sweep.folder import environment
 from meanstep.recipes import meanflow
 
 SIZES = ("S/2", "B/2", "L/2", "XL/2")

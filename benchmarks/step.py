@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import meanstep as ms
 from meanstep.fields import DiT
-from meanstep.program.sweep.folder import environment
+from meanstep.program.machine import environment
 from meanstep.rates import Exact
 from meanstep.recipes import Recipe, coefficient, meanflow
 from meanstep.tangents import carried, recorded, separate

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 import meanstep as ms
 from meanstep.fields.flat import Shape
 from meanstep.fields.planar import PLANAR
+from meanstep.program.machine import environment
 from meanstep.program.sweep.draws import BLOCK, Needs, Stream
-from meanstep.program.sweep.folder import environment
 from meanstep.program.sweep.settings import Settings, Spec
 from meanstep.program.sweep.train import Cohort
 

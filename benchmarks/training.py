@@ -33,8 +33,8 @@ from loading import latents
 import meanstep as ms
 from meanstep.loss import Loss
 from meanstep.program.data import Cache, ensure
-from meanstep.program.runs.config import Averages, Config, Data, Network, Optimiser, Run
-from meanstep.program.sweep.folder import environment
+from meanstep.program.machine import environment
+from meanstep.program.runs.config import AveragesConfig, Config, DataConfig, NetworkConfig, OptimiserConfig, RunConfig
 from meanstep.program.training import train as training
 from meanstep.program.training.loop import Step, batches
 from meanstep.program.training.presets import PRESETS
@@ -49,11 +49,14 @@ AVERAGES = {"no average": (), "one average": (0.999,), "three averages": (0.99, 
 def configurations(folder: Path) -> dict[str, tuple[Config, Cache]]:
     """What is trained, on which cache."""
     never = {"sample_every": 0, "evaluate_every": 0, "save_every": 10**9}
-    digits, run = ensure("digits"), Run(batch=BATCH, device="cpu", samples=10**9, log_every=BATCH, **never)
+    digits, run = ensure("digits"), RunConfig(batch=BATCH, device="cpu", samples=10**9, log_every=BATCH, **never)
     large = latents(folder, digits.manifest, shards=8)
-    network = Network(patch=4, width=256, depth=6, heads=4)
+    network = NetworkConfig(patch=4, width=256, depth=6, heads=4)
     return {
-        "latents 4 x 32 x 32, DiT 6 x 256, 64 tokens": (Config(Data(str(large.path)), network, optimiser=Optimiser(), run=run), large),
+        "latents 4 x 32 x 32, DiT 6 x 256, 64 tokens": (
+            Config(DataConfig(str(large.path)), network, optimiser=OptimiserConfig(), run=run),
+            large,
+        ),
         "digits 1 x 8 x 8, DiT 4 x 96, 16 tokens": (replace(PRESETS["digits"].config, run=run), digits),
     }
 
@@ -62,7 +65,7 @@ class Bare:
     """The loop that anybody would write first, without anything around it."""
 
     def __init__(self, config: Config, cache: Cache) -> None:
-        state = fresh(replace(config, averages=Averages(())), cache, ALONE)
+        state = fresh(replace(config, averages=AveragesConfig(())), cache, ALONE)
         self.net, self.optimiser, self.clip = state.owner.net, state.optimiser, config.optimiser.clip
         self.loss = Loss(state.owner.loss.recipe, check=False, measure=False)
         self.x, self.y = cache.rows(torch.arange(BATCH))
@@ -99,7 +102,7 @@ def shares(config: Config, cache: Cache, count: int) -> dict[str, dict[str, floa
     """A row for every number of averages."""
     rows = {}
     for name, decays in AVERAGES.items():
-        found = rounds(replace(config, averages=Averages(decays)), cache, count)
+        found = rounds(replace(config, averages=AveragesConfig(decays)), cache, count)
         ratios = sorted(ours / bare for ours, bare in found)
         rows[name] = {
             "seconds": statistics.median(ours for ours, _ in found),

@@ -3,7 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "src" / "meanstep"
 
 ROOT = "__init__"  # the public names: only the program and the command line may go through them
 BASE = {"types", "shapes"}
-PARTS = {"interpolants", "times", "velocities", "coefficients", "rates", "weights"}
+PARTS = {"paths", "times", "velocities", "coefficients", "rates", "weights"}
 MATHS = (
-    BASE | PARTS | {"tangents", "queries", "keys", "objectives", "recipes", "loss", "samplers", "fields", "attention", "probes", "metrics"}
+    BASE
+    | PARTS
+    | {"tangents", "joint_pass", "keys", "objectives", "recipes", "loss", "samplers", "fields", "attention", "probes", "metrics"}
 )
 
 # a module or a package of meanstep -> what it may import of meanstep; a package may always import itself
@@ -22,17 +24,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "shapes": set(),
     "keys": set(),
-    "interpolants": BASE,
+    "paths": BASE,
     "times": BASE,
     "coefficients": BASE | {"tangents"},
     "velocities": BASE | {"coefficients"},
     "tangents": BASE | {"attention"},
-    "queries": BASE | {"tangents", "velocities"},
-    "rates": BASE | {"coefficients", "tangents", "queries"},
+    "joint_pass": BASE | {"tangents", "velocities"},
+    "rates": BASE | {"coefficients", "tangents", "joint_pass"},
     "weights": BASE | {"coefficients"},
-    "objectives": BASE | PARTS | {"tangents", "queries"},
+    "objectives": BASE | PARTS | {"tangents", "joint_pass"},
     "recipes": BASE | PARTS | {"objectives"},
-    "loss": BASE | PARTS | {"keys", "objectives", "queries", "recipes"},
+    "loss": BASE | PARTS | {"keys", "objectives", "joint_pass", "recipes"},
     "samplers": BASE | {"keys"},
     "fields": BASE,
     "attention": BASE,
@@ -140,6 +142,34 @@ def test_no_file_is_a_drawer_for_anything():
 def test_files_are_short():
     sizes = {module: lines_of_code(path.read_text(encoding="utf-8")) for module, path in modules(PACKAGE)}
     assert {module: size for module, size in sizes.items() if size > LONGEST} == {}
+
+
+def file_cycle(package: Path) -> list[str]:
+    """Modules that import each other in a circle, wherever in them the import stands; empty if there is none."""
+    known = dict(modules(package))
+    dotted = {f"{package.name}.{module}" if module != ROOT else package.name: module for module in known}
+    arrows: dict[str, set[str]] = {}
+    for module, path in known.items():
+        typing = for_typing(path)
+        named = [name for line, name in imports(package, path) if line not in typing]
+        targets = [dotted.get(name) or dotted.get(name.rpartition(".")[0]) for name in named]
+        arrows[module] = {target for target in targets if target and target not in (module, ROOT)}
+    try:
+        list(TopologicalSorter(arrows).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_files_import_each_other():
+    assert file_cycle(PACKAGE) == []
+
+
+def test_a_circle_of_files_is_found(tmp_path: Path):
+    package = tree(tmp_path, program__a="from meanstep.program import b", program__b="def f():\n    from meanstep.program.a import x")
+    assert sorted(set(file_cycle(package))) == ["program.a", "program.b"]
+    (package / "program" / "b.py").write_text("if TYPE_CHECKING:\n    from meanstep.program.a import x")
+    assert file_cycle(package) == []
 
 
 def test_the_table_has_no_cycle():

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meanstep import coefficients, fields, interpolants, metrics, objectives, rates, recipes, samplers, times, velocities, weights
+    from meanstep import coefficients, fields, metrics, objectives, paths, rates, recipes, samplers, times, velocities, weights
     from meanstep.fields import MLP, Gaussian, Mixture, as_field
     from meanstep.keys import key
     from meanstep.loss import Loss, Output
@@ -31,13 +31,13 @@ __all__ = [
     "coefficients",
     "doctor",
     "fields",
-    "interpolants",
     "jump",
     "key",
     "load",
     "metrics",
     "noise",
     "objectives",
+    "paths",
     "rates",
     "recipes",
     "samplers",

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from meanstep.interpolants import linear
+from meanstep.joint_pass import together, wrong_shape
 from meanstep.objectives import Matching
-from meanstep.queries import together, wrong_shape
+from meanstep.paths import linear
 from meanstep.recipes import Recipe, Term
 from meanstep.shapes import over, per_sample, tree_map
 from meanstep.types import Answer, Bridge, Field, Interpolant, Objective, Query, Regression

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from meanstep.coefficients import at, checked
-from meanstep.queries import answered
+from meanstep.joint_pass import answered
 from meanstep.rates import Exact, plain
 from meanstep.shapes import over
 from meanstep.tangents import automatic, recorded, rehearsal

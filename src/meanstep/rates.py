@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from meanstep.coefficients import at, checked
-from meanstep.queries import answered
+from meanstep.joint_pass import answered
 from meanstep.shapes import over
 from meanstep.tangents import Way, automatic, recorded, rehearsal
 from meanstep.types import Answer, Bridge, Coefficient, Field, Query

@@ -26,7 +26,7 @@ from meanstep.fields.flat import Passes, Shape
 from meanstep.fields.planar import PLANAR, gaussian_mixture
 from meanstep.metrics import directions, sliced_wasserstein
 from meanstep.program.console import write
-from meanstep.program.sweep.folder import environment
+from meanstep.program.machine import environment
 from meanstep.program.sweep.measure import Trace
 from meanstep.recipes import coefficient
 from meanstep.types import Bridge, Field, Velocity
@@ -92,7 +92,7 @@ def probed(net: MLP, ema: MLP, law: Any, seed: int, running: Running) -> dict[st
     x = law.sample(PROBED, g)
     e = torch.randn(x.shape, generator=g)
     r, t = ms.times.uniform((PROBED,), g)
-    b = Bridge(*ms.interpolants.linear(x, e, t), r, t)
+    b = Bridge(*ms.paths.linear(x, e, t), r, t)
     flat = shape.flatten([w[None] for w in net.weights], [p[None] for p in net.biases]).detach()
     passes, layers = Passes(shape, 1, PROBED, flat), shape.layers(flat)
     u, trace = passes.forward(layers, shape.inputs(b.z, r, t)[None])[0], Trace(passes, layers, shape.layers(torch.zeros_like(flat)))

@@ -196,7 +196,7 @@ def _agrees(rows: Rows, log: Tensor, own: Tensor) -> None:
     """What is computed here is the library's `Posterior`."""
     few, t = slice(None, None, 16), rows.t[::16]
     x, e = rows.x[few].double(), rows.e[few].double()
-    b = Bridge(*ms.interpolants.linear(x, e, t), t, t)
+    b = Bridge(*ms.paths.linear(x, e, t), t, t)
     found = Posterior(rows.pool[:64].double())(None, b)  # type: ignore[arg-type]
     ours = mean(log[few, :64], rows.pool[:64], own[few], rows.x[few]).x.double()
     wanted = (b.z - ours) / t[:, None]
@@ -225,7 +225,7 @@ def costs() -> Iterator[dict[str, Any]]:
         for n in (1024, 4096, 16384):
             reference = torch.randn(n, channels, side, side, generator=ms.key(n))
             t = torch.rand(32, generator=ms.key(1))
-            b = Bridge(*ms.interpolants.linear(x, torch.randn(x.shape, generator=ms.key(2)), t), t, t)
+            b = Bridge(*ms.paths.linear(x, torch.randn(x.shape, generator=ms.key(2)), t), t, t)
             for dtype in (torch.float32, torch.float64):
                 found[f"{n} {str(dtype)[6:]}"] = _least(partial(Posterior(reference, dtype=dtype), None, b), 3)
             # the reference, it and its squares side by side in `dtype`, and two arrays of weights

@@ -16,7 +16,7 @@ from scipy import stats
 from train import ARMS
 
 from meanstep.program.console import write
-from meanstep.program.sweep.folder import environment
+from meanstep.program.machine import environment
 
 TIMES = {"MeanFlow's times": "logit", "uniform times": "uniform"}
 Record = dict[str, Any]

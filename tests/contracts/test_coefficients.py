@@ -85,7 +85,7 @@ def draw(n: int, *path: int, times: Any = ms.times.uniform) -> Bridge:
     g = ms.key(*path)
     x, e = GAUSSIAN.sample(n, g), torch.randn(n, 2, generator=g, dtype=F)
     r, t = (p.to(F) for p in times((n,), g))
-    z, v = ms.interpolants.linear(x, e, t)
+    z, v = ms.paths.linear(x, e, t)
     return Bridge(z, v, r, t)
 
 

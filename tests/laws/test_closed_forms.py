@@ -14,8 +14,8 @@ import meanstep as ms
 from meanstep.coefficients import clipped_optimum, matrix_optimum, scalar_optimum
 from meanstep.fields import Averaged, Gaussian, Mixture
 from meanstep.fields.analytic import residual_noise
-from meanstep.interpolants import linear, trigonometric
 from meanstep.objectives import Eulerian, Lagrangian, Matching, Semigroup
+from meanstep.paths import linear, trigonometric
 from meanstep.rates import Backward, Central
 from meanstep.times import diagonal, uniform
 from meanstep.types import Bridge, Objective, Velocity

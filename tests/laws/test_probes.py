@@ -56,7 +56,7 @@ def rows(law: Any, n: int, seed: int, times: Any = TIMES) -> Bridge:
     x = law.sample(n, g)
     e = torch.randn(x.shape, generator=g, dtype=F)
     r, t = (p.to(F) for p in times((n,), g))
-    z, v = ms.interpolants.linear(x, e, t)
+    z, v = ms.paths.linear(x, e, t)
     return Bridge(z, v, r, t)
 
 

@@ -386,7 +386,7 @@ def test_ctrl_c_says_how_to_go_on(images: str, tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("meanstep.program.data.making._encode", pressed)
+        patch.setattr("meanstep.program.data.build._encode", pressed)
         assert called(images, "--out", str(tmp_path / "cache")) == 130
     assert "the same command goes on after them" in capsys.readouterr().err
     assert called(images, "--out", str(tmp_path / "cache")) == 0

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
-from meanstep.program.diagnose import arrays, methods, probe
+from meanstep.program.diagnose import arrays, probe, reading
+from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.command import seconds
 from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
 from meanstep.program.diagnose.measures import Measure
+from meanstep.program.diagnose.networks import Probed
 from meanstep.program.diagnose.page import build, greek
 from meanstep.program.diagnose.rules import CLEAR, FIRES, MISSING, NOTE, OPEN, RULES, WARN, verdicts
-from meanstep.program.diagnose.subjects import Subject
 
 CPU = torch.device("cpu")
 MODULE = """
@@ -101,13 +102,13 @@ class Exact(nn.Module):
 
 
 def diagnosis(net: nn.Module, x: Tensor, *, ema: nn.Module | None = None, rows: int = 1500, **kw: Any) -> Diagnosis:
-    subject = Subject(net, ema, "net", "planted", ())
-    data = arrays.Data(x.numpy(), None, "planted")
+    probed = Probed(net, ema, "net", "planted", ())
+    data = arrays.Dataset(x.numpy(), None, "planted")
     changed: dict[str, Any] = {"times": "uniform", "power": 0.0, "diagonal_share": 0.5} | kw
     name = changed.pop("name", "meanflow")
-    method = methods.method(name, subject, methods.changes(name, **changed))
-    center = methods.center("posterior", subject, data, 0, torch.float32, CPU)
-    case = probe.Case(subject, data, method, center, torch.float32, CPU, chunk=512)
+    method = reading.method(name, probed, reading.changes(name, **changed))
+    center = reading.center("posterior", probed, data, 0, torch.float32, CPU)
+    case = Case(probed, data, method, center, torch.float32, CPU, chunk=512)
     return diagnosed(case, probe.measure(case, 60.0, 1e-6, rows), 60.0, 1e-6, "meanstep diagnose")
 
 
@@ -261,11 +262,11 @@ def test_the_budget_bounds_the_time_and_the_chunk_the_rows(monkeypatch: pytest.M
             largest = max(largest, len(z))
             return super().forward(z, r, t, y)
 
-    subject = Subject(Watched(), None, "net", "planted", ())
-    data = arrays.Data(normal().numpy(), None, "planted")
-    method = methods.method("meanflow", subject, {"times": "uniform"})
-    center = methods.center("own", subject, data, 0, torch.float32, CPU)
-    case = probe.Case(subject, data, method, center, torch.float32, CPU, chunk=16)
+    probed = Probed(Watched(), None, "net", "planted", ())
+    data = arrays.Dataset(normal().numpy(), None, "planted")
+    method = reading.method("meanflow", probed, {"times": "uniform"})
+    center = reading.center("own", probed, data, 0, torch.float32, CPU)
+    case = Case(probed, data, method, center, torch.float32, CPU, chunk=16)
     monkeypatch.setattr(probe, "_gradient", lambda *a: None)
     found = probe.measure(case, 1.5, 1e-9, 1 << 40)
     assert found.ended == probe.BUDGET and found.elapsed < 6 and found.rows >= 32
@@ -345,15 +346,15 @@ def test_the_command_writes_a_page_that_needs_nothing(capsys: pytest.CaptureFixt
     assert record["rows"] == 300 and len(record["verdicts"]) == len(RULES) and record["measures"]["noise_0"][0] > 0
 
 
-@pytest.mark.parametrize("recipe", methods.READ)
+@pytest.mark.parametrize("recipe", reading.READ)
 def test_every_recipe_can_be_read(recipe: str, tmp_path: Path):
     net: nn.Module = ms.MLP(2, 8, 1, generator=ms.key(0))
     net = ms.fields.DataPrediction(net) if recipe == "pixel_meanflow" else net  # type: ignore[arg-type]
-    subject = Subject(net, None, "net", "planted", ())
-    data = arrays.Data(normal(n=600).numpy(), None, "planted")
-    method = methods.method(recipe, subject, {"beta": 0.5} if recipe == "coefficient" else {})
-    center = methods.center("", subject, data, 0, torch.float32, CPU)
-    case = probe.Case(subject, data, method, center, torch.float32, CPU, chunk=256)
+    probed = Probed(net, None, "net", "planted", ())
+    data = arrays.Dataset(normal(n=600).numpy(), None, "planted")
+    method = reading.method(recipe, probed, {"beta": 0.5} if recipe == "coefficient" else {})
+    center = reading.center("", probed, data, 0, torch.float32, CPU)
+    case = Case(probed, data, method, center, torch.float32, CPU, chunk=256)
     d = diagnosed(case, probe.measure(case, 20.0, 1e-6, 64), 20.0, 1e-6)
     assert np.isfinite(d.values["slope"].value) and d.found.gradient is not None
     json.dumps(d.record(), allow_nan=False)
@@ -434,7 +435,7 @@ def test_images_with_their_own_arguments_and_a_folder():
         == 0
     )
     record = json.loads(Path("d.json").read_text(encoding="utf-8"))
-    assert record["center"] == "ema" and record["measures"]["factor"][0] > 0 and "ema_0.99" in record["subject"]
+    assert record["center"] == "ema" and record["measures"]["factor"][0] > 0 and "ema_0.99" in record["probed"]
 
 
 def test_labels_reach_the_network_and_the_posterior():

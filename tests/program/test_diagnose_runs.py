@@ -17,8 +17,8 @@ from meanstep.objectives import Eulerian
 from meanstep.program.data import ensure
 from meanstep.program.diagnose import arrays
 from meanstep.program.diagnose.command import Diagnose
+from meanstep.program.diagnose.networks import admit
 from meanstep.program.diagnose.runs import Trained, trained
-from meanstep.program.diagnose.subjects import admit
 from meanstep.program.runs.saved import found
 from meanstep.program.training.command import Train
 
@@ -63,8 +63,8 @@ def test_a_run_is_read_as_it_was_trained(runs: Path):
     assert code(str(runs / "coefficient")) == 0
     held: dict[str, Any] = json.loads(Path("d.json").read_text(encoding="utf-8"))
     assert held["center"] == "ema" and held["recipe"].startswith("coefficient(beta={'linear': [0, 1]}, times=uniform, power=0), the run's")
-    assert "000000000064/model.safetensors" in held["subject"] and "ema_0.75.safetensors" in held["subject"], "the proxy's copy"
-    assert "data digits, 1,797 rows of 1x8x8" in held["subject"] and Path("diagnosis/report.html").is_file()
+    assert "000000000064/model.safetensors" in held["probed"] and "ema_0.75.safetensors" in held["probed"], "the proxy's copy"
+    assert "data digits, 1,797 rows of 1x8x8" in held["probed"] and Path("diagnosis/report.html").is_file()
 
 
 def test_a_checkpoint_has_its_own_moment(runs: Path):
@@ -86,10 +86,10 @@ def test_rows_and_labels_are_those_of_the_training(runs: Path):
 def test_what_the_loss_had_learned_is_restored(runs: Path):
     run = opened(runs / "learner")
     data = run.data(None)
-    subject = admit(run.found(None, None), data, "", CPU)
+    probed = admit(run.found(None, None), data, "", CPU)
     held = run.saved.tensors("state")["learner.seen"]
     for changed, kept in (({}, True), ({"power": 0.0}, False)):
-        method = run.method(subject, data, changed)
+        method = run.method(probed, data, changed)
         learner = _learner(method.recipe)
         assert method.restored is kept and method.beta is None
         assert torch.equal(learner.seen, held) is kept and held.any()
@@ -113,7 +113,7 @@ def test_the_command_line_goes_first(runs: Path):
     assert case.method.line == "meanflow()" and case.data.name == str(cache) and case.center.kind == "own"
     assert (case.batch, case.progress, Diagnose(str(runs / "learner"))._case().batch) == (7, 0.25, 16)
     run = opened(runs / "coefficient")
-    data = arrays.Data(torch.randn(32, 1, 8, 8, generator=ms.key(0)).numpy(), np.arange(32) % 10, "mine")
+    data = arrays.Dataset(torch.randn(32, 1, 8, 8, generator=ms.key(0)).numpy(), np.arange(32) % 10, "mine")
     method = run.method(admit(run.found(None, None), data, "", CPU), data, {"beta": 0.25})
     assert (method.line, method.beta) == ("coefficient(beta=0.25, times=uniform, power=0), the run's", 0.25)
 

@@ -17,11 +17,11 @@ from meanstep import cli
 from meanstep.metrics import Statistics, frechet, mmd
 from meanstep.program.console import UserError
 from meanstep.program.data import Plan, Request, ensure, make
-from meanstep.program.evaluation import Gathered, Pictures, cells, measured, open_extractor, reference, rows
+from meanstep.program.evaluation import Gathered, Pictures, measured, open_extractor, reference, rows, samples
 from meanstep.program.evaluation.measures import blocks
 from meanstep.program.evaluation.pictures import spaced
 from meanstep.program.runs import networks
-from meanstep.program.runs.config import Config, Data, to_yaml
+from meanstep.program.runs.config import Config, DataConfig, to_yaml
 from meanstep.program.sampling.model import load
 
 DATA = os.environ.get("MEANSTEP_DATA", "")
@@ -154,7 +154,7 @@ def made_run(folder: Path, classes: int = 2, n: int = 40) -> Path:
     cache = ensure(source, Request(source, channels=1))
     run = folder / "run"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "config.yaml").write_text(to_yaml(Config(data=Data(source=source))))
+    (run / "config.yaml").write_text(to_yaml(Config(data=DataConfig(source=source))))
     (run / "data.json").write_text(cache.manifest.text())
     for seen in (128, 256):
         saved(run / "checkpoints" / f"{seen:012d}", seen, classes)
@@ -207,9 +207,9 @@ def test_numbers_are_those_of_the_models_own_samples(tmp_path: Path):
 
 
 def test_labels_are_as_frequent_as_in_the_data():
-    y = cells.labels_of_data(range(2000), torch.tensor([0] * 30 + [2] * 10))
+    y = samples.labels_of_data(range(2000), torch.tensor([0] * 30 + [2] * 10))
     assert y.unique().tolist() == [0, 2] and abs((y == 2).double().mean() - 0.25) < 0.05
-    assert torch.equal(y[500:600], cells.labels_of_data(range(500, 600), torch.tensor([0] * 30 + [2] * 10)))
+    assert torch.equal(y[500:600], samples.labels_of_data(range(500, 600), torch.tensor([0] * 30 + [2] * 10)))
 
 
 def test_the_same_cells_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -217,8 +217,8 @@ def test_the_same_cells_are_not_computed_again(tmp_path: Path, monkeypatch: pyte
     assert evaluate(run, *QUICK) == 0
     first = capsys.readouterr().out
     made: list[int] = []
-    plain = cells.evaluated
-    monkeypatch.setattr(cells, "evaluated", lambda sampled, *rest: (made.append(sampled.steps), plain(sampled, *rest))[1])
+    plain = samples.evaluated
+    monkeypatch.setattr(samples, "evaluated", lambda sampled, *rest: (made.append(sampled.steps), plain(sampled, *rest))[1])
     assert evaluate(run, *QUICK) == 0
     repeated = capsys.readouterr()
     assert made == [] and "1 of 1 cells are there already" in repeated.err and repeated.out == first
@@ -237,7 +237,7 @@ def test_the_same_cells_are_not_computed_again(tmp_path: Path, monkeypatch: pyte
 
 def test_an_interrupt_keeps_the_finished_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     run = made_run(tmp_path)
-    plain: Callable = cells.evaluated
+    plain: Callable = samples.evaluated
 
     def stopped(sampled, *rest):
         if sampled.steps == 2:
@@ -245,7 +245,7 @@ def test_an_interrupt_keeps_the_finished_cells(tmp_path: Path, monkeypatch: pyte
         return plain(sampled, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(cells, "evaluated", stopped)
+        patched.setattr(samples, "evaluated", stopped)
         assert evaluate(run, *QUICK, "--steps", 1, 2) == 130
     assert "the same command goes on after them" in capsys.readouterr().err
     before = rows.load(run)
@@ -306,7 +306,7 @@ def test_latents_are_compared_decoded_or_with_the_originals(tmp_path: Path, caps
     cache = make(Plan.of(asked), tmp_path / "cache")
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "config.yaml").write_text(to_yaml(Config(data=Data(source=str(tmp_path / "cache")))))
+    (run / "config.yaml").write_text(to_yaml(Config(data=DataConfig(source=str(tmp_path / "cache")))))
     (run / "data.json").write_text(cache.manifest.text())
     saved(run / "checkpoints" / f"{128:012d}", 128, 1, size=4, channels=4, patch=2)
     assert evaluate(run, *QUICK, "--metrics", "frechet") == 0

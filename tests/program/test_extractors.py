@@ -20,7 +20,7 @@ from meanstep.program.console import UserError
 from meanstep.program.evaluation import extractors, open_extractor
 from meanstep.program.evaluation.efficientnet import Lite0, lite0
 from meanstep.program.evaluation.inputs import Input
-from meanstep.program.weights import read
+from meanstep.program.runs.public_weights import read
 
 DATA = os.environ.get("MEANSTEP_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="set MEANSTEP_DATA to the folder of test data and pretrained weights")

@@ -24,7 +24,7 @@ from meanstep.program.latents.compute import Compute, counted
 from meanstep.program.latents.measure import Sizes
 from meanstep.program.latents.study import Study, completed, note
 from meanstep.program.latents.work import Job
-from meanstep.program.runs.config import Config, Network
+from meanstep.program.runs.config import Config, NetworkConfig
 from meanstep.program.training.events import progress
 from meanstep.program.training.loop import Failure
 from meanstep.program.training.presets import PRESETS
@@ -36,7 +36,7 @@ FIXED = f"reproduce latents {SIZES} {NET} --run.samples 256 --moments 2".split()
 WORDS = [*FIXED, "--seeds", "0", "1", "--arms", "beta@0", "rising"]
 ONE = [*FIXED, "--seeds", "0", "--arms"]
 ALONE = Ranks(0, 1, torch.device("cpu"))
-TINY = Network(patch=4, width=16, depth=1, heads=2)
+TINY = NetworkConfig(patch=4, width=16, depth=1, heads=2)
 DIGITS = PRESETS["digits"].config
 BASE = replace(DIGITS, network=TINY, optimiser=replace(DIGITS.optimiser, schedule="constant"))
 

@@ -17,10 +17,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import meanstep as ms
 from meanstep.probes import Table
 from meanstep.program.data import Cache, ensure
-from meanstep.program.data.plan import Request
+from meanstep.program.data.request import Request
 from meanstep.program.latents import measure
 from meanstep.program.latents.measure import Measurer, Sizes
-from meanstep.program.runs.config import Averages, Config, Data, Method
+from meanstep.program.runs.config import AveragesConfig, Config, DataConfig, MethodConfig
 from meanstep.program.training.loop import Step
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.samples import Samples, judge
@@ -33,10 +33,10 @@ from .train_ranks import BATCH, STEPS, configuration
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SMALL = Sizes(count=64, steps=(1, 2), rows=48, times=3, rows_at=16)
-COEFFICIENT = Method("coefficient", {"beta": 0.7}, proxy_decay=0.9)
+COEFFICIENT = MethodConfig("coefficient", {"beta": 0.7}, proxy_decay=0.9)
 
 
-def arm(method: Method = COEFFICIENT, **changes: Any) -> Config:
+def arm(method: MethodConfig = COEFFICIENT, **changes: Any) -> Config:
     return replace(configuration("meanflow"), method=method, **changes)
 
 
@@ -106,7 +106,7 @@ def boundary(net: nn.Module, b: Bridge) -> Tensor:
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_the_parabola_is_that_of_the_definition(conditional: bool, cache: Cache, tmp_path: Path):
-    config = arm(data=Data("digits", conditional=conditional))
+    config = arm(data=DataConfig("digits", conditional=conditional))
     state = shaken(config, cache)
     m = doubled(state, measurer(config, cache, tmp_path))
     found, b, net = m(state), m.pairs, state.owner.net.eval()
@@ -180,7 +180,7 @@ def same(a: Bridge, b: Bridge) -> bool:
 
 
 def test_all_arms_of_a_seed_have_the_same_rows(cache: Cache, tmp_path: Path):
-    one, other = (measurer(config, cache, tmp_path) for config in (arm(Method("meanflow")), arm(averages=Averages((0.5,)))))
+    one, other = (measurer(config, cache, tmp_path) for config in (arm(MethodConfig("meanflow")), arm(averages=AveragesConfig((0.5,)))))
     third = measurer(arm(run=replace(arm().run, seed=1)), cache, tmp_path)
     for name in ("pairs", "levels"):
         a, b, c = (getattr(m, name) for m in (one, other, third))
@@ -231,7 +231,7 @@ def test_without_the_whole_data_the_bias_is_bounded(why: str, cache: Cache, tmp_
 
 def test_a_run_that_is_measured_is_the_run_that_is_not(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("meanstep.program.training.loop.OBSERVE_EVERY", 1)
-    config, count = arm(Method("coefficient", {"beta": "running"}, dropout=0.5, proxy_decay=0.9)), []
+    config, count = arm(MethodConfig("coefficient", {"beta": "running"}, dropout=0.5, proxy_decay=0.9)), []
     train(config, tmp_path / "alone", cache, ALONE)
     m, observe, before = measurer(config, cache, tmp_path), Step.observe, torch.get_rng_state()
 
@@ -302,14 +302,14 @@ def test_the_picture_is_that_of_the_run_itself(cache: Cache, tmp_path: Path):
     ids=str,
 )
 def test_the_coefficient_at_half_the_training(options: dict[str, Any], expected: float, cache: Cache, tmp_path: Path):
-    config = arm(Method("coefficient", options))
+    config = arm(MethodConfig("coefficient", options))
     state = fresh(config, cache, ALONE)
     state.seen = config.run.samples // 2
     assert measurer(config, cache, tmp_path).beta(state) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_learned_coefficient_is_averaged_over_the_rows(cache: Cache, tmp_path: Path):
-    config = arm(Method("coefficient", {"beta": {"running": {"bins": 2}}}))
+    config = arm(MethodConfig("coefficient", {"beta": {"running": {"bins": 2}}}))
     state, m = fresh(config, cache, ALONE), measurer(config, cache, tmp_path)
     state.owner.learner.table.copy_(torch.tensor([[0.25, 0.0], [0.5, 1.0]]))
     low, high = m.pairs.t < 0.5, m.pairs.r >= 0.5
@@ -319,14 +319,14 @@ def test_a_learned_coefficient_is_averaged_over_the_rows(cache: Cache, tmp_path:
 
 def test_the_end_of_a_schedule_is_not_passed(cache: Cache, tmp_path: Path):
     """A batch that does not divide the samples ends beyond them; a logistic curve would rise on."""
-    config = arm(Method("coefficient", {"beta": {"logistic": [0, 0.5]}}))
+    config = arm(MethodConfig("coefficient", {"beta": {"logistic": [0, 0.5]}}))
     state = fresh(config, cache, ALONE)
     state.seen = config.run.samples + BATCH
     assert measurer(config, cache, tmp_path).beta(state) == pytest.approx(0.5, abs=1e-12)
 
 
 def test_without_labels_and_averages_what_needs_them_is_null(cache: Cache, tmp_path: Path):
-    config = arm(Method("meanflow"), data=Data("digits", conditional=False), averages=Averages(()))
+    config = arm(MethodConfig("meanflow"), data=DataConfig("digits", conditional=False), averages=AveragesConfig(()))
     state, m = shaken(config, cache), measurer(config, cache, tmp_path)
     found = jsonable(m(state))
     assert m.truth.labels is None and m.pairs.y is None
@@ -337,7 +337,7 @@ def test_without_labels_and_averages_what_needs_them_is_null(cache: Cache, tmp_p
 
 
 def test_the_first_average_serves_where_the_recipe_has_no_proxy(cache: Cache, tmp_path: Path):
-    with_proxy, without = arm(averages=Averages((0.5,))), arm(Method("meanflow"), averages=Averages((0.5,)))
+    with_proxy, without = arm(averages=AveragesConfig((0.5,))), arm(MethodConfig("meanflow"), averages=AveragesConfig((0.5,)))
     a, b = shaken(with_proxy, cache), shaken(without, cache)
     assert a.proxy is a.averages[1] and b.proxy is None
     m = measurer(without, cache, tmp_path)
@@ -350,7 +350,7 @@ def test_the_first_average_serves_where_the_recipe_has_no_proxy(cache: Cache, tm
 
 
 def test_flow_matching_has_distances_only(cache: Cache, tmp_path: Path):
-    config = arm(Method("flow_matching"), run=replace(arm().run, evaluate_every=1, evaluate_count=64))
+    config = arm(MethodConfig("flow_matching"), run=replace(arm().run, evaluate_every=1, evaluate_count=64))
     state, m = shaken(config, cache), measurer(config, cache, tmp_path, replace(SMALL, steps=(1, 4)))
     found = jsonable(m(state))
     assert found["loss"] is found["error"] is found["bias"] is found["beta"] is None

@@ -25,10 +25,10 @@ from meanstep.program.latents import records
 from meanstep.program.latents.arms import arms
 from meanstep.program.latents.command import Latents
 from meanstep.program.latents.compute import Compute
-from meanstep.program.latents.report import again, caveats, claims, contests, figures, optima, probes, prose, quantities, results
+from meanstep.program.latents.report import caveats, claims, contests, figures, optima, probes, prose, quantities, rerun, results
 from meanstep.program.latents.report.page import build, signed, spoken
 from meanstep.program.pages import look, statistics
-from meanstep.program.runs.config import Averages, Config
+from meanstep.program.runs.config import AveragesConfig, Config
 from meanstep.program.training.command import parts
 
 ARMS = ("beta@0", "beta@0.25", "beta@0.5", "beta@1", "anchored@0", "anchored@1", "rising", "falling", "alpha_flow")
@@ -708,7 +708,7 @@ def test_the_commands_make_the_study_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     start = Latents.parse(["--data.source", "my data/x.npz", "--network.options", "{qk_norm: true}", "--run.compile"])
     config = Config(**parts(start), run=replace(start.run_, samples=64_000))
-    config = replace(config, averages=Averages((0.99, 0.999), (0.05, 0.1)), method=replace(config.method, window=(0.1, 0.9)))
+    config = replace(config, averages=AveragesConfig((0.99, 0.999), (0.05, 0.1)), method=replace(config.method, window=(0.1, 0.9)))
     sizes = {"count": 512, "steps": [1, 4], "rows": 2048, "times": 10, "rows_at": 64, "references": 20_000}
     folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "anchored@1"), seeds=(0, 1), moments=(1000, 2000)))
     own = {"recipe": "coefficient", "options": {"beta": {"over_t": [0, 1, 8]}, "anchor": 0}, "method": {"proxy_decay": 0.99}}
@@ -718,8 +718,8 @@ def test_the_commands_make_the_study_again(tmp_path: Path, monkeypatch: pytest.M
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
     runs = [(name, seed) for name in ("beta@0", "anchored@1", "late") for seed in (0, 1, 4)] + [("rising", 0)]
     found = results.read(asked(folder, arms=held, config=plain, settings={"moments": 2, **sizes}, asked=runs))
-    first, second = again.commands(found)
-    (tmp_path / again.FILE).write_text(again.own(found))
+    first, second = rerun.commands(found)
+    (tmp_path / rerun.FILE).write_text(rerun.own(found))
     made = Latents.parse(shlex.split(first)[3:]).study()
     assert made.config == config and [arm.name for arm in made.arms] == ["beta@0", "anchored@1", "late"] and made.seeds == (0, 1, 4)
     assert made.moments == 2 and json.loads(json.dumps(dataclasses.asdict(made.sizes))) == sizes

@@ -7,7 +7,7 @@ import torch
 
 import meanstep as ms
 from meanstep import recipes, velocities
-from meanstep.program import methods
+from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.recipes import Recipe
 from meanstep.velocities import Posterior
@@ -18,26 +18,26 @@ PLAIN = ms.MLP(2, 8, 1, generator=ms.key(0))
 
 
 def built(name: str, **options: object) -> Recipe:
-    return methods.build(name, NET, EMA, Posterior(torch.zeros(4, 2)), **options)
+    return registry.build(name, NET, EMA, Posterior(torch.zeros(4, 2)), **options)
 
 
 def test_the_table_holds_every_recipe_of_the_package():
     found = {n for n, f in vars(recipes).items() if inspect.isfunction(f) and f.__module__ == recipes.__name__ and n[0] != "_"}
-    assert set(methods.METHODS) == found
-    assert all(method.about for method in methods.METHODS.values())
+    assert set(registry.METHODS) == found
+    assert all(method.about for method in registry.METHODS.values())
 
 
-@pytest.mark.parametrize("name", list(methods.METHODS))
+@pytest.mark.parametrize("name", list(registry.METHODS))
 def test_every_recipe_trains_a_step(name: str):
     field = ms.fields.DataPrediction(NET) if name == "pixel_meanflow" else NET
-    recipe = methods.build(name, field, EMA, Posterior(torch.zeros(4, 2)))
+    recipe = registry.build(name, field, EMA, Posterior(torch.zeros(4, 2)))
     out = ms.Loss(recipe)(field, torch.randn(64, 2, generator=ms.key(2)), progress=0.5, generator=ms.key(3))
     assert out.loss.isfinite()
 
 
-@pytest.mark.parametrize("name", list(methods.METHODS))
+@pytest.mark.parametrize("name", list(registry.METHODS))
 def test_every_proxy_of_every_recipe_is_built(name: str):
-    for proxy in methods.METHODS[name].proxies:
+    for proxy in registry.METHODS[name].proxies:
         assert built(name, proxy=proxy)
 
 
@@ -70,19 +70,19 @@ def test_plain_options_are_the_objects_they_stand_for():
     weight = ms.weights.adaptive(0.5, 1e-3)
     assert value(asked) == value(recipes.meanflow(ms.times.uniform, 0.25, weight))
     assert value(built("coefficient", beta=0.5)) == value(recipes.coefficient(0.5, EMA))
-    assert value(methods.build("coefficient", NET, beta=0)) == value(recipes.coefficient(0.0))
+    assert value(registry.build("coefficient", NET, beta=0)) == value(recipes.coefficient(0.0))
     assert value(built("meanflow", power=0)) == value(recipes.meanflow(weight=ms.weights.constant))
 
 
 def test_what_a_method_needs_depends_on_its_options():
-    assert methods.needs("meanflow") == set()
-    assert methods.needs("coefficient") == {methods.EMA}
-    assert methods.needs("coefficient", beta=0.0) == set()
-    assert methods.needs("coefficient", beta=0.5, proxy="posterior") == {methods.POSTERIOR}
-    assert methods.needs("improved_meanflow", proxy="own") == set()
-    assert methods.needs("pixel_meanflow") == {methods.HEAD, methods.PREDICTION}
-    assert methods.needs("decoupled_meanflow") == {methods.LEARNED}
-    assert all(need in methods.NEEDS for name in methods.METHODS for need in methods.needs(name))
+    assert registry.needs("meanflow") == set()
+    assert registry.needs("coefficient") == {registry.EMA}
+    assert registry.needs("coefficient", beta=0.0) == set()
+    assert registry.needs("coefficient", beta=0.5, proxy="posterior") == {registry.POSTERIOR}
+    assert registry.needs("improved_meanflow", proxy="own") == set()
+    assert registry.needs("pixel_meanflow") == {registry.HEAD, registry.PREDICTION}
+    assert registry.needs("decoupled_meanflow") == {registry.LEARNED}
+    assert all(need in registry.NEEDS for name in registry.METHODS for need in registry.needs(name))
 
 
 @pytest.mark.parametrize(
@@ -105,5 +105,5 @@ def test_what_a_method_needs_depends_on_its_options():
 )
 def test_a_mistake_is_one_line(name: str, options: dict[str, object], words: str):
     with pytest.raises(UserError) as mistake:
-        methods.build(name, PLAIN, **options)  # type: ignore[arg-type]
+        registry.build(name, PLAIN, **options)  # type: ignore[arg-type]
     assert words in str(mistake.value) and "\n" not in str(mistake.value)

@@ -18,8 +18,8 @@ import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.data.manifest import Manifest, Shard
-from meanstep.program.runs.config import Averages, Config, Method, Run, to_yaml
-from meanstep.program.runs.report import words
+from meanstep.program.runs.config import AveragesConfig, Config, MethodConfig, RunConfig, to_yaml
+from meanstep.program.runs.report import prose
 from meanstep.program.runs.report.figures import MOST, short, thinned
 from meanstep.program.runs.report.history import History, read
 from meanstep.program.runs.report.page import SIDE, build, wanted
@@ -41,7 +41,7 @@ class Plan:
     cells: bool = False
 
 
-CONFIG = Config(method=Method("coefficient", {"beta": 0.5}), averages=Averages((0.99,)))
+CONFIG = Config(method=MethodConfig("coefficient", {"beta": 0.5}), averages=AveragesConfig((0.99,)))
 MANIFEST = Manifest(
     *("digits", "0" * 64, "train", 0, 100, 0, (1, 8, 8), (1, 8, 8), "none", "none", False, "none", ("<0>", "1"), "identity", "0" * 64),
     *(1.0, 0.0, "uint8", (0.0,), (1.0,), "own", (Shard("shard-00000.safetensors", 100, 9, "0" * 64),)),
@@ -51,7 +51,7 @@ MANIFEST = Manifest(
 def folder(here: Path, plan: Plan) -> Path:
     """A run's folder."""
     (here / "samples").mkdir(parents=True)
-    (here / "config.yaml").write_text(to_yaml(replace(CONFIG, run=Run(samples=100 * plan.of, batch=10))))
+    (here / "config.yaml").write_text(to_yaml(replace(CONFIG, run=RunConfig(samples=100 * plan.of, batch=10))))
     (here / "data.json").write_text(MANIFEST.text())
     (here / "env.json").write_text(json.dumps({"device": "cpu", "command": "meanstep train --out here"}))
     lines = [{"kind": "start", "seen": 0, "time": 0.0}]
@@ -123,35 +123,35 @@ def test_what_is_best_and_what_was_measured(whole: Path):
     assert run.best is not None and (run.best["seen"], run.seen, run.finished, run.resumed) == (3000, 4000, True, [2000])
     assert run.seconds == 40.0, "both starts together"
     assert list(run.distances()) == [1, 2], "a distance that is none has no curve"
-    values = [tile[0] for tile in words.tiles(run)]
+    values = [tile[0] for tile in prose.tiles(run)]
     assert values == ["1", "0.025", "0.05", "100"]
-    assert words.tiles(run)[1][2] == "1 at 100 samples, the least was 0.025"
-    assert words.lead(run) == "4,000 of 4,000 samples seen: 40 passes over 100 images of 1 x 8 x 8, with 2 labels."
+    assert prose.tiles(run)[1][2] == "1 at 100 samples, the least was 0.025"
+    assert prose.lead(run) == "4,000 of 4,000 samples seen: 40 passes over 100 images of 1 x 8 x 8, with 2 labels."
 
 
 def test_what_a_reader_must_know_first(tmp_path: Path):
-    assert words.gaps(history(tmp_path / "a", Plan(best=40))) == []
-    (earlier,) = words.gaps(history(tmp_path / "b", Plan(best=20)))
+    assert prose.gaps(history(tmp_path / "a", Plan(best=40))) == []
+    (earlier,) = prose.gaps(history(tmp_path / "b", Plan(best=20)))
     assert "were nearer to the data earlier: 21 at 4,000 against 1 at 2,000" in earlier
-    (none,) = words.gaps(history(tmp_path / "c", Plan(evaluated=False)))
+    (none,) = prose.gaps(history(tmp_path / "c", Plan(evaluated=False)))
     assert "No evaluation was made" in none
-    assert words.gaps(history(tmp_path / "d", Plan(steps=0))) == ["There is no record of a step yet."]
+    assert prose.gaps(history(tmp_path / "d", Plan(steps=0))) == ["There is no record of a step yet."]
 
 
 def test_a_loss_that_a_weight_has_flattened_says_nothing(whole: Path):
-    assert words.loss(read(whole)) == (
+    assert prose.loss(read(whole)) == (
         "The loss itself read 1 all the time: its adaptive weight divides each row's residual by itself, so it says nothing."
     )
-    assert "tangent noise is 0" in words.tangent(read(whole))
+    assert "tangent noise is 0" in prose.tangent(read(whole))
 
 
 def test_only_what_is_not_the_default_is_marked(whole: Path):
-    marked = {f"{part}.{name}" for part, rows in words.settings(read(whole)) for name, _, mark in rows if mark}
+    marked = {f"{part}.{name}" for part, rows in prose.settings(read(whole)) for name, _, mark in rows if mark}
     assert marked == {"Method.recipe", "Method.options", "Averages.decays", "Run.samples", "Run.batch"}
 
 
 def test_a_table_of_evaluations_has_each_cell_once_and_the_least_marked(whole: Path):
-    (table,) = words.evaluations(read(whole))
+    (table,) = prose.evaluations(read(whole))
     assert table["heads"] == ["seen", "average", "steps", "guidance", "FD-pixels", "count"]
     assert [row["cells"][0] for row in table["rows"]] == ["1,000", "2,000", "3,000", ""]
     assert [row["cells"][4] for row in table["rows"]] == ["7 ± 1", "4 ± 1", "none: not finite", "0.5"]

@@ -120,7 +120,7 @@ def bridges_of(block: Block, k: int, n: int, batch: int) -> list[Bridge]:
     x, e, r, t = block.x[:, k], block.e[:, k], block.r[:, k], block.t[:, k]
 
     def bridge(rows: slice, times: slice) -> Bridge:
-        z, v = ms.interpolants.linear(x[:, rows], e[:, rows], t[:, times])
+        z, v = ms.paths.linear(x[:, rows], e[:, rows], t[:, times])
         return Bridge(z, v, r[:, times], t[:, times])
 
     near = [bridge(slice(0, None), slice(batch, None))] if r.shape[1] > batch else []
@@ -138,7 +138,7 @@ def test_flow_matching_shares_the_draws_of_the_family():
     cohort = Cohort(shape, [spec], weights(shape, 1), [0], settings)
     cohort.gradient(block, 5)
     net = shape.as_module(cohort.flat)
-    z, v = ms.interpolants.linear(block.x[:, 5], block.e[:, 5], block.t[:, 5])
+    z, v = ms.paths.linear(block.x[:, 5], block.e[:, 5], block.t[:, 5])
     error = (net(z, block.t[:, 5], block.t[:, 5]) - v).square().mean()
     expected = torch.autograd.grad(error, net.weights[1])[0]
     torch.testing.assert_close(shape.layers(cohort.grad)[1][0], expected, rtol=1e-10, atol=1e-13)

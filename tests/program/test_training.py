@@ -23,7 +23,7 @@ import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Loader
-from meanstep.program.runs.config import Averages, Config, Method, Network, checked, from_yaml, to_yaml
+from meanstep.program.runs.config import AveragesConfig, Config, MethodConfig, NetworkConfig, checked, from_yaml, to_yaml
 from meanstep.program.runs.records import Records, load
 from meanstep.program.runs.saved import Saved, found
 from meanstep.program.sampling.model import load as load_model
@@ -51,7 +51,7 @@ def weights(folder: Path, seen: int = STEPS * BATCH) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in (folder / "checkpoints" / f"{seen:012d}").glob("*.safetensors")}
 
 
-# Averages and rates --------------------------------------------------------------------------------------------------------------------
+# Averages and rates ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["0.5", "0.9", "power-0.05", "power-0.10", "power-0.25"])
@@ -189,7 +189,7 @@ def test_a_network_of_others_without_labels_and_with_weights_that_nothing_uses(
     (tmp_path / "network_of_others.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
     config = configuration("meanflow")
-    config = replace(config, network=Network("network_of_others:Net"), data=replace(config.data, conditional=False))
+    config = replace(config, network=NetworkConfig("network_of_others:Net"), data=replace(config.data, conditional=False))
     (tmp_path / "stopped").mkdir()
     begin(tmp_path / "stopped", config, cache, "cpu")
     stopped_and_resumed(config, tmp_path, cache, monkeypatch)
@@ -405,7 +405,7 @@ def test_another_architecture_is_named(cache: Cache, tmp_path: Path):
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_rows(cache: Cache, tmp_path: Path):
     config = configuration("meanflow", steps=4)
-    config = replace(config, optimiser=replace(config.optimiser, rate=999.0, clip=0.0), averages=Averages(()))
+    config = replace(config, optimiser=replace(config.optimiser, rate=999.0, clip=0.0), averages=AveragesConfig(()))
     config = replace(config, run=replace(config.run, samples=400 * BATCH, save_every=BATCH))
     with pytest.raises(Failure, match=r"after .* samples") as failure:
         train(replace(config, network=replace(config.network, options={"data_floor": 1e-30})), tmp_path, cache, ALONE)
@@ -468,7 +468,7 @@ def test_a_command_line_is_preset_then_file_then_entries(tmp_path: Path):
     file.write_text("run: {batch: 32}\nmethod: {recipe: coefficient, options: {beta: 0.25}}\n")
     made = Train.parse(["--preset", "digits", "--config", str(file), "--run.samples", "64", "--method.options", "{beta: 0.5, proxy: own}"])
     assert made.run_.batch == 32 and made.run_.samples == 64
-    assert made.method == Method("coefficient", {"beta": 0.5, "proxy": "own"})
+    assert made.method == MethodConfig("coefficient", {"beta": 0.5, "proxy": "own"})
     assert made.optimiser == PRESETS["digits"].config.optimiser
 
 
@@ -525,7 +525,7 @@ def test_a_mistake_is_one_line_and_makes_nothing(
 
 
 def test_a_file_of_entries_is_laid_over_the_run_that_is_there(tmp_path: Path):
-    held = replace(PRESETS["digits"].config, method=Method("flow_matching"))
+    held = replace(PRESETS["digits"].config, method=MethodConfig("flow_matching"))
     (tmp_path / "config.yaml").write_text(to_yaml(held))
     (tmp_path / "more.yaml").write_text("run: {samples: 64}\n")
     made = Train.parse(["--out", str(tmp_path), "--config", str(tmp_path / "more.yaml")])
@@ -645,7 +645,7 @@ def test_another_recipe_drops_the_presets_options():
 def test_a_network_with_its_arguments_in_another_order_is_refused(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "swapped_net.py").write_text(NETWORK.replace("self, z, r, t, y=None", "self, x, t, r, y=None").replace("z.fl", "x.fl"))
     monkeypatch.chdir(tmp_path)
-    config = replace(configuration("meanflow"), network=Network("swapped_net:Net"))
+    config = replace(configuration("meanflow"), network=NetworkConfig("swapped_net:Net"))
     with pytest.raises(UserError, match=r"arguments are in another order: return ms\.as_field\(net"):
         train(config, tmp_path / "run", cache, ALONE)
 

@@ -17,8 +17,8 @@ import meanstep as ms
 from meanstep.fields import DiT
 from meanstep.fields.public import converted
 from meanstep.program.console import UserError
-from meanstep.program.training.starts import start_from
-from meanstep.program.weights import load, read
+from meanstep.program.runs.public_weights import load, read
+from meanstep.program.training.pretrained import start_from
 
 WIDTH, DEPTH, HEADS, PATCH, CHANNELS, SIZE, CLASSES = 24, 3, 4, 2, 3, 8, 5
 State = dict[str, Tensor]

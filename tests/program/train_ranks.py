@@ -11,17 +11,17 @@ from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from meanstep.program.data import ensure
-from meanstep.program.runs.config import Averages, Config, Data, Method, Network, Optimiser, Run
+from meanstep.program.runs.config import AveragesConfig, Config, DataConfig, MethodConfig, NetworkConfig, OptimiserConfig, RunConfig
 from meanstep.program.training.checkpoints import WHOLE
 from meanstep.program.training.ranks import ranks
 from meanstep.program.training.train import train
 
 METHODS = {
-    "meanflow": Method("meanflow"),
-    "coefficient": Method("coefficient", {"beta": 0.7, "anchor": 0.5}, proxy_decay=0.9),
-    "improved_meanflow": Method("improved_meanflow"),
-    "terminal_velocity": Method("terminal_velocity"),
-    "decoupled_meanflow": Method("decoupled_meanflow"),
+    "meanflow": MethodConfig("meanflow"),
+    "coefficient": MethodConfig("coefficient", {"beta": 0.7, "anchor": 0.5}, proxy_decay=0.9),
+    "improved_meanflow": MethodConfig("improved_meanflow"),
+    "terminal_velocity": MethodConfig("terminal_velocity"),
+    "decoupled_meanflow": MethodConfig("decoupled_meanflow"),
 }
 STEPS, BATCH = 4, 32
 
@@ -30,12 +30,12 @@ def configuration(name: str, parallel: str = "ddp", steps: int = STEPS, **run: o
     """A tiny run whose batch has four chunks: two ranks accumulate two each."""
     settings = {"log_every": BATCH, "sample_every": 0, "evaluate_every": 0, "save_every": 10**9} | run
     return Config(
-        Data("digits"),
-        Network(width=16, depth=2, heads=2, options={"head": True} if name == "improved_meanflow" else {}),
+        DataConfig("digits"),
+        NetworkConfig(width=16, depth=2, heads=2, options={"head": True} if name == "improved_meanflow" else {}),
         METHODS[name],
-        Optimiser(rate=1e-3, warmup=0),
-        Averages((0.9,)),
-        Run(samples=steps * BATCH, batch=BATCH, chunk=BATCH // 4, device="cpu", parallel=parallel, **settings),  # type: ignore[arg-type]
+        OptimiserConfig(rate=1e-3, warmup=0),
+        AveragesConfig((0.9,)),
+        RunConfig(samples=steps * BATCH, batch=BATCH, chunk=BATCH // 4, device="cpu", parallel=parallel, **settings),  # type: ignore[arg-type]
     )
 
 

@@ -62,6 +62,13 @@ class Interrupted(UserError):
         self.code = 128 + number
 
 
+def first_line(error: BaseException, width: int = 160) -> str:
+    """An exception in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
 def write(path: Path, content: str | bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one: aside, synced, renamed. `UserError` if that cannot be done.
 

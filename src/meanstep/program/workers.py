@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from meanstep.program.console import Interrupted, UserError
+from meanstep.program.console import Interrupted, UserError, first_line
 
 AGAIN = "stopped, nothing is lost: the same command goes on in {}"
 GRACE = 60.0
@@ -89,16 +89,11 @@ def do(
         raise Interrupted(AGAIN.format(folder), *got) from None
     except (BrokenProcessPool, OSError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
         failed = next((job.name for f, job in futures.items() if f.done() and not f.cancelled() and f.exception()), "?")
-        raise UserError(f"{failed} failed ({type(error).__name__}: {_first_line(error)}); what is finished is in {folder}") from error
+        raise UserError(f"{failed} failed ({first_line(error, 200)}); what is finished is in {folder}") from error
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
         take()
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 @contextmanager

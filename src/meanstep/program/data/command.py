@@ -12,9 +12,9 @@ from meanstep.program.data.autoencoders import KINDS as AUTOENCODERS
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.ensure import with_bar
 from meanstep.program.data.pictures import Crop
-from meanstep.program.data.plan import Plan, Request
+from meanstep.program.data.request import Plan, Request
 from meanstep.program.data.source import KINDS as SOURCES
-from meanstep.program.doctor.command import available
+from meanstep.program.machine import available
 
 
 def _hint(text: str, default: str, metavar: str) -> Any:

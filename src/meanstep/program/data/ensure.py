@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from meanstep.program.console import Interrupted, err
+from meanstep.program.data.build import make
 from meanstep.program.data.cache import Cache
-from meanstep.program.data.making import make
 from meanstep.program.data.manifest import NAME
-from meanstep.program.data.plan import Plan, Request
+from meanstep.program.data.request import Plan, Request
 
 
 def user_folder() -> Path:

@@ -24,7 +24,7 @@ KINDS = ".npy, .npz, .safetensors, .csv, .parquet or the folder of a cache"
 
 
 @dataclass(frozen=True)
-class Data:
+class Dataset:
     """Rows `x` `[N, *E]` and, if the file has them, conditions `y` `[N, ...]`; `name`: the file, for complaints."""
 
     x: Any
@@ -54,7 +54,7 @@ class Data:
         return self.rows(torch.randint(len(self), (n,), generator=generator), dtype, device)
 
 
-def load(path: Path, labels: Path | None = None) -> Data:
+def load(path: Path, labels: Path | None = None) -> Dataset:
     """The data of a file or of a cache's folder, with the labels of another file if given; `UserError` that names the mistake."""
     if (path / NAME).is_file():
         return of_cache(Cache.open(path), str(path), labels)
@@ -62,7 +62,7 @@ def load(path: Path, labels: Path | None = None) -> Data:
     return _whole(path, x, _labels(labels) if labels is not None else y, labels)
 
 
-def _whole(path: Path, x: Any, y: Any, labels: Path | None = None) -> Data:
+def _whole(path: Path, x: Any, y: Any, labels: Path | None = None) -> Dataset:
     _real(path, x)
     if x.ndim < 2 or min(x.shape) < 1:
         raise UserError(f"{path} holds an array of shape {tuple(x.shape)}: give rows with at least one axis after the first, [N, ...]")
@@ -70,10 +70,10 @@ def _whole(path: Path, x: Any, y: Any, labels: Path | None = None) -> Data:
         raise UserError(f"{path} has {len(x)} rows; give at least {FEWEST}")
     if y is not None:
         _fits(labels or path, y, len(x))
-    return Data(x, y, str(path))
+    return Dataset(x, y, str(path))
 
 
-def of_cache(cache: Cache, name: str, labels: Path | None = None, *, labelled: bool = True) -> Data:
+def of_cache(cache: Cache, name: str, labels: Path | None = None, *, labelled: bool = True) -> Dataset:
     """The rows of a cache as the network sees them, without mirror images, and its labels, or those of a file, if they are wanted."""
     y = _labels(labels) if labels is not None else cache.labels.numpy() if cache.classes and labelled else None
     return _whole(Path(name), _Rows(cache), y)

@@ -17,17 +17,17 @@ import torch
 import tyro
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from meanstep.program.console import Interrupted, UserError, err, out, writable, write
-from meanstep.program.diagnose import arrays, methods
+from meanstep.program.console import Interrupted, UserError, err, first_line, out, writable, write
+from meanstep.program.diagnose import arrays, reading
+from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
 from meanstep.program.diagnose.gradient import SMALL
+from meanstep.program.diagnose.networks import Probed, admit, find
 from meanstep.program.diagnose.page import build
-from meanstep.program.diagnose.probe import Case, Measured, measure
+from meanstep.program.diagnose.probe import Measured, measure
 from meanstep.program.diagnose.runs import Trained, trained
-from meanstep.program.diagnose.subjects import Subject, admit, find
 from meanstep.program.diagnose.terminal import show
-from meanstep.program.doctor.command import available
-from meanstep.program.doctor.findings import first_line
+from meanstep.program.machine import available
 from meanstep.program.pages.page import require
 
 UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
@@ -41,7 +41,7 @@ CENTER_HELP = (
     "What stands for the mean velocity E[v | z] when noise is told from signal: the posterior over the data, the EMA copy, or the "
     "network's own u(z, t, t). The error of an imperfect one counts as noise; the report says how much that can matter."
 )
-CENTER_DEFAULT = f"posterior up to {methods.LOW} numbers a row and from {methods.ENOUGH} rows on, else ema if given, else own"
+CENTER_DEFAULT = f"posterior up to {reading.LOW} numbers a row and from {reading.ENOUGH} rows on, else ema if given, else own"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Diagnose:
     weights: Annotated[Path | None, _hint("Weights, .safetensors.", "as the factory made them", "FILE")] = None
     ema: Annotated[Path | None, _hint("A second copy's weights: the proxy.", "the run's proxy, or first copy", "FILE")] = None
     center: Annotated[Literal["own", "ema", "posterior"] | None, _hint(CENTER_HELP, CENTER_DEFAULT, "{own,ema,posterior}")] = None
-    recipe: Annotated[str, _hint(f"What trains it: {', '.join(methods.READ)}.", "the run's, or meanflow", "NAME")] = ""
+    recipe: Annotated[str, _hint(f"What trains it: {', '.join(reading.READ)}.", "the run's, or meanflow", "NAME")] = ""
     times: Annotated[
         Literal["uniform", "logit-normal"] | None, _hint("How its (r, t) are drawn.", "the recipe's", "{uniform,logit-normal}")
     ] = None
@@ -144,26 +144,26 @@ class Diagnose:
             run.found(self.weights, self.ema, self.network) if run else find(self.target, self.factory, self.kwargs, self.weights, self.ema)
         )
         data = self._data(run)
-        subject = admit(found, data, self.order, device, self.seed)
-        dtype = next((p.dtype for p in subject.field.parameters() if p.is_floating_point()), torch.float32)
-        method = self._method(run, subject, data)
-        center = methods.center(self.center or "", subject, data, self.seed, dtype, device)
+        probed = admit(found, data, self.order, device, self.seed)
+        dtype = next((p.dtype for p in probed.field.parameters() if p.is_floating_point()), torch.float32)
+        method = self._method(run, probed, data)
+        center = reading.center(self.center or "", probed, data, self.seed, dtype, device)
         chunk = self.chunk or max(1, min(1024, (1 << 18) // math.prod(data.event)))
         progress = self.progress if self.progress is not None else run.progress if run else 1.0
         batch = self.batch or (run.config.run.batch if run else 256)
-        return Case(subject, data, method, center, dtype, device, self.seed, progress, chunk, batch)
+        return Case(probed, data, method, center, dtype, device, self.seed, progress, chunk, batch)
 
-    def _data(self, run: Trained | None) -> arrays.Data:
+    def _data(self, run: Trained | None) -> arrays.Dataset:
         if self.data is not None:
             return arrays.load(self.data.expanduser(), self.labels)
         if run is None:
             raise UserError(f"give the rows that it is trained on, --data FILE: {arrays.KINDS}")
         return run.data(self.labels)
 
-    def _method(self, run: Trained | None, subject: Subject, data: arrays.Data) -> methods.Method:
+    def _method(self, run: Trained | None, probed: Probed, data: arrays.Dataset) -> reading.Reading:
         name = self.recipe or (run.config.method.recipe if run else "meanflow")
-        changed = methods.changes(name, times=self.times, power=self.power, diagonal_share=self.diagonal_share, beta=self.beta)
-        return run.method(subject, data, changed) if run and not self.recipe else methods.method(name, subject, changed)
+        changed = reading.changes(name, times=self.times, power=self.power, diagonal_share=self.diagonal_share, beta=self.beta)
+        return run.method(probed, data, changed) if run and not self.recipe else reading.method(name, probed, changed)
 
     def _measure(self, case: Case, budget: float) -> Measured:
         columns = (
@@ -193,7 +193,7 @@ class Diagnose:
 def threads(case: Case) -> Iterator[None]:
     """One thread for a small network on a processor: many only wait for each other."""
     before = torch.get_num_threads()
-    if case.device.type == "cpu" and case.subject.parameters < SMALL:
+    if case.device.type == "cpu" and case.probed.parameters < SMALL:
         torch.set_num_threads(1)
     try:
         yield

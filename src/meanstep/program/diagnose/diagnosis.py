@@ -10,11 +10,12 @@ import torch
 
 from meanstep import probes
 from meanstep.keys import key
+from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.measures import Measure, loudest, measures, number, percent, record
-from meanstep.program.diagnose.methods import second
-from meanstep.program.diagnose.probe import BUDGET, REACHED, ROWS, STOPPED, Case, Measured
+from meanstep.program.diagnose.probe import BUDGET, REACHED, ROWS, STOPPED, Measured
+from meanstep.program.diagnose.reading import second
 from meanstep.program.diagnose.rules import CLEAR, FIRES, OPEN, QUIET_IS_NOT_GOOD, WARN, Verdict, verdicts
-from meanstep.program.sweep.folder import environment
+from meanstep.program.machine import environment
 
 COPY = (
     " Its proxy is an averaged copy of the network, and none was given here. Make one before the training with"
@@ -158,7 +159,7 @@ class Diagnosis:
         return f"{text}; by eq. (49) with the {words} an error of a tenth of E|v'|^2 can move the quietest beta {far}"
 
     def _proxy(self) -> str:
-        name = second(self.case.subject, self.case.center)[0]
+        name = second(self.case.probed, self.case.center)[0]
         return f"squared bias of {name} against the center: {self.values['bias']:%} of E|v'|^2" if "bias" in self.values else ""
 
     @property
@@ -170,9 +171,9 @@ class Diagnosis:
         return f"{number(f.elapsed)} s, {rows} (most: {parts}); seed {self.case.seed}"
 
     @property
-    def subject(self) -> str:
+    def probed(self) -> str:
         """The network in a few words."""
-        s, data = self.case.subject, self.case.data
+        s, data = self.case.probed, self.case.data
         weights = f", weights {' and '.join(s.weights)}" if s.weights else ", as its factory made it"
         return (
             f"{s.factory}, {s.parameters:,} parameters{weights}; data {data.name}, {len(data):,} rows of {'x'.join(map(str, data.event))}"
@@ -182,7 +183,7 @@ class Diagnosis:
         """For JSON."""
         return {
             "command": self.command,
-            "subject": self.subject,
+            "probed": self.probed,
             "recipe": self.case.method.line,
             "center": self.case.center.kind,
             "headline": self.headline,
@@ -222,13 +223,13 @@ def _words(case: Case, values: dict[str, Measure]) -> dict[str, str]:
     through = values["through_time"].value if "through_time" in values else 0.0
     time = through > 0.5
     return {
-        "proxy": second(case.subject, case.center)[0] or "the proxy",
+        "proxy": second(case.probed, case.center)[0] or "the proxy",
         "batch": str(case.batch),
         "time_or_space": f"{percent(min(through, 1.0))} of it comes through t, the rest through z." if through == through else "",
         "slower": "Slow down its answer to t (frequencies of the embedding)." if time else "Its Jacobian in z is large: clip the gradient.",
         "quiet": QUIET_IS_NOT_GOOD,
         "quieter": _quieter(case, values),
-        "copy": "" if case.subject.ema is not None else COPY,
+        "copy": "" if case.probed.ema is not None else COPY,
     }
 
 
@@ -237,4 +238,4 @@ def _quieter(case: Case, values: dict[str, Measure]) -> str:
     best = values["best"].value if "best" in values else 0.0
     if not best > 0:
         return "recipes.coefficient(beta=0) is quieter."
-    return f"recipes.coefficient(beta={number(best)}, proxy=ema) is quieter." + ("" if case.subject.ema is not None else COPY)
+    return f"recipes.coefficient(beta={number(best)}, proxy=ema) is quieter." + ("" if case.probed.ema is not None else COPY)

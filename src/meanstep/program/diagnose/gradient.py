@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,9 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from meanstep import probes
 from meanstep.keys import key
 from meanstep.loss import Loss
-
-if TYPE_CHECKING:
-    from meanstep.program.diagnose.probe import Case
+from meanstep.program.diagnose.case import Case
 
 SMALL, ROWS, SPLITS = 400_000, 512, 16
 """Up to SMALL parameters every row's gradient is taken, of ROWS rows; above, of SPLITS parts of one batch."""
@@ -48,13 +45,13 @@ class Gradient:
         return ends[0], ends[1], high / max(self.signal - spread, 0.0) if self.signal > spread else float("inf")
 
 
-def gradient(loss: Loss, case: "Case", seconds: float, cost: float) -> Gradient | None:
+def gradient(loss: Loss, case: Case, seconds: float, cost: float) -> Gradient | None:
     """Measured in about a quarter of `seconds`, all probes of a row costing `cost`; None if that is too little, or the loss not finite."""
     affordable = int(0.5 * seconds / max(cost, 1e-9))  # a row costs about half of what all probes of one do
-    for p in case.subject.field.parameters():
+    for p in case.probed.field.parameters():
         p.requires_grad_(p.is_floating_point())
     overlap = sum(term.share for term in case.method.recipe) > 1 + 1e-9
-    if case.subject.parameters <= SMALL and case.entries <= 4096 and not overlap and affordable >= 64:
+    if case.probed.parameters <= SMALL and case.entries <= 4096 and not overlap and affordable >= 64:
         try:
             return _rows(loss, case, min(ROWS, affordable))
         except Exception:  # a network that torch.func cannot transform: the other way needs no transform
@@ -68,7 +65,7 @@ def gradient(loss: Loss, case: "Case", seconds: float, cost: float) -> Gradient 
         return None
 
 
-def _drawn(case: "Case", n: int) -> tuple[Tensor, Tensor | None]:
+def _drawn(case: Case, n: int) -> tuple[Tensor, Tensor | None]:
     index = case.center.rows[torch.randint(len(case.center.rows), (n,), generator=key(case.seed, "gradient", "rows"))]
     return case.data.rows(index, case.dtype, case.device)
 
@@ -81,31 +78,31 @@ def _batched() -> Iterator[None]:
         yield
 
 
-def _rows(loss: Loss, case: "Case", n: int) -> Gradient:
+def _rows(loss: Loss, case: Case, n: int) -> Gradient:
     x, y = _drawn(case, n)
     g = key(case.seed, "gradient")
     draws = loss.draw(x, y, progress=case.progress, generator=g)
     with _batched():
-        found = probes.of_terms(case.subject.field, draws, chunk=max(1, min(64, 40_000_000 // max(case.subject.parameters, 1))))
+        found = probes.of_terms(case.probed.field, draws, chunk=max(1, min(64, 40_000_000 // max(case.probed.parameters, 1))))
     square = _square(loss, case, x, y, 1)
     return Gradient(found, square, n, f"every one of {n} rows, eq. (40)")
 
 
-def _parts(loss: Loss, case: "Case", rows: int, splits: int) -> Gradient:
+def _parts(loss: Loss, case: Case, rows: int, splits: int) -> Gradient:
     x, y = _drawn(case, rows * splits)
     g = key(case.seed, "gradient")
-    found = probes.of_step(loss, case.subject.field, x, y, splits=splits, progress=case.progress, generator=g)
+    found = probes.of_step(loss, case.probed.field, x, y, splits=splits, progress=case.progress, generator=g)
     return Gradient(found, _square(loss, case, x, y, splits), rows * splits, f"{splits} parts of {rows} rows, eq. (52)")
 
 
-def _square(loss: Loss, case: "Case", x: Tensor, y: Tensor | None, splits: int) -> float:
+def _square(loss: Loss, case: Case, x: Tensor, y: Tensor | None, splits: int) -> float:
     """|mean gradient|^2 over the same draws, a part at a time."""
-    params = [p for p in case.subject.field.parameters() if p.requires_grad]
+    params = [p for p in case.probed.field.parameters() if p.requires_grad]
     whole, g = [torch.zeros_like(p) for p in params], key(case.seed, "gradient")
     rows = len(x) // splits
     for k in range(splits):
         piece = slice(k * rows, (k + 1) * rows)
-        out = loss(case.subject.field, x[piece], None if y is None else y[piece], progress=case.progress, generator=g).loss
+        out = loss(case.probed.field, x[piece], None if y is None else y[piece], progress=case.progress, generator=g).loss
         for held, new in zip(whole, torch.autograd.grad(out, params, allow_unused=True), strict=True):
             if new is not None:
                 held += new / splits

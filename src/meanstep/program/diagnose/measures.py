@@ -10,7 +10,8 @@ from torch import Tensor
 
 from meanstep import probes
 from meanstep.probes import Estimate, Table
-from meanstep.program.diagnose.probe import Case, Measured
+from meanstep.program.diagnose.case import Case
+from meanstep.program.diagnose.probe import Measured
 
 LATE = 0.75
 COARSE = torch.linspace(0, 1, 5, dtype=torch.float64)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from meanstep.program.diagnose.diagnosis import Diagnosis
 from meanstep.program.diagnose.rules import CLEAR, FIRES, MISSING, OPEN, QUIET_IS_NOT_GOOD, WARN, Verdict
+from meanstep.program.machine import environment
 from meanstep.program.pages import page
-from meanstep.program.sweep.folder import environment
 
 
 def build(diagnosis: Diagnosis, folder: Path) -> Path:

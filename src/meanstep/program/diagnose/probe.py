@@ -12,14 +12,13 @@ from torch import Tensor
 
 from meanstep import probes
 from meanstep import times as at_times
-from meanstep.interpolants import linear
 from meanstep.keys import key
 from meanstep.loss import Loss
+from meanstep.paths import linear
 from meanstep.probes.rows import inner, tabulated
-from meanstep.program.diagnose.arrays import Data
+from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.gradient import Gradient, gradient
-from meanstep.program.diagnose.methods import Center, Method, moving, second
-from meanstep.program.diagnose.subjects import Subject
+from meanstep.program.diagnose.reading import moving, second
 from meanstep.recipes import Term
 from meanstep.shapes import event_size
 from meanstep.tangents import automatic
@@ -31,27 +30,6 @@ FIRST, LARGEST, LEAST, EXACT = 32, 4096, 1024, 16
 NEEDED = ("noise over (r, t)", "derivative", "Jacobian", "time derivative", "roles at r = t")
 PRECISION, BUDGET, REACHED, ROWS, STOPPED = "precision", "budget", "the wanted precision was reached", "all --rows were drawn", "Ctrl-C"
 Told = Callable[[str, float, int], None]
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is to be measured, and with what."""
-
-    subject: Subject
-    data: Data
-    method: Method
-    center: Center
-    dtype: torch.dtype
-    device: torch.device
-    seed: int = 0
-    progress: float = 1.0
-    chunk: int = 1024
-    batch: int = 256
-
-    @property
-    def entries(self) -> int:
-        """Numbers in one row."""
-        return int(torch.tensor(self.data.event).prod())
 
 
 @dataclass
@@ -79,7 +57,7 @@ def measure(case: Case, budget: float, precision: float, most: int, told: Told =
     def tell(what: str) -> None:
         told(what, 1 - left() / budget, found.rows)
 
-    with _Counted(case.subject.field) as asked:
+    with _Counted(case.probed.field) as asked:
         try:
             size = _warm(case, found, left, most, tell)
             while size:
@@ -204,7 +182,7 @@ def _everywhere(case: Case, x: Tensor, y: Any, number: int) -> Bridge:
 
 
 def _sections(case: Case, draws: list[tuple[Term, Bridge]], b: Bridge) -> dict[str, Callable[[], dict[str, probes.Table]]]:
-    field, center, proxy = case.subject.field, case.center.velocity, second(case.subject, case.center)[1]
+    field, center, proxy = case.probed.field, case.center.velocity, second(case.probed, case.center)[1]
     chunk = max(1, min(case.chunk, 4_000_000 // case.center.cost))
     run = [(term, bridge) for term, bridge in draws if moving(term)]
     still = [(term, bridge) for term, bridge in draws if not moving(term)]
@@ -234,7 +212,7 @@ def answers(case: Case, b: Bridge, chunk: int) -> probes.Table:
     """
     objective = next((term.objective for term in case.method.recipe if hasattr(term.objective, "tangent")), None)
     tangent = objective.tangent if objective is not None else conditional
-    field = case.subject.field
+    field = case.probed.field
 
     @torch.no_grad()
     def probe(p: Bridge) -> dict[str, Tensor]:
@@ -258,7 +236,7 @@ def slopes(case: Case, b: Bridge, chunk: int) -> probes.Table:
     @torch.no_grad()
     def probe(p: Bridge) -> dict[str, Tensor]:
         one = torch.ones_like(p.t)
-        u, slope = automatic(case.subject.field, p.z, p.t, p.t, p.y, (None, one, one))
+        u, slope = automatic(case.probed.field, p.z, p.t, p.t, p.y, (None, one, one))
         return {"u": inner(u, u, p), "slope": inner(slope, slope, p)}
 
     return tabulated(b, chunk, probe)
@@ -268,8 +246,8 @@ def _shift(case: Case, b: Bridge, chunk: int) -> dict[str, probes.Table]:
     """The center's error, taken to be its distance to a better one: half a posterior's reference to all of it."""
     if not case.center.halves:
         return {}
-    half = probes.moments(case.subject.field, b, case.center.halves[0], chunk=chunk)
-    return {"half": half, "shift": probes.moments(case.subject.field, b, case.center.halves[0], case.center.velocity, chunk=chunk)}
+    half = probes.moments(case.probed.field, b, case.center.halves[0], chunk=chunk)
+    return {"half": half, "shift": probes.moments(case.probed.field, b, case.center.halves[0], case.center.velocity, chunk=chunk)}
 
 
 def _roles(case: Case, run: list[tuple[Term, Bridge]], still: list[tuple[Term, Bridge]], chunk: int) -> dict[str, probes.Table]:
@@ -277,7 +255,7 @@ def _roles(case: Case, run: list[tuple[Term, Bridge]], still: list[tuple[Term, B
     found: dict[str, list[probes.Table]] = {"moving": [], "still": [], "pull": []}
     for name, terms in (("moving", run), ("still", still)):
         for term, b in terms:
-            table = probes.roles(case.subject.field, b, term.objective, case.center.velocity, chunk=chunk)
+            table = probes.roles(case.probed.field, b, term.objective, case.center.velocity, chunk=chunk)
             found[name].append(table)
             found["pull"].append(_pull(term, b, table))
     return {name: _stacked(tables) for name, tables in found.items() if tables}

@@ -10,12 +10,11 @@ import torch
 from meanstep.loss import Loss
 from meanstep.program.console import UserError
 from meanstep.program.diagnose import arrays
-from meanstep.program.diagnose.methods import Method, line, share
-from meanstep.program.diagnose.subjects import Found, Subject
-from meanstep.program.methods import EMA, POSTERIOR
+from meanstep.program.diagnose.networks import Found, Probed
+from meanstep.program.diagnose.reading import Reading, line, share
+from meanstep.program.registry import EMA, POSTERIOR
 from meanstep.program.runs import cached, networks
-from meanstep.program.runs.config import Config
-from meanstep.program.runs.config import Method as RunMethod
+from meanstep.program.runs.config import Config, MethodConfig
 from meanstep.program.runs.saved import CHECKPOINTS, CONFIG, Saved, held, put_part
 from meanstep.program.sampling.model import located
 from meanstep.program.training import methods
@@ -59,17 +58,17 @@ class Trained:
             network, lambda seed: networks.made(self.saved.description, seed, allowed), weights or here / "model.safetensors", beside
         )
 
-    def data(self, labels: Path | None) -> arrays.Data:
+    def data(self, labels: Path | None) -> arrays.Dataset:
         """What it was trained on; `UserError` if that is not there any more."""
         cache = cached.cache(self.run, "give --data")
         return arrays.of_cache(cache, Path(self.config.data.source).name, labels, labelled=bool(self.classes))
 
-    def method(self, subject: Subject, data: arrays.Data, changed: Mapping[str, Any]) -> Method:
+    def method(self, probed: Probed, data: arrays.Dataset, changed: Mapping[str, Any]) -> Reading:
         """The recipe as the run has it but for what the user `changed`, with what its loss had learned; guidance is left out."""
         own = self.config.method
         asked = replace(own, options=own.options | dict(changed), dropout=0.0, omega=1.0, kappa=0.0)
         try:
-            built = methods.build(asked, subject.field, subject.ema, self._posterior(asked, subject, data), self.classes)
+            built = methods.build(asked, probed.field, probed.ema, self._posterior(asked, probed, data), self.classes)
         except UserError as error:
             raise UserError(f"the run's recipe: {error}") from error
         rest = {} if changed else self.saved.tensors("state")
@@ -79,10 +78,10 @@ class Trained:
         if built.learner is not None:
             if rest:
                 put_part(built.learner, rest, "learner.", self.saved.path)
-            built.learner.to(next(subject.field.parameters()).device)
+            built.learner.to(next(probed.field.parameters()).device)
         guided = ", its guidance left out" if (own.omega, own.kappa) != (1, 0) else ""
         beta = share(asked.recipe, built.recipe, self._beta(asked.options.get("beta", 1.0)))
-        return Method(asked.recipe, built.recipe, f"{line(asked.recipe, asked.options)}, the run's{guided}", beta, restored=bool(rest))
+        return Reading(asked.recipe, built.recipe, f"{line(asked.recipe, asked.options)}, the run's{guided}", beta, restored=bool(rest))
 
     def _beta(self, given: Any) -> float | None:
         """The coefficient at this moment of the run, if it is one number."""
@@ -90,10 +89,10 @@ class Trained:
         value = c(Bridge(one, one, one, one, progress=self.progress)) if callable(c) else c
         return None if isinstance(value, torch.Tensor) else float(value)
 
-    def _posterior(self, asked: RunMethod, subject: Subject, data: arrays.Data) -> Posterior | None:
+    def _posterior(self, asked: MethodConfig, probed: Probed, data: arrays.Dataset) -> Posterior | None:
         if POSTERIOR not in methods.needs(asked):
             return None
-        like = next(p for p in subject.field.parameters() if p.is_floating_point())
+        like = next(p for p in probed.field.parameters() if p.is_floating_point())
         x, y = data.rows(references(self.config, len(data)), like.dtype, like.device)
         return posterior(self.config, x, y, len(x) == len(data))
 

@@ -16,7 +16,7 @@ MAPS = (("noise_0", "noise at beta = 0"), ("best", "quietest beta"), ("change", 
 def show(d: Diagnosis) -> None:
     """Verdicts first, then the facts, three maps, and what it cost."""
     warned = any(v.rule.level == WARN for v in d.fired)
-    out.print(Text(d.subject, style="bold"), soft_wrap=True)
+    out.print(Text(d.probed, style="bold"), soft_wrap=True)
     out.print(Text(f"read as {d.case.method.line}; {d.headline}", style="yellow" if warned else "green"))
     for verdict in d.fired:
         out.print()

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from meanstep.program.console import UserError
+from meanstep.program.console import UserError, first_line
 from meanstep.program.doctor import calls, machinery, slopes, times
-from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding, Report, first_line
-from meanstep.program.doctor.patient import Patient, admit, undisturbed
+from meanstep.program.doctor.examined import Examined, admit, undisturbed
+from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding, Report
 
 __all__ = ["CHECKS", "FAIL", "NONE", "PASS", "WARN", "Finding", "Report", "doctor"]
 
-CHECKS: dict[str, Callable[[Patient], Finding]] = {
+CHECKS: dict[str, Callable[[Examined], Finding]] = {
     "arguments": calls.arguments,
     "output": calls.output,
     "finite": calls.finite,
@@ -60,18 +60,18 @@ def doctor(
     started, place = time.perf_counter(), torch.device(device)
     with undisturbed(place, _size(net)):
         told("reading the network")
-        patient = admit(net, example, batch, classes, order, place)
+        examined = admit(net, example, batch, classes, order, place)
         found = []
         for name in CHECKS:
             if not only or name in only:
                 told(name)
-                found.append(_made(name, patient))
-    return Report(tuple(found), described(net), patient.call.line, time.perf_counter() - started)
+                found.append(_made(name, examined))
+    return Report(tuple(found), described(net), examined.call.line, time.perf_counter() - started)
 
 
-def _made(name: str, patient: Patient) -> Finding:
+def _made(name: str, examined: Examined) -> Finding:
     try:
-        return CHECKS[name](patient)
+        return CHECKS[name](examined)
     except Exception as error:  # a network can do anything
         return Finding(name, WARN, f"this check could not be made: {first_line(error)}", "look at the other findings first")
 

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from meanstep.fields import Adapted
 from meanstep.program.doctor.arguments import FIELD, signature
+from meanstep.program.doctor.examined import Examined, seed
 from meanstep.program.doctor.findings import FAIL, PASS, WARN, Finding
-from meanstep.program.doctor.patient import Patient, seed
 from meanstep.program.doctor.trace import floats, hooked, label, visits
 from meanstep.shapes import tree_map
 
 UNLIKE = 1e-4  # of the norm: float32 kernels on other rows round otherwise, by 1e-6
 
 
-def arguments(p: Patient) -> Finding:
+def arguments(p: Examined) -> Finding:
     """Whether the network is a field as it is; if not, the line that makes it one."""
     net = p.body(p.field)
     called, said = f"called as {_spelled(p)}", signature(net)
@@ -37,11 +37,11 @@ def arguments(p: Patient) -> Finding:
     return Finding("arguments", FAIL, wrong, f"train {p.call.line}")
 
 
-def _spelled(p: Patient) -> str:
+def _spelled(p: Examined) -> str:
     return f"net({', '.join([*p.call.order, *(f'{name}={role}' for name, role in p.call.names.items())])})"
 
 
-def _difference(p: Patient) -> str:
+def _difference(p: Examined) -> str:
     order = p.call.order
     if p.call.names:
         return f"it takes {', '.join(p.call.names)} by keyword"
@@ -51,7 +51,7 @@ def _difference(p: Patient) -> str:
     return f"its argument {place + 1} is {order[place]}, not {FIELD[place]}"
 
 
-def output(p: Patient) -> Finding:
+def output(p: Examined) -> Finding:
     """The result's type and shape."""
     z, raw, where = p.rows[0], p.raw, label("", p.body(p.field))
     if p.call.output is not None:
@@ -65,14 +65,14 @@ def output(p: Patient) -> Finding:
     return Finding("output", PASS, f"{list(raw.shape)} as z, {str(raw.dtype).removeprefix('torch.')}")
 
 
-def _last(p: Patient) -> str:
+def _last(p: Examined) -> str:
     """The last module that returned before the network itself."""
     field = p.fresh()
     found = visits(p.body(field), lambda: p.u(field))
     return found[-2].label if len(found) > 1 else found[-1].label
 
 
-def finite(p: Patient) -> Finding:
+def finite(p: Examined) -> Finding:
     """Values and gradients at the corners of the times and far from the data."""
     z, r, t, _ = p.rows
     zero, one = torch.zeros_like(t), torch.ones_like(t)
@@ -95,7 +95,7 @@ def finite(p: Patient) -> Finding:
     return Finding("finite", PASS, f"u and its gradients are finite at {', '.join(corners)}")
 
 
-def inputs(p: Patient) -> Finding:
+def inputs(p: Examined) -> Finding:
     """Whether z, r, t or y are overwritten, and by which module."""
     field, given = p.fresh(), tree_map(lambda x: x.clone(), p.rows)
     versions: list[int] = []
@@ -120,7 +120,7 @@ def _version(rows: Any) -> int:
     return sum(x._version for x in rows if isinstance(x, Tensor))
 
 
-def repeatable(p: Patient) -> Finding:
+def repeatable(p: Examined) -> Finding:
     """Chance and memory: the same numbers give the same u, and in eval mode u does not depend on chance."""
     field = p.fresh()
     with torch.no_grad():
@@ -144,14 +144,14 @@ def repeatable(p: Patient) -> Finding:
     return Finding("repeatable", PASS, "equal calls give equal u, in train and in eval mode")
 
 
-def _other_chance(p: Patient, field: nn.Module) -> Tensor:
+def _other_chance(p: Examined, field: nn.Module) -> Tensor:
     seed(p.rows[0].device)
     torch.rand(1, device=p.rows[0].device)
     out: Tensor = field(*p.rows)
     return out
 
 
-def _chancy(p: Patient, training: int) -> str:
+def _chancy(p: Examined, training: int) -> str:
     """The first module that draws random numbers."""
     field = p.fresh().train(bool(training))
     found: list[str] = []
@@ -170,7 +170,7 @@ def _share(a: Tensor, b: Tensor) -> float:
     return ((a - b).float().norm() / b.float().norm().clamp(min=1e-30)).item()
 
 
-def rows(p: Patient) -> Finding:
+def rows(p: Examined) -> Finding:
     """Whether a row's velocity depends on other rows: all of row 0 is changed, the others are looked at."""
     field = p.fresh()
     first = visits(p.body(field), lambda: _changed(p, field, keep=True))
@@ -185,14 +185,14 @@ def rows(p: Patient) -> Finding:
 
 
 @torch.no_grad()
-def _changed(p: Patient, field: nn.Module, keep: bool) -> Tensor:
+def _changed(p: Examined, field: nn.Module, keep: bool) -> Tensor:
     z, r, t, y = tree_map(lambda q: q.clone(), p.rows)
     if not keep:
         z[0], r[0], t[0] = 3 * z[0] + 1, 0.9 * r[0], 0.5 * (1 + t[0])
     return p.u(field, z=z, r=r, t=t, y=y)
 
 
-def _mixed(p: Patient, a: Any, b: Any) -> float:
+def _mixed(p: Examined, a: Any, b: Any) -> float:
     """How much the other rows of a result changed; 0 for what does not begin with the batch."""
     batch, worst = p.rows[2].shape[0], 0.0
     for x, y in zip(floats(a), floats(b), strict=False):

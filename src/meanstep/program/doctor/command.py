@@ -16,7 +16,8 @@ from rich.text import Text
 from meanstep.program.console import UserError, err, out, writable, write
 from meanstep.program.doctor import CHECKS, FAIL, PASS, WARN, Report, doctor
 from meanstep.program.doctor.findings import Finding
-from meanstep.program.doctor.loading import load
+from meanstep.program.factories import load
+from meanstep.program.machine import available
 
 COLOURS = {PASS: "green", WARN: "yellow", FAIL: "bold red"}
 ORDER_HELP = 'How it is called, if not as (z, r, t, y): "z,t,r", or with keywords "z,timestep=t,delta=gap". Read from its names by default.'
@@ -80,22 +81,6 @@ class Doctor:
                 progress.update(task, description=check, completed=max(0, next(done)))
 
             return doctor(net, example, batch=self.batch, classes=self.classes, order=self.order, device=place, only=self.only, told=told)
-
-
-def available(name: str) -> torch.device:
-    """A device that is there, or `UserError`."""
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device) if device.type != "meta" else None
-    except Exception:  # torch has many kinds: no such name, not compiled in, no driver, no such number
-        raise UserError(f"--device: there is no device {name!r} here: use cpu{_others()}") from None
-    if device.type == "meta":
-        raise UserError("--device: the meta device computes nothing: use cpu")
-    return device
-
-
-def _others() -> str:
-    return f" or cuda (0 to {torch.cuda.device_count() - 1})" if torch.cuda.is_available() else ""
 
 
 def _shape(text: str) -> tuple[int, ...] | None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from meanstep.program.console import first_line
+
 PASS, WARN, FAIL, NONE = "pass", "warn", "fail", "n/a"
 
 
@@ -59,13 +61,6 @@ def spoken(f: Finding) -> str:
     """A finding in one line: where, what, and what to do."""
     where = f"{f.module}: " if f.module else ""
     return f"{where}{f.measured}{f' -> {f.remedy}' if f.remedy else ''}"
-
-
-def first_line(error: BaseException, width: int = 160) -> str:
-    """An exception in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 SHORTER = (

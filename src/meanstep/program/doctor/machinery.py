@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from meanstep import recipes
 from meanstep.loss import Loss
+from meanstep.program.console import first_line
 from meanstep.program.doctor.derivatives import off
-from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding, first_line, some
-from meanstep.program.doctor.patient import Patient, dispatch_kept, seed
+from meanstep.program.doctor.examined import Examined, dispatch_kept, seed
+from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding, some
 from meanstep.program.doctor.trace import hooked, where_it_stops
 from meanstep.shapes import tree_map
 from meanstep.tangents import trusted
 
 
-def types(p: Patient) -> Finding:
+def types(p: Examined) -> Finding:
     """The types of weights and result, and tensors that no `.to` would find."""
     net, z = p.body(p.field), p.rows[0]
     kinds = sorted({_name(w.dtype) for w in net.parameters()})
@@ -42,7 +43,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def devices(p: Patient) -> Finding:
+def devices(p: Examined) -> Finding:
     """A call on the meta device: tensors made on the wrong device inside show there."""
     spread = sorted({str(w.device) for w in (*p.field.parameters(), *p.field.buffers())})
     if len(spread) > 1:
@@ -67,7 +68,7 @@ def devices(p: Patient) -> Finding:
 # Checkpoints -------------------------------------------------------------------------------------------------------------------------
 
 
-def checkpoints(p: Patient) -> Finding:
+def checkpoints(p: Examined) -> Finding:
     """Whether activations are checkpointed inside, and by which kind."""
     field = p.fresh()
     inside: list[str] = []
@@ -118,7 +119,7 @@ def _spied(seen: Callable[[str], None]) -> Iterator[None]:
 # torch.compile -----------------------------------------------------------------------------------------------------------------------
 
 
-def compiled(p: Patient) -> Finding:
+def compiled(p: Examined) -> Finding:
     """The field, then a training step after one without compile, in one graph each, by the backend that generates no code."""
     import torch._dynamo as dynamo
 
@@ -160,7 +161,7 @@ def _to_compile(way: str) -> str:
     return "compile the blocks only, or use a rate without forward mode"
 
 
-def _compiled_step(p: Patient) -> tuple[str, float | str]:
+def _compiled_step(p: Examined) -> tuple[str, float | str]:
     """The way that a compiled step takes after one without compile, and how far its loss and gradients are off, or why it breaks."""
     import torch._dynamo as dynamo
 
@@ -182,7 +183,7 @@ def _compiled_step(p: Patient) -> tuple[str, float | str]:
         dynamo.reset()
 
 
-def _gradients(owner: nn.Module, step: Callable[..., Tensor], p: Patient) -> Tensor:
+def _gradients(owner: nn.Module, step: Callable[..., Tensor], p: Examined) -> Tensor:
     """Loss and gradients of a step on given draws."""
     owner.zero_grad()
     z, _, _, y = p.rows
@@ -244,7 +245,7 @@ def _group() -> Iterator[bool]:
         dist.destroy_process_group()
 
 
-def ddp(p: Patient) -> Finding:
+def ddp(p: Examined) -> Finding:
     """Two training steps under DDP, and buffers that a step changes."""
     owner = Owner(p.fresh().cpu())
     data = tree_map(lambda x: x.cpu(), (p.rows[0], p.rows[3]))
@@ -266,7 +267,7 @@ def ddp(p: Patient) -> Finding:
     return Finding("ddp", PASS, "two steps of a wrapped owner of network and loss; no buffer changes")
 
 
-def fsdp(p: Patient) -> Finding:
+def fsdp(p: Examined) -> Finding:
     """Two training steps with every block sharded by itself: a forward that reads another module's weights fails there."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -306,7 +307,7 @@ def _steps(owner: nn.Module, data: tuple[Tensor, Any]) -> None:
         owner(*data).backward()
 
 
-def _unfit(check: str, p: Patient, owner: Owner, error: Exception, data: tuple[Tensor, Any]) -> Finding:
+def _unfit(check: str, p: Examined, owner: Owner, error: Exception, data: tuple[Tensor, Any]) -> Finding:
     try:
         _steps(Owner(p.fresh().cpu()), data)
     except Exception:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from meanstep import recipes
 from meanstep.loss import Loss
+from meanstep.program.console import first_line
 from meanstep.program.doctor.derivatives import Difference, difference, directions, flat, forward, off
-from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding, first_line, reason, some
-from meanstep.program.doctor.patient import Patient
+from meanstep.program.doctor.examined import Examined
+from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding, reason, some
 from meanstep.program.doctor.trace import Visit, function_of, hooked, visits
 from meanstep.tangents import VERDICTS, automatic, carried
 
@@ -45,7 +46,7 @@ REMEDIES = (
 # Gradients ---------------------------------------------------------------------------------------------------------------------------
 
 
-def gradients(p: Patient) -> Finding:
+def gradients(p: Examined) -> Finding:
     """Whether every parameter that u depends on gets a gradient."""
     field = p.fresh()
     weights = {n: w for n, w in p.body(field).named_parameters() if w.requires_grad}
@@ -69,7 +70,7 @@ def gradients(p: Patient) -> Finding:
 
 
 @torch.no_grad()
-def _matters(p: Patient, field: nn.Module, name: str) -> bool:
+def _matters(p: Examined, field: nn.Module, name: str) -> bool:
     """Whether another value of a parameter gives another u."""
     weight, before = p.body(field).get_parameter(name), p.u(field)
     kept = weight.clone()
@@ -79,7 +80,7 @@ def _matters(p: Patient, field: nn.Module, name: str) -> bool:
     return not torch.allclose(before, after, rtol=1e-6, atol=1e-7 * before.abs().max().item())
 
 
-def _last_owner(lost: list[str], order: list[str], p: Patient, field: nn.Module) -> str:
+def _last_owner(lost: list[str], order: list[str], p: Examined, field: nn.Module) -> str:
     """The module that ran last among those whose parameters are lost."""
     owners = {name.rpartition(".")[0] for name in lost}
     ran = [text for text in order if text.partition(" (")[0] in owners]
@@ -89,7 +90,7 @@ def _last_owner(lost: list[str], order: list[str], p: Patient, field: nn.Module)
 # Forward mode ------------------------------------------------------------------------------------------------------------------------
 
 
-def forward_mode(p: Patient) -> Finding:
+def forward_mode(p: Examined) -> Finding:
     """torch's forward mode, and tangents carried by the rules, against differences."""
     field, given = p.double() or (p.fresh(), p.rows)
     y, inputs = given[3], given[:3]
@@ -119,7 +120,7 @@ def forward_mode(p: Patient) -> Finding:
     return Finding("forward-mode", WARN, measured, "attention is switched to math by itself: that pass stores N x N scores", where)
 
 
-def _calm(p: Patient, field: nn.Module, inputs: Any, along: Any, f: Any) -> bool:
+def _calm(p: Examined, field: nn.Module, inputs: Any, along: Any, f: Any) -> bool:
     """Whether forward mode agrees with differences in eval mode."""
     try:
         field.eval()
@@ -146,7 +147,7 @@ def _against(true: Difference, f: Any, inputs: Any, along: Any, switched: bool) 
         return error
 
 
-def _carried(p: Patient, true: Difference, given: Any, field: nn.Module) -> float | None:
+def _carried(p: Examined, true: Difference, given: Any, field: nn.Module) -> float | None:
     """The error of carried tangents, or None if they cannot be carried or are wrong."""
     try:
         z, r, t, y = given
@@ -158,7 +159,7 @@ def _carried(p: Patient, true: Difference, given: Any, field: nn.Module) -> floa
     return found if found <= max(EXACT, 5 * true.doubt) else None
 
 
-def _wrong(p: Patient, field: nn.Module, error: float, run: Callable[[], Any]) -> Finding:
+def _wrong(p: Examined, field: nn.Module, error: float, run: Callable[[], Any]) -> Finding:
     where = ""
     for visit in visits(p.body(field), run):
         f, inputs = function_of(visit)
@@ -178,7 +179,7 @@ def _disagrees(f: Any, inputs: Any, along: Any) -> bool:
         return False
 
 
-def _lacking(p: Patient, field: nn.Module, error: Exception, ours: float | None, run: Callable[[], Any]) -> Finding:
+def _lacking(p: Examined, field: nn.Module, error: Exception, ours: float | None, run: Callable[[], Any]) -> Finding:
     where, inner = _guilty(p, field, run)
     inner = inner or error
     text, remedy = f"torch has no forward derivative: {reason(inner)}", remedy_for(f"{where} {inner}")
@@ -187,7 +188,7 @@ def _lacking(p: Patient, field: nn.Module, error: Exception, ours: float | None,
     return Finding("forward-mode", FAIL, text, f"{remedy}; {WITHOUT}", where)
 
 
-def _guilty(p: Patient, field: nn.Module, run: Callable[[], Any], switched: bool = True) -> tuple[str, Exception | None]:
+def _guilty(p: Examined, field: nn.Module, run: Callable[[], Any], switched: bool = True) -> tuple[str, Exception | None]:
     """The first module, children before parents, that has no forward mode on what it is given, and torch's reason."""
     for visit in visits(p.body(field), run):
         refusal = _refusal(visit, switched)
@@ -215,7 +216,7 @@ def remedy_for(text: str) -> str:
 # The way and its cost ----------------------------------------------------------------------------------------------------------------
 
 
-def way(p: Patient) -> Finding:
+def way(p: Examined) -> Finding:
     """How `rates.Exact` makes the derivative of this network, why, and what a training step costs beside flow matching."""
     field, (z, r, t, y) = p.fresh(), p.rows
     try:
@@ -234,7 +235,7 @@ def way(p: Patient) -> Finding:
     return Finding("way", WARN, f"separate, since {verdict.reason[:110]}; {costs}", remedy)
 
 
-def _to_carry(p: Patient, why: str) -> str:
+def _to_carry(p: Examined, why: str) -> str:
     if re.search(r"attention|heads", why):
         return "build attention without add_bias_kv and add_zero_attn, or write it with F.scaled_dot_product_attention"
     if "off by" not in why:
@@ -246,7 +247,7 @@ def _to_carry(p: Patient, why: str) -> str:
     return "look for detach(), .data or constants made of z"
 
 
-def _cost(p: Patient) -> str:
+def _cost(p: Examined) -> str:
     """A step of MeanFlow over one of flow matching, in rounds of both: the median and the range, on which no verdict rests."""
     z, _, _, y = p.rows
     z = torch.cat([z, z]) if len(z) < 4 else z
@@ -277,7 +278,7 @@ def _spent(loss: Loss, field: nn.Module, z: Tensor, y: Any) -> float:
 # Half precision ----------------------------------------------------------------------------------------------------------------------
 
 
-def autocast(p: Patient) -> Finding:
+def autocast(p: Examined) -> Finding:
     """The derivative under bfloat16 autocast against the one in full precision."""
     z, r, t, y = p.rows
     along = (torch.ones_like(z), None, torch.ones_like(t))
@@ -302,7 +303,7 @@ def autocast(p: Patient) -> Finding:
     return Finding("autocast", WARN, found, remedy)
 
 
-def _no_derivative(p: Patient) -> bool:
+def _no_derivative(p: Examined) -> bool:
     z, r, t, y = p.rows
     try:
         automatic(p.fresh(), z, r, t, y, (z, None, torch.ones_like(t)))

@@ -6,8 +6,8 @@ from torch import Tensor
 from meanstep.fields import MLP
 from meanstep.keys import key
 from meanstep.program.doctor.derivatives import difference
+from meanstep.program.doctor.examined import Examined
 from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding
-from meanstep.program.doctor.patient import Patient
 from meanstep.program.doctor.trace import Visit, floats, visits
 
 STEP = 0.005  # of rates.Central: over this change of t a field must be nearly straight
@@ -18,7 +18,7 @@ READ = 1e-6  # of u: less than this is rounding
 LARGE = (0.02, 0.05, 0.1, 0.2)
 
 
-def used(p: Patient) -> Finding:
+def used(p: Examined) -> Finding:
     """Whether u depends on r, on t, and on the labels."""
     _, r, t, _ = p.rows
     field = p.fresh()
@@ -34,7 +34,7 @@ def used(p: Patient) -> Finding:
     return Finding("times", PASS, sizes)
 
 
-def labels(p: Patient) -> Finding:
+def labels(p: Examined) -> Finding:
     """Whether the condition is read."""
     y = p.rows[3]
     if not isinstance(y, Tensor):
@@ -51,7 +51,7 @@ def _gap(a: Tensor, b: Tensor) -> float:
     return ((a - b).double().norm() / b.double().norm().clamp(min=1e-30)).item()
 
 
-def scale(p: Patient) -> Finding:
+def scale(p: Examined) -> Finding:
     """How much of its answer to t the network gives within a step of 0.005, and its derivative in t, beside a reference network's."""
     field = p.fresh()
     at, far = _answers(p, field)
@@ -78,14 +78,14 @@ def scale(p: Patient) -> Finding:
 
 
 @torch.no_grad()
-def _answers(p: Patient, field: torch.nn.Module) -> tuple[float, float]:
+def _answers(p: Examined, field: torch.nn.Module) -> tuple[float, float]:
     """How far u moves within a small step of t, and at most within large ones."""
     u, t = p.u(field), p.rows[2]
     return _gap(p.u(field, t=t + STEP), u), max(_gap(p.u(field, t=t + step), u) for step in LARGE)
 
 
 @torch.no_grad()
-def _stands(p: Patient, field: torch.nn.Module) -> bool:
+def _stands(p: Examined, field: torch.nn.Module) -> bool:
     """Whether most rows give exactly the same u at a slightly later t."""
     u, t = p.u(field), p.rows[2]
     same = (p.u(field, t=t + TINY) == u).flatten(1).all(1)
@@ -101,7 +101,7 @@ def _share(at: float, far: float) -> float:
     return at / far if far else 0.0
 
 
-def sizes(p: Patient) -> tuple[float, float]:
+def sizes(p: Examined) -> tuple[float, float]:
     """Root mean squares of `u` and `d_t u`, by differences."""
     field, rows = p.double() or (p.fresh(), p.rows)
     given = dict(zip("zrty", rows, strict=True))
@@ -119,7 +119,7 @@ def _reference() -> float:
 
 
 @torch.no_grad()
-def _where(p: Patient, flat: bool = False) -> str:
+def _where(p: Examined, flat: bool = False) -> str:
     """The first module whose result answers that fast, or not at all, to a small change of t."""
     t = p.rows[2]
 

@@ -15,16 +15,17 @@ from torch import Tensor
 from meanstep.program.console import Interrupted, UserError, err, out, writable, write
 from meanstep.program.data import open_autoencoder
 from meanstep.program.data.manifest import Manifest
-from meanstep.program.doctor.command import available
-from meanstep.program.evaluation import cells, rows
-from meanstep.program.evaluation.against import Data, floor, halves
-from meanstep.program.evaluation.cells import Sampled, Settings, Weights
-from meanstep.program.evaluation.extractors import SPECS, Extractor, open_extractor
+from meanstep.program.evaluation import rows, samples
+from meanstep.program.evaluation.extractors import SPECS, open_extractor
+from meanstep.program.evaluation.features import Extractor
 from meanstep.program.evaluation.measures import Metric, checked
 from meanstep.program.evaluation.pictures import Pictures, pictures
+from meanstep.program.evaluation.real_data import RunData, floor, halves
 from meanstep.program.evaluation.references import Reference, reference
 from meanstep.program.evaluation.rows import Row
+from meanstep.program.evaluation.samples import Sampled, Settings, Weights
 from meanstep.program.evaluation.table import table
+from meanstep.program.machine import available
 from meanstep.program.runs.saved import MANIFEST, held, place
 from meanstep.program.sampling import model as models
 
@@ -84,13 +85,13 @@ class Evaluate:
         """0 when the table is complete. `UserError` if there is nothing to evaluate, or nothing to compare with."""
         self._check()
         run = self.folder.expanduser()
-        weights = cells.weights(run, self.checkpoints, self.ema)
-        run = cells.run_folder(run)
+        weights = samples.weights(run, self.checkpoints, self.ema)
+        run = samples.run_folder(run)
         config = held(run)
         extractor = open_extractor(self.extractor or (config.run.extractor if config else "pixels"), available(self.device))
         checked(self.metrics, extractor)
         manifest = Manifest.read(run / MANIFEST)
-        data = Data(run, manifest, open_autoencoder(self.autoencoder or place(run, manifest), available(self.device)))
+        data = RunData(run, manifest, open_autoencoder(self.autoencoder or place(run, manifest), available(self.device)))
         real = pictures(self.reference, manifest, data.autoencoder, self.split) if self.reference else data.trained_on()
         with _bar() as bar:
             work = Work(self, run, real, self._against(real, extractor, bar), data.autoencoder.digest, bar)
@@ -241,12 +242,12 @@ class Work:
         self.bar.update(task, description=what)
         settings = Settings(asked.count, asked.seed, asked.batch, asked.metrics)
         sampled = Sampled(model, settings, self._labels(model), row["steps"], row["guidance"])
-        row |= cells.evaluated(sampled, self.against, lambda n: self.bar.update(task, completed=done * asked.count + n))
+        row |= samples.evaluated(sampled, self.against, lambda n: self.bar.update(task, completed=done * asked.count + n))
         self.bar.update(task, completed=(done + 1) * asked.count)
         rows.append(self.run, row)
         return row
 
-    def floor(self, data: Data) -> Row:
+    def floor(self, data: RunData) -> Row:
         """What images that the reference has not score, or one half of it against the other."""
         pool = data.held_out(self.asked.held_out, self.real)
         name = (

@@ -1,11 +1,9 @@
 """From images uint8 to features: `open_extractor` of a spec. Never unpickles, and never calls a distance FID that is none."""
 
 import difflib
-import hashlib
 import math
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,56 +13,14 @@ from torch import Tensor, nn
 from meanstep.keys import key
 from meanstep.metrics import Statistics
 from meanstep.program.console import UserError
+from meanstep.program.evaluation import pretrained
+from meanstep.program.evaluation.features import Extractor, digest, misfit
 from meanstep.program.evaluation.inputs import Input
-from meanstep.program.weights import read
+from meanstep.program.runs.public_weights import read
 
-Map = Callable[[Tensor], Tensor]
 COMPONENTS, GRID, PLAIN = 32, 16, 64
-CACHED = 8
-"""Resized images that a processor works on at a time: more do not fit its cache, and take up to twice as long."""
 SEEN = 64
 """Pixels of a side that `random` sees at most."""
-
-
-@dataclass(frozen=True, eq=False)
-class Extractor:
-    """`extractor(images)`: uint8 `[B, C, H, W]` to features float32 `[B, dim]` on the processor, no gradients.
-
-    `digest`: sha256 of weights, architecture and preprocessing; `logits` makes class logits of features, where the network has such a
-    layer; `standard`: this is the Inception of the published FID. One channel is repeated for a network that takes three.
-    """
-
-    name: str
-    digest: str
-    dim: int
-    input: Input
-    device: torch.device = field(repr=False)
-    _features: Map = field(repr=False)
-    logits: Map | None = field(default=None, repr=False)
-    standard: bool = False
-    state: dict[str, Tensor] = field(default_factory=dict, repr=False)
-
-    @property
-    def distance(self) -> str:
-        """What a Frechet distance of these features is called."""
-        return "FID" if self.standard else f"FD-{self.name}"
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features `[B, dim]`; `UserError` for images of another type or with other channels than 1 or 3."""
-        if self.device.type != "cuda":
-            parts = images.split(CACHED) if self.input.size else (images,)
-            return torch.cat([self._features(self.input(part.to(self.device))).float().cpu() for part in parts])
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):  # 10 bits would be too few
-            return self._features(self.input(images.to(self.device))).float().cpu()
-
-    def fit(self, batches: Iterable[Tensor]) -> "Extractor":
-        """The extractor for a reference's images; all but `pixels` are the same for every reference."""
-        return _components(self, batches) if self.name == "pixels" else self
-
-    def restored(self, state: dict[str, Tensor]) -> "Extractor":
-        """What `fit` made, from what it kept in `state`."""
-        return _projected(self, state) if self.name == "pixels" else self
 
 
 def open_extractor(spec: str, device: torch.device | str = "cpu") -> Extractor:
@@ -72,8 +28,6 @@ def open_extractor(spec: str, device: torch.device | str = "cpu") -> Extractor:
 
     `pixels`, `random`, `inception[:FILE]`, `efficientnet-lite0:FILE`, `timm:NAME[:FILE]`, `torchvision:NAME[:FILE]`.
     """
-    from meanstep.program.evaluation import pretrained
-
     kind, _, rest = spec.partition(":")
     device = torch.device(device)
     if kind in ("pixels", "random") and not rest:
@@ -98,15 +52,6 @@ def _unknown(spec: str, kind: str) -> str:
     return f"there is no extractor {spec!r}; {'did you mean' if near else 'give'} {' or '.join(hint)}{'?' if near else ''}"
 
 
-def digest(name: str, taken: Input, tensors: dict[str, Tensor]) -> str:
-    """sha256 of an architecture's name, its preprocessing and its weights, whatever file they came in."""
-    found = hashlib.sha256(f"{name}\n{taken}\n".encode())
-    for part, value in sorted(tensors.items()):
-        found.update(f"{part} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
 def efficientnet(file: str, device: torch.device) -> Extractor:
     """EfficientNet-Lite0, 1280 features and 1000 ImageNet logits."""
     from meanstep.program.evaluation.efficientnet import lite0
@@ -120,15 +65,6 @@ def efficientnet(file: str, device: torch.device) -> Extractor:
         raise UserError(f"{file} holds no EfficientNet-Lite0: {misfit(error)}") from None
     name = "efficientnet-lite0"
     return Extractor(name, digest(name, taken, tensors), 1280, taken, device, net, lambda f: net._fc(f.to(device)).cpu())
-
-
-def misfit(error: RuntimeError) -> str:
-    """The first weight that `load_state_dict` complains of."""
-    text = str(error)
-    for what, said in (("Missing", "it lacks"), ("Unexpected", "it also has")):
-        if named := re.search(rf'{what} key\(s\) in state_dict: "([^"]+)"', text):
-            return f"{said} {named[1]}"
-    return next((line.strip() for line in text.splitlines() if "size mismatch" in line), text)[:160].rstrip(".")
 
 
 class _Net(nn.Module):
@@ -161,7 +97,9 @@ def random(device: torch.device) -> Extractor:
 def pixels(device: torch.device) -> Extractor:
     """At most 16 x 16 means of pixels; their 32 principal components in the reference, if there are more than 64. Not fitted yet."""
     taken = Input(0, "none", (127.5,), (127.5,), channels=0)
-    return Extractor("pixels", digest(f"pixels {COMPONENTS} {GRID} {PLAIN}", taken, {}), 0, taken, device, _pooled)
+    return Extractor(
+        "pixels", digest(f"pixels {COMPONENTS} {GRID} {PLAIN}", taken, {}), 0, taken, device, _pooled, _fit=_components, _restore=_projected
+    )
 
 
 def _pooled(x: Tensor) -> Tensor:

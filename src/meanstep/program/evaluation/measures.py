@@ -11,7 +11,7 @@ from torch import Tensor
 
 from meanstep.metrics import Statistics, density_coverage, frechet, inception_score, mmd, precision_recall
 from meanstep.program.console import UserError
-from meanstep.program.evaluation.extractors import Extractor
+from meanstep.program.evaluation.features import Extractor
 from meanstep.program.evaluation.pictures import spaced
 from meanstep.program.evaluation.references import KEPT, Reference
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.program.console import UserError
-from meanstep.program.evaluation.extractors import Extractor, digest, misfit
+from meanstep.program.evaluation.features import Extractor, digest, misfit
 from meanstep.program.evaluation.inputs import Input
-from meanstep.program.weights import read
+from meanstep.program.runs.public_weights import read
 
 STANDARD = "6726825d"
 """Start of the sha256 of the published FID's Inception as torch-fidelity distributes it."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from meanstep.program import methods
+from meanstep.program import registry
 from meanstep.program.console import UserError
-from meanstep.program.runs.config import Method
+from meanstep.program.runs.config import MethodConfig
 from meanstep.program.runs.config import from_yaml as from_config
 
 CONSTANT, ANCHORED, SCHEDULE, RECIPE = "constant", "anchored", "schedule", "recipe"
@@ -22,7 +22,7 @@ NONE = {"anchor": 0.0}
 
 @dataclass(frozen=True)
 class Arm:
-    """`options` of the recipe and other entries of `Method`, which replace the study's own; `beta`: the coefficient, if it is a number.
+    """`options` of the recipe and other entries of `MethodConfig`, which replace the study's own; `beta`: the coefficient, if a number.
 
     `family`: "constant" and "anchored" arms train on beyond the others, so that these can be compared with them at equal compute.
     """
@@ -35,9 +35,9 @@ class Arm:
     method: dict[str, Any] = field(default_factory=dict)
     beta: float | None = None
 
-    def of(self, base: Method) -> Method:
+    def of(self, base: MethodConfig) -> MethodConfig:
         """The arm's method: of the study's options those that the recipe has, the arm's own on top."""
-        known = methods.find(self.recipe).options
+        known = registry.find(self.recipe).options
         kept = {name: value for name, value in base.options.items() if name in known}
         return dataclasses.replace(base, recipe=self.recipe, options=kept | self.options, **self.method)
 
@@ -72,7 +72,7 @@ SINGLES: dict[str, Arm] = {
         _recipe("alpha_flow", "alpha-Flow: trajectory flow matching annealed into MeanFlow"),
         _recipe("improved_meanflow", "iMF without a head: the network's own boundary as tangent", proxy="own"),
         _recipe("terminal_velocity", "TVM: velocity matching at the arrival, gradient through the derivative in r", {"proxy_decay": 0.99}),
-        *(_recipe(name, methods.METHODS[name].about.partition(",")[0].rstrip(".")) for name in OTHERS),
+        *(_recipe(name, registry.METHODS[name].about.partition(",")[0].rstrip(".")) for name in OTHERS),
     )
 }
 SWEPT: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -147,7 +147,7 @@ def from_yaml(text: str, where: str) -> dict[str, Arm]:
 
 
 def _own(name: str, entries: Any, where: str) -> Arm:
-    allowed = {f.name for f in dataclasses.fields(Method)} | {"about"}
+    allowed = {f.name for f in dataclasses.fields(MethodConfig)} | {"about"}
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*", name) or name in GROUPS or name in SINGLES or name.partition("@")[0] in SWEPT:
         raise UserError(f"{where}: the name of an arm is new, and made of letters, digits and _.@+-, got {name!r}")
     if not isinstance(entries, dict) or not isinstance(entries.get("options", {}), dict):
@@ -158,5 +158,5 @@ def _own(name: str, entries: Any, where: str) -> Arm:
     from_config(yaml.safe_dump({"method": {key: value for key, value in entries.items() if key != "about"}}), f"{where}, {name}")
     rest = {key: value for key, value in entries.items() if key not in ("recipe", "options", "about")}
     recipe, options = str(entries.get("recipe", "coefficient")), entries.get("options", {})
-    methods.find(recipe)
+    registry.find(recipe)
     return Arm(name, str(entries.get("about", "own")), SCHEDULE, recipe, options, rest)

@@ -20,11 +20,20 @@ from meanstep.program.latents.measure import Sizes
 from meanstep.program.latents.records import held
 from meanstep.program.latents.study import Study, completed, held_arms, held_config, locked, note
 from meanstep.program.latents.work import ELSEWHERE, ENDLESS, Job, seen
+from meanstep.program.machine import cores
 from meanstep.program.pages.page import require
 from meanstep.program.pages.statistics import detectable
 from meanstep.program.runs import networks
-from meanstep.program.runs.config import Averages, Config, Data, Method, Network, Optimiser, Run, checked
-from meanstep.program.sweep.folder import cores
+from meanstep.program.runs.config import (
+    AveragesConfig,
+    Config,
+    DataConfig,
+    MethodConfig,
+    NetworkConfig,
+    OptimiserConfig,
+    RunConfig,
+    checked,
+)
 from meanstep.program.training import estimate
 from meanstep.program.training.command import Where, based, data_cache, parts, started
 from meanstep.program.training.presets import DEFAULT
@@ -74,12 +83,12 @@ class Latents:
     dry_run: bool = False
     """Print the runs, what each costs, and how long all would take here, and stop."""
     measure: Sizes = field(default_factory=Sizes)
-    data: Data = field(default_factory=Data)
-    network: Network = field(default_factory=Network)
-    method: Method = field(default_factory=Method)
-    optimiser: Optimiser = field(default_factory=Optimiser)
-    averages: Averages = field(default_factory=Averages)
-    run_: Annotated[Run, tyro.conf.arg(name="run")] = field(default_factory=Run)
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    averages: AveragesConfig = field(default_factory=AveragesConfig)
+    run_: Annotated[RunConfig, tyro.conf.arg(name="run")] = field(default_factory=RunConfig)
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Latents":

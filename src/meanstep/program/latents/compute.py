@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from meanstep.coefficients import Running
 from meanstep.keys import key
 from meanstep.program.data import Cache
-from meanstep.program.runs.config import Config, Network
+from meanstep.program.runs.config import Config, NetworkConfig
 from meanstep.program.training.loop import OBSERVE_EVERY
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State, fresh
@@ -53,11 +53,11 @@ def counted(config: Config, cache: Cache) -> Compute:
     return Compute(*(counts[name] / a_row[0] + observed[name] / a_row[1] for name in ("forwards", "backwards", "tangents")))
 
 
-def _small(network: Network, size: int) -> Network:
+def _small(network: NetworkConfig, size: int) -> NetworkConfig:
     if network.name != "dit":
         return dataclasses.replace(network, start="")
     options = {name: value for name, value in network.options.items() if name in ("head", "data_floor")}
-    return Network(patch=size, width=16, depth=1, heads=2, options=options)
+    return NetworkConfig(patch=size, width=16, depth=1, heads=2, options=options)
 
 
 def _observe(state: State, x: Tensor, labels: Tensor | None, config: Config) -> None:

@@ -16,9 +16,9 @@ from torch import Generator, Tensor, nn
 
 from meanstep import probes
 from meanstep.coefficients import at
-from meanstep.interpolants import linear
 from meanstep.keys import key
 from meanstep.objectives import Eulerian
+from meanstep.paths import linear
 from meanstep.probes.rows import inner, tabulated
 from meanstep.program.data import Cache
 from meanstep.program.evaluation.references import Reference

@@ -16,8 +16,8 @@ from meanstep.program.latents.arms import ANCHORED, CONSTANT, Arm
 from meanstep.program.latents.compute import Compute, counted
 from meanstep.program.latents.measure import Sizes
 from meanstep.program.latents.records import STUDY, VERSION, held
+from meanstep.program.machine import environment
 from meanstep.program.runs.config import Config, from_yaml
-from meanstep.program.sweep.folder import environment
 
 FURTHER = 1.5
 """Constant coefficients train on for at most this factor, to where they have spent what a dearer arm spends."""

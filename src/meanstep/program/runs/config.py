@@ -41,7 +41,7 @@ Options = Annotated[
 
 
 @dataclass(frozen=True)
-class Data:
+class DataConfig:
     """What is trained on."""
 
     source: str = "digits"
@@ -55,7 +55,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkConfig:
     """What is trained."""
 
     name: str = "dit"
@@ -74,7 +74,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodConfig:
     """How it is trained. What is left out is as published, see docs/choosing.md."""
 
     recipe: str = "meanflow"
@@ -100,7 +100,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Optimiser:
+class OptimiserConfig:
     """AdamW and its learning rate, in samples seen."""
 
     rate: float = 1e-3
@@ -118,7 +118,7 @@ class Optimiser:
 
 
 @dataclass(frozen=True)
-class Averages:
+class AveragesConfig:
     """Averages of the weights. The first is what samples are made with."""
 
     decays: tuple[float, ...] = (0.999,)
@@ -128,7 +128,7 @@ class Averages:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunConfig:
     """How long, how, and what is kept."""
 
     samples: int = 1_000_000
@@ -170,12 +170,12 @@ class Run:
 class Config:
     """Everything that decides a run."""
 
-    data: Data = Data()
-    network: Network = Network()
-    method: Method = Method()
-    optimiser: Optimiser = Optimiser()
-    averages: Averages = Averages()
-    run: Run = Run()
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    method: MethodConfig = MethodConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    averages: AveragesConfig = AveragesConfig()
+    run: RunConfig = RunConfig()
 
 
 def to_yaml(config: Config) -> str:

@@ -10,13 +10,13 @@ from meanstep.fields import DiT
 from meanstep.keys import key
 from meanstep.program.console import UserError
 from meanstep.program.doctor.arguments import read
-from meanstep.program.doctor.loading import load
-from meanstep.program.runs.config import Network
+from meanstep.program.factories import load
+from meanstep.program.runs.config import NetworkConfig
 
 Description = dict[str, Any]
 
 
-def described(network: Network, shape: tuple[int, ...], classes: int) -> Description:
+def described(network: NetworkConfig, shape: tuple[int, ...], classes: int) -> Description:
     """What a network is made of: all that `made` needs."""
     if network.name != "dit":
         sizes = {"size": shape[-1], "channels": shape[0], "classes": classes}

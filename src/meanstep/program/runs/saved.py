@@ -21,7 +21,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data import Manifest
 from meanstep.program.runs.config import Config, from_yaml
 from meanstep.program.runs.networks import Description
-from meanstep.program.weights import read_safetensors
+from meanstep.program.runs.public_weights import read_safetensors
 
 CONFIG, MANIFEST, AUTOENCODER, CHECKPOINTS = "config.yaml", "data.json", "autoencoder.safetensors", "checkpoints"
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from meanstep.program.console import UserError, err, out, writable, write
-from meanstep.program.doctor.command import available
+from meanstep.program.machine import available
 from meanstep.program.sampling import pictures
 from meanstep.program.sampling.model import Model, load
 

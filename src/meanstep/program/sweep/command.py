@@ -13,8 +13,9 @@ import tyro
 
 from meanstep.fields.planar import PLANAR
 from meanstep.program.console import UserError, err, out
+from meanstep.program.machine import cores
 from meanstep.program.sweep import points
-from meanstep.program.sweep.folder import claim, cores
+from meanstep.program.sweep.folder import claim
 from meanstep.program.sweep.pool import run
 from meanstep.program.sweep.records import Record
 from meanstep.program.sweep.settings import DIMENSIONS, Settings, coefficients, known_sets, mixture_dimension, models

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from meanstep import times as samplers
 from meanstep.fields.flat import Shape
-from meanstep.interpolants import linear
 from meanstep.keys import key
+from meanstep.paths import linear
 from meanstep.program.sweep.settings import Settings, Spec
 from meanstep.types import Bridge, Times
 from meanstep.velocities import Posterior

@@ -3,19 +3,13 @@
 import fcntl
 import json
 import os
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from meanstep import __version__
 from meanstep.program.console import UserError, write
+from meanstep.program.machine import environment
 from meanstep.program.sweep.records import Record, load, read_json
 from meanstep.program.sweep.settings import Settings
 
@@ -83,45 +77,3 @@ def _recognise(here: Path, asked: dict[str, Any]) -> None:
 
 def _short(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def environment(device: str = "cpu") -> dict[str, Any]:
-    """Versions, machine and commit."""
-    return {
-        "meanstep": __version__,
-        "commit": _commit(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": cores(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "command": shlex.join(["meanstep", *sys.argv[1:]]),
-    }
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def _commit() -> str:
-    """The checkout's commit, with a mark if it is not clean; empty if this file is not tracked in one."""
-    here = Path(__file__).parent
-
-    def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *args], check=True, capture_output=True, text=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", __file__)
-        return git("rev-parse", "--short=12", "HEAD") + (" and changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""

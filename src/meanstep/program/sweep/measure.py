@@ -13,9 +13,9 @@ from torch import Tensor
 from meanstep import samplers
 from meanstep.coefficients import clipped_optimum, scalar_optimum
 from meanstep.fields.flat import Passes, Runner, Shape
-from meanstep.interpolants import linear
 from meanstep.keys import key
 from meanstep.metrics.distances import Sliced, directions, energy_distance, mode_coverage
+from meanstep.paths import linear
 from meanstep.program.sweep.draws import TIMES, Stream
 from meanstep.program.sweep.settings import Settings
 from meanstep.types import Bridge

@@ -15,7 +15,18 @@ import tyro
 from meanstep.program.console import Interrupted, UserError, err, out
 from meanstep.program.data import Cache
 from meanstep.program.runs import saved
-from meanstep.program.runs.config import Averages, Config, Data, Method, Network, Optimiser, Run, checked, from_yaml, to_yaml
+from meanstep.program.runs.config import (
+    AveragesConfig,
+    Config,
+    DataConfig,
+    MethodConfig,
+    NetworkConfig,
+    OptimiserConfig,
+    RunConfig,
+    checked,
+    from_yaml,
+    to_yaml,
+)
 from meanstep.program.runs.report.page import wanted
 from meanstep.program.training import estimate, folder
 from meanstep.program.training.loop import Failure
@@ -43,12 +54,12 @@ class Train:
     """A YAML file on top of the preset."""
     dry_run: bool = False
     """Print the resolved configuration, parameters, memory and time per step, and stop."""
-    data: Data = field(default_factory=Data)
-    network: Network = field(default_factory=Network)
-    method: Method = field(default_factory=Method)
-    optimiser: Optimiser = field(default_factory=Optimiser)
-    averages: Averages = field(default_factory=Averages)
-    run_: Annotated[Run, tyro.conf.arg(name="run")] = field(default_factory=Run)
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    averages: AveragesConfig = field(default_factory=AveragesConfig)
+    run_: Annotated[RunConfig, tyro.conf.arg(name="run")] = field(default_factory=RunConfig)
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Train":

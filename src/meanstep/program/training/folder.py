@@ -11,10 +11,10 @@ from typing import Any
 from meanstep.program.console import UserError, write
 from meanstep.program.data import Cache
 from meanstep.program.data.manifest import Manifest, check_fits
+from meanstep.program.machine import environment
 from meanstep.program.runs.config import Config, to_yaml
 from meanstep.program.runs.records import load
 from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held
-from meanstep.program.sweep.folder import environment
 
 LARGEST = 100 * 2**20
 """Bytes of an autoencoder that is copied beside the run; a larger one is referred to."""

@@ -6,10 +6,10 @@ from typing import Any
 from torch import nn
 
 from meanstep import coefficients
-from meanstep.program import methods
+from meanstep.program import registry
 from meanstep.program.console import UserError
-from meanstep.program.methods import COUPLINGS
-from meanstep.program.runs.config import Method
+from meanstep.program.registry import COUPLINGS
+from meanstep.program.runs.config import MethodConfig
 from meanstep.recipes import Recipe
 from meanstep.velocities import Guided, LabelDropout, Posterior, conditional
 
@@ -31,21 +31,21 @@ class Built:
     learner: nn.Module | None
 
 
-def build(method: Method, net: nn.Module, proxy: nn.Module | None, posterior: Posterior | None, classes: int) -> Built:
+def build(method: MethodConfig, net: nn.Module, proxy: nn.Module | None, posterior: Posterior | None, classes: int) -> Built:
     """The recipe; `UserError` for words that mean nothing."""
-    if COUPLINGS in methods.find(method.recipe).needs:
-        raise UserError(f"--method.recipe {method.recipe} needs {methods.NEEDS[COUPLINGS]}: train it from Python, loss(net, x, noise=e)")
+    if COUPLINGS in registry.find(method.recipe).needs:
+        raise UserError(f"--method.recipe {method.recipe} needs {registry.NEEDS[COUPLINGS]}: train it from Python, loss(net, x, noise=e)")
     moving = {name: coefficient(name, method.options[name]) for name in COEFFICIENTS if name in method.options}
     learners = {name: value for name, value in moving.items() if isinstance(value, nn.Module)}
     if len(learners) > 1:
         raise UserError(f"--method.options: one coefficient can learn, got {', '.join(learners)}")
     options = method.options | moving | _guidance(method, classes)
-    return Built(methods.build(method.recipe, net, proxy, posterior, **options), next(iter(learners.values()), None))
+    return Built(registry.build(method.recipe, net, proxy, posterior, **options), next(iter(learners.values()), None))
 
 
-def needs(method: Method) -> frozenset[str]:
+def needs(method: MethodConfig) -> frozenset[str]:
     """What the recipe asks beside the network, as words of `program.methods`."""
-    return methods.needs(method.recipe, **method.options)
+    return registry.needs(method.recipe, **method.options)
 
 
 def coefficient(name: str, value: Any) -> Any:
@@ -64,10 +64,10 @@ def coefficient(name: str, value: Any) -> Any:
     raise UserError(f"--method.options, {name}: a number or one of {known}, got {value!r}")
 
 
-def _guidance(method: Method, classes: int) -> dict[str, Any]:
+def _guidance(method: MethodConfig, classes: int) -> dict[str, Any]:
     """The velocity that hides labels and guides the target, for the recipes that take one."""
     guided = method.omega != 1 or method.kappa != 0
-    if "velocity" not in methods.find(method.recipe).options:
+    if "velocity" not in registry.find(method.recipe).options:
         if guided:
             raise UserError(f"--method.omega, --method.kappa: the recipe {method.recipe} takes no guidance here")
         return {}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from meanstep.program.runs.config import Averages, Config, Data, Method, Network, Optimiser, Run
+from meanstep.program.runs.config import AveragesConfig, Config, DataConfig, MethodConfig, NetworkConfig, OptimiserConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -21,67 +21,67 @@ PRESETS: dict[str, Preset] = {
     "digits": Preset(
         "scikit-learn's 8 x 8 digits, three minutes on one core or two; needs no download",
         Config(
-            Data("digits"),
-            Network(patch=2, width=64, depth=4, heads=4),
-            Method("meanflow", dict(UNIFORM)),
-            Optimiser(rate=2e-3, warmup=6_400, schedule="cosine"),
-            Averages((0.998,)),
-            Run(samples=200_000, batch=128, sample_every=50_000, evaluate_every=50_000, save_every=50_000),
+            DataConfig("digits"),
+            NetworkConfig(patch=2, width=64, depth=4, heads=4),
+            MethodConfig("meanflow", dict(UNIFORM)),
+            OptimiserConfig(rate=2e-3, warmup=6_400, schedule="cosine"),
+            AveragesConfig((0.998,)),
+            RunConfig(samples=200_000, batch=128, sample_every=50_000, evaluate_every=50_000, save_every=50_000),
         ),
     ),
     "mnist-dit": Preset(
         "MNIST at 28 x 28 from mnist.npz (--data.source), a small DiT on two cores",
         Config(
-            Data("mnist.npz"),
-            Network(patch=4, width=128, depth=4, heads=4),
-            Method("meanflow", dict(UNIFORM)),
-            Optimiser(rate=1e-3, warmup=10_000, schedule="cosine"),
-            Averages((0.999,)),
-            Run(samples=2_000_000, batch=128),
+            DataConfig("mnist.npz"),
+            NetworkConfig(patch=4, width=128, depth=4, heads=4),
+            MethodConfig("meanflow", dict(UNIFORM)),
+            OptimiserConfig(rate=1e-3, warmup=10_000, schedule="cosine"),
+            AveragesConfig((0.999,)),
+            RunConfig(samples=2_000_000, batch=128),
         ),
     ),
     "cifar10-dit": Preset(
         "CIFAR-10 at 32 x 32 in pixels, DiT of 384, for one GPU",
         Config(
-            Data("cifar10.npz", flips=True),
-            Network(patch=2, width=384, depth=12, heads=6, options={"qk_norm": True}),
-            Method("meanflow", dict(UNIFORM)),
-            Optimiser(rate=2e-4, warmup=500_000),
-            Averages((0.9999,), (0.05, 0.10)),
-            Run(samples=100_000_000, batch=512, precision="bf16", compile=True, extractor="inception", evaluate_count=10_000),
+            DataConfig("cifar10.npz", flips=True),
+            NetworkConfig(patch=2, width=384, depth=12, heads=6, options={"qk_norm": True}),
+            MethodConfig("meanflow", dict(UNIFORM)),
+            OptimiserConfig(rate=2e-4, warmup=500_000),
+            AveragesConfig((0.9999,), (0.05, 0.10)),
+            RunConfig(samples=100_000_000, batch=512, precision="bf16", compile=True, extractor="inception", evaluate_count=10_000),
         ),
     ),
     "latents-dit-s4": Preset(
         "Photographs at 256 px as TAESD latents (meanstep cache ... --autoencoder taesd:FILE), DiT-S/4, for one GPU",
         Config(
-            Data("latents", flips=True),
-            Network(model="S/4"),
-            Method("meanflow", dict(UNIFORM)),
-            Optimiser(rate=2e-4, warmup=100_000),
-            Averages((0.9999,), (0.05, 0.10)),
-            Run(samples=20_000_000, batch=256, precision="bf16", compile=True),
+            DataConfig("latents", flips=True),
+            NetworkConfig(model="S/4"),
+            MethodConfig("meanflow", dict(UNIFORM)),
+            OptimiserConfig(rate=2e-4, warmup=100_000),
+            AveragesConfig((0.9999,), (0.05, 0.10)),
+            RunConfig(samples=20_000_000, batch=256, precision="bf16", compile=True),
         ),
     ),
     "imagenet256-dit-b4": Preset(
         "MeanFlow's DiT-B/4 on ImageNet-256 latents (kl:..., cached with --no-normalise), as published; eight GPUs",
         Config(
-            Data("imagenet256", flips=True),
-            Network(model="B/4"),
-            Method("meanflow", omega=1.0, kappa=0.5),
-            Optimiser(rate=1e-4, warmup=0, clip=0.0),
-            Averages((0.9999,)),
-            Run(samples=307_200_000, batch=1024, compile=True, extractor="inception", save_every=5_120_000, evaluate_every=5_120_000),
+            DataConfig("imagenet256", flips=True),
+            NetworkConfig(model="B/4"),
+            MethodConfig("meanflow", omega=1.0, kappa=0.5),
+            OptimiserConfig(rate=1e-4, warmup=0, clip=0.0),
+            AveragesConfig((0.9999,)),
+            RunConfig(samples=307_200_000, batch=1024, compile=True, extractor="inception", save_every=5_120_000, evaluate_every=5_120_000),
         ),
     ),
     "imagenet256-dit-b4-ema": Preset(
         "The same with the paper's EMA tangent and anchor, 2605.09235 at beta = 1; its EMA decay and batch are unknown, these are ours",
         Config(
-            Data("imagenet256", flips=True),
-            Network(model="B/4"),
-            Method("coefficient", {"beta": 1.0, "anchor": 0.1, "delta": [0.0, 0.001]}, proxy_decay=0.9999, omega=1.0, kappa=0.5),
-            Optimiser(rate=1e-4, warmup=0, clip=0.0),
-            Averages((0.9999,)),
-            Run(samples=307_200_000, batch=1024, compile=True, extractor="inception", save_every=5_120_000, evaluate_every=5_120_000),
+            DataConfig("imagenet256", flips=True),
+            NetworkConfig(model="B/4"),
+            MethodConfig("coefficient", {"beta": 1.0, "anchor": 0.1, "delta": [0.0, 0.001]}, proxy_decay=0.9999, omega=1.0, kappa=0.5),
+            OptimiserConfig(rate=1e-4, warmup=0, clip=0.0),
+            AveragesConfig((0.9999,)),
+            RunConfig(samples=307_200_000, batch=1024, compile=True, extractor="inception", save_every=5_120_000, evaluate_every=5_120_000),
         ),
     ),
 }

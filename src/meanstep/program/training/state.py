@@ -9,14 +9,14 @@ from meanstep.keys import key
 from meanstep.loss import Loss, Output
 from meanstep.program.console import UserError, err
 from meanstep.program.data.cache import Cache
-from meanstep.program.methods import EMA, POSTERIOR
+from meanstep.program.registry import EMA, POSTERIOR
 from meanstep.program.runs import networks
-from meanstep.program.runs.config import Config, Optimiser
+from meanstep.program.runs.config import Config, OptimiserConfig
 from meanstep.program.runs.networks import Description
 from meanstep.program.training import methods
 from meanstep.program.training.averages import Average, names
+from meanstep.program.training.pretrained import start_from
 from meanstep.program.training.ranks import Ranks
-from meanstep.program.training.starts import start_from
 from meanstep.velocities import Posterior
 
 
@@ -121,7 +121,7 @@ def components(x: Tensor, count: int) -> Tensor:
     return vectors[:, -count:]
 
 
-def _optimiser(config: Optimiser, owner: Owner, ranks: Ranks) -> torch.optim.Optimizer:
+def _optimiser(config: OptimiserConfig, owner: Owner, ranks: Ranks) -> torch.optim.Optimizer:
     trained = [p for p in owner.parameters() if p.requires_grad]
     return torch.optim.AdamW(
         trained, config.rate, betas=config.betas, weight_decay=config.weight_decay, fused=ranks.device.type in ("cpu", "cuda")

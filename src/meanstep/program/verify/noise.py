@@ -9,8 +9,8 @@ from torch import Tensor
 from meanstep import recipes
 from meanstep.fields import DataPrediction, Gaussian, Mixture
 from meanstep.fields.analytic import residual_noise
-from meanstep.interpolants import linear
 from meanstep.keys import key
+from meanstep.paths import linear
 from meanstep.program.verify.rows import Row, below, near
 from meanstep.program.verify.setting import jacobi, mixture, network, noise_response, residual, rows, slope, worst
 from meanstep.rates import Backward, Central, Exact

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from meanstep.fields import MLP, Mixture
-from meanstep.interpolants import linear
 from meanstep.keys import key
+from meanstep.paths import linear
 from meanstep.times import uniform
 from meanstep.types import Bridge, Field, Objective
 

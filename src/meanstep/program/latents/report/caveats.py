@@ -6,7 +6,7 @@ from typing import Any
 from meanstep.program.latents.records import Record
 from meanstep.program.latents.report.contests import COMPUTE_EQUAL
 from meanstep.program.latents.report.results import Results, at
-from meanstep.program.methods import METHODS, POSTERIOR, needs
+from meanstep.program.registry import METHODS, POSTERIOR, needs
 from meanstep.weights import constant
 
 

@@ -12,7 +12,7 @@ from meanstep.program.latents.arms import ANCHORED
 from meanstep.program.latents.report import costs, optima
 from meanstep.program.latents.report import quantities as q
 from meanstep.program.latents.report.beats import BEATS, beats
-from meanstep.program.latents.report.distant import far, undecided
+from meanstep.program.latents.report.converged import far, undecided
 from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results, Seeds
 from meanstep.program.pages.statistics import Change, ratio
 from meanstep.program.pages.verdicts import HIGHER, LOWER, Claim, Range, Row, claim

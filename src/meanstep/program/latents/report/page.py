@@ -11,7 +11,7 @@ from typing import Any
 
 from meanstep.program.console import UserError, write
 from meanstep.program.latents import records
-from meanstep.program.latents.report import again, costs, prose, quantities, summary
+from meanstep.program.latents.report import costs, prose, quantities, rerun, summary
 from meanstep.program.latents.report.beats import BEATS, with_p
 from meanstep.program.latents.report.caveats import caveats, uncounted
 from meanstep.program.latents.report.claims import claims
@@ -84,8 +84,8 @@ def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, i
         "settings": prose.settings(results),
         "paper": prose.PAPERS,
         "environment": prose.environment(results),
-        "commands": again.commands(results),
-        "own": (again.FILE, again.own(results)),
+        "commands": rerun.commands(results),
+        "own": (rerun.FILE, rerun.own(results)),
         "many": [entry["name"] for entry in results.about["arms"] if entry["recipe"] == "flow_matching"],
     }
 

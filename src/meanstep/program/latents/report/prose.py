@@ -9,7 +9,7 @@ from meanstep.program.latents.report.beats import outcome
 from meanstep.program.latents.report.caveats import caveats
 from meanstep.program.latents.report.claims import optimum, values
 from meanstep.program.latents.report.contests import TERMS, contests
-from meanstep.program.latents.report.distant import far, notice, reason
+from meanstep.program.latents.report.converged import far, notice, reason
 from meanstep.program.latents.report.results import CENTER_WORDS, CENTERS, Results, Seeds
 from meanstep.program.pages.page import flat
 from meanstep.program.pages.statistics import Change, mean

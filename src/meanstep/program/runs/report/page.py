@@ -8,7 +8,7 @@ import numpy as np
 
 from meanstep.program.console import UserError
 from meanstep.program.pages import page
-from meanstep.program.runs.report import words
+from meanstep.program.runs.report import prose
 from meanstep.program.runs.report.history import History, read
 
 MOST, LARGE, SIDE = 16, 300_000, 1024
@@ -41,19 +41,19 @@ def _content(run: History, drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
     return {
         "run": run,
         "drawn": drawn,
-        "title": words.title(run),
-        "state": words.state(run),
-        "lead": words.lead(run),
-        "tiles": words.tiles(run),
-        "gaps": words.gaps(run) + ([f"Pictures of the records that are not there any more: {lost}."] if lost else []),
+        "title": prose.title(run),
+        "state": prose.state(run),
+        "lead": prose.lead(run),
+        "tiles": prose.tiles(run),
+        "gaps": prose.gaps(run) + ([f"Pictures of the records that are not there any more: {lost}."] if lost else []),
         "pictures": pictures,
-        "loss": words.loss(run),
-        "tangent": words.tangent(run),
-        "evaluations": words.evaluations(run),
-        "checkpoints": words.checkpoints(run),
-        "settings": words.settings(run),
-        "environment": words.environment(run),
-        "commands": words.commands(run),
+        "loss": prose.loss(run),
+        "tangent": prose.tangent(run),
+        "evaluations": prose.evaluations(run),
+        "checkpoints": prose.checkpoints(run),
+        "settings": prose.settings(run),
+        "environment": prose.environment(run),
+        "commands": prose.commands(run),
     }
 
 
@@ -62,7 +62,7 @@ def _pictures(run: History) -> tuple[list[dict[str, Any]], int]:
     noted = {r["seen"]: run.folder / r["file"] for r in run.of("picture")}
     there = [(seen, path) for seen, path in sorted(noted.items()) if path.is_file()]
     chosen = sorted({round(k) for k in np.linspace(0, len(there) - 1, min(MOST, len(there)))}) if there else []
-    found = [{"seen": there[k][0], "words": words.moment(there[k][0], run), "image": _image(there[k][1])} for k in chosen]
+    found = [{"seen": there[k][0], "words": prose.moment(there[k][0], run), "image": _image(there[k][1])} for k in chosen]
     return [picture for picture in found if picture["image"]], len(noted) - len(there)
 
 

@@ -14,7 +14,7 @@ from meanstep.program.runs import cached
 
 
 @dataclass(frozen=True)
-class Data:
+class RunData:
     """A run's own data: what its configuration and its data.json say."""
 
     run: Path

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.shapes import tree_map
-from meanstep.tangents import heads, layout, rules  # noqa: F401  (they fill the table)
+from meanstep.tangents import heads, rules, shape_rules  # noqa: F401 (they fill the table)
 from meanstep.tangents.dual import Dual, Unsupported
 from meanstep.tangents.forward_mode import Directions, Rules, derivative
 from meanstep.types import Field

@@ -10,10 +10,10 @@ from meanstep import recipes
 from meanstep.fields import DataPrediction
 from meanstep.keys import key
 from meanstep.objectives import Eulerian
-from meanstep.program import methods
+from meanstep.program import registry
 from meanstep.program.console import UserError
-from meanstep.program.diagnose.arrays import Data
-from meanstep.program.diagnose.subjects import Subject
+from meanstep.program.diagnose.arrays import Dataset
+from meanstep.program.diagnose.networks import Probed
 from meanstep.types import Velocity
 from meanstep.velocities import Posterior, of, own
 
@@ -22,7 +22,7 @@ LOW, ENOUGH, MOST = 16, 512, 20_000
 
 
 @dataclass(frozen=True)
-class Method:
+class Reading:
     """`recipe`: what is read; `line`: what a user writes to get it; `beta`: the share of the proxy in its tangent, None if it has none.
 
     `restored`: whether what its loss learns is as a run had learned it, and not as it starts.
@@ -68,28 +68,28 @@ UNREAD = {
     "read the network with --recipe meanflow",
 }
 """Recipes that are not read, and why."""
-READ = tuple(name for name in methods.METHODS if name not in UNREAD)
+READ = tuple(name for name in registry.METHODS if name not in UNREAD)
 
 
-def method(name: str, subject: Subject, changed: Mapping[str, Any]) -> Method:
+def method(name: str, probed: Probed, changed: Mapping[str, Any]) -> Reading:
     """The recipe at its published setting but for what the user `changed`."""
     known(name)
-    proxies = methods.METHODS[name].proxies
+    proxies = registry.METHODS[name].proxies
     given = ({"beta": 1.0} if name == "coefficient" else {}) | dict(changed)
-    if proxies and (word := _proxy(proxies, subject)) != proxies[0]:
+    if proxies and (word := _proxy(proxies, probed)) != proxies[0]:
         given["proxy"] = word
     try:
-        recipe = methods.build(name, subject.field, subject.ema, **(given | _floor(name, subject.field)))
+        recipe = registry.build(name, probed.field, probed.ema, **(given | _floor(name, probed.field)))
     except UserError as error:
         raise UserError(f"--recipe: {error}") from error
-    return Method(name, recipe, line(name, given), share(name, recipe, given.get("beta")))
+    return Reading(name, recipe, line(name, given), share(name, recipe, given.get("beta")))
 
 
 def changes(name: str, **asked: Any) -> dict[str, Any]:
     """Those of the options of `TAKES` that were given; `UserError` for one that the recipe does not have."""
     if name not in UNREAD:
         known(name)
-    given, takes = {option: value for option, value in asked.items() if value is not None}, methods.METHODS[name].options
+    given, takes = {option: value for option, value in asked.items() if value is not None}, registry.METHODS[name].options
     for option in given:
         if option not in takes:
             kept = ", ".join(f"--{o.replace('_', '-')}" for o in TAKES if o in takes) or "none of these"
@@ -109,9 +109,9 @@ def line(name: str, options: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(f'{o}={v:g}' if isinstance(v, int | float) else f'{o}={v}' for o, v in options.items())})"
 
 
-def _proxy(proxies: tuple[str, ...], subject: Subject) -> str:
+def _proxy(proxies: tuple[str, ...], probed: Probed) -> str:
     """The first that is there: what the recipe would take, else the network itself."""
-    there = {"ema": subject.ema is not None, "head": callable(getattr(subject.field, "head", None)), "posterior": False}
+    there = {"ema": probed.ema is not None, "head": callable(getattr(probed.field, "head", None)), "posterior": False}
     return next(word for word in proxies if there.get(word, True))
 
 
@@ -158,25 +158,25 @@ class Center:
     cost: int = 1
 
 
-def center(kind: str, subject: Subject, data: Data, seed: int, dtype: torch.dtype, device: torch.device) -> Center:
+def center(kind: str, probed: Probed, data: Dataset, seed: int, dtype: torch.dtype, device: torch.device) -> Center:
     """The center that was asked for, or the best that the data allow: posterior in few dimensions, else ema, else own."""
     entries = int(torch.tensor(data.event).prod())
     known = data.y is None or (data.y.ndim == 1 and data.y.dtype.kind in "iu")
     if not kind:
-        kind = "posterior" if entries <= LOW and len(data) >= ENOUGH and known else "ema" if subject.ema is not None else "own"
+        kind = "posterior" if entries <= LOW and len(data) >= ENOUGH and known else "ema" if probed.ema is not None else "own"
     everything = torch.arange(len(data))
     if kind == "own":
         return Center(kind, own, "the network's own u(z, t, t)", everything)
     if kind == "ema":
-        if subject.ema is None:
+        if probed.ema is None:
             raise UserError("--center ema needs the copy: give --ema ema.safetensors, or a folder that holds one")
-        return Center(kind, of(subject.ema), "the EMA copy's u(z, t, t)", everything)
+        return Center(kind, of(probed.ema), "the EMA copy's u(z, t, t)", everything)
     if not known:
         raise UserError("--center posterior compares labels, and these conditions are not whole numbers [N]: use own or ema")
     return _posterior(data, seed, dtype, device)
 
 
-def _posterior(data: Data, seed: int, dtype: torch.dtype, device: torch.device) -> Center:
+def _posterior(data: Dataset, seed: int, dtype: torch.dtype, device: torch.device) -> Center:
     n, order = len(data), torch.randperm(len(data), generator=key(seed, "reference"))
     held, whole = order[:MOST].sort().values, n <= MOST
     x, y = data.rows(held, dtype, device)
@@ -191,10 +191,10 @@ def _posterior(data: Data, seed: int, dtype: torch.dtype, device: torch.device) 
     return Center("posterior", velocity, words, rows, halves, len(held))
 
 
-def second(subject: Subject, center: Center) -> tuple[str, Velocity | None]:
+def second(probed: Probed, center: Center) -> tuple[str, Velocity | None]:
     """The proxy whose bias is measured against the center: the EMA copy, else the network's own boundary; none if that is the center."""
-    if subject.ema is not None and center.kind != "ema":
-        return "the EMA copy", of(subject.ema)
+    if probed.ema is not None and center.kind != "ema":
+        return "the EMA copy", of(probed.ema)
     if center.kind == "posterior":
         return "the network's own u(z, t, t)", own
     return "", None

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.keys import key
-from meanstep.program.console import UserError
+from meanstep.program.console import UserError, first_line
 from meanstep.program.doctor.arguments import ROLES, Call, candidates, parameters, read, reading, signature, stated
-from meanstep.program.doctor.findings import first_line
 from meanstep.program.doctor.trace import where_it_stops
 from meanstep.shapes import tree_map
 
@@ -28,7 +27,7 @@ SMALL = 3_000_000  # parameters: below that, threads on eight rows mostly wait f
 
 
 @dataclass(frozen=True)
-class Patient:
+class Examined:
     """`field`: the copy as `(z, r, t, y) -> u`; `call`: how it is called; `stated`: a user said so; `raw`: what it returned."""
 
     field: nn.Module
@@ -101,7 +100,7 @@ def undisturbed(device: torch.device, size: int) -> Iterator[None]:
 # Admission ---------------------------------------------------------------------------------------------------------------------------
 
 
-def admit(net: nn.Module, example: Any, batch: int, classes: int, order: str, device: torch.device) -> Patient:
+def admit(net: nn.Module, example: Any, batch: int, classes: int, order: str, device: torch.device) -> Examined:
     """Copy a network, find out how it is called and call it once; `UserError` if it runs on nothing that fits."""
     if not isinstance(net, nn.Module):
         raise UserError(f"the doctor examines a torch.nn.Module, got {type(net).__name__}: wrap a function by ms.as_field(function)")
@@ -116,7 +115,7 @@ def admit(net: nn.Module, example: Any, batch: int, classes: int, order: str, de
     rows = _rows(theirs, given, batch, int(given.get("classes", classes)), device)
     call, out = _first_call(theirs, stated(order) if order else read(theirs), rows)
     call = Call(call.order, call.names, reading(out, rows[0]), call.native, call.known)
-    return Patient(call.adapt(theirs), call, bool(order), rows, out)
+    return Examined(call.adapt(theirs), call, bool(order), rows, out)
 
 
 @torch.no_grad()

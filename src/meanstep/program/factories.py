@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from meanstep.program.console import UserError
-from meanstep.program.doctor.findings import first_line
+from meanstep.program.console import UserError, first_line
 
 
 def load(spec: str, kwargs: str = "", seed: int | None = None) -> tuple[nn.Module, Any]:

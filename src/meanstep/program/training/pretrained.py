@@ -5,9 +5,9 @@ from pathlib import Path
 from torch import nn
 
 from meanstep.fields.public import SOURCES
-from meanstep.program import weights
 from meanstep.program.console import UserError
 from meanstep.program.data import Manifest
+from meanstep.program.runs import public_weights
 from meanstep.program.runs.saved import put
 from meanstep.program.sampling.model import chosen, located
 
@@ -25,7 +25,7 @@ def start_from(net: nn.Module, source: str, manifest: Manifest) -> tuple[str, ..
     kind = source.removeprefix("relabel-").partition(":")[0]
     if kind in SOURCES:
         _check_scaling(manifest)
-        return weights.load(net, source.removeprefix("relabel-"), relabel=relabelled)
+        return public_weights.load(net, source.removeprefix("relabel-"), relabel=relabelled)
     path = Path(source).expanduser()
     if not path.is_dir():
         known = ", ".join(f"{name}:FILE" for name in SOURCES)

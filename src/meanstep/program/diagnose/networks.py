@@ -11,18 +11,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from meanstep.program.console import UserError
-from meanstep.program.diagnose.arrays import PICKLES, Data
+from meanstep.program.console import UserError, first_line
+from meanstep.program.diagnose.arrays import PICKLES, Dataset
 from meanstep.program.doctor.arguments import Call, candidates, read, reading, stated
-from meanstep.program.doctor.findings import first_line
-from meanstep.program.doctor.loading import load
+from meanstep.program.factories import load
 
 PREFIXES = ("module.", "_orig_mod.")
 Make = Callable[[int], nn.Module]
 
 
 @dataclass(frozen=True)
-class Subject:
+class Probed:
     """`field`: the network as `(z, r, t, y) -> u`; `ema`: its second copy, if given; `call`: how it is called; `weights`: the files."""
 
     field: nn.Module
@@ -84,7 +83,7 @@ def _checkpoint(folder: Path) -> Path:
     return last
 
 
-def admit(found: Found, data: Data, order: str, device: torch.device, seed: int = 0) -> Subject:
+def admit(found: Found, data: Dataset, order: str, device: torch.device, seed: int = 0) -> Probed:
     """The network with its weights, in eval mode on the device, tried on rows of the data; `UserError` if it does not fit.
 
     `seed`: of torch's global generator while the network is built, for one that draws its weights.
@@ -100,7 +99,7 @@ def admit(found: Found, data: Data, order: str, device: torch.device, seed: int 
     call = _call(net.eval(), stated(order) if order else read(net), data)
     ema = None if other is None else call.adapt(other.eval()).to(device)
     names = tuple(str(path) for path in (found.weights, found.ema) if path is not None)
-    return Subject(call.adapt(net).to(device), ema, call.line, found.name, names)
+    return Probed(call.adapt(net).to(device), ema, call.line, found.name, names)
 
 
 def _at_hand(net: nn.Module, name: str) -> nn.Module:
@@ -152,7 +151,7 @@ def _bare(held: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tenso
 # How it is called ------------------------------------------------------------------------------------------------------------------
 
 
-def _call(net: nn.Module, first: Call, data: Data) -> Call:
+def _call(net: nn.Module, first: Call, data: Dataset) -> Call:
     """The way of calling it that works on rows of the data, tried on a processor so that a label out of range is seen."""
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     x, y = data.rows(_telling(data), dtype, torch.device("cpu"))
@@ -184,7 +183,7 @@ def _wants_labels(net: nn.Module, call: Call, rows: tuple[Tensor, ...]) -> bool:
     return True
 
 
-def _telling(data: Data) -> Tensor:
+def _telling(data: Dataset) -> Tensor:
     """A few rows, among them those with the least and the largest label."""
     rows = list(range(min(4, len(data))))
     if data.y is not None and data.y.ndim == 1 and data.y.dtype.kind in "iu":
@@ -203,7 +202,7 @@ def _shaped(net: nn.Module, call: Call, field: nn.Module, rows: tuple[Any, ...])
     return call
 
 
-def _hint(net: nn.Module, data: Data, complaint: str) -> str:
+def _hint(net: nn.Module, data: Dataset, complaint: str) -> str:
     shape = f"shape {'x'.join(map(str, data.event))}"
     if data.y is None:
         return f"{shape}, without labels: {complaint}. Check the data's shape and --order; if it needs labels, give --labels"

@@ -1,0 +1,79 @@
+"""The machine a command runs on: versions, processors, devices. Imports torch only when it is asked about it."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meanstep import __version__
+from meanstep.program.console import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Versions, machine and commit, as env.json of every folder holds them."""
+    import torch
+
+    return {
+        "meanstep": __version__,
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": cores(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "command": shlex.join(["meanstep", *sys.argv[1:]]),
+    }
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _commit() -> str:
+    """The checkout's commit, with a mark if it is not clean; empty if this file is not tracked in one."""
+    here = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *args], check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", __file__)
+        return git("rev-parse", "--short=12", "HEAD") + (" and changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def available(name: str) -> "torch.device":
+    """A device that is there, or `UserError`."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device) if device.type != "meta" else None
+    except Exception:  # torch has many kinds: no such name, not compiled in, no driver, no such number
+        raise UserError(f"--device: there is no device {name!r} here: use cpu{_others()}") from None
+    if device.type == "meta":
+        raise UserError("--device: the meta device computes nothing: use cpu")
+    return device
+
+
+def _others() -> str:
+    import torch
+
+    return f" or cuda (0 to {torch.cuda.device_count() - 1})" if torch.cuda.is_available() else ""
