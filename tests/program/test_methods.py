@@ -1,4 +1,4 @@
-"""`program.methods`: every recipe of the package by name, from plain options; what it needs and lacks is said in one line."""
+"""Methods by name: every recipe of the package, from plain options; what it needs and lacks is said in one line."""
 
 import inspect
 
@@ -7,9 +7,9 @@ import torch
 
 import meanstep as ms
 from meanstep import recipes, velocities
-from meanstep.program import registry
+from meanstep.program import methods, registry
 from meanstep.program.console import UserError
-from meanstep.recipes import Recipe
+from meanstep.terms import Recipe
 from meanstep.velocities import Posterior
 
 NET = ms.MLP(2, 8, 1, head=True, generator=ms.key(0))
@@ -18,11 +18,15 @@ PLAIN = ms.MLP(2, 8, 1, generator=ms.key(0))
 
 
 def built(name: str, **options: object) -> Recipe:
-    return registry.build(name, NET, EMA, Posterior(torch.zeros(4, 2)), **options)
+    return methods.build(name, NET, EMA, Posterior(torch.zeros(4, 2)), **options)
+
+
+def needs(name: str, **options: object) -> frozenset[str]:
+    return methods.needs(registry.METHODS[name], **options)
 
 
 def test_the_table_holds_every_recipe_of_the_package():
-    found = {n for n, f in vars(recipes).items() if inspect.isfunction(f) and f.__module__ == recipes.__name__ and n[0] != "_"}
+    found = {n for n, f in vars(recipes).items() if inspect.isfunction(f) and hasattr(f, "facts")}
     assert set(registry.METHODS) == found
     assert all(method.about for method in registry.METHODS.values())
 
@@ -30,7 +34,7 @@ def test_the_table_holds_every_recipe_of_the_package():
 @pytest.mark.parametrize("name", list(registry.METHODS))
 def test_every_recipe_trains_a_step(name: str):
     field = ms.fields.DataPrediction(NET) if name == "pixel_meanflow" else NET
-    recipe = registry.build(name, field, EMA, Posterior(torch.zeros(4, 2)))
+    recipe = methods.build(name, field, EMA, Posterior(torch.zeros(4, 2)))
     out = ms.Loss(recipe)(field, torch.randn(64, 2, generator=ms.key(2)), progress=0.5, generator=ms.key(3))
     assert out.loss.isfinite()
 
@@ -70,28 +74,28 @@ def test_plain_options_are_the_objects_they_stand_for():
     weight = ms.weights.adaptive(0.5, 1e-3)
     assert value(asked) == value(recipes.meanflow(ms.times.uniform, 0.25, weight))
     assert value(built("coefficient", beta=0.5)) == value(recipes.coefficient(0.5, EMA))
-    assert value(registry.build("coefficient", NET, beta=0)) == value(recipes.coefficient(0.0))
+    assert value(methods.build("coefficient", NET, beta=0)) == value(recipes.coefficient(0.0))
     assert value(built("meanflow", power=0)) == value(recipes.meanflow(weight=ms.weights.constant))
 
 
 def test_what_a_method_needs_depends_on_its_options():
-    assert registry.needs("meanflow") == set()
-    assert registry.needs("coefficient") == {registry.EMA}
-    assert registry.needs("coefficient", beta=0.0) == set()
-    assert registry.needs("coefficient", beta=0.5, proxy="posterior") == {registry.POSTERIOR}
-    assert registry.needs("improved_meanflow", proxy="own") == set()
-    assert registry.needs("pixel_meanflow") == {registry.HEAD, registry.PREDICTION}
-    assert registry.needs("decoupled_meanflow") == {registry.LEARNED}
-    assert all(need in registry.NEEDS for name in registry.METHODS for need in registry.needs(name))
+    assert needs("meanflow") == set()
+    assert needs("coefficient") == {registry.EMA}
+    assert needs("coefficient", beta=0.0) == set()
+    assert needs("coefficient", beta=0.5, proxy="posterior") == {registry.POSTERIOR}
+    assert needs("improved_meanflow", proxy="own") == set()
+    assert needs("pixel_meanflow") == {registry.HEAD, registry.PREDICTION}
+    assert needs("decoupled_meanflow") == {registry.LEARNED}
+    assert all(need in registry.NEEDS for name in registry.METHODS for need in needs(name))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("meenflow", {}, "choose among flow_matching, meanflow"),
+        ("meenflow", {}, "did you mean meanflow?"),
         ("meanflow", {"beta": 1}, "no option 'beta': it takes times, diagonal_share"),
         ("coefficient", {}, "proxy=ema needs an EMA copy of the network: ema = torch.optim"),
-        ("coefficient", {"proxy": "head"}, "one of ema, own, posterior, got 'head'"),
+        ("coefficient", {"proxy": "head"}, "proxy is one of ema, own, posterior, got 'head'"),
         ("coefficient", {"proxy": "own", "beta": 2}, "beta"),
         ("coefficient", {"proxy": "posterior"}, "velocities.Posterior"),
         ("improved_meanflow", {}, "DiT(head=True)"),
@@ -99,11 +103,11 @@ def test_what_a_method_needs_depends_on_its_options():
         ("meanflow", {"power": 9}, "power is a number in [0, 4], got 9"),
         ("meanflow", {"c": 0}, "c > 0"),
         ("meanflow", {"diagonal_share": 2}, "lies in [0, 1], got 2"),
-        ("meanflow", {"velocity": "conditional"}, "option velocity is no word"),
+        ("meanflow", {"velocity": "conditional"}, "velocity is no word"),
         ("meanflow", {"power": 1, "weight": ms.weights.constant}, "not both"),
     ],
 )
 def test_a_mistake_is_one_line(name: str, options: dict[str, object], words: str):
     with pytest.raises(UserError) as mistake:
-        registry.build(name, PLAIN, **options)  # type: ignore[arg-type]
+        methods.build(name, PLAIN, **options)  # type: ignore[arg-type]
     assert words in str(mistake.value) and "\n" not in str(mistake.value)

@@ -17,6 +17,7 @@ import torch
 import tyro
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from meanstep.program import methods
 from meanstep.program.console import Interrupted, UserError, err, first_line, out, writable, write
 from meanstep.program.diagnose import arrays, reading
 from meanstep.program.diagnose.case import Case
@@ -29,6 +30,7 @@ from meanstep.program.diagnose.runs import Trained, trained
 from meanstep.program.diagnose.terminal import show
 from meanstep.program.machine import available
 from meanstep.program.pages.page import require
+from meanstep.program.registry import PATHS, check_path
 
 UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 
@@ -73,6 +75,7 @@ class Diagnose:
     ema: Annotated[Path | None, _hint("A second copy's weights: the proxy.", "the run's proxy, or first copy", "FILE")] = None
     center: Annotated[Literal["own", "ema", "posterior"] | None, _hint(CENTER_HELP, CENTER_DEFAULT, "{own,ema,posterior}")] = None
     recipe: Annotated[str, _hint(f"What trains it: {', '.join(reading.READ)}.", "the run's, or meanflow", "NAME")] = ""
+    path: Annotated[str, _hint(f"Its path: {', '.join(PATHS)}, or package.module:name.", "the run's, or linear", "NAME")] = ""
     times: Annotated[
         Literal["uniform", "logit-normal"] | None, _hint("How its (r, t) are drawn.", "the recipe's", "{uniform,logit-normal}")
     ] = None
@@ -162,8 +165,11 @@ class Diagnose:
 
     def _method(self, run: Trained | None, probed: Probed, data: arrays.Dataset) -> reading.Reading:
         name = self.recipe or (run.config.method.recipe if run else "meanflow")
+        check_path(self.path or "linear", "--path")
         changed = reading.changes(name, times=self.times, power=self.power, diagonal_share=self.diagonal_share, beta=self.beta)
-        return run.method(probed, data, changed) if run and not self.recipe else reading.method(name, probed, changed)
+        if run and self.recipe in ("", run.config.method.recipe) and self.path in ("", run.config.method.path):
+            return run.method(probed, data, changed, (self.recipe, self.path))
+        return reading.method(name, probed, changed, methods.path(self.path or (run.config.method.path if run else "linear"), "--path"))
 
     def _measure(self, case: Case, budget: float) -> Measured:
         columns = (

@@ -78,11 +78,13 @@ class MethodConfig:
     """How it is trained. What is left out is as published, see docs/choosing.md."""
 
     recipe: str = "meanflow"
-    """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching."""
+    """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching, or your own function as package.module:function."""
     options: Options = field(default_factory=dict)
     """The recipe's options, as YAML: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a
     number, or a schedule such as {linear: [0, 1]}, {cosine: [0, 1]}, {over_t: [0, 1, 4]} (like t^4, all training long), or running
     (estimated per bin of (r, t) while training goes on), or climber (moved by the distance at each evaluation)."""
+    path: str = "linear"
+    """The path between data and noise: linear, trigonometric, or package.module:name."""
     proxy_decay: float = 0.999
     """Decay of the EMA copy that serves as a proxy."""
     references: int = 2048

@@ -16,7 +16,7 @@ from meanstep.keys import key
 from meanstep.loss import Loss
 from meanstep.program.sweep.draws import BLOCK, TIMES, Block, Step
 from meanstep.program.sweep.settings import Settings, Spec
-from meanstep.recipes import Recipe
+from meanstep.terms import Recipe
 from meanstep.times import diagonal
 from meanstep.velocities import own
 from meanstep.weights import adaptive

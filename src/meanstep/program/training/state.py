@@ -7,9 +7,11 @@ from torch import Generator, Tensor, nn
 
 from meanstep.keys import key
 from meanstep.loss import Loss, Output
+from meanstep.paths import Path
+from meanstep.program import methods as words
 from meanstep.program.console import UserError, err
 from meanstep.program.data.cache import Cache
-from meanstep.program.registry import EMA, POSTERIOR
+from meanstep.program.registry import EMA, POSTERIOR, default_sampler
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, OptimiserConfig
 from meanstep.program.runs.networks import Description
@@ -17,6 +19,7 @@ from meanstep.program.training import methods
 from meanstep.program.training.averages import Average, names
 from meanstep.program.training.pretrained import start_from
 from meanstep.program.training.ranks import Ranks
+from meanstep.terms import Recipe, learns
 from meanstep.velocities import Posterior
 
 
@@ -35,17 +38,26 @@ class Owner(nn.Module):
 
 @dataclass
 class State:
-    """`averages`: the configuration's, then the proxy's if it is another; `seen`: samples; `step`: updates; `best`: of an evaluation."""
+    """`averages`: the configuration's, then the proxy's if it is another; `learns`: the average or the instantaneous velocity.
+
+    `seen`: samples; `step`: updates; `best`: of an evaluation.
+    """
 
     description: Description
     owner: Owner
     averages: list[Average]
     proxy: Average | None
     optimiser: torch.optim.Optimizer
+    learns: str
     seen: int = 0
     step: int = 0
     best: float = float("inf")
     best_seen: int = -1
+
+    @property
+    def sampler(self) -> str:
+        """The sampler that reads what the recipe teaches."""
+        return default_sampler(self.learns)
 
     @property
     def chosen(self) -> str:
@@ -88,11 +100,18 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
             ranks.shard(module)
     posterior = _posterior(config, cache, ranks) if POSTERIOR in needed else None
     built = methods.build(config.method, net, proxy.module if proxy else None, posterior, classes(config, cache))
-    owner = Owner(net, Loss(built.recipe, check=False, measure=not config.run.compile), built.learner).to(ranks.device)
+    owner = Owner(net, _loss(config, net, built.recipe), built.learner).to(ranks.device)
     if config.run.parallel == "fsdp" and ranks.size > 1:
         for module in dict.fromkeys(owner.loss.learned):
             ranks.shard(module)
-    return State(description, owner, averages, proxy, _optimiser(config.optimiser, owner, ranks))
+    return State(description, owner, averages, proxy, _optimiser(config.optimiser, owner, ranks), learns(built.recipe))
+
+
+def _loss(config: Config, net: nn.Module, recipe: Recipe) -> Loss:
+    path, own = words.path(config.method.path), getattr(net, "path", None)
+    if isinstance(own, Path) and own != path:
+        raise UserError(f"--method.path {config.method.path}: this network predicts data on the path {own} only")
+    return Loss(recipe, path, check=False, measure=not config.run.compile)
 
 
 def references(config: Config, n: int) -> Tensor:

@@ -14,6 +14,7 @@ from meanstep.paths import linear
 from meanstep.program.verify.rows import Row, below, near
 from meanstep.program.verify.setting import jacobi, mixture, network, noise_response, residual, rows, slope, worst
 from meanstep.rates import Backward, Central, Exact
+from meanstep.terms import Recipe
 from meanstep.times import logit_normal
 from meanstep.types import Bridge, Field
 from meanstep.velocities import Guided, LabelDropout, conditional, oracle, own
@@ -37,7 +38,7 @@ def multipliers(seed: int) -> Iterator[Row]:
     def at_shift(b: Bridge) -> Tensor:
         return shorter(b) / (1 - alpha) - one
 
-    table: list[tuple[str, recipes.Recipe, Field, Tensor | float]] = [
+    table: list[tuple[str, Recipe, Field, Tensor | float]] = [
         ("flow_matching: -I", recipes.flow_matching(), net, -one),
         ("meanflow: J", recipes.meanflow(), net, j),
         ("rectified_meanflow: J", recipes.rectified_meanflow(), net, j),
