@@ -29,7 +29,7 @@ case "$*" in
     *) exec "{sys.executable}" "$@" ;;
 esac
 """
-TORCH = "-m pip install -c constraints.txt torch==2.13.0"
+TORCH = "-m pip install torch==2.13.0"
 REPORT, DEV = (f"-m pip install -c constraints.txt -e .[{extra}]" for extra in ("report", "dev"))
 
 
