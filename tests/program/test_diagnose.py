@@ -536,7 +536,7 @@ def test_options_that_make_no_sense(capsys: pytest.CaptureFixture[str]):
         (("--budget", "soon"), "is a time"),
         (("--device", "cuda:77"), "no device"),
         (("--center", "ema"), "give --ema"),
-        (("--recipe", "meenflow"), "--recipe: there is no recipe 'meenflow': choose among flow_matching"),
+        (("--recipe", "meenflow"), "--recipe: there is no recipe 'meenflow' (did you mean meanflow?): choose among flow_matching"),
         (("--recipe", "rectified_meanflow"), "read the network with --recipe meanflow"),
         (("--recipe", "shortcut", "--times", "uniform"), "it takes none of these"),
         (("--out", "file/below"), "file is a file"),

@@ -109,7 +109,7 @@ def find(name: str, flag: str = "--method.recipe") -> Method:
     if name in METHODS:
         return METHODS[name]
     if ":" not in name:
-        raise UserError(f"{flag}: {unknown('recipe', name, METHODS)}, or a function of your own as package.module:function")
+        raise UserError(f"{flag}: {unknown('recipe', name, METHODS, 'a function')}")
     function = attribute(name)
     if not callable(function):
         raise UserError(f"{flag} {name} is no function from options to a recipe but {function!r:.60}")
@@ -133,11 +133,12 @@ def _option(p: inspect.Parameter, kinds: list[tuple[Any, str]]) -> Option:
     return Option(p.name, alias or kind, None if p.default is empty else repr(p.default))
 
 
-def unknown(kind: str, name: str, table: Iterable[str]) -> str:
-    """The complaint about a name that no table has: the nearest one, or all."""
+def unknown(kind: str, name: str, table: Iterable[str], own: str = "") -> str:
+    """The complaint about a name that a table has not: the nearest one, all of them, and how `own` ones are named."""
     names = list(table)
     near = difflib.get_close_matches(name, names, 1)
-    return f"there is no {kind} {name!r}; " + (f"did you mean {near[0]}?" if near else f"choose among {', '.join(names)}")
+    others = f", or {own} of your own as package.module:name" if own else ""
+    return f"there is no {kind} {name!r}{f' (did you mean {near[0]}?)' if near else ''}: choose among {', '.join(names)}{others}"
 
 
 def default_sampler(learns: str) -> str:
@@ -148,7 +149,7 @@ def default_sampler(learns: str) -> str:
 def check_sampler(name: str, learns: str = "", flag: str = "--sampler") -> None:
     """`UserError` for a sampler that there is not, or that asks for a velocity which the field does not know."""
     if name not in SAMPLERS and ":" not in name:
-        raise UserError(f"{flag}: {unknown('sampler', name, SAMPLERS)}, or one of your own as package.module:function")
+        raise UserError(f"{flag}: {unknown('sampler', name, SAMPLERS, 'one')}")
     if learns == INSTANTANEOUS and name in SAMPLERS and SAMPLERS[name].facts["reads"] == AVERAGE:
         fit = ", ".join(n for n, entry in SAMPLERS.items() if entry.facts["reads"] == INSTANTANEOUS)
         raise UserError(
@@ -159,7 +160,7 @@ def check_sampler(name: str, learns: str = "", flag: str = "--sampler") -> None:
 def check_path(name: str, flag: str = "--method.path") -> None:
     """`UserError` for a path that there is not."""
     if name not in PATHS and ":" not in name:
-        raise UserError(f"{flag}: {unknown('path', name, PATHS)}, or one of your own as package.module:name")
+        raise UserError(f"{flag}: {unknown('path', name, PATHS, 'one')}")
 
 
 # Options of a method, as a configuration holds them --------------------------------------------------------------------------------
