@@ -112,7 +112,7 @@ class _Coefficient:
         spec, settings, flat = cohort.specs[0], cohort.settings, cohort.flat
         self.cohort, self.spec, self.members = cohort, spec, len(cohort.specs)
         shape = cohort.shape
-        self.matching = spec.recipe == "flow_matching"
+        self.matching = spec.still
         self.moving = 0 if self.matching else settings.moving
         self.rows_used = settings.batch * (2 if spec.anchor else 1)
         self.passes = Passes(shape, self.members, self.rows_used, flat)
