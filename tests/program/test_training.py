@@ -596,8 +596,22 @@ def test_one_step_is_the_noise_minus_the_average_velocity(trained: Path):
     y, one = torch.tensor([3]), torch.ones(1)
     expected = e - model.field(e, 0 * one, one, y)
     torch.testing.assert_close(model.latents([5], labels=3), expected)
-    null = e - model.field(e, 0 * one, one, torch.tensor([10]))
-    torch.testing.assert_close(model.latents([5], labels=3, guidance=3.0), null + 3 * (expected - null), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
+def test_guidance_extrapolates_from_the_answer_without_a_label(trained: Path, scale: float):
+    """On weights that are noise, so that labels matter: a run of a few steps hardly knows them."""
+    model = load_model(trained)
+    for k, p in enumerate(model.field.parameters()):
+        p.copy_(0.3 * torch.randn(p.shape, generator=ms.key(0, "guidance", k)))
+    labels, null = torch.tensor([3, 7]), torch.tensor([10, 10])
+    z = ms.noise([5, 6], model.shape)
+    for t, r in ((1.0, 0.5), (0.5, 0.0)):
+        times = torch.full((2,), r), torch.full((2,), t)
+        with_label, without = model.field(z, *times, labels), model.field(z, *times, null)
+        assert float((with_label - without).abs().mean()) > 0.3
+        z = z - (t - r) * (without + scale * (with_label - without))
+    torch.testing.assert_close(model.latents([5, 6], steps=2, labels=labels, guidance=scale), z, rtol=1e-4, atol=1e-4)
 
 
 def test_pictures_are_bytes(trained: Path):

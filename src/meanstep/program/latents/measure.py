@@ -156,7 +156,8 @@ def _drawn(samples: Samples, n: int, times: Times, name: str) -> Bridge:
     x, y = cache.rows(index, flip if mirrored(config, cache) else None)
     z, v = linear(x, torch.randn(x.shape, generator=g), t)
     held = (z, v, r, t, y if classes(config, cache) else None)
-    return Bridge(*tree_map(lambda p: p.to(samples.ranks.device), held))
+    wide = config.run.precision == "float64"
+    return Bridge(*tree_map(lambda p: (p.double() if wide and p.is_floating_point() else p).to(samples.ranks.device), held))
 
 
 def _at(levels: int) -> Times:

@@ -25,19 +25,20 @@ def latents(
     null: int = 0,
     batch: int = 64,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     sampler: str = "average",
 ) -> Tensor:
     """What the field makes of the noise of each seed, float32 `[len(seeds), *shape]`, on the processor.
 
     `steps`: their number, equally spaced, or a falling grid of times from 1 to 0; `labels` int64 `[len(seeds)]`; `guidance`: 1 asks the
     network once a step, another scale twice and extrapolates from the label `null`. `batch` changes nothing beyond rounding. `sampler`:
-    one of `SAMPLERS`.
+    one of `SAMPLERS`; `dtype`: the field's. A seed's noise is drawn in float32, so that it is the same for every field.
     """
     times = grid(steps) if isinstance(steps, int) else list(steps)
     guided = field if guidance == 1 or labels is None else _Guided(field, guidance, null)
     parts = []
     for start in range(0, len(seeds), batch):
-        e = noise(seeds[start : start + batch], shape, device=device)
+        e = noise(seeds[start : start + batch], shape, device=device).to(dtype)
         y = labels[start : start + batch].to(device) if labels is not None else None
         parts.append(SAMPLERS[sampler](guided, e, times, y).float().cpu())
     return torch.cat(parts) if parts else torch.empty(0, *shape)

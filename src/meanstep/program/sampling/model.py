@@ -20,7 +20,7 @@ class Model:
     """A network with the weights of a checkpoint, in eval mode; `manifest`: what it was trained on; `seen`: samples it had seen.
 
     `conditional`: whether the network takes labels; `sampler`: `average`, or `euler` or `heun` for one that knows the instantaneous
-    velocity only.
+    velocity only. The network has the type of the checkpoint, float32, or float64 of a run of `--run.precision float64`.
     """
 
     field: nn.Module
@@ -65,6 +65,7 @@ class Model:
             null=len(self.classes),
             batch=batch,
             device=self.device,
+            dtype=networks.dtype(self.field),
             sampler=self.sampler,
         )
 
