@@ -265,7 +265,6 @@ def test_what_reads_a_run_reads_one_in_float64(double: Path, tmp_path: Path, mon
     run("evaluate", str(double), "--count=12", "--ema", "raw", "0.9", f"--json={tmp_path / 'rows.json'}")
     assert all(math.isfinite(found["frechet"]) for found in json.loads((tmp_path / "rows.json").read_text()) if "frechet" in found)
     run("diagnose", str(double), "--budget=1s", "--rows=64")
-    run("report", str(double))
 
 
 def test_a_run_starts_from_float64_and_a_precision_stays(double: Path, data: Path, tmp_path: Path):
@@ -315,9 +314,12 @@ def test_samples_pictures_and_distances_are_those_of_the_first_average(precision
     assert told.keys() == {96, 192}
     for seen, distances in told.items():
         first, raw, other = (checkpoint(folder, seen) / f"{name}.safetensors" for name in ("ema_0.9", "model", "ema_0.1"))
+        apart = []
         for steps in (1, 2, 4):
             mine, wrong = (distance(by_hand(file, range(70), steps)) for file in (first, raw))
-            assert distances[str(steps)] == pytest.approx(mine, rel=1e-5) and abs(mine / wrong - 1) > 0.005
+            assert distances[str(steps)] == pytest.approx(mine, rel=1e-5)
+            apart.append(abs(mine / wrong - 1))
+        assert max(apart) > 0.02
         expected = by_hand(first, range(8 * CLASSES), 1)
         model = ms.load(folder, checkpoint=seen)
         labels = [seed % CLASSES for seed in range(8 * CLASSES)]
