@@ -29,7 +29,7 @@ class Option:
         """The default, if it is a literal; else None."""
         try:
             return ast.literal_eval(self.default or "None")
-        except ValueError:
+        except (ValueError, SyntaxError):
             return None
 
 

@@ -193,5 +193,5 @@ def test_data_prediction_refuses_another_path(path: Path):
 
 
 def test_a_path_is_a_path():
-    with pytest.raises(TypeError, match="paths.Path"):
+    with pytest.raises(TypeError, match=r"paths\.Path"):
         ms.Loss(ms.recipes.meanflow(), lambda x, e, t: (x, e))  # type: ignore[arg-type]

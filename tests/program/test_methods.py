@@ -1,6 +1,9 @@
 """Methods by name: every recipe of the package, from plain options; what it needs and lacks is said in one line."""
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +12,9 @@ import meanstep as ms
 from meanstep import recipes, velocities
 from meanstep.program import methods, registry
 from meanstep.program.console import UserError
-from meanstep.terms import Recipe
+from meanstep.terms import Recipe, learns
 from meanstep.velocities import Posterior
+from meanstep.weights import Adaptive
 
 NET = ms.MLP(2, 8, 1, head=True, generator=ms.key(0))
 EMA = ms.MLP(2, 8, 1, generator=ms.key(1))
@@ -29,6 +33,59 @@ def test_the_table_holds_every_recipe_of_the_package():
     found = {n for n, f in vars(recipes).items() if inspect.isfunction(f) and hasattr(f, "facts")}
     assert set(registry.METHODS) == found
     assert all(method.about for method in registry.METHODS.values())
+
+
+@pytest.mark.parametrize("name", list(registry.METHODS))
+def test_what_is_read_off_the_source_is_what_is_imported(name: str):
+    method = registry.METHODS[name]
+    function = method.recipe()
+    assert {k: getattr(method, k) for k in function.facts} == function.facts
+    parameters = inspect.signature(function).parameters
+    assert [option.name for option in method.arguments] == list(parameters)
+    for option in method.arguments:
+        default = parameters[option.name].default
+        assert (option.default is None) == (default is inspect.Parameter.empty), option
+        assert option.value in (None, default), option
+    weight = parameters["weight"].default if "weight" in parameters else None
+    if isinstance(weight, Adaptive):
+        assert method.weighting == (weight.power, weight.c, weight.reduction)
+
+
+@pytest.mark.parametrize("name", list(registry.METHODS))
+def test_what_a_recipe_teaches_is_what_its_rows_say(name: str):
+    field = ms.fields.DataPrediction(NET) if name == "pixel_meanflow" else NET
+    assert learns(methods.build(name, field, EMA, Posterior(torch.zeros(4, 2)))) == registry.METHODS[name].learns
+
+
+def test_what_a_recipe_teaches_follows_its_options():
+    assert learns(recipes.meanflow(diagonal_share=1.0)) == registry.INSTANTANEOUS
+    assert learns(recipes.coefficient(1.0, EMA, diagonal_share=1.0)) == registry.INSTANTANEOUS  # an anchor near t is no jump
+
+
+WITHOUT_TORCH = """
+import sys
+from meanstep.program import registry
+for table in (registry.METHODS, registry.SAMPLERS, registry.PATHS):
+    assert len(table) >= 2 and all(entry.about for entry in table.values())
+print([(o.name, o.kind) for o in registry.METHODS["coefficient"].arguments][:2])
+registry.check_options(registry.find("meanflow"), {"times": "uniform", "diagonal_share": 0.5})
+for call in (lambda: registry.find("meenflow"), lambda: registry.check_sampler("wlk"), lambda: registry.check_path("lin"),
+             lambda: registry.check_options(registry.find("meanflow"), {"diagonal_share": "half"})):
+    try:
+        call()
+    except registry.UserError as mistake:
+        print(mistake)
+print(sorted({"torch", "numpy", "scipy"} & set(sys.modules)))
+"""
+
+
+def test_names_and_options_are_known_without_torch():
+    source = Path(ms.__file__).parents[1]
+    code = f"import sys; sys.path.insert(0, {str(source)!r})" + WITHOUT_TORCH
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert done[0] == "[('beta', 'Coefficient'), ('proxy', 'Velocity | nn.Module | None')]"
+    assert "did you mean meanflow?" in done[1] and "did you mean walk?" in done[2] and "linear, trigonometric" in done[3]
+    assert "diagonal_share is a number, got 'half'" in done[4] and done[5] == "[]"
 
 
 @pytest.mark.parametrize("name", list(registry.METHODS))

@@ -403,6 +403,19 @@ def test_another_architecture_is_named(cache: Cache, tmp_path: Path):
         train(wider, tmp_path, cache, ALONE)
 
 
+def test_another_precision_is_named(cache: Cache, tmp_path: Path):
+    config = configuration("meanflow", steps=1)
+    train(config, tmp_path, cache, ALONE)
+    wider = replace(config, run=replace(config.run, precision="float64", samples=2 * BATCH))
+    with pytest.raises(UserError, match=r"is one of another --run\.precision"):
+        train(wider, tmp_path, cache, ALONE)
+    path = found(tmp_path)[-1] / "network.json"
+    path.write_text(path.read_text().replace("{", '{"dtype": "float16",', 1))
+    begin(tmp_path, config, cache, "cpu")
+    with pytest.raises(UserError, match="dtype is float64 or left out, got 'float16'"):
+        load_model(tmp_path)
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_rows(cache: Cache, tmp_path: Path):
     config = configuration("meanflow", steps=4)
     config = replace(config, optimiser=replace(config.optimiser, rate=999.0, clip=0.0), averages=AveragesConfig(()))
@@ -509,6 +522,10 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
         (["--run.batch", "0"], "--run.batch: at least 1, got 0"),
         (["--run.loggers", "paper"], "--run.loggers"),
         (["--run.device", "gpu"], "--run.device"),
+        (
+            ["--run.precision", "float64", "--run.device", "mps"],
+            "--run.precision float64: mps has no such numbers, choose --run.device cpu",
+        ),
         (["--averages.decays", "1.5"], "decay"),
         (["--config", "none.yaml"], "cannot read none.yaml"),
         (["--network.start", "none"], "there is no folder none: give a run's, or public weights as sit:FILE"),
@@ -596,8 +613,22 @@ def test_one_step_is_the_noise_minus_the_average_velocity(trained: Path):
     y, one = torch.tensor([3]), torch.ones(1)
     expected = e - model.field(e, 0 * one, one, y)
     torch.testing.assert_close(model.latents([5], labels=3), expected)
-    null = e - model.field(e, 0 * one, one, torch.tensor([10]))
-    torch.testing.assert_close(model.latents([5], labels=3, guidance=3.0), null + 3 * (expected - null), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_guidance_extrapolates_from_the_answer_without_a_label(trained: Path, scale: float):
+    """On weights that are noise, so that labels matter: a run of a few steps hardly knows them."""
+    model = load_model(trained)
+    for k, p in enumerate(model.field.parameters()):
+        p.copy_(0.3 * torch.randn(p.shape, generator=ms.key(0, "guidance", k)))
+    labels, null = torch.tensor([3, 7]), torch.tensor([10, 10])
+    z = ms.noise([5, 6], model.shape)
+    for t, r in ((1.0, 0.5), (0.5, 0.0)):
+        times = torch.full((2,), r), torch.full((2,), t)
+        with_label, without = model.field(z, *times, labels), model.field(z, *times, null)
+        assert float((with_label - without).abs().mean()) > 0.3
+        z = z - (t - r) * (without + scale * (with_label - without))
+    torch.testing.assert_close(model.latents([5, 6], steps=2, labels=labels, guidance=scale), z, rtol=1e-4, atol=1e-4)
 
 
 def test_pictures_are_bytes(trained: Path):

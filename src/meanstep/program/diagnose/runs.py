@@ -82,7 +82,7 @@ class Trained:
         except UserError as error:
             raise UserError(f"the run's recipe: {error}") from error
         rest = {} if changed else self.saved.tensors("state")
-        loss = Loss(built.recipe, measure=False)
+        loss = Loss(built.recipe, measure=False).to(networks.dtype(probed.field))
         if rest:
             put_part(loss, rest, "loss.", self.saved.path)
         if built.learner is not None:

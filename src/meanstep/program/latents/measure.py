@@ -160,7 +160,8 @@ def _drawn(samples: Samples, n: int, times: Times, name: str) -> Bridge:
     path = methods.path(config.method.path)
     z, v = path(x, torch.randn(x.shape, generator=g), t)
     held = (z, v, r, t, y if classes(config, cache) else None)
-    z, v, r, t, y = tree_map(lambda p: p.to(samples.ranks.device), held)
+    wide = config.run.precision == "float64"
+    z, v, r, t, y = tree_map(lambda p: (p.double() if wide and p.is_floating_point() else p).to(samples.ranks.device), held)
     return Bridge(z, v, r, t, y, path=path)
 
 

@@ -144,8 +144,9 @@ class RunConfig:
     """Of weights, order, noise and times."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16: autocast; weights, loss and derivative's sums stay float32."""
+    precision: Literal["float32", "bf16", "float64"] = "float32"
+    """bf16: autocast; weights, loss and derivative's sums stay float32. float64: data, weights, averages, loss and optimiser, for a run that
+    is compared with another program's."""
     compile: bool = False
     """torch.compile the step; the random numbers are then those of the compiled program."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -199,6 +200,8 @@ def _filled(base: Any, values: Any, where: str) -> Any:
     """A dataclass with some of its entries replaced by plain values."""
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected entries such as {fields(base)[0].name}: ..., got {values!r:.60}")
+    if isinstance(base, MethodConfig) and values.get("recipe", base.recipe) != base.recipe:
+        base = dataclasses.replace(base, options={})  # those of another recipe are not its own
     types, new = typing.get_type_hints(type(base)), {}
     for name, value in values.items():
         if name not in types:
@@ -268,6 +271,8 @@ def checked(config: Config) -> Config:
     for name, value in {"chunk": run.chunk, "sample_every": run.sample_every, "evaluate_every": run.evaluate_every}.items():
         if value < 0:
             raise UserError(f"--run.{name.replace('_', '-')}: at least 0, got {value}")
+    if run.precision == "float64" and run.device.startswith("mps"):
+        raise UserError(f"--run.precision float64: {run.device} has no such numbers, choose --run.device cpu")
     if run.chunk and run.batch % run.chunk:
         raise UserError(f"--run.chunk: a divisor of the batch {run.batch}, got {run.chunk}")
     if not 0 < optimiser.rate < 1e3:

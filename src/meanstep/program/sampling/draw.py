@@ -27,6 +27,7 @@ def latents(
     null: int = 0,
     batch: int = 64,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     sampler: Callable[..., Tensor] = walk,
     path: Path = linear,
 ) -> Tensor:
@@ -34,16 +35,17 @@ def latents(
 
     `steps`: their number, equally spaced, or a falling grid of times from 1 to 0; `labels` int64 `[len(seeds)]`; `guidance`: 1 asks the
     network once a step, another scale twice and extrapolates from the label `null`. `batch` changes nothing beyond rounding. `sampler`:
-    of `meanstep.samplers` or alike; one that takes `fresh` or `path` is given noise of the same seeds, and the `path` of the training.
+    of `meanstep.samplers` or alike; one that takes `fresh` or `path` is given noise of the same seeds, and the `path` of the training;
+    `dtype`: the field's. A seed's noise is drawn in float32, so that it is the same for every field.
     """
     times = grid(steps) if isinstance(steps, int) else list(steps)
     guided = field if guidance == 1 or labels is None else _Guided(field, guidance, null)
     takes, parts = inspect.signature(sampler).parameters, []
     for start in range(0, len(seeds), batch):
         here = seeds[start : start + batch]
-        e = noise(here, shape, device=device)
+        e = noise(here, shape, device=device).to(dtype)
         y = labels[start : start + batch].to(device) if labels is not None else None
-        extras: dict[str, Any] = {"fresh": partial(_fresh, here, shape, device), "path": path}
+        extras: dict[str, Any] = {"fresh": partial(_fresh, here, shape, device, dtype), "path": path}
         given = {name: value for name, value in extras.items() if name in takes}
         parts.append(sampler(guided, e, times=times, y=y, **given).float().cpu())
     return torch.cat(parts) if parts else torch.empty(0, *shape)
@@ -60,9 +62,9 @@ def asks(sampler: str, what: str) -> bool:
     return what in inspect.signature(named(sampler)).parameters
 
 
-def _fresh(seeds: Sequence[int], shape: Sequence[int], device: torch.device | str, k: int) -> Tensor:
+def _fresh(seeds: Sequence[int], shape: Sequence[int], device: torch.device | str, dtype: torch.dtype, k: int) -> Tensor:
     """Noise for step `k` of samples of these seeds."""
-    return noise(seeds, shape, k, device=device)
+    return noise(seeds, shape, k, device=device).to(dtype)
 
 
 class _Guided:

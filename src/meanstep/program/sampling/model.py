@@ -22,7 +22,8 @@ from meanstep.program.sampling import draw
 class Model:
     """A network with the weights of a checkpoint, in eval mode; `manifest`: what it was trained on; `seen`: samples it had seen.
 
-    `conditional`: whether the network takes labels; `facts`: what its method taught it; `sampler`: the name of the one that is used.
+    `conditional`: whether the network takes labels; `facts`: what its method taught it; `sampler`: the name of the one that is used. The
+    network has the type of the checkpoint, float32, or float64 of a run of `--run.precision float64`.
     """
 
     field: nn.Module
@@ -68,6 +69,7 @@ class Model:
             null=len(self.classes),
             batch=batch,
             device=self.device,
+            dtype=networks.dtype(self.field),
             sampler=draw.named(self.sampler),
             path=self._path(),
         )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.evaluation.pictures import of_cache
 from meanstep.program.evaluation.references import Reference, reference
 from meanstep.program.registry import AVERAGE, INSTANTANEOUS
+from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.saved import place
 from meanstep.program.sampling import draw
@@ -66,9 +68,8 @@ class Samples:
         labels = torch.tensor([seed % count for seed in seeds]) if count else None
         shape, device = self.cache.shape, self.ranks.device
         was = net.training
-        z = draw.latents(
-            net.eval(), shape, seeds, steps=steps, labels=labels, null=count, batch=BATCH, device=device, sampler=draw.named(sampler)
-        )
+        how: dict[str, Any] = {"labels": labels, "null": count, "sampler": draw.named(sampler)}
+        z = draw.latents(net.eval(), shape, seeds, steps=steps, batch=BATCH, device=device, dtype=networks.dtype(net), **how)
         net.train(was)
         return decoded(z, self.cache.manifest, self.autoencoder, BATCH)
 

@@ -78,7 +78,7 @@ def classes(config: Config, cache: Cache) -> int:
 def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True) -> State:
     """A run's state before its first step, the same on every rank; `start`: with the weights that the configuration starts from."""
     count = classes(config, cache)
-    description = networks.described(config.network, cache.shape, count)
+    description = networks.described(config.network, cache.shape, count, config.run.precision)
     net = networks.made(description, config.run.seed, config.network.name)
     if start and config.network.start:
         for note in start_from(net, config.network.start, cache.manifest):
@@ -98,9 +98,11 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
     if config.run.parallel == "fsdp" and ranks.size > 1:
         for module in (net, *(a.module for a in averages)):
             ranks.shard(module)
-    posterior = _posterior(config, cache, ranks) if POSTERIOR in needed else None
+    posterior = _posterior(config, cache, ranks, networks.dtype(net)) if POSTERIOR in needed else None
     built = methods.build(config.method, net, proxy.module if proxy else None, posterior, classes(config, cache))
     owner = Owner(net, _loss(config, net, built.recipe), built.learner).to(ranks.device)
+    if networks.dtype(net) == torch.float64:
+        owner.double()
     if config.run.parallel == "fsdp" and ranks.size > 1:
         for module in dict.fromkeys(owner.loss.learned):
             ranks.shard(module)
@@ -119,10 +121,10 @@ def references(config: Config, n: int) -> Tensor:
     return torch.randperm(n, generator=key(config.run.seed, "references"))[: config.method.references].sort().values
 
 
-def _posterior(config: Config, cache: Cache, ranks: Ranks) -> Posterior:
+def _posterior(config: Config, cache: Cache, ranks: Ranks, dtype: torch.dtype) -> Posterior:
     x, y = cache.rows(references(config, len(cache)))
     labels = y.to(ranks.device) if classes(config, cache) else None
-    return posterior(config, x.to(ranks.device), labels, len(x) == len(cache) and cache.manifest.flips == "none")
+    return posterior(config, x.to(ranks.device, dtype), labels, len(x) == len(cache) and cache.manifest.flips == "none")
 
 
 def posterior(config: Config, x: Tensor, labels: Tensor | None, whole: bool) -> Posterior:
