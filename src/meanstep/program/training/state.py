@@ -81,7 +81,7 @@ def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True) -> 
     description = networks.described(config.network, cache.shape, count, config.run.precision)
     net = networks.made(description, config.run.seed, config.network.name)
     if start and config.network.start:
-        for note in start_from(net, config.network.start, cache.manifest):
+        for note in start_from(net, config.network.start, cache.manifest, config.method.path):
             if ranks.first:
                 err.print(note, highlight=False, soft_wrap=True, markup=False)
     return assembled(config, cache, ranks, description, net)
