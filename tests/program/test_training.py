@@ -652,6 +652,12 @@ def test_mistakes_of_loading_and_sampling(call: Any, words: str, trained: Path):
         call(trained)
 
 
+def test_a_start_from_another_path_is_said(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = [*SHORT, "--run.samples", "16", "--network.start", str(trained), "--method.path", "trigonometric"]
+    assert Train.parse(["--out", str(tmp_path), *words]).run() == 0
+    assert "velocity of the path linear, and this run trains on trigonometric" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_run_starts_from_another(trained: Path, cache: Cache, tmp_path: Path):
     words = [*SHORT, "--run.samples", "16", "--averages.decays", "0.9", "--network.start", str(trained), "--optimiser.rate", "1e-12"]
     assert Train.parse(["--out", str(tmp_path), *words]).run() == 0

@@ -8,6 +8,7 @@ from meanstep.fields.public import SOURCES
 from meanstep.program.console import UserError
 from meanstep.program.data import Manifest
 from meanstep.program.runs import public_weights
+from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import put
 from meanstep.program.sampling.model import chosen, located
 
@@ -30,8 +31,8 @@ def start_from(net: nn.Module, source: str, manifest: Manifest, path: str = "lin
         return (*found, *(_other_path("linear", path) if SOURCES[kind].velocity else ()))
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        known = ", ".join(f"{name}:FILE" for name in SOURCES)
-        raise UserError(f"--network.start: there is no folder {folder}: give a run's, or public weights as {known}")
+        listed = ", ".join(f"{name}:FILE" for name in SOURCES)
+        raise UserError(f"--network.start: there is no folder {folder}: give a run's, or public weights as {listed}")
     run, saved = located(folder)
     name = chosen(saved, None)
     put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
