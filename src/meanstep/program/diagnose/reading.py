@@ -169,7 +169,7 @@ def center(kind: str, probed: Probed, data: Dataset, seed: int, dtype: torch.dty
         return Center(kind, own, "the network's own u(z, t, t)", everything)
     if kind == "ema":
         if probed.ema is None:
-            raise UserError("--center ema needs the copy: give --ema ema.safetensors, or a folder that holds one")
+            raise UserError("--center ema needs the copy: give --average ema.safetensors, or a folder that holds one")
         return Center(kind, of(probed.ema), "the EMA copy's u(z, t, t)", everything)
     if not known:
         raise UserError("--center posterior compares labels, and these conditions are not whole numbers [N]: use own or ema")

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from meanstep.fields.planar import PLANAR
 from meanstep.program.console import UserError
 
 PROXIES = ("ema", "own", "posterior", "oracle")
@@ -18,6 +17,8 @@ REFERENCES = (
     "solution_flow",
     "shortcut",
 )
+SETS = ("swiss_roll", "checkerboard", "pinwheel", "eight_gaussians", "two_moons", "two_spirals")
+"""Built-in sets in the plane: those of `fields.planar.PLANAR`, in its order."""
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
 
 
@@ -161,4 +162,4 @@ def mixture_dimension(name: str) -> int | None:
 
 def known_sets() -> tuple[str, ...]:
     """Names of all built-in sets."""
-    return (*PLANAR, *(f"mixture-{dim}" for dim in DIMENSIONS))
+    return (*SETS, *(f"mixture-{dim}" for dim in DIMENSIONS))

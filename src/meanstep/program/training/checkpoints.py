@@ -17,7 +17,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from meanstep.program.console import UserError
-from meanstep.program.runs.saved import CHECKPOINTS, Saved, found, put, put_part
+from meanstep.program.runs.restored import put, put_part
+from meanstep.program.runs.saved import CHECKPOINTS, Saved, found
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
 
