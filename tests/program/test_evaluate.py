@@ -288,7 +288,7 @@ def test_a_reference_of_test_images_is_not_held_out_from_itself(limit: int, tmp_
 def test_another_reference_is_prepared_as_the_data_were(tmp_path: Path):
     run = made_run(tmp_path)
     np.save(tmp_path / "more.npy", drawn(30, seed=9))
-    assert evaluate(run, *QUICK, "--reference", tmp_path / "more.npy", "--reference-count", 25) == 0
+    assert evaluate(run, *QUICK, "--reference", tmp_path / "more.npy", "--reference-limit", 25) == 0
     assert rows.load(run)[0]["reference"] == "more.npy, train, 25 images"
     assert rows.load(run)[0]["labels"] == "uniform"
 
@@ -311,7 +311,7 @@ def test_latents_are_compared_decoded_or_with_the_originals(tmp_path: Path, caps
     saved(run / "checkpoints" / f"{128:012d}", 128, 1, size=4, channels=4, patch=2)
     assert evaluate(run, *QUICK, "--metrics", "frechet") == 0
     assert "its own error is not in the numbers" in capsys.readouterr().err
-    assert evaluate(run, *QUICK, "--metrics", "frechet", "--reference", source, "--reference-count", 24) == 0
+    assert evaluate(run, *QUICK, "--metrics", "frechet", "--reference", source, "--reference-limit", 24) == 0
     assert "its own error" not in capsys.readouterr().err
     decoded, originals = (row for row in rows.load(run) if row["kind"] == "cell")
     assert decoded["reference"] == "noto_emoji128_webp.npz, train decoded, 24 images"

@@ -2,14 +2,20 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import tyro
 
 from meanstep.program.commands import COMMANDS
 from meanstep.program.console import out
+from meanstep.program.doctor.findings import CHECKS
+from meanstep.program.latents.arms import GROUPS as ARM_GROUPS
+from meanstep.program.latents.arms import SINGLES
 from meanstep.program.parsing import Flag, flags
+from meanstep.program.sweep.settings import ARMS, known_sets
+from meanstep.program.training.presets import PRESETS
+from meanstep.program.verify.groups import GROUPS
 
 FILES = "@files"
 ALWAYS = ("--help", "--quiet")
@@ -64,6 +70,20 @@ compdef _meanstep meanstep
 """
 
 
+WORDS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("", "--device"): ("auto", "cpu", "cuda", "mps"),
+    ("", "--checkpoint"): ("last", "best"),
+    ("", "--preset"): (*PRESETS, "list"),
+    ("doctor", "--only"): CHECKS,
+    ("verify", "--only"): tuple(GROUPS),
+    ("reproduce toy", "--sets"): known_sets(),
+    ("reproduce toy", "--arms"): ARMS,
+    ("reproduce mixtures", "--arms"): ARMS,
+    ("reproduce latents", "--arms"): (*ARM_GROUPS, *SINGLES),
+}
+"""What an option of a command takes that takes any text; of every command without one."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """Print a script that lets a shell complete commands, options, and the words that these take.
@@ -76,12 +96,18 @@ class Completion:
 
     def run(self) -> int:
         """0 when it is printed."""
-        known = {name: flags(command.load()) for name, command in COMMANDS.items()}
+        known = {name: [_worded(name, flag) for flag in flags(command.load())] for name, command in COMMANDS.items()}
         out.file.write("\n".join(_fish(known)) + "\n" if self.shell == "fish" else "\n".join(_words(known)) + "\n" + self._rest())
         return 0
 
     def _rest(self) -> str:
         return BASH if self.shell == "bash" else f"(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit }}\n{ZSH}"
+
+
+def _worded(command: str, flag: Flag) -> Flag:
+    """The flag with the words that it takes, where its type is any text."""
+    name = next(iter(flag.names), "")
+    return replace(flag, choices=flag.choices or WORDS.get((command, name)) or WORDS.get(("", name), ()))
 
 
 def _words(known: dict[str, list[Flag]]) -> Iterator[str]:

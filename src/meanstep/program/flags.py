@@ -12,6 +12,8 @@ import yaml
 
 from meanstep.program.console import UserError
 
+_QUOTES = "'\""
+
 
 def hinted(text: str | None, default: str, metavar: str, name: str | None = None) -> Any:
     """A flag that says in words what happens without it. `text` None: what the field's documentation says."""
@@ -20,7 +22,9 @@ def hinted(text: str | None, default: str, metavar: str, name: str | None = None
 
 def unset(words: str, metavar: str, empty: str = "0", text: str | None = None) -> Any:
     """A flag of a configuration, whose value `empty` stands for something that help says in `words`."""
-    return tyro.conf.arg(help=text, metavar=metavar, help_behavior_hint=lambda shown: f"(default: {words if shown == empty else shown})")
+    return tyro.conf.arg(
+        help=text, metavar=metavar, help_behavior_hint=lambda shown: f"(default: {words if shown.strip(_QUOTES) == empty else shown})"
+    )
 
 
 # Seeds -----------------------------------------------------------------------------------------------------------------------------
@@ -104,7 +108,9 @@ Device = Annotated[str, hinted("Where to compute: cpu, cuda, cuda:N, mps, auto (
 Json = Annotated[Path | None, hinted("Write the result as JSON too; - is standard output, and nothing else goes there.", "no file", "FILE")]
 NETWORK = "package.module:factory that builds the network, or may be called to build it, if that is not one of ours."
 Network = Annotated[str | None, hinted(NETWORK, "none", "FACTORY")]
-Autoencoder = Annotated[str | None, hinted("Where the autoencoder of latents is now.", "in the run's folder, or where it was", "KIND:FILE")]
+Autoencoder = Annotated[
+    str | None, hinted("The autoencoder: where that of the run's latents is now.", "in the run's folder, or where it was", "KIND:FILE")
+]
 ORDER = 'How the network is called, if not as (z, r, t, y): "z,t,r", or with keywords "z,timestep=t,delta=gap".'
 TIMES = (
     "How (r, t) are drawn: sorted uniform pairs, or MeanFlow's sorted logit-normal(-0.4, 1), which hardly ever trains the step from t = 1."

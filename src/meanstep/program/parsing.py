@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from typing import Any, TypeVar
 
 import tyro
 
-from meanstep.program.console import UserError
+from meanstep.program.console import UserError, out
 
 T = TypeVar("T")
 EVERYWHERE = "--quiet (of every command): no progress, no notices; the results that were asked for, and errors."
+HANGING: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "      ", "break_long_words": False, "break_on_hyphens": False}
 NUMBERS = (
     (r"invalid literal for int\(\) with base 10: '(.*?)'", "a whole number"),
     (r"could not convert string to float: '(.*?)'", "a number"),
@@ -45,18 +47,32 @@ class Flag:
 def parsed(kind: type[T], name: str, args: Sequence[str], default: T | None = None) -> T:
     """The command of class `kind` with these words; `UserError` for a mistake. --help is printed, and exits."""
     _once(args)
-    about = f"{getdoc(kind)}\n\n{EVERYWHERE}"
     start: dict[str, Any] = {} if default is None else {"default": default}
     box = io.StringIO()
+    if {"--help", "-h"}.intersection(args):
+        out.print(_introduction(kind), highlight=False, markup=False, soft_wrap=True)
     try:
         with contextlib.redirect_stderr(box):
-            made: T = tyro.cli(kind, prog=f"meanstep {name}", description=about, args=list(args), **start)
+            made: T = tyro.cli(kind, prog=f"meanstep {name}", description="", args=list(args), **start)
     except SystemExit as end:
         if not end.code:
             raise
         told = _plain(box.getvalue())
         raise UserError(_mistake(flags(kind, default), list(args), told) or f"{told}; `meanstep {name} --help` explains it") from None
     return made
+
+
+def _introduction(kind: type) -> str:
+    """What a command does, with an example a line."""
+    width, made = min(out.width, 80), []
+    for paragraph in (getdoc(kind) or "").split("\n\n"):
+        text = " ".join(paragraph.split())
+        if text.startswith("Examples: "):
+            lines = [textwrap.fill(f"$ {line}", width, **HANGING) for line in text.removeprefix("Examples: ").split("; ")]
+            made.append("\n".join(lines))
+        else:
+            made.append(textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False))
+    return "\n\n".join([*made, textwrap.fill(EVERYWHERE, width)]) + "\n"
 
 
 def known(kind: type[T], args: Sequence[str]) -> T:
@@ -136,11 +152,18 @@ def _mistake(there: list[Flag], args: list[str], told: str) -> str:
             return f"{name} takes {'a value' if low == 1 else f'{low} values'}: {flag.metavar}"
         if bad := next((value for value in values if flag.choices and value not in flag.choices), None):
             return f"{name}: one of {', '.join(flag.choices)}, got {bad!r}"
+    if bad := next((w for flag, w in zip(places, loose, strict=False) if flag.choices and w not in flag.choices), None):
+        return f"one of {', '.join(places[loose.index(bad)].choices)}, got {bad!r}"
     if len(loose) < least:
-        return f"give {places[len(loose)].metavar}: {places[len(loose)].help.removesuffix('(required)').strip()}"
+        return f"give {places[len(loose)].metavar}: {_about(places[len(loose)])}"
     if len(loose) > most:
         return f"there is no place for {loose[int(most)]!r}: options have the form --name value"
-    return _number(told)
+    wanted = [flag for flag in there if flag.names and "(required)" in flag.help and not any(_spelled(word) in flag.names for word in args)]
+    return f"give {wanted[0].names[0]} {wanted[0].metavar}: {_about(wanted[0])}" if wanted else _number(told)
+
+
+def _about(flag: Flag) -> str:
+    return flag.help.removesuffix("(required)").strip()
 
 
 def _unknown(name: str, names: list[str]) -> str:

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from meanstep.program.data.plan import Plan
 
 
+CROP = (
+    "How an image becomes square: center resizes the shorter side and cuts out the middle; adm does so after halvings by box, with bicubic "
+    "(arXiv 2105.05233); none refuses images of another size."
+)
+
+
 @dataclass(frozen=True)
 class MakeCache:
     """Crop, resize and encode images once, into a folder that training reads: manifest.json and shards in safetensors.
@@ -34,21 +40,19 @@ class MakeCache:
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE", help=f"What to read: {SOURCES}.")]
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Where results go: the folder of the cache; it is made if it does not exist."""
-    autoencoder: Annotated[str, tyro.conf.arg(metavar="KIND:FILE", help=f"What encodes: {AUTOENCODERS}.")] = "identity"
+    autoencoder: Annotated[str, tyro.conf.arg(metavar="KIND:FILE", help=f"The autoencoder: {AUTOENCODERS}.")] = "identity"
     split: str = "train"
-    """Which part of the source, if it has several: train or test; any name on the hub."""
+    """Which part of the source, if it has several: train or test, any name on the hub."""
     channels: Annotated[Literal[1, 3] | None, hinted("Keep grey images grey with 1.", "3; grey arrays: 1", "{1,3}")] = None
     size: Annotated[int | None, hinted("Pixels of a side.", "as the images are, all alike", "N")] = None
-    crop: Crop = "center"
-    """How an image becomes square: center resizes the shorter side and cuts out the middle; adm does so after halvings by box, with
-    bicubic (arXiv 2105.05233); none refuses images of another size."""
+    crop: Annotated[Crop, tyro.conf.arg(help=CROP)] = "center"
     resample: Literal["box", "bicubic", "lanczos"] = "bicubic"
     """PIL's filter for --crop center."""
     enlarge: tyro.conf.FlagCreatePairsOff[bool] = False
     """Enlarge images smaller than --size instead of refusing them."""
     flips: tyro.conf.FlagCreatePairsOff[bool] = False
     """Mirror images belong to the data: encoded too, or made when pictures are read."""
-    limit: Annotated[int | None, hinted("Take so many images, evenly spaced.", "all", "N")] = None
+    limit: Annotated[int | None, hinted("At most so many images: evenly spaced.", "all", "N")] = None
     dtype: Literal["float16", "float32"] = "float16"
     """How latents are stored; pictures are uint8."""
     like: Annotated[Path | None, hinted("Normalise as this cache does: for a test split, that of the train split.", "own", "CACHE")] = None
@@ -58,7 +62,7 @@ class MakeCache:
     """Leave out images that cannot be read, and count them in the manifest."""
     shard: Annotated[int | None, hinted("Images of a shard.", "as fit into 32 MiB", "N")] = None
     chunk: Annotated[int, tyro.conf.arg(metavar="N")] = 32
-    """Rows of one pass of the network, the autoencoder's. Another number can change the last bits."""
+    """Rows of one pass of the network: the autoencoder's. Another number can change the last bits."""
     workers: int = 4
     """How many at a time: threads that read images."""
     device: Device = "auto"

@@ -66,7 +66,7 @@ class Diagnose:
     chunk: Annotated[int | None, hinted("Rows of one pass of the network: bounds the memory.", "by the size of a row", "N")] = None
     device: Device = "auto"
     seed: int = 0
-    """Seed of every draw, and of torch's global generator while the factory runs."""
+    """Seed of every draw: of rows, and of torch's global generator while the factory runs."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("diagnosis")
     """Where results go: a folder for report.html; it is made if it does not exist."""
     json: Json = None

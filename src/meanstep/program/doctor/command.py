@@ -43,11 +43,11 @@ class Doctor:
         str | None, hinted("Shape of one sample, e.g. 4,32,32.", "the factory's example, or read from the network", "N,N,...")
     ] = None
     chunk: Annotated[int, tyro.conf.arg(metavar="N")] = 8
-    """Rows of one pass of the network, at least 2."""
+    """Rows of one pass of the network: at least 2."""
     classes: Annotated[int, hinted("Number of labels y.", "0, no labels", "N")] = 0
     order: Annotated[str | None, hinted(ORDER, "read from the names of its arguments", "ROLE,...")] = None
     device: Device = "auto"
-    only: Annotated[tuple[str, ...], hinted(f"Make these checks only: {', '.join(CHECKS)}.", "all", "[CHECK ...]")] = ()
+    only: Annotated[tuple[str, ...], hinted(f"Only these: the checks {', '.join(CHECKS)}.", "all", "[CHECK ...]")] = ()
     json: Json = None
 
     def run(self) -> int:

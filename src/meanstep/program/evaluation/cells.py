@@ -52,11 +52,11 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
 
 
 def _against(asked: "Evaluate", real: Pictures, extractor: Extractor, bar: Progress) -> Reference:
-    total = min(len(real), asked.reference_count or len(real))
+    total = min(len(real), asked.reference_limit or len(real))
     task = bar.add_task(f"reference: {real.name}", total=total)
     try:
         against = reference(
-            real, extractor, limit=asked.reference_count or 0, batch=asked.chunk, told=lambda done: bar.update(task, completed=done)
+            real, extractor, limit=asked.reference_limit or 0, batch=asked.chunk, told=lambda done: bar.update(task, completed=done)
         )
     except KeyboardInterrupt:
         raise Interrupted("stopped before the reference was complete: nothing was written") from None

@@ -14,7 +14,7 @@ from meanstep.program.evaluation.metric import METRICS, Metric
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, hinted
 from meanstep.program.runs.saved import Saved, averages, checkpoints
 
-AVERAGE = "Which averages of the weights: their names, raw for none, all."
+AVERAGE = "Which average of the weights: names, raw for none, all."
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,15 @@ class Evaluate:
 
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
     """A run's folder, or one of its checkpoints."""
-    checkpoint: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CHECKPOINT ...", help=f"Which checkpoints: {CHECKPOINT}; all.")] = (
-        "last",
-    )
+    checkpoint: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="CHECKPOINT ...", help=f"Which checkpoint: {CHECKPOINT}; several, or all, are lines of the table."),
+    ] = ("last",)
     average: Annotated[tuple[str, ...], hinted(AVERAGE, "the run's first", "NAME ...")] = ()
     steps: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (1,)
     """Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."""
     guidance: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SCALE ...")] = (1.0,)
-    """Scales of classifier-free guidance at sampling time; 1 is the conditional model."""
+    """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     count: int = 10_000
     """Samples of each cell."""
     seed: int = 0
@@ -53,8 +54,8 @@ class Evaluate:
     )
     reference: Annotated[str | None, hinted("Compare with these images.", "the run's training data", "CACHE | SOURCE")] = None
     split: str = "train"
-    """Which part of a --reference that is a source, if it has several: train or test; any name on the hub."""
-    reference_count: Annotated[int | None, hinted("At most so many images of the reference, evenly spaced.", "all", "N")] = None
+    """Which part of the source, if it has several: train or test, any name on the hub; of a --reference that is a source."""
+    reference_limit: Annotated[int | None, hinted("At most so many images of the reference: evenly spaced.", "all", "N")] = None
     held_out: Annotated[
         str | None, hinted("Images that show what fresh data would score.", "the source's test split", "CACHE | SOURCE")
     ] = None
@@ -76,7 +77,7 @@ class Evaluate:
     def _checked(self) -> tuple[Path, list[Saved]]:
         """The run and its checkpoints that are meant; `UserError` for what can be known to fail."""
         flags.at_least(6, count=self.count)
-        flags.at_least(1, chunk=self.chunk, reference_count=self.reference_count, steps=min(self.steps, default=1))
+        flags.at_least(1, chunk=self.chunk, reference_limit=self.reference_limit, steps=min(self.steps, default=1))
         flags.at_least(0, seed=self.seed)
         if not all(map(math.isfinite, self.guidance)):
             raise UserError("--guidance: finite numbers")

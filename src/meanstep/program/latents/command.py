@@ -35,7 +35,7 @@ ROOT, SAMPLES = Path("runs/latents"), 100_000
 LEAST = {"count": 64, "rows": 64, "rows_at": 16}
 _GROUPS = ", ".join(f"{name} ({' '.join(members)})" for name, members in GROUPS.items())
 ARMS_HELP = (
-    f"What to train. Groups: {_GROUPS}. Single arms: "
+    f"What to train: groups {_GROUPS}; single arms "
     f"{', '.join(SINGLES)}, and with a coefficient {', '.join(f'{kind}@BETA' for kind in SWEPT)}. Further ones by --arms-file."
 )
 FILE_HELP = "Arms of your own, YAML: 'late: {recipe: coefficient, options: {beta: {over_t: [0, 1, 8]}, anchor: 0}}'. Name them in --arms."
@@ -91,7 +91,7 @@ class Latents:
     method: MethodConfig = field(default_factory=MethodConfig)
     optimiser: tyro.conf.OmitArgPrefixes[OptimiserConfig] = field(default_factory=OptimiserConfig)
     averages: AveragesConfig = field(default_factory=AveragesConfig)
-    run_: tyro.conf.OmitArgPrefixes[StudyRun] = field(default_factory=StudyRun)
+    run_: tyro.conf.OmitArgPrefixes[Annotated[StudyRun, tyro.conf.arg(name="run")]] = field(default_factory=StudyRun)
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Latents":

@@ -11,7 +11,14 @@ import tyro
 import yaml
 
 from meanstep.program.console import UserError
+from meanstep.program.evaluation import specs
 from meanstep.program.flags import Device, Options, at_least, unset
+
+RECIPE = (
+    "The recipe's options: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a number, or a "
+    "schedule such as {linear: [0, 1]}, {cosine: [0, 1]}, {over_t: [0, 1, 4]} (like t^4, all training long), or running (estimated per bin "
+    "of (r, t) while training goes on), or climber (moved by the distance at each evaluation)."
+)
 
 
 @dataclass(frozen=True)
@@ -37,14 +44,17 @@ class NetworkConfig:
     model: Annotated[str, unset("the four numbers below", "SIZE/PATCH", "")] = ""
     """A published size and patch such as B/4 or XL/2."""
     patch: int = 2
+    """Pixels of a side that become one token."""
     width: int = 96
+    """Entries of a token."""
     depth: int = 6
+    """Blocks."""
     heads: int = 4
-    options: Options = field(default_factory=dict)
-    """Further keywords of the network, as YAML: '{qk_norm: true, rms: true, checkpointing: true, head: true}'."""
+    """Heads of attention in a block."""
+    options: Annotated[Options, unset("none", "YAML", "{}")] = field(default_factory=dict)
+    """Further keywords of the network: '{qk_norm: true, rms: true, checkpointing: true, head: true}'."""
     start: Annotated[str, unset("weights drawn by the seed", "FOLDER | KIND:FILE", "")] = ""
-    """What to start from: a run's folder, a checkpoint's, or public weights as sit:FILE, repa:FILE or dit:FILE (docs/dit.md);
-    relabel-sit:FILE for other classes than theirs."""
+    """What to start from: a run, a checkpoint, or public weights as sit:FILE, repa:FILE, dit:FILE; relabel-sit:FILE for other classes."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,7 @@ class MethodConfig:
 
     recipe: str = "meanflow"
     """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching."""
-    options: Options = field(default_factory=dict)
-    """The recipe's options, as YAML: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a
-    number, or a schedule such as {linear: [0, 1]}, {cosine: [0, 1]}, {over_t: [0, 1, 4]} (like t^4, all training long), or running
-    (estimated per bin of (r, t) while training goes on), or climber (moved by the distance at each evaluation)."""
+    options: Annotated[Options, unset("none", "YAML", "{}", RECIPE)] = field(default_factory=dict)
     proxy_decay: float = 0.999
     """Decay of the EMA copy that serves as a proxy."""
     references: int = 2048
@@ -78,7 +85,7 @@ class OptimiserConfig:
     """AdamW and its learning rate, in samples seen."""
 
     rate: float = 1e-3
-    """The learning rate after the warm-up."""
+    """The learning rate: after the warm-up."""
     warmup: int = 10_000
     """Samples over which the rate rises from 0."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
@@ -108,11 +115,11 @@ class RunConfig:
     samples: int = 1_000_000
     """Samples to see in all."""
     batch: int = 128
-    """Rows of a step, of all ranks together."""
+    """Rows of a training step: of all ranks together."""
     chunk: Annotated[int, unset("the batch over the ranks", "N")] = 0
-    """Rows of one forward pass, a divisor of the batch; with the same chunk any number of ranks makes the same steps."""
+    """Rows of one pass of the network: a divisor of the batch; with the same chunk any number of ranks makes the same steps."""
     seed: int = 0
-    """Of weights, order, noise and times."""
+    """Seed of every draw: weights, order, noise and times."""
     device: Device = "auto"
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: autocast; weights, loss and derivative's sums stay float32."""
@@ -130,8 +137,7 @@ class RunConfig:
     """Samples between two checkpoints."""
     keep: int = 2
     """Checkpoints that are kept beside the best one."""
-    extractor: str = "pixels"
-    """What an evaluation's Frechet distance is taken of, see docs/evaluation.md."""
+    extractor: Annotated[str, tyro.conf.arg(metavar="KIND", help=specs.HELP)] = "pixels"
     evaluate_count: int = 1024
     """Samples of an evaluation."""
     loggers: Annotated[tuple[str, ...], unset("none", "[NAME ...]", "")] = ()

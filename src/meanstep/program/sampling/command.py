@@ -31,7 +31,7 @@ class Sample:
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("samples.png")
     """Where results go: .png (or .jpg, .webp) a grid, .npz arrays `images` uint8 [N, H, W, C], `seeds` and `labels`."""
     seeds: Seeds = tuple(range(64))
-    """Which samples: 0:64 (without 64), 3,5,8 or 0:4,7."""
+    """Which seeds: 0:64 (without 64), 3,5,8 or 0:4,7."""
     steps: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."""
     labels: Annotated[str | None, hinted(LABELS, "drawn, the same for a seed each time", "N,... | NAME,...")] = None
@@ -39,7 +39,11 @@ class Sample:
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     sampler: Annotated[
         str | None,
-        hinted("average, or euler or heun along the instantaneous velocity.", "average, of a run of flow_matching euler", "NAME"),
+        hinted(
+            "How a step is made: average, or euler or heun along the instantaneous velocity.",
+            "average, of a run of flow_matching euler",
+            "NAME",
+        ),
     ] = None
     average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
     checkpoint: Annotated[str, tyro.conf.arg(metavar="CHECKPOINT", help=f"Which checkpoint: {CHECKPOINT}.")] = "last"

@@ -30,7 +30,7 @@ SCALES: dict[str, dict[str, Any]] = {
 
 
 ARMS_HELP = (
-    "What to train; ARM@BETA,BETA restricts an arm to some coefficients. Swept over beta: paper (EMA copy in the tangent, anchor at "
+    "What to train: ARM@BETA,BETA restricts an arm to some coefficients. Swept over beta: paper (EMA copy in the tangent, anchor at "
     "beta = 1 only), plain (never an anchor), anchored (always), own, posterior, oracle (other proxies in the tangent), ema-both, "
     "own-both, posterior-both, oracle-both (the proxy in tangent and target). One model: matrix, matrix-oracle (beta per (r, t) from "
     "the exact law), flow_matching, alpha_flow, improved_meanflow, terminal_velocity, split_meanflow, solution_flow, shortcut."
@@ -38,7 +38,7 @@ ARMS_HELP = (
 SEEDS_HELP = "Which seeds: 0:3 (without 3), 3,5,8 or 0:4,7. Models of one seed share all draws, so that differences are paired."
 WORKERS_HELP = "How many at a time: processes, each on one thread. The results do not depend on it."
 BETAS_HELP = "Coefficients of the swept arms, in [0, 1]."
-SETS_HELP = f"{', '.join(SETS)}, or mixture-D."
+SETS_HELP = f"Which data: {', '.join(SETS)}, or mixture-D."
 POINTS_HELP = "Your own points as one more set: .csv, .npy or .parquet, a point a row, two or more columns. Standardised; half is held out."
 
 
@@ -50,7 +50,7 @@ class _Sweep:
     """smoke: under a minute, for a look; quick: up to ten minutes on two cores; paper: 200,000 updates, hours on two cores."""
     arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ARM ...]", help=ARMS_HELP)] = DEFAULT
     seeds: Annotated[Seeds | None, hinted(SEEDS_HELP, "by the scale: 0,1 and 0:3", "SEEDS")] = None
-    updates: Annotated[int | None, hinted("Training steps of each model.", "by the scale: 160, 2800, 200000", "N")] = None
+    updates: Annotated[int | None, hinted("Training steps of each model.", "by the scale: 160, 2,800, 200,000", "N")] = None
     batch: Annotated[
         int | None, hinted("Rows of a training step: the paper's own number is unknown.", "by the scale: 128, 256, 1024", "N")
     ] = None
@@ -115,7 +115,8 @@ class Toy(_Sweep):
     """Train the coefficient sweep on two-dimensional data and write a report: does beta lower the variance, does it improve samples?
 
     Six sets with known densities, so that the marginal velocity, the noise and its optimal coefficient are known too. Interrupt it at
-    any moment; the same command goes on with the same final numbers. It writes report.html, summary.csv, figures/ and records.jsonl.
+    any moment; the same command goes on with the same final numbers. It writes report.html, summary.csv,
+    figures/ and records.jsonl. docs/sweep.md says more.
 
     Examples: meanstep reproduce toy; meanstep reproduce toy --scale smoke --out runs/look; meanstep reproduce toy --sets two_moons --arms
     paper posterior-both oracle-both --seeds 0:5; meanstep reproduce toy --points mine.csv
@@ -140,7 +141,8 @@ class Toy(_Sweep):
 class Mixtures(_Sweep):
     """Train the coefficient sweep on Gaussian mixtures of growing dimension and write a report.
 
-    Eight Gaussians with standard deviation 0.3 in d = 2 to 64 dimensions, of unit variance in all (ours: the paper's mixtures are unknown).
+    Eight Gaussians with standard deviation 0.3 in d = 2 to 64 dimensions, of unit variance in all (ours: the
+    paper's mixtures are unknown). docs/sweep.md says more.
 
     Examples: meanstep reproduce mixtures; meanstep reproduce mixtures --dims 64 --seeds 0:5
     """

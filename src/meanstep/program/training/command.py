@@ -60,7 +60,7 @@ class Train:
     method: MethodConfig = field(default_factory=MethodConfig)
     optimiser: tyro.conf.OmitArgPrefixes[OptimiserConfig] = field(default_factory=OptimiserConfig)
     averages: AveragesConfig = field(default_factory=AveragesConfig)
-    run_: tyro.conf.OmitArgPrefixes[RunConfig] = field(default_factory=RunConfig)
+    run_: tyro.conf.OmitArgPrefixes[Annotated[RunConfig, tyro.conf.arg(name="run")]] = field(default_factory=RunConfig)
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Train":

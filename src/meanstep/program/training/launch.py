@@ -47,12 +47,14 @@ fi
 
 @dataclass(frozen=True)
 class Launch:
-    """Train under Slurm on one node or many: `meanstep launch --nodes 2 --time 24:00:00 --requeue -- train --preset ...`.
-
-    A study's runs as an array of jobs that share its folder: `meanstep launch --array 12 --gpus-per-node 1 -- reproduce latents ...`.
+    """Train under Slurm on one node or many, or a study's runs as an array of jobs that share its folder.
 
     What follows -- is the command as without Slurm; it is checked here, before it waits in a queue. --dry-run shows the batch script,
-    which needs nothing of meanstep's to be submitted. The job runs in this folder, with this Python.
+    which needs nothing of meanstep's to be submitted. The job runs in this folder, with this Python. docs/scaling.md
+    says more.
+
+    Examples: meanstep launch --nodes 2 --time 24:00:00 --requeue -- train --out runs/mine; meanstep launch --array 12 --gpus-per-node 1 --
+    reproduce latents --out runs/study
     """
 
     nodes: int = 1

@@ -27,9 +27,9 @@ class Verify:
     Examples: meanstep verify --only coefficient table; meanstep verify --seed 3 --json claims.json
     """
 
-    only: Annotated[tuple[str, ...], hinted(f"Measure these groups only: {', '.join(GROUPS)}.", "all", "[GROUP ...]")] = ()
+    only: Annotated[tuple[str, ...], hinted(f"Only these: the groups {', '.join(GROUPS)}.", "all", "[GROUP ...]")] = ()
     seed: int = 0
-    """Seed of every draw and network."""
+    """Seed of every draw: of samples and of networks."""
     json: Json = None
 
     def run(self) -> int:
