@@ -119,7 +119,7 @@ def start(words: list[str], folder: Path) -> dict[str, float]:
     out = folder / "run"
     shutil.rmtree(out, ignore_errors=True)
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [sys.executable, "-m", "meanstep", "train", "--out", str(out), "--run.device", "cpu", "--run.log-every", str(BATCH), *words]
+    command = [sys.executable, "-m", "meanstep", "train", "--out", str(out), "--device", "cpu", "--log-every", str(BATCH), *words]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     record: dict[str, Any] = {}
     while not record and run.poll() is None:
@@ -141,7 +141,7 @@ def starts(folder: Path, large: Path) -> dict[str, dict[str, float]]:
     cases = {
         "digits, nothing cached": [],
         "digits, cached": [],
-        "latents of 0.3 GB, DiT 6 x 256": ["--data.source", str(large), *wide, "--run.evaluate-every", "0"],
+        "latents of 0.3 GB, DiT 6 x 256": ["--data.source", str(large), *wide, "--evaluate-every", "0"],
     }
     with mock.patch.dict(os.environ, MEANSTEP_CACHE=str(folder / "own")):
         return {name: start(words, folder) for name, words in cases.items()}

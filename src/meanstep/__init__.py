@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from meanstep.fields import MLP, Gaussian, Mixture, as_field
     from meanstep.keys import key
     from meanstep.loss import Loss, Output
-    from meanstep.program.doctor import doctor
-    from meanstep.program.sampling import load
+    from meanstep.program.doctor.examination import doctor
+    from meanstep.program.sampling.model import load
     from meanstep.samplers import jump, noise, walk
     from meanstep.terms import Recipe, Term
     from meanstep.types import Bridge, Field, Regression
@@ -53,8 +53,8 @@ _HOME = {
     **dict.fromkeys(("jump", "noise", "walk"), "samplers"),
     **dict.fromkeys(("Bridge", "Field", "Regression"), "types"),
     "key": "keys",
-    "doctor": "program.doctor",  # of the program: loaded only when it is used
-    "load": "program.sampling",
+    "doctor": "program.doctor.examination",  # of the program: loaded only when it is used
+    "load": "program.sampling.model",
 }
 
 

@@ -1,6 +1,6 @@
 """The command line: `meanstep COMMAND --help`. Every user's mistake ends in one line and exit code 2.
 
-A command's module is imported when the command is run, so that `meanstep --help` answers at once and needs no PyTorch.
+A command's module is imported when the command is run, and PyTorch when its options are in order: a mistake is told at once.
 """
 
 import difflib
@@ -8,48 +8,22 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from importlib import import_module
-from typing import NamedTuple
 
 from meanstep import __version__
-from meanstep.program.console import UserError, err, out
+from meanstep.program.commands import COMMANDS
+from meanstep.program.console import UserError, err, out, quiet
 
 DESCRIPTION = (
     "Train, diagnose and evaluate one-step generators of the MeanFlow family, with the variance of the training signal under control."
 )
 
 
-class Command(NamedTuple):
-    """`about`: one line for the list of commands; `name` in `module`: a frozen dataclass with the options and `run() -> exit code`.
-
-    A class whose defaults depend on its options has `parse(args)`."""
-
-    about: str
-    module: str
-    name: str
-
-
-COMMANDS: dict[str, Command] = {
-    "train": Command("Train a one-step generator of images or latents.", "meanstep.program.training.command", "Train"),
-    "launch": Command("Train under Slurm, on one node or many.", "meanstep.program.training.launch", "Launch"),
-    "sample": Command("Make pictures with a trained model.", "meanstep.program.sampling.command", "Sample"),
-    "evaluate": Command("How far samples are from data, by checkpoint and step.", "meanstep.program.evaluation.command", "Evaluate"),
-    "cache": Command("Crop, resize and encode images once, for training to read.", "meanstep.program.data.command", "MakeCache"),
-    "doctor": Command("Examine a network for use as a MeanFlow field: what would break.", "meanstep.program.doctor.command", "Doctor"),
-    "diagnose": Command("Where the noise of a network's training signal is.", "meanstep.program.diagnose.command", "Diagnose"),
-    "verify": Command("Measure the theory: each claim, what was found, a verdict.", "meanstep.program.verify.command", "Verify"),
-    "reproduce toy": Command("The paper's coefficient sweep on data in the plane.", "meanstep.program.sweep.command", "Toy"),
-    "reproduce mixtures": Command("The same on mixtures of growing dimension.", "meanstep.program.sweep.command", "Mixtures"),
-    "reproduce latents": Command("The same on images or latents, and schedules against it.", "meanstep.program.latents.command", "Latents"),
-    "report": Command("Write the report of a run's or a sweep's folder again.", "meanstep.program.pages.command", "Report"),
-}
-"""Every command, in the order of the list; two words are a command of a group."""
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: its own, 2 for a user's mistake, 130 for Ctrl-C, 141 for a reader that went away."""
     try:
-        code = _run(list(sys.argv[1:] if args is None else args))
+        words, hushed = _hushed(list(sys.argv[1:] if args is None else args))
+        with quiet(hushed):
+            code = _run(words)
         sys.stdout.flush()
     except UserError as mistake:
         code = _complain(str(mistake), mistake.code)
@@ -63,10 +37,18 @@ def main(args: Sequence[str] | None = None) -> None:
     raise SystemExit(code)
 
 
+def _hushed(args: list[str]) -> tuple[list[str], bool]:
+    """The words without --quiet, and whether it was among them; what follows -- is another command's."""
+    end = args.index("--") if "--" in args else len(args)
+    return [word for word in args[:end] if word != "--quiet"] + args[end:], "--quiet" in args[:end]
+
+
 def _run(args: list[str]) -> int:
     if args in (["--version"], ["-V"]):
         out.print(f"meanstep {__version__}")
         return 0
+    if args[:1] == ["help"]:
+        args = [*args[1:], "--help"]
     given = next((args[:n] for n in (2, 1) if " ".join(args[:n]) in COMMANDS), [])
     if given:
         return _called(" ".join(given), args[len(given) :])
@@ -79,11 +61,10 @@ def _run(args: list[str]) -> int:
 
 
 def _called(name: str, args: list[str]) -> int:
-    import tyro
+    from meanstep.program.parsing import parsed
 
-    command = COMMANDS[name]
-    kind = getattr(import_module(command.module), command.name)
-    chosen = kind.parse(args) if hasattr(kind, "parse") else tyro.cli(kind, prog=f"meanstep {name}", args=args)
+    kind = COMMANDS[name].load()
+    chosen = kind.parse(args) if hasattr(kind, "parse") else parsed(kind, name, args)
     code: int = chosen.run()
     return code
 
@@ -96,7 +77,8 @@ def _list(group: str) -> str:
     lines += ["", f"usage: meanstep {group + ' ' if group else ''}COMMAND [OPTIONS]{'' if group else ' | --version'}", ""]
     for name in names:
         lines.append(textwrap.fill(COMMANDS[name].about, out.width, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width))
-    return "\n".join([*lines, "", f"`meanstep {group + ' ' if group else ''}COMMAND --help` explains a command."]).lstrip("\n")
+    hint = f"`meanstep help {group + ' ' if group else ''}COMMAND`, or COMMAND --help, explains a command; every command takes --quiet."
+    return "\n".join([*lines, "", textwrap.fill(hint, out.width)]).lstrip("\n")
 
 
 def _unknown(group: str, args: list[str]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import meanstep as ms
 from meanstep.cli import main
+from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.program.diagnose import arrays, probe, reading
 from meanstep.program.diagnose.case import Case
@@ -328,7 +329,7 @@ def test_the_command_writes_a_page_that_needs_nothing(capsys: pytest.CaptureFixt
         "x.npy",
         "--weights",
         "w.safetensors",
-        "--ema",
+        "--average",
         "e.safetensors",
         "--rows",
         "300",
@@ -346,7 +347,7 @@ def test_the_command_writes_a_page_that_needs_nothing(capsys: pytest.CaptureFixt
     assert record["rows"] == 300 and len(record["verdicts"]) == len(RULES) and record["measures"]["noise_0"][0] > 0
 
 
-@pytest.mark.parametrize("recipe", reading.READ)
+@pytest.mark.parametrize("recipe", registry.READ)
 def test_every_recipe_can_be_read(recipe: str, tmp_path: Path):
     net: nn.Module = ms.MLP(2, 8, 1, generator=ms.key(0))
     net = ms.fields.DataPrediction(net) if recipe == "pixel_meanflow" else net  # type: ignore[arg-type]
@@ -431,7 +432,7 @@ def test_images_with_their_own_arguments_and_a_folder():
     save_file(Image().state_dict(), folder / "ema_0.99.safetensors")
     save_file({"x": torch.randn(64, 3, 8, 8, generator=ms.key(0))}, "images.safetensors")
     assert (
-        code("diagnose", "run", "--factory", "diagnosed_nets:Image", "--data", "images.safetensors", "--rows", "40", "--json", "d.json")
+        code("diagnose", "run", "--network", "diagnosed_nets:Image", "--data", "images.safetensors", "--rows", "40", "--json", "d.json")
         == 0
     )
     record = json.loads(Path("d.json").read_text(encoding="utf-8"))
@@ -461,10 +462,10 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         ("no_such_module:build", "no module"),
         ("diagnosed_nets:nothing", "has no 'nothing'"),
         ("diagnosed_nets:number", "returns no torch.nn.Module"),
-        ("diagnosed_nets:needs", "--kwargs"),
+        ("diagnosed_nets:needs", "--options"),
         ("diagnosed_nets:broken", "no weights today"),
         ("diagnosed_nets:three", "does not run on rows"),
-        ("diagnosed_nets:strict", "Strict needs labels, and x.npy holds none: give --labels y.npy"),
+        ("diagnosed_nets:strict", "Strict needs labels, and x.npy holds none: give --labels-file y.npy"),
         ("diagnosed_nets:nowhere", "diagnosed_nets:nowhere failed: "),
         ("diagnosed_nets:meta", "is on the meta device"),
         ("nowhere", "no folder or file"),
@@ -495,9 +496,9 @@ def test_weights_that_do_not_fit(capsys: pytest.CaptureFixture[str]):
         ("missing.safetensors", "no such file"),
     ):
         assert words in complaint(capsys, "diagnosed_nets:mlp", "--data", "x.npy", "--weights", name), name
-    assert "--factory" in complaint(capsys, "other.safetensors", "--data", "x.npy")
+    assert "--network" in complaint(capsys, "other.safetensors", "--data", "x.npy")
     Path("empty").mkdir()
-    assert "no model.safetensors" in complaint(capsys, "empty", "--factory", "diagnosed_nets:mlp", "--data", "x.npy")
+    assert "no model.safetensors" in complaint(capsys, "empty", "--network", "diagnosed_nets:mlp", "--data", "x.npy")
 
 
 def test_data_and_labels_that_do_not_fit(capsys: pytest.CaptureFixture[str]):
@@ -525,8 +526,8 @@ def test_data_and_labels_that_do_not_fit(capsys: pytest.CaptureFixture[str]):
         ("gone.npy", "no such file"),
     ):
         assert words in complaint(capsys, "diagnosed_nets:mlp", "--data", data), data
-    assert "10 labels for 600" in complaint(capsys, "diagnosed_nets:strict", "--data", "x.npy", "--labels", "short.npy")
-    assert "Are the labels in its range?" in complaint(capsys, "diagnosed_nets:strict", "--data", "x.npy", "--labels", "bad.npy")
+    assert "10 labels for 600" in complaint(capsys, "diagnosed_nets:strict", "--data", "x.npy", "--labels-file", "short.npy")
+    assert "Are the labels in its range?" in complaint(capsys, "diagnosed_nets:strict", "--data", "x.npy", "--labels-file", "bad.npy")
 
 
 def test_options_that_make_no_sense(capsys: pytest.CaptureFixture[str]):
@@ -535,7 +536,7 @@ def test_options_that_make_no_sense(capsys: pytest.CaptureFixture[str]):
         (("--out", "file"), "is a file"),
         (("--budget", "soon"), "is a time"),
         (("--device", "cuda:77"), "no device"),
-        (("--center", "ema"), "give --ema"),
+        (("--center", "ema"), "give --average"),
         (("--recipe", "meenflow"), "--recipe: there is no recipe 'meenflow' (did you mean meanflow?): choose among flow_matching"),
         (("--recipe", "rectified_meanflow"), "read the network with --recipe meanflow"),
         (("--recipe", "shortcut", "--times", "uniform"), "it takes none of these"),

@@ -19,11 +19,12 @@ from meanstep.program.diagnose import arrays
 from meanstep.program.diagnose.command import Diagnose
 from meanstep.program.diagnose.networks import admit
 from meanstep.program.diagnose.runs import Trained, trained
+from meanstep.program.diagnose.session import _case
 from meanstep.program.runs.saved import found
 from meanstep.program.training.command import Train
 
 CPU = torch.device("cpu")
-SHORT = "--run.device cpu --network.width 16 --network.depth 1 --network.heads 2 --run.batch 16 --run.evaluate-every 0"
+SHORT = "--device cpu --network.width 16 --network.depth 1 --network.heads 2 --batch 16 --evaluate-every 0"
 AVERAGES = "--averages.decays 0.5 --method.proxy-decay 0.75"
 OPTIONS = {"coefficient": "{beta: {linear: [0, 1]}, times: uniform, power: 0}", "learner": "{beta: {running: {bins: 2}}}"}
 
@@ -37,7 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("MEANSTEP_CACHE", str(folder / "cache"))
         for name, options in OPTIONS.items():
             words = f"--out {folder / name} {SHORT} {AVERAGES} --method.recipe coefficient".split()
-            words += ["--method.options", options, "--run.save-every", "32", "--run.samples", "64" if name == "coefficient" else "256"]
+            words += ["--method.options", options, "--save-every", "32", "--samples", "64" if name == "coefficient" else "256"]
             assert Train.parse(words).run() == 0
         yield folder
 
@@ -109,9 +110,9 @@ def _learner(recipe: ms.Recipe) -> Running:
 
 def test_the_command_line_goes_first(runs: Path):
     cache = next((runs / "cache" / "data").iterdir())
-    case = Diagnose(str(runs / "learner"), cache, recipe="meanflow", center="own", batch=7, progress=0.25)._case()
+    case = _case(Diagnose(str(runs / "learner"), cache, recipe="meanflow", center="own", batch=7, progress=0.25))
     assert case.method.line == "meanflow()" and case.data.name == str(cache) and case.center.kind == "own"
-    assert (case.batch, case.progress, Diagnose(str(runs / "learner"))._case().batch) == (7, 0.25, 16)
+    assert (case.batch, case.progress, _case(Diagnose(str(runs / "learner"))).batch) == (7, 0.25, 16)
     run = opened(runs / "coefficient")
     data = arrays.Dataset(torch.randn(32, 1, 8, 8, generator=ms.key(0)).numpy(), np.arange(32) % 10, "mine")
     method = run.method(admit(run.found(None, None), data, "", CPU), data, {"beta": 0.25})
@@ -121,11 +122,10 @@ def test_the_command_line_goes_first(runs: Path):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["{runs}/cache"], "is no run of `meanstep train`: give --factory"),
+        (["{runs}/cache"], "is no run of `meanstep train`: give --network"),
         (["{runs}/coefficient", "--beta", "2"], "--beta lies in [0, 1], got 2"),
         (["{runs}/coefficient", "--diagonal-share", "1.5"], "--diagonal-share lies in [0, 1]"),
         (["{runs}/coefficient", "--recipe", "meanflow", "--beta", "0.5"], "--beta: the recipe meanflow has no such setting"),
-        (["{runs}/coefficient", "--factory", "meanstep:DiT"], "give the rows that it is trained on, --data FILE"),
         (["moved"], "the training data are not there any more"),
         (["empty"], "holds no checkpoint"),
     ],

@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
-from meanstep.program.doctor import CHECKS, FAIL, NONE, PASS, WARN, doctor
-from meanstep.program.doctor.findings import spoken
+from meanstep.program.doctor.examination import doctor
+from meanstep.program.doctor.findings import CHECKS, FAIL, NONE, PASS, WARN, spoken
 
 FAST = tuple(name for name in CHECKS if name not in ("compile", "ddp", "fsdp"))
 
@@ -628,7 +628,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_prints_a_table_and_writes_json(here: Path, capsys: pytest.CaptureFixture[str]):
-    assert code("doctor", "theirs:build", "--kwargs", '{"width": 16}', "--json", "found.json", *QUICK) == 0
+    assert code("doctor", "theirs:build", "--options", "{width: 16}", "--json", "found.json", *QUICK) == 0
     shown = capsys.readouterr().out
     assert "MLP with" in shown and "no check fails" in shown and "time-scale" not in shown
     record = json.loads((here / "found.json").read_text())
@@ -649,7 +649,7 @@ def test_a_network_itself_and_what_it_says_of_its_shape(here: Path, capsys: pyte
 
 
 MISTAKES = {
-    "no colon": (("theirs",), "give the network as package.module:factory"),
+    "no colon": (("theirs",), "the network: package.module:factory, got 'theirs'"),
     "no module": (("nowhere.nets:build",), "cannot import nowhere.nets: there is no module 'nowhere'"),
     "no package": (("lacks:build",), "it needs 'no_such_package'"),
     "syntax": (("torn:build",), "SyntaxError"),
@@ -657,9 +657,9 @@ MISTAKES = {
     "no name": (("theirs:nothing",), "theirs has no 'nothing'; it has "),
     "not callable": (("theirs:Hidden",), "no function or class"),
     "needs arguments": (("theirs:needs",), "missing a required argument: 'width'"),
-    "too many": (("theirs:build", "--kwargs", '{"depth": 2}'), "unexpected keyword argument 'depth'"),
-    "no JSON": (("theirs:build", "--kwargs", "width=3"), "--kwargs is JSON"),
-    "a list": (("theirs:build", "--kwargs", "[3]"), "--kwargs is a JSON object"),
+    "too many": (("theirs:build", "--options", '{"depth": 2}'), "unexpected keyword argument 'depth'"),
+    "no mapping": (("theirs:build", "--options", "width=3"), "options are names with values"),
+    "no YAML": (("theirs:build", "--options", "{a: [}"), "options are YAML"),
     "no network": (("theirs:number",), "returns no torch.nn.Module but int 3"),
     "breaks": (("theirs:breaks",), "theirs:breaks failed: RuntimeError: no weights"),
     "no shape": (("theirs:Bad",), "give --shape"),
@@ -668,10 +668,10 @@ MISTAKES = {
     "does not fit": (("theirs:Bad", "--shape", "7"), "in layer (Linear), RuntimeError: mat1 and mat2"),
     "no role": (("theirs:Bad", "--shape", "2", "--order", "z,q"), "--order is made of z, r, t, gap and y"),
     "no z": (("theirs:Bad", "--shape", "2", "--order", "t,r"), "must name z once"),
-    "one row": (("theirs:build", "--batch", "1"), "at least two rows"),
+    "one row": (("theirs:build", "--chunk", "1"), "--chunk: at least 2, got 1"),
     "no copy": (("theirs:Held", "--shape", "2"), "cannot be copied"),
     "no device": (("theirs:build", "--device", "cuda:77"), "there is no device 'cuda:77'"),
-    "no such kind": (("theirs:build", "--device", "quantum"), "there is no device 'quantum'"),
+    "no such kind": (("theirs:build", "--device", "quantum"), "--device: cpu, cuda, cuda:N, mps or auto, got 'quantum'"),
     "no check": (("theirs:build", "--only", "luck"), "there is no check 'luck': choose among arguments, "),
     "no folder": (("theirs:build", "--json", "no/where.json"), "the folder"),
 }

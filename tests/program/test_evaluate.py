@@ -177,12 +177,12 @@ def evaluate(*args: object) -> int:
     return int(stop.value.code or 0)
 
 
-QUICK = ("--count", 20, "--batch", 8)
+QUICK = ("--count", 20, "--chunk", 8)
 
 
 def test_a_table_over_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = made_run(tmp_path)
-    wanted = ("--checkpoints", "all", "--ema", "raw", 0.9, "--steps", 1, 2, "--guidance", 1, 2)
+    wanted = ("--checkpoint", "all", "--average", "raw", 0.9, "--steps", 1, 2, "--guidance", 1, 2)
     assert evaluate(run, *wanted, *QUICK, "--json", tmp_path / "rows.json") == 0
     printed = capsys.readouterr()
     found = rows.load(run)
@@ -197,7 +197,7 @@ def test_a_table_over_everything(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_numbers_are_those_of_the_models_own_samples(tmp_path: Path):
     run = made_run(tmp_path)
-    assert evaluate(run, "--labels", "uniform", "--steps", 2, *QUICK) == 0
+    assert evaluate(run, "--class-shares", "uniform", "--steps", 2, *QUICK) == 0
     row = rows.load(run)[0]
     x = load(run).sample(range(20), steps=2)
     assert row["labels"] == "uniform" and row["average"] == "0.9" and row["seen"] == 256
@@ -260,7 +260,7 @@ def test_weights_that_are_not_finite_make_a_row_without_numbers(tmp_path: Path, 
     run = made_run(tmp_path)
     path = run / "checkpoints" / "000000000128" / "model.safetensors"
     save_file({k: v / 0 for k, v in load_file(path).items()}, path)
-    assert evaluate(run, *QUICK, "--checkpoints", "all", "--ema", "raw") == 0
+    assert evaluate(run, *QUICK, "--checkpoint", "all", "--average", "raw") == 0
     row, other = rows.load(run)[:2]
     assert row["values"] is None and "are not finite" in row["failed"] and other["values"]["frechet"] > 0
     assert "not finite" in capsys.readouterr().out
@@ -288,7 +288,7 @@ def test_a_reference_of_test_images_is_not_held_out_from_itself(limit: int, tmp_
 def test_another_reference_is_prepared_as_the_data_were(tmp_path: Path):
     run = made_run(tmp_path)
     np.save(tmp_path / "more.npy", drawn(30, seed=9))
-    assert evaluate(run, *QUICK, "--reference", tmp_path / "more.npy", "--reference-count", 25) == 0
+    assert evaluate(run, *QUICK, "--reference", tmp_path / "more.npy", "--reference-limit", 25) == 0
     assert rows.load(run)[0]["reference"] == "more.npy, train, 25 images"
     assert rows.load(run)[0]["labels"] == "uniform"
 
@@ -311,7 +311,7 @@ def test_latents_are_compared_decoded_or_with_the_originals(tmp_path: Path, caps
     saved(run / "checkpoints" / f"{128:012d}", 128, 1, size=4, channels=4, patch=2)
     assert evaluate(run, *QUICK, "--metrics", "frechet") == 0
     assert "its own error is not in the numbers" in capsys.readouterr().err
-    assert evaluate(run, *QUICK, "--metrics", "frechet", "--reference", source, "--reference-count", 24) == 0
+    assert evaluate(run, *QUICK, "--metrics", "frechet", "--reference", source, "--reference-limit", 24) == 0
     assert "its own error" not in capsys.readouterr().err
     decoded, originals = (row for row in rows.load(run) if row["kind"] == "cell")
     assert decoded["reference"] == "noto_emoji128_webp.npz, train decoded, 24 images"
@@ -326,9 +326,9 @@ def test_latents_are_compared_decoded_or_with_the_originals(tmp_path: Path, caps
     ("args", "said"),
     [
         (("--extractor", "pixel"), "there is no extractor 'pixel'; did you mean pixels?"),
-        (("--checkpoints", 64), "has no checkpoint at 64 samples: there are 128, 256"),
-        (("--checkpoints", "newest"), "last, best, all, or numbers of samples seen, got 'newest'"),
-        (("--ema", "0.5"), "has no average '0.5': choose among raw, 0.9"),
+        (("--checkpoint", 64), "has no checkpoint at 64 samples: there are 128, 256"),
+        (("--checkpoint", "newest"), "--checkpoint: last, best, or the samples that it had seen, got 'newest'; there are 128, 256"),
+        (("--average", "0.5"), "has no average '0.5': choose among raw, 0.9"),
         (("--count", 3), "--count: at least 6, got 3"),
         (("--steps", 0), "--steps: at least 1, got 0"),
         (("--guidance", 1, "nan"), "--guidance: finite numbers"),

@@ -20,8 +20,8 @@ from meanstep.program.data import Cache, ensure
 from meanstep.program.latents import work
 from meanstep.program.latents.arms import GROUPS, SINGLES, arms, from_yaml
 from meanstep.program.latents.command import Latents
-from meanstep.program.latents.compute import Compute, counted
-from meanstep.program.latents.measure import Sizes
+from meanstep.program.latents.compute import counted
+from meanstep.program.latents.sizes import Compute, Sizes
 from meanstep.program.latents.study import Study, completed, note
 from meanstep.program.latents.work import Job
 from meanstep.program.runs.config import Config, NetworkConfig
@@ -31,9 +31,9 @@ from meanstep.program.training.presets import PRESETS
 from meanstep.program.training.ranks import Ranks
 
 SIZES = "--measure.count 64 --measure.rows 64 --measure.rows-at 16 --measure.times 2 --measure.steps 1 2"
-NET = "--network.width 16 --network.depth 1 --network.heads 2 --run.batch 16"
-FIXED = f"reproduce latents {SIZES} {NET} --run.samples 256 --moments 2".split()
-WORDS = [*FIXED, "--seeds", "0", "1", "--arms", "beta@0", "rising"]
+NET = "--network.width 16 --network.depth 1 --network.heads 2 --batch 16"
+FIXED = f"reproduce latents {SIZES} {NET} --samples 256 --moments 2".split()
+WORDS = [*FIXED, "--seeds", "0:2", "--arms", "beta@0", "rising"]
 ONE = [*FIXED, "--seeds", "0", "--arms"]
 ALONE = Ranks(0, 1, torch.device("cpu"))
 TINY = NetworkConfig(patch=4, width=16, depth=1, heads=2)
@@ -142,7 +142,8 @@ def test_arms_of_ones_own():
 )
 def test_a_mistake_in_the_file_of_arms(text: str, told: str):
     with pytest.raises(UserError, match=told):
-        from_yaml(text, "mine.yaml")
+        for arm in from_yaml(text, "mine.yaml").values():
+            arm.of(BASE.method)
 
 
 # Equal compute -----------------------------------------------------------------------------------------------------------------------
@@ -276,7 +277,7 @@ def fails(*args: Any) -> None:
 @pytest.mark.slow
 def test_two_ranks_do_what_one_does(study: Path, tmp_path: Path):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "meanstep"]
-    words = [*WORDS, "--run.chunk", "8", "--run.device", "cpu"]
+    words = [*WORDS, "--chunk", "8", "--device", "cpu"]
     alone, both = tmp_path / "alone", tmp_path / "both"
     assert call(*words, "--out", str(alone)) == 0
     subprocess.run([*run, *words, "--out", str(both)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
@@ -296,22 +297,23 @@ def test_two_ranks_do_what_one_does(study: Path, tmp_path: Path):
         ("--arms beta@1.5", "the coefficient lies in \\[0, 1\\], got '1.5'"),
         ("--arms beta@x", "the coefficient lies in \\[0, 1\\], got 'x'"),
         ("--arms-file nowhere.yaml", "--arms-file: cannot read nowhere.yaml"),
-        ("--seeds -1", "--seeds: at least one, and none below 0, got -1"),
+        ("--seeds -1", "--seeds: 0:64 \\(without 64\\), 3,5,8 or 0:4,7, from 0 on, got '-1'"),
         ("--moments 0", "--moments: at least 1, got 0"),
         ("--moments 99", "--moments: at most one a step, and 128 samples are 1 steps, got 99"),
         ("--part 3/2", "--part: K/N with 1 <= K <= N"),
-        ("--workers 0", "--workers: at least one, got 0"),
+        ("--workers 0", "--workers: at least 1, got 0"),
         ("--measure.steps 2 4", "--measure.steps: 1 and whatever else, got 2 4"),
         ("--measure.count 3", "--measure.count: at least 64, got 3"),
-        ("--run.extractor inceptoin", "there is no extractor 'inceptoin'; did you mean"),
-        ("--run.extractor efficientnet-lite0", "needs its weights"),
+        ("--extractor inceptoin", "there is no extractor 'inceptoin'; did you mean"),
+        ("--extractor efficientnet-lite0", "needs its weights"),
         ("--network.patch 3", "patch"),
         ("--data.source nowhere", "nowhere"),
         ("--preset digit", "there is no preset 'digit'"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(words: str, told: str, cache: Cache, tmp_path: Path):
-    asked = ["--run.samples", "128", "--moments", "1", "--out", str(tmp_path / "study"), *words.split()]
+    moments = [] if "--moments" in words else ["--moments", "1"]
+    asked = ["--samples", "128", *moments, "--out", str(tmp_path / "study"), *words.split()]
     with pytest.raises(UserError, match=told) as mistake:
         Latents.parse(asked).run()
     assert "\n" not in str(mistake.value) and not (tmp_path / "study" / "runs").exists()
@@ -327,7 +329,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words: str, told: str, cache: 
 )
 def test_a_folder_belongs_to_one_study(change: list[str], told: str, study: Path):
     with pytest.raises(UserError, match=told):
-        Latents.parse([*WORDS[2:], *change, "--out", str(study)]).run()
+        at = WORDS.index(change[0])
+        Latents.parse([*WORDS[2:at], *change, *WORDS[at + 2 :], "--out", str(study)]).run()
 
 
 def test_a_folder_that_holds_something_else(cache: Cache, tmp_path: Path):

@@ -706,8 +706,8 @@ def asked(folder: Path, **entries: object) -> Path:
 def test_the_commands_make_the_study_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Read by the program itself they give the study's own configuration, arms, seeds and measures."""
     monkeypatch.chdir(tmp_path)
-    start = Latents.parse(["--data.source", "my data/x.npz", "--network.options", "{qk_norm: true}", "--run.compile"])
-    config = Config(**parts(start), run=replace(start.run_, samples=64_000))
+    start = Latents.parse(["--data.source", "my data/x.npz", "--network.options", "{qk_norm: true}", "--compile"])
+    config = Config(**parts(start), run=replace(start.study().config.run, samples=64_000))
     config = replace(config, averages=AveragesConfig((0.99, 0.999), (0.05, 0.1)), method=replace(config.method, window=(0.1, 0.9)))
     sizes = {"count": 512, "steps": [1, 4], "rows": 2048, "times": 10, "rows_at": 64, "references": 20_000}
     folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "anchored@1"), seeds=(0, 1), moments=(1000, 2000)))

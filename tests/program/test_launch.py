@@ -90,7 +90,7 @@ def test_ranks_get_their_place_and_the_job_its_code(code: int, requeue: bool, sl
 
 def test_it_is_printed_or_submitted(slurm: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     words = ("--gpus-per-node", "0", "--", "train", "--preset", "digits")
-    assert launch("--print", *words).run() == 0
+    assert launch("--dry-run", *words).run() == 0
     printed = capfd.readouterr().out
     assert printed.startswith("#!/bin/bash\n#SBATCH") and "gpus" not in printed and not (slurm / "submitted").exists()
     assert launch(*words).run() == 0
@@ -115,7 +115,7 @@ def test_the_jobs_of_an_array_have_a_part_each():
         (["--time", "24:00", "--", "train"], "24:00:00, or days-hours such as 2-12, got '24:00'"),
         (["--partition=--x", "--", "train"], "without dashes before them"),
         (["--nodes", "3", "--", "train"], "a batch of 128 in chunks of 5 cannot be dealt to 24 ranks"),
-        (["--", "train", "--run.samples", "0"], "--run.samples: at least 1"),
+        (["--", "train", "--samples", "0"], "--samples: at least 1"),
         (["--", "train", "--preset", "digit"], "there is no preset 'digit'"),
         (["--array", "4", "--", "train"], "--array: an array does the parts of a study"),
         (["--array", "4", "--", "reproduce", "latents", "--part", "1/4"], "it gives each job its part"),
@@ -141,8 +141,8 @@ def test_a_machine_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_job_at_its_end_saves_asks_for_another_and_goes_on(all_ranks: bool, slurm: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
     monkeypatch.setenv("MEANSTEP_CACHE", str(slurm / "cache"))
-    run, tiny = slurm / "run", "--run.device cpu --network.width 16 --network.depth 1 --network.heads 2 --run.evaluate-every 0"
-    words = ["train", "--out", str(run), *tiny.split(), "--run.samples", "256000", "--run.log-every", "1280"]
+    run, tiny = slurm / "run", "--device cpu --network.width 16 --network.depth 1 --network.heads 2 --evaluate-every 0"
+    words = ["train", "--out", str(run), *tiny.split(), "--samples", "256000", "--log-every", "1280"]
     script = launch("--gpus-per-node", "2", "--requeue", "--", *words).script()
     job = subprocess.Popen(["bash", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while job.poll() is None and not any(r["kind"] == "train" for r in load(run / "records.jsonl")):
@@ -154,7 +154,7 @@ def test_a_job_at_its_end_saves_asks_for_another_and_goes_on(all_ranks: bool, sl
     assert "the same command goes on" in said and (slurm / "requeued").read_text() == "requeue 7\n"
     saved = [r["seen"] for r in load(run / "records.jsonl") if r["kind"] == "checkpoint"]
     assert len(saved) == 1 and 0 < saved[0] < 256_000
-    again = script.replace("--run.samples 256000", f"--run.samples {saved[0] + 1280}")
+    again = script.replace("--samples 256000", f"--samples {saved[0] + 1280}")
     done = subprocess.run(["bash", "-c", again], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert [r["seen"] for r in load(run / "records.jsonl") if r["kind"] == "start"] == [0, saved[0]]

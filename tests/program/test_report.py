@@ -333,7 +333,7 @@ def test_the_price_of_the_predicted_coefficient(tmp_path: Path):
 def test_one_seed_cannot_tell(tmp_path: Path):
     found = decided(sweep(tmp_path / "one", Plan(seeds=(5,), pictures=False)))
     assert {claim.verdict for claim in found.values()} == {"cannot tell"}
-    assert "no interval" in found["quality"].sentence and "--seeds 0 1 2" in found["quality"].sentence
+    assert "no interval" in found["quality"].sentence and "--seeds 0:3" in found["quality"].sentence
 
 
 def test_what_is_not_in_the_sweep_cannot_be_told(tmp_path: Path):

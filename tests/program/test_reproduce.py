@@ -13,7 +13,7 @@ import pytest
 
 from meanstep.cli import main
 
-TINY = ("--scale", "smoke", "--steps", "40", "--batch", "32", "--seeds", "0", "1", "--workers", "1")
+TINY = ("--scale", "smoke", "--updates", "40", "--batch", "32", "--seeds", "0:2", "--workers", "1")
 SWEEP = ("reproduce", "toy", "--sets", "two_moons", "--arms", "paper@0,1", "flow_matching", *TINY)
 
 
@@ -133,7 +133,7 @@ def gone(group: int) -> bool:
 
 
 def test_a_model_that_diverges_is_reported_and_the_others_go_on(tmp_path: Path):
-    assert code(*SWEEP, "--lr", "1e6", "--out", str(tmp_path / "toy")) == 0
+    assert code(*SWEEP, "--rate", "1e6", "--out", str(tmp_path / "toy")) == 0
     scores = [r["ema"]["sw1"]["1"] for r in numbers(tmp_path / "toy") if r["kind"] == "model"]
     assert len(scores) == 6 and None in scores
     assert "did not end with finite scores" in (tmp_path / "toy" / "report.html").read_text(encoding="utf-8")
@@ -159,10 +159,10 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         (("--betas", "0", "2"), ["[0, 1]", "got 2"]),
         (("--betas", "0,2"), ["[0, 1]", "got 2"]),
         (("--betas", "nan"), ["[0, 1]"]),
-        (("--steps", "0"), ["--steps", "got 0"]),
+        (("--updates", "0"), ["--updates", "got 0"]),
         (("--batch", "2"), ["--batch", "got 2"]),
         (("--diagonal-share", "1"), ["--diagonal-share"]),
-        (("--lr", "-1"), ["--lr"]),
+        (("--rate", "-1"), ["--rate"]),
         (("--seeds", "-3"), ["--seeds", "-3"]),
         (("--workers", "0"), ["--workers"]),
         (("--device", "tpu9"), ["--device"]),
@@ -194,7 +194,7 @@ def test_points_that_make_no_sense(rows: np.ndarray, words: list[str], tmp_path:
 
 def test_another_sweeps_folder_is_left_alone(finished: Path, capsys: pytest.CaptureFixture[str]):
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != ".lock"}
-    line = complaint(capsys, *SWEEP, "--lr", "0.01", "--out", str(finished))
+    line = complaint(capsys, *SWEEP, "--rate", "0.01", "--out", str(finished))
     assert "another sweep's records" in line and "lr 0.001, now 0.01" in line
     line = complaint(capsys, "reproduce", "mixtures", "--out", str(finished))
     assert "'toy'" in line

@@ -273,8 +273,8 @@ def test_the_command_knows_runs_from_other_folders(whole: Path, tmp_path: Path, 
 def test_training_writes_it_or_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
     monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "cache"))
-    args = f"--out {tmp_path / 'run'} --run.device cpu --network.width 16 --network.depth 1 --network.heads 2 --run.evaluate-every 0"
-    run = Train.parse([*args.split(), "--run.batch", "16", "--run.samples", "32"])
+    args = f"--out {tmp_path / 'run'} --device cpu --network.width 16 --network.depth 1 --network.heads 2 --evaluate-every 0"
+    run = Train.parse([*args.split(), "--batch", "16", "--samples", "32"])
     assert run.run() == 0 and (tmp_path / "run" / "report.html").is_file()
     (tmp_path / "run" / "report.html").unlink()
     monkeypatch.setitem(sys.modules, "matplotlib", None)

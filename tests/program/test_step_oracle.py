@@ -63,8 +63,9 @@ def run(*words: str) -> None:
 
 def trained(out: Path, source: Path, *words: str) -> Path:
     """The folder that `meanstep train` leaves behind."""
-    quiet = ["--run.device=cpu", "--run.sample-every=0", "--run.evaluate-every=0"]
-    run("train", f"--out={out}", f"--data.source={source}", *SMALL, f"--run.seed={SEED}", f"--run.batch={BATCH}", *quiet, *words)
+    given = {word.partition("=")[0] for word in words}
+    quiet = [word for word in ("--device=cpu", "--sample-every=0", "--evaluate-every=0") if word.partition("=")[0] not in given]
+    run("train", f"--out={out}", f"--data.source={source}", *SMALL, f"--seed={SEED}", f"--batch={BATCH}", *quiet, *words)
     return out
 
 
@@ -202,9 +203,9 @@ def written_out(case: Case) -> tuple[dict[str, dict[str, Tensor]], list[float]]:
 def test_training_is_the_loop_of_the_documentation(name: str, data: Path, tmp_path: Path):
     case = CASES[name]
     (tmp_path / "more.yaml").write_text(yaml.safe_dump({"method": case.method}))
-    words = [f"--config={tmp_path / 'more.yaml'}", "--run.precision=float64", f"--run.chunk={CHUNK}", f"--run.samples={SAMPLES}"]
-    words += [f"--optimiser.rate={RATE}", f"--optimiser.warmup={case.warmup}", f"--optimiser.schedule={case.schedule}"]
-    words += [f"--optimiser.weight-decay={DECAY}", f"--optimiser.clip={CLIP}", "--optimiser.betas", "0.8", "0.95"]
+    words = [f"--config={tmp_path / 'more.yaml'}", "--precision=float64", f"--chunk={CHUNK}", f"--samples={SAMPLES}"]
+    words += [f"--rate={RATE}", f"--warmup={case.warmup}", f"--schedule={case.schedule}"]
+    words += [f"--weight-decay={DECAY}", f"--clip={CLIP}", "--adam-betas", "0.8", "0.95"]
     words += ["--averages.decays", *map(str, KEEP), "--averages.widths=0.10", *case.words]
     here = trained(tmp_path / "run", data, *words) / "checkpoints" / f"{STEPS * BATCH:012d}"
     expected, norms = written_out(case)
@@ -224,8 +225,8 @@ def test_training_is_the_loop_of_the_documentation(name: str, data: Path, tmp_pa
 
 # A run in float64 ----------------------------------------------------------------------------------------------------------------------
 
-DOUBLE = ("--run.precision=float64", "--run.chunk=12", "--averages.decays=0.9", "--method.recipe=decoupled_meanflow")
-DOUBLE = (*DOUBLE, "--optimiser.warmup=0", "--optimiser.schedule=constant")
+DOUBLE = ("--precision=float64", "--chunk=12", "--averages.decays=0.9", "--method.recipe=decoupled_meanflow")
+DOUBLE = (*DOUBLE, "--warmup=0", "--schedule=constant")
 
 
 def checkpoint(folder: Path, seen: int) -> Path:
@@ -235,7 +236,7 @@ def checkpoint(folder: Path, seen: int) -> Path:
 @pytest.fixture(scope="module")
 def double(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps in float64, of a recipe whose weight learns."""
-    return trained(tmp_path_factory.mktemp("double") / "run", data, *DOUBLE, "--run.samples=48")
+    return trained(tmp_path_factory.mktemp("double") / "run", data, *DOUBLE, "--samples=48")
 
 
 def test_a_run_in_float64_is_so_throughout_and_goes_on_as_one(double: Path, data: Path, tmp_path: Path):
@@ -243,15 +244,15 @@ def test_a_run_in_float64_is_so_throughout_and_goes_on_as_one(double: Path, data
         assert all(v.dtype == torch.float64 for k, v in load_file(file).items() if not k.endswith(".step")), file.name
     assert json.loads((checkpoint(double, 48) / "network.json").read_text())["dtype"] == "float64"
     shutil.copytree(double, tmp_path / "run")
-    trained(tmp_path / "run", data, "--run.samples=96")
-    trained(tmp_path / "straight", data, *DOUBLE, "--run.samples=96")
+    trained(tmp_path / "run", data, "--samples=96")
+    trained(tmp_path / "straight", data, *DOUBLE, "--samples=96")
     for file in checkpoint(tmp_path / "straight", 96).glob("*.safetensors"):
         assert file.read_bytes() == (checkpoint(tmp_path / "run", 96) / file.name).read_bytes(), file.name
 
 
 def test_a_model_of_float64_is_loaded_as_it_was_saved(double: Path):
     for name in ("raw", "0.9"):
-        model = ms.load(double, ema=name)
+        model = ms.load(double, average=name)
         held = load_file(checkpoint(double, 48) / f"{'model' if name == 'raw' else 'ema_0.9'}.safetensors")
         assert all(v.dtype == torch.float64 and torch.equal(v, held[k]) for k, v in model.field.state_dict().items())
     e, one = ms.noise(range(3), (1, SIDE, SIDE)).double(), torch.ones(3, dtype=torch.float64)
@@ -262,20 +263,20 @@ def test_a_model_of_float64_is_loaded_as_it_was_saved(double: Path):
 def test_what_reads_a_run_reads_one_in_float64(double: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     run("sample", str(double), "--seeds=0:6", "--guidance=2", "--steps=2")
-    run("evaluate", str(double), "--count=12", "--ema", "raw", "0.9", f"--json={tmp_path / 'rows.json'}")
+    run("evaluate", str(double), "--count=12", "--average", "raw", "0.9", f"--json={tmp_path / 'rows.json'}")
     assert all(math.isfinite(found["frechet"]) for found in json.loads((tmp_path / "rows.json").read_text()) if "frechet" in found)
     run("diagnose", str(double), "--budget=1s", "--rows=64")
 
 
 def test_a_run_starts_from_float64_and_a_precision_stays(double: Path, data: Path, tmp_path: Path):
-    start = [f"--network.start={double}", "--run.samples=24", "--optimiser.rate=1e-30", "--optimiser.warmup=0"]
+    start = [f"--network.start={double}", "--samples=24", "--rate=1e-30", "--warmup=0"]
     held = load_file(checkpoint(double, 48) / "ema_0.9.safetensors")
     for precision, kind in (("float64", torch.float64), ("float32", torch.float32)):
-        trained(tmp_path / precision, data, f"--run.precision={precision}", *start)
+        trained(tmp_path / precision, data, f"--precision={precision}", *start)
         made = load_file(checkpoint(tmp_path / precision, 24) / "model.safetensors")
         assert all(made[k].dtype == kind and torch.allclose(made[k], v.to(kind), rtol=0, atol=1e-20) for k, v in held.items())
     with pytest.raises(SystemExit) as ended:
-        main(["train", f"--out={tmp_path / 'float32'}", "--run.precision=float64", "--run.samples=48"])
+        main(["train", f"--out={tmp_path / 'float32'}", "--precision=float64", "--samples=48"])
     assert ended.value.code == 2
 
 
@@ -305,10 +306,10 @@ def distance(made: Tensor) -> float:
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_samples_pictures_and_distances_are_those_of_the_first_average(precision: str, data: Path, tmp_path: Path):
-    often = [f"--run.{what}-every=96" for what in ("sample", "evaluate", "save")]
-    words = ["--run.samples=192", "--run.evaluate-count=70", "--averages.decays", "0.9", "0.1"]
-    words += ["--optimiser.rate=0.1", "--optimiser.warmup=0", "--optimiser.schedule=constant"]
-    folder = trained(tmp_path, data, f"--run.precision={precision}", *words, *often)
+    often = [f"--{what}-every=96" for what in ("sample", "evaluate", "save")]
+    words = ["--samples=192", "--evaluate-count=70", "--averages.decays", "0.9", "0.1"]
+    words += ["--rate=0.1", "--warmup=0", "--schedule=constant"]
+    folder = trained(tmp_path, data, f"--precision={precision}", *words, *often)
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     told = {found["seen"]: found["steps"] for found in records if found["kind"] == "evaluation"}
     assert told.keys() == {96, 192}
@@ -327,7 +328,7 @@ def test_samples_pictures_and_distances_are_those_of_the_first_average(precision
         close(shown(folder / "samples" / f"{seen:012d}.png", 8 * CLASSES), torch.stack([enlarged(image) for image in expected]))
         for file in (raw, other):
             assert float((by_hand(file, range(8 * CLASSES), 1).float() - expected.float()).abs().mean()) > 10
-        close(ms.load(folder, ema="raw", checkpoint=seen).sample(8 * CLASSES, labels=labels), by_hand(raw, range(8 * CLASSES), 1))
+        close(ms.load(folder, average="raw", checkpoint=seen).sample(8 * CLASSES, labels=labels), by_hand(raw, range(8 * CLASSES), 1))
 
 
 def close(images: Tensor, expected: Tensor) -> None:

@@ -23,7 +23,7 @@ import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Loader
-from meanstep.program.runs.config import AveragesConfig, Config, MethodConfig, NetworkConfig, checked, from_yaml, to_yaml
+from meanstep.program.runs.config import AveragesConfig, Config, MethodConfig, NetworkConfig, checked, chunk, from_yaml, to_yaml
 from meanstep.program.runs.records import Records, load
 from meanstep.program.runs.saved import Saved, found
 from meanstep.program.sampling.model import load as load_model
@@ -41,8 +41,16 @@ from .train_ranks import BATCH, METHODS, STEPS, configuration
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 COMMAND = [sys.executable, "-m", "meanstep", "train"]
-WORDS = "--run.device cpu --network.width 16 --network.depth 1 --network.heads 2 --run.batch 16 --run.evaluate-every 0 --run.save-every 32"
+WORDS = "--device cpu --network.width 16 --network.depth 1 --network.heads 2 --batch 16 --evaluate-every 0 --save-every 32"
 SHORT = WORDS.split()
+
+
+def without(flag: str) -> list[str]:
+    """`SHORT` but for one option."""
+    at = SHORT.index(flag) if flag in SHORT else len(SHORT)
+    return SHORT[:at] + SHORT[at + 2 :]
+
+
 WORKER = Path(__file__).with_name("train_ranks.py")
 
 
@@ -274,16 +282,15 @@ def test_a_checkpoint_of_two_ranks_goes_on_in_one(parallel: str, cache: Cache, t
 
 
 def test_a_batch_that_cannot_be_dealt():
-    two = Ranks(0, 2, torch.device("cpu"))
     with pytest.raises(UserError, match="cannot be dealt to 2 ranks"):
-        training.chunk(replace(configuration("meanflow"), run=replace(configuration("meanflow").run, batch=33, chunk=0)), two)
+        chunk(replace(configuration("meanflow").run, batch=33, chunk=0), 2)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the ranks in /proc")
 def test_a_rank_that_dies_ends_the_run_and_leaves_the_last_checkpoint(cache: Cache, tmp_path: Path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "meanstep", "train"]
-    words = ["--out", str(tmp_path), *SHORT, "--run.samples", "10000000"]
+    words = ["--out", str(tmp_path), *SHORT, "--samples", "10000000"]
     with subprocess.Popen([*launcher, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         while run.poll() is None and not found(tmp_path):
             time.sleep(0.1)
@@ -305,7 +312,7 @@ def started(out: Path, *words: str) -> subprocess.Popen[str]:
 
 def killed(cache: Cache, out: Path, kills: int, samples: int) -> None:
     """Kill a run at random moments after its first checkpoint; every restart goes on from a complete one."""
-    draw, words = random.Random(0), ("--run.samples", str(samples))
+    draw, words = random.Random(0), ("--samples", str(samples))
     for _ in range(kills):
         before = [int(p.name) for p in found(out)]
         run = started(out, *words)
@@ -327,7 +334,7 @@ def killed(cache: Cache, out: Path, kills: int, samples: int) -> None:
 @pytest.mark.slow
 def test_thirty_kills_lose_nothing_but_the_work_since_the_last_checkpoint(cache: Cache, tmp_path: Path):
     killed(cache, tmp_path / "killed", 30, 16 * 2000)
-    run = started(tmp_path / "straight", "--run.samples", str(16 * 2000))
+    run = started(tmp_path / "straight", "--samples", str(16 * 2000))
     assert run.communicate(timeout=300) and run.returncode == 0
     assert weights(tmp_path / "killed", 16 * 2000) == weights(tmp_path / "straight", 16 * 2000) != {}
 
@@ -407,7 +414,7 @@ def test_another_precision_is_named(cache: Cache, tmp_path: Path):
     config = configuration("meanflow", steps=1)
     train(config, tmp_path, cache, ALONE)
     wider = replace(config, run=replace(config.run, precision="float64", samples=2 * BATCH))
-    with pytest.raises(UserError, match=r"is one of another --run\.precision"):
+    with pytest.raises(UserError, match=r"is one of another --precision"):
         train(wider, tmp_path, cache, ALONE)
     path = found(tmp_path)[-1] / "network.json"
     path.write_text(path.read_text().replace("{", '{"dtype": "float16",', 1))
@@ -479,16 +486,16 @@ def test_numbers_as_people_write_them():
 def test_a_command_line_is_preset_then_file_then_entries(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("run: {batch: 32}\nmethod: {recipe: coefficient, options: {beta: 0.25}}\n")
-    made = Train.parse(["--preset", "digits", "--config", str(file), "--run.samples", "64", "--method.options", "{beta: 0.5, proxy: own}"])
+    made = Train.parse(["--preset", "digits", "--config", str(file), "--samples", "64", "--method.options", "{beta: 0.5, proxy: own}"])
     assert made.run_.batch == 32 and made.run_.samples == 64
     assert made.method == MethodConfig("coefficient", {"beta": 0.5, "proxy": "own"})
     assert made.optimiser == PRESETS["digits"].config.optimiser
 
 
 def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    words = ["--out", str(tmp_path), *SHORT, "--run.samples", "32", "--method.recipe", "flow_matching", "--method.options", "{}"]
+    words = ["--out", str(tmp_path), *SHORT, "--samples", "32", "--method.recipe", "flow_matching", "--method.options", "{}"]
     assert Train.parse(words).run() == 0
-    again = Train.parse(["--out", str(tmp_path), "--run.samples", "64"])
+    again = Train.parse(["--out", str(tmp_path), "--samples", "64"])
     assert again.method.recipe == "flow_matching" and again.run() == 0
     assert [int(p.name) for p in found(tmp_path)][-1] == 64
     with pytest.raises(UserError, match=r"holds a run with --method.recipe flow_matching, now meanflow: choose another folder"):
@@ -502,7 +509,7 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
     [
         (["--method.recipe", "meanfow"], "there is no recipe 'meanfow'"),
         (["--method.recipe", "rectified_meanflow"], "needs pairs of data and noise"),
-        (["--optimiser.rate", "1000"], "between 0 and 1000, got 1000"),
+        (["--rate", "1000"], "between 0 and 1000, got 1000"),
         (["--method.options", "{bta: 1}"], "has no option 'bta'"),
         (["--method.recipe", "coefficient", "--method.options", "{beta: often}"], "a number or one of"),
         (["--method.omega", "2", "--data.no-conditional"], "guidance needs labels"),
@@ -514,18 +521,15 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
             ["--method.recipe", "terminal_velocity", "--method.options", "{}", "--network.options", "{checkpointing: true}"],
             "recorded through",
         ),
-        (["--method.recipe", "terminal_velocity", "--method.options", "{}", "--run.compile"], "compiles no recorded derivative"),
-        (["--method.recipe", "modular_meanflow", "--method.options", "{}", "--run.compile"], "compiles no recorded derivative"),
-        (["--method.recipe", "coefficient", "--method.options", "{beta: running, ratio: climber}"], "one coefficient can learn"),
-        (["--run.evaluate-count", "1"], "--run.evaluate-count: at least 2, got 1"),
-        (["--optimiser.betas", "0.9", "1"], r"--optimiser.betas: both lie in \[0, 1\), got 0.9 and 1"),
-        (["--run.batch", "0"], "--run.batch: at least 1, got 0"),
-        (["--run.loggers", "paper"], "--run.loggers"),
-        (["--run.device", "gpu"], "--run.device"),
-        (
-            ["--run.precision", "float64", "--run.device", "mps"],
-            "--run.precision float64: mps has no such numbers, choose --run.device cpu",
-        ),
+        (["--method.recipe", "terminal_velocity", "--method.options", "{}", "--compile"], "compiles no recorded derivative"),
+        (["--method.recipe", "modular_meanflow", "--method.options", "{}", "--compile"], "compiles no recorded derivative"),
+        (["--method.recipe", "coefficient", "--method.options", "{beta: running, target_beta: climber}"], "one coefficient can learn"),
+        (["--evaluate-count", "1"], "--evaluate-count: at least 2, got 1"),
+        (["--adam-betas", "0.9", "1"], r"--adam-betas: both lie in \[0, 1\), got 0.9 and 1"),
+        (["--batch", "0"], "--batch: at least 1, got 0"),
+        (["--loggers", "paper"], "--loggers"),
+        (["--device", "gpu"], "--device"),
+        (["--device", "mps", "--precision", "float64"], "--precision float64: mps has no such numbers, choose --device cpu"),
         (["--averages.decays", "1.5"], "decay"),
         (["--config", "none.yaml"], "cannot read none.yaml"),
         (["--network.start", "none"], "there is no folder none: give a run's, or public weights as sit:FILE"),
@@ -536,7 +540,7 @@ def test_a_mistake_is_one_line_and_makes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=told) as mistake:
-        Train.parse(["--out", str(tmp_path / "run"), *SHORT, "--run.samples", "32", *words]).run()
+        Train.parse(["--out", str(tmp_path / "run"), *without(words[0]), "--samples", "32", *words]).run()
     assert "\n" not in str(mistake.value)
     assert [p.name for p in (tmp_path / "run").glob("*")] in ([], [".lock"])
 
@@ -584,7 +588,7 @@ def test_records_lose_a_cut_line_and_what_will_happen_again(tmp_path: Path):
 def trained(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps, with all files."""
     folder = tmp_path_factory.mktemp("run")
-    words = [*SHORT, "--run.samples", "64", "--averages.decays", "0.9", "0.5", "--method.recipe", "meanflow"]
+    words = [*SHORT, "--samples", "64", "--averages.decays", "0.9", "0.5", "--method.recipe", "meanflow"]
     assert Train.parse(["--out", str(folder), *words]).run() == 0
     return folder
 
@@ -600,7 +604,7 @@ def test_a_sample_is_a_seed(trained: Path):
 def test_what_is_loaded_is_what_was_saved(trained: Path):
     saved = Saved.open(found(trained)[-1])
     for name in ("raw", "0.9", "0.5"):
-        model = load_model(trained, ema=name)
+        model = load_model(trained, average=name)
         held = saved.tensors("model" if name == "raw" else f"ema_{name}")
         assert all(torch.equal(value, held[k]) for k, value in model.field.state_dict().items())
     assert load_model(trained).average == "0.9", "the first of the configuration"
@@ -642,7 +646,7 @@ def test_pictures_are_bytes(trained: Path):
         (lambda p: load_model(p / "none"), "there is no folder"),
         (lambda p: load_model(p / "samples"), "holds no checkpoint"),
         (lambda p: load_model(p, checkpoint=5), "has no checkpoint at 5 samples: there are"),
-        (lambda p: load_model(p, ema="0.7"), "has no average '0.7': choose among raw, 0.5, 0.9"),
+        (lambda p: load_model(p, average="0.7"), "has no average '0.7': choose among raw, 0.5, 0.9"),
         (lambda p: load_model(p).sample(2, labels=10), "labels lie in 0 to 9, got 10"),
         (lambda p: load_model(p).sample(2, labels=[1, 2, 3]), "one for each of the 2 seeds, got shape"),
     ],
@@ -653,17 +657,17 @@ def test_mistakes_of_loading_and_sampling(call: Any, words: str, trained: Path):
 
 
 def test_a_start_from_another_path_is_said(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    words = [*SHORT, "--run.samples", "16", "--network.start", str(trained), "--method.path", "trigonometric"]
+    words = [*SHORT, "--samples", "16", "--network.start", str(trained), "--method.path", "trigonometric"]
     assert Train.parse(["--out", str(tmp_path), *words]).run() == 0
     assert "velocity of the path linear, and this run trains on trigonometric" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_run_starts_from_another(trained: Path, cache: Cache, tmp_path: Path):
-    words = [*SHORT, "--run.samples", "16", "--averages.decays", "0.9", "--network.start", str(trained), "--optimiser.rate", "1e-12"]
+    words = [*SHORT, "--samples", "16", "--averages.decays", "0.9", "--network.start", str(trained), "--rate", "1e-12"]
     assert Train.parse(["--out", str(tmp_path), *words]).run() == 0
     mine, theirs = Saved.open(found(tmp_path)[-1]).tensors("model"), Saved.open(found(trained)[-1]).tensors("ema_0.9")
     assert all(torch.allclose(mine[k], theirs[k], atol=1e-6) for k in mine)
-    other = ["--out", str(tmp_path / "b"), *SHORT, "--network.width", "32", "--network.start", str(trained)]
+    other = ["--out", str(tmp_path / "b"), *without("--network.width"), "--network.width", "32", "--network.start", str(trained)]
     with pytest.raises(UserError, match="holds another architecture"):
         Train.parse(other).run()
 

@@ -11,7 +11,8 @@ import torch
 
 from meanstep.cli import main
 from meanstep.program.console import UserError, write
-from meanstep.program.verify import GROUPS, equivalences, noise, theorems
+from meanstep.program.verify import command, equivalences, noise, theorems
+from meanstep.program.verify.groups import GROUPS, measure
 from meanstep.program.verify.rows import Row, below, near
 
 
@@ -24,7 +25,7 @@ def code(*args: str) -> int:
 @pytest.mark.parametrize("group", [name for name in GROUPS if name != "table"])
 @pytest.mark.parametrize("seed", [0, 7])
 def test_every_claim_holds(group: str, seed: int):
-    rows = list(GROUPS[group][1](seed))
+    rows = list(measure(group)(seed))
     assert rows
     assert not [(row.claim, row.measured, row.expected) for row in rows if not row.holds]
 
@@ -93,7 +94,7 @@ def test_json_on_standard_output_is_json_alone(capsys: pytest.CaptureFixture[str
 
 
 def test_a_claim_that_fails_gives_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setitem(GROUPS, "rates", ("Broken", lambda seed: iter([near("two is three [sic]", "1", 2.0, 3.0, 0.1)])))
+    monkeypatch.setattr(command, "measure", lambda name: lambda seed: iter([near("two is three [sic]", "1", 2.0, 3.0, 0.1)]))
     assert code("verify", "--only", "rates") == 1
     shown = capsys.readouterr().out
     assert "1 of 1 claims FAIL" in shown and "two is three [sic]" in shown
@@ -102,7 +103,8 @@ def test_a_claim_that_fails_gives_exit_code_1(monkeypatch: pytest.MonkeyPatch, c
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--only", "nope"), "there is no group 'nope': choose among identities"),
+        (("--only", "xyz"), "there is no group 'xyz': choose among identities"),
+        (("--only", "rate"), "there is no group 'rate': did you mean rates?"),
         (("--json", "/nonexistent/x.json"), "cannot write /nonexistent/x.json"),
         (("--json", "."), "is a folder"),
         (("--json", "~nosuchuser/x.json"), "cannot write"),
@@ -127,7 +129,7 @@ def test_version_and_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     def stop(seed: int):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(GROUPS, "rates", ("Stopped", stop))
+    monkeypatch.setattr(command, "measure", lambda name: stop)
     assert code("verify", "--only", "rates") == 130
 
 
@@ -160,7 +162,7 @@ def test_an_interrupted_command_keeps_the_old_file(tmp_path: Path, monkeypatch: 
 
     kept = tmp_path / "kept.json"
     kept.write_text("old")
-    monkeypatch.setitem(GROUPS, "rates", ("Stopped", stop))
+    monkeypatch.setattr(command, "measure", lambda name: stop)
     assert code("verify", "--only", "rates", "--json", str(kept)) == 130
     assert kept.read_text() == "old"
 

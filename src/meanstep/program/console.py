@@ -1,9 +1,12 @@
-"""How commands speak: one console, one-line errors, files that are written aside and renamed."""
+"""How commands speak: results, chatter and errors apart, stages, JSON, files that are written aside and renamed. Needs no torch."""
 
 import contextlib
+import json
 import os
 import re
 import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -45,7 +48,64 @@ def _console(*, stderr: bool) -> Console:
 
 
 out = _console(stderr=False)
+"""Results that were asked for, on standard output."""
+chat = _console(stderr=False)
+"""What else a person likes to hear of a command that has done its work, on standard output."""
 err = _console(stderr=True)
+"""Progress and notices, on standard error."""
+
+
+@contextlib.contextmanager
+def quiet(wanted: bool) -> Iterator[None]:
+    """Within it only results are printed, if `wanted`; errors are printed outside of it."""
+    before = chat.quiet, err.quiet
+    chat.quiet, err.quiet = (wanted or was for was in before)
+    try:
+        with warnings.catch_warnings():
+            if wanted:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        chat.quiet, err.quiet = before
+
+
+@contextlib.contextmanager
+def stage(words: str) -> Iterator[None]:
+    """A line on the terminal's standard error while something takes its time; nothing where nobody watches."""
+    if err.is_terminal and not err.quiet:
+        with err.status(f"{words} ..."):
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def alone(path: Path | None) -> Iterator[None]:
+    """Within it standard output is left to the JSON that goes there, if it does."""
+    before = chat.quiet
+    chat.quiet = before or str(path) == "-"
+    try:
+        yield
+    finally:
+        chat.quiet = before
+
+
+def put_json(path: Path | None, record: Any) -> bool:
+    """Write a result where --json says. Whether standard output has it, where then nothing else may go."""
+    if path is None:
+        return False
+    text = json.dumps(record, indent=1) + "\n"
+    if str(path) == "-":
+        out.file.write(text)
+        return True
+    write(path, text)
+    return False
+
+
+def takes_json(path: Path | None) -> None:
+    """Before the work: `UserError` if --json names no file that can be written."""
+    if path is not None and str(path) != "-":
+        writable(path)
 
 
 class UserError(Exception):

@@ -2,9 +2,8 @@
 
 import importlib
 import inspect
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def load(spec: str, kwargs: str = "", seed: int | None = None) -> "tuple[nn.Module, Any]":
+def load(spec: str, options: Mapping[str, Any] | None = None, seed: int | None = None) -> "tuple[nn.Module, Any]":
     """The network that a factory returns, and its example or None; `UserError` if there is none. The current folder is importable.
 
     With a `seed` a factory that draws its weights draws the same ones every time, and torch's global random state is as before.
@@ -24,7 +23,7 @@ def load(spec: str, kwargs: str = "", seed: int | None = None) -> "tuple[nn.Modu
 
     if not all(spec.partition(":")):
         raise UserError(f"give the network as package.module:factory, got {spec!r}")
-    given = _json(kwargs)
+    given = dict(options or {})
     with importable(Path.cwd()), seeded(seed):
         made = _call(attribute(spec), spec, given)
     net, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
@@ -119,17 +118,7 @@ def _fits(factory: Callable[..., Any], spec: str, given: dict[str, Any]) -> None
     try:
         signature.bind(**given)
     except TypeError as error:
-        raise UserError(f"{spec} is called without arguments or with those of --kwargs '{{\"name\": value}}': {error}") from error
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        given = json.loads(text) if text else {}
-    except ValueError as error:
-        raise UserError(f"--kwargs is JSON such as '{{\"width\": 64}}', got {text!r}: {error}") from error
-    if not isinstance(given, dict):
-        raise UserError(f"--kwargs is a JSON object such as '{{\"width\": 64}}', got {text!r}")
-    return given
+        raise UserError(f"{spec} is called without arguments or with those of --options '{{name: value}}': {error}") from error
 
 
 def _described(value: Any) -> str:

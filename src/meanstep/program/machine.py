@@ -1,4 +1,4 @@
-"""The machine a command runs on: versions, processors, devices. Imports torch only when it is asked about it."""
+"""The machine a command runs on: versions, processors, devices. Imports torch when it is asked about it, not before."""
 
 import os
 import platform
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanstep import __version__
+from meanstep.program import flags
 from meanstep.program.console import UserError
 
 if TYPE_CHECKING:
@@ -60,20 +61,28 @@ def _commit() -> str:
 
 
 def available(name: str) -> "torch.device":
-    """A device that is there, or `UserError`."""
+    """The device of `--device`, which is there, or `UserError`; auto is cuda where there is one, else cpu."""
     import torch
 
+    name = resolved(name)
     try:
         device = torch.device(name)
-        torch.empty(1, device=device) if device.type != "meta" else None
-    except Exception:  # torch has many kinds: no such name, not compiled in, no driver, no such number
-        raise UserError(f"--device: there is no device {name!r} here: use cpu{_others()}") from None
-    if device.type == "meta":
-        raise UserError("--device: the meta device computes nothing: use cpu")
+        torch.empty(1, device=device)
+    except Exception:  # torch has many kinds: not compiled in, no driver, no such number
+        raise UserError(f"--device: there is no device {name!r} here: use cpu{_others()}, or auto") from None
     return device
+
+
+def resolved(name: str) -> str:
+    """The name of a device, auto replaced by what it stands for here; `UserError` if it is spelled as none."""
+    if flags.device(name) != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _others() -> str:
     import torch
 
-    return f" or cuda (0 to {torch.cuda.device_count() - 1})" if torch.cuda.is_available() else ""
+    return f", cuda (0 to {torch.cuda.device_count() - 1})" if torch.cuda.is_available() else ""

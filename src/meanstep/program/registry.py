@@ -98,6 +98,8 @@ def _shipped(entry: Entry) -> Method:
 
 METHODS: Mapping[str, Method] = {name: _shipped(entry) for name, entry in declared("meanstep.recipes", "method").items()}
 """Every recipe of `meanstep.recipes`, by its name there."""
+READ = tuple(name for name, method in METHODS.items() if not method.unread)
+"""Those that `meanstep diagnose` can read from a network alone."""
 SAMPLERS: Mapping[str, Entry] = declared("meanstep.samplers", "sampler")
 """Every sampler of `meanstep.samplers`; its fact `reads` is the velocity that it asks the field for."""
 PATHS: Mapping[str, Entry] = declared("meanstep.paths", "path")

@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from meanstep.program.console import UserError
+from meanstep.program.data.kinds import AUTOENCODERS
 from meanstep.program.data.tiny import Tiny
 
 Map = Callable[[Tensor], Tensor]
-KINDS = "identity, taesd:FILE, taef2:FILE, tiny:PATH, kl:PATH or dc:PATH (a folder, or owner/name on the Hugging Face hub)"
 DIFFUSERS = {"tiny": "AutoencoderTiny", "kl": "AutoencoderKL", "dc": "AutoencoderDC"}
 
 
@@ -65,7 +65,7 @@ def open_autoencoder(spec: str, device: torch.device | str = "cpu") -> Autoencod
         return _tiny(kind, Path(where).expanduser(), device)
     if kind in DIFFUSERS and where:
         return _diffusers(kind, where, device)
-    raise UserError(f"unknown autoencoder {spec!r}; give {KINDS}")
+    raise UserError(f"unknown autoencoder {spec!r}; give {AUTOENCODERS}")
 
 
 def _same(x: Tensor) -> Tensor:

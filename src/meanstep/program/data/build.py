@@ -17,7 +17,7 @@ from torch import Tensor
 from meanstep.program.console import UserError, write
 from meanstep.program.data.cache import DTYPES, Cache
 from meanstep.program.data.manifest import NAME, Manifest, Shard
-from meanstep.program.data.request import Plan
+from meanstep.program.data.plan import Plan
 from meanstep.program.data.source import Broken
 from meanstep.program.data.unfinished import Unfinished, claim
 

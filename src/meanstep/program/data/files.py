@@ -15,7 +15,8 @@ from PIL import Image
 
 from meanstep.program.console import UserError
 from meanstep.program.data.cache import sha256
-from meanstep.program.data.source import KINDS, Source, decoded, numbered
+from meanstep.program.data.kinds import SOURCES
+from meanstep.program.data.source import Source, decoded, numbered
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 
@@ -24,7 +25,7 @@ def folder(spec: str, split: str) -> Source:
     """Images of a folder; its sub-folders, if the images lie in them, are the labels. A sub-folder named like the split is the split."""
     root = Path(spec).expanduser()
     if not root.is_dir():
-        what = f"is no source: give {KINDS}" if root.exists() else "does not exist"
+        what = f"is no source: give {SOURCES}" if root.exists() else "does not exist"
         raise UserError(f"{root} {what}")
     name = root.resolve().name
     root = next((root / s for s in ((split, "val") if split == "test" else (split,)) if (root / s).is_dir()), root)

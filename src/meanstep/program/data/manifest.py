@@ -4,12 +4,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from meanstep.program.console import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = 1
 NAME = "manifest.json"
@@ -79,19 +79,19 @@ class Manifest:
         """Whether rows are an autoencoder's latents, not pictures."""
         return self.dtype != "uint8"
 
-    def normalise(self, z: Tensor) -> Tensor:
+    def normalise(self, z: "Tensor") -> "Tensor":
         """What the network sees of `z` `[B, C, H, W]`: latents to mean 0 and standard deviation 1; pictures in [-1, 1] as they are."""
         mean, std = self.moments(z)
         return (z - mean) / std
 
-    def unnormalise(self, x: Tensor) -> Tensor:
+    def unnormalise(self, x: "Tensor") -> "Tensor":
         """The autoencoder's `z` of a network's `x` `[B, C, H, W]`."""
         mean, std = self.moments(x)
         return x * std + mean
 
-    def moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, like: "Tensor") -> "tuple[Tensor, Tensor]":
         """Mean and standard deviation `[C, 1, 1]`, of the dtype and on the device of `like`."""
-        mean, std = (torch.tensor(m, dtype=like.dtype, device=like.device)[:, None, None] for m in (self.mean, self.std))
+        mean, std = (like.new_tensor(m)[:, None, None] for m in (self.mean, self.std))
         return mean, std
 
     def text(self) -> str:

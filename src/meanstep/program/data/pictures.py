@@ -1,15 +1,13 @@
 """One picture to the size asked for: mode, orientation, resize, crop. Everything here is stated in the manifest. Knows no files."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from meanstep.program.console import UserError
+from meanstep.program.data.kinds import Crop, Resample
 
-Crop = Literal["none", "center", "adm"]
-Resample = Literal["none", "box", "bicubic", "lanczos"]
 FILTERS = {"box": Image.Resampling.BOX, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 GREY, COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
 

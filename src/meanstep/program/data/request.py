@@ -1,22 +1,16 @@
-"""What cache is asked for, and whether it can be made: sources and autoencoder open, the first image read. Knows no shards on disk."""
+"""What cache is asked for. Opens nothing, and needs no torch."""
 
-import hashlib
-import json
 from dataclasses import dataclass
-from functools import cached_property
+from glob import glob
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from meanstep.program.console import UserError
-from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
-from meanstep.program.data.cache import DTYPES
-from meanstep.program.data.manifest import NAME, STRUCTURE, Manifest
-from meanstep.program.data.pictures import Crop, Preparation, Resample
-from meanstep.program.data.sources import Broken, Source, open_source
+from meanstep.program.data.kinds import AUTOENCODERS, SOURCES, Crop, Resample
+from meanstep.program.flags import at_least, readable
 
-SHARD_BYTES = 1 << 25
+KINDS, FILES = ("identity", "taesd", "taef2", "tiny", "kl", "dc"), ("taesd", "taef2")
+"""Kinds of autoencoders, and those whose weights are in a file of their own."""
 
 
 @dataclass(frozen=True)
@@ -46,114 +40,26 @@ class Request:
     image: str = "image"
     label: str = "label"
 
-
-@dataclass(frozen=True)
-class Plan:
-    """An admitted request: everything is open and the first image was read. `Plan.of(request)`."""
-
-    request: Request
-    source: Source
-    autoencoder: Autoencoder
-    preparation: Preparation
-    image: tuple[int, int, int]
-    shape: tuple[int, int, int]
-
-    @classmethod
-    def of(cls, request: Request) -> "Plan":
-        """`UserError` in one line for what cannot be made."""
-        _sane(request)
-        source = open_source(request.source, request.split, request.image, request.label)
-        autoencoder = open_autoencoder(request.autoencoder, request.device)
-        channels = request.channels or source.channels
-        resample: Resample = "bicubic" if request.crop == "adm" else request.resample
-        preparation = Preparation(channels, request.size, request.crop, resample, request.enlarge)
-        image = _first(source, preparation, request.skip_broken)
-        return cls(request, source, autoencoder, preparation, image, autoencoder.shape(image))
-
-    @property
-    def dtype(self) -> str:
-        """Of the stored rows."""
-        return self.request.dtype if self.autoencoder.channels else "uint8"
-
-    @property
-    def index(self) -> np.ndarray:
-        """The images taken: all, or `limit` evenly spaced ones."""
-        n, limit = len(self.source), self.request.limit
-        return np.arange(n) if not 0 < limit < n else np.arange(limit) * n // limit
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes that one image takes."""
-        stored = DTYPES[self.dtype].itemsize * int(np.prod(self.shape))
-        return stored * (2 if self.flips == "stored" else 1) + 8
-
-    @property
-    def rows(self) -> int:
-        """Images of a full shard."""
-        return self.request.shard or max(1, SHARD_BYTES // self.row_bytes)
-
-    @property
-    def flips(self) -> Literal["none", "read", "stored"]:
-        """How mirror images come about."""
-        return "none" if not self.request.flips else "stored" if self.autoencoder.channels else "read"
-
-    @cached_property
-    def statement(self) -> dict[str, Any]:
-        """The manifest without what is only known in the end: counts, moments, shards."""
-        cropped = self.request.size > 0 and self.request.crop != "none"
-        held: dict[str, Any] = {
-            "source": self.source.name,
-            "source_digest": self.source.digest,
-            "split": self.request.split,
-            "limit": self.request.limit,
-            "image": self.image,
-            "shape": self.shape,
-            "crop": self.request.crop if cropped else "none",
-            "resample": self.preparation.resample if cropped else "none",
-            "enlarged": self.request.enlarge,
-            "flips": self.flips,
-            "classes": self.source.classes,
-            "autoencoder": self.autoencoder.spec,
-            "autoencoder_digest": self.autoencoder.digest,
-            "scaling": self.autoencoder.scaling,
-            "shift": self.autoencoder.shift,
-            "dtype": self.dtype,
-        }
-        return {**held, **self._moments(held)}
-
-    def _moments(self, held: dict[str, Any]) -> dict[str, Any]:
-        if not self.request.normalise:
-            return {"statistics": "none", "mean": (0.0,) * self.shape[0], "std": (1.0,) * self.shape[0]}
-        if self.request.like is None:
-            return {"statistics": "own"}
-        like = Manifest.read(self.request.like / NAME)
-        for name in STRUCTURE[1:]:
-            if getattr(like, name) != held[name]:
-                raise UserError(
-                    f"--like {self.request.like} is of another {name.replace('_', ' ')}: {getattr(like, name)}, not {held[name]}"
-                )
-        return {"statistics": like.digest, "mean": like.mean, "std": like.std}
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the statement, for the name of a folder."""
-        plain = {**self.statement, "autoencoder": "", "source": ""}
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    def check(self) -> None:
+        """`UserError` for a number that cannot be."""
+        at_least(0, size=self.size, limit=self.limit, shard=self.shard)
+        at_least(1, batch=self.batch, workers=self.workers)
 
 
-def _sane(request: Request) -> None:
-    least = {"size": 0, "limit": 0, "shard": 0, "batch": 1, "workers": 1}
-    for name, low in least.items():
-        if getattr(request, name) < low:
-            raise UserError(f"--{name} is at least {low}, got {getattr(request, name)}")
+def present(source: str) -> None:
+    """`UserError` for a source of files that are not there."""
+    if source == "digits" or source.startswith("hub:"):
+        return
+    path = Path(source).expanduser()
+    tar = source.endswith(".tar")
+    if not path.exists() and not (tar and ("{" in source or glob(str(path)))):
+        raise UserError(f"{path} does not exist: give {SOURCES}")
 
 
-def _first(source: Source, preparation: Preparation, skip: bool) -> tuple[int, int, int]:
-    for i in range(len(source)):
-        try:
-            c, h, w = preparation(source[i][0], source.where(i)).shape
-            return c, h, w
-        except Broken:
-            if not skip:
-                raise
-    raise UserError(f"none of the {len(source)} images of {source.name} can be read")
+def known_autoencoder(spec: str) -> None:
+    """`UserError` for an autoencoder of no kind that there is, or of a file that is not there."""
+    kind, _, where = spec.partition(":")
+    if kind not in KINDS or (kind == "identity") == bool(where):
+        raise UserError(f"unknown autoencoder {spec!r}; give {AUTOENCODERS}")
+    if kind in FILES:
+        readable(Path(where), f"--autoencoder {kind}")

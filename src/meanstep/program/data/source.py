@@ -11,11 +11,6 @@ from PIL import Image
 
 from meanstep.program.console import UserError
 
-KINDS = (
-    "digits, a folder of images (labels are its sub-folders), .npz, .npy, webdataset .tar (with {000..009} or *), "
-    "or hub:owner/name[:config]"
-)
-
 
 class Broken(UserError):
     """An image that cannot be read: its place, in one line. `--skip-broken` counts these."""

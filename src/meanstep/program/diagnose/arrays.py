@@ -16,11 +16,10 @@ from torch import Generator, Tensor
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache
 from meanstep.program.data.manifest import NAME
+from meanstep.program.diagnose import target
 from meanstep.program.sweep import points
 
 FEWEST = 16
-PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib")
-KINDS = ".npy, .npz, .safetensors, .csv, .parquet or the folder of a cache"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def load(path: Path, labels: Path | None = None) -> Dataset:
     """The data of a file or of a cache's folder, with the labels of another file if given; `UserError` that names the mistake."""
     if (path / NAME).is_file():
         return of_cache(Cache.open(path), str(path), labels)
-    x, y = READERS[_kind(path)](path)
+    x, y = READERS[_kind(path, "--data")](path)
     return _whole(path, x, _labels(labels) if labels is not None else y, labels)
 
 
@@ -102,15 +101,8 @@ class _Rows:
         return rows
 
 
-def _kind(path: Path) -> str:
-    kind = path.suffix.lower()
-    if kind in PICKLES:
-        raise UserError(f"{path} is a pickle, which can run code when it is read: save arrays with numpy.save or safetensors")
-    if kind not in READERS:
-        raise UserError(f"{path}: unknown kind of file {kind!r}; give {KINDS}")
-    if not path.is_file():
-        raise UserError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
-    return kind
+def _kind(path: Path, flag: str) -> str:
+    return target.rows(path, flag).suffix.lower()
 
 
 def _real(path: Path, x: np.ndarray) -> None:
@@ -128,9 +120,9 @@ def _fits(path: Path, y: np.ndarray, n: int) -> None:
 
 
 def _labels(path: Path) -> np.ndarray:
-    if _kind(path) in (".csv", ".parquet"):
+    if _kind(path, "--labels-file") in (".csv", ".parquet"):
         raise UserError(f"{path}: give labels as .npy, .npz or .safetensors")
-    x, y = READERS[_kind(path)](path)
+    x, y = READERS[_kind(path, "--labels-file")](path)
     return x if y is None else y
 
 

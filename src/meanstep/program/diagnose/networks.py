@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from meanstep.program.console import UserError, first_line
-from meanstep.program.diagnose.arrays import PICKLES, Dataset
+from meanstep.program.diagnose.arrays import Dataset
+from meanstep.program.diagnose.target import checked_weights, files
 from meanstep.program.doctor.arguments import Call, candidates, read, reading, stated
 from meanstep.program.factories import load
 
@@ -46,41 +47,10 @@ class Found:
     ema: Path | None
 
 
-def find(target: str, factory: str, kwargs: str, weights: Path | None, ema: Path | None) -> Found:
-    """A factory, a checkpoint file, or a folder with `model.safetensors` and perhaps `ema_*.safetensors`, in it or in its last checkpoint.
-
-    What builds the network of a file or a folder is `factory`.
-    """
-    path = Path(target).expanduser()
-    if path.is_dir():
-        if not factory:
-            raise UserError(f"{path} is no run of `meanstep train`: give --factory package.module:callable, which builds its network")
-        here = _checkpoint(path)
-        copies = sorted(here.glob("ema*.safetensors"))
-        weights, ema = weights or here / "model.safetensors", ema or (copies[-1] if copies else None)
-    elif path.suffix.lower() in (".safetensors", *PICKLES) or path.is_file():
-        weights = weights or path
-        if not factory:
-            raise UserError(f"{path} holds weights, not a network: give --factory package.module:callable")
-    elif ":" not in target:
-        raise UserError(f"there is no folder or file {target!r}, and no package.module:callable in it")
-    return Found(factory or target, made_by(factory or target, kwargs), weights, ema)
-
-
-def made_by(factory: str, kwargs: str) -> Make:
-    """What calls a factory."""
-    return lambda seed: load(factory, kwargs, seed)[0]
-
-
-def _checkpoint(folder: Path) -> Path:
-    """The folder itself, or the last of its checkpoints."""
-    inside = [p for p in (folder / "checkpoints").glob("[!.]*") if (p / "model.safetensors").is_file()]
-    last = max(inside, key=lambda p: (int(p.name) if p.name.isdigit() else -1, p.name), default=None)
-    if (folder / "model.safetensors").is_file() or last is None:
-        if not (folder / "model.safetensors").is_file():
-            raise UserError(f"{folder} holds no model.safetensors, nor checkpoints/*/model.safetensors")
-        return folder
-    return last
+def find(target: str, network: str | None, options: Mapping[str, Any], weights: Path | None, ema: Path | None) -> Found:
+    """The target of the command line that is no run: `options` are the keywords of what builds its network."""
+    factory, weights, ema = files(target, network, weights, ema)
+    return Found(factory, lambda seed: load(factory, options, seed)[0], weights, ema)
 
 
 def admit(found: Found, data: Dataset, order: str, device: torch.device, seed: int = 0) -> Probed:
@@ -92,7 +62,9 @@ def admit(found: Found, data: Dataset, order: str, device: torch.device, seed: i
     try:
         other = copy.deepcopy(net) if found.ema else None
     except Exception as error:
-        raise UserError(f"the network cannot be copied for --ema ({first_line(error)}): hold no computed tensors in attributes") from error
+        raise UserError(
+            f"the network cannot be copied for --average ({first_line(error)}): hold no computed tensors in attributes"
+        ) from error
     for path, copied in ((found.weights, net), (found.ema, other)):
         if path is not None and copied is not None:
             _fill(copied, path)
@@ -112,12 +84,7 @@ def _at_hand(net: nn.Module, name: str) -> nn.Module:
 
 def _fill(net: nn.Module, path: Path) -> None:
     """Load weights strictly. Names may carry the prefixes that DDP, compile and averaged copies put before them."""
-    if path.suffix.lower() in PICKLES:
-        raise UserError(
-            f"{path} is a pickle, which can run code when it is read: save with safetensors.torch.save_file(net.state_dict(), ...)"
-        )
-    if not path.is_file():
-        raise UserError(f"cannot read {path}: there is no such file")
+    checked_weights(path, "weights")
     try:
         held = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -168,7 +135,7 @@ def _call(net: nn.Module, first: Call, data: Dataset) -> Call:
         call = Call(call.order, call.names, reading(out, x), call.native, call.known)
         return _shaped(net, call, call.adapt(net), (x, t / 2, t, y))
     if data.y is None and _wants_labels(net, first, (x, t / 2, t)):
-        remedy = "give --labels y.npy (whole numbers [N]), or x and y in one .npz or .safetensors"
+        remedy = "give --labels-file y.npy (whole numbers [N]), or x and y in one .npz or .safetensors"
         raise UserError(f"{type(net).__name__} needs labels, and {data.name} holds none: {remedy}")
     raise UserError(f"{type(net).__name__} does not run on rows of {data.name}, {_hint(net, data, complaints[0])}")
 
@@ -205,7 +172,7 @@ def _shaped(net: nn.Module, call: Call, field: nn.Module, rows: tuple[Any, ...])
 def _hint(net: nn.Module, data: Dataset, complaint: str) -> str:
     shape = f"shape {'x'.join(map(str, data.event))}"
     if data.y is None:
-        return f"{shape}, without labels: {complaint}. Check the data's shape and --order; if it needs labels, give --labels"
+        return f"{shape}, without labels: {complaint}. Check the data's shape and --order; if it needs labels, give --labels-file"
     if data.y.ndim == 1 and data.y.dtype.kind in "iu":
         return f"{shape}, labels {data.y.min()} to {data.y.max()}: {complaint}. Are the labels in its range?"
     return f"{shape}, conditions {list(data.y.shape[1:])}: {complaint}. Check their shapes and --order"

@@ -14,7 +14,7 @@ from meanstep.program import methods
 from meanstep.program.console import UserError
 from meanstep.program.diagnose.arrays import Dataset
 from meanstep.program.diagnose.networks import Probed
-from meanstep.program.registry import EMA, HEAD, METHODS, POSTERIOR, PREDICTION, Method, find
+from meanstep.program.registry import EMA, HEAD, POSTERIOR, PREDICTION, Method, find
 from meanstep.terms import Recipe, moving
 from meanstep.types import Velocity
 from meanstep.velocities import Posterior, of, own
@@ -56,8 +56,6 @@ class Reading:
 
 TAKES = ("times", "power", "diagonal_share", "beta")
 """Options of the command that change a recipe, where it has them."""
-READ = tuple(name for name, entry in METHODS.items() if not entry.unread)
-"""Shipped recipes that can be read from a network alone."""
 
 
 def method(name: str, probed: Probed, changed: Mapping[str, Any], path: Path = linear) -> Reading:
@@ -151,7 +149,7 @@ def center(kind: str, probed: Probed, data: Dataset, seed: int, dtype: torch.dty
         return Center(kind, own, "the network's own u(z, t, t)", everything)
     if kind == "ema":
         if probed.ema is None:
-            raise UserError("--center ema needs the copy: give --ema ema.safetensors, or a folder that holds one")
+            raise UserError("--center ema needs the copy: give --average ema.safetensors, or a folder that holds one")
         return Center(kind, of(probed.ema), "the EMA copy's u(z, t, t)", everything)
     if not known:
         raise UserError("--center posterior compares labels, and these conditions are not whole numbers [N]: use own or ema")

@@ -12,12 +12,13 @@ from meanstep.program.console import UserError
 from meanstep.program.diagnose import arrays
 from meanstep.program.diagnose.networks import Found, Probed
 from meanstep.program.diagnose.reading import Reading, line, share
+from meanstep.program.diagnose.target import BUILDER, is_run
 from meanstep.program.methods import coefficient, path
 from meanstep.program.registry import EMA, POSTERIOR, find
 from meanstep.program.runs import cached, networks
 from meanstep.program.runs.config import Config, MethodConfig
-from meanstep.program.runs.saved import CHECKPOINTS, CONFIG, Saved, held, put_part
-from meanstep.program.sampling.model import located
+from meanstep.program.runs.restored import put_part
+from meanstep.program.runs.saved import CONFIG, Saved, held, located
 from meanstep.program.training import methods
 from meanstep.program.training.averages import names
 from meanstep.program.training.state import posterior, references
@@ -113,11 +114,10 @@ class Trained:
 
 def trained(target: str) -> Trained | None:
     """The run of a folder, or of one of its checkpoints; None where neither is there. `UserError` for a damaged one."""
-    path = Path(target).expanduser()
-    if not ((path / CONFIG).is_file() and (path / CHECKPOINTS).is_dir()) and not (path / "state.json").is_file():
+    if not is_run(target):
         return None
-    run, saved = located(path)
+    run, saved = located(Path(target).expanduser())
     config = held(run)
     if config is None:
-        raise UserError(f"{run} holds no {CONFIG}: give --factory package.module:callable")
+        raise UserError(f"{run} holds no {CONFIG}: {BUILDER}")
     return Trained(run, saved, config)

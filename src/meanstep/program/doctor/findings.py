@@ -8,6 +8,28 @@ from typing import Any
 from meanstep.program.console import first_line
 
 PASS, WARN, FAIL, NONE = "pass", "warn", "fail", "n/a"
+CHECKS = (
+    "arguments",
+    "output",
+    "finite",
+    "inputs",
+    "repeatable",
+    "rows",
+    "gradients",
+    "times",
+    "time-scale",
+    "labels",
+    "forward-mode",
+    "way",
+    "autocast",
+    "types",
+    "devices",
+    "checkpoints",
+    "compile",
+    "ddp",
+    "fsdp",
+)
+"""Names of all checks, in their order."""
 
 
 @dataclass(frozen=True)

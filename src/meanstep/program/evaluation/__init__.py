@@ -1,9 +1,29 @@
-"""How far samples are from data: features of images, reference statistics kept on disk, distances by cell of a table."""
+"""How far samples are from data: features of images, reference statistics kept on disk, distances by cell of a table.
 
-from meanstep.program.evaluation.extractors import open_extractor
-from meanstep.program.evaluation.features import Extractor
-from meanstep.program.evaluation.measures import METRICS, Gathered, measured
-from meanstep.program.evaluation.pictures import Pictures, pictures
-from meanstep.program.evaluation.references import Reference, reference
+The public names load their modules when they are used.
+"""
 
-__all__ = ["METRICS", "Extractor", "Gathered", "Pictures", "Reference", "measured", "open_extractor", "pictures", "reference"]
+from typing import TYPE_CHECKING
+
+from meanstep.program.lazy import lazily
+
+if TYPE_CHECKING:
+    from meanstep.program.evaluation.extractors import open_extractor
+    from meanstep.program.evaluation.features import Extractor
+    from meanstep.program.evaluation.measures import Gathered, measured
+    from meanstep.program.evaluation.metric import METRICS
+    from meanstep.program.evaluation.pictures import Pictures
+    from meanstep.program.evaluation.references import Reference, reference
+
+__all__ = ["METRICS", "Extractor", "Gathered", "Pictures", "Reference", "measured", "open_extractor", "reference"]
+__getattr__ = lazily(
+    __name__,
+    {
+        **dict.fromkeys(("Gathered", "measured"), "measures"),
+        **dict.fromkeys(("Reference", "reference"), "references"),
+        "METRICS": "metric",
+        "Extractor": "features",
+        "Pictures": "pictures",
+        "open_extractor": "extractors",
+    },
+)

@@ -1,41 +1,20 @@
-"""The command: `meanstep evaluate RUN`, a table over checkpoints, averages, steps and guidance that can be interrupted and extended."""
+"""The command `meanstep evaluate RUN`: what is asked for, and whether that can be. `cells` does it."""
 
-import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
-from meanstep.program.console import Interrupted, UserError, err, out, writable, write
-from meanstep.program.data import open_autoencoder
-from meanstep.program.data.manifest import Manifest
-from meanstep.program.evaluation import rows, samples
-from meanstep.program.evaluation.extractors import SPECS, open_extractor
-from meanstep.program.evaluation.features import Extractor
-from meanstep.program.evaluation.measures import Metric, checked
-from meanstep.program.evaluation.pictures import Pictures, pictures
-from meanstep.program.evaluation.real_data import RunData, floor, halves
-from meanstep.program.evaluation.references import Reference, reference
-from meanstep.program.evaluation.rows import Row
-from meanstep.program.evaluation.samples import Sampled, Settings, Weights
-from meanstep.program.evaluation.table import table
-from meanstep.program.machine import available
-from meanstep.program.runs.saved import MANIFEST, held, place
-from meanstep.program.sampling import model as models
+from meanstep.program import flags
+from meanstep.program.console import UserError, stage, takes_json
+from meanstep.program.evaluation import specs
+from meanstep.program.evaluation.metric import METRICS, Metric
+from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, hinted
+from meanstep.program.runs.saved import Saved, averages, checkpoints
 
-
-def _hint(text: str, default: str, metavar: str) -> Any:
-    return tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})", metavar=metavar)
-
-
-WIDTH = 120
-"""Columns that the table takes at least; a narrower terminal wraps its lines."""
+AVERAGE = "Which average of the weights: names, raw for none, all."
 
 
 @dataclass(frozen=True)
@@ -45,224 +24,71 @@ class Evaluate:
     Every cell is sampled from the same seeds. Cells that were computed with the same settings are not computed again; interrupt it at any
     moment, the same command goes on. Only the Inception of the published FID makes a FID, everything else is FD-something.
 
-    Examples: meanstep evaluate runs/digits --steps 1 2 4; meanstep evaluate runs/cifar --ema all --extractor inception --count 50000;
+    Examples: meanstep evaluate runs/digits --steps 1 2 4; meanstep evaluate runs/cifar --average all --extractor inception --count 50000;
     meanstep evaluate runs/latents --reference photographs/ --extractor efficientnet-lite0:efficientnet_lite0.safetensors
     """
 
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
     """A run's folder, or one of its checkpoints."""
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SEEN ...")] = ("last",)
-    """Which checkpoints: last, best, all, or numbers of samples seen."""
-    ema: Annotated[tuple[str, ...], _hint("Averages of the weights: their names, raw, all.", "the run's own", "NAME ...")] = ()
+    checkpoint: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="CHECKPOINT ...", help=f"Which checkpoint: {CHECKPOINT}; several, or all, are lines of the table."),
+    ] = ("last",)
+    average: Annotated[tuple[str, ...], hinted(AVERAGE, "the run's first", "NAME ...")] = ()
     steps: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (1,)
-    """Steps of the sampler."""
+    """Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."""
     guidance: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SCALE ...")] = (1.0,)
-    """Guidance scales; 1 is the conditional model."""
+    """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     count: int = 10_000
     """Samples of each cell."""
     seed: int = 0
-    """The first of as many seeds."""
-    labels: Literal["data", "uniform"] = "data"
-    """Of a conditional model's samples: as frequent as in the reference, or all alike."""
-    extractor: Annotated[str, _hint(f"What makes features: {', '.join(SPECS)}.", "the run's own", "SPEC")] = ""
-    metrics: Annotated[tuple[Metric, ...], tyro.conf.arg(metavar="METRIC ...")] = ("frechet", "kid", "precision-recall", "density-coverage")
-    """Of frechet, kid, precision-recall, density-coverage, inception-score."""
-    reference: Annotated[str, _hint("Compare with these images: a cache, or a source.", "the run's training data", "CACHE_OR_SOURCE")] = ""
+    """Seed of every draw: the first sample's, from which all others count on."""
+    class_shares: Literal["data", "uniform"] = "data"
+    """How frequent classes are among the samples of a conditional model: as in the reference, or all alike."""
+    extractor: Annotated[str | None, hinted(specs.HELP, "the run's own", "KIND")] = None
+    metrics: Annotated[tuple[Metric, ...], tyro.conf.arg(metavar="METRIC ...", help=f"What is measured: {', '.join(METRICS)}.")] = (
+        "frechet",
+        "kid",
+        "precision-recall",
+        "density-coverage",
+    )
+    reference: Annotated[str | None, hinted("Compare with these images.", "the run's training data", "CACHE | SOURCE")] = None
     split: str = "train"
-    """The split of a --reference that is a source."""
-    reference_count: Annotated[int, _hint("At most so many images of the reference, evenly spaced.", "all", "N")] = 0
-    held_out: Annotated[str, _hint("Images that show what fresh data would score.", "the source's test split", "CACHE_OR_SOURCE")] = ""
-    network: Annotated[str, _hint("The function that may be called to make a network not ours.", "none", "MODULE:FACTORY")] = ""
-    autoencoder: Annotated[str, _hint("Where a latent run's autoencoder is now.", "where it was", "SPEC")] = ""
-    batch: int = 64
-    """Samples at a time; it changes nothing beyond rounding."""
-    device: str = "cpu"
-    """Where to sample and extract: cpu, cuda, cuda:1, mps."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: no file)")] = None
-    """Write the table's rows here too ("-" for standard output instead of the table)."""
+    """Which part of the source, if it has several: train or test, any name on the hub; of a --reference that is a source."""
+    reference_limit: Annotated[int | None, hinted("At most so many images of the reference: evenly spaced.", "all", "N")] = None
+    held_out: Annotated[
+        str | None, hinted("Images that show what fresh data would score.", "the source's test split", "CACHE | SOURCE")
+    ] = None
+    network: Network = None
+    autoencoder: Autoencoder = None
+    chunk: Annotated[int, tyro.conf.arg(metavar="N")] = 64
+    """Rows of one pass of the network: it changes memory and speed, nothing else beyond rounding."""
+    device: Device = "auto"
+    json: Json = None
 
     def run(self) -> int:
         """0 when the table is complete. `UserError` if there is nothing to evaluate, or nothing to compare with."""
-        self._check()
-        run = self.folder.expanduser()
-        weights = samples.weights(run, self.checkpoints, self.ema)
-        run = samples.run_folder(run)
-        config = held(run)
-        extractor = open_extractor(self.extractor or (config.run.extractor if config else "pixels"), available(self.device))
-        checked(self.metrics, extractor)
-        manifest = Manifest.read(run / MANIFEST)
-        data = RunData(run, manifest, open_autoencoder(self.autoencoder or place(run, manifest), available(self.device)))
-        real = pictures(self.reference, manifest, data.autoencoder, self.split) if self.reference else data.trained_on()
-        with _bar() as bar:
-            work = Work(self, run, real, self._against(real, extractor, bar), data.autoencoder.digest, bar)
-            try:
-                found, below = work.cells(weights), work.floor(data)
-            except KeyboardInterrupt:
-                raise Interrupted(f"stopped: finished cells are in {run / rows.NAME}, the same command goes on after them") from None
-        self._show(found, below, extractor.distance, run)
+        run, saved = self._checked()
+        with stage("importing PyTorch"):
+            from meanstep.program.evaluation import cells
+        cells.evaluated(self, run, saved)
         return 0
 
-    def _check(self) -> None:
-        wrong = [
-            (self.count < 6, f"--count: at least 6, got {self.count}"),
-            (self.batch < 1, f"--batch: at least 1, got {self.batch}"),
-            (self.seed < 0, f"--seed: at least 0, got {self.seed}"),
-            (self.reference_count < 0, f"--reference-count: at least 0, got {self.reference_count}"),
-            (any(n < 1 for n in self.steps), f"--steps: at least 1, got {min(self.steps, default=1)}"),
-            (not all(map(math.isfinite, self.guidance)), "--guidance: finite numbers"),
-            (
-                not (self.steps and self.guidance and self.checkpoints and self.metrics),
-                "give at least one of each: steps, guidance, metrics",
-            ),
-        ]
-        for bad, message in wrong:
-            if bad:
-                raise UserError(message)
-        if self.json is not None and str(self.json) != "-":
-            writable(self.json)
-
-    def _against(self, real: Pictures, extractor: Extractor, bar: Progress) -> Reference:
-        total = min(len(real), self.reference_count or len(real))
-        task = bar.add_task(f"reference: {real.name}", total=total)
-        try:
-            against = reference(
-                real, extractor, limit=self.reference_count, batch=self.batch, told=lambda done: bar.update(task, completed=done)
-            )
-        except KeyboardInterrupt:
-            raise Interrupted("stopped before the reference was complete: nothing was written") from None
-        finally:
-            bar.remove_task(task)
-        for notice in notices(real, against, self.count):
-            err.print(notice, soft_wrap=True, markup=False)
-        return against
-
-    def _show(self, found: list[Row], below: Row, distance: str, run: Path) -> None:
-        text = json.dumps([*found, below], indent=1) + "\n"
-        if str(self.json) == "-":
-            out.file.write(text)
-            return
-        if self.json is not None:
-            write(self.json, text)
-        shown = table(found, below, self.metrics, distance)
-        shown.width = WIDTH if out.width < WIDTH else None
-        out.print(shown, crop=False)
-        out.print(f"reference: {found[0]['reference']}; last line: {below['data']}", soft_wrap=True, markup=False)
-        out.print(f"rows: {run / rows.NAME}", soft_wrap=True, markup=False)
-
-
-def notices(real: Pictures, against: Reference, count: int) -> Iterator[str]:
-    """What a reader of the numbers has to know."""
-    dim, name = against.extractor.dim, against.extractor.distance
-    if real.decoded:
-        yield "the reference are pictures that the autoencoder decoded: its own error is not in the numbers; give --reference the originals"
-    if against.extractor.input.repeats(real.image[0]):
-        yield f"the images are grey: {against.extractor.name} sees their one channel three times"
-    for what, n in (("samples", count), ("images of the reference", against.count)):
-        if n <= dim:
-            yield (
-                f"{n:,} {what} for {dim:,} features: the covariance is singular and {name} mostly bias; compare it at equal counts only, "
-                f"or take the kernel distance, or more than {dim:,} {what}"
-            )
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        yield bar
-
-
-@dataclass(frozen=True)
-class Work:
-    """The cells that are missing, computed one after the other and written down at once."""
-
-    asked: Evaluate
-    run: Path
-    real: Pictures
-    against: Reference
-    decoder: str
-    """The autoencoder's digest."""
-    bar: Progress
-
-    def cells(self, weights: Sequence[Weights]) -> list[Row]:
-        """The rows of the table, those that are there already included."""
-        wanted = [(w, self._wanted(w, steps, scale)) for w in weights for steps in self.asked.steps for scale in self.asked.guidance]
-        known = rows.load(self.run)
-        found = [rows.same(known, row) for _, row in wanted]
-        missing = [i for i, row in enumerate(found) if row is None]
-        if len(missing) < len(wanted):
-            err.print(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there already", markup=False)
-        task = self.bar.add_task("samples", total=self.asked.count * len(missing))
-        model: tuple[Weights, models.Model] | None = None
-        for done, i in enumerate(missing):
-            w, row = wanted[i]
-            if model is None or model[0] is not w:
-                model = w, self._model(w)
-            found[i] = self._computed(model[1], row, task, done)
-        return [row for row in found if row is not None]
-
-    def _wanted(self, w: Weights, steps: int, scale: float) -> Row:
-        row: Row = {"kind": "cell", "seen": w.seen, "average": w.average, "weights": w.digest, "steps": steps}
-        return row | {"guidance": scale, "labels": self._drawn()} | self._shared() | {"autoencoder": self.decoder}
-
-    def _shared(self) -> Row:
-        extractor, asked = self.against.extractor, self.asked
-        row: Row = {"count": asked.count, "seed": asked.seed, "distance": extractor.distance, "extractor": extractor.name}
-        row |= {"extractor_digest": extractor.digest, "input": str(extractor.input)}
-        row |= {"repeated": extractor.input.repeats(self.real.image[0]), "metrics": list(asked.metrics)}
-        return row | {"reference": f"{self.real.name}, {self.against.count:,} images", "reference_digest": self.against.digest}
-
-    def _drawn(self) -> str:
-        """How labels are drawn: as in the reference only if it has labels for all images."""
-        held = self.real.labels
-        return "data" if self.asked.labels == "data" and len(held) and int(held.min()) >= 0 else "uniform"
-
-    def _labels(self, model: models.Model) -> Tensor | None:
-        if not model.conditional or self._drawn() == "uniform":
-            return None
-        if int(self.real.labels.max()) >= len(model.classes):
-            raise UserError(f"the reference has more than the model's {len(model.classes)} classes: give --labels uniform")
-        return self.real.labels
-
-    def _model(self, w: Weights) -> models.Model:
-        model = models.load(
-            w.saved.path,
-            ema=w.average,
-            device=available(self.asked.device),
-            autoencoder=self.asked.autoencoder or None,
-            network=self.asked.network,
-        )
-        if not model.conditional and any(scale != 1 for scale in self.asked.guidance):
-            raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
-        return model
-
-    def _computed(self, model: models.Model, row: Row, task: Any, done: int) -> Row:
-        asked = self.asked
-        what = f"{row['seen']:,} seen, {row['average']}, {row['steps']} step{'s' if row['steps'] > 1 else ''}, guidance {row['guidance']:g}"
-        self.bar.update(task, description=what)
-        settings = Settings(asked.count, asked.seed, asked.batch, asked.metrics)
-        sampled = Sampled(model, settings, self._labels(model), row["steps"], row["guidance"])
-        row |= samples.evaluated(sampled, self.against, lambda n: self.bar.update(task, completed=done * asked.count + n))
-        self.bar.update(task, completed=(done + 1) * asked.count)
-        rows.append(self.run, row)
-        return row
-
-    def floor(self, data: RunData) -> Row:
-        """What images that the reference has not score, or one half of it against the other."""
-        pool = data.held_out(self.asked.held_out, self.real)
-        name = (
-            f"held out: {pool.name}"
-            if pool
-            else "halves: every second image of the reference against the others, the Frechet distance only"
-        )
-        row: Row = {"kind": "floor", "data": name, "data_digest": pool.digest if pool else None} | self._shared()
-        if known := rows.same(rows.load(self.run), row):
-            return known
-        asked = self.asked
-        self.bar.add_task("floor", total=None)
-        row["values"] = floor(pool, asked.count, self.against, asked.metrics, asked.batch) if pool else halves(self.against)
-        rows.append(self.run, row)
-        return row
-
-
-__all__ = ["Evaluate", "Work", "notices"]
+    def _checked(self) -> tuple[Path, list[Saved]]:
+        """The run and its checkpoints that are meant; `UserError` for what can be known to fail."""
+        flags.at_least(6, count=self.count)
+        flags.at_least(1, chunk=self.chunk, reference_limit=self.reference_limit, steps=min(self.steps, default=1))
+        flags.at_least(0, seed=self.seed)
+        if not all(map(math.isfinite, self.guidance)):
+            raise UserError("--guidance: finite numbers")
+        if not (self.steps and self.guidance and self.checkpoint and self.metrics):
+            raise UserError("give at least one of each: checkpoint, steps, guidance, metrics")
+        flags.device(self.device)
+        flags.factory(self.network)
+        if self.extractor is not None:
+            specs.checked(self.extractor)
+        takes_json(self.json)
+        run, saved = checkpoints(self.folder.expanduser(), self.checkpoint)
+        for one in saved:
+            averages(one, self.average)
+        return run, saved

@@ -1,6 +1,5 @@
 """From images uint8 to features: `open_extractor` of a spec. Never unpickles, and never calls a distance FID that is none."""
 
-import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,6 +15,7 @@ from meanstep.program.console import UserError
 from meanstep.program.evaluation import pretrained
 from meanstep.program.evaluation.features import Extractor, digest, misfit
 from meanstep.program.evaluation.inputs import Input
+from meanstep.program.evaluation.specs import unknown
 from meanstep.program.runs.public_weights import read
 
 COMPONENTS, GRID, PLAIN = 32, 16, 64
@@ -39,17 +39,7 @@ def open_extractor(spec: str, device: torch.device | str = "cpu") -> Extractor:
     if kind in ("timm", "torchvision") and rest:
         name, _, file = rest.partition(":")
         return (pretrained.timm if kind == "timm" else pretrained.torchvision)(name, file, device)
-    raise UserError(_unknown(spec, kind))
-
-
-SPECS = ("pixels", "random", "inception", "inception:FILE", "efficientnet-lite0:FILE", "timm:NAME[:FILE]", "torchvision:NAME[:FILE]")
-
-
-def _unknown(spec: str, kind: str) -> str:
-    kinds = list(dict.fromkeys(known.partition(":")[0] for known in SPECS))
-    near = difflib.get_close_matches(kind, kinds, 1)
-    hint = [known for known in SPECS if near and known.partition(":")[0] == near[0]] or SPECS
-    return f"there is no extractor {spec!r}; {'did you mean' if near else 'give'} {' or '.join(hint)}{'?' if near else ''}"
+    raise UserError(unknown(spec))
 
 
 def efficientnet(file: str, device: torch.device) -> Extractor:

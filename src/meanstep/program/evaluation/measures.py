@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import torch
 from scipy.special import stdtrit
@@ -15,8 +14,6 @@ from meanstep.program.evaluation.features import Extractor
 from meanstep.program.evaluation.pictures import spaced
 from meanstep.program.evaluation.references import KEPT, Reference
 
-Metric = Literal["frechet", "kid", "precision-recall", "density-coverage", "inception-score"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
 BLOCKS, FEWEST = 10, 3
 """Most blocks of samples whose spread gives an interval, and fewest."""
 SPLITS = 10

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from meanstep.metrics import Statistics
 from meanstep.program.console import UserError, err, write
-from meanstep.program.data.ensure import user_folder
+from meanstep.program.data.ensured import user_folder
 from meanstep.program.evaluation.features import Extractor
 from meanstep.program.evaluation.pictures import Pictures, spaced
 

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from meanstep.keys import key
-from meanstep.program.console import UserError
 from meanstep.program.data.cache import sha256
 from meanstep.program.evaluation.measures import Gathered, measured
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.evaluation.rows import Row
-from meanstep.program.runs.saved import CHECKPOINTS, Saved, found
-from meanstep.program.sampling.model import Model, chosen, located
+from meanstep.program.runs.saved import Saved, averages
+from meanstep.program.sampling.model import Model
 
 Told = Callable[[int], None]
 
@@ -54,40 +53,10 @@ class Weights:
         return sha256(self.file)
 
 
-def weights(run: Path, checkpoints: Sequence[str], averages: Sequence[str]) -> list[Weights]:
-    """The weights meant: `last`, `best`, `all` or samples seen; names of averages, `raw`, `all`, or none for the run's own choice."""
-    saved = [one for word in checkpoints for one in _checkpoints(run, word)]
-    pairs = [Weights(one, name) for one in saved for name in _averages(one, averages)]
+def weights(saved: Sequence[Saved], names: Sequence[str]) -> list[Weights]:
+    """The weights meant: of these checkpoints the averages of these names, as `averages` reads them."""
+    pairs = [Weights(one, name) for one in saved for name in averages(one, names)]
     return sorted({(w.seen, w.average): w for w in pairs}.values(), key=lambda w: w.seen)
-
-
-def _checkpoints(run: Path, word: str) -> list[Saved]:
-    if word == "last":
-        return [located(run)[1]]
-    if (run / "state.json").exists():
-        raise UserError(f"{run} is one checkpoint: leave out --checkpoints, or give the folder of the run")
-    located(run)  # complains if there is none
-    if word == "all":
-        return [Saved.open(path) for path in found(run)]
-    if word == "best":
-        best = int(Saved.open(found(run)[-1]).about.get("best_seen", -1))
-        if best < 0:
-            raise UserError(f"{run} was not evaluated while it trained: there is no best checkpoint, give its samples seen")
-        word = str(best)
-    if not word.isdecimal():
-        raise UserError(f"--checkpoints: last, best, all, or numbers of samples seen, got {word!r}")
-    return [located(run, int(word))[1]]
-
-
-def _averages(saved: Saved, names: Sequence[str]) -> list[str]:
-    if "all" in names:
-        return ["raw", *saved.averages]
-    return [chosen(saved, name) for name in names] or [chosen(saved, None)]
-
-
-def run_folder(path: Path) -> Path:
-    """The folder of a run, of which this may be a checkpoint."""
-    return path.parent.parent if path.parent.name == CHECKPOINTS and (path / "state.json").exists() else path
 
 
 def labels_of_data(seeds: Sequence[int], labels: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from meanstep.coefficients import Running
 from meanstep.keys import key
-from meanstep.program.data import Cache
+from meanstep.program.data.cache import Cache
+from meanstep.program.latents.sizes import Compute
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, NetworkConfig
 from meanstep.program.training.loop import OBSERVE_EVERY
@@ -23,20 +23,6 @@ from meanstep.velocities import of, own
 
 ROWS, MOMENTS = 64, 8
 """Rows of the step that is counted, and moments of the training, evenly spaced: a method may change with progress."""
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Rows through a network for one row of training: passes forward, passes backward, tangents."""
-
-    forwards: float
-    backwards: float
-    tangents: float
-
-    @property
-    def passes(self) -> float:
-        """In passes forward: a pass backward counts two, a tangent one."""
-        return self.forwards + 2 * self.backwards + self.tangents
 
 
 def counted(config: Config, cache: Cache) -> Compute:

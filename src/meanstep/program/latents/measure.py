@@ -22,6 +22,7 @@ from meanstep.probes.rows import inner, tabulated
 from meanstep.program import methods, registry
 from meanstep.program.data import Cache
 from meanstep.program.evaluation.references import Reference
+from meanstep.program.latents.sizes import Sizes
 from meanstep.program.registry import INSTANTANEOUS
 from meanstep.program.runs.config import Config
 from meanstep.program.sampling import pictures
@@ -38,22 +39,6 @@ from meanstep.velocities import Posterior, conditional, of
 CHUNK, BINS, LARGEST = 128, 10, 20_000_000
 """Rows of a pass; bins of t; most numbers in the data behind a posterior."""
 BETAS = torch.arange(21, dtype=torch.float64) / 20
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a measurement takes; the defaults are for small images on a CPU.
-
-    `count`, `steps`: samples of a distance, and steps of the sampler; `rows`: of the parabola; `times`, `rows_at`: of the loss over t;
-    `references`: most rows of the data behind the center "data".
-    """
-
-    count: int = 2048
-    steps: tuple[int, ...] = (1, 2, 4)
-    rows: int = 2048
-    times: int = 10
-    rows_at: int = 256
-    references: int = 20_000
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,16 +8,17 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meanstep.program.console import UserError, write
-from meanstep.program.data import Cache
 from meanstep.program.latents.arms import ANCHORED, CONSTANT, Arm
-from meanstep.program.latents.compute import Compute, counted
-from meanstep.program.latents.measure import Sizes
 from meanstep.program.latents.records import STUDY, VERSION, held
+from meanstep.program.latents.sizes import Compute, Sizes
 from meanstep.program.machine import environment
-from meanstep.program.runs.config import Config, from_yaml
+from meanstep.program.runs.config import Config, flag, from_yaml
+
+if TYPE_CHECKING:
+    from meanstep.program.data.cache import Cache
 
 FURTHER = 1.5
 """Constant coefficients train on for at most this factor, to where they have spent what a dearer arm spends."""
@@ -56,7 +57,7 @@ class Study:
         )
         return dataclasses.replace(self.config, method=arm.of(self.config.method), run=run)
 
-    def described(self, cache: Cache, floor: dict[str, float], asked: Collection[tuple[str, int]]) -> dict[str, Any]:
+    def described(self, cache: "Cache", floor: dict[str, float], asked: Collection[tuple[str, int]]) -> dict[str, Any]:
         """What study.json holds; `asked`: the runs that it is to have, arm and seed."""
         return {
             "study": "latents",
@@ -93,12 +94,12 @@ def held_config(found: dict[str, Any]) -> Config:
     return from_yaml(json.dumps(found["config"]), STUDY)
 
 
-def completed(study: Study, folder: Path, cache: Cache) -> Study:
+def completed(study: Study, folder: Path, cache: "Cache") -> Study:
     """The study with the arms and seeds that the folder has already, all counted; `UserError` if the folder holds another study."""
     before = held(folder)
     if before is None:
         return _counted(study, study.arms, cache)
-    _same(study, before, folder)
+    same(study, before, folder)
     if (digest := before["data"].get("digest", cache.manifest.digest)) != cache.manifest.digest:
         remedy = "choose another folder with --out, or give the data that it has"
         raise UserError(f"{folder} holds a study on other data ({before['data']['name']}, {digest[:12]}) than --data.source: {remedy}")
@@ -112,7 +113,9 @@ def completed(study: Study, folder: Path, cache: Cache) -> Study:
     return _counted(dataclasses.replace(study, seeds=seeds, compute=known), tuple(arms.values()), cache)
 
 
-def _counted(study: Study, arms: tuple[Arm, ...], cache: Cache) -> Study:
+def _counted(study: Study, arms: tuple[Arm, ...], cache: "Cache") -> Study:
+    from meanstep.program.latents.compute import counted
+
     compute = dict(study.compute)
     for arm in arms:
         if arm.name not in compute:
@@ -123,25 +126,34 @@ def _counted(study: Study, arms: tuple[Arm, ...], cache: Cache) -> Study:
     return dataclasses.replace(study, arms=arms, compute=compute)
 
 
-def _same(study: Study, before: dict[str, Any], folder: Path) -> None:
+def same(study: Study, before: dict[str, Any], folder: Path) -> None:
+    """`UserError` for the first setting that the study in a folder has otherwise."""
     now = {"moments": study.moments, **dataclasses.asdict(study.sizes)}
     for name, value in json.loads(json.dumps(now)).items():
         if before["settings"].get(name) != value:
-            flag = "--moments" if name == "moments" else f"--measure.{name.replace('_', '-')}"
+            word = "--moments" if name == "moments" else flag("measure", name)
             remedy = "choose another folder with --out, or ask for the same"
-            raise UserError(f"{folder} holds a study with {flag} {before['settings'].get(name)}, now {value}: {remedy}")
+            raise UserError(f"{folder} holds a study with {word} {before['settings'].get(name)}, now {value}: {remedy}")
     theirs, ours = before["config"], json.loads(json.dumps(dataclasses.asdict(study.config)))
     for part, entries in ours.items():
         for name, value in entries.items():
             if theirs.get(part, {}).get(name) != value and (part, name) not in FREE:
-                flag = f"--{part}.{name.replace('_', '-')}"
-                raise UserError(
-                    f"{folder} holds a study with {flag} {theirs.get(part, {}).get(name)}, now {value}: choose another folder with --out"
-                )
+                held_so = f"{folder} holds a study with {flag(part, name)} {theirs.get(part, {}).get(name)}, now {value}"
+                raise UserError(f"{held_so}: choose another folder with --out")
 
 
+DECIDED = ("seed", "sample_every", "evaluate_every", "save_every", "keep", "evaluate_count")
+"""Entries of `run` that a study decides for each of its runs, or has no use for."""
 FREE = {("run", "device"), ("run", "seed"), ("run", "log_every"), ("run", "loggers"), ("data", "source")}
 """Entries that may change when a study goes on."""
+
+
+def examined(folder: Path) -> None:
+    """`UserError` for a folder that holds something else; nothing is touched."""
+    here = folder.expanduser().resolve()
+    names = [p.name for p in here.iterdir()] if here.is_dir() else []
+    if STUDY not in names and any(name != ".lock" and not name.startswith(f".{STUDY}") for name in names):
+        raise UserError(f"{here} is not empty and holds no study: choose another folder with --out")
 
 
 @contextmanager
@@ -150,8 +162,7 @@ def locked(folder: Path) -> Iterator[Path]:
     here = folder.expanduser().resolve()
     try:
         here.mkdir(parents=True, exist_ok=True)
-        if not (here / STUDY).exists() and any(p.name != ".lock" and not p.name.startswith(f".{STUDY}") for p in here.iterdir()):
-            raise UserError(f"{here} is not empty and holds no study: choose another folder with --out")
+        examined(here)
         lock = (here / ".lock").open("w")
     except OSError as error:
         raise UserError(f"cannot write into the folder {here}: {error.strerror}") from error
@@ -160,10 +171,18 @@ def locked(folder: Path) -> Iterator[Path]:
         yield here
 
 
-def note(here: Path, study: Study, cache: Cache, floor: dict[str, float], runs: Collection[tuple[str, int]]) -> None:
+def note(here: Path, study: Study, cache: "Cache", floor: dict[str, float], runs: Collection[tuple[str, int]]) -> None:
     """Write study.json, with these runs beside those that it had, and env.json the first time."""
     before = held(here) or {}
     asked = {*runs, *((arm, seed) for arm, seed in before.get("asked", []))}
     write(here / STUDY, json.dumps(study.described(cache, floor, asked), indent=1) + "\n")
     if not (here / "env.json").exists():
         write(here / "env.json", json.dumps(environment(study.config.run.device), indent=1) + "\n")
+
+
+def parted(part: str | None) -> tuple[int, int]:
+    """K and N of `K/N`, 1 and 1 of None; `UserError` for another word."""
+    k, _, n = (part or "1/1").partition("/")
+    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise UserError(f"--part: K/N with 1 <= K <= N, such as 2/8, got {part!r}")
+    return int(k), int(n)

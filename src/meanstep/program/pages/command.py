@@ -1,12 +1,18 @@
 """`meanstep report`."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from meanstep.program.console import UserError, out
+from meanstep.program.console import UserError, chat, put_json, stage, takes_json
+from meanstep.program.flags import Json
 from meanstep.program.pages.page import require
+
+KINDS = {"sweep.json": "sweep", "study.json": "latents", "config.yaml": "runs"}
+"""The file that tells what a folder holds, and the package that reports it."""
 
 
 @dataclass(frozen=True)
@@ -16,21 +22,22 @@ class Report:
     Examples: meanstep report runs/digits; meanstep report runs/toy
     """
 
-    folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="folder", metavar="FOLDER")]]
     """The folder of a run of `meanstep train`, or of a sweep or study of `meanstep reproduce`."""
+
+    json: Json = None
 
     def run(self) -> int:
         """0 when it is written. `UserError` if the folder holds neither."""
         require()
+        takes_json(self.json)
         folder = self.folder.expanduser()
-        if (folder / "sweep.json").is_file():
-            from meanstep.program.sweep.report.page import build
-        elif (folder / "study.json").is_file():
-            from meanstep.program.latents.report.page import build
-        elif (folder / "config.yaml").is_file():
-            from meanstep.program.runs.report.page import build
-        else:
+        found = next((package for name, package in KINDS.items() if (folder / name).is_file()), None)
+        if found is None:
             words = "the folder that `meanstep train` (config.yaml) or `meanstep reproduce` (sweep.json, study.json) wrote"
             raise UserError(f"{self.folder} holds no run and no sweep: give {words}")
-        out.print(f"report: {build(folder)}", soft_wrap=True)
+        with stage("writing the report"):
+            page = import_module(f"meanstep.program.{found}.report.page").build(folder)
+        if not put_json(self.json, {"command": "report", "report": str(page)}):
+            chat.print(f"report: {page}", soft_wrap=True)
         return 0

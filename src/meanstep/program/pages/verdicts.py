@@ -86,7 +86,7 @@ def claim(
     if not judged:
         sentence = f"There are no data for it: {needs}."
     elif all(row.change.n < 2 for row in judged):
-        sentence = f"One seed gives a number but no interval: {_extremes(judged, quantity)}. Run it with --seeds 0 1 2."
+        sentence = f"One seed gives a number but no interval: {_extremes(judged, quantity)}. Run it with --seeds 0:3."
     else:
         sentence = f"{_extremes(judged, quantity)}. {_tally(judged)}"
     return Claim(key, text, source, test, quantity, found, verdict, sentence)

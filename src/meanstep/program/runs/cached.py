@@ -4,7 +4,7 @@ from pathlib import Path
 
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Manifest, Request, ensure
-from meanstep.program.data.ensure import user_folder
+from meanstep.program.data.ensured import user_folder
 from meanstep.program.data.manifest import NAME, check_fits
 from meanstep.program.runs.saved import MANIFEST, held
 

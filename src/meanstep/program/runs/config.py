@@ -11,33 +11,15 @@ import tyro
 import yaml
 
 from meanstep.program.console import UserError
+from meanstep.program.evaluation import specs
+from meanstep.program.flags import Device, Options, at_least, unset
+from meanstep.program.registry import check_options, check_path, find
 
-
-def _entries(text: str) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"entries such as '{{beta: 0.5}}', got {text!r}")
-    return found
-
-
-def _flow(entries: dict[str, Any]) -> str:
-    text: str = yaml.safe_dump(entries, default_flow_style=True, width=1000)
-    return text.strip()
-
-
-Options = Annotated[
-    dict[str, Any],
-    tyro.constructors.PrimitiveConstructorSpec[dict[str, Any]](
-        nargs=1,
-        metavar="YAML",
-        instance_from_str=lambda words: _entries(words[0]),
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [_flow(value)],
-    ),
-]
+RECIPE = (
+    "The recipe's options: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a number, or a "
+    "schedule such as {linear: [0, 1]}, {cosine: [0, 1]}, {over_t: [0, 1, 4]} (like t^4, all training long), or running (estimated per bin "
+    "of (r, t) while training goes on), or climber (moved by the distance at each evaluation)."
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +28,8 @@ class DataConfig:
 
     source: str = "digits"
     """A folder that `meanstep cache` made, or any source that it reads (digits, a folder of images, .npz, .tar, hub:owner/name)."""
-    size: int = 0
-    """Side of the images in pixels, if the source has to be cached first; 0 keeps them as they are."""
+    size: Annotated[int, unset("as the images are", "N")] = 0
+    """Side of the images in pixels, if the source has to be cached first."""
     flips: bool = False
     """Show every other image mirrored; a cache with mirror images shows them anyway."""
     conditional: bool = True
@@ -60,17 +42,20 @@ class NetworkConfig:
 
     name: str = "dit"
     """dit, or package.module:factory, called with size, channels and classes as keywords beside `options`."""
-    model: str = ""
-    """A published size and patch such as B/4 or XL/2; else the four numbers below."""
+    model: Annotated[str, unset("the four numbers below", "SIZE/PATCH", "")] = ""
+    """A published size and patch such as B/4 or XL/2."""
     patch: int = 2
+    """Pixels of a side that become one token."""
     width: int = 96
+    """Entries of a token."""
     depth: int = 6
+    """Blocks."""
     heads: int = 4
-    options: Options = field(default_factory=dict)
-    """Further keywords of the network, as YAML: '{qk_norm: true, rms: true, checkpointing: true, head: true}'."""
-    start: str = ""
-    """What to start from: a run's folder, a checkpoint's, or public weights as sit:FILE, repa:FILE or dit:FILE (docs/dit.md);
-    relabel-sit:FILE for other classes than theirs."""
+    """Heads of attention in a block."""
+    options: Annotated[Options, unset("none", "YAML", "{}")] = field(default_factory=dict)
+    """Further keywords of the network: '{qk_norm: true, rms: true, checkpointing: true, head: true}'."""
+    start: Annotated[str, unset("weights drawn by the seed", "FOLDER | KIND:FILE", "")] = ""
+    """What to start from: a run, a checkpoint, or public weights as sit:FILE, repa:FILE, dit:FILE; relabel-sit:FILE for other classes."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +63,16 @@ class MethodConfig:
     """How it is trained. What is left out is as published, see docs/choosing.md."""
 
     recipe: str = "meanflow"
-    """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching, or your own function as package.module:function."""
-    options: Options = field(default_factory=dict)
-    """The recipe's options, as YAML: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a
-    number, or a schedule such as {linear: [0, 1]}, {cosine: [0, 1]}, {over_t: [0, 1, 4]} (like t^4, all training long), or running
-    (estimated per bin of (r, t) while training goes on), or climber (moved by the distance at each evaluation)."""
+    """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching, or a function of yours, package.module:function."""
+    options: Annotated[Options, unset("none", "YAML", "{}", RECIPE)] = field(default_factory=dict)
     path: str = "linear"
-    """The path between data and noise: linear, trigonometric, or package.module:name."""
+    """The path between data and noise: linear, trigonometric, or one of yours, package.module:name."""
     proxy_decay: float = 0.999
     """Decay of the EMA copy that serves as a proxy."""
     references: int = 2048
     """Rows of the data that a posterior velocity compares with."""
-    components: int = 0
-    """Principal components of the data in which a posterior velocity compares rows; 0: all entries."""
+    components: Annotated[int, unset("all entries", "N")] = 0
+    """Principal components of the data in which a posterior velocity compares rows."""
     dropout: float = 0.1
     """Share of the rows whose label is hidden, which guidance needs."""
     omega: float = 1.0
@@ -106,15 +88,15 @@ class OptimiserConfig:
     """AdamW and its learning rate, in samples seen."""
 
     rate: float = 1e-3
-    """The learning rate after the warm-up."""
+    """The learning rate: after the warm-up."""
     warmup: int = 10_000
     """Samples over which the rate rises from 0."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """How the rate goes on: it stays, or falls to 0 at the end."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's."""
+    betas: Annotated[tuple[float, float], tyro.conf.arg(name="adam-betas")] = (0.9, 0.95)
+    """AdamW's decays of its two moments."""
     weight_decay: float = 0.0
-    """AdamW's."""
+    """AdamW's decay of the weights."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 does not clip."""
 
@@ -125,7 +107,7 @@ class AveragesConfig:
 
     decays: tuple[float, ...] = (0.999,)
     """Exponential averages: what each keeps at a step."""
-    widths: tuple[float, ...] = ()
+    widths: Annotated[tuple[float, ...], unset("none", "[WIDTH ...]", "")] = ()
     """Power-function averages: relative widths, such as 0.05 0.10; arXiv 2312.02696."""
 
 
@@ -136,14 +118,12 @@ class RunConfig:
     samples: int = 1_000_000
     """Samples to see in all."""
     batch: int = 128
-    """Rows of a step, of all ranks together."""
-    chunk: int = 0
-    """Rows of one forward pass; several chunks a rank accumulate. 0: the batch over the ranks. Draws belong to chunks, not to ranks: with
-    the same chunk any number of ranks makes the same steps."""
+    """Rows of a training step: of all ranks together."""
+    chunk: Annotated[int, unset("the batch over the ranks", "N")] = 0
+    """Rows of one pass of the network: a divisor of the batch; with the same chunk any number of ranks makes the same steps."""
     seed: int = 0
-    """Of weights, order, noise and times."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps, or auto."""
+    """Seed of every draw: weights, order, noise and times."""
+    device: Device = "auto"
     precision: Literal["float32", "bf16", "float64"] = "float32"
     """bf16: autocast; weights, loss and derivative's sums stay float32. float64: data, weights, averages, loss and optimiser, for a run that
     is compared with another program's."""
@@ -161,11 +141,10 @@ class RunConfig:
     """Samples between two checkpoints."""
     keep: int = 2
     """Checkpoints that are kept beside the best one."""
-    extractor: str = "pixels"
-    """What an evaluation's Frechet distance is taken of, see docs/evaluation.md."""
+    extractor: Annotated[str, tyro.conf.arg(metavar="KIND", help=specs.HELP)] = "pixels"
     evaluate_count: int = 1024
     """Samples of an evaluation."""
-    loggers: tuple[str, ...] = ()
+    loggers: Annotated[tuple[str, ...], unset("none", "[NAME ...]", "")] = ()
     """Beside records.jsonl: tensorboard, wandb, mlflow, trackio."""
 
 
@@ -259,28 +238,39 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
+def flag(part: str, name: str) -> str:
+    """The option of the command line for an entry: of `run` and `optimiser` without the part's name."""
+    word = "adam-betas" if (part, name) == ("optimiser", "betas") else name.replace("_", "-")
+    return f"--{word}" if part in ("run", "optimiser") else f"--{part}.{word}"
+
+
+def chunk(run: RunConfig, ranks: int) -> int:
+    """Rows of a forward pass; `UserError` if batch, chunks and ranks do not divide."""
+    size = run.chunk or run.batch // ranks
+    if run.batch % ranks or not size or (run.batch // size) % ranks:
+        what = f"a batch of {run.batch} in chunks of {size or run.batch} cannot be dealt to {ranks} ranks"
+        raise UserError(f"{what}: choose --batch and --chunk so that batch / chunk is a multiple of the ranks")
+    return size
+
+
 def checked(config: Config) -> Config:
     """The configuration, or `UserError` for numbers that cannot be."""
     run, optimiser, method = config.run, config.optimiser, config.method
-    positive = {"samples": run.samples, "batch": run.batch, "log_every": run.log_every, "save_every": run.save_every, "keep": run.keep}
-    for name, value in positive.items():
-        if value < 1:
-            raise UserError(f"--run.{name.replace('_', '-')}: at least 1, got {value}")
-    if run.evaluate_count < 2:
-        raise UserError(f"--run.evaluate-count: at least 2, got {run.evaluate_count}")
-    for name, value in {"chunk": run.chunk, "sample_every": run.sample_every, "evaluate_every": run.evaluate_every}.items():
-        if value < 0:
-            raise UserError(f"--run.{name.replace('_', '-')}: at least 0, got {value}")
+    at_least(1, samples=run.samples, batch=run.batch, log_every=run.log_every, save_every=run.save_every, keep=run.keep)
+    at_least(2, evaluate_count=run.evaluate_count)
+    at_least(0, chunk=run.chunk, sample_every=run.sample_every, evaluate_every=run.evaluate_every, seed=run.seed)
+    at_least(0, warmup=optimiser.warmup, clip=optimiser.clip, weight_decay=optimiser.weight_decay)
     if run.precision == "float64" and run.device.startswith("mps"):
-        raise UserError(f"--run.precision float64: {run.device} has no such numbers, choose --run.device cpu")
+        raise UserError(f"--precision float64: {run.device} has no such numbers, choose --device cpu")
     if run.chunk and run.batch % run.chunk:
-        raise UserError(f"--run.chunk: a divisor of the batch {run.batch}, got {run.chunk}")
+        raise UserError(f"--chunk: a divisor of the batch {run.batch}, got {run.chunk}")
     if not 0 < optimiser.rate < 1e3:
-        raise UserError(f"--optimiser.rate: between 0 and 1000, got {optimiser.rate:g}")
-    if not (optimiser.warmup >= 0 and optimiser.clip >= 0 and optimiser.weight_decay >= 0):
-        raise UserError("--optimiser: warmup, clip and weight-decay are at least 0")
+        raise UserError(f"--rate: between 0 and 1000, got {optimiser.rate:g}")
     if not all(0 <= beta < 1 for beta in optimiser.betas):
-        raise UserError(f"--optimiser.betas: both lie in [0, 1), got {optimiser.betas[0]:g} and {optimiser.betas[1]:g}")
+        raise UserError(f"--adam-betas: both lie in [0, 1), got {optimiser.betas[0]:g} and {optimiser.betas[1]:g}")
     if not (0 <= method.dropout < 1 and method.references >= 1 and method.components >= 0 and 0 <= method.kappa < 1):
         raise UserError("--method: dropout and kappa lie in [0, 1), references is at least 1, components at least 0")
+    check_path(method.path)
+    if ":" not in method.recipe:  # a function of the user's own is looked at when it is imported
+        check_options(find(method.recipe), method.options)
     return config

@@ -1,6 +1,5 @@
 """From a description, as `network.json` holds it, to a network. Knows no files."""
 
-import json
 from typing import Any
 
 import torch
@@ -51,7 +50,7 @@ def made(description: Description, seed: int = 0, allowed: str = "") -> nn.Modul
     with torch.random.fork_rng(devices=[]):  # layers draw weights before anyone gives them others
         torch.manual_seed(key(seed, "weights").initial_seed())
         if name != "dit":
-            net = _called_like_a_field(load(str(name), json.dumps(options))[0], str(name))
+            net = _called_like_a_field(load(str(name), options)[0], str(name))
         else:
             net = _dit(options, key(seed, "weights"))
     return net.double() if dtype else net

@@ -1,4 +1,4 @@
-"""The files of a run's folder, read: configuration, checkpoints, weights. Nothing is unpickled.
+"""The files of a run's folder, read: configuration, checkpoints, weights. Nothing is unpickled, and torch is not needed to look.
 
 config.yaml   env.json   data.json (the cache's manifest)   autoencoder.safetensors   records.jsonl   samples/*.png
 checkpoints/000000012800/
@@ -9,19 +9,18 @@ checkpoints/000000012800/
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.distributed.tensor import DTensor
+from typing import TYPE_CHECKING, Any
 
 from meanstep.program.console import UserError
-from meanstep.program.data import Manifest
+from meanstep.program.data.manifest import Manifest
+from meanstep.program.flags import CHECKPOINT
 from meanstep.program.runs.config import Config, from_yaml
-from meanstep.program.runs.networks import Description
-from meanstep.program.runs.public_weights import read_safetensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG, MANIFEST, AUTOENCODER, CHECKPOINTS = "config.yaml", "data.json", "autoencoder.safetensors", "checkpoints"
 
@@ -44,7 +43,7 @@ class Saved:
 
     path: Path
     about: dict[str, Any]
-    description: Description
+    description: dict[str, Any]
 
     @staticmethod
     def open(path: Path) -> "Saved":
@@ -62,8 +61,10 @@ class Saved:
         """The names of the averages that it holds."""
         return tuple(sorted(path.stem.removeprefix("ema_") for path in self.path.glob("ema_*.safetensors")))
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
+    def tensors(self, name: str) -> "dict[str, Tensor]":
         """The tensors of one file."""
+        from meanstep.program.runs.public_weights import read_safetensors
+
         return read_safetensors(self.path / f"{name}.safetensors")
 
 
@@ -79,26 +80,68 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def put(module: nn.Module, tensors: dict[str, Any], where: Path) -> None:
-    """Load a module's values, whole ones into shards too; `UserError` names the first that does not fit."""
-    own = {k: tuple(v.shape) for k, v in module.state_dict().items()}
-    for name in dict.fromkeys((*own, *tensors)):
-        theirs = tuple(tensors[name].shape) if name in tensors else "missing"
-        if theirs != own.get(name, "unknown"):
-            here = own.get(name, "unknown")
-            raise UserError(f"{where} holds another architecture: {name} is {theirs} there and {here} in this network")
-    if any(isinstance(p, DTensor) for p in module.parameters()):
-        set_model_state_dict(module, tensors, options=StateDictOptions(full_state_dict=True))
-    else:
-        module.load_state_dict(tensors)
-
-
-def put_part(module: nn.Module, tensors: dict[str, Any], start: str, where: Path) -> None:
-    """Load those values whose names begin with `start`, as `put` does."""
-    put(module, {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}, where)
-
-
 def place(run: Path, manifest: Manifest) -> str:
     """Where the autoencoder is: the run's copy, or where it was when the data were encoded."""
     kind = manifest.autoencoder.partition(":")[0]
     return f"{kind}:{run / AUTOENCODER}" if (run / AUTOENCODER).exists() else manifest.autoencoder
+
+
+def located(path: Path, checkpoint: str | int = "last") -> tuple[Path, Saved]:
+    """The run's folder and the checkpoint that is meant: `last`, `best`, or the samples that it had seen. `path`: a run's folder, or a
+    checkpoint's, which is the one that is meant."""
+    run, there = checkpoints(path, [str(checkpoint)])
+    return run, there[0]
+
+
+def checkpoints(path: Path, words: Sequence[str]) -> tuple[Path, list[Saved]]:
+    """The run's folder and the checkpoints that are meant: each word is `last`, `best`, `all`, or the samples that one had seen."""
+    if not path.is_dir():
+        raise UserError(f"there is no folder {path}: give a run's folder, or one of its checkpoints")
+    if (path / "state.json").exists():
+        if any(word != "last" for word in words):
+            raise UserError(f"{path} is one checkpoint: leave out --checkpoint, or give the folder of the run")
+        return path.parent.parent, [Saved.open(path)]
+    there = {int(p.name): p for p in found(path)}
+    if not there:
+        raise UserError(f"{path} holds no checkpoint: give the folder of a run of `meanstep train`")
+    seen = [n for word in words for n in (there if word == "all" else [_seen(path, word, there)])]
+    return path, [Saved.open(there[n]) for n in dict.fromkeys(seen)]
+
+
+def _seen(run: Path, word: str, there: dict[int, Path]) -> int:
+    """The samples that the checkpoint had seen which a word means."""
+    if word == "last":
+        return max(there)
+    if word == "best":
+        best = int(Saved.open(there[max(there)]).about.get("best_seen", -1))
+        if best < 0:
+            raise UserError(f"{run} was not evaluated while it trained: there is no best checkpoint, give its samples seen")
+        return best if best in there else _none(run, best, there)
+    if not word.isdecimal():
+        raise UserError(f"--checkpoint: {CHECKPOINT}, got {word!r}; there are {_numbers(there)}")
+    return int(word) if int(word) in there else _none(run, int(word), there)
+
+
+def _none(run: Path, seen: int, there: dict[int, Path]) -> int:
+    raise UserError(f"{run} has no checkpoint at {seen:,} samples: there are {_numbers(there)}")
+
+
+def _numbers(there: dict[int, Path]) -> str:
+    return ", ".join(f"{n:,}" for n in sorted(there))
+
+
+def chosen(saved: Saved, average: str | None) -> str:
+    """The average that is meant: by default the first of the run, `raw` for the weights themselves."""
+    names = ("raw", *saved.averages)
+    if average is None:
+        return str(saved.about.get("chosen") or names[-1])
+    if average not in names:
+        raise UserError(f"{saved.path} has no average {average!r}: choose among {', '.join(names)}")
+    return average
+
+
+def averages(saved: Saved, names: Sequence[str]) -> list[str]:
+    """The averages that are meant: each once, `all` for the weights themselves and all of them; none for the run's first."""
+    if "all" in names:
+        return ["raw", *saved.averages]
+    return list(dict.fromkeys(chosen(saved, name) for name in names)) or [chosen(saved, None)]

@@ -14,7 +14,8 @@ from meanstep.program.data import Autoencoder, Manifest, open_autoencoder, to_im
 from meanstep.program.registry import PATHS, check_sampler, default_sampler
 from meanstep.program.runs import networks
 from meanstep.program.runs.facts import Facts, known
-from meanstep.program.runs.saved import MANIFEST, Saved, found, place, put
+from meanstep.program.runs.restored import put
+from meanstep.program.runs.saved import MANIFEST, chosen, located, place
 from meanstep.program.sampling import draw
 
 
@@ -23,7 +24,7 @@ class Model:
     """A network with the weights of a checkpoint, in eval mode; `manifest`: what it was trained on; `seen`: samples it had seen.
 
     `conditional`: whether the network takes labels; `facts`: what its method taught it; `sampler`: the name of the one that is used. The
-    network has the type of the checkpoint, float32, or float64 of a run of `--run.precision float64`.
+    network has the type of the checkpoint, float32, or float64 of a run of `--precision float64`.
     """
 
     field: nn.Module
@@ -129,25 +130,25 @@ def decoded(z: Tensor, manifest: Manifest, autoencoder: Autoencoder, batch: int)
 def load(
     path: str | Path,
     *,
-    ema: str | None = None,
-    checkpoint: int | None = None,
+    average: str | None = None,
+    checkpoint: int | str = "last",
     device: torch.device | str = "cpu",
     autoencoder: str | None = None,
     sampler: str | None = None,
-    network: str = "",
+    network: str | None = None,
 ) -> Model:
-    """The model of a run's folder (its last checkpoint, or the one at `checkpoint` samples) or of a checkpoint's folder.
+    """The model of a run's folder (its checkpoint "last", "best", or the one that had seen so many samples) or of a checkpoint's folder.
 
-    `ema`: an average's name, "raw" for the weights themselves, None for the run's first average; `autoencoder`: where it is now, if it
-    is neither in the folder nor where it was; `sampler`: of
-    `meanstep.samplers`, None takes the first that reads what the recipe taught. `UserError` for a folder that holds no
+    `average`: an average's name, "raw" for the weights themselves, None for the run's first average; `autoencoder`: where it is now, if it
+    is neither in the folder nor where it was; `sampler`: of `meanstep.samplers` or your own `package.module:function`, None takes the
+    first that reads what the recipe taught. `UserError` for a folder that holds no
     model, or a damaged one. A network that is not ours is made by calling the function that the checkpoint's network.json names, which
     `network` must allow by that name, `package.module:factory`.
     """
     run, saved = located(Path(path).expanduser(), checkpoint)
     manifest = Manifest.read(run / MANIFEST)
-    name = chosen(saved, ema)
-    net = networks.made(saved.description, allowed=network)
+    name = chosen(saved, average)
+    net = networks.made(saved.description, allowed=network or "")
     put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
     here = torch.device(device)
     made = open_autoencoder(autoencoder or place(run, manifest), here)
@@ -158,30 +159,3 @@ def load(
         raise UserError(f"--sampler {way} asks for the path {facts.path}, code that is not ours: sample from Python, samplers.{way}(path=)")
     labelled = bool(saved.description.get("options", {}).get("classes"))
     return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, labelled, facts, way)
-
-
-def located(path: Path, checkpoint: int | None = None) -> tuple[Path, Saved]:
-    """The run's folder and the checkpoint that are meant."""
-    if not path.is_dir():
-        raise UserError(f"there is no folder {path}: give a run's folder, or one of its checkpoints")
-    if (path / "state.json").exists():
-        return path.parent.parent, Saved.open(path)
-    there = found(path)
-    if not there:
-        raise UserError(f"{path} holds no checkpoint: give the folder of a run of `meanstep train`")
-    if checkpoint is None:
-        return path, Saved.open(there[-1])
-    named = {int(p.name): p for p in there}
-    if checkpoint not in named:
-        raise UserError(f"{path} has no checkpoint at {checkpoint:,} samples: there are {', '.join(f'{n:,}' for n in named)}")
-    return path, Saved.open(named[checkpoint])
-
-
-def chosen(saved: Saved, ema: str | None) -> str:
-    """The average that is meant: by default the first of the run."""
-    names = ("raw", *saved.averages)
-    if ema is None:
-        return str(saved.about.get("chosen") or names[-1])
-    if ema not in names:
-        raise UserError(f"{saved.path} has no average {ema!r}: choose among {', '.join(names)}")
-    return ema

@@ -4,21 +4,20 @@ import hashlib
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
-from meanstep.fields.planar import PLANAR
-from meanstep.program.console import UserError, err, out
-from meanstep.program.machine import cores
-from meanstep.program.sweep import points
-from meanstep.program.sweep.folder import claim
-from meanstep.program.sweep.pool import run
+from meanstep.program import flags
+from meanstep.program.console import UserError, chat, err, out, stage
+from meanstep.program.flags import DIAGONAL, POWER, TIMES, Device, Seeds, hinted
+from meanstep.program.machine import available, cores
+from meanstep.program.pages.page import require
+from meanstep.program.sweep.folder import claim, examined
 from meanstep.program.sweep.records import Record
-from meanstep.program.sweep.settings import DIMENSIONS, Settings, coefficients, known_sets, mixture_dimension, models
+from meanstep.program.sweep.settings import DIMENSIONS, SETS, Settings, coefficients, known_sets, mixture_dimension, models
 
 Scale = Literal["smoke", "quick", "paper"]
 DEFAULT = ("paper", "plain@1", "anchored@0", "posterior-both@1", "flow_matching")
@@ -30,29 +29,16 @@ SCALES: dict[str, dict[str, Any]] = {
 """What each scale sets; the rest are the defaults of `Settings`."""
 
 
-def _words(name: str, text: str, default: str = "") -> Any:
-    hint = default and f"(default: {default})"
-    return tyro.conf.arg(metavar=f"[{name} ...]", help=text, help_behavior_hint=hint or None)
-
-
-def _number(text: str, default: str = "by the scale") -> Any:
-    return tyro.conf.arg(metavar="N", help=text, help_behavior_hint=f"(default: {default})")
-
-
 ARMS_HELP = (
-    "What to train; ARM@BETA,BETA restricts an arm to some coefficients. Swept over beta: paper (EMA copy in the tangent, anchor at "
+    "What to train: ARM@BETA,BETA restricts an arm to some coefficients. Swept over beta: paper (EMA copy in the tangent, anchor at "
     "beta = 1 only), plain (never an anchor), anchored (always), own, posterior, oracle (other proxies in the tangent), ema-both, "
     "own-both, posterior-both, oracle-both (the proxy in tangent and target). One model: matrix, matrix-oracle (beta per (r, t) from "
     "the exact law), flow_matching, alpha_flow, improved_meanflow, terminal_velocity, split_meanflow, solution_flow, shortcut."
 )
-SEEDS_HELP = "Seeds, e.g. 0 1 2. Models of one seed share initial weights, data, noise and times, so that differences are paired."
-TIMES_HELP = (
-    "How (r, t) are drawn: sorted uniform pairs, or MeanFlow's sorted logit-normal(-0.4, 1), which hardly ever trains the step from t = 1."
-)
-POWER_HELP = "Power of MeanFlow's adaptive weight: 0 is the squared error that the paper's theory is about, 1 MeanFlow's default."
-DEVICE_HELP = "cpu, or cuda: then all models of one structure train as one ensemble in a captured graph."
+SEEDS_HELP = "Which seeds: 0:3 (without 3), 3,5,8 or 0:4,7. Models of one seed share all draws, so that differences are paired."
+WORKERS_HELP = "How many at a time: processes, each on one thread. The results do not depend on it."
 BETAS_HELP = "Coefficients of the swept arms, in [0, 1]."
-SETS_HELP = "swiss_roll, checkerboard, pinwheel, eight_gaussians, two_moons, two_spirals, or mixture-D."
+SETS_HELP = f"Which data: {', '.join(SETS)}, or mixture-D."
 POINTS_HELP = "Your own points as one more set: .csv, .npy or .parquet, a point a row, two or more columns. Standardised; half is held out."
 
 
@@ -61,60 +47,65 @@ class _Sweep:
     """What both studies share."""
 
     scale: Scale = "quick"
-    """smoke: under a minute, for a look; quick: up to ten minutes on two cores; paper: 200,000 steps, hours on two cores."""
-    arms: Annotated[tuple[str, ...], _words("ARM", ARMS_HELP)] = DEFAULT
-    seeds: Annotated[tuple[int, ...], _words("N", SEEDS_HELP, "by the scale")] = ()
-    steps: Annotated[int | None, _number("Training steps of each model.")] = None
-    batch: Annotated[int | None, _number("Rows of a training step; the paper's own is unknown.")] = None
-    diagonal_share: float = 0.5
-    """Share of the rows with r = t."""
-    times: Annotated[Literal["uniform", "logit-normal"], tyro.conf.arg(help=TIMES_HELP)] = "uniform"
-    lr: float = 1e-3
-    """Adam's learning rate, constant."""
-    power: Annotated[float, tyro.conf.arg(help=POWER_HELP)] = 0.0
-    workers: Annotated[int | None, _number("Processes, each on one thread. The results do not depend on it.", "one a core")] = None
-    device: Annotated[str, tyro.conf.arg(help=DEVICE_HELP)] = "cpu"
+    """smoke: under a minute, for a look; quick: up to ten minutes on two cores; paper: 200,000 updates, hours on two cores."""
+    arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ARM ...]", help=ARMS_HELP)] = DEFAULT
+    seeds: Annotated[Seeds | None, hinted(SEEDS_HELP, "by the scale: 0,1 and 0:3", "SEEDS")] = None
+    updates: Annotated[int | None, hinted("Training steps of each model.", "by the scale: 160, 2,800, 200,000", "N")] = None
+    batch: Annotated[
+        int | None, hinted("Rows of a training step: the paper's own number is unknown.", "by the scale: 128, 256, 1024", "N")
+    ] = None
+    diagonal_share: Annotated[float, tyro.conf.arg(help=DIAGONAL)] = 0.5
+    times: Annotated[Literal["uniform", "logit-normal"], tyro.conf.arg(help=TIMES)] = "uniform"
+    rate: float = 1e-3
+    """The learning rate: Adam's, constant."""
+    power: Annotated[float, tyro.conf.arg(help=POWER)] = 0.0
+    workers: Annotated[int | None, hinted(WORKERS_HELP, "one a core", "N")] = None
+    device: Device = "auto"
 
     def _settings(self, sets: Sequence[str], betas: Sequence[float], points: Path | None) -> Settings:
         scale = dict(SCALES[self.scale])
-        for name in ("steps", "batch"):
-            if getattr(self, name) is not None:
-                scale[name] = getattr(self, name)
-        if self.seeds:
-            scale["seeds"] = tuple(dict.fromkeys(self.seeds))
+        given = {"steps": self.updates, "batch": self.batch, "seeds": self.seeds}
+        scale |= {name: value for name, value in given.items() if value is not None}
         settings = Settings(
             sets=tuple(dict.fromkeys(sets)),
             betas=tuple(betas),
             arms=tuple(dict.fromkeys(self.arms)),
             diagonal_share=self.diagonal_share,
             times=self.times,
-            lr=self.lr,
+            lr=self.rate,
             power=self.power,
             points=None if points is None else str(points.expanduser().resolve()),
             digest=None if points is None else hashlib.sha256(points.expanduser().read_bytes()).hexdigest(),
-            ensemble=_device(self.device).type == "cuda",
             **scale,
         )
         _check(settings)
         return settings
 
     def _go(self, settings: Settings, folder: Path, study: str) -> int:
-        from meanstep.program.pages.page import require
-        from meanstep.program.sweep.report.page import build, spoken
-
+        flags.at_least(1, workers=self.workers)
+        if flags.device(self.device) == "mps":
+            raise UserError("--device: a sweep runs on cpu or cuda, got 'mps'")
         require()
+        examined(flags.folder(folder))
+        with stage("importing PyTorch"):
+            from meanstep.program.sweep import points
+            from meanstep.program.sweep.pool import run
+            from meanstep.program.sweep.report.page import build, spoken
+        if settings.points is not None:
+            points.load(settings.points)
+        device = available(self.device)
+        settings = replace(settings, ensemble=device.type == "cuda")
         workers = cores() if self.workers is None else self.workers
-        if workers < 1:
-            raise UserError(f"--workers: at least one process, got {workers}")
         started = time.perf_counter()
-        with claim(folder, settings, study, self.device) as (here, found):
-            records = run(settings, here, found, 1 if settings.ensemble else workers, self.device)
+        with claim(folder, settings, study, str(device)) as (here, found):
+            records = run(settings, here, found, 1 if settings.ensemble else workers, str(device))
             swept = time.perf_counter() - started
-            page = build(here)
+            with stage("writing the report"):
+                page = build(here)
         for line in spoken(here):
             out.print(line, soft_wrap=True)
-        out.print(f"report: {page}", soft_wrap=True)
-        out.print(f"numbers: {page.parent / 'summary.csv'}", soft_wrap=True)
+        chat.print(f"report: {page}", soft_wrap=True)
+        chat.print(f"numbers: {page.parent / 'summary.csv'}", soft_wrap=True)
         err.print(_spent(records, swept, time.perf_counter() - started - swept), style="dim", soft_wrap=True)
         return 0
 
@@ -124,23 +115,23 @@ class Toy(_Sweep):
     """Train the coefficient sweep on two-dimensional data and write a report: does beta lower the variance, does it improve samples?
 
     Six sets with known densities, so that the marginal velocity, the noise and its optimal coefficient are known too. Interrupt it at
-    any moment; the same command goes on with the same final numbers. It writes report.html, summary.csv, figures/ and records.jsonl.
+    any moment; the same command goes on with the same final numbers. It writes report.html, summary.csv,
+    figures/ and records.jsonl. docs/sweep.md says more.
 
     Examples: meanstep reproduce toy; meanstep reproduce toy --scale smoke --out runs/look; meanstep reproduce toy --sets two_moons --arms
-    paper posterior-both oracle-both --seeds 0 1 2 3 4; meanstep reproduce toy --points mine.csv
+    paper posterior-both oracle-both --seeds 0:5; meanstep reproduce toy --points mine.csv
     """
 
-    sets: Annotated[tuple[str, ...], _words("SET", SETS_HELP, "the six; none with --points")] = ()
-    betas: Annotated[tuple[str, ...], _words("BETA", BETAS_HELP)] = ("0", "0.25", "0.5", "0.75", "1")
-    points: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help=POINTS_HELP, help_behavior_hint="(default: none)")] = None
-    out: Path = Path("runs/toy")
-    """Folder of this sweep; it is made if it does not exist."""
+    sets: Annotated[tuple[str, ...], hinted(SETS_HELP, "the six; none with --points", "[SET ...]")] = ()
+    betas: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA ...]", help=BETAS_HELP)] = ("0", "0.25", "0.5", "0.75", "1")
+    points: Annotated[Path | None, hinted(POINTS_HELP, "none", "FILE")] = None
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/toy")
+    """Where results go: the sweep's folder; it is made if it does not exist."""
 
     def run(self) -> int:
         """0 when the report is written. `UserError` for settings that make no sense."""
-        if self.points is not None:
-            points.load(self.points)
-        sets = self.sets or (() if self.points is not None else tuple(PLANAR))
+        flags.readable(self.points, "--points")
+        sets = self.sets or (() if self.points is not None else SETS)
         return self._go(
             self._settings([*sets, *(["points"] if self.points else [])], coefficients(self.betas), self.points), self.out, "toy"
         )
@@ -150,16 +141,17 @@ class Toy(_Sweep):
 class Mixtures(_Sweep):
     """Train the coefficient sweep on Gaussian mixtures of growing dimension and write a report.
 
-    Eight Gaussians with standard deviation 0.3 in d = 2 to 64 dimensions, of unit variance in all (ours: the paper's mixtures are unknown).
+    Eight Gaussians with standard deviation 0.3 in d = 2 to 64 dimensions, of unit variance in all (ours: the
+    paper's mixtures are unknown). docs/sweep.md says more.
 
-    Examples: meanstep reproduce mixtures; meanstep reproduce mixtures --dims 64 --seeds 0 1 2 3 4
+    Examples: meanstep reproduce mixtures; meanstep reproduce mixtures --dims 64 --seeds 0:5
     """
 
     dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[D ...]")] = DIMENSIONS
     """Dimensions, 2 to 256."""
-    betas: Annotated[tuple[str, ...], _words("BETA", BETAS_HELP)] = ("0", "0.2", "0.4", "0.6", "0.8", "1")
-    out: Path = Path("runs/mixtures")
-    """Folder of this sweep; it is made if it does not exist."""
+    betas: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA ...]", help=BETAS_HELP)] = ("0", "0.2", "0.4", "0.6", "0.8", "1")
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/mixtures")
+    """Where results go: the sweep's folder; it is made if it does not exist."""
 
     def run(self) -> int:
         """0 when the report is written. `UserError` for settings that make no sense."""
@@ -184,16 +176,15 @@ def _check(settings: Settings) -> None:
         if not held:
             raise UserError(f"nothing to train: {option} is empty; leave it out for its default, or name at least one")
     wrong = [
-        (settings.steps < 1, f"--steps: at least 1, got {settings.steps}"),
+        (settings.steps < 1, f"--updates: at least 1, got {settings.steps}"),
         (settings.batch < 8, f"--batch: at least 8 rows, got {settings.batch}"),
         (not 0 < settings.diagonal_share < 1, f"--diagonal-share lies inside (0, 1), got {settings.diagonal_share:g}"),
         (
             not 1 <= settings.moving < settings.batch,
             f"--diagonal-share {settings.diagonal_share:g} leaves no row of {settings.batch} moving",
         ),
-        (not 0 < settings.lr < float("inf"), f"--lr: a positive number, got {settings.lr:g}"),
+        (not 0 < settings.lr < float("inf"), f"--rate: a positive number, got {settings.lr:g}"),
         (not 0 <= settings.power <= 4, f"--power: a number in [0, 4], got {settings.power:g}"),
-        (any(seed < 0 for seed in settings.seeds), f"--seeds: integers of at least 0, got {min(settings.seeds)}"),
     ]
     for bad, message in wrong:
         if bad:
@@ -201,19 +192,6 @@ def _check(settings: Settings) -> None:
     exact = [arm for arm in settings.arms if "matrix" in arm]
     if exact and "points" in settings.sets:
         raise UserError(f"the arm {exact[0]} needs the exact law of the data, which is unknown for --points: leave it out")
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device: there is no device {name!r}: use cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device: a sweep runs on cpu or cuda, got {name!r}")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise UserError(f"--device: this torch finds {count} CUDA devices; leave the option out to use the processor")
-    return device
 
 
 def _spent(records: list[Record], swept: float, report: float) -> str:

@@ -13,7 +13,15 @@ from meanstep.program.machine import environment
 from meanstep.program.sweep.records import Record, load, read_json
 from meanstep.program.sweep.settings import Settings
 
-OPTIONS = {"ensemble": "--device", "samples": "--scale", "directions": "--scale", "probe": "--scale", "ema_decay": "--scale"}
+OPTIONS = {
+    "steps": "--updates",
+    "lr": "--rate",
+    "ensemble": "--device",
+    "samples": "--scale",
+    "directions": "--scale",
+    "probe": "--scale",
+    "ema_decay": "--scale",
+}
 """The option that decides a setting, where it has another name."""
 
 
@@ -46,10 +54,15 @@ def _folder(folder: Path) -> Path:
         raise UserError(f"cannot make the folder {here}: {error.strerror}") from error
     if not os.access(here, os.W_OK):
         raise UserError(f"cannot write into {here}: permission denied")
-    own = {".lock", "sweep.json"}
-    if not (here / "sweep.json").exists() and any(p.name not in own for p in here.iterdir()):
-        raise UserError(f"{here} is not empty and holds no sweep: choose another folder with --out")
+    examined(here)
     return here
+
+
+def examined(folder: Path) -> None:
+    """`UserError` for a folder that holds something else; nothing is touched."""
+    here, own = folder.expanduser().resolve(), {".lock", "sweep.json"}
+    if here.is_dir() and not (here / "sweep.json").exists() and any(p.name not in own for p in here.iterdir()):
+        raise UserError(f"{here} is not empty and holds no sweep: choose another folder with --out")
 
 
 def _asked(settings: Settings, study: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from meanstep.fields.planar import PLANAR
 from meanstep.program.console import UserError
 from meanstep.program.registry import INSTANTANEOUS, METHODS
 
@@ -19,6 +18,8 @@ REFERENCES = (
     "solution_flow",
     "shortcut",
 )
+SETS = ("swiss_roll", "checkerboard", "pinwheel", "eight_gaussians", "two_moons", "two_spirals")
+"""Built-in sets in the plane: those of `fields.planar.PLANAR`, in its order."""
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
 
 
@@ -172,4 +173,4 @@ def mixture_dimension(name: str) -> int | None:
 
 def known_sets() -> tuple[str, ...]:
     """Names of all built-in sets."""
-    return (*PLANAR, *(f"mixture-{dim}" for dim in DIMENSIONS))
+    return (*SETS, *(f"mixture-{dim}" for dim in DIMENSIONS))

@@ -17,7 +17,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from meanstep.program.console import UserError
-from meanstep.program.runs.saved import CHECKPOINTS, Saved, found, put, put_part
+from meanstep.program.runs.restored import put, put_part
+from meanstep.program.runs.saved import CHECKPOINTS, Saved, found
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
 
@@ -100,7 +101,7 @@ def prune(folder: Path, keep: int, best: int) -> None:
 def restore(state: State, saved: Saved) -> None:
     """Put a checkpoint's values into a state that was made by the same configuration; `UserError` if they do not fit."""
     if saved.description.get("dtype") != state.description.get("dtype"):
-        raise UserError(f"the checkpoint {saved.path} is one of another --run.precision: its weights would be rounded")
+        raise UserError(f"the checkpoint {saved.path} is one of another --precision: its weights would be rounded")
     put(state.owner.net, saved.tensors("model"), saved.path)
     for average in state.averages:
         source = f"ema_{average.name}" if average.name in saved.averages else "model"

@@ -3,39 +3,57 @@
 import statistics
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from meanstep.program.data import Cache, Loader
 from meanstep.program.runs import networks
-from meanstep.program.runs.config import Config
+from meanstep.program.runs.config import Config, chunk
 from meanstep.program.training.loop import Step, batches
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State, fresh
-from meanstep.program.training.train import chunk, mirrored, wrapped
+from meanstep.program.training.train import mirrored, wrapped
 
 STEPS = 4
 
 
-def lines(config: Config, cache: Cache, ranks: Ranks) -> Iterator[str]:
-    """The dry run's answer, a line at a time; all ranks must ask together."""
+def estimated(config: Config, cache: Cache, ranks: Ranks) -> dict[str, Any]:
+    """The dry run's answer; all ranks must ask together. Bytes are of weights, gradient, moments and averages, of a rank."""
     state = fresh(config, cache, ranks)
-    shape = " x ".join(map(str, cache.shape))
-    yield f"data: {len(cache):,} rows of {shape}, {len(cache.classes)} labels, cache {cache.path}"
-    yield f"network: {networks.parameters(state.owner.net):,} parameters"
-    held = _bytes(state)
-    yield f"weights, gradient, moments and {len(state.averages)} average(s): {held / 2**20:,.0f} MiB a rank, activations come on top"
     seconds = a_step(config, cache, ranks, state)
-    total = seconds * config.run.samples / config.run.batch
-    speed = f"{config.run.batch / seconds:,.0f} samples/s; {config.run.samples:,} samples: {clock(total)}"
-    yield f"step: {seconds * 1e3:,.0f} ms (median of {STEPS}), {speed}"
-    if ranks.device.type == "cuda":
-        yield f"peak of memory: {torch.cuda.max_memory_allocated(ranks.device) / 2**20:,.0f} MiB"
+    cuda = ranks.device.type == "cuda"
+    return {
+        "rows": len(cache),
+        "shape": list(cache.shape),
+        "classes": len(cache.classes),
+        "cache": str(cache.path),
+        "parameters": networks.parameters(state.owner.net),
+        "averages": len(state.averages),
+        "bytes": _bytes(state),
+        "peak_bytes": torch.cuda.max_memory_allocated(ranks.device) if cuda else None,
+        "seconds_a_step": seconds,
+        "samples_a_second": config.run.batch / seconds,
+        "samples": config.run.samples,
+        "seconds": seconds * config.run.samples / config.run.batch,
+    }
+
+
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """The same in words, a line at a time."""
+    yield f"data: {found['rows']:,} rows of {' x '.join(map(str, found['shape']))}, {found['classes']} labels, cache {found['cache']}"
+    yield f"network: {found['parameters']:,} parameters"
+    held = f"{found['bytes'] / 2**20:,.0f} MiB a rank, activations come on top"
+    yield f"weights, gradient, moments and {found['averages']} average(s): {held}"
+    speed = f"{found['samples_a_second']:,.0f} samples/s; {found['samples']:,} samples: {clock(found['seconds'])}"
+    yield f"step: {found['seconds_a_step'] * 1e3:,.0f} ms (median of {STEPS}), {speed}"
+    if found["peak_bytes"] is not None:
+        yield f"peak of memory: {found['peak_bytes'] / 2**20:,.0f} MiB"
 
 
 def a_step(config: Config, cache: Cache, ranks: Ranks, state: State) -> float:
     """Seconds of a step, the median of a few, which the state is used up for."""
-    step = Step(config, state, ranks, wrapped(config, state, ranks), chunk(config, ranks))
+    step = Step(config, state, ranks, wrapped(config, state, ranks), chunk(config.run, ranks.size))
     return _seconds(step, Loader(cache, config.run.seed, mirrored(config, cache)))
 
 

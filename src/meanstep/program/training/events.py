@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from meanstep.coefficients import Climber
-from meanstep.program.console import err, out
+from meanstep.program.console import chat, err
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.records import Records
 from meanstep.program.sampling import pictures
@@ -153,7 +153,7 @@ def _lines(config: Config) -> Show:
         spent, done = now - begun[0][0], state.seen - begun[0][1]
         left = (config.run.samples - state.seen) * spent / done if done else None
         remaining = f", {_clock(left)} left" if left is not None else ""
-        out.print(f"{state.seen:,} of {config.run.samples:,} samples: {_words(means)}{remaining}", highlight=False, soft_wrap=True)
+        chat.print(f"{state.seen:,} of {config.run.samples:,} samples: {_words(means)}{remaining}", highlight=False, soft_wrap=True)
 
     return show
 

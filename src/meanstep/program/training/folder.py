@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meanstep.program.console import UserError, write
-from meanstep.program.data import Cache
 from meanstep.program.data.manifest import Manifest, check_fits
 from meanstep.program.machine import environment
-from meanstep.program.runs.config import Config, to_yaml
+from meanstep.program.runs.config import Config, flag, to_yaml
 from meanstep.program.runs.facts import NAME as METHOD
 from meanstep.program.runs.records import load
 from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held
+
+if TYPE_CHECKING:
+    from meanstep.program.data.cache import Cache
 
 LARGEST = 100 * 2**20
 """Bytes of an autoencoder that is copied beside the run; a larger one is referred to."""
@@ -35,9 +37,7 @@ def claimed(folder: Path) -> Iterator[Path]:
         here.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {here}: {error.strerror}") from error
-    begun = {".lock", MANIFEST, AUTOENCODER, "env.json"}  # written before the configuration
-    if not (here / CONFIG).exists() and any(p.name not in begun for p in here.iterdir()):
-        raise UserError(f"{here} is not empty and holds no run: choose another folder with --out")
+    _ours(here)
     try:
         lock = (here / ".lock").open("w")
     except OSError as error:
@@ -50,7 +50,22 @@ def claimed(folder: Path) -> Iterator[Path]:
         yield here
 
 
-def begin(here: Path, config: Config, cache: Cache, device: str) -> None:
+def examined(folder: Path, config: Config) -> None:
+    """`UserError` for a folder that holds something else, or a run with other settings; nothing is touched."""
+    here = folder.expanduser().resolve()
+    if here.is_dir():
+        _ours(here)
+        if before := held(here):
+            _same(here, before, config)
+
+
+def _ours(here: Path) -> None:
+    begun = {".lock", MANIFEST, AUTOENCODER, "env.json"}  # written before the configuration
+    if not (here / CONFIG).exists() and any(p.name not in begun for p in here.iterdir()):
+        raise UserError(f"{here} is not empty and holds no run: choose another folder with --out")
+
+
+def begin(here: Path, config: Config, cache: "Cache", device: str) -> None:
     """Note what the run is made of, or refuse what does not fit a run that is there."""
     if before := held(here):
         _same(here, before, config)
@@ -79,9 +94,8 @@ def _same(here: Path, before: Config, now: Config) -> None:
     for part, entries in new.items():
         for name, value in entries.items():
             if value != old[part][name] and not (part == "run" and name in FREE) and (part, name) != ("data", "source"):
-                flag = f"--{part}.{name.replace('_', '-')}"
                 remedy = "choose another folder with --out, or leave it out to go on with that run"
-                raise UserError(f"{here} holds a run with {flag} {_short(old[part][name])}, now {_short(value)}: {remedy}")
+                raise UserError(f"{here} holds a run with {flag(part, name)} {_short(old[part][name])}, now {_short(value)}: {remedy}")
 
 
 def _short(value: Any) -> str:

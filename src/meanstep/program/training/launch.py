@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import torch
 import tyro
 
 from meanstep.program.console import UserError, out
-from meanstep.program.runs.config import Config, checked
+from meanstep.program.flags import at_least, hinted
+from meanstep.program.parsing import parsed
+from meanstep.program.runs.config import Config, checked, chunk
 from meanstep.program.training.command import Train
-from meanstep.program.training.ranks import Ranks
-from meanstep.program.training.train import chunk
 
 STUDY = ("reproduce", "latents")
 TIME = re.compile(r"\d+-\d{1,2}(:\d{2}){0,2}|\d+:\d{2}:\d{2}")
@@ -38,6 +37,8 @@ srun --kill-on-bad-exit=0 --wait=60 bash -c \
 code=$?
 {after}exit "$code"
 """
+SBATCH = "Further settings of the batch script, such as account=abc constraint=h100."
+ARRAY = "Jobs of an array, each of which does its part of reproduce latents; at most one a run."
 AGAIN = """if [ "$code" -eq 138 ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
@@ -46,12 +47,14 @@ fi
 
 @dataclass(frozen=True)
 class Launch:
-    """Train under Slurm on one node or many: `meanstep launch --nodes 2 --time 24:00:00 --requeue -- train --preset ...`.
+    """Train under Slurm on one node or many, or a study's runs as an array of jobs that share its folder.
 
-    A study's runs as an array of jobs that share its folder: `meanstep launch --array 12 --gpus-per-node 1 -- reproduce latents ...`.
+    What follows -- is the command as without Slurm; it is checked here, before it waits in a queue. --dry-run shows the batch script,
+    which needs nothing of meanstep's to be submitted. The job runs in this folder, with this Python. docs/scaling.md
+    says more.
 
-    What follows -- is the command as without Slurm; it is checked here, before it waits in a queue. `--print` shows the batch script, which
-    needs nothing of meanstep's to be submitted. The job runs in this folder, with this Python.
+    Examples: meanstep launch --nodes 2 --time 24:00:00 --requeue -- train --out runs/mine; meanstep launch --array 12 --gpus-per-node 1 --
+    reproduce latents --out runs/study
     """
 
     nodes: int = 1
@@ -62,34 +65,31 @@ class Launch:
     """Processors of each rank."""
     time: str = "24:00:00"
     """Longest duration, hours:minutes:seconds or days-hours."""
-    partition: str = ""
-    """The partition. Default: the cluster's."""
-    sbatch: tuple[str, ...] = ()
-    """Further settings of the batch script, such as account=abc constraint=h100."""
-    array: int = 0
-    """Jobs of an array, each of which does its part of `reproduce latents`; at most one a run. 0: one job."""
-    requeue: bool = False
+    partition: Annotated[str | None, hinted("The partition.", "the cluster's", "NAME")] = None
+    sbatch: Annotated[tuple[str, ...], hinted(SBATCH, "none", "[NAME=VALUE ...]")] = ()
+    array: Annotated[int | None, hinted(ARRAY, "one job", "N")] = None
+    requeue: tyro.conf.FlagCreatePairsOff[bool] = False
     """Queue the job again when its time is over or it is preempted: it goes on from its checkpoint, until it is done."""
     signal: int = 300
     """Seconds before the end at which the ranks are told to save; longer than a step and a checkpoint take."""
-    print_: Annotated[bool, tyro.conf.arg(name="print")] = False
-    """Print the script, and submit nothing."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Say what would be made, and make nothing: print the script, submit nothing."""
     command: tyro.conf.Suppress[tuple[str, ...]] = field(default=())
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Launch":
         """The options before --, the command after it."""
         at = list(args).index("--") if "--" in args else len(args)
-        return tyro.cli(cls, prog="meanstep launch", args=args[:at], default=cls(command=tuple(args[at + 1 :])))
+        return parsed(cls, "launch", args[:at], cls(command=tuple(args[at + 1 :])))
 
     def run(self) -> int:
         """Print or submit; sbatch's exit code."""
         text = self.script()
-        if self.print_:
+        if self.dry_run:
             out.file.write(text)
             return 0
         if shutil.which("sbatch") is None:
-            raise UserError("there is no sbatch on this machine: log in to one of the cluster's, or write the script down with --print")
+            raise UserError("there is no sbatch on this machine: log in to one of the cluster's, or write the script down with --dry-run")
         return subprocess.run(["sbatch"], input=text, text=True, check=False).returncode
 
     def script(self) -> str:
@@ -121,24 +121,21 @@ class Launch:
         return max(1, self.gpus_per_node)
 
     def _check(self) -> None:
-        least = {"nodes": 1, "gpus_per_node": 0, "cpus_per_task": 1, "signal": 30}
-        for name, number in least.items():
-            if getattr(self, name) < number:
-                raise UserError(f"--{name.replace('_', '-')}: at least {number}, got {getattr(self, name)}")
+        at_least(1, nodes=self.nodes, cpus_per_task=self.cpus_per_task, array=self.array)
+        at_least(0, gpus_per_node=self.gpus_per_node)
+        at_least(30, signal=self.signal)
         if not TIME.fullmatch(self.time):
             raise UserError(f"--time: hours:minutes:seconds such as 24:00:00, or days-hours such as 2-12, got {self.time!r}")
-        for line in (self.partition, *self.sbatch):
+        for line in (self.partition or "", *self.sbatch):
             if line.startswith("-") or "\n" in line:
                 raise UserError(f"--partition and --sbatch: words such as account=abc, without dashes before them, got {line!r}")
         if self.command[:1] != ("train",) and self.command[:2] != STUDY:
             raise UserError("give the command to launch after --, such as: meanstep launch --nodes 2 -- train --preset digits")
-        if self.array < 0:
-            raise UserError(f"--array: a number of jobs, or 0 for one job, got {self.array}")
         if self.array and self.command[:2] != STUDY:
             raise UserError("--array: an array does the parts of a study, after -- comes reproduce latents")
         if self.array and "--part" in self.command:
             raise UserError("--array: it gives each job its part, leave --part out")
-        chunk(self._config(), Ranks(0, self.nodes * self._ranks, torch.device("cpu")))
+        chunk(self._config().run, self.nodes * self._ranks)
 
     def _config(self) -> Config:
         """What the command would train, or `UserError` as it would say it."""

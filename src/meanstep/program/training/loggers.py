@@ -68,16 +68,22 @@ KINDS: dict[str, tuple[str, Any]] = {
 }
 
 
+def known(names: tuple[str, ...]) -> None:
+    """`UserError` for a tracker that there is not."""
+    for name in names:
+        if name not in KINDS:
+            raise UserError(f"--loggers: {', '.join(KINDS)}, got {name!r}")
+
+
 def opened(names: tuple[str, ...], folder: Path, config: dict[str, Any]) -> list[Logger]:
     """The trackers that were asked for; `UserError` for one that there is not, or that is not installed."""
     found: list[Logger] = []
+    known(names)
     for name in names:
-        if name not in KINDS:
-            raise UserError(f"--run.loggers: {', '.join(KINDS)}, got {name!r}")
         module, kind = KINDS[name]
         try:
             loaded = importlib.import_module(module)
         except ImportError as error:
-            raise UserError(f"--run.loggers {name} needs a package that is not here ({error}): pip install {INSTALL[name]}") from None
+            raise UserError(f"--loggers {name} needs a package that is not here ({error}): pip install {INSTALL[name]}") from None
         found.append(kind(loaded, folder, config))
     return found

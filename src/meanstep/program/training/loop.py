@@ -148,7 +148,7 @@ class Step:
         idle = [name for name, grad in held.items() if grad is None]
         if idle and self.ranks.size > 1 and self.config.run.parallel == "ddp":
             what = f"--network: {len(idle)} weights have no part in the loss ({idle[0]}), and copies of a network must use all of them"
-            raise UserError(f"{what}: freeze them with requires_grad_(False), or give --run.parallel fsdp")
+            raise UserError(f"{what}: freeze them with requires_grad_(False), or give --parallel fsdp")
         norm = nn.utils.get_total_norm([grad for grad in held.values() if grad is not None])
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 

@@ -9,8 +9,8 @@ from meanstep.program.console import UserError
 from meanstep.program.data import Manifest
 from meanstep.program.runs import public_weights
 from meanstep.program.runs.facts import known
-from meanstep.program.runs.saved import put
-from meanstep.program.sampling.model import chosen, located
+from meanstep.program.runs.restored import put
+from meanstep.program.runs.saved import chosen, located
 
 SCALING = 0.18215
 """Of the latents that public SiT and DiT weights know: the autoencoder's own times this number, not normalised by channel."""

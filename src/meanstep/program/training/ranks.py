@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
-from meanstep.program.console import UserError
+from meanstep.program.machine import available, resolved
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,6 @@ def ranks(device: str, timeout: float = 600.0) -> Iterator[Ranks]:
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--run.device: cpu, cuda, cuda:N, mps or auto, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--run.device {name}: this machine, or this build of PyTorch, has no CUDA device; use cpu or auto")
-    if device.type == "cuda" and ":" not in name:  # torchrun's place on this machine
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--run.device {device}: there are {torch.cuda.device_count()} CUDA devices here")
-    return device
+    """The device of this rank: of several cards the one at its place on this machine."""
+    name = resolved(name)
+    return available(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)

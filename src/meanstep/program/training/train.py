@@ -12,7 +12,7 @@ import torch
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Loader
 from meanstep.program.runs import facts
-from meanstep.program.runs.config import Config
+from meanstep.program.runs.config import Config, chunk
 from meanstep.program.runs.records import Records
 from meanstep.program.runs.saved import Saved, found
 from meanstep.program.training import checkpoints, loggers
@@ -24,16 +24,6 @@ from meanstep.program.training.state import State, fresh
 from meanstep.terms import Term
 
 Shown = Callable[[Config, State, Ranks], AbstractContextManager[Show]]
-
-
-def chunk(config: Config, ranks: Ranks) -> int:
-    """Rows of a forward pass; `UserError` if batch, chunks and ranks do not divide."""
-    run = config.run
-    size = run.chunk or run.batch // ranks.size
-    if run.batch % ranks.size or not size or (run.batch // size) % ranks.size:
-        what = f"a batch of {run.batch} in chunks of {size or run.batch} cannot be dealt to {ranks.size} ranks"
-        raise UserError(f"{what}: choose --run.batch and --run.chunk so that batch / chunk is a multiple of the ranks")
-    return size
 
 
 def opened(config: Config, cache: Cache, here: Path, ranks: Ranks) -> State:
@@ -52,7 +42,7 @@ def train(
 
     `judged`: what is done at an evaluation instead of the configuration's distances; `shown`: how progress is shown.
     """
-    size = chunk(config, ranks)
+    size = chunk(config.run, ranks.size)
     state = opened(config, cache, here, ranks)
     if state.seen >= config.run.samples:
         return state, None
@@ -83,7 +73,7 @@ def wrapped(config: Config, state: State, ranks: Ranks) -> torch.nn.Module:
     if config.run.compile:
         norms = any(isinstance(module, torch.nn.LayerNorm | torch.nn.GroupNorm) for module in state.owner.net.modules())
         if norms and any(_recorded(term) for term in state.owner.loss.recipe):
-            what = f"--run.compile: torch {torch.__version__} compiles no recorded derivative through LayerNorm or GroupNorm"
+            what = f"--compile: torch {torch.__version__} compiles no recorded derivative through LayerNorm or GroupNorm"
             raise UserError(f"{what}, which {config.method.recipe} needs: leave it out, or choose another recipe")
         state.owner.compile()
     return ranks.wrap(state.owner, config.run.parallel)

@@ -1,20 +1,19 @@
 """The command: runs the groups with a progress bar, prints the table, writes JSON, and tells by its exit code."""
 
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
-import torch
-import tyro
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from meanstep.program.console import UserError, err, out, writable, write
-from meanstep.program.verify import GROUPS
+from meanstep.program import flags
+from meanstep.program.console import err, out, put_json, stage, takes_json
+from meanstep.program.flags import Json, hinted
+from meanstep.program.tables import fitted
+from meanstep.program.verify.groups import GROUPS, measure
 from meanstep.program.verify.rows import Row
 
 
@@ -28,32 +27,25 @@ class Verify:
     Examples: meanstep verify --only coefficient table; meanstep verify --seed 3 --json claims.json
     """
 
-    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[GROUP ...]", help_behavior_hint="(default: all)")] = ()
-    """Run these groups only: identities, noise, flow-map, roles, asymmetry, coefficient, multipliers, rates, table, equivalences."""
+    only: Annotated[tuple[str, ...], hinted(f"Only these: the groups {', '.join(GROUPS)}.", "all", "[GROUP ...]")] = ()
     seed: int = 0
-    """Seed of every draw and network."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: no file)")] = None
-    """Write the records here too ("-" for standard output instead of the table)."""
+    """Seed of every draw: of samples and of networks."""
+    json: Json = None
 
     def run(self) -> int:
         """0 if every claim holds, 1 if one fails. `UserError` for a group that does not exist or a file that cannot be written."""
-        unknown = [name for name in self.only if name not in GROUPS]
-        if unknown:
-            raise UserError(f"there is no group {unknown[0]!r}: choose among {', '.join(GROUPS)}")
-        if self.json is not None and str(self.json) != "-":
-            writable(self.json)
+        flags.among(self.only, GROUPS, "group")
+        flags.at_least(0, seed=self.seed)
+        takes_json(self.json)
+        with stage("importing PyTorch"):
+            import torch
         torch.set_num_threads(1)  # the tensors are small: two threads only wait for each other
         started = time.perf_counter()
         found = self._measure([name for name in GROUPS if not self.only or name in self.only])
         seconds = time.perf_counter() - started
         failed = sum(not row.holds for rows in found.values() for row in rows)
-        text = json.dumps(self._record(found, seconds), indent=1)
-        if str(self.json) == "-":
-            out.file.write(text + "\n")
-            return int(failed > 0)
-        if self.json is not None:
-            write(self.json, text + "\n")
-        self._show(found, seconds, failed)
+        if not put_json(self.json, self._record(found, seconds)):
+            self._show(found, seconds, failed)
         return int(failed > 0)
 
     def _measure(self, names: list[str]) -> dict[str, list[Row]]:
@@ -63,11 +55,13 @@ class Verify:
             task = progress.add_task("verify", total=len(names))
             for name in names:
                 progress.update(task, description=GROUPS[name][0])
-                found[name] = list(GROUPS[name][1](self.seed))
+                found[name] = list(measure(name)(self.seed))
                 progress.advance(task)
         return found
 
     def _record(self, found: dict[str, list[Row]], seconds: float) -> dict[str, Any]:
+        import torch
+
         versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
         return {
             "command": "verify",
@@ -86,7 +80,7 @@ class Verify:
                 colour = "red" if not row.holds else "yellow" if row.unless else "green"
                 cells = (row.claim, row.equation, f"{row.measured:.4g}", _expectation(row))
                 table.add_row(*map(Text, cells), Text(row.verdict, style=colour))
-            out.print(table)
+            out.print(fitted(table, out))
         total = sum(map(len, found.values()))
         under = sum(bool(row.unless) and row.holds for rows in found.values() for row in rows)
         verdict = f"[red]{failed} of {total} claims FAIL" if failed else f"[green]all {total} claims hold as stated"

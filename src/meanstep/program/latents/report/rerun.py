@@ -9,10 +9,13 @@ from typing import Any
 import yaml
 
 from meanstep.program.console import UserError
+from meanstep.program.flags import shown_options, shown_seeds
 from meanstep.program.latents.arms import arms
-from meanstep.program.latents.measure import Sizes
 from meanstep.program.latents.records import Record
 from meanstep.program.latents.report.results import Results
+from meanstep.program.latents.sizes import Sizes
+from meanstep.program.latents.study import DECIDED
+from meanstep.program.runs.config import flag
 from meanstep.program.training.presets import DEFAULT, PRESETS
 
 COMMAND, FILE = ("meanstep", "reproduce", "latents"), "arms.yaml"
@@ -28,7 +31,7 @@ def commands(results: Results) -> list[str]:
     made = []
     for seeds, names in groups.items():
         file = ["--arms-file", FILE] if own.intersection(names) else []
-        made.append(shlex.join([*COMMAND, "--arms", *names, *file, "--seeds", *map(str, seeds), *rest]))
+        made.append(shlex.join([*COMMAND, "--arms", *names, *file, "--seeds", shown_seeds(seeds), *rest]))
     return made
 
 
@@ -72,17 +75,20 @@ def _configured(config: Record) -> Iterator[str]:
     start = _plain(dataclasses.replace(base, method=method, optimiser=dataclasses.replace(base.optimiser, schedule="constant")))
     for part, entries in config.items():
         for name, value in entries.items():
+            if part == "run" and name in DECIDED:
+                continue
             if value != start.get(part, {}).get(name) or (part, name) == ("run", "samples"):
                 yield from _flag(part, name, value)
 
 
 def _flag(part: str, name: str, value: Any) -> list[str]:
-    words = name.replace("_", "-")
+    word = flag(part, name)
     if isinstance(value, bool):
-        return [f"--{part}.{words}" if value else f"--{part}.no-{words}"]
+        head, _, last = word.removeprefix("--").rpartition(".")
+        return [word if value else f"--{head}{'.' * bool(head)}no-{last}"]
     if isinstance(value, dict):
-        return [f"--{part}.{words}", yaml.safe_dump(value, default_flow_style=True, width=1000).strip()]
-    return [f"--{part}.{words}", *map(str, value if isinstance(value, list) else [value])]
+        return [word, shown_options(value)]
+    return [word, *map(str, value if isinstance(value, list) else [value])]
 
 
 def _plain(of: Any) -> Record:

@@ -11,8 +11,8 @@ from typing import Any
 from meanstep.program.console import UserError
 from meanstep.program.latents import records
 from meanstep.program.latents.arms import ANCHORED, CONSTANT
-from meanstep.program.latents.compute import Compute
 from meanstep.program.latents.records import Record
+from meanstep.program.latents.sizes import Compute
 
 WEIGHTS, CENTERS = ("ema", "raw"), ("data", "ema")
 CENTER_WORDS = {"data": "about the data's own velocity", "ema": "about the EMA copy"}

@@ -234,7 +234,7 @@ def _mismatch(results: Results) -> Claim:
         "The best β is chosen without the seed it is judged on. Units: set means, of one set its seeds.",
         "SW1 at the predicted over the best β",
         rows,
-        "it needs three coefficients or more of the arm paper and two seeds (--betas 0 0.25 0.5 0.75 1 --seeds 0 1 2)",
+        "it needs three coefficients or more of the arm paper and two seeds (--betas 0 0.25 0.5 0.75 1 --seeds 0:3)",
     )
 
 

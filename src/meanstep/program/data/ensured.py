@@ -10,7 +10,8 @@ from meanstep.program.console import Interrupted, err
 from meanstep.program.data.build import make
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.manifest import NAME
-from meanstep.program.data.request import Plan, Request
+from meanstep.program.data.plan import Plan
+from meanstep.program.data.request import Request
 
 
 def user_folder() -> Path:

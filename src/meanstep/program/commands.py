@@ -1,0 +1,36 @@
+"""Every command: where it is, and what the list says of it. A command's module is imported when the command is."""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    """`about`: one line for the list of commands; `name` in `module`: a frozen dataclass with the options and `run() -> exit code`.
+
+    A class whose defaults depend on its options has `parse(args)`."""
+
+    about: str
+    module: str
+    name: str
+
+    def load(self) -> Any:
+        """The class. It and what it checks with import no torch: a mistake is told at once."""
+        return getattr(import_module(self.module), self.name)
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command("Train a one-step generator of images or latents.", "meanstep.program.training.command", "Train"),
+    "launch": Command("Train under Slurm, on one node or many.", "meanstep.program.training.launch", "Launch"),
+    "sample": Command("Make pictures with a trained model.", "meanstep.program.sampling.command", "Sample"),
+    "evaluate": Command("How far samples are from data, by checkpoint and step.", "meanstep.program.evaluation.command", "Evaluate"),
+    "cache": Command("Crop, resize and encode images once, for training to read.", "meanstep.program.data.command", "MakeCache"),
+    "doctor": Command("Examine a network for use as a MeanFlow field: what would break.", "meanstep.program.doctor.command", "Doctor"),
+    "diagnose": Command("Where the noise of a network's training signal is.", "meanstep.program.diagnose.command", "Diagnose"),
+    "verify": Command("Measure the theory: each claim, what was found, a verdict.", "meanstep.program.verify.command", "Verify"),
+    "reproduce toy": Command("The paper's coefficient sweep on data in the plane.", "meanstep.program.sweep.command", "Toy"),
+    "reproduce mixtures": Command("The same on mixtures of growing dimension.", "meanstep.program.sweep.command", "Mixtures"),
+    "reproduce latents": Command("The same on images or latents, and schedules against it.", "meanstep.program.latents.command", "Latents"),
+    "report": Command("Write the report of a run's or a sweep's folder again.", "meanstep.program.pages.command", "Report"),
+    "completion": Command("Print what lets a shell complete commands and options.", "meanstep.program.completion", "Completion"),
+}
+"""Every command, in the order of the list; two words are a command of a group."""

@@ -1,0 +1,11 @@
+"""Words for sources, autoencoders and croppings, as help and complaints list them. Needs no torch."""
+
+from typing import Literal
+
+SOURCES = (
+    "digits, a folder of images (labels are its sub-folders), .npz, .npy, webdataset .tar (with {000..009} or *), "
+    "or hub:owner/name[:config]"
+)
+AUTOENCODERS = "identity, taesd:FILE, taef2:FILE, tiny:PATH, kl:PATH or dc:PATH (a folder, or owner/name on the Hugging Face hub)"
+Crop = Literal["none", "center", "adm"]
+Resample = Literal["none", "box", "bicubic", "lanczos"]

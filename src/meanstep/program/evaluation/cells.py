@@ -1,0 +1,190 @@
+"""`meanstep evaluate` at work: the cells that are missing, computed one after the other, and the table of all."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from meanstep.program.console import Interrupted, UserError, chat, err, out, put_json, stage
+from meanstep.program.data.autoencoders import open_autoencoder
+from meanstep.program.data.manifest import Manifest
+from meanstep.program.evaluation import rows, samples
+from meanstep.program.evaluation.extractors import open_extractor
+from meanstep.program.evaluation.features import Extractor
+from meanstep.program.evaluation.measures import checked
+from meanstep.program.evaluation.pictures import Pictures, pictures
+from meanstep.program.evaluation.real_data import RunData, floor, halves
+from meanstep.program.evaluation.references import Reference, reference
+from meanstep.program.evaluation.rows import Row
+from meanstep.program.evaluation.samples import Sampled, Settings, Weights
+from meanstep.program.evaluation.table import table
+from meanstep.program.machine import available
+from meanstep.program.runs.saved import MANIFEST, Saved, held, place
+from meanstep.program.sampling import model as models
+from meanstep.program.tables import fitted
+
+if TYPE_CHECKING:
+    from meanstep.program.evaluation.command import Evaluate
+
+
+def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
+    """Compute what the table lacks, and print it. `UserError` if there is nothing to compare with."""
+    device = available(asked.device)
+    with stage("opening data and weights"):
+        weights = samples.weights(saved, asked.average)
+        config = held(run)
+        extractor = open_extractor(asked.extractor or (config.run.extractor if config else "pixels"), device)
+        checked(asked.metrics, extractor)
+        manifest = Manifest.read(run / MANIFEST)
+        data = RunData(run, manifest, open_autoencoder(asked.autoencoder or place(run, manifest), device))
+        real = pictures(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
+    with _bar() as bar:
+        work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, bar)
+        try:
+            found, below = work.cells(weights), work.floor(data)
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped: finished cells are in {run / rows.NAME}, the same command goes on after them") from None
+    _show(asked, found, below, extractor.distance, run)
+
+
+def _against(asked: "Evaluate", real: Pictures, extractor: Extractor, bar: Progress) -> Reference:
+    total = min(len(real), asked.reference_limit or len(real))
+    task = bar.add_task(f"reference: {real.name}", total=total)
+    try:
+        against = reference(
+            real, extractor, limit=asked.reference_limit or 0, batch=asked.chunk, told=lambda done: bar.update(task, completed=done)
+        )
+    except KeyboardInterrupt:
+        raise Interrupted("stopped before the reference was complete: nothing was written") from None
+    finally:
+        bar.remove_task(task)
+    for notice in notices(real, against, asked.count):
+        err.print(notice, soft_wrap=True, markup=False)
+    return against
+
+
+def _show(asked: "Evaluate", found: list[Row], below: Row, distance: str, run: Path) -> None:
+    if put_json(asked.json, [*found, below]):
+        return
+    out.print(fitted(table(found, below, asked.metrics, distance), out))
+    chat.print(f"reference: {found[0]['reference']}; last line: {below['data']}", soft_wrap=True, markup=False)
+    chat.print(f"rows: {run / rows.NAME}", soft_wrap=True, markup=False)
+
+
+def notices(real: Pictures, against: Reference, count: int) -> Iterator[str]:
+    """What a reader of the numbers has to know."""
+    dim, name = against.extractor.dim, against.extractor.distance
+    if real.decoded:
+        yield "the reference are pictures that the autoencoder decoded: its own error is not in the numbers; give --reference the originals"
+    if against.extractor.input.repeats(real.image[0]):
+        yield f"the images are grey: {against.extractor.name} sees their one channel three times"
+    for what, n in (("samples", count), ("images of the reference", against.count)):
+        if n <= dim:
+            yield (
+                f"{n:,} {what} for {dim:,} features: the covariance is singular and {name} mostly bias; compare it at equal counts only, "
+                f"or take the kernel distance, or more than {dim:,} {what}"
+            )
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        yield bar
+
+
+@dataclass(frozen=True)
+class Work:
+    """The cells that are missing, computed one after the other and written down at once."""
+
+    asked: "Evaluate"
+    run: Path
+    real: Pictures
+    against: Reference
+    decoder: str
+    """The autoencoder's digest."""
+    bar: Progress
+
+    def cells(self, weights: Sequence[Weights]) -> list[Row]:
+        """The rows of the table, those that are there already included."""
+        wanted = [(w, self._wanted(w, steps, scale)) for w in weights for steps in self.asked.steps for scale in self.asked.guidance]
+        known = rows.load(self.run)
+        found = [rows.same(known, row) for _, row in wanted]
+        missing = [i for i, row in enumerate(found) if row is None]
+        if len(missing) < len(wanted):
+            err.print(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there already", markup=False)
+        task = self.bar.add_task("samples", total=self.asked.count * len(missing))
+        model: tuple[Weights, models.Model] | None = None
+        for done, i in enumerate(missing):
+            w, row = wanted[i]
+            if model is None or model[0] is not w:
+                model = w, self._model(w)
+            found[i] = self._computed(model[1], row, task, done)
+        return [row for row in found if row is not None]
+
+    def _wanted(self, w: Weights, steps: int, scale: float) -> Row:
+        row: Row = {"kind": "cell", "seen": w.seen, "average": w.average, "weights": w.digest, "steps": steps}
+        return row | {"guidance": scale, "labels": self._drawn()} | self._shared() | {"autoencoder": self.decoder}
+
+    def _shared(self) -> Row:
+        extractor, asked = self.against.extractor, self.asked
+        row: Row = {"count": asked.count, "seed": asked.seed, "distance": extractor.distance, "extractor": extractor.name}
+        row |= {"extractor_digest": extractor.digest, "input": str(extractor.input)}
+        row |= {"repeated": extractor.input.repeats(self.real.image[0]), "metrics": list(asked.metrics)}
+        return row | {"reference": f"{self.real.name}, {self.against.count:,} images", "reference_digest": self.against.digest}
+
+    def _drawn(self) -> str:
+        """How labels are drawn: as in the reference only if it has labels for all images."""
+        held = self.real.labels
+        return "data" if self.asked.class_shares == "data" and len(held) and int(held.min()) >= 0 else "uniform"
+
+    def _labels(self, model: models.Model) -> Tensor | None:
+        if not model.conditional or self._drawn() == "uniform":
+            return None
+        if int(self.real.labels.max()) >= len(model.classes):
+            raise UserError(f"the reference has more than the model's {len(model.classes)} classes: give --class-shares uniform")
+        return self.real.labels
+
+    def _model(self, w: Weights) -> models.Model:
+        model = models.load(
+            w.saved.path,
+            average=w.average,
+            device=available(self.asked.device),
+            autoencoder=self.asked.autoencoder,
+            network=self.asked.network,
+        )
+        if not model.conditional and any(scale != 1 for scale in self.asked.guidance):
+            raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
+        return model
+
+    def _computed(self, model: models.Model, row: Row, task: Any, done: int) -> Row:
+        asked = self.asked
+        what = f"{row['seen']:,} seen, {row['average']}, {row['steps']} step{'s' if row['steps'] > 1 else ''}, guidance {row['guidance']:g}"
+        self.bar.update(task, description=what)
+        settings = Settings(asked.count, asked.seed, asked.chunk, asked.metrics)
+        sampled = Sampled(model, settings, self._labels(model), row["steps"], row["guidance"])
+        row |= samples.evaluated(sampled, self.against, lambda n: self.bar.update(task, completed=done * asked.count + n))
+        self.bar.update(task, completed=(done + 1) * asked.count)
+        rows.append(self.run, row)
+        return row
+
+    def floor(self, data: RunData) -> Row:
+        """What images that the reference has not score, or one half of it against the other."""
+        pool = data.held_out(self.asked.held_out or "", self.real)
+        name = (
+            f"held out: {pool.name}"
+            if pool
+            else "halves: every second image of the reference against the others, the Frechet distance only"
+        )
+        row: Row = {"kind": "floor", "data": name, "data_digest": pool.digest if pool else None} | self._shared()
+        if known := rows.same(rows.load(self.run), row):
+            return known
+        asked = self.asked
+        self.bar.add_task("floor", total=None)
+        row["values"] = floor(pool, asked.count, self.against, asked.metrics, asked.chunk) if pool else halves(self.against)
+        rows.append(self.run, row)
+        return row

@@ -1,0 +1,29 @@
+"""Weights of a file into a module, whole or in shards. Knows no folders."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.tensor import DTensor
+
+from meanstep.program.console import UserError
+
+
+def put(module: nn.Module, tensors: dict[str, Any], where: Path) -> None:
+    """Load a module's values, whole ones into shards too; `UserError` names the first that does not fit."""
+    own = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    for name in dict.fromkeys((*own, *tensors)):
+        theirs = tuple(tensors[name].shape) if name in tensors else "missing"
+        if theirs != own.get(name, "unknown"):
+            here = own.get(name, "unknown")
+            raise UserError(f"{where} holds another architecture: {name} is {theirs} there and {here} in this network")
+    if any(isinstance(p, DTensor) for p in module.parameters()):
+        set_model_state_dict(module, tensors, options=StateDictOptions(full_state_dict=True))
+    else:
+        module.load_state_dict(tensors)
+
+
+def put_part(module: nn.Module, tensors: dict[str, Any], start: str, where: Path) -> None:
+    """Load those values whose names begin with `start`, as `put` does."""
+    put(module, {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}, where)

@@ -1,0 +1,113 @@
+"""`meanstep train` at work: its data, its folder, its ranks, and what is said of it."""
+
+import dataclasses
+import shlex
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meanstep.program.console import Interrupted, UserError, chat, err, out, put_json, stage
+from meanstep.program.data.cache import Cache
+from meanstep.program.data.ensured import ensure
+from meanstep.program.data.request import Request
+from meanstep.program.runs import saved
+from meanstep.program.runs.config import Config, to_yaml
+from meanstep.program.runs.report.page import wanted
+from meanstep.program.training import estimate, folder
+from meanstep.program.training.loop import Failure
+from meanstep.program.training.ranks import Ranks
+from meanstep.program.training.train import train
+
+
+def data_cache(config: Config) -> Cache:
+    """The cache that the configuration names, made first if it names a source."""
+    return ensure(config.data.source, Request(config.data.source, size=config.data.size, flips=config.data.flips))
+
+
+def dry(config: Config, here: Ranks, json: Path | None) -> int:
+    """Say what a run would need, and begin none."""
+    cache = data_cache(config) if here.first else None  # made once, then read by the others
+    here.wait()
+    cache = cache or data_cache(config)
+    with stage("building the network, timing a few steps"):
+        found = estimate.estimated(config, cache, here)
+    if here.first and not put_json(json, {"command": "train", "config": dataclasses.asdict(config), **found}):
+        out.print(to_yaml(config), markup=False, highlight=False, soft_wrap=True)
+        for line in estimate.lines(found):
+            out.print(line, highlight=False, soft_wrap=True)
+    return 0
+
+
+def run(config: Config, where: Path, here: Ranks, json: Path | None) -> int:
+    """Train in a folder: 0, or the code of the signal that stopped it."""
+    if not here.first:
+        told = here.told(None)
+        return 2 if told is None else _trained(config, Path(told), data_cache(config), here, json)
+    with ExitStack() as claim:
+        try:
+            cache = data_cache(config)
+            place = claim.enter_context(folder.claimed(where))
+            folder.begin(place, config, cache, str(here.device))
+        except UserError:
+            here.told(None)  # the others wait for it
+            raise
+        here.told(str(place))
+        return _trained(config, place, cache, here, json)
+
+
+def _trained(config: Config, place: Path, cache: Cache, here: Ranks, json: Path | None) -> int:
+    began, there = time.perf_counter(), saved.found(place)
+    if here.first:
+        _announce(config, place, cache, there)
+    try:
+        state, stopped = train(config, place, cache, here)
+    except Failure:  # a run that broke off is the one that is looked at
+        _report(place, here)
+        raise
+    except UserError:
+        if here.first:
+            folder.withdraw(place)
+        raise
+    except torch.OutOfMemoryError as error:
+        remedy = "a smaller --chunk, --network.options '{checkpointing: true}', --precision bf16 or --parallel fsdp"
+        raise UserError(f"out of memory on {here.device}: {str(error).splitlines()[0]}; try {remedy}") from error
+    _report(place, here)
+    if stopped is not None:
+        again = f"saved at {state.seen:,} samples in {place}; the same command goes on"
+        raise Interrupted(again, stopped) if here.first else SystemExit(128 + stopped)
+    if here.first:
+        _summary(state, place, time.perf_counter() - began, json)
+    return 0
+
+
+def _report(place: Path, here: Ranks) -> None:
+    if here.first:
+        chat.print(wanted(place), highlight=False, soft_wrap=True, markup=False)
+    here.wait()  # a launcher ends all when one has failed: none goes before the first has written
+
+
+def _announce(config: Config, place: Path, cache: Cache, there: list[Path]) -> None:
+    begun = f"goes on at {int(there[-1].name):,} samples" if there else "begins"
+    err.print(
+        f"{place}: {config.method.recipe} on {len(cache):,} x {' x '.join(map(str, cache.shape))}, {begun}", highlight=False, soft_wrap=True
+    )
+
+
+def _next(state: Any, place: Path) -> str:
+    name = str(state.description["network"])
+    return shlex.join(["meanstep", "sample", str(place), *([] if name == "dit" else ["--network", name])])
+
+
+def _summary(state: Any, place: Path, seconds: float, json: Path | None) -> None:
+    best = (state.best, state.best_seen) if state.best_seen >= 0 else (None, None)
+    record = {"command": "train", "folder": str(place), "seen": state.seen, "seconds": round(seconds, 3)}
+    if put_json(json, record | {"best_distance": best[0], "best_seen": best[1]}):
+        return
+    last = [p for p in sorted((place / "samples").glob("*.png"))][-1:]
+    found = f", best distance {state.best:.4g} at {state.best_seen:,} samples" if state.best_seen >= 0 else ""
+    lines = [f"{state.seen:,} samples in {seconds:.0f} s{found}", *(f"samples: {p}" for p in last), f"go on: {_next(state, place)}"]
+    for line in lines:
+        chat.print(line, highlight=False, soft_wrap=True)
