@@ -23,7 +23,7 @@ from meanstep.program.latents.work import ELSEWHERE, ENDLESS, Job, seen
 from meanstep.program.machine import cores
 from meanstep.program.pages.page import require
 from meanstep.program.pages.statistics import detectable
-from meanstep.program.runs import networks
+from meanstep.program.runs import networks, options
 from meanstep.program.runs.config import (
     AveragesConfig,
     Config,
@@ -103,7 +103,7 @@ class Latents:
             moments, names, seeds = settings.pop("moments"), tuple(arm["name"] for arm in there["arms"]), tuple(there["seeds"])
             sizes = Sizes(**settings | {"steps": tuple(settings["steps"])})
             default = dataclasses.replace(default, arms=names, seeds=seeds, moments=moments, measure=sizes)
-        return tyro.cli(cls, prog="meanstep reproduce latents", default=default, args=args)
+        return options.parsed(cls, "meanstep reproduce latents", default, args)
 
     def run(self) -> int:
         """0 when all runs asked for are done, or others are at them, and the report is written; 1 if a run's loss was not finite."""

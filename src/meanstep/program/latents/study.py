@@ -18,6 +18,7 @@ from meanstep.program.latents.measure import Sizes
 from meanstep.program.latents.records import STUDY, VERSION, held
 from meanstep.program.machine import environment
 from meanstep.program.runs.config import Config, from_yaml
+from meanstep.program.runs.options import flat
 
 FURTHER = 1.5
 """Constant coefficients train on for at most this factor, to where they have spent what a dearer arm spends."""
@@ -130,14 +131,16 @@ def _same(study: Study, before: dict[str, Any], folder: Path) -> None:
             flag = "--moments" if name == "moments" else f"--measure.{name.replace('_', '-')}"
             remedy = "choose another folder with --out, or ask for the same"
             raise UserError(f"{folder} holds a study with {flag} {before['settings'].get(name)}, now {value}: {remedy}")
-    theirs, ours = before["config"], json.loads(json.dumps(dataclasses.asdict(study.config)))
-    for part, entries in ours.items():
-        for name, value in entries.items():
-            if theirs.get(part, {}).get(name) != value and (part, name) not in FREE:
-                flag = f"--{part}.{name.replace('_', '-')}"
-                raise UserError(
-                    f"{folder} holds a study with {flag} {theirs.get(part, {}).get(name)}, now {value}: choose another folder with --out"
-                )
+    theirs, ours = flat(held_config(before)), flat(study.config)
+    for part, name in dict.fromkeys([*ours, *theirs]):
+        was, value = theirs.get((part, name)), ours.get((part, name))
+        if was != value and (part, name) not in FREE:
+            flag = f"--{part}.{name.replace('_', '-')}"
+            raise UserError(f"{folder} holds a study with {flag} {_plain(was)}, now {_plain(value)}: choose another folder with --out")
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 FREE = {("run", "device"), ("run", "seed"), ("run", "log_every"), ("run", "loggers"), ("data", "source")}

@@ -1,33 +1,30 @@
 """From a description, as `network.json` holds it, to a network. Knows no files."""
 
+import dataclasses
 import json
 from typing import Any
 
 import torch
 from torch import nn
 
-from meanstep.fields import DiT
 from meanstep.keys import key
 from meanstep.program.console import UserError
 from meanstep.program.doctor.arguments import read
-from meanstep.program.factories import load
+from meanstep.program.factories import attribute, load
+from meanstep.program.registry import NETWORKS
 from meanstep.program.runs.config import NetworkConfig
+from meanstep.program.runs.families import Family
+from meanstep.program.runs.options import SIZES, fits, resolved
 
 Description = dict[str, Any]
 
 
 def described(network: NetworkConfig, shape: tuple[int, ...], classes: int) -> Description:
     """What a network is made of: all that `made` needs."""
-    if network.name != "dit":
-        sizes = {"size": shape[-1], "channels": shape[0], "classes": classes}
-        return {"network": network.name, "options": sizes | network.options}
-    if len(shape) != 3 or shape[1] != shape[2]:
-        raise UserError(f"the DiT takes square images, and the data are {' x '.join(map(str, shape))}: cache them with --size")
-    sizes = {"size": shape[1], "channels": shape[0], "classes": classes}
-    if network.model:
-        return {"network": "dit", "options": {"model": network.model, **sizes, **network.options}}
-    numbers = {"patch": network.patch, "width": network.width, "depth": network.depth, "heads": network.heads}
-    return {"network": "dit", "options": {**sizes, **numbers, **network.options}}
+    name, options = network.name, resolved(network).options
+    if name in NETWORKS and (len(shape) != 3 or shape[1] != shape[2]):
+        raise UserError(f"the network {name} takes square images, and the data are {' x '.join(map(str, shape))}: cache them with --size")
+    return {"network": name, "options": {"size": shape[-1], "channels": shape[0], "classes": classes} | options}
 
 
 def made(description: Description, seed: int = 0, allowed: str = "") -> nn.Module:
@@ -35,21 +32,41 @@ def made(description: Description, seed: int = 0, allowed: str = "") -> nn.Modul
 
     A network that is not ours is code of others, and a description may come from anywhere: it is called only if its name is `allowed`.
     """
-    name, options = description.get("network"), dict(description.get("options", {}))
-    if name not in ("dit", allowed):
+    name, options = str(description.get("network")), dict(description.get("options", {}))
+    if foreign(description) not in ("", allowed):
         raise UserError(
             f"this network is made by {name}, code that would run: if you trust it, allow it by that name with --network (network=)"
         )
+    generator = key(seed, "weights")
     with torch.random.fork_rng(devices=[]):  # layers draw weights before anyone gives them others
-        torch.manual_seed(key(seed, "weights").initial_seed())
-        if name != "dit":
-            return _called_like_a_field(load(str(name), json.dumps(options))[0], str(name))
-        model = options.pop("model", "")
-        generator = key(seed, "weights")
+        torch.manual_seed(generator.initial_seed())
+        if name not in NETWORKS:
+            fits(name, attribute(name), options)
+            return _called_like_a_field(load(name, json.dumps(options))[0], name)
         try:
-            return DiT.named(model, generator=generator, **options) if model else DiT(generator=generator, **options)
+            sizes = {size: options.pop(size, 0) for size in SIZES}
+            return family(NetworkConfig(name, options)).make(**sizes, generator=generator)
         except (TypeError, ValueError) as error:
             raise UserError(f"--network: {error}") from None
+
+
+def foreign(description: Description) -> str:
+    """The name of the function that makes a network which is not ours; empty for one of ours."""
+    name = str(description.get("network"))
+    return "" if name in NETWORKS else name
+
+
+def family(network: NetworkConfig) -> Family:
+    """The options of a network of ours."""
+    found: Family = NETWORKS[network.name].load()(**network.options)
+    return found
+
+
+def small(network: NetworkConfig, size: int) -> NetworkConfig:
+    """A cheap network that is asked for as many rows in a step; one of others is itself. It starts from no other's weights."""
+    if network.name not in NETWORKS:
+        return dataclasses.replace(network, start="")
+    return NetworkConfig(network.name, dataclasses.asdict(family(resolved(network)).small(size)))
 
 
 def _called_like_a_field(net: nn.Module, name: str) -> nn.Module:

@@ -14,7 +14,7 @@ import tyro
 
 from meanstep.program.console import Interrupted, UserError, err, out
 from meanstep.program.data import Cache
-from meanstep.program.runs import saved
+from meanstep.program.runs import networks, options, saved
 from meanstep.program.runs.config import (
     AveragesConfig,
     Config,
@@ -69,7 +69,7 @@ class Train:
         found = based(where, started(where.preset) if where.preset else saved.held(place) or started(DEFAULT))
         if where.method.recipe not in ("", found.method.recipe):  # another recipe: the options of the first are not its own
             found = dataclasses.replace(found, method=dataclasses.replace(found.method, options={}))
-        return tyro.cli(cls, prog="meanstep train", default=cls(**parts(found), run_=found.run), args=args)
+        return options.parsed(cls, "meanstep train", cls(**parts(found), run_=found.run), args)
 
     def run(self) -> int:
         """Train. Exit code 0; 130 and 143 if a signal stopped the run, which is saved."""
@@ -203,8 +203,8 @@ def _announce(config: Config, place: Path, cache: Cache, there: list[Path]) -> N
 
 
 def _next(state: Any, place: Path) -> str:
-    name = str(state.description["network"])
-    return shlex.join(["meanstep", "sample", str(place), *([] if name == "dit" else ["--network", name])])
+    name = networks.foreign(state.description)
+    return shlex.join(["meanstep", "sample", str(place), *(["--network", name] if name else [])])
 
 
 def _summary(state: Any, place: Path, seconds: float) -> None:

@@ -11,8 +11,10 @@ import yaml
 from meanstep.program.console import UserError
 from meanstep.program.latents.arms import arms
 from meanstep.program.latents.measure import Sizes
-from meanstep.program.latents.records import Record
+from meanstep.program.latents.records import STUDY, Record
 from meanstep.program.latents.report.results import Results
+from meanstep.program.runs.config import from_yaml
+from meanstep.program.runs.options import flat
 from meanstep.program.training.presets import DEFAULT, PRESETS
 
 COMMAND, FILE = ("meanstep", "reproduce", "latents"), "arms.yaml"
@@ -69,11 +71,10 @@ def _configured(config: Record) -> Iterator[str]:
     """Entries other than where a study starts without options, and how many samples."""
     base = PRESETS[DEFAULT].config
     method = dataclasses.replace(base.method, proxy_decay=base.averages.decays[0])
-    start = _plain(dataclasses.replace(base, method=method, optimiser=dataclasses.replace(base.optimiser, schedule="constant")))
-    for part, entries in config.items():
-        for name, value in entries.items():
-            if value != start.get(part, {}).get(name) or (part, name) == ("run", "samples"):
-                yield from _flag(part, name, value)
+    start = flat(dataclasses.replace(base, method=method, optimiser=dataclasses.replace(base.optimiser, schedule="constant")))
+    for (part, name), value in flat(from_yaml(json.dumps(config), STUDY)).items() if config else ():
+        if value != start.get((part, name)) or (part, name) == ("run", "samples"):
+            yield from _flag(part, name, value)
 
 
 def _flag(part: str, name: str, value: Any) -> list[str]:
@@ -82,7 +83,7 @@ def _flag(part: str, name: str, value: Any) -> list[str]:
         return [f"--{part}.{words}" if value else f"--{part}.no-{words}"]
     if isinstance(value, dict):
         return [f"--{part}.{words}", yaml.safe_dump(value, default_flow_style=True, width=1000).strip()]
-    return [f"--{part}.{words}", *map(str, value if isinstance(value, list) else [value])]
+    return [f"--{part}.{words}", *map(str, value if isinstance(value, list | tuple) else [value])]
 
 
 def _plain(of: Any) -> Record:

@@ -1,6 +1,5 @@
 """A run in words and tables: what the page says beside its figures. Draws nothing."""
 
-import dataclasses
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,8 @@ import yaml
 from meanstep.program.evaluation.rows import Row
 from meanstep.program.evaluation.table import columns
 from meanstep.program.runs import saved
-from meanstep.program.runs.config import Config
+from meanstep.program.runs.config import Config, NetworkConfig
+from meanstep.program.runs.options import flat
 from meanstep.program.runs.records import Record
 from meanstep.program.runs.report.history import History, first
 
@@ -139,12 +139,16 @@ def _table(rows: Sequence[Row]) -> dict[str, Any]:
 
 def settings(run: History) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """The configuration by part: name, value, and a mark where it is not the default."""
-    plain, found = Config(), []
-    for part, words in GROUPS.items():
-        now, default = getattr(run.config, part), getattr(plain, part)
-        pairs = [(f.name, getattr(now, f.name), getattr(default, f.name)) for f in dataclasses.fields(now)]
-        found.append((words, [(name.replace("_", " "), _value(value), "set" if value != usual else "") for name, value, usual in pairs]))
-    return found
+    now, usual = flat(run.config), flat(Config(network=NetworkConfig(run.config.network.name)))
+    parts = {part: [name for of, name in now if of == part] for part in GROUPS}
+    return [
+        (words, [(name.replace("_", " "), _value(now[part, name]), _mark(now[part, name], usual.get((part, name)))) for name in parts[part]])
+        for part, words in GROUPS.items()
+    ]
+
+
+def _mark(value: Any, usual: Any) -> str:
+    return "set" if value != usual else ""
 
 
 def environment(run: History) -> list[tuple[str, str]]:
