@@ -104,6 +104,8 @@ PATHS: Mapping[str, Entry] = declared("meanstep.paths", "path")
 """Every path of `meanstep.paths`."""
 NETWORKS: Mapping[str, Entry] = declared("meanstep.program.runs.families", "network")
 """Every network of `meanstep.program.runs.families`; its fact `instead`: options that others say already, once these are given."""
+METRICS: Mapping[str, Entry] = declared("meanstep.program.evaluation.metrics", "metric")
+"""Every metric of `meanstep.program.evaluation.metrics`; its facts are the columns of a table, and what it needs."""
 
 
 def find(name: str, flag: str = "--method.recipe") -> Method:

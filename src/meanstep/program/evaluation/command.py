@@ -1,5 +1,7 @@
-"""The command: `meanstep evaluate RUN`, a table over checkpoints, averages, steps and guidance that can be interrupted and extended."""
+"""The command: `meanstep evaluate RUN`, a table over checkpoints, averages, samplers, steps and guidance that can be extended."""
 
+import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ from meanstep.program.data.manifest import Manifest
 from meanstep.program.evaluation import rows, samples
 from meanstep.program.evaluation.extractors import SPECS, open_extractor
 from meanstep.program.evaluation.features import Extractor
-from meanstep.program.evaluation.measures import Metric, checked
+from meanstep.program.evaluation.measures import checked
 from meanstep.program.evaluation.pictures import Pictures, pictures
 from meanstep.program.evaluation.real_data import RunData, floor, halves
 from meanstep.program.evaluation.references import Reference, reference
@@ -26,6 +28,8 @@ from meanstep.program.evaluation.rows import Row
 from meanstep.program.evaluation.samples import Sampled, Settings, Weights
 from meanstep.program.evaluation.table import table
 from meanstep.program.machine import available
+from meanstep.program.registry import METRICS, SAMPLER_HELP, default_sampler, described
+from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import MANIFEST, held, place
 from meanstep.program.sampling import model as models
 
@@ -34,13 +38,14 @@ def _hint(text: str, default: str, metavar: str) -> Any:
     return tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})", metavar=metavar)
 
 
+METRICS_HELP = f"What is measured: {described(METRICS)}."
 WIDTH = 120
 """Columns that the table takes at least; a narrower terminal wraps its lines."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How far a run's samples are from data: a table over checkpoints, averages, steps and guidance. docs/evaluation.md says what is what.
+    """How far a run's samples are from data: a table over checkpoints, averages, samplers, steps, guidance. docs/evaluation.md says more.
 
     Every cell is sampled from the same seeds. Cells that were computed with the same settings are not computed again; interrupt it at any
     moment, the same command goes on. Only the Inception of the published FID makes a FID, everything else is FD-something.
@@ -54,6 +59,7 @@ class Evaluate:
     checkpoints: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SEEN ...")] = ("last",)
     """Which checkpoints: last, best, all, or numbers of samples seen."""
     ema: Annotated[tuple[str, ...], _hint("Averages of the weights: their names, raw, all.", "the run's own", "NAME ...")] = ()
+    sampler: Annotated[tuple[str, ...], _hint(SAMPLER_HELP, "the run's own", "NAME ...")] = ()
     steps: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (1,)
     """Steps of the sampler."""
     guidance: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SCALE ...")] = (1.0,)
@@ -65,8 +71,9 @@ class Evaluate:
     labels: Literal["data", "uniform"] = "data"
     """Of a conditional model's samples: as frequent as in the reference, or all alike."""
     extractor: Annotated[str, _hint(f"What makes features: {', '.join(SPECS)}.", "the run's own", "SPEC")] = ""
-    metrics: Annotated[tuple[Metric, ...], tyro.conf.arg(metavar="METRIC ...")] = ("frechet", "kid", "precision-recall", "density-coverage")
-    """Of frechet, kid, precision-recall, density-coverage, inception-score."""
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METRIC ...", help=METRICS_HELP)] = (
+        *("frechet", "kid", "precision-recall", "density-coverage"),
+    )
     reference: Annotated[str, _hint("Compare with these images: a cache, or a source.", "the run's training data", "CACHE_OR_SOURCE")] = ""
     split: str = "train"
     """The split of a --reference that is a source."""
@@ -89,22 +96,27 @@ class Evaluate:
         run = samples.run_folder(run)
         config = held(run)
         extractor = open_extractor(self.extractor or (config.run.extractor if config else "pixels"), available(self.device))
-        checked(self.metrics, extractor)
+        checked(self.metrics, extractor, self.count)
+        facts = known(run)
+        usual = default_sampler(facts.learns)
+        samplers = tuple(dict.fromkeys(self.sampler or (usual,)))
+        for name in samplers:
+            models.check_sampler(name, facts)
         manifest = Manifest.read(run / MANIFEST)
         data = RunData(run, manifest, open_autoencoder(self.autoencoder or place(run, manifest), available(self.device)))
         real = pictures(self.reference, manifest, data.autoencoder, self.split) if self.reference else data.trained_on()
         with _bar() as bar:
-            work = Work(self, run, real, self._against(real, extractor, bar), data.autoencoder.digest, bar)
+            work = Work(self, run, real, self._against(real, extractor, bar), data.autoencoder.digest, samplers, usual, bar)
             try:
                 found, below = work.cells(weights), work.floor(data)
             except KeyboardInterrupt:
                 raise Interrupted(f"stopped: finished cells are in {run / rows.NAME}, the same command goes on after them") from None
-        self._show(found, below, extractor.distance, run)
+        self._show(found, below, extractor.distance, run, usual)
         return 0
 
     def _check(self) -> None:
         wrong = [
-            (self.count < 6, f"--count: at least 6, got {self.count}"),
+            (self.count < 2, f"--count: at least 2, got {self.count}"),
             (self.batch < 1, f"--batch: at least 1, got {self.batch}"),
             (self.seed < 0, f"--seed: at least 0, got {self.seed}"),
             (self.reference_count < 0, f"--reference-count: at least 0, got {self.reference_count}"),
@@ -136,14 +148,14 @@ class Evaluate:
             err.print(notice, soft_wrap=True, markup=False)
         return against
 
-    def _show(self, found: list[Row], below: Row, distance: str, run: Path) -> None:
+    def _show(self, found: list[Row], below: Row, distance: str, run: Path, usual: str) -> None:
         text = json.dumps([*found, below], indent=1) + "\n"
         if str(self.json) == "-":
             out.file.write(text)
             return
         if self.json is not None:
             write(self.json, text)
-        shown = table(found, below, self.metrics, distance)
+        shown = table(found, below, self.metrics, distance, usual)
         shown.width = WIDTH if out.width < WIDTH else None
         out.print(shown, crop=False)
         out.print(f"reference: {found[0]['reference']}; last line: {below['data']}", soft_wrap=True, markup=False)
@@ -182,13 +194,18 @@ class Work:
     against: Reference
     decoder: str
     """The autoencoder's digest."""
+    samplers: tuple[str, ...]
+    usual: str
+    """The run's own sampler."""
     bar: Progress
 
     def cells(self, weights: Sequence[Weights]) -> list[Row]:
         """The rows of the table, those that are there already included."""
-        wanted = [(w, self._wanted(w, steps, scale)) for w in weights for steps in self.asked.steps for scale in self.asked.guidance]
+        asked = self.asked
+        cells = [(w, *cell) for w in weights for cell in itertools.product(self.samplers, asked.steps, asked.guidance)]
+        wanted = [(cell[0], self._wanted(*cell)) for cell in cells]
         known = rows.load(self.run)
-        found = [rows.same(known, row) for _, row in wanted]
+        found = [rows.same(known, row, self.usual) for _, row in wanted]
         missing = [i for i, row in enumerate(found) if row is None]
         if len(missing) < len(wanted):
             err.print(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there already", markup=False)
@@ -201,8 +218,8 @@ class Work:
             found[i] = self._computed(model[1], row, task, done)
         return [row for row in found if row is not None]
 
-    def _wanted(self, w: Weights, steps: int, scale: float) -> Row:
-        row: Row = {"kind": "cell", "seen": w.seen, "average": w.average, "weights": w.digest, "steps": steps}
+    def _wanted(self, w: Weights, sampler: str, steps: int, scale: float) -> Row:
+        row: Row = {"kind": "cell", "seen": w.seen, "average": w.average, "weights": w.digest, "sampler": sampler, "steps": steps}
         return row | {"guidance": scale, "labels": self._drawn()} | self._shared() | {"autoencoder": self.decoder}
 
     def _shared(self) -> Row:
@@ -239,9 +256,9 @@ class Work:
     def _computed(self, model: models.Model, row: Row, task: Any, done: int) -> Row:
         asked = self.asked
         what = f"{row['seen']:,} seen, {row['average']}, {row['steps']} step{'s' if row['steps'] > 1 else ''}, guidance {row['guidance']:g}"
-        self.bar.update(task, description=what)
+        self.bar.update(task, description=what if len(self.samplers) == 1 else f"{what}, {row['sampler']}")
         settings = Settings(asked.count, asked.seed, asked.batch, asked.metrics)
-        sampled = Sampled(model, settings, self._labels(model), row["steps"], row["guidance"])
+        sampled = Sampled(dataclasses.replace(model, sampler=row["sampler"]), settings, self._labels(model), row["steps"], row["guidance"])
         row |= samples.evaluated(sampled, self.against, lambda n: self.bar.update(task, completed=done * asked.count + n))
         self.bar.update(task, completed=(done + 1) * asked.count)
         rows.append(self.run, row)

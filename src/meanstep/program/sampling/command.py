@@ -14,6 +14,7 @@ from torch import Tensor
 
 from meanstep.program.console import UserError, err, out, writable, write
 from meanstep.program.machine import available
+from meanstep.program.registry import SAMPLER_HELP
 from meanstep.program.sampling import pictures
 from meanstep.program.sampling.model import Model, load
 
@@ -41,8 +42,7 @@ class Sample:
     """One class for all, or a list that is repeated over the seeds. Default: drawn, the same for a seed each time."""
     guidance: float = 1.0
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
-    sampler: str = ""
-    """average, or euler or heun along the instantaneous velocity. Default: average, but euler for a run of flow_matching."""
+    sampler: Annotated[str, tyro.conf.arg(help=SAMPLER_HELP, help_behavior_hint="(default: the run's own)")] = ""
     ema: str = ""
     """An average's name, or raw for the weights themselves. Default: the run's first average."""
     checkpoint: int = -1
