@@ -62,7 +62,7 @@ class Gathered:
         return torch.cat(self.kept)
 
 
-def gathered(extractor: Extractor, count: int, metrics: Iterable[str]) -> Gathered:
+def gathering(extractor: Extractor, count: int, metrics: Iterable[str]) -> Gathered:
     """What takes in `count` samples for these metrics."""
     return Gathered(extractor, count, any(_needs_logits(metric) for metric in metrics))
 

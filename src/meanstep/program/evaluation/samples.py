@@ -12,7 +12,7 @@ from torch import Tensor
 from meanstep.keys import key
 from meanstep.program.console import UserError
 from meanstep.program.data.cache import sha256
-from meanstep.program.evaluation.measures import gathered, measured
+from meanstep.program.evaluation.measures import gathering, measured
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.evaluation.rows import Row
 from meanstep.program.runs.saved import CHECKPOINTS, Saved, found
@@ -122,7 +122,7 @@ class Sampled:
 def evaluated(sampled: Sampled, against: Reference, told: Told) -> Row:
     """`values`, or why there are none, and `seconds`; `told` hears how many samples are done."""
     settings, began = sampled.settings, time.perf_counter()
-    taken = gathered(against.extractor, settings.count, settings.metrics)
+    taken = gathering(against.extractor, settings.count, settings.metrics)
     row: Row = {"values": None, "failed": None}
     try:
         for images in sampled.batches():

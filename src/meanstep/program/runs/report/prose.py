@@ -152,16 +152,11 @@ def _table(rows: Sequence[Row], usual: str) -> dict[str, Any]:
 
 def settings(run: History) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """The configuration by part: name, value, and a mark where it is not the default."""
-    now, usual = flat(run.config), flat(Config(network=NetworkConfig(run.config.network.name)))
-    parts = {part: [name for of, name in now if of == part] for part in GROUPS}
-    return [
-        (words, [(name.replace("_", " "), _value(now[part, name]), _mark(now[part, name], usual.get((part, name)))) for name in parts[part]])
-        for part, words in GROUPS.items()
-    ]
-
-
-def _mark(value: Any, usual: Any) -> str:
-    return "set" if value != usual else ""
+    usual = flat(Config(network=NetworkConfig(run.config.network.name)))
+    found: dict[str, list[tuple[str, str, str]]] = {part: [] for part in GROUPS}
+    for (part, name), value in flat(run.config).items():
+        found[part].append((name.replace("_", " "), _value(value), "set" if value != usual.get((part, name)) else ""))
+    return [(words, found[part]) for part, words in GROUPS.items()]
 
 
 def environment(run: History) -> list[tuple[str, str]]:
