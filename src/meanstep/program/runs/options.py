@@ -1,0 +1,148 @@
+"""Options of a network by its name: checked, filled in, and as flags of a command line. Builds no networks.
+
+A shipped network's options are the fields of its class, read off the source; a user's own factory says what it takes when it is called.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from meanstep.catalogue import Option
+from meanstep.program import parsing
+from meanstep.program.console import UserError
+from meanstep.program.factories import attribute
+from meanstep.program.registry import NETWORKS, unknown
+from meanstep.program.runs.config import Config, NetworkConfig, cast, over
+
+T = TypeVar("T")
+SIZES = ("size", "channels", "classes")
+"""What every network is given beside its options."""
+COMMON = {f.name for f in dataclasses.fields(NetworkConfig)}
+
+
+def resolved(network: NetworkConfig) -> NetworkConfig:
+    """With every option of a shipped network, of the type that it has; `UserError` for a network or an option that there is not."""
+    name = network.name
+    if name not in NETWORKS:
+        if ":" not in name:
+            raise UserError(f"--network.name: {unknown('network', name, NETWORKS)}, or one of your own as package.module:factory")
+        return network
+    types = {option.name: option.type for option in NETWORKS[name].options}
+    for option in network.options:
+        if option not in types:
+            raise UserError(_strange("--network.options", name, option, types))
+    given = {option: cast(types[option], value, f"--network.{_flag(option)}") for option, value in network.options.items()}
+    for option, others in NETWORKS[name].facts.get("instead", {}).items():
+        for other in others:
+            if given.get(option) and other in given:
+                raise UserError(f"--network.{_flag(other)}: --network.{_flag(option)} {given[option]} says it already: leave one of them out")
+    defaults = {option.name: option.value for option in NETWORKS[name].options}
+    return dataclasses.replace(network, options=over(name, defaults, given) if given else defaults)
+
+
+def takes(name: str) -> tuple[str, ...] | None:
+    """The options of a network; None if a factory of the user's own takes any. Imports that factory's module."""
+    if name in NETWORKS:
+        return tuple(option.name for option in NETWORKS[name].options)
+    return accepted(attribute(name))
+
+
+def accepted(factory: Any) -> tuple[str, ...] | None:
+    """The keywords of a factory beside the sizes; None if it takes any, or does not say."""
+    try:
+        found = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in found):
+        return None
+    return tuple(p.name for p in found if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in SIZES)
+
+
+def fits(name: str, factory: Any, options: Mapping[str, Any]) -> None:
+    """`UserError` for options, the sizes among them, that a user's own factory is not to be called with."""
+    known = accepted(factory)
+    for option in options:
+        if known is not None and option not in (*known, *SIZES):
+            raise UserError(_strange("--network.options", name, option, known))
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:  # a ValueError: written in C, it will complain itself
+        raise UserError(f"{name} is called with size, channels and classes as keywords beside its --network.options: {error}") from None
+    except ValueError:
+        return
+
+
+def _strange(flag: str, name: str, option: str, known: Iterable[str] | None) -> str:
+    there = "--network.options '{...}' as its factory says" if known is None else ", ".join(known) or "none"
+    return f"{flag}: the network {name} has no option {option!r}; it takes {there}"
+
+
+def _flag(option: str) -> str:
+    return option.replace("_", "-")
+
+
+def flat(config: Config) -> dict[tuple[str, str], Any]:
+    """Every entry of a configuration by part and name, in order, a shipped network's options among those of its part."""
+    parts, network = dataclasses.asdict(config), resolved(config.network)
+    if network.name in NETWORKS:
+        parts["network"] = {"name": network.name, **network.options, "start": network.start}
+    return {(part, name): value for part, entries in parts.items() for name, value in entries.items()}
+
+
+# Flags -----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Name:
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class _Named:
+    network: _Name = _Name()
+
+
+def parsed(cls: type[T], name: str, args: Sequence[str], default: T) -> T:
+    """The command of a command line: the network that is named decides which flags there are. `cls` has a field `network`."""
+    base: NetworkConfig = default.network  # type: ignore[attr-defined]
+    named = parsing.known(_Named, args).network.name or base.name
+    if named != base.name:  # the options of another network are not its own
+        base = NetworkConfig(named, start=base.start)
+    full, given = resolved(base), _given(args)
+    table = NETWORKS[base.name].options if base.name in NETWORKS else ()
+    typed = {option.name for option in table}
+    for option in given:
+        if option not in typed | COMMON:
+            raise UserError(_strange(f"--network.{_flag(option)}", base.name, option, takes(base.name)))
+    shown = {f"option_{name}": value for name, value in full.options.items() if name in typed}
+    start = _flags(table)(name=base.name, options={} if typed else full.options, start=base.start, **shown)
+    change = [("network", type(start), field(default=start))]
+    kind = dataclasses.make_dataclass(cls.__name__, change, bases=(cls,), namespace={"__doc__": cls.__doc__}, frozen=True)
+    parts = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}  # type: ignore[arg-type]
+    made: Any = parsing.parsed(kind, name, args, kind(**parts | {"network": start}))
+    asked = made.network
+    words = {option: getattr(asked, f"option_{option}") for option in given if option in typed}
+    for option in words.keys() & asked.options.keys():
+        raise UserError(f"--network.{_flag(option)}: --network.options says it too, leave one of them out")
+    options = over(asked.name, full.options if typed else base.options, words | asked.options)
+    network = resolved(NetworkConfig(asked.name, options, asked.start))
+    return cls(**{f.name: getattr(made, f.name) for f in dataclasses.fields(cls)} | {"network": network})  # type: ignore[arg-type]
+
+
+def _given(args: Sequence[str]) -> list[str]:
+    """The names of the flags of a network on a command line, in order."""
+    words = [a.partition("=")[0].removeprefix("--network.").replace("-", "_") for a in args if a.startswith("--network.")]
+    return [word.removeprefix("no_") for word in dict.fromkeys(words)]
+
+
+def _flags(options: Sequence[Option]) -> type[Any]:
+    """Entries of `NetworkConfig` and the options of a network, as tyro reads them."""
+    made = [
+        (f"option_{o.name}", Annotated[o.type, tyro.conf.arg(name=o.name, help=o.about.replace("\n", " "))], field(default=o.value))
+        for o in options
+    ]
+    return dataclasses.make_dataclass("Network", made, bases=(NetworkConfig,), frozen=True, namespace={"__doc__": NetworkConfig.__doc__})
