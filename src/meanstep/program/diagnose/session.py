@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from meanstep.program.console import Interrupted, UserError, chat, err, first_line, put_json, stage
+from meanstep.program.bar import shown
+from meanstep.program.console import Interrupted, UserError, chat, first_line, put_json, stage
 from meanstep.program.diagnose import arrays, reading
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.diagnosis import diagnosed
@@ -84,7 +85,7 @@ def _measure(asked: "Diagnose", case: Case, budget: float) -> Measured:
         TimeRemainingColumn(),
     )
     started = time.perf_counter()
-    with Progress(*columns, console=err, transient=True) as bar:
+    with shown(*columns) as bar:
         task = bar.add_task("diagnose", total=budget, rows=0)
 
         def told(what: str, share: float, rows: int) -> None:

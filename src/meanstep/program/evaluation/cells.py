@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from meanstep.program.bar import shown
 from meanstep.program.console import Interrupted, UserError, chat, err, out, put_json, stage
 from meanstep.program.data.autoencoders import open_autoencoder
 from meanstep.program.data.manifest import Manifest
@@ -93,7 +94,7 @@ def notices(real: Pictures, against: Reference, count: int) -> Iterator[str]:
 @contextmanager
 def _bar() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with shown(*columns) as bar:
         yield bar
 
 
