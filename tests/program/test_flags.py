@@ -160,11 +160,11 @@ MISTAKES = {
     "reproduce toy --arms papper": "there is no arm 'papper'",
     "reproduce toy --points nowhere.csv": "cannot read nowhere.csv",
     "reproduce mixtures --dims 1": "--dims: a mixture has 2 to 256",
-    "reproduce latents --arms schedul": "did you mean schedules?",
+    "reproduce latents --arms schedule": "did you mean schedules?",
     "reproduce latents --seed 3": "did you mean --seeds?",
     "report nowhere": "nowhere holds no run and no sweep",
     "completion tcsh": "one of bash, zsh, fish, got 'tcsh'",
-    "help sampel": "did you mean `meanstep sample`?",
+    "help samples": "did you mean `meanstep sample`?",
 }
 SCRIPT = """
 import contextlib, io, json, sys
