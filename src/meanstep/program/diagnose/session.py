@@ -35,8 +35,7 @@ MOST = 1 << 40
 
 def diagnose(asked: "Diagnose", budget: float, folder: Path) -> int:
     """Measure and report: 0, or 130 for a probe that was interrupted."""
-    with stage("opening data and network"):
-        case = _case(asked)
+    case = _case(asked)
     with threads(case):
         found = _measure(asked, case, budget)
     diagnosis = diagnosed(case, found, budget, asked.tolerance, shlex.join(["meanstep", *sys.argv[1:]]))
@@ -53,7 +52,8 @@ def _case(asked: "Diagnose") -> Case:
     files = (asked.weights, asked.average)
     found = run.found(*files, asked.network or "") if run else find(asked.target, asked.network, asked.options, *files)
     data = _data(asked, run)
-    probed = admit(found, data, asked.order or "", device, asked.seed)
+    with stage("building the network"):
+        probed = admit(found, data, asked.order or "", device, asked.seed)
     dtype = next((p.dtype for p in probed.field.parameters() if p.is_floating_point()), torch.float32)
     method = _method(asked, run, probed, data)
     center = reading.center(asked.center or "", probed, data, asked.seed, dtype, device)

@@ -35,14 +35,13 @@ if TYPE_CHECKING:
 def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
     """Compute what the table lacks, and print it. `UserError` if there is nothing to compare with."""
     device = available(asked.device)
-    with stage("opening data and weights"):
-        weights = samples.weights(saved, asked.average)
-        config = held(run)
+    weights, config = samples.weights(saved, asked.average), held(run)
+    with stage("opening extractor and autoencoder"):
         extractor = open_extractor(asked.extractor or (config.run.extractor if config else "pixels"), device)
         checked(asked.metrics, extractor)
         manifest = Manifest.read(run / MANIFEST)
         data = RunData(run, manifest, open_autoencoder(asked.autoencoder or place(run, manifest), device))
-        real = pictures(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
+    real = pictures(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
     with _bar() as bar:
         work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, bar)
         try:
