@@ -11,20 +11,21 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "meanstep"
 
 ROOT = "__init__"  # the public names: only the program and the command line may go through them
-BASE = {"types", "shapes"}
-PARTS = {"paths", "times", "velocities", "coefficients", "rates", "weights"}
+BASE = {"types", "shapes", "paths", "catalogue"}
+PARTS = {"times", "velocities", "coefficients", "rates", "weights"}
 MATHS = (
     BASE
     | PARTS
-    | {"tangents", "joint_pass", "keys", "objectives", "recipes", "loss", "samplers", "fields", "attention", "probes", "metrics"}
+    | {"tangents", "joint_pass", "keys", "objectives", "terms", "recipes", "loss", "samplers", "fields", "attention", "probes", "metrics"}
 )
 
 # a module or a package of meanstep -> what it may import of meanstep; a package may always import itself
 MAY_IMPORT: dict[str, set[str]] = {
-    "types": set(),
+    "catalogue": set(),
     "shapes": set(),
+    "paths": {"catalogue", "shapes"},
+    "types": {"paths"},
     "keys": set(),
-    "paths": BASE,
     "times": BASE,
     "coefficients": BASE | {"tangents"},
     "velocities": BASE | {"coefficients"},
@@ -33,8 +34,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rates": BASE | {"coefficients", "tangents", "joint_pass"},
     "weights": BASE | {"coefficients"},
     "objectives": BASE | PARTS | {"tangents", "joint_pass"},
-    "recipes": BASE | PARTS | {"objectives"},
-    "loss": BASE | PARTS | {"keys", "objectives", "joint_pass", "recipes"},
+    "terms": BASE | PARTS | {"objectives"},
+    "recipes": BASE | PARTS | {"objectives", "terms"},
+    "loss": BASE | PARTS | {"keys", "objectives", "joint_pass", "terms"},
     "samplers": BASE | {"keys"},
     "fields": BASE,
     "attention": BASE,

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from meanstep.catalogue import declared
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "meanstep"
 PROGRAM = {"program", "cli"}
@@ -127,6 +129,42 @@ def test_importing_the_package_alone_loads_no_torch_and_still_lists_its_names():
 def test_a_name_of_the_program_is_loaded_when_it_is_used():
     code = "import meanstep; meanstep.MLP; print('meanstep.program' in sys.modules); print(callable(meanstep.doctor))"
     assert run(code).split("\n")[:2] == ["False", "True"]
+
+
+# Names of parts ----------------------------------------------------------------------------------------------------------------------
+
+TABLES = {"meanstep.recipes": "method", "meanstep.samplers": "sampler", "meanstep.paths": "path"}
+NAMES = {name for module, decorator in TABLES.items() for name in declared(module, decorator)}
+OWNERS = {"registry", "methods"}  # of the program: the only modules that may know a part by its name
+
+
+def compared(tree: ast.AST, names: set[str]) -> Iterator[tuple[int, str]]:
+    """Line and name wherever one of the names is compared with: `==`, `in (...)`, `startswith` or `match`."""
+    for node in ast.walk(tree):
+        sides: list[ast.AST] = []
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("startswith", "endswith"):
+            sides = list(node.args)
+        elif isinstance(node, ast.MatchValue):
+            sides = [node.value]
+        found = [c for side in sides for c in ast.walk(side) if isinstance(c, ast.Constant) and c.value in names]
+        yield from ((c.lineno, str(c.value)) for c in found)
+
+
+def test_no_module_of_the_program_compares_the_name_of_a_recipe_sampler_or_path():
+    found = []
+    for path in sorted([*(PACKAGE / "program").rglob("*.py"), PACKAGE / "cli.py"]):
+        if path.stem not in OWNERS:
+            found += [f"{path.relative_to(PACKAGE)}, line {n}: {name}" for n, name in compared(ast.parse(path.read_text()), NAMES)]
+    assert found == []
+
+
+def test_a_compared_name_is_found():
+    names = {"meanflow", "walk"}
+    for source in ("x == 'meanflow'", "x in ('a', 'walk')", "'walk' != x", "x.startswith('walk')", "match x:\n    case 'walk': pass"):
+        assert [name for _, name in compared(ast.parse(source), names)], source
+    assert not list(compared(ast.parse("TABLE['meanflow']; Method('walk'); x == 'other'"), names))
 
 
 # README ------------------------------------------------------------------------------------------------------------------------------

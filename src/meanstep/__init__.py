@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from meanstep.loss import Loss, Output
     from meanstep.program.doctor.examination import doctor
     from meanstep.program.sampling.model import load
-    from meanstep.recipes import Recipe, Term
     from meanstep.samplers import jump, noise, walk
+    from meanstep.terms import Recipe, Term
     from meanstep.types import Bridge, Field, Regression
 
 __version__ = "0.1.0"
@@ -49,7 +49,7 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("MLP", "Gaussian", "Mixture", "as_field"), "fields"),
     **dict.fromkeys(("Loss", "Output"), "loss"),
-    **dict.fromkeys(("Recipe", "Term"), "recipes"),
+    **dict.fromkeys(("Recipe", "Term"), "terms"),
     **dict.fromkeys(("jump", "noise", "walk"), "samplers"),
     **dict.fromkeys(("Bridge", "Field", "Regression"), "types"),
     "key": "keys",

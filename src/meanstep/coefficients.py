@@ -241,7 +241,7 @@ class Running(nn.Module):
 
 def part(b: Bridge, start: int, length: int) -> Bridge:
     """Rows of a bridge along its last batch axis."""
-    return Bridge(*tree_map(lambda p: p.narrow(b.t.ndim - 1, start, length), tuple(b[:7])))._replace(progress=b.progress)
+    return b._replace(**tree_map(lambda p: p.narrow(b.t.ndim - 1, start, length), b.rows))
 
 
 def swung(field: Field, b: Bridge, w: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Generator, Tensor, nn
 
 from meanstep.joint_pass import together, wrong_shape
 from meanstep.objectives import Matching
-from meanstep.paths import linear
-from meanstep.recipes import Recipe, Term
+from meanstep.paths import Path, linear
 from meanstep.shapes import over, per_sample, tree_map
-from meanstep.types import Answer, Bridge, Field, Interpolant, Objective, Query, Regression
+from meanstep.terms import Recipe, Term
+from meanstep.types import Answer, Bridge, Field, Objective, Query, Regression
 from meanstep.velocities import auxiliary
 
 GAPS = (0.25, 0.5, 0.75, 1.0)
@@ -45,17 +45,17 @@ class Loss(nn.Module):
     Without `measure` the metrics stay empty, which saves some small kernels.
     """
 
-    def __init__(
-        self, recipe: Recipe, interpolant: Interpolant = linear, *, batch_dims: int = 1, check: bool = True, measure: bool = True
-    ) -> None:
+    def __init__(self, recipe: Recipe, path: Path = linear, *, batch_dims: int = 1, check: bool = True, measure: bool = True) -> None:
         super().__init__()
         if batch_dims < 1:
             raise ValueError(f"the loss needs at least one batch axis, got batch_dims={batch_dims}")
         if not isinstance(recipe, Sequence) or not recipe or not all(isinstance(term, Term) for term in recipe):
             raise TypeError(f"a recipe is a non-empty tuple of Term, such as recipes.meanflow(), got {recipe!r}")
+        if not isinstance(path, Path):
+            raise TypeError(f"a path is a paths.Path such as paths.trigonometric, got {path!r}")
         if recipe[0].times is None:
             raise ValueError("the first term of a recipe must draw times: times=None keeps those of the terms before")
-        self.recipe, self.interpolant, self.batch_dims, self.check, self.measure = tuple(recipe), interpolant, batch_dims, check, measure
+        self.recipe, self.path, self.batch_dims, self.check, self.measure = tuple(recipe), path, batch_dims, check, measure
         self.learned = nn.ModuleList(term.weight for term in self.recipe if isinstance(term.weight, nn.Module))
 
     def forward(
@@ -68,14 +68,17 @@ class Loss(nn.Module):
         mask: Tensor | None = None,
         progress: float | Tensor | None = None,
         generator: Generator | None = None,
+        independent: bool = False,
     ) -> Output:
         """The loss of `field` on the data `x` `[*B, *E]`, float32 or float64.
 
-        `y`: condition with leading `*B`; `noise`: `x`'s partner if it is not a fresh draw (rectified couplings); `mask`: true where
-        entries count, the others are set to 0 whatever they hold; `progress` in [0, 1] for schedules, in a compiled step as a 0-d
-        tensor (it would be compiled again for every other number); `generator`: None draws from torch's global one.
+        `y`: condition with leading `*B`; `noise`: `x`'s partner if it is not a fresh draw (rectified couplings, a source of your own);
+        `mask`: true where entries count, the others are set to 0 whatever they hold; `progress` in [0, 1] for schedules, in a compiled
+        step as a 0-d tensor (it would be compiled again for every other number); `generator`: None draws from torch's global one;
+        `independent`: the noise that was handed in is a standard normal draw that knows nothing of the data, as a `Posterior` needs it.
         """
-        draws = self.draw(x, y, noise=noise, mask=mask, progress=progress, generator=generator)
+        _accepts(field, self.path)
+        draws = self.draw(x, y, noise=noise, mask=mask, progress=progress, generator=generator, independent=independent)
         n = x.shape[self.batch_dims - 1]
         rows = self._regress(field, draws, n)
         loss = torch.stack([_part(row, n) for row in rows]).sum()
@@ -92,6 +95,7 @@ class Loss(nn.Module):
         mask: Tensor | None = None,
         progress: float | Tensor | None = None,
         generator: Generator | None = None,
+        independent: bool = False,
     ) -> list[tuple[Term, Bridge]]:
         """The bridges that each term of the recipe gets: what `forward` regresses on, for probes and tests. Arguments as there."""
         batch = self._validated(x, y, noise, mask, progress, generator)
@@ -108,8 +112,9 @@ class Loss(nn.Module):
                     kept[here] = new.to(kept)
             r, t = (kept[here].clone() for kept in dealt)
             cut = _Cut(self.batch_dims, rows)
-            z, v = self.interpolant(cut(x), cut(e), t)
-            draws.append((term, term.prepare(Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress))))
+            z, v = self.path(cut(x), cut(e), t)
+            held = Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress, self.path, independent or noise is None)
+            draws.append((term, term.prepare(held)))
         return draws
 
     def _validated(
@@ -180,6 +185,13 @@ class Loss(nn.Module):
                 if [dealt[j].start for j in alike] == ends[:-1] and ends[-1] == dealt[k].stop:
                     found[k] = alike
         return found
+
+
+def _accepts(field: Field, path: Path) -> None:
+    """`ValueError` for a field that says on which path it means what it says, and is trained on another."""
+    own = getattr(field, "path", None)
+    if isinstance(own, Path) and own != path:
+        raise ValueError(f"{type(field).__name__} is a velocity of the path {own} only, and this loss draws on {path}")
 
 
 def _asked(objective: Objective, field: Field, b: Bridge) -> tuple[Query, Callable[[Answer], Regression]]:

@@ -5,7 +5,7 @@ Defaults are the published settings where they are known; `docs/theory.md` holds
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from meanstep import times as at_times
 from meanstep.coefficients import at, checked, exponential, linear, sigmoid
 from meanstep.objectives import Eulerian, Lagrangian, Matching, Semigroup, random_split
 from meanstep.rates import Backward, Central, Exact
+from meanstep.terms import Recipe, Term, method
 from meanstep.types import Bridge, Coefficient, Field, Objective, Rate, Times, Velocity, Weight
 from meanstep.velocities import (
     Guided,
@@ -50,29 +51,6 @@ IMAGENET = at_times.logit_normal(-0.4, 1.0)
 """MeanFlow's sampler on ImageNet latents: two sorted logit-normals."""
 
 
-@dataclass(frozen=True)
-class Term:
-    """A fixed `share` of the batch's rows under one objective. Terms take rows one after the other and start over when the batch is full.
-
-    `times` None keeps the times that the rows already have from the terms before. The term adds `scale` times the mean of its weighted
-    rows to the loss; None counts each row like any other row of the batch. `prepare` completes a bridge before anyone sees it.
-    """
-
-    objective: Objective
-    times: Times | None
-    weight: Weight = constant
-    share: float = 1.0
-    scale: float | None = None
-    prepare: Given = as_is
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"a term's share of the rows lies in (0, 1], got {self.share:g}")
-
-
-Recipe = tuple[Term, ...]
-
-
 def _with_diagonal(objective: Objective, times: Times, weight: Weight, share: float, rows: Term) -> Recipe:
     """An objective on a part of the rows and another term's objective on the `share` that is left."""
     if not 0 <= share <= 1:
@@ -104,11 +82,13 @@ def _expect_dropout(guidance: LabelDropout | None) -> None:
         raise TypeError(f"guidance is a LabelDropout(null) that says which label means none, got {guidance!r}")
 
 
+@method(learns="instantaneous")
 def flow_matching(times: Times = at_times.instants(-0.4, 1.0), weight: Weight = constant, velocity: Velocity = conditional) -> Recipe:
     """Flow matching, eq. (7) at `r = t`; arXiv 2210.02747. Default times: the single logit-normal of MeanFlow's setting."""
     return (Term(Matching(velocity, shown(velocity)), at_times.diagonal(times), weight),)
 
 
+@method(coefficient=0.0)
 def meanflow(
     times: Times = IMAGENET,
     diagonal_share: float = 0.75,
@@ -125,6 +105,7 @@ def meanflow(
     return _with_diagonal(Eulerian(velocity, velocity, rate, shown(velocity)), times, weight, diagonal_share, still)
 
 
+@method(slot="proxy", proxies=("ema", "own", "posterior"), idle=("beta", "target_beta"), coefficient="beta")
 def coefficient(
     beta: Coefficient = 1.0,
     proxy: Velocity | nn.Module | None = None,
@@ -168,6 +149,12 @@ def _hidden(proxy: Velocity, velocity: Velocity) -> Velocity:
     return proxy if given is as_is or isinstance(proxy, Posterior) else lambda field, b: proxy(field, given(b))
 
 
+@method(
+    slot="posterior",
+    proxies=("posterior",),
+    unread="its velocity compares with rows of the data, and only a run knows which: diagnose the folder of the run, or read "
+    "the network with --recipe meanflow",
+)
 def posterior_meanflow(
     posterior: Velocity | None = None,
     times: Times = at_times.uniform,
@@ -189,6 +176,7 @@ def posterior_meanflow(
     return meanflow(times, diagonal_share, weight, replace(velocity, base=base) if isinstance(velocity, Guided) else base)
 
 
+@method(slot="tangent", proxies=("head", "own"), coefficient=1.0)
 def improved_meanflow(
     tangent: Velocity = head,
     guidance: LabelDropout | None = None,
@@ -218,6 +206,7 @@ def improved_meanflow(
     return tuple(replace(term, prepare=prepare) for term in recipe)
 
 
+@method(needs=("progress",))
 def alpha_flow(
     ratio: Coefficient = sigmoid(0.0, 1.0),
     rescaled: bool = False,
@@ -238,6 +227,7 @@ def alpha_flow(
     return _with_diagonal(moving, times, plain if rescaled else alpha(ratio, c), diagonal_share, still)
 
 
+@method(needs=("progress",), coefficient=0.0)
 def modular_meanflow(
     through: Coefficient = linear(0.0, 1.0, until=0.1),
     times: Times = IMAGENET,
@@ -251,6 +241,7 @@ def modular_meanflow(
     return meanflow(times, diagonal_share, weight, rate=Exact(through))
 
 
+@method(needs=("progress",), coefficient=0.0)
 def curriculum_meanflow(
     times: Times = IMAGENET,
     power: float = 1.0,
@@ -269,6 +260,7 @@ def curriculum_meanflow(
     return _with_diagonal(Eulerian(), times, times_factor(weight, short), diagonal_share, still)
 
 
+@method(slot="arrival", proxies=("ema", "own"))
 def terminal_velocity(
     arrival: Velocity | nn.Module | None = None,
     guidance: LabelDropout | None = None,
@@ -297,6 +289,11 @@ def terminal_velocity(
     return (Term(jump, times, weight, prepare=prepare), Term(match, instants, weight, prepare=prepare))
 
 
+@method(
+    needs=("couplings",),
+    unread="its rows are pairs of data and noise from an earlier network, and diagnose draws noise of its own, which is "
+    "another training: read the network with --recipe meanflow, or measure the pairs with meanstep.probes",
+)
 def rectified_meanflow(
     times: Times = at_times.u_shaped(),
     diagonal_share: float = 0.75,
@@ -307,6 +304,7 @@ def rectified_meanflow(
     return meanflow(times, diagonal_share, weight, velocity)
 
 
+@method(needs=("learned weight",), coefficient=0.0)
 def decoupled_meanflow(
     velocity: Velocity = conditional,
     times: Times = at_times.sorted_pair(),
@@ -325,6 +323,7 @@ def decoupled_meanflow(
     )
 
 
+@method(slot="teacher", proxies=("conditional", "own", "ema", "posterior"))
 def split_meanflow(
     teacher: Velocity | nn.Module = conditional, times: Times = at_times.uniform, diagonal_share: float = 0.5, by: Field | None = None
 ) -> Recipe:
@@ -339,6 +338,7 @@ def split_meanflow(
     return _with_diagonal(Semigroup(random_split, by), times, constant, diagonal_share, still)
 
 
+@method(needs=("progress",))
 def solution_flow(
     ratio: Coefficient = exponential(0.1, 0.002),
     diagonal_share: float = 0.75,
@@ -364,6 +364,7 @@ def solution_flow(
     )
 
 
+@method()
 def transition(times: Times = IMAGENET, step: float = 0.005, c: float = 1e-5, target: Velocity = conditional) -> Recipe:
     """TiM's differential objective by a central difference along the conditional path, eq. (23), (34); arXiv 2509.04394.
 
@@ -378,6 +379,7 @@ def transition(times: Times = IMAGENET, step: float = 0.005, c: float = 1e-5, ta
     )
 
 
+@method(slot="by", proxies=("ema", "own"), field=True)
 def shortcut(by: Field | None = None, levels: int = 7, bootstrap_share: float = 1 / 8, clamp: float | None = 4.0) -> Recipe:
     """Shortcut models, eq. (9) at halves of dyadic gaps; the finest gap `2^-levels` learns the velocity; arXiv 2410.12557.
 
@@ -390,6 +392,7 @@ def shortcut(by: Field | None = None, levels: int = 7, bootstrap_share: float = 
     return (half, Term(Matching(), at_times.dyadic((levels,)), share=1 - bootstrap_share))
 
 
+@method(slot="tangent", proxies=("head", "own"), needs=("data prediction",), coefficient=1.0)
 def pixel_meanflow(
     floor: float = 0.05,
     tangent: Velocity = head,

@@ -2,13 +2,25 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from meanstep.catalogue import marked
 from meanstep.keys import key
+from meanstep.paths import Path, linear
 from meanstep.types import Field
+
+F = TypeVar("F", bound=Callable[..., Tensor])
+
+
+def sampler(*, reads: str) -> Callable[[F], F]:
+    """Declares a function `(field, z, times, y) -> x` as a sampler, by its name; `reads`: the average or the instantaneous velocity.
+
+    It may also take `fresh(k)`, noise like `z` for its step k, and the `path` of the training.
+    """
+    return marked(reads=reads)
 
 
 def noise(
@@ -43,6 +55,7 @@ def _u(field: Field, z: Tensor, r: float, t: float, y: Any, batch_dims: int) -> 
     return field(z, r * full, t * full, y)
 
 
+@sampler(reads="average")
 @torch.no_grad()
 def walk(field: Field, z: Tensor, times: Iterable[float] = (1.0, 0.0), y: Any = None, batch_dims: int = 1) -> Tensor:
     """Average-velocity jumps `z <- z - (t - r) u(z, r, t)` down the grid, eq. (36); the default is one jump, eq. (6).
@@ -59,20 +72,28 @@ def jump(field: Field, e: Tensor, y: Any = None, batch_dims: int = 1) -> Tensor:
     return walk(field, e, (1.0, 0.0), y, batch_dims)
 
 
+@sampler(reads="average")
 @torch.no_grad()
 def renoise(
-    field: Field, z: Tensor, fresh: Callable[[int], Tensor], times: Iterable[float] = (1.0, 0.5, 0.0), y: Any = None, batch_dims: int = 1
+    field: Field,
+    z: Tensor,
+    fresh: Callable[[int], Tensor],
+    times: Iterable[float] = (1.0, 0.5, 0.0),
+    y: Any = None,
+    batch_dims: int = 1,
+    path: Path = linear,
 ) -> Tensor:
     """Jump to data, mix with fresh noise at the next time, and again, eq. (37). `fresh(k)`: noise like `z` for step k.
 
-    `renoise(field, noise(seeds, shape), lambda k: noise(seeds, shape, k), times)` is deterministic per seed. Linear interpolant.
+    `renoise(field, noise(seeds, shape), lambda k: noise(seeds, shape, k), times)` is deterministic per seed; `path`: that of the training.
     """
     for k, (t, r) in enumerate(_pairs(times), start=1):
         x = z - t * _u(field, z, 0.0, t, y, batch_dims)
-        z = (1 - r) * x + r * fresh(k) if r > 0 else x
+        z = path(x, fresh(k), torch.full(z.shape[:batch_dims], r, dtype=z.dtype, device=z.device))[0] if r > 0 else x
     return z
 
 
+@sampler(reads="instantaneous")
 @torch.no_grad()
 def euler(field: Field, z: Tensor, times: Iterable[float], y: Any = None, batch_dims: int = 1) -> Tensor:
     """Euler steps with the instantaneous velocity `u(z, t, t)`: the many-step reference of first order."""
@@ -81,6 +102,7 @@ def euler(field: Field, z: Tensor, times: Iterable[float], y: Any = None, batch_
     return z
 
 
+@sampler(reads="instantaneous")
 @torch.no_grad()
 def heun(field: Field, z: Tensor, times: Iterable[float], y: Any = None, batch_dims: int = 1) -> Tensor:
     """Heun steps with the instantaneous velocity: the many-step reference of second order, two evaluations a step."""

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from meanstep.paths import Path, linear
+
 
 class Field(Protocol):
     """An average velocity `u(z, r, t, y)`: `[*B, *E], [*B], [*B], any -> [*B, *E]`, eq. (4); `r == t` gives the instantaneous velocity."""
@@ -21,7 +23,8 @@ class Bridge(NamedTuple):
     `z`: the noisy sample `[*B, *E]`, eq. (1); `v`: its conditional velocity, eq. (2); `r <= t`: times in [0, 1], `[*B]`; `y`: the
     condition (a tensor or a tuple or dict of tensors with leading `*B`); `mask`: `[*B]` or more leading axes of `z`, true where the
     entries count; `aux`: `[*B, 4]` independent uniforms, the only randomness an objective has; `progress`: the share of the training
-    that is done, in [0, 1].
+    that is done, in [0, 1]; `path`: what `z` and `v` were drawn on; `independent`: whether the noise was a standard normal draw that knew
+    nothing of the data, and not handed in.
     """
 
     z: Tensor
@@ -32,11 +35,29 @@ class Bridge(NamedTuple):
     mask: Tensor | None = None
     aux: Tensor | None = None
     progress: float | Tensor | None = None
+    path: Path = linear
+    independent: bool = True
 
     @property
     def gap(self) -> Tensor:
         """The time span `t - r`, `[*B]`."""
         return self.t - self.r
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """What it holds of each row, by name, where it is there: all but `progress`, `path` and `independent`."""
+        found = {name: getattr(self, name) for name in ("z", "v", "r", "t", "y", "mask", "aux")}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def data(self) -> Tensor:
+        """The row's own data point, `[*B, *E]`, by the path's inverse."""
+        return self.path.data(self.z, self.v, self.t)
+
+    @property
+    def noise(self) -> Tensor:
+        """The row's own noise, `[*B, *E]`, by the path's inverse."""
+        return self.path.noise(self.z, self.v, self.t)
 
     def uniforms(self) -> Tensor:
         """The auxiliary uniforms `[*B, 4]`; `ValueError` if this bridge was drawn without them."""
@@ -84,8 +105,6 @@ class Query(NamedTuple):
 
 Coefficient = float | Tensor | Callable[[Bridge], "float | Tensor"]
 """A number, a tensor over leading batch axes (one value an ensemble member), or a function of the bridge: of `(r, t)` or of progress."""
-Interpolant = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""`(x, e, t) -> (z, v)`, eq. (1) and (2)."""
 Times = Callable[[tuple[int, ...], torch.Generator | None], tuple[Tensor, Tensor]]
 """`(shape, generator) -> (r, t)` with `0 <= r <= t <= 1`."""
 Velocity = Callable[[Field, Bridge], Tensor]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from meanstep.coefficients import at, checked
+from meanstep.paths import linear
 from meanstep.shapes import over, tree_map, where
 from meanstep.types import Bridge, Coefficient, Field, Velocity
 
@@ -69,7 +70,13 @@ def floored(base: Velocity, floor: float = 0.05) -> Velocity:
     """`base` scaled by `t / max(t, floor)`: the velocity `(z - x) / max(t, floor)` of x-prediction, eq. (32); arXiv 2601.22158."""
     if isinstance(base, Guided):
         raise ValueError("floor the velocity inside the guidance, Guided(floored(conditional), ...): its recipe must see the guidance")
-    return lambda field, b: base(field, b) * over(b.t / b.t.clamp(min=floor), b.z)
+
+    def velocity(field: Field, b: Bridge) -> Tensor:
+        if b.path != linear:
+            raise ValueError(f"a floored velocity is x-prediction's on the linear path, and this draw is on {b.path}")
+        return base(field, b) * over(b.t / b.t.clamp(min=floor), b.z)
+
+    return velocity
 
 
 def mix(a: Velocity, c: Velocity, beta: Coefficient, name: str = "beta") -> Velocity:
@@ -90,11 +97,11 @@ class Posterior:
     """The velocity at the posterior mean of a reference batch, eq. (31): weights `p(z_t | x_i)`, self-normalised.
 
     `reference`: data `[N, *E]`; `labels` `[N]`: only references with the row's label `b.y` count. With `include_own` the row's own data
-    point is one of the references, so the weights cannot vanish and the value tends to the conditional velocity as `t -> 0`. Linear
-    interpolant only. Under a mask only the row's own entries are compared. The bias vanishes as N grows. `dtype`: that of the
-    comparison; float32 is two to three times faster and its weights are off by about `1e-7 |z|^2 / t^2`. `basis` `[entries, K]`: compare in
-    these orthonormal directions only (principal components), which forgets the others and is biased; takes no mask. `ValueError` if
-    shapes do not fit.
+    point is one of the references, so the weights cannot vanish and the value tends to the conditional velocity as `t -> 0`. On any path,
+    but for fresh Gaussian noise only. Under a mask only the row's own entries are compared. The bias vanishes as N grows. `dtype`: that of
+    the comparison; float32 is two to three times faster and its weights are off by about `1e-7 |z|^2 / t^2`. `basis` `[entries, K]`:
+    compare in these orthonormal directions only (principal components), which forgets the others and is biased; takes no mask.
+    `ValueError` if shapes do not fit, or if the noise was handed in: its law given the data is not the one that the weights are made of.
     """
 
     reference: Tensor
@@ -106,24 +113,30 @@ class Posterior:
     @torch.no_grad()
     def __call__(self, field: Field, b: Bridge) -> Tensor:
         """The velocity `[*B, *E]`."""
-        x = b.z - over(b.t, b.z) * b.v
+        if not b.independent:
+            raise ValueError(
+                "a Posterior weighs data by the law of fresh Gaussian noise, and this draw's noise was handed in (noise=): "
+                "use velocities.conditional, or pass independent=True if it is a standard normal draw that knows nothing of the data"
+            )
+        x = b.data
         if self.reference.shape[1:] != x.shape[b.t.ndim :]:
             raise ValueError(f"the reference holds rows of shape {tuple(self.reference.shape[1:])}, the batch {tuple(x.shape[b.t.ndim :])}")
         if self.labels is not None and not isinstance(b.y, Tensor):
             raise ValueError("a Posterior with labels compares them with the rows' labels: call the loss with y=labels")
         t = b.t.clamp(min=1e-6).to(self.dtype)[..., None]
+        a, s = b.path.scales(t)
         z, mine, keep = (p.reshape(*b.t.shape, -1).to(self.dtype) for p in (b.z, x, self._kept(b)))
         # log p(z | x_i) up to a term of the row, in one product: large numbers cancel at small t, hence float64 by default
         flat = self.reference.flatten(1).to(z)
         here, there, own = (self._seen(p) for p in (z, flat, mine))
         keep = keep if self.basis is None else torch.ones_like(here)
-        left = torch.cat([here * keep * ((1 - t) / t**2), keep * (-((1 - t) ** 2) / (2 * t * t))], -1)
+        left = torch.cat([here * keep * (a / s**2), keep * (-(a**2) / (2 * s * s))], -1)
         logits = left @ torch.cat([there, there.square()], -1).mT
         own = (left * torch.cat([own, own.square()], -1)).sum(-1, keepdim=True)
         if self.labels is not None:
             logits = logits.masked_fill(b.y[..., None] != self.labels.to(b.y), float("-inf"))
         mean = self._mean(logits, own, flat, mine)
-        return b.v - ((mean - mine) / t).reshape(b.z.shape).to(b.z)
+        return b.v - ((mean - mine) / b.path.span(t)).reshape(b.z.shape).to(b.z)
 
     def _seen(self, x: Tensor) -> Tensor:
         """What is compared of points `[*B, entries]`."""

@@ -1,6 +1,7 @@
 """From a row's mean squared error to its loss: `([*B], bridge) -> [*B]`. Knows no fields."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +16,35 @@ def constant(error: Tensor, b: Bridge) -> Tensor:
     return error
 
 
-def adaptive(power: float = 1.0, c: float = 1e-2, reduction: str = "sum") -> Weight:
+@dataclass(frozen=True)
+class Adaptive:
     """`q / sg(q + c)^power`, eq. (24), `q` the squared error summed (or averaged: `reduction="mean"`) over the event.
 
     At `power = 1` the logged loss is about 1 whatever the error: read `metrics["residual"]`. `ValueError` unless `c > 0`, `power >= 0`.
     """
-    if c <= 0 or power < 0:
-        raise ValueError(f"the adaptive weight needs c > 0 and power >= 0, got c={c:g}, power={power:g}")
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
 
-    def weight(error: Tensor, b: Bridge) -> Tensor:
-        q = error * event_size(b.z, b.t, b.mask) if reduction == "sum" else error
-        return q / (q.detach() + c) ** power
+    power: float = 1.0
+    c: float = 1e-2
+    reduction: str = "sum"
 
-    return weight
+    def __post_init__(self) -> None:
+        if self.c <= 0 or self.power < 0:
+            raise ValueError(f"the adaptive weight needs c > 0 and power >= 0, got c={self.c:g}, power={self.power:g}")
+        if self.reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction must be 'sum' or 'mean', got {self.reduction!r}")
+
+    def __repr__(self) -> str:
+        return f"adaptive({self.power!r}, {self.c!r}, {self.reduction!r})"
+
+    def __call__(self, error: Tensor, b: Bridge) -> Tensor:
+        """`[*B]` error -> `[*B]` loss."""
+        q = error * event_size(b.z, b.t, b.mask) if self.reduction == "sum" else error
+        return q / (q.detach() + self.c) ** self.power
+
+
+def adaptive(power: float = 1.0, c: float = 1e-2, reduction: str = "sum") -> Adaptive:
+    """MeanFlow's weight, see `Adaptive`; arXiv 2505.13447."""
+    return Adaptive(power, c, reduction)
 
 
 def times_factor(weight: Weight, factor: Callable[[Bridge], Tensor | float]) -> Weight:
@@ -66,10 +81,10 @@ def shrinking_gap(scale: float, power: float = 1.0) -> Callable[[Bridge], Tensor
 
 
 def min_snr(gamma: float = 5.0) -> Callable[[Bridge], Tensor]:
-    """`min(SNR, gamma) / (SNR + 1)` with `SNR = ((1 - t) / t)^2`, the Min-SNR weight of velocity regression, arXiv 2303.09556."""
+    """`min(SNR, gamma) / (SNR + 1)` with the path's `SNR = (a / b)^2`, the Min-SNR weight of velocity regression, arXiv 2303.09556."""
 
     def factor(b: Bridge) -> Tensor:
-        data, noise = (1 - b.t) ** 2, b.t**2
+        data, noise = (p**2 for p in b.path.scales(b.t))
         return torch.minimum(data, gamma * noise) / (data + noise)
 
     return factor

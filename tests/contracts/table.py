@@ -12,8 +12,8 @@ import meanstep as ms
 from meanstep import recipes, times, velocities, weights
 from meanstep.fields import DataPrediction, Scaled
 from meanstep.rates import Backward, Central, Exact
-from meanstep.recipes import Recipe
 from meanstep.shapes import over
+from meanstep.terms import Recipe
 from meanstep.velocities import Condition, Guided, LabelDropout, conditional, own
 
 CLASSES = 3

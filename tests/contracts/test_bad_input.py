@@ -12,7 +12,7 @@ import meanstep as ms
 from meanstep import coefficients, objectives, recipes, weights
 from meanstep.objectives import Eulerian, Lagrangian, Matching, Semigroup
 from meanstep.rates import Backward, Central, Exact
-from meanstep.recipes import Term
+from meanstep.terms import Term
 from meanstep.velocities import Guided, LabelDropout, Posterior, conditional, mix, of, own
 
 X = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))

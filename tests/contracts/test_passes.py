@@ -16,9 +16,9 @@ from meanstep import objectives, recipes
 from meanstep.fields import DiT
 from meanstep.objectives import Eulerian
 from meanstep.rates import Backward, Central, Exact
-from meanstep.recipes import Recipe
 from meanstep.tangents import VERDICTS, Way, automatic, carried, derivative, has_rule, recorded, separate, trusted
 from meanstep.tangents.dual import RULES
+from meanstep.terms import Recipe
 from meanstep.types import Bridge, Field
 
 from .table import CASES, SHAPES, Conv, Transformer

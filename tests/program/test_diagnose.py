@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import meanstep as ms
 from meanstep.cli import main
+from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.program.diagnose import arrays, probe, reading
 from meanstep.program.diagnose.case import Case
@@ -346,7 +347,7 @@ def test_the_command_writes_a_page_that_needs_nothing(capsys: pytest.CaptureFixt
     assert record["rows"] == 300 and len(record["verdicts"]) == len(RULES) and record["measures"]["noise_0"][0] > 0
 
 
-@pytest.mark.parametrize("recipe", reading.READ)
+@pytest.mark.parametrize("recipe", registry.READ)
 def test_every_recipe_can_be_read(recipe: str, tmp_path: Path):
     net: nn.Module = ms.MLP(2, 8, 1, generator=ms.key(0))
     net = ms.fields.DataPrediction(net) if recipe == "pixel_meanflow" else net  # type: ignore[arg-type]
@@ -536,7 +537,7 @@ def test_options_that_make_no_sense(capsys: pytest.CaptureFixture[str]):
         (("--budget", "soon"), "is a time"),
         (("--device", "cuda:77"), "no device"),
         (("--center", "ema"), "give --average"),
-        (("--recipe", "meenflow"), "--recipe: there is no recipe 'meenflow': choose among flow_matching"),
+        (("--recipe", "meenflow"), "--recipe: there is no recipe 'meenflow' (did you mean meanflow?): choose among flow_matching"),
         (("--recipe", "rectified_meanflow"), "read the network with --recipe meanflow"),
         (("--recipe", "shortcut", "--times", "uniform"), "it takes none of these"),
         (("--out", "file/below"), "file is a file"),

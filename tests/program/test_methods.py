@@ -1,16 +1,20 @@
-"""`program.methods`: every recipe of the package by name, from plain options; what it needs and lacks is said in one line."""
+"""Methods by name: every recipe of the package, from plain options; what it needs and lacks is said in one line."""
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import meanstep as ms
 from meanstep import recipes, velocities
-from meanstep.program import registry
+from meanstep.program import methods, registry
 from meanstep.program.console import UserError
-from meanstep.recipes import Recipe
+from meanstep.terms import Recipe, learns
 from meanstep.velocities import Posterior
+from meanstep.weights import Adaptive
 
 NET = ms.MLP(2, 8, 1, head=True, generator=ms.key(0))
 EMA = ms.MLP(2, 8, 1, generator=ms.key(1))
@@ -18,19 +22,76 @@ PLAIN = ms.MLP(2, 8, 1, generator=ms.key(0))
 
 
 def built(name: str, **options: object) -> Recipe:
-    return registry.build(name, NET, EMA, Posterior(torch.zeros(4, 2)), **options)
+    return methods.build(name, NET, EMA, Posterior(torch.zeros(4, 2)), **options)
+
+
+def needs(name: str, **options: object) -> frozenset[str]:
+    return methods.needs(registry.METHODS[name], **options)
 
 
 def test_the_table_holds_every_recipe_of_the_package():
-    found = {n for n, f in vars(recipes).items() if inspect.isfunction(f) and f.__module__ == recipes.__name__ and n[0] != "_"}
+    found = {n for n, f in vars(recipes).items() if inspect.isfunction(f) and hasattr(f, "facts")}
     assert set(registry.METHODS) == found
     assert all(method.about for method in registry.METHODS.values())
 
 
 @pytest.mark.parametrize("name", list(registry.METHODS))
+def test_what_is_read_off_the_source_is_what_is_imported(name: str):
+    method = registry.METHODS[name]
+    function = method.recipe()
+    assert {k: getattr(method, k) for k in function.facts} == function.facts
+    parameters = inspect.signature(function).parameters
+    assert [option.name for option in method.arguments] == list(parameters)
+    for option in method.arguments:
+        default = parameters[option.name].default
+        assert (option.default is None) == (default is inspect.Parameter.empty), option
+        assert option.value in (None, default), option
+    weight = parameters["weight"].default if "weight" in parameters else None
+    if isinstance(weight, Adaptive):
+        assert method.weighting == (weight.power, weight.c, weight.reduction)
+
+
+@pytest.mark.parametrize("name", list(registry.METHODS))
+def test_what_a_recipe_teaches_is_what_its_rows_say(name: str):
+    field = ms.fields.DataPrediction(NET) if name == "pixel_meanflow" else NET
+    assert learns(methods.build(name, field, EMA, Posterior(torch.zeros(4, 2)))) == registry.METHODS[name].learns
+
+
+def test_what_a_recipe_teaches_follows_its_options():
+    assert learns(recipes.meanflow(diagonal_share=1.0)) == registry.INSTANTANEOUS
+    assert learns(recipes.coefficient(1.0, EMA, diagonal_share=1.0)) == registry.INSTANTANEOUS  # an anchor near t is no jump
+
+
+WITHOUT_TORCH = """
+import sys
+from meanstep.program import registry
+for table in (registry.METHODS, registry.SAMPLERS, registry.PATHS):
+    assert len(table) >= 2 and all(entry.about for entry in table.values())
+print([(o.name, o.kind) for o in registry.METHODS["coefficient"].arguments][:2])
+registry.check_options(registry.find("meanflow"), {"times": "uniform", "diagonal_share": 0.5})
+for call in (lambda: registry.find("meenflow"), lambda: registry.check_sampler("wlk"), lambda: registry.check_path("lin"),
+             lambda: registry.check_options(registry.find("meanflow"), {"diagonal_share": "half"})):
+    try:
+        call()
+    except registry.UserError as mistake:
+        print(mistake)
+print(sorted({"torch", "numpy", "scipy"} & set(sys.modules)))
+"""
+
+
+def test_names_and_options_are_known_without_torch():
+    source = Path(ms.__file__).parents[1]
+    code = f"import sys; sys.path.insert(0, {str(source)!r})" + WITHOUT_TORCH
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert done[0] == "[('beta', 'Coefficient'), ('proxy', 'Velocity | nn.Module | None')]"
+    assert "did you mean meanflow?" in done[1] and "did you mean walk?" in done[2] and "linear, trigonometric" in done[3]
+    assert "diagonal_share is a number, got 'half'" in done[4] and done[5] == "[]"
+
+
+@pytest.mark.parametrize("name", list(registry.METHODS))
 def test_every_recipe_trains_a_step(name: str):
     field = ms.fields.DataPrediction(NET) if name == "pixel_meanflow" else NET
-    recipe = registry.build(name, field, EMA, Posterior(torch.zeros(4, 2)))
+    recipe = methods.build(name, field, EMA, Posterior(torch.zeros(4, 2)))
     out = ms.Loss(recipe)(field, torch.randn(64, 2, generator=ms.key(2)), progress=0.5, generator=ms.key(3))
     assert out.loss.isfinite()
 
@@ -70,28 +131,28 @@ def test_plain_options_are_the_objects_they_stand_for():
     weight = ms.weights.adaptive(0.5, 1e-3)
     assert value(asked) == value(recipes.meanflow(ms.times.uniform, 0.25, weight))
     assert value(built("coefficient", beta=0.5)) == value(recipes.coefficient(0.5, EMA))
-    assert value(registry.build("coefficient", NET, beta=0)) == value(recipes.coefficient(0.0))
+    assert value(methods.build("coefficient", NET, beta=0)) == value(recipes.coefficient(0.0))
     assert value(built("meanflow", power=0)) == value(recipes.meanflow(weight=ms.weights.constant))
 
 
 def test_what_a_method_needs_depends_on_its_options():
-    assert registry.needs("meanflow") == set()
-    assert registry.needs("coefficient") == {registry.EMA}
-    assert registry.needs("coefficient", beta=0.0) == set()
-    assert registry.needs("coefficient", beta=0.5, proxy="posterior") == {registry.POSTERIOR}
-    assert registry.needs("improved_meanflow", proxy="own") == set()
-    assert registry.needs("pixel_meanflow") == {registry.HEAD, registry.PREDICTION}
-    assert registry.needs("decoupled_meanflow") == {registry.LEARNED}
-    assert all(need in registry.NEEDS for name in registry.METHODS for need in registry.needs(name))
+    assert needs("meanflow") == set()
+    assert needs("coefficient") == {registry.EMA}
+    assert needs("coefficient", beta=0.0) == set()
+    assert needs("coefficient", beta=0.5, proxy="posterior") == {registry.POSTERIOR}
+    assert needs("improved_meanflow", proxy="own") == set()
+    assert needs("pixel_meanflow") == {registry.HEAD, registry.PREDICTION}
+    assert needs("decoupled_meanflow") == {registry.LEARNED}
+    assert all(need in registry.NEEDS for name in registry.METHODS for need in needs(name))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("meenflow", {}, "choose among flow_matching, meanflow"),
+        ("meenflow", {}, "(did you mean meanflow?): choose among flow_matching, meanflow"),
         ("meanflow", {"beta": 1}, "no option 'beta': it takes times, diagonal_share"),
         ("coefficient", {}, "proxy=ema needs an EMA copy of the network: ema = torch.optim"),
-        ("coefficient", {"proxy": "head"}, "one of ema, own, posterior, got 'head'"),
+        ("coefficient", {"proxy": "head"}, "proxy is one of ema, own, posterior, got 'head'"),
         ("coefficient", {"proxy": "own", "beta": 2}, "beta"),
         ("coefficient", {"proxy": "posterior"}, "velocities.Posterior"),
         ("improved_meanflow", {}, "DiT(head=True)"),
@@ -99,11 +160,11 @@ def test_what_a_method_needs_depends_on_its_options():
         ("meanflow", {"power": 9}, "power is a number in [0, 4], got 9"),
         ("meanflow", {"c": 0}, "c > 0"),
         ("meanflow", {"diagonal_share": 2}, "lies in [0, 1], got 2"),
-        ("meanflow", {"velocity": "conditional"}, "option velocity is no word"),
+        ("meanflow", {"velocity": "conditional"}, "velocity is no word"),
         ("meanflow", {"power": 1, "weight": ms.weights.constant}, "not both"),
     ],
 )
 def test_a_mistake_is_one_line(name: str, options: dict[str, object], words: str):
     with pytest.raises(UserError) as mistake:
-        registry.build(name, PLAIN, **options)  # type: ignore[arg-type]
+        methods.build(name, PLAIN, **options)  # type: ignore[arg-type]
     assert words in str(mistake.value) and "\n" not in str(mistake.value)

@@ -410,6 +410,19 @@ def test_another_architecture_is_named(cache: Cache, tmp_path: Path):
         train(wider, tmp_path, cache, ALONE)
 
 
+def test_another_precision_is_named(cache: Cache, tmp_path: Path):
+    config = configuration("meanflow", steps=1)
+    train(config, tmp_path, cache, ALONE)
+    wider = replace(config, run=replace(config.run, precision="float64", samples=2 * BATCH))
+    with pytest.raises(UserError, match=r"is one of another --precision"):
+        train(wider, tmp_path, cache, ALONE)
+    path = found(tmp_path)[-1] / "network.json"
+    path.write_text(path.read_text().replace("{", '{"dtype": "float16",', 1))
+    begin(tmp_path, config, cache, "cpu")
+    with pytest.raises(UserError, match="dtype is float64 or left out, got 'float16'"):
+        load_model(tmp_path)
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_rows(cache: Cache, tmp_path: Path):
     config = configuration("meanflow", steps=4)
     config = replace(config, optimiser=replace(config.optimiser, rate=999.0, clip=0.0), averages=AveragesConfig(()))
@@ -510,12 +523,13 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
         ),
         (["--method.recipe", "terminal_velocity", "--method.options", "{}", "--compile"], "compiles no recorded derivative"),
         (["--method.recipe", "modular_meanflow", "--method.options", "{}", "--compile"], "compiles no recorded derivative"),
-        (["--method.recipe", "coefficient", "--method.options", "{beta: running, ratio: climber}"], "one coefficient can learn"),
+        (["--method.recipe", "coefficient", "--method.options", "{beta: running, target_beta: climber}"], "one coefficient can learn"),
         (["--evaluate-count", "1"], "--evaluate-count: at least 2, got 1"),
         (["--adam-betas", "0.9", "1"], r"--adam-betas: both lie in \[0, 1\), got 0.9 and 1"),
         (["--batch", "0"], "--batch: at least 1, got 0"),
         (["--loggers", "paper"], "--loggers"),
         (["--device", "gpu"], "--device"),
+        (["--device", "mps", "--precision", "float64"], "--precision float64: mps has no such numbers, choose --device cpu"),
         (["--averages.decays", "1.5"], "decay"),
         (["--config", "none.yaml"], "cannot read none.yaml"),
         (["--network.start", "none"], "there is no folder none: give a run's, or public weights as sit:FILE"),
@@ -603,8 +617,22 @@ def test_one_step_is_the_noise_minus_the_average_velocity(trained: Path):
     y, one = torch.tensor([3]), torch.ones(1)
     expected = e - model.field(e, 0 * one, one, y)
     torch.testing.assert_close(model.latents([5], labels=3), expected)
-    null = e - model.field(e, 0 * one, one, torch.tensor([10]))
-    torch.testing.assert_close(model.latents([5], labels=3, guidance=3.0), null + 3 * (expected - null), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_guidance_extrapolates_from_the_answer_without_a_label(trained: Path, scale: float):
+    """On weights that are noise, so that labels matter: a run of a few steps hardly knows them."""
+    model = load_model(trained)
+    for k, p in enumerate(model.field.parameters()):
+        p.copy_(0.3 * torch.randn(p.shape, generator=ms.key(0, "guidance", k)))
+    labels, null = torch.tensor([3, 7]), torch.tensor([10, 10])
+    z = ms.noise([5, 6], model.shape)
+    for t, r in ((1.0, 0.5), (0.5, 0.0)):
+        times = torch.full((2,), r), torch.full((2,), t)
+        with_label, without = model.field(z, *times, labels), model.field(z, *times, null)
+        assert float((with_label - without).abs().mean()) > 0.3
+        z = z - (t - r) * (without + scale * (with_label - without))
+    torch.testing.assert_close(model.latents([5, 6], steps=2, labels=labels, guidance=scale), z, rtol=1e-4, atol=1e-4)
 
 
 def test_pictures_are_bytes(trained: Path):
@@ -626,6 +654,12 @@ def test_pictures_are_bytes(trained: Path):
 def test_mistakes_of_loading_and_sampling(call: Any, words: str, trained: Path):
     with pytest.raises(UserError, match=words):
         call(trained)
+
+
+def test_a_start_from_another_path_is_said(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = [*SHORT, "--samples", "16", "--network.start", str(trained), "--method.path", "trigonometric"]
+    assert Train.parse(["--out", str(tmp_path), *words]).run() == 0
+    assert "velocity of the path linear, and this run trains on trigonometric" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_run_starts_from_another(trained: Path, cache: Cache, tmp_path: Path):

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from meanstep.paths import linear
 from meanstep.shapes import over
 from meanstep.types import Field
 
@@ -79,14 +80,14 @@ def towards(x: Tensor, z: Tensor, t: Tensor, floor: float) -> Tensor:
 class DataPrediction(nn.Module):
     """A network that predicts data `X`, as a field: `u = (z - X) / max(t, floor)`, eq. (32); arXiv 2601.22158. Its head likewise.
 
-    `DiT(data_floor=)` does this itself.
+    `DiT(data_floor=)` does this itself. On the linear path only: the loss refuses another.
     """
 
     def __init__(self, net: Field, floor: float = 0.05) -> None:
         super().__init__()
         if not 0 < floor <= 1:
             raise ValueError(f"floor is a time in (0, 1], got {floor:g}")
-        self.net, self.floor = net, floor
+        self.net, self.floor, self.path = net, floor, linear
 
     def _velocity(self, predict: Field, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
         return towards(predict(z, r, t, y), z, t, self.floor)

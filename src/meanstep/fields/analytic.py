@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from meanstep.paths import linear
 from meanstep.shapes import over
 
 Marginal = Callable[[Tensor, Tensor], Tensor]
@@ -20,6 +21,8 @@ class Mixture:
 
     `means` `[K, D]`; `stds` a number, `[K]`, `[K, 1]` or `[K, D]`, positive; `weights` `[K]`, positive, normalised here.
     """
+
+    path = linear
 
     def __init__(self, means: Tensor, stds: float | Tensor = 1.0, weights: Tensor | None = None) -> None:
         if means.ndim != 2:
@@ -82,6 +85,8 @@ class Mixture:
 
 class Gaussian:
     """One Gaussian `N(mean, diag(std^2))` in closed form, and its own field, eq. (4). `mean` `[D]`; `std` a number or `[D]`."""
+
+    path = linear
 
     def __init__(self, mean: Tensor, std: float | Tensor = 1.0) -> None:
         self.mean, self.std = mean, torch.as_tensor(std, dtype=mean.dtype, device=mean.device).expand_as(mean)

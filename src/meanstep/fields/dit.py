@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from meanstep.fields.adapt import towards
+from meanstep.paths import linear
 
 
 class TimeEmbedding(nn.Module):
@@ -167,6 +168,7 @@ class DiT(nn.Module):
         self.size, self.channels, self.patch, self.classes = size, channels, patch, classes
         self.heads, self.two, self.checkpointing, self.qk_norm, self.rms = heads, head, checkpointing, qk_norm, rms
         self.split, self.data_floor, self.time_scale = split, data_floor, time_scale
+        self.path = None if data_floor is None else linear
         self.patches = nn.Linear(channels * patch * patch, width)
         self.register_buffer("positions", _positions(width, size // patch), persistent=False)
         self.time, self.gap = TimeEmbedding(width, scale=time_scale), TimeEmbedding(width) if split is None else None

@@ -4,6 +4,7 @@ Knows no optimiser: a loss's gradient before clipping and preconditioning.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,16 +64,15 @@ def _vectorised(field: nn.Module, objective: Objective, weight: Weight) -> Calla
     trained = {name: p.detach() for name, p in field.named_parameters() if p.requires_grad}
     fixed = {name: p.detach() for name, p in (*field.named_parameters(), *field.named_buffers()) if name not in trained}
 
-    def row(params: dict[str, Tensor], parts: dict[str, Any], progress: Any) -> Tensor:
+    def row(params: dict[str, Tensor], parts: dict[str, Any], progress: Any, b: Bridge) -> Tensor:
         def net(z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
             found: Tensor = functional_call(field, (params, fixed), (z, r, t, y))
             return found
 
-        return _losses(net, Bridge(**tree_map(lambda p: p[None], parts), progress=progress), objective, weight).sum()
+        return _losses(net, b._replace(**tree_map(lambda p: p[None], parts), progress=progress), objective, weight).sum()
 
     def single(b: Bridge) -> Tensor:
-        parts = {name: part for name, part in b._asdict().items() if name != "progress" and part is not None}
-        found = vmap(grad(row), in_dims=(None, 0, None), randomness="different")(trained, parts, b.progress)
+        found = vmap(grad(partial(row, b=b)), in_dims=(None, 0, None), randomness="different")(trained, b.rows, b.progress)
         return torch.cat([g.flatten(1) for g in found.values()], 1)
 
     return single

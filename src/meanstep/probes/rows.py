@@ -121,7 +121,7 @@ class Table(NamedTuple):
 
 def cells(r: Tensor, t: Tensor, edges: Tensor) -> Tensor:
     """The bin of every row as one index `n i + j`, with `t` in bin `i` and `r` in bin `j` of the `n` between the edges; flat."""
-    inner = edges[1:-1]
+    inner = edges[1:-1].contiguous()
     i, j = (torch.bucketize(p.flatten().contiguous(), inner.to(p)) for p in (t, r))
     return i * (len(edges) - 1) + j
 

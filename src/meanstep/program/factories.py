@@ -6,29 +6,39 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from meanstep.program.console import UserError, first_line
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def load(spec: str, options: Mapping[str, Any] | None = None, seed: int | None = None) -> tuple[nn.Module, Any]:
+
+def load(spec: str, options: Mapping[str, Any] | None = None, seed: int | None = None) -> "tuple[nn.Module, Any]":
     """The network that a factory returns, and its example or None; `UserError` if there is none. The current folder is importable.
 
     With a `seed` a factory that draws its weights draws the same ones every time, and torch's global random state is as before.
     """
-    module, _, name = spec.partition(":")
-    if not module or not name:
+    from torch import nn
+
+    if not all(spec.partition(":")):
         raise UserError(f"give the network as package.module:factory, got {spec!r}")
     given = dict(options or {})
     with importable(Path.cwd()), seeded(seed):
-        made = _call(_found(module, name), spec, given)
+        made = _call(attribute(spec), spec, given)
     net, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(net, nn.Module):
         raise UserError(f"{spec} returns no torch.nn.Module but {_described(made)}: return the network, or (network, example)")
     return net, example
+
+
+def attribute(spec: str) -> Any:
+    """What `package.module:name` names, imported with the current folder importable; `UserError` if there is none."""
+    module, _, name = spec.partition(":")
+    if not module or not name:
+        raise UserError(f"give it as package.module:name, got {spec!r}")
+    with importable(Path.cwd()):
+        return _found(module, name)
 
 
 @contextmanager
@@ -37,6 +47,8 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
+    import torch
+
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(seed)
@@ -85,6 +97,8 @@ def _place(error: BaseException) -> str:
 
 
 def _call(factory: Any, spec: str, given: dict[str, Any]) -> Any:
+    from torch import nn
+
     if isinstance(factory, nn.Module):
         return factory
     if not callable(factory):

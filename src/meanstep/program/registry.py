@@ -1,26 +1,23 @@
-"""Recipes by name, from plain options as a configuration or a command line holds them: the one such table. Knows no files and no data.
+"""Methods, samplers and paths by name: what each is, needs and takes, known before PyTorch is imported. Builds nothing.
 
-`build("coefficient", net, ema, beta=0.5, times="uniform")`. Options are the recipe's own arguments, and `power`, `c` for its weight,
-`proxy` for the velocity or field that it asks beside the network.
+Shipped ones are read off the source of `meanstep.recipes`, `meanstep.samplers` and `meanstep.paths` (see `meanstep.catalogue`). A user's
+own are named `package.module:name`, which imports that module: only what a user names on a command line is ever looked up so.
 """
 
+import ast
+import difflib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
-from meanstep import recipes
-from meanstep import times as at_times
+from meanstep.catalogue import Entry, Option, declared
 from meanstep.program.console import UserError
-from meanstep.recipes import Recipe
-from meanstep.types import Field, Times, Velocity, Weight
-from meanstep.velocities import conditional, head, of, own
-from meanstep.weights import adaptive, constant
+from meanstep.program.factories import attribute
 
 EMA, HEAD, POSTERIOR, PROGRESS = "ema", "head", "posterior", "progress"
 PREDICTION, COUPLINGS, LEARNED = "data prediction", "couplings", "learned weight"
+AVERAGE, INSTANTANEOUS = "average", "instantaneous"
 NEEDS = {
     EMA: "an EMA copy of the network: ema = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn="
     "torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)), and ema.update_parameters(net) after every step",
@@ -32,146 +29,174 @@ NEEDS = {
     LEARNED: "loss.parameters() in the optimiser and in the checkpoint: its weight learns",
 }
 """What a method may need beside the network, and how it is had."""
-TIMES: dict[str, Times] = {"uniform": at_times.uniform, "logit-normal": recipes.IMAGENET, "logit_normal": recipes.IMAGENET}
+TIMES = ("uniform", "logit-normal")
 """Samplers of (r, t) by name."""
+SCHEDULES, LEARNERS = ("linear", "cosine", "logistic", "over_t"), ("running", "climber")
+"""Coefficients that move: functions and classes of `meanstep.coefficients`."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """`recipe`: of `meanstep.recipes`; `slot`: its argument that `proxy` fills, with one of `proxies`, the default first.
+    """A function from options to a recipe, and what is known of it beside its terms; see `meanstep.recipes.method` for the facts.
 
-    `needs`: keys of `NEEDS`, whatever the options; `weighting`: power, constant and reduction of its published adaptive weight.
+    `arguments`: all of the function's; `recipe`: gives the function itself.
     """
 
-    recipe: Callable[..., Recipe]
+    name: str
+    about: str
+    arguments: tuple[Option, ...]
+    recipe: Callable[[], Callable[..., Any]] = field(repr=False)
     slot: str = ""
     proxies: tuple[str, ...] = ()
-    needs: frozenset[str] = frozenset()
-    weighting: tuple[float, float, str] = (1.0, 1e-2, "sum")
-
-    @property
-    def about(self) -> str:
-        """The first line of the recipe's documentation."""
-        return (inspect.getdoc(self.recipe) or "").split("\n")[0]
+    field: bool = False
+    idle: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    coefficient: float | str | None = None
+    learns: str = AVERAGE
+    unread: str = ""
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names of all options."""
-        own_names = [name for name in inspect.signature(self.recipe).parameters if name != self.slot]
-        extra = ["proxy"] * bool(self.slot) + [name for name in ("power", "c") if "weight" in own_names and name not in own_names]
-        return (*own_names, *extra)
+        """Names of all options: the function's own, `proxy` for its slot, `power` and `c` for its adaptive weight."""
+        own = [option.name for option in self.arguments if option.name != self.slot]
+        extra = ["proxy"] * bool(self.slot) + [name for name in ("power", "c") if "weight" in own and name not in own]
+        return (*own, *extra)
+
+    @property
+    def coefficients(self) -> tuple[Option, ...]:
+        """Those of its arguments that may be a schedule or learn."""
+        return tuple(option for option in self.arguments if "Coefficient" in option.kind)
+
+    @property
+    def weighting(self) -> tuple[float, float, str]:
+        """Power, constant and reduction of the adaptive weight that it is published with, MeanFlow's where it is published without."""
+        default = next((option.default for option in self.arguments if option.name == "weight"), None)
+        if not (default or "").startswith("adaptive("):
+            return 1.0, 1e-2, "sum"
+        call = ast.parse(default or "", mode="eval").body
+        assert isinstance(call, ast.Call)
+        given = [ast.literal_eval(arg) for arg in call.args] + [None] * 3
+        named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        return given[0] or named.get("power", 1.0), given[1] or named.get("c", 1e-2), given[2] or named.get("reduction", "sum")
+
+    def asks(self, options: Mapping[str, Any]) -> frozenset[str]:
+        """What it needs at these options, as keys of `NEEDS`."""
+        proxy = options.get("proxy", self.proxies[0] if self.proxies else None)
+        asked = {proxy} & {EMA, HEAD, POSTERIOR} if isinstance(proxy, str) and not self.without(options) else set()
+        return frozenset({*self.needs, *asked})
+
+    def without(self, options: Mapping[str, Any]) -> bool:
+        """Whether it asks no proxy at these options: all that would weigh one are the number 0."""
+        defaults = {option.name: option.value for option in self.arguments}
+        values = [options.get(name, defaults.get(name)) for name in self.idle]
+        return bool(values) and all(isinstance(value, int | float) and value == 0 for value in values)
 
 
-def _needs(*names: str) -> frozenset[str]:
-    return frozenset(names)
+def _shipped(entry: Entry) -> Method:
+    return Method(entry.name, entry.about, entry.options, entry.load, **entry.facts)
 
 
-METHODS: dict[str, Method] = {
-    "flow_matching": Method(recipes.flow_matching),
-    "meanflow": Method(recipes.meanflow),
-    "coefficient": Method(recipes.coefficient, "proxy", (EMA, "own", POSTERIOR)),
-    "posterior_meanflow": Method(recipes.posterior_meanflow, "posterior", (POSTERIOR,)),
-    "improved_meanflow": Method(recipes.improved_meanflow, "tangent", (HEAD, "own")),
-    "alpha_flow": Method(recipes.alpha_flow, needs=_needs(PROGRESS)),
-    "modular_meanflow": Method(recipes.modular_meanflow, needs=_needs(PROGRESS), weighting=(0.5, 1e-3, "mean")),
-    "curriculum_meanflow": Method(recipes.curriculum_meanflow, needs=_needs(PROGRESS)),
-    "terminal_velocity": Method(recipes.terminal_velocity, "arrival", (EMA, "own")),
-    "rectified_meanflow": Method(recipes.rectified_meanflow, needs=_needs(COUPLINGS), weighting=(0.5, 1e-2, "mean")),
-    "decoupled_meanflow": Method(recipes.decoupled_meanflow, needs=_needs(LEARNED)),
-    "split_meanflow": Method(recipes.split_meanflow, "teacher", ("conditional", "own", EMA, POSTERIOR)),
-    "solution_flow": Method(recipes.solution_flow, needs=_needs(PROGRESS), weighting=(1.0, 1e-2, "mean")),
-    "transition": Method(recipes.transition),
-    "shortcut": Method(recipes.shortcut, "by", (EMA, "own")),
-    "pixel_meanflow": Method(recipes.pixel_meanflow, "tangent", (HEAD, "own"), _needs(PREDICTION)),
-}
+METHODS: Mapping[str, Method] = {name: _shipped(entry) for name, entry in declared("meanstep.recipes", "method").items()}
 """Every recipe of `meanstep.recipes`, by its name there."""
+READ = tuple(name for name, method in METHODS.items() if not method.unread)
+"""Those that `meanstep diagnose` can read from a network alone."""
+SAMPLERS: Mapping[str, Entry] = declared("meanstep.samplers", "sampler")
+"""Every sampler of `meanstep.samplers`; its fact `reads` is the velocity that it asks the field for."""
+PATHS: Mapping[str, Entry] = declared("meanstep.paths", "path")
+"""Every path of `meanstep.paths`."""
 
 
-def find(name: str) -> Method:
-    """The method of that name; `UserError` names all others."""
-    if name not in METHODS:
-        raise UserError(f"there is no recipe {name!r}: choose among {', '.join(METHODS)}")
-    return METHODS[name]
+def find(name: str, flag: str = "--method.recipe") -> Method:
+    """The method of that name, or of a function of the user's own, `package.module:function`; `UserError` names all others."""
+    if name in METHODS:
+        return METHODS[name]
+    if ":" not in name:
+        raise UserError(f"{flag}: {unknown('recipe', name, METHODS, 'a function')}")
+    function = attribute(name)
+    if not callable(function):
+        raise UserError(f"{flag} {name} is no function from options to a recipe but {function!r:.60}")
+    kinds = _kinds()
+    facts = dict(getattr(function, "facts", {}))
+    about = (inspect.getdoc(function) or "a recipe of one's own").split("\n")[0]
+    return Method(name, about, tuple(_option(p, kinds) for p in inspect.signature(function).parameters.values()), lambda: function, **facts)
 
 
-def needs(name: str, **options: Any) -> frozenset[str]:
-    """What a method needs at these options, as keys of `NEEDS`."""
-    method = find(name)
-    proxy = options.get("proxy", method.proxies[0] if method.proxies else None)
-    asked = {proxy} & {EMA, HEAD, POSTERIOR} if isinstance(proxy, str) and not _plain(name, options) else set()
-    learned = {LEARNED} if isinstance(options.get("weight"), nn.Module) else set()
-    return method.needs | asked | learned
+def _kinds() -> list[tuple[Any, str]]:
+    """The aliases of `meanstep.types` that say how a plain value of an option is read."""
+    from meanstep.types import Coefficient, Times  # the user's module has imported torch already
+
+    return [(Coefficient, "Coefficient"), (Times, "Times")]
 
 
-def build(name: str, field: Field, ema: Field | None = None, posterior: Velocity | None = None, **options: Any) -> Recipe:
-    """The recipe `name` for a network, with its EMA copy and its posterior velocity where the method needs them.
-
-    `options`: numbers, words (`proxy="ema"`, `times="uniform"`) or the objects that `meanstep.recipes` takes; what is left out is as
-    published. `UserError` for a name, an option or a value that there is not, and for what the method needs and is not given.
-    """
-    method = find(name)
-    for option in options:
-        if option not in method.options and option != method.slot:
-            raise UserError(f"recipe {name} has no option {option!r}: it takes {', '.join(method.options)}")
-    given = dict(options)
-    proxy = given.pop("proxy", None)
-    if method.slot and method.slot not in given and not _plain(name, options):
-        given[method.slot] = _proxy(name, proxy, field, ema, posterior)
-    given |= _times(name, given)
-    if "power" in method.options and given.keys() & {"power", "c"}:
-        given["weight"] = _weight(name, method, given)
-    try:
-        return method.recipe(**given)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"recipe {name}: {error}") from error
+def _option(p: inspect.Parameter, kinds: list[tuple[Any, str]]) -> Option:
+    empty = inspect.Parameter.empty
+    alias = next((name for known, name in kinds if p.annotation == known), "")
+    kind = "" if p.annotation is empty else p.annotation if isinstance(p.annotation, str) else inspect.formatannotation(p.annotation)
+    return Option(p.name, alias or kind, None if p.default is empty else repr(p.default))
 
 
-def _plain(name: str, options: dict[str, Any]) -> bool:
-    """Whether the coefficient family asks no proxy."""
-    return name == "coefficient" and all(isinstance(b := options.get(o, d), int | float) and b == 0 for o, d in PLAIN.items())
+def unknown(kind: str, name: str, table: Iterable[str], own: str = "") -> str:
+    """The complaint about a name that a table has not: the nearest one, all of them, and how `own` ones are named."""
+    names = list(table)
+    near = difflib.get_close_matches(name, names, 1)
+    others = f", or {own} of your own as package.module:name" if own else ""
+    return f"there is no {kind} {name!r}{f' (did you mean {near[0]}?)' if near else ''}: choose among {', '.join(names)}{others}"
 
 
-PLAIN = {"beta": 1.0, "target_beta": 0.0}
+def default_sampler(learns: str) -> str:
+    """The sampler that reads a field which knows this velocity: the first one."""
+    return next(name for name, entry in SAMPLERS.items() if entry.facts["reads"] == learns)
 
 
-def _proxy(name: str, proxy: Any, field: Field, ema: Field | None, posterior: Velocity | None) -> Any:
-    """The value of the method's slot: a velocity, or for shortcut the field that makes the half jumps."""
-    method = METHODS[name]
-    word = method.proxies[0] if proxy is None else proxy
-    if not isinstance(word, str):
-        return word
-    if word not in method.proxies:
-        raise UserError(f"recipe {name}: proxy is one of {', '.join(method.proxies)}, got {word!r}")
-    present = {EMA: ema is not None, HEAD: callable(getattr(field, "head", None)), POSTERIOR: posterior is not None}
-    if not present.get(word, True):
-        others = [other for other in method.proxies if present.get(other, True)]
-        raise UserError(f"recipe {name} with proxy={word} needs {NEEDS[word]}" + (f"; or choose proxy={others[0]}" if others else ""))
-    if name == "shortcut":
-        return ema if word == EMA else field
-    velocities = {"own": own, "conditional": conditional, HEAD: head, POSTERIOR: posterior}
-    return of(ema) if word == EMA and ema is not None else velocities[word]
+def check_sampler(name: str, learns: str = "", flag: str = "--sampler") -> None:
+    """`UserError` for a sampler that there is not, or that asks for a velocity which the field does not know."""
+    if name not in SAMPLERS and ":" not in name:
+        raise UserError(f"{flag}: {unknown('sampler', name, SAMPLERS, 'one')}")
+    if learns == INSTANTANEOUS and name in SAMPLERS and SAMPLERS[name].facts["reads"] == AVERAGE:
+        fit = ", ".join(n for n, entry in SAMPLERS.items() if entry.facts["reads"] == INSTANTANEOUS)
+        raise UserError(
+            f"{flag} {name} jumps by the average velocity, and this field was trained on the instantaneous one only: take {fit}"
+        )
 
 
-def _times(name: str, given: dict[str, Any]) -> dict[str, Times]:
-    """The time samplers that were given by name."""
-    words = {option: value for option, value in given.items() if isinstance(value, str)}
-    for option, value in words.items():
-        if option != "times":
-            raise UserError(f"recipe {name}: option {option} is no word, got {value!r}: give a number, or build the recipe in Python")
-        if value not in TIMES:
-            raise UserError(f"recipe {name}: times is uniform or logit-normal, got {value!r}")
-    return {option: TIMES[value] for option, value in words.items()}
+def check_path(name: str, flag: str = "--method.path") -> None:
+    """`UserError` for a path that there is not."""
+    if name not in PATHS and ":" not in name:
+        raise UserError(f"{flag}: {unknown('path', name, PATHS, 'one')}")
 
 
-def _weight(name: str, method: Method, given: dict[str, Any]) -> Weight:
-    """The method's adaptive weight with another power or constant, which are taken out of `given`; power 0: the squared error."""
-    published, c, reduction = method.weighting
-    power, c = given.pop("power", published), given.pop("c", c)
-    if "weight" in given:
-        raise UserError(f"recipe {name}: give power and c, or a weight, not both")
-    if not (isinstance(power, int | float) and 0 <= power <= 4):
-        raise UserError(f"recipe {name}: power is a number in [0, 4], got {power!r}")
-    try:
-        return adaptive(power, c, reduction) if power else constant
-    except (ValueError, TypeError) as error:
-        raise UserError(f"recipe {name}: {error}") from error
+# Options of a method, as a configuration holds them --------------------------------------------------------------------------------
+
+
+def check_options(method: Method, options: Mapping[str, Any], flag: str = "--method.options") -> None:
+    """`UserError` for an option that the method has not, or a plain value that it cannot be. Objects are left to the recipe itself."""
+    kinds = {option.name: option.kind for option in method.arguments} | {"power": "float", "c": "float"}
+    for name, value in options.items():
+        if name not in method.options:
+            raise UserError(f"{flag}: recipe {method.name} has no option {name!r}: it takes {', '.join(method.options)}")
+        if name == "proxy":
+            if isinstance(value, str) and value not in method.proxies:
+                raise UserError(f"{flag}: recipe {method.name}: proxy is one of {', '.join(method.proxies)}, got {value!r}")
+        elif isinstance(value, str | bool | int | float | list | tuple | dict) and (wanted := _wanted(kinds.get(name, ""), value)):
+            raise UserError(f"{flag}: recipe {method.name}: {name} is {wanted}, got {value!r}")
+
+
+def _wanted(kind: str, value: Any) -> str:
+    """What a plain value should be and is not; empty if it may do."""
+    parts = {part.strip() for part in kind.split("|")}
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if "Coefficient" in parts:
+        word = value if isinstance(value, str) else next(iter(value), "") if isinstance(value, dict) else ""
+        known = ", ".join([*(f"{{{w}: [0, 1]}}" for w in SCHEDULES), *LEARNERS])
+        return "" if number or word in (*SCHEDULES, *LEARNERS) else f"a number or one of {known}"
+    if "Times" in parts:
+        return "" if value in TIMES else " or ".join(TIMES)
+    if "float" in parts and not number:
+        return "a number"
+    if parts == {"int"} and not (number and value == int(value)):
+        return "a whole number"
+    if parts == {"bool"} and not isinstance(value, bool):
+        return "true or false"
+    if kind.startswith("tuple[float, float]") and not (isinstance(value, list | tuple) and len(value) == 2):
+        return "two numbers"
+    return "no word: give a number, or build the recipe in Python" if isinstance(value, str) and parts != {""} and parts != {"str"} else ""

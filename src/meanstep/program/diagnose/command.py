@@ -12,6 +12,7 @@ from meanstep.program.console import UserError, stage, takes_json, writable
 from meanstep.program.diagnose import target
 from meanstep.program.flags import DIAGONAL, ORDER, POWER, TIMES, Device, Json, Network, Options, hinted
 from meanstep.program.pages.page import require
+from meanstep.program.registry import PATHS, READ, check_path, find
 from meanstep.program.runs.saved import CONFIG, held, located
 
 UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
@@ -47,7 +48,8 @@ class Diagnose:
         Path | None, hinted("Which average of the weights: a file of a second copy, the proxy.", "the run's proxy, or first", "FILE")
     ] = None
     center: Annotated[Literal["own", "ema", "posterior"] | None, hinted(CENTER_HELP, CENTER_DEFAULT, "{own,ema,posterior}")] = None
-    recipe: Annotated[str | None, hinted("What trains it: a recipe, see docs/choosing.md.", "the run's, or meanflow", "NAME")] = None
+    recipe: Annotated[str | None, hinted(f"What trains it: {', '.join(READ)}.", "the run's, or meanflow", "NAME")] = None
+    path: Annotated[str | None, hinted(f"Its path: {', '.join(PATHS)}, or package.module:name.", "the run's, or linear", "NAME")] = None
     times: Annotated[Literal["uniform", "logit-normal"] | None, hinted(TIMES, "the recipe's", "{uniform,logit-normal}")] = None
     diagonal_share: Annotated[float | None, hinted(DIAGONAL, "the recipe's", "SHARE")] = None
     power: Annotated[float | None, hinted(POWER, "the recipe's", "P")] = None
@@ -91,6 +93,9 @@ class Diagnose:
         flags.at_least(0, seed=self.seed)
         flags.device(self.device)
         flags.factory(self.network)
+        check_path(self.path or "linear", "--path")
+        if self.recipe and ":" not in self.recipe:
+            find(self.recipe, "--recipe")
         require()
         takes_json(self.json)
         folder = flags.folder(self.out)

@@ -14,14 +14,13 @@ from meanstep import probes
 from meanstep import times as at_times
 from meanstep.keys import key
 from meanstep.loss import Loss
-from meanstep.paths import linear
 from meanstep.probes.rows import inner, tabulated
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.gradient import Gradient, gradient
-from meanstep.program.diagnose.reading import moving, second
-from meanstep.recipes import Term
+from meanstep.program.diagnose.reading import second
 from meanstep.shapes import event_size
 from meanstep.tangents import automatic
+from meanstep.terms import Term, moving
 from meanstep.types import Bridge
 from meanstep.velocities import conditional, own
 
@@ -102,7 +101,7 @@ def _step(
 
 
 def _gradient(case: Case, found: Measured, left: float, cost: float) -> None:
-    loss = Loss(case.method.recipe, measure=False).to(case.device)
+    loss = Loss(case.method.recipe, case.method.path, measure=False).to(case.device)
     found.gradient = gradient(loss, case, left, cost)
 
 
@@ -144,7 +143,7 @@ def _batch(case: Case, found: Measured, n: int, left: Callable[[], float], told:
     new: dict[str, probes.Table] = {}
     index = case.center.rows[torch.randint(len(case.center.rows), (n,), generator=key(case.seed, "rows", number))]
     x, y = case.data.rows(index, case.dtype, case.device)
-    loss = Loss(case.method.recipe, measure=False).to(case.device)
+    loss = Loss(case.method.recipe, case.method.path, measure=False).to(case.device)
     smallest = min(term.share for term in case.method.recipe)
     draws = loss.draw(x, y, progress=case.progress, generator=key(case.seed, "draws", number)) if n * smallest >= 1 else []
     for name, what in _sections(case, draws, _everywhere(case, x, y, number)).items():
@@ -177,8 +176,9 @@ def _everywhere(case: Case, x: Tensor, y: Any, number: int) -> Bridge:
     g = key(case.seed, "everywhere", number)
     e = torch.randn(x.shape, generator=g, dtype=x.dtype)
     r, t = (p.to(x) for p in at_times.uniform((len(x),), g))
-    z, v = linear(x, e.to(x), t)
-    return Bridge(z, v, r, t, y, None, torch.rand(len(x), 4, generator=g, dtype=x.dtype).to(x), case.progress)
+    path = case.method.path
+    z, v = path(x, e.to(x), t)
+    return Bridge(z, v, r, t, y, None, torch.rand(len(x), 4, generator=g, dtype=x.dtype).to(x), case.progress, path)
 
 
 def _sections(case: Case, draws: list[tuple[Term, Bridge]], b: Bridge) -> dict[str, Callable[[], dict[str, probes.Table]]]:

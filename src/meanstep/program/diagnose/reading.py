@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 
-from meanstep import recipes
 from meanstep.fields import DataPrediction
 from meanstep.keys import key
 from meanstep.objectives import Eulerian
-from meanstep.program import registry
+from meanstep.paths import Path, linear
+from meanstep.program import methods
 from meanstep.program.console import UserError
 from meanstep.program.diagnose.arrays import Dataset
 from meanstep.program.diagnose.networks import Probed
+from meanstep.program.registry import EMA, HEAD, POSTERIOR, PREDICTION, Method, find
+from meanstep.terms import Recipe, moving
 from meanstep.types import Velocity
 from meanstep.velocities import Posterior, of, own
 
@@ -25,14 +27,15 @@ LOW, ENOUGH, MOST = 16, 512, 20_000
 class Reading:
     """`recipe`: what is read; `line`: what a user writes to get it; `beta`: the share of the proxy in its tangent, None if it has none.
 
-    `restored`: whether what its loss learns is as a run had learned it, and not as it starts.
+    `restored`: whether what its loss learns is as a run had learned it, and not as it starts; `path`: what it is trained on.
     """
 
     name: str
-    recipe: recipes.Recipe
+    recipe: Recipe
     line: str
     beta: float | None
     restored: bool = False
+    path: Path = linear
 
     @property
     def still(self) -> bool:
@@ -51,45 +54,27 @@ class Reading:
         return still / sum(term.share for term in self.recipe)
 
 
-def moving(term: recipes.Term) -> bool:
-    """Whether a term has rows with r < t."""
-    if term.times is None or type(term.objective).__name__ == "Matching":
-        return False
-    r, t = term.times((256,), key(0, "moving"))
-    return bool((r < t).any())
-
-
 TAKES = ("times", "power", "diagonal_share", "beta")
 """Options of the command that change a recipe, where it has them."""
-UNREAD = {
-    "rectified_meanflow": "its rows are pairs of data and noise from an earlier network, and diagnose draws noise of its own, which is "
-    "another training: read the network with --recipe meanflow, or measure the pairs with meanstep.probes",
-    "posterior_meanflow": "its velocity compares with rows of the data, and only a run knows which: diagnose the folder of the run, or "
-    "read the network with --recipe meanflow",
-}
-"""Recipes that are not read, and why."""
-READ = tuple(name for name in registry.METHODS if name not in UNREAD)
 
 
-def method(name: str, probed: Probed, changed: Mapping[str, Any]) -> Reading:
+def method(name: str, probed: Probed, changed: Mapping[str, Any], path: Path = linear) -> Reading:
     """The recipe at its published setting but for what the user `changed`."""
-    known(name)
-    proxies = registry.METHODS[name].proxies
-    given = ({"beta": 1.0} if name == "coefficient" else {}) | dict(changed)
-    if proxies and (word := _proxy(proxies, probed)) != proxies[0]:
+    entry = known(name)
+    given = ({entry.coefficient: 1.0} if isinstance(entry.coefficient, str) else {}) | dict(changed)
+    if entry.proxies and (word := _proxy(entry.proxies, probed)) != entry.proxies[0]:
         given["proxy"] = word
     try:
-        recipe = registry.build(name, probed.field, probed.ema, **(given | _floor(name, probed.field)))
+        recipe = methods.build(name, probed.field, probed.ema, **(given | _floor(entry, probed.field)))
     except UserError as error:
         raise UserError(f"--recipe: {error}") from error
-    return Reading(name, recipe, line(name, given), share(name, recipe, given.get("beta")))
+    beta = given.get(entry.coefficient) if isinstance(entry.coefficient, str) else None
+    return Reading(name, recipe, line(name, given), share(entry, recipe, beta), path=path)
 
 
 def changes(name: str, **asked: Any) -> dict[str, Any]:
     """Those of the options of `TAKES` that were given; `UserError` for one that the recipe does not have."""
-    if name not in UNREAD:
-        known(name)
-    given, takes = {option: value for option, value in asked.items() if value is not None}, registry.METHODS[name].options
+    given, takes = {option: value for option, value in asked.items() if value is not None}, find(name, "--recipe").options
     for option in given:
         if option not in takes:
             kept = ", ".join(f"--{o.replace('_', '-')}" for o in TAKES if o in takes) or "none of these"
@@ -97,11 +82,12 @@ def changes(name: str, **asked: Any) -> dict[str, Any]:
     return given
 
 
-def known(name: str) -> None:
-    """`UserError` for a recipe that is not read."""
-    if name not in READ:
-        others = f"there is no recipe {name!r}: choose among {', '.join(READ)}"
-        raise UserError(f"--recipe {name}: {UNREAD[name]}" if name in UNREAD else f"--recipe: {others}")
+def known(name: str) -> Method:
+    """What is known of a recipe; `UserError` for one that is not read."""
+    entry = find(name, "--recipe")
+    if entry.unread:
+        raise UserError(f"--recipe {name}: {entry.unread}")
+    return entry
 
 
 def line(name: str, options: Mapping[str, Any]) -> str:
@@ -111,33 +97,27 @@ def line(name: str, options: Mapping[str, Any]) -> str:
 
 def _proxy(proxies: tuple[str, ...], probed: Probed) -> str:
     """The first that is there: what the recipe would take, else the network itself."""
-    there = {"ema": probed.ema is not None, "head": callable(getattr(probed.field, "head", None)), "posterior": False}
+    there = {EMA: probed.ema is not None, HEAD: callable(getattr(probed.field, "head", None)), POSTERIOR: False}
     return next(word for word in proxies if there.get(word, True))
 
 
-def _floor(name: str, field: Any) -> dict[str, Any]:
-    """The floor of a network that predicts data, as pixel MeanFlow wants; `UserError` for one that does not."""
-    if name != "pixel_meanflow":
+def _floor(entry: Method, field: Any) -> dict[str, Any]:
+    """The floor of a network that predicts data, for a recipe that wants one; `UserError` for a network that does not."""
+    if PREDICTION not in entry.needs:
         return {}
     for net in (field, getattr(field, "net", None)):
         for found in (getattr(net, "data_floor", None), net.floor if isinstance(net, DataPrediction) else None):
             if found is not None:
                 return {"floor": float(found)}
     remedy = "let the factory return fields.DataPrediction(net, floor), or a DiT with data_floor"
-    raise UserError(f"--recipe pixel_meanflow reads a network that predicts data, and {type(field).__name__} predicts a velocity: {remedy}")
+    raise UserError(f"--recipe {entry.name} reads a network that predicts data, and {type(field).__name__} predicts a velocity: {remedy}")
 
 
-PLAIN = ("meanflow", "modular_meanflow", "curriculum_meanflow", "decoupled_meanflow")
-
-
-def share(name: str, recipe: recipes.Recipe, beta: float | None) -> float | None:
-    """The coefficient that the recipe trains at: `beta` of the family, 0 for MeanFlow's own tangent, 1 for a predicted one, else None."""
-    if name == "coefficient":
-        return beta
-    if name in ("improved_meanflow", "pixel_meanflow"):
-        return 1.0
-    plain = any(isinstance(term.objective, Eulerian) for term in recipe) and name in PLAIN
-    return 0.0 if plain else None
+def share(entry: Method, recipe: Recipe, beta: float | None) -> float | None:
+    """The coefficient that the recipe trains at, `beta` where an option holds it; None without one, or without a derivative."""
+    if not any(isinstance(term.objective, Eulerian) for term in recipe):
+        return None
+    return beta if isinstance(entry.coefficient, str) else entry.coefficient
 
 
 # The center --------------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """A folder of `meanstep train` as a diagnosis reads it: network, weights, copy, data and recipe, as the run has them. Trains nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from meanstep.program.diagnose import arrays
 from meanstep.program.diagnose.networks import Found, Probed
 from meanstep.program.diagnose.reading import Reading, line, share
 from meanstep.program.diagnose.target import BUILDER, is_run
-from meanstep.program.registry import EMA, POSTERIOR
+from meanstep.program.methods import coefficient, path
+from meanstep.program.registry import EMA, POSTERIOR, find
 from meanstep.program.runs import cached, networks
 from meanstep.program.runs.config import Config, MethodConfig
 from meanstep.program.runs.restored import put_part
@@ -64,16 +65,25 @@ class Trained:
         cache = cached.cache(self.run, "give --data")
         return arrays.of_cache(cache, Path(self.config.data.source).name, labels, labelled=bool(self.classes))
 
-    def method(self, probed: Probed, data: arrays.Dataset, changed: Mapping[str, Any]) -> Reading:
-        """The recipe as the run has it but for what the user `changed`, with what its loss had learned; guidance is left out."""
+    def method(self, probed: Probed, data: arrays.Dataset, changed: Mapping[str, Any], allowed: Collection[str] = ()) -> Reading:
+        """The recipe as the run has it but for what the user `changed`, with what its loss had learned; guidance is left out.
+
+        A recipe or a path that is not ours is code of others: it is built only if its name is `allowed`.
+        """
         own = self.config.method
+        for what, name in (("recipe", own.recipe), ("path", own.path)):
+            if ":" in name and name not in allowed:
+                remedy = f"if you trust it, allow it by that name with --{what}, or read the network with --recipe meanflow"
+                raise UserError(
+                    f"the run's {what} is {name}, code that would run: {remedy}" + ", or read the network with --recipe meanflow"
+                )
         asked = replace(own, options=own.options | dict(changed), dropout=0.0, omega=1.0, kappa=0.0)
         try:
             built = methods.build(asked, probed.field, probed.ema, self._posterior(asked, probed, data), self.classes)
         except UserError as error:
             raise UserError(f"the run's recipe: {error}") from error
         rest = {} if changed else self.saved.tensors("state")
-        loss = Loss(built.recipe, measure=False)
+        loss = Loss(built.recipe, measure=False).to(networks.dtype(probed.field))
         if rest:
             put_part(loss, rest, "loss.", self.saved.path)
         if built.learner is not None:
@@ -81,12 +91,16 @@ class Trained:
                 put_part(built.learner, rest, "learner.", self.saved.path)
             built.learner.to(next(probed.field.parameters()).device)
         guided = ", its guidance left out" if (own.omega, own.kappa) != (1, 0) else ""
-        beta = share(asked.recipe, built.recipe, self._beta(asked.options.get("beta", 1.0)))
-        return Reading(asked.recipe, built.recipe, f"{line(asked.recipe, asked.options)}, the run's{guided}", beta, restored=bool(rest))
+        entry = find(asked.recipe)
+        beta = share(entry, built.recipe, self._beta(entry.coefficient, asked.options))
+        words = f"{line(asked.recipe, asked.options)}, the run's{guided}"
+        return Reading(asked.recipe, built.recipe, words, beta, bool(rest), path(own.path))
 
-    def _beta(self, given: Any) -> float | None:
+    def _beta(self, option: float | str | None, options: Mapping[str, Any]) -> float | None:
         """The coefficient at this moment of the run, if it is one number."""
-        c, one = methods.coefficient("beta", given), torch.ones(1)
+        if not isinstance(option, str):
+            return None
+        c, one = coefficient(option, options.get(option, 1.0)), torch.ones(1)
         value = c(Bridge(one, one, one, one, progress=self.progress)) if callable(c) else c
         return None if isinstance(value, torch.Tensor) else float(value)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
+from meanstep.program import methods
 from meanstep.program.bar import shown
 from meanstep.program.console import Interrupted, UserError, chat, first_line, put_json, stage
 from meanstep.program.diagnose import arrays, reading
@@ -73,8 +74,11 @@ def _data(asked: "Diagnose", run: Trained | None) -> arrays.Dataset:
 
 def _method(asked: "Diagnose", run: Trained | None, probed: Probed, data: arrays.Dataset) -> reading.Reading:
     name = asked.recipe or (run.config.method.recipe if run else "meanflow")
+    path = asked.path or (run.config.method.path if run else "linear")
     changed = reading.changes(name, times=asked.times, power=asked.power, diagonal_share=asked.diagonal_share, beta=asked.beta)
-    return run.method(probed, data, changed) if run and not asked.recipe else reading.method(name, probed, changed)
+    if run and name == run.config.method.recipe and path == run.config.method.path:
+        return run.method(probed, data, changed, {asked.recipe or "", asked.path or ""})
+    return reading.method(name, probed, changed, methods.path(path, "--path"))
 
 
 def _measure(asked: "Diagnose", case: Case, budget: float) -> Measured:

@@ -13,6 +13,7 @@ from meanstep.coefficients import Running
 from meanstep.keys import key
 from meanstep.program.data.cache import Cache
 from meanstep.program.latents.sizes import Compute
+from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, NetworkConfig
 from meanstep.program.training.loop import OBSERVE_EVERY
 from meanstep.program.training.ranks import Ranks
@@ -28,7 +29,7 @@ def counted(config: Config, cache: Cache) -> Compute:
     """Of the configuration's method, from steps that change nothing; of our DiT a small one is asked, which costs as many rows."""
     state = fresh(dataclasses.replace(config, network=_small(config.network, cache.shape[-1])), cache, Ranks(0, 1, torch.device("cpu")))
     x, y = cache.rows(torch.arange(ROWS) % len(cache))
-    labels = y if state.description["options"].get("classes") else None
+    x, labels = x.to(networks.dtype(state.owner.net)), y if state.description["options"].get("classes") else None
     with _counting(state) as counts:
         for k in range(MOMENTS):
             out = state.owner(x, labels, (k + 0.5) / MOMENTS, key(config.run.seed, "count", k))

@@ -18,15 +18,15 @@ from meanstep import probes
 from meanstep.coefficients import at
 from meanstep.keys import key
 from meanstep.objectives import Eulerian
-from meanstep.paths import linear
 from meanstep.probes.rows import inner, tabulated
+from meanstep.program import methods, registry
 from meanstep.program.data import Cache
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.latents.sizes import Sizes
+from meanstep.program.registry import INSTANTANEOUS
 from meanstep.program.runs.config import Config
 from meanstep.program.sampling import pictures
-from meanstep.program.training import methods
-from meanstep.program.training.events import MANY, MOST
+from meanstep.program.training.events import MOST
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.samples import Samples, against_data, distance
 from meanstep.program.training.state import State, classes
@@ -67,12 +67,12 @@ class Measurer:
         return Measurer(config, samples, against_data(samples), sizes, pairs, levels, _truth(samples, sizes.references))
 
     def __call__(self, state: State) -> dict[str, Any]:
-        """The entries, plain numbers and None. A network of flow matching has no u(z, r, t) for r < t: its last three are None."""
+        """The entries, plain numbers and None. A field of the instantaneous velocity has no u for r < t: its last three are None."""
         net, copy = state.owner.net, state.proxy or next(iter(state.averages), None)
         ema = copy.module if copy else None
         with _still(net), torch.no_grad():
             found: dict[str, Any] = {"beta": self.beta(state), "distance": self.distance(state)}
-            if self.samples.sampler != "average":
+            if state.learns == INSTANTANEOUS:
                 return found | dict.fromkeys(("loss", "error", "bias"))
             tables = self.tables(net, ema)
             return found | {
@@ -83,9 +83,10 @@ class Measurer:
 
     def beta(self, state: State) -> float | None:
         """The mean coefficient of the rows of `pairs` now; None for a recipe that has none."""
-        if self.config.method.recipe != "coefficient":
+        option = registry.find(self.config.method.recipe).coefficient
+        if not isinstance(option, str):
             return None
-        value: Any = methods.coefficient("beta", self.config.method.options.get("beta", 1.0))
+        value: Any = methods.coefficient(option, self.config.method.options.get(option, 1.0))
         value = state.owner.learner if isinstance(value, nn.Module) else value
         found = at(value, self.pairs._replace(progress=min(1.0, state.seen / self.config.run.samples)))
         mean: float | None = _plain(torch.as_tensor(found, dtype=torch.float64).mean())
@@ -95,7 +96,9 @@ class Measurer:
         """Frechet distances of samples of the same seeds and labels for all arms, by weights and steps."""
         seeds, nets = self.samples.shared(self.sizes.count), {"raw": state.owner.net, "ema": state.sampled if state.averages else None}
         return {
-            name: net if net is None else {str(n): _finite(distance(self.samples, net, self.against, seeds, n)) for n in self.sizes.steps}
+            name: net
+            if net is None
+            else {str(n): _finite(distance(self.samples, net, self.against, seeds, n, state.sampler)) for n in self.sizes.steps}
             for name, net in nets.items()
         }
 
@@ -122,10 +125,10 @@ class Measurer:
         return {name: probes.Table(*tree_map(lambda x: x.cpu(), (r, t, c | {"v": v}))) for name, (r, t, c) in found.items()}
 
     def picture(self, state: State) -> bytes:
-        """A PNG of one-step samples (of flow matching: of many steps), always of the same seeds and labels, as a run's own pictures."""
+        """A PNG of the samples that are shown, always of the same seeds and labels, as a run's own pictures."""
         count, box = len(self.samples.cache.classes), io.BytesIO()
         columns = count if 2 <= count <= MOST else 8
-        images = self.samples.images(state, range(8 * columns), 1 if self.samples.sampler == "average" else MANY)
+        images = self.samples.images(state, range(8 * columns))
         pictures.grid(images, columns).save(box, "PNG")
         return box.getvalue()
 
@@ -139,9 +142,12 @@ def _drawn(samples: Samples, n: int, times: Times, name: str) -> Bridge:
     r, t = times((n,), g)
     index, flip = torch.randint(len(cache), (n,), generator=g), torch.rand(n, generator=g) < 0.5
     x, y = cache.rows(index, flip if mirrored(config, cache) else None)
-    z, v = linear(x, torch.randn(x.shape, generator=g), t)
+    path = methods.path(config.method.path)
+    z, v = path(x, torch.randn(x.shape, generator=g), t)
     held = (z, v, r, t, y if classes(config, cache) else None)
-    return Bridge(*tree_map(lambda p: p.to(samples.ranks.device), held))
+    wide = config.run.precision == "float64"
+    z, v, r, t, y = tree_map(lambda p: (p.double() if wide and p.is_floating_point() else p).to(samples.ranks.device), held)
+    return Bridge(z, v, r, t, y, path=path)
 
 
 def _at(levels: int) -> Times:

@@ -13,6 +13,7 @@ import yaml
 from meanstep.program.console import UserError
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import Device, Options, at_least, unset
+from meanstep.program.registry import check_options, check_path, find
 
 RECIPE = (
     "The recipe's options: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a number, or a "
@@ -62,8 +63,10 @@ class MethodConfig:
     """How it is trained. What is left out is as published, see docs/choosing.md."""
 
     recipe: str = "meanflow"
-    """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching."""
+    """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching, or a function of yours, package.module:function."""
     options: Annotated[Options, unset("none", "YAML", "{}", RECIPE)] = field(default_factory=dict)
+    path: str = "linear"
+    """The path between data and noise: linear, trigonometric, or one of yours, package.module:name."""
     proxy_decay: float = 0.999
     """Decay of the EMA copy that serves as a proxy."""
     references: int = 2048
@@ -121,8 +124,9 @@ class RunConfig:
     seed: int = 0
     """Seed of every draw: weights, order, noise and times."""
     device: Device = "auto"
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16: autocast; weights, loss and derivative's sums stay float32."""
+    precision: Literal["float32", "bf16", "float64"] = "float32"
+    """bf16: autocast; weights, loss and derivative's sums stay float32. float64: data, weights, averages, loss and optimiser, for a run that
+    is compared with another program's."""
     compile: bool = False
     """torch.compile the step; the random numbers are then those of the compiled program."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -175,6 +179,8 @@ def _filled(base: Any, values: Any, where: str) -> Any:
     """A dataclass with some of its entries replaced by plain values."""
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected entries such as {fields(base)[0].name}: ..., got {values!r:.60}")
+    if isinstance(base, MethodConfig) and values.get("recipe", base.recipe) != base.recipe:
+        base = dataclasses.replace(base, options={})  # those of another recipe are not its own
     types, new = typing.get_type_hints(type(base)), {}
     for name, value in values.items():
         if name not in types:
@@ -254,6 +260,8 @@ def checked(config: Config) -> Config:
     at_least(2, evaluate_count=run.evaluate_count)
     at_least(0, chunk=run.chunk, sample_every=run.sample_every, evaluate_every=run.evaluate_every, seed=run.seed)
     at_least(0, warmup=optimiser.warmup, clip=optimiser.clip, weight_decay=optimiser.weight_decay)
+    if run.precision == "float64" and run.device.startswith("mps"):
+        raise UserError(f"--precision float64: {run.device} has no such numbers, choose --device cpu")
     if run.chunk and run.batch % run.chunk:
         raise UserError(f"--chunk: a divisor of the batch {run.batch}, got {run.chunk}")
     if not 0 < optimiser.rate < 1e3:
@@ -262,4 +270,7 @@ def checked(config: Config) -> Config:
         raise UserError(f"--adam-betas: both lie in [0, 1), got {optimiser.betas[0]:g} and {optimiser.betas[1]:g}")
     if not (0 <= method.dropout < 1 and method.references >= 1 and method.components >= 0 and 0 <= method.kappa < 1):
         raise UserError("--method: dropout and kappa lie in [0, 1), references is at least 1, components at least 0")
+    check_path(method.path)
+    if ":" not in method.recipe:  # a function of the user's own is looked at when it is imported
+        check_options(find(method.recipe), method.options)
     return config

@@ -1,17 +1,19 @@
 """Samples of a field, a batch at a time: seeds, labels, steps, guidance. Knows no files and no decoding."""
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from meanstep.keys import key
-from meanstep.samplers import euler, grid, heun, noise, walk
+from meanstep.paths import Path, linear
+from meanstep.program.factories import attribute
+from meanstep.program.registry import SAMPLERS
+from meanstep.samplers import grid, noise, walk
 from meanstep.types import Field
-
-SAMPLERS: dict[str, Callable[..., Tensor]] = {"average": walk, "euler": euler, "heun": heun}
-"""`average`: jumps by the average velocity; the others follow the instantaneous one, as a network trained by flow matching needs it."""
 
 
 def latents(
@@ -25,22 +27,44 @@ def latents(
     null: int = 0,
     batch: int = 64,
     device: torch.device | str = "cpu",
-    sampler: str = "average",
+    dtype: torch.dtype = torch.float32,
+    sampler: Callable[..., Tensor] = walk,
+    path: Path = linear,
 ) -> Tensor:
     """What the field makes of the noise of each seed, float32 `[len(seeds), *shape]`, on the processor.
 
     `steps`: their number, equally spaced, or a falling grid of times from 1 to 0; `labels` int64 `[len(seeds)]`; `guidance`: 1 asks the
     network once a step, another scale twice and extrapolates from the label `null`. `batch` changes nothing beyond rounding. `sampler`:
-    one of `SAMPLERS`.
+    of `meanstep.samplers` or alike; one that takes `fresh` or `path` is given noise of the same seeds, and the `path` of the training;
+    `dtype`: the field's. A seed's noise is drawn in float32, so that it is the same for every field.
     """
     times = grid(steps) if isinstance(steps, int) else list(steps)
     guided = field if guidance == 1 or labels is None else _Guided(field, guidance, null)
-    parts = []
+    takes, parts = inspect.signature(sampler).parameters, []
     for start in range(0, len(seeds), batch):
-        e = noise(seeds[start : start + batch], shape, device=device)
+        here = seeds[start : start + batch]
+        e = noise(here, shape, device=device).to(dtype)
         y = labels[start : start + batch].to(device) if labels is not None else None
-        parts.append(SAMPLERS[sampler](guided, e, times, y).float().cpu())
+        extras: dict[str, Any] = {"fresh": partial(_fresh, here, shape, device, dtype), "path": path}
+        given = {name: value for name, value in extras.items() if name in takes}
+        parts.append(sampler(guided, e, times=times, y=y, **given).float().cpu())
     return torch.cat(parts) if parts else torch.empty(0, *shape)
+
+
+def named(sampler: str) -> Callable[..., Tensor]:
+    """The sampler of that name, or one of the user's own, `package.module:function`."""
+    found: Callable[..., Tensor] = SAMPLERS[sampler].load() if sampler in SAMPLERS else attribute(sampler)
+    return found
+
+
+def asks(sampler: str, what: str) -> bool:
+    """Whether the sampler of that name takes this argument."""
+    return what in inspect.signature(named(sampler)).parameters
+
+
+def _fresh(seeds: Sequence[int], shape: Sequence[int], device: torch.device | str, dtype: torch.dtype, k: int) -> Tensor:
+    """Noise for step `k` of samples of these seeds."""
+    return noise(seeds, shape, k, device=device).to(dtype)
 
 
 class _Guided:

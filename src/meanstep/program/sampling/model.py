@@ -7,12 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from meanstep import paths
+from meanstep.program import methods
 from meanstep.program.console import UserError
 from meanstep.program.data import Autoencoder, Manifest, open_autoencoder, to_images
+from meanstep.program.registry import PATHS, check_sampler, default_sampler
 from meanstep.program.runs import networks
-from meanstep.program.runs.config import Config
+from meanstep.program.runs.facts import Facts, known
 from meanstep.program.runs.restored import put
-from meanstep.program.runs.saved import MANIFEST, chosen, held, located, place
+from meanstep.program.runs.saved import MANIFEST, chosen, located, place
 from meanstep.program.sampling import draw
 
 
@@ -20,8 +23,8 @@ from meanstep.program.sampling import draw
 class Model:
     """A network with the weights of a checkpoint, in eval mode; `manifest`: what it was trained on; `seen`: samples it had seen.
 
-    `conditional`: whether the network takes labels; `sampler`: `average`, or `euler` or `heun` for one that knows the instantaneous
-    velocity only.
+    `conditional`: whether the network takes labels; `facts`: what its method taught it; `sampler`: the name of the one that is used. The
+    network has the type of the checkpoint, float32, or float64 of a run of `--precision float64`.
     """
 
     field: nn.Module
@@ -31,7 +34,8 @@ class Model:
     average: str
     device: torch.device
     conditional: bool
-    sampler: str = "average"
+    facts: Facts
+    sampler: str
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,8 +70,14 @@ class Model:
             null=len(self.classes),
             batch=batch,
             device=self.device,
-            sampler=self.sampler,
+            dtype=networks.dtype(self.field),
+            sampler=draw.named(self.sampler),
+            path=self._path(),
         )
+
+    def _path(self) -> paths.Path:
+        """The path of the training, for the samplers that ask it; one that is not ours is not looked up."""
+        return methods.path(self.facts.path) if self.facts.path in PATHS else paths.linear
 
     @torch.no_grad()
     def sample(
@@ -130,7 +140,8 @@ def load(
     """The model of a run's folder (its checkpoint "last", "best", or the one that had seen so many samples) or of a checkpoint's folder.
 
     `average`: an average's name, "raw" for the weights themselves, None for the run's first average; `autoencoder`: where it is now, if it
-    is neither in the folder nor where it was; `sampler`: None follows the recipe, see `Model`. `UserError` for a folder that holds no
+    is neither in the folder nor where it was; `sampler`: of `meanstep.samplers` or your own `package.module:function`, None takes the
+    first that reads what the recipe taught. `UserError` for a folder that holds no
     model, or a damaged one. A network that is not ours is made by calling the function that the checkpoint's network.json names, which
     `network` must allow by that name, `package.module:factory`.
     """
@@ -141,13 +152,10 @@ def load(
     put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
     here = torch.device(device)
     made = open_autoencoder(autoencoder or place(run, manifest), here)
-    way = sampler or sampler_of(held(run))
-    if way not in draw.SAMPLERS:
-        raise UserError(f"sampler: one of {', '.join(draw.SAMPLERS)}, got {way!r}")
+    facts = known(run)
+    way = sampler or default_sampler(facts.learns)
+    check_sampler(way, facts.learns)
+    if facts.path not in PATHS and draw.asks(way, "path"):
+        raise UserError(f"--sampler {way} asks for the path {facts.path}, code that is not ours: sample from Python, samplers.{way}(path=)")
     labelled = bool(saved.description.get("options", {}).get("classes"))
-    return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, labelled, way)
-
-
-def sampler_of(config: Config | None) -> str:
-    """What a run's network can be sampled with: flow matching teaches the instantaneous velocity only."""
-    return "euler" if config is not None and config.method.recipe == "flow_matching" else "average"
+    return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, labelled, facts, way)

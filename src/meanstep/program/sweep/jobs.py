@@ -229,7 +229,7 @@ class _Work:
                 began = time.perf_counter()
                 s, spec = self.members[i]
                 flat, ema, proxy = (p[k : k + 1].detach().cpu() for p in (cohort.flat, cohort.ema, cohort.proxy))
-                record = self._record(i, (flat, ema), probes[s](flat, proxy) if spec.recipe == "coefficient" else None)
+                record = self._record(i, (flat, ema), probes[s](flat, proxy) if spec.family else None)
                 seconds = cohort.seconds / len(group) + self.drawing / len(self.members)
                 clock = {"seconds": round(seconds, 3), "measuring": round(time.perf_counter() - began, 3)}
                 yield finite(record | clock)
@@ -241,7 +241,7 @@ class _Work:
 
     def _record(self, i: int, weights: tuple[Tensor, Tensor], probe: Record | None) -> Record:
         s, spec = self.members[i]
-        steps = (1, 2, 4, 64) if spec.recipe == "flow_matching" else (1, 2, 4)
+        steps = (1, 2, 4, 64) if spec.still else (1, 2, 4)
         raw = self.judges[s].scores(Runner(self.shape, weights[0]))
         ema = self.judges[s].scores(Runner(self.shape, weights[1]), steps)
         return {

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from meanstep.program.console import UserError
+from meanstep.program.registry import INSTANTANEOUS, METHODS
 
 PROXIES = ("ema", "own", "posterior", "oracle")
 REFERENCES = (
@@ -38,9 +39,19 @@ class Spec:
     matrix: bool = False
 
     @property
+    def family(self) -> bool:
+        """Whether it is of the coefficient family."""
+        return isinstance(METHODS[self.recipe].coefficient, str)
+
+    @property
+    def still(self) -> bool:
+        """Whether it learns the instantaneous velocity only."""
+        return METHODS[self.recipe].learns == INSTANTANEOUS
+
+    @property
     def id(self) -> str:
         """A short name, unique in a sweep: `beta 0`, `ema 0.5`, `posterior-both 1`, `ema 1 anchor`, `ema matrix`, `shortcut`."""
-        if self.recipe != "coefficient":
+        if not self.family:
             return self.recipe
         words = [f"{self.proxy}{'-both' if self.both else ''}" if self.proxy else "beta", "matrix" if self.matrix else f"{self.beta:.12g}"]
         return " ".join([*words, "anchor"] if self.anchor else words)
@@ -48,7 +59,7 @@ class Spec:
     @property
     def by_hand(self) -> bool:
         """Whether the engine writes its gradient out; other recipes go through `Loss`, one model at a time."""
-        return self.recipe in ("coefficient", "flow_matching")
+        return self.family or self.still
 
     def canonical(self) -> "Spec":
         """The same training without names that mean nothing: at `beta = 0` no proxy is asked."""

@@ -16,7 +16,7 @@ from meanstep.keys import key
 from meanstep.loss import Loss
 from meanstep.program.sweep.draws import BLOCK, TIMES, Block, Step
 from meanstep.program.sweep.settings import Settings, Spec
-from meanstep.recipes import Recipe
+from meanstep.terms import Recipe
 from meanstep.times import diagonal
 from meanstep.velocities import own
 from meanstep.weights import adaptive
@@ -112,7 +112,7 @@ class _Coefficient:
         spec, settings, flat = cohort.specs[0], cohort.settings, cohort.flat
         self.cohort, self.spec, self.members = cohort, spec, len(cohort.specs)
         shape = cohort.shape
-        self.matching = spec.recipe == "flow_matching"
+        self.matching = spec.still
         self.moving = 0 if self.matching else settings.moving
         self.rows_used = settings.batch * (2 if spec.anchor else 1)
         self.passes = Passes(shape, self.members, self.rows_used, flat)

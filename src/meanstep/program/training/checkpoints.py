@@ -100,6 +100,8 @@ def prune(folder: Path, keep: int, best: int) -> None:
 
 def restore(state: State, saved: Saved) -> None:
     """Put a checkpoint's values into a state that was made by the same configuration; `UserError` if they do not fit."""
+    if saved.description.get("dtype") != state.description.get("dtype"):
+        raise UserError(f"the checkpoint {saved.path} is one of another --precision: its weights would be rounded")
     put(state.owner.net, saved.tensors("model"), saved.path)
     for average in state.averages:
         source = f"ema_{average.name}" if average.name in saved.averages else "model"

@@ -17,12 +17,12 @@ from meanstep.program.training import checkpoints
 from meanstep.program.training.loggers import Logger
 from meanstep.program.training.loop import Window
 from meanstep.program.training.ranks import Ranks
-from meanstep.program.training.samples import Judge, Samples
+from meanstep.program.training.samples import PICTURED, Judge, Samples
 from meanstep.program.training.state import State
 
 Show = Callable[[State, dict[str, float]], None]
-MOST, MANY = 12, 32
-"""Most classes that have a column each in a grid of eight rows; steps of a sampler along the velocity."""
+MOST = 12
+"""Most classes that have a column each in a grid of eight rows."""
 
 
 @dataclass
@@ -71,9 +71,9 @@ class Events:
         return means | {"samples_per_second": speed}
 
     def picture(self, state: State) -> None:
-        """A grid of one-step samples (of flow matching: of many steps) of the same seeds, and labels, each time."""
+        """A grid of samples of the same seeds, and labels, each time: in one step where the field knows the average velocity."""
         columns = len(self.samples.cache.classes) if 2 <= len(self.samples.cache.classes) <= MOST else 8
-        images = self.samples.images(state, range(8 * columns), 1 if self.samples.sampler == "average" else MANY)
+        images = self.samples.images(state, range(8 * columns))
         if self.ranks.first:
             name = f"samples/{state.seen:012d}.png"
             (self.folder / "samples").mkdir(exist_ok=True)
@@ -81,11 +81,11 @@ class Events:
             self._note("picture", state.seen, file=name)
 
     def evaluate(self, state: State) -> None:
-        """Distances of samples to data; the best checkpoint has the least at one step (of flow matching: at most steps)."""
+        """Distances of samples to data; the best checkpoint has the least at the steps that are pictured."""
         assert self.judge is not None
         began = time.perf_counter()
         found = self.judge(state)
-        first = found["1"] if self.samples.sampler == "average" else found[max(found, key=int)]
+        first = found[str(PICTURED[state.learns])]
         if isinstance(state.owner.learner, Climber):
             state.owner.learner.report(first)
         better = first < state.best

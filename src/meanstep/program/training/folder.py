@@ -12,6 +12,7 @@ from meanstep.program.console import UserError, write
 from meanstep.program.data.manifest import Manifest, check_fits
 from meanstep.program.machine import environment
 from meanstep.program.runs.config import Config, flag, to_yaml
+from meanstep.program.runs.facts import NAME as METHOD
 from meanstep.program.runs.records import load
 from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held
 
@@ -80,7 +81,7 @@ def begin(here: Path, config: Config, cache: "Cache", device: str) -> None:
 
 def withdraw(here: Path) -> None:
     """Take back what was written for a run that failed before its first step, so that the corrected command finds no other run."""
-    names = (CONFIG, MANIFEST, AUTOENCODER, "env.json", "records.jsonl")
+    names = (CONFIG, MANIFEST, METHOD, AUTOENCODER, "env.json", "records.jsonl")
     more = any(path.name not in (*names, ".lock") for path in here.iterdir())
     if more or any(record["kind"] != "start" for record in load(here / "records.jsonl")):
         return

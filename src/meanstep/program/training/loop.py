@@ -17,6 +17,7 @@ from meanstep.keys import key
 from meanstep.loss import Loss, Output
 from meanstep.program.console import UserError
 from meanstep.program.data import Loader
+from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config
 from meanstep.program.training.ranks import Ranks, syncing
 from meanstep.program.training.state import Owner, State
@@ -136,7 +137,7 @@ class Step:
     def _placed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         device = self.ranks.device
         labelled = self.config.data.conditional and bool(self.state.description["options"].get("classes"))
-        return x.to(device, non_blocking=True), y.to(device, non_blocking=True) if labelled else None
+        return x.to(device, networks.dtype(self.state.owner.net), non_blocking=True), y.to(device, non_blocking=True) if labelled else None
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.run.precision == "bf16")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,15 +14,19 @@ from meanstep.program.data import Autoencoder, Cache, open_autoencoder
 from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.evaluation.pictures import of_cache
 from meanstep.program.evaluation.references import Reference, reference
+from meanstep.program.registry import AVERAGE, INSTANTANEOUS
+from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.saved import place
 from meanstep.program.sampling import draw
-from meanstep.program.sampling.model import decoded, sampler_of
+from meanstep.program.sampling.model import decoded
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State, classes
 
-STEPS = {"average": (1, 2, 4), "euler": (1, 4, 32)}
-"""Steps of an evaluation, by sampler."""
+STEPS = {AVERAGE: (1, 2, 4), INSTANTANEOUS: (1, 4, 32)}
+"""Steps of an evaluation, by the velocity that the field knows."""
+PICTURED = {AVERAGE: 1, INSTANTANEOUS: 32}
+"""Steps of the samples that are shown, and by which the best checkpoint is told."""
 BATCH = 64
 REFERENCE = 10_000
 """Most images that the distances of a run are taken to, evenly spaced."""
@@ -52,23 +57,19 @@ class Samples:
         share = max(1, count // self.ranks.size)
         return range(self.ranks.rank * share, (self.ranks.rank + 1) * share)
 
-    @property
-    def sampler(self) -> str:
-        """As the recipe needs it."""
-        return sampler_of(self.config)
-
-    def images(self, state: State, seeds: range, steps: int) -> Tensor:
-        """Those of the state's chosen average, see `made`."""
-        return self.made(state.sampled, seeds, steps)
+    def images(self, state: State, seeds: range) -> Tensor:
+        """Those of the state's chosen average that are shown, see `made`."""
+        return self.made(state.sampled, seeds, PICTURED[state.learns], state.sampler)
 
     @torch.no_grad()
-    def made(self, net: nn.Module, seeds: range, steps: int) -> Tensor:
+    def made(self, net: nn.Module, seeds: range, steps: int, sampler: str) -> Tensor:
         """Pictures uint8 `[len(seeds), C, H, W]`; labels follow the seeds, one class after the other."""
         count = classes(self.config, self.cache)
         labels = torch.tensor([seed % count for seed in seeds]) if count else None
         shape, device = self.cache.shape, self.ranks.device
         was = net.training
-        z = draw.latents(net.eval(), shape, seeds, steps=steps, labels=labels, null=count, batch=BATCH, device=device, sampler=self.sampler)
+        how: dict[str, Any] = {"labels": labels, "null": count, "sampler": draw.named(sampler)}
+        z = draw.latents(net.eval(), shape, seeds, steps=steps, batch=BATCH, device=device, dtype=networks.dtype(net), **how)
         net.train(was)
         return decoded(z, self.cache.manifest, self.autoencoder, BATCH)
 
@@ -81,7 +82,9 @@ def judge(samples: Samples) -> Judge | None:
     if not samples.config.run.evaluate_every:
         return None
     against, seeds = against_data(samples), samples.shared(samples.count)
-    return lambda state: {str(steps): distance(samples, state.sampled, against, seeds, steps) for steps in STEPS[samples.sampler]}
+    return lambda state: {
+        str(steps): distance(samples, state.sampled, against, seeds, steps, state.sampler) for steps in STEPS[state.learns]
+    }
 
 
 def against_data(samples: Samples) -> Reference:
@@ -96,11 +99,11 @@ def _reference(samples: Samples) -> Reference:
     return reference(of_cache(samples.cache, samples.autoencoder), extractor, limit=REFERENCE)
 
 
-def distance(samples: Samples, net: nn.Module, against: Reference, seeds: range, steps: int) -> float:
+def distance(samples: Samples, net: nn.Module, against: Reference, seeds: range, steps: int, sampler: str) -> float:
     """The Frechet distance of what a network makes of all ranks' seeds, of which `seeds` are this one's."""
     found = Statistics(against.extractor.dim)
     for start in range(0, len(seeds), BATCH):
-        found.update(against.extractor(samples.made(net, seeds[start : start + BATCH], steps)))
+        found.update(against.extractor(samples.made(net, seeds[start : start + BATCH], steps, sampler)))
     whole = found.reduce(lambda x: _total(x, samples.ranks))
     told: float = samples.ranks.told(frechet(whole, against.statistics) if samples.ranks.first else None)  # one number, one decision
     return told

@@ -7,9 +7,11 @@ from torch import Generator, Tensor, nn
 
 from meanstep.keys import key
 from meanstep.loss import Loss, Output
+from meanstep.paths import Path
+from meanstep.program import methods as words
 from meanstep.program.console import UserError, err
 from meanstep.program.data.cache import Cache
-from meanstep.program.registry import EMA, POSTERIOR
+from meanstep.program.registry import EMA, POSTERIOR, default_sampler
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, OptimiserConfig
 from meanstep.program.runs.networks import Description
@@ -17,6 +19,7 @@ from meanstep.program.training import methods
 from meanstep.program.training.averages import Average, names
 from meanstep.program.training.pretrained import start_from
 from meanstep.program.training.ranks import Ranks
+from meanstep.terms import Recipe, learns
 from meanstep.velocities import Posterior
 
 
@@ -35,17 +38,26 @@ class Owner(nn.Module):
 
 @dataclass
 class State:
-    """`averages`: the configuration's, then the proxy's if it is another; `seen`: samples; `step`: updates; `best`: of an evaluation."""
+    """`averages`: the configuration's, then the proxy's if it is another; `learns`: the average or the instantaneous velocity.
+
+    `seen`: samples; `step`: updates; `best`: of an evaluation.
+    """
 
     description: Description
     owner: Owner
     averages: list[Average]
     proxy: Average | None
     optimiser: torch.optim.Optimizer
+    learns: str
     seen: int = 0
     step: int = 0
     best: float = float("inf")
     best_seen: int = -1
+
+    @property
+    def sampler(self) -> str:
+        """The sampler that reads what the recipe teaches."""
+        return default_sampler(self.learns)
 
     @property
     def chosen(self) -> str:
@@ -66,10 +78,10 @@ def classes(config: Config, cache: Cache) -> int:
 def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True) -> State:
     """A run's state before its first step, the same on every rank; `start`: with the weights that the configuration starts from."""
     count = classes(config, cache)
-    description = networks.described(config.network, cache.shape, count)
+    description = networks.described(config.network, cache.shape, count, config.run.precision)
     net = networks.made(description, config.run.seed, config.network.name)
     if start and config.network.start:
-        for note in start_from(net, config.network.start, cache.manifest):
+        for note in start_from(net, config.network.start, cache.manifest, config.method.path):
             if ranks.first:
                 err.print(note, highlight=False, soft_wrap=True, markup=False)
     return assembled(config, cache, ranks, description, net)
@@ -86,13 +98,22 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
     if config.run.parallel == "fsdp" and ranks.size > 1:
         for module in (net, *(a.module for a in averages)):
             ranks.shard(module)
-    posterior = _posterior(config, cache, ranks) if POSTERIOR in needed else None
+    posterior = _posterior(config, cache, ranks, networks.dtype(net)) if POSTERIOR in needed else None
     built = methods.build(config.method, net, proxy.module if proxy else None, posterior, classes(config, cache))
-    owner = Owner(net, Loss(built.recipe, check=False, measure=not config.run.compile), built.learner).to(ranks.device)
+    owner = Owner(net, _loss(config, net, built.recipe), built.learner).to(ranks.device)
+    if networks.dtype(net) == torch.float64:
+        owner.double()
     if config.run.parallel == "fsdp" and ranks.size > 1:
         for module in dict.fromkeys(owner.loss.learned):
             ranks.shard(module)
-    return State(description, owner, averages, proxy, _optimiser(config.optimiser, owner, ranks))
+    return State(description, owner, averages, proxy, _optimiser(config.optimiser, owner, ranks), learns(built.recipe))
+
+
+def _loss(config: Config, net: nn.Module, recipe: Recipe) -> Loss:
+    path, own = words.path(config.method.path), getattr(net, "path", None)
+    if isinstance(own, Path) and own != path:
+        raise UserError(f"--method.path {config.method.path}: this network predicts data on the path {own} only")
+    return Loss(recipe, path, check=False, measure=not config.run.compile)
 
 
 def references(config: Config, n: int) -> Tensor:
@@ -100,10 +121,10 @@ def references(config: Config, n: int) -> Tensor:
     return torch.randperm(n, generator=key(config.run.seed, "references"))[: config.method.references].sort().values
 
 
-def _posterior(config: Config, cache: Cache, ranks: Ranks) -> Posterior:
+def _posterior(config: Config, cache: Cache, ranks: Ranks, dtype: torch.dtype) -> Posterior:
     x, y = cache.rows(references(config, len(cache)))
     labels = y.to(ranks.device) if classes(config, cache) else None
-    return posterior(config, x.to(ranks.device), labels, len(x) == len(cache) and cache.manifest.flips == "none")
+    return posterior(config, x.to(ranks.device, dtype), labels, len(x) == len(cache) and cache.manifest.flips == "none")
 
 
 def posterior(config: Config, x: Tensor, labels: Tensor | None, whole: bool) -> Posterior:

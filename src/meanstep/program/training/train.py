@@ -11,6 +11,7 @@ import torch
 
 from meanstep.program.console import UserError, stage
 from meanstep.program.data import Cache, Loader
+from meanstep.program.runs import facts
 from meanstep.program.runs.config import Config, chunk
 from meanstep.program.runs.records import Records
 from meanstep.program.runs.saved import Saved, found
@@ -20,7 +21,7 @@ from meanstep.program.training.loop import Failure, Step, batches, stopping
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.samples import Judge, Samples, judge
 from meanstep.program.training.state import State, fresh
-from meanstep.recipes import Term
+from meanstep.terms import Term
 
 Shown = Callable[[Config, State, Ranks], AbstractContextManager[Show]]
 
@@ -94,6 +95,7 @@ def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State
     followed = loggers.opened(config.run.loggers, here, dataclasses.asdict(config)) if ranks.first else []
     records = Records(here, state.seen) if ranks.first else None
     if records is not None:
+        facts.keep(here, config, state.learns)
         records.add("start", state.seen, time=time.time(), ranks=ranks.size, device=str(ranks.device))
     events = Events(config, here, ranks, samples, judged, records, followed)
     try:

@@ -14,6 +14,7 @@ from meanstep.paths import linear
 from meanstep.program.verify.rows import Row, below, near
 from meanstep.program.verify.setting import jacobi, mixture, network, noise_response, residual, rows, slope, worst
 from meanstep.rates import Backward, Central, Exact
+from meanstep.terms import Recipe, moving
 from meanstep.times import logit_normal
 from meanstep.types import Bridge, Field
 from meanstep.velocities import Guided, LabelDropout, conditional, oracle, own
@@ -37,7 +38,7 @@ def multipliers(seed: int) -> Iterator[Row]:
     def at_shift(b: Bridge) -> Tensor:
         return shorter(b) / (1 - alpha) - one
 
-    table: list[tuple[str, recipes.Recipe, Field, Tensor | float]] = [
+    table: list[tuple[str, Recipe, Field, Tensor | float]] = [
         ("flow_matching: -I", recipes.flow_matching(), net, -one),
         ("meanflow: J", recipes.meanflow(), net, j),
         ("rectified_meanflow: J", recipes.rectified_meanflow(), net, j),
@@ -58,7 +59,7 @@ def multipliers(seed: int) -> Iterator[Row]:
         ("both roles, exact proxy: 0", recipes.coefficient(1.0, exact, target_beta=1.0), net, 0.0),
     ]
     for name, recipe, field, expected in table:
-        at = b._replace(r=b.t) if name.startswith(("flow_matching", "   its")) else b
+        at = b if moving(recipe[0]) else b._replace(r=b.t)
         measured = noise_response(lambda q, recipe=recipe, field=field: residual(recipe[0].objective, field, q), at)  # type: ignore[misc]
         yield below(f"{name}, error of N", "17", worst(measured, expected), 1e-9)
     yield from _guided(seed, b)

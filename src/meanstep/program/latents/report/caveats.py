@@ -1,13 +1,11 @@
 """What a comparison mixes in or leaves out: weights that differ, what no count of passes holds. From study.json. Knows no page."""
 
-import inspect
 from typing import Any
 
 from meanstep.program.latents.records import Record
 from meanstep.program.latents.report.contests import COMPUTE_EQUAL
 from meanstep.program.latents.report.results import Results, at
-from meanstep.program.registry import METHODS, POSTERIOR, needs
-from meanstep.weights import constant
+from meanstep.program.registry import METHODS, POSTERIOR
 
 
 def caveats(results: Results, terms: str) -> str:
@@ -41,7 +39,7 @@ def _options(results: Results, entry: Record) -> Record:
 
 
 def _asks_posterior(recipe: str, options: Record) -> bool:
-    return POSTERIOR in needs(recipe, **options) if recipe in METHODS else options.get("proxy") == POSTERIOR
+    return POSTERIOR in METHODS[recipe].asks(options) if recipe in METHODS else options.get("proxy") == POSTERIOR
 
 
 def _weight(recipe: str, options: Record) -> Any:
@@ -51,9 +49,9 @@ def _weight(recipe: str, options: Record) -> Any:
         return str(options["weight"])
     if method is None or "power" not in method.options:
         return recipe
-    given, default = options.keys() & {"power", "c"}, inspect.signature(method.recipe).parameters["weight"].default
-    if not given and (default is constant or default is None):
-        return 0 if default else recipe
+    given, default = options.keys() & {"power", "c"}, next(option.default for option in method.arguments if option.name == "weight")
+    if not given and default in ("constant", "None"):
+        return 0 if default == "constant" else recipe
     power, c, reduction = method.weighting
     power, c = options.get("power", power), options.get("c", c)
     return (power, c, reduction) if power else 0

@@ -21,6 +21,7 @@ from meanstep.program.pages import page
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.strips import strip
 from meanstep.program.pages.verdicts import RULE, Claim, number, readable_p, shown, with_interval
+from meanstep.program.registry import INSTANTANEOUS, METHODS
 
 WIDEST = 640
 """Pixels of an embedded grid of samples."""
@@ -86,8 +87,13 @@ def _content(results: Results, found: list[Claim], drawn: dict[str, tuple[str, i
         "environment": prose.environment(results),
         "commands": rerun.commands(results),
         "own": (rerun.FILE, rerun.own(results)),
-        "many": [entry["name"] for entry in results.about["arms"] if entry["recipe"] == "flow_matching"],
+        "many": [entry["name"] for entry in results.about["arms"] if _still(entry["recipe"])],
     }
+
+
+def _still(recipe: str) -> bool:
+    """Whether a recipe of ours teaches the instantaneous velocity only, so that its samples take many steps."""
+    return recipe in METHODS and METHODS[recipe].learns == INSTANTANEOUS
 
 
 def _tables(results: Results, held: dict[str, list[Contest]]) -> dict[str, Any]:

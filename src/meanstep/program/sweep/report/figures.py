@@ -29,6 +29,7 @@ from meanstep.program.pages.verdicts import shown
 from meanstep.program.sweep.report import pictures
 from meanstep.program.sweep.report.claims import SW1_OF_PAPER, TRACE_RANGE, sw1_ratio, trace_ratio
 from meanstep.program.sweep.report.results import ANCHORED, BASE, BOTH, PLANE, Line, Results, Seeds
+from meanstep.program.sweep.settings import SINGLE
 
 BETAS: dict[str, Any] = {"xticks": [0, 0.25, 0.5, 0.75, 1], "xticklabels": ["0", "¼", "½", "¾", "1"]}
 SHORT = {
@@ -131,7 +132,7 @@ def _quality_of(ax: Axes, results: Results, name: str, arms: Sequence[str]) -> N
 def _references(ax: Axes, results: Results, name: str, top: float) -> None:
     """Ticks and names at the right margin; what lies far above the arms is named with its number. Sets the limits."""
     kinds = [(line.id, SHORT.get(line.id, line.id), "1") for line in results.singles()]
-    kinds += [(id, f"{words}, 64 steps", "64") for id, words, _ in kinds if id == "flow_matching"]
+    kinds += [(id, f"{words}, 64 steps", "64") for id, words, _ in kinds if id in SINGLE and SINGLE[id].still]
     found = [(float(np.mean([*s.values()])), words) for id, words, steps in kinds if (s := results.score(name, id, steps=steps))]
     top = 1.12 * max([top, *(y for y, _ in found if y < 1.7 * top)]) if results.swept() else 1.12 * max([top, *(y for y, _ in found)])
     ax.set(xlim=(-0.06, 1.1), ylim=(0, top))

@@ -1,0 +1,29 @@
+# From a bare clone to a report, or to the verdict of the tests. VENV=FOLDER takes another environment than .venv,
+# PYTHON=COMMAND another interpreter than the first one found. GNU make 3.81 will do.
+
+VENV = .venv
+unexport PYTHONHOME PYTHONPATH
+
+.NOTPARALLEL:
+.PHONY: help demo test check clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+demo: ## make .venv, train 108 tiny models in about a minute, end with the path of a report
+	@sh .ci/environment "$(VENV)" report
+	@echo "meanstep: running meanstep reproduce toy --scale smoke (about a minute)"
+	@"$(VENV)/bin/meanstep" reproduce toy --scale smoke --out runs/demo
+	@ls "$(CURDIR)/runs/demo/report.html"
+
+test: ## make .venv with everything the tests need, run them (minutes)
+	@sh .ci/environment "$(VENV)" dev
+	@echo "meanstep: running pytest -n 2 (minutes)"
+	@"$(VENV)/bin/pytest" -n 2
+
+check: ## make .venv, then formatting, lint, types, spelling
+	@sh .ci/environment "$(VENV)" dev
+	@PATH="$$(cd "$(VENV)/bin" && pwd):$$PATH" .ci/checks
+
+clean: ## remove the environments, the caches and the demo's report; no other run
+	rm -rf .venv .venv-ci .pytest_cache .ruff_cache .mypy_cache runs/demo

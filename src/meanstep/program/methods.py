@@ -1,0 +1,118 @@
+"""Recipes from plain options, as a configuration or a command line holds them. Knows no files and no data.
+
+`build("coefficient", net, ema, beta=0.5, times="uniform")`. Options are the recipe's own arguments, and `power`, `c` for its weight,
+`proxy` for the velocity or field that it asks beside the network.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from meanstep import coefficients, recipes
+from meanstep import times as at_times
+from meanstep.paths import Path
+from meanstep.program import registry
+from meanstep.program.console import UserError
+from meanstep.program.factories import attribute
+from meanstep.program.registry import EMA, HEAD, LEARNED, NEEDS, POSTERIOR, Method
+from meanstep.terms import Recipe, Term
+from meanstep.types import Field, Times, Velocity, Weight
+from meanstep.velocities import conditional, head, of, own
+from meanstep.weights import adaptive, constant
+
+TIMES: dict[str, Times] = dict(zip(registry.TIMES, (at_times.uniform, recipes.IMAGENET), strict=True))
+
+
+def needs(method: Method, **options: Any) -> frozenset[str]:
+    """What a method needs at these options, as keys of `NEEDS`."""
+    return method.asks(options) | ({LEARNED} if isinstance(options.get("weight"), nn.Module) else set())
+
+
+def build(name: str, field: Field, ema: Field | None = None, posterior: Velocity | None = None, **options: Any) -> Recipe:
+    """The recipe `name` for a network, with its EMA copy and its posterior velocity where the method needs them.
+
+    `options`: numbers, words (`proxy="ema"`, `times="uniform"`) or the objects that `meanstep.recipes` takes; what is left out is as
+    published. `UserError` for a name, an option or a value that there is not, and for what the method needs and is not given.
+    """
+    method = registry.find(name)
+    registry.check_options(method, {o: value for o, value in options.items() if o != method.slot or isinstance(value, str)})
+    given = dict(options)
+    proxy = given.pop("proxy", None)
+    if method.slot and method.slot not in given and not method.without(options):
+        given[method.slot] = _proxy(method, proxy, field, ema, posterior)
+    given |= {option: TIMES[value] for option, value in given.items() if isinstance(value, str)}
+    if "power" in method.options and given.keys() & {"power", "c"} and not _own(method, given):
+        given["weight"] = _weight(method, given)
+    try:
+        recipe = method.recipe()(**given)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"recipe {name}: {error}") from error
+    if not isinstance(recipe, tuple) or not recipe or not all(isinstance(term, Term) for term in recipe):
+        raise UserError(f"recipe {name} returns {recipe!r:.60}: it must return a tuple of Term")
+    return recipe
+
+
+def _own(method: Method, given: dict[str, Any]) -> bool:
+    """Whether the power and the constant that are given are arguments of the function itself."""
+    own = {option.name for option in method.arguments}
+    return given.keys() & {"power", "c"} <= own
+
+
+def _proxy(method: Method, proxy: Any, field: Field, ema: Field | None, posterior: Velocity | None) -> Any:
+    """The value of the method's slot: a velocity, or the field itself where the method takes one."""
+    word = method.proxies[0] if proxy is None else proxy
+    if not isinstance(word, str):
+        return word
+    present = {EMA: ema is not None, HEAD: callable(getattr(field, "head", None)), POSTERIOR: posterior is not None}
+    if not present.get(word, True):
+        others = [other for other in method.proxies if present.get(other, True)]
+        raise UserError(
+            f"recipe {method.name} with proxy={word} needs {NEEDS[word]}" + (f"; or choose proxy={others[0]}" if others else "")
+        )
+    if method.field:
+        return ema if word == EMA else field
+    velocities = {"own": own, "conditional": conditional, HEAD: head, POSTERIOR: posterior}
+    return of(ema) if word == EMA and ema is not None else velocities[word]
+
+
+def _weight(method: Method, given: dict[str, Any]) -> Weight:
+    """The method's adaptive weight with another power or constant, which are taken out of `given`; power 0: the squared error."""
+    published, c, reduction = method.weighting
+    power, c = given.pop("power", published), given.pop("c", c)
+    if "weight" in given:
+        raise UserError(f"recipe {method.name}: give power and c, or a weight, not both")
+    if not 0 <= power <= 4:
+        raise UserError(f"recipe {method.name}: power is a number in [0, 4], got {power!r}")
+    try:
+        return adaptive(power, c, reduction) if power else constant
+    except (ValueError, TypeError) as error:
+        raise UserError(f"recipe {method.name}: {error}") from error
+
+
+def coefficient(name: str, value: Any) -> Any:
+    """The coefficient of a number, a schedule `{linear: [0, 1]}`, or a learner `running` or `{running: {bins: 4}}`."""
+    if isinstance(value, int | float):
+        return value
+    word, given = (value, {}) if isinstance(value, str) else next(iter(value.items())) if isinstance(value, dict) and value else ("", {})
+    made = {**{w: w for w in registry.SCHEDULES}, **{w: w.capitalize() for w in registry.LEARNERS}}
+    if word not in made:
+        known = ", ".join([*(f"{{{w}: [0, 1]}}" for w in registry.SCHEDULES), *registry.LEARNERS])
+        raise UserError(f"--method.options, {name}: a number or one of {known}, got {value!r}")
+    try:
+        call = getattr(coefficients, made[word])
+        return call(**given) if isinstance(given, dict) else call(*given)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--method.options, {name}: {word}: {error}") from None
+
+
+def path(name: str, flag: str = "--method.path") -> Path:
+    """The path of that name, or one of the user's own, `package.module:name`: a `Path`, or what makes one without arguments."""
+    registry.check_path(name, flag)
+    found = registry.PATHS[name].load() if name in registry.PATHS else attribute(name)
+    try:
+        made = found if isinstance(found, Path) else found()
+    except Exception as error:
+        raise UserError(f"{flag} {name} failed: {error}") from error
+    if not isinstance(made, Path):
+        raise UserError(f"{flag} {name} is no paths.Path but {made!r:.60}")
+    return made

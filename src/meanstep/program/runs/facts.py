@@ -1,0 +1,45 @@
+"""What a reader of a run must know of its method, written into its folder: reading a run imports nobody's code.
+
+method.json: {"recipe", "learns": "average" or "instantaneous", "path"}
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from meanstep.program.console import UserError, write
+from meanstep.program.registry import METHODS
+from meanstep.program.runs.config import Config
+from meanstep.program.runs.saved import held
+
+NAME = "method.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`recipe`: its name; `learns`: the velocity that the field knows, and so which samplers read it; `path`: the name of its path."""
+
+    recipe: str
+    learns: str
+    path: str = "linear"
+
+
+def keep(run: Path, config: Config, learns: str) -> None:
+    """Write them into a run's folder."""
+    facts = Facts(config.method.recipe, learns, config.method.path)
+    write(run / NAME, json.dumps(asdict(facts), indent=1) + "\n")
+
+
+def known(run: Path) -> Facts:
+    """Those of a run's folder; of a run from before they were written, those of its recipe. `UserError` for a damaged file."""
+    path = run / NAME
+    if path.is_file():
+        try:
+            return Facts(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error}") from None
+    config = held(run)
+    recipe = config.method.recipe if config else "meanflow"
+    if recipe not in METHODS:
+        raise UserError(f"{run} does not say what its recipe {recipe} learns: {path.name} is missing; train it a step further")
+    return Facts(recipe, METHODS[recipe].learns)

@@ -1,0 +1,76 @@
+"""What a recipe is made of, what a program must know of it, and what a field learns by it. Knows no recipe in particular."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Generator
+
+from meanstep.catalogue import marked
+from meanstep.objectives import Matching
+from meanstep.types import Bridge, Objective, Times, Weight
+from meanstep.velocities import as_is
+from meanstep.weights import constant
+
+Given = Callable[[Bridge], Bridge]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A fixed `share` of the batch's rows under one objective. Terms take rows one after the other and start over when the batch is full.
+
+    `times` None keeps the times that the rows already have from the terms before. The term adds `scale` times the mean of its weighted
+    rows to the loss; None counts each row like any other row of the batch. `prepare` completes a bridge before anyone sees it.
+    """
+
+    objective: Objective
+    times: Times | None
+    weight: Weight = constant
+    share: float = 1.0
+    scale: float | None = None
+    prepare: Given = as_is
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"a term's share of the rows lies in (0, 1], got {self.share:g}")
+
+
+Recipe = tuple[Term, ...]
+F = TypeVar("F", bound=Callable[..., Recipe])
+AVERAGE, INSTANTANEOUS = "average", "instantaneous"
+
+
+def method(
+    *,
+    slot: str = "",
+    proxies: tuple[str, ...] = (),
+    field: bool = False,
+    idle: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+    coefficient: float | str | None = None,
+    learns: str = AVERAGE,
+    unread: str = "",
+) -> Callable[[F], F]:
+    """Declares a function of options to a recipe as a method, by its name, with what a program must know of it beside its terms.
+
+    `slot`: the argument that a proxy fills, `proxies`: which may, the default first: "ema" (an EMA copy), "head", "posterior", "own",
+    "conditional"; `field`: the slot takes the field itself and not its velocity; `idle`: options at which, all 0, no proxy is asked.
+    `needs`: "progress", "data prediction", "couplings", "learned weight". `coefficient`: the share of the proxy in its tangent, a number
+    or the option that holds it, None without one. `learns`:
+    the velocity that its field knows at the end, average or instantaneous, and so which samplers can read it. `unread`: why `meanstep
+    diagnose` cannot read it. A user's own function needs no declaration unless one of these is not as it is here.
+    """
+    return marked(slot=slot, proxies=proxies, field=field, idle=idle, needs=needs, coefficient=coefficient, learns=learns, unread=unread)
+
+
+def moving(term: Term) -> bool:
+    """Whether a term has rows with `r < t` that it asks for the average velocity; anchors, which match a velocity near `t`, have none."""
+    if term.times is None or isinstance(term.objective, Matching):
+        return False
+    r, t = term.times((256,), Generator().manual_seed(0))
+    return bool((r < t).any())
+
+
+def learns(recipe: Recipe) -> str:
+    """What a field trained by this recipe knows: the `average` velocity, or the `instantaneous` one only, where no row has `r < t`."""
+    return AVERAGE if any(moving(term) for term in recipe) else INSTANTANEOUS
