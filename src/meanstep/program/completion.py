@@ -33,12 +33,12 @@ _meanstep() {
         esac
     done
     found=$(_meanstep_words "${command#help }" "$flag" "$distance")
-    if [[ $current == -* || $found != @files ]]; then
-        [[ $current == -* || $found == @files ]] && found=$(_meanstep_words "${command#help }" "" 0)
-        COMPREPLY=($(compgen -W "$found" -- "$current"))
-    else
+    [[ $current == -* ]] && found=$(_meanstep_words "${command#help }" - 0)
+    if [[ $found == @files ]]; then
         compopt -o filenames 2>/dev/null
         COMPREPLY=($(compgen -f -- "$current"))
+    else
+        COMPREPLY=($(compgen -W "$found" -- "$current"))
     fi
 }
 complete -F _meanstep meanstep
@@ -59,10 +59,10 @@ _meanstep() {
         esac
     done
     found=$(_meanstep_words "${command#help }" "$flag" "$distance")
-    if [[ $found == @files && $PREFIX != -* ]]; then
+    [[ $PREFIX == -* ]] && found=$(_meanstep_words "${command#help }" - 0)
+    if [[ $found == @files ]]; then
         _files
     else
-        [[ $PREFIX == -* ]] && found=$(_meanstep_words "${command#help }" "" 0)
         compadd -- ${(f)found}
     fi
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from meanstep.program.bar import shown
 from meanstep.program.console import Interrupted, UserError, chat, err, out, put_json, stage
 from meanstep.program.data.autoencoders import open_autoencoder
 from meanstep.program.data.manifest import Manifest
@@ -38,9 +39,8 @@ if TYPE_CHECKING:
 def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
     """Compute what the table lacks, and print it. `UserError` if there is nothing to compare with."""
     device = available(asked.device)
-    with stage("opening data and weights"):
-        weights = samples.weights(saved, asked.average)
-        config = held(run)
+    weights, config = samples.weights(saved, asked.average), held(run)
+    with stage("opening extractor and autoencoder"):
         extractor = open_extractor(asked.extractor or (config.run.extractor if config else "pixels"), device)
         checked(asked.metrics, extractor, asked.count)
         facts = known(run)
@@ -50,7 +50,7 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
             models.check_sampler(name, facts)
         manifest = Manifest.read(run / MANIFEST)
         data = RunData(run, manifest, open_autoencoder(asked.autoencoder or place(run, manifest), device))
-        real = pictures(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
+    real = pictures(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
     with _bar() as bar:
         work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, bar)
         try:
@@ -102,7 +102,7 @@ def notices(real: Pictures, against: Reference, count: int) -> Iterator[str]:
 @contextmanager
 def _bar() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with shown(*columns) as bar:
         yield bar
 
 
