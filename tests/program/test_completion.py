@@ -14,7 +14,7 @@ CASES = [
     ("meanstep re", {"report", "reproduce"}),
     ("meanstep reproduce ", {"toy", "mixtures", "latents"}),
     ("meanstep train --pre", {"--preset", "--precision"}),
-    ("meanstep train --precision ", {"float32", "bf16"}),
+    ("meanstep train --parallel ", {"ddp", "fsdp"}),
     ("meanstep reproduce toy --scale ", {"smoke", "quick", "paper"}),
     ("meanstep sample run --steps 2 --che", {"--checkpoint"}),
     ("meanstep verify --only ra", {"rates"}),

@@ -13,6 +13,7 @@ from meanstep.program.doctor.findings import CHECKS
 from meanstep.program.latents.arms import GROUPS as ARM_GROUPS
 from meanstep.program.latents.arms import SINGLES
 from meanstep.program.parsing import Flag, flags
+from meanstep.program.registry import METHODS, PATHS, READ, SAMPLERS
 from meanstep.program.sweep.settings import ARMS, known_sets
 from meanstep.program.training.presets import PRESETS
 from meanstep.program.verify.groups import GROUPS
@@ -74,6 +75,11 @@ WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("", "--device"): ("auto", "cpu", "cuda", "mps"),
     ("", "--checkpoint"): ("last", "best"),
     ("", "--preset"): (*PRESETS, "list"),
+    ("", "--method.recipe"): tuple(METHODS),
+    ("", "--recipe"): READ,
+    ("", "--method.path"): tuple(PATHS),
+    ("", "--path"): tuple(PATHS),
+    ("", "--sampler"): tuple(SAMPLERS),
     ("doctor", "--only"): CHECKS,
     ("verify", "--only"): tuple(GROUPS),
     ("reproduce toy", "--sets"): known_sets(),

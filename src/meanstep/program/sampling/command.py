@@ -11,9 +11,11 @@ from meanstep.program import flags
 from meanstep.program.console import UserError, stage, takes_json, writable
 from meanstep.program.data.manifest import Manifest
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, Seeds, hinted
+from meanstep.program.registry import SAMPLERS, check_sampler
 from meanstep.program.runs.saved import MANIFEST, chosen, located
 
 KINDS = (".png", ".npz", ".jpg", ".jpeg", ".webp")
+SAMPLER = f"How a step is made: {', '.join(SAMPLERS)}, or package.module:name."
 LABELS = "Which classes: one, or several that are repeated over the seeds, by number or name."
 
 
@@ -39,11 +41,7 @@ class Sample:
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     sampler: Annotated[
         str | None,
-        hinted(
-            "How a step is made: average, or euler or heun along the instantaneous velocity.",
-            "average, of a run of flow_matching euler",
-            "NAME",
-        ),
+        hinted(SAMPLER, "as the run's recipe needs it", "NAME"),
     ] = None
     average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
     checkpoint: Annotated[str, tyro.conf.arg(metavar="CHECKPOINT", help=f"Which checkpoint: {CHECKPOINT}.")] = "last"
@@ -73,6 +71,8 @@ class Sample:
             raise UserError(f"--guidance: a finite number, got {self.guidance}")
         flags.device(self.device)
         flags.factory(self.network)
+        if self.sampler is not None:
+            check_sampler(self.sampler)
         takes_json(self.json)
         run, saved = located(self.folder.expanduser(), self.checkpoint)
         chosen(saved, self.average)
