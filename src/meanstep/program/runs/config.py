@@ -116,8 +116,7 @@ class RunConfig:
     """Seed of every draw: weights, order, noise and times."""
     device: Device = "auto"
     precision: Literal["float32", "bf16", "float64"] = "float32"
-    """bf16: autocast; weights, loss and derivative's sums stay float32. float64: data, weights, averages, loss and optimiser, for a run that
-    is compared with another program's."""
+    """bf16: autocast; weights, loss and derivative's sums stay float32. float64: everything, to compare with another program."""
     compile: bool = False
     """torch.compile the step; the random numbers are then those of the compiled program."""
     parallel: Literal["ddp", "fsdp"] = "ddp"

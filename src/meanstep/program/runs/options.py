@@ -113,15 +113,11 @@ def parsed(cls: type[T], name: str, args: Sequence[str], default: T) -> T:
     if named != base.name:  # the options of another network are not its own
         base = NetworkConfig(named, start=base.start)
     full, given = resolved(base), _given(args)
-    table = NETWORKS[base.name].options if base.name in NETWORKS else ()
-    typed = {option.name for option in table}
+    typed = {option.name for option in _table(base.name)}
     for option in given:
         if option not in typed | COMMON:
             raise UserError(_strange(f"--network.{_flag(option)}", base.name, option, takes(base.name)))
-    shown = {f"option_{name}": value for name, value in full.options.items() if name in typed}
-    start = _flags(table)(name=base.name, options={} if typed else full.options, start=base.start, **shown)
-    change = [("network", type(start), field(default=start))]
-    kind = dataclasses.make_dataclass(cls.__name__, change, bases=(cls,), namespace={"__doc__": cls.__doc__}, frozen=True)
+    kind, start = _kind(cls, full)
     parts = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}  # type: ignore[arg-type]
     made: Any = parsing.parsed(kind, name, args, kind(**parts | {"network": start}))
     asked = made.network
@@ -131,6 +127,28 @@ def parsed(cls: type[T], name: str, args: Sequence[str], default: T) -> T:
     options = over(asked.name, full.options if typed else base.options, words | asked.options)
     network = resolved(NetworkConfig(asked.name, options, asked.start))
     return cls(**{f.name: getattr(made, f.name) for f in dataclasses.fields(cls)} | {"network": network})  # type: ignore[arg-type]
+
+
+def offered(cls: type[T]) -> tuple[type[T], T | None]:
+    """A command's class as its flags are shown without a word, and its defaults: with those of the network that it starts from."""
+    there = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if "network" not in there or there["network"].default_factory is dataclasses.MISSING:
+        return cls, None
+    kind, start = _kind(cls, resolved(NetworkConfig()))
+    return kind, kind(network=start)
+
+
+def _kind(cls: type[T], full: NetworkConfig) -> tuple[Any, NetworkConfig]:
+    """A command's class with the typed flags of a network, and that network as they hold it."""
+    table = _table(full.name)
+    shown = {f"option_{option.name}": full.options[option.name] for option in table if option.name in full.options}
+    start: NetworkConfig = _flags(table)(name=full.name, options={} if table else full.options, start=full.start, **shown)
+    change = [("network", type(start), field(default=start))]
+    return dataclasses.make_dataclass(cls.__name__, change, bases=(cls,), namespace={"__doc__": cls.__doc__}, frozen=True), start
+
+
+def _table(name: str) -> tuple[Option, ...]:
+    return NETWORKS[name].options if name in NETWORKS else ()
 
 
 def _given(args: Sequence[str]) -> list[str]:

@@ -68,6 +68,8 @@ class Sample:
             raise UserError(f"--guidance: a finite number, got {self.guidance}")
         flags.device(self.device)
         flags.factory(self.network)
+        if self.sampler is not None:
+            check_sampler(self.sampler)
         takes_json(self.json)
         run, saved = located(self.folder.expanduser(), self.checkpoint)
         chosen(saved, self.average)
