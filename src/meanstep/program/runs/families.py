@@ -45,13 +45,13 @@ class Dit(Family):
     model: str = ""
     """A published size and patch such as B/4 or XL/2, instead of the next four."""
     patch: int = 2
-    """Pixels to a token's side; it divides the images' side."""
+    """Pixels of a side that become one token; it divides the images' side."""
     width: int = 96
-    """Of a token."""
+    """Entries of a token."""
     depth: int = 6
     """Blocks."""
     heads: int = 4
-    """Of the attention; they divide the width."""
+    """Heads of attention in a block; they divide the width."""
     ratio: float = 4.0
     """Hidden units of a block's second half, over the width."""
     qk_norm: bool = False

@@ -157,10 +157,16 @@ def _given(args: Sequence[str]) -> list[str]:
     return [word.removeprefix("no_") for word in dict.fromkeys(words)]
 
 
+def _shown(option: Option) -> Any:
+    """How help shows an option: one that may be left unset says so in a word."""
+    about, words = option.about.replace("\n", " "), {"int": "INT", "float": "FLOAT", "str": "STR"}
+    if option.value not in (None, ""):
+        return tyro.conf.arg(name=option.name, help=about)
+    hint = lambda shown: f"(default: {shown if shown not in ('None', '', repr('')) else 'none'})"  # noqa: E731
+    return tyro.conf.arg(name=option.name, help=about, metavar=words[option.kind.partition(" ")[0]], help_behavior_hint=hint)
+
+
 def _flags(options: Sequence[Option]) -> type[Any]:
     """Entries of `NetworkConfig` and the options of a network, as tyro reads them."""
-    made = [
-        (f"option_{o.name}", Annotated[o.type, tyro.conf.arg(name=o.name, help=o.about.replace("\n", " "))], field(default=o.value))
-        for o in options
-    ]
+    made = [(f"option_{o.name}", Annotated[o.type, _shown(o)], field(default=o.value)) for o in options]
     return dataclasses.make_dataclass("Network", made, bases=(NetworkConfig,), frozen=True, namespace={"__doc__": NetworkConfig.__doc__})
