@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -117,6 +118,7 @@ def test_every_option_of_the_dit_can_be_given():
         ("float | None", float | None),
         ("tuple[float, float]", tuple[float, float]),
         ("tuple[int, ...]", tuple[int, ...]),
+        ("Literal['a', 'b'] | None", Literal["a", "b"] | None),
     ],
 )
 def test_an_annotation_is_read_without_the_module(kind: str, expected: object):

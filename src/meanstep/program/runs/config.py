@@ -187,7 +187,7 @@ def laid(base: NetworkConfig, entries: dict[str, Any]) -> dict[str, Any]:
 
 def over(name: str, base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Options of a network on top of others; those that a given one says already are left out of the others."""
-    said = NETWORKS[name].facts["instead"] if name in NETWORKS and "instead" in NETWORKS[name].facts else {}
+    said = NETWORKS[name].facts.get("instead", {}) if name in NETWORKS else {}
     gone = {other for option, others in said.items() if given.get(option) for other in others}
     return {key: value for key, value in base.items() if key not in gone} | given
 
