@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -227,3 +228,41 @@ def test_a_mistake_in_a_folder_of_something_else_leaves_it(tmp_path: Path, capsy
             cli.main([*line.split(), "--out", str(tmp_path)])
         assert stop.value.code == 2 and "is not empty and holds no" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+# What the documentation says ---------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "studies").rglob("*.md")),
+    *sorted((ROOT / "studies").rglob("*.sh")),
+]
+BLOCK = re.compile(r"^```(?:sh|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def commands_of(page: Path) -> list[str]:
+    """The lines of a page's shell blocks, or of a script, that call meanstep; continued lines are one."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [text] if page.suffix == ".sh" else BLOCK.findall(text)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if re.match(r"(\.venv/bin/)?meanstep\s", line)]
+
+
+DOCUMENTED = [(page.relative_to(ROOT).as_posix(), line) for page in PAGES for line in commands_of(page)]
+
+
+def test_the_pages_hold_commands():
+    assert len(DOCUMENTED) > 40 and len({page for page, _ in DOCUMENTED}) > 8
+
+
+@pytest.mark.parametrize(("page", "line"), DOCUMENTED, ids=[f"{page}: {line[:70]}" for page, line in DOCUMENTED])
+def test_a_command_of_the_documentation_is_understood(page: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its options are there and have such values; whether its files are is another matter."""
+    words = [word for word in shlex.split(line, comments=True)[1:] if word not in ("...", "--quiet")]
+    if "<" in line or "$" in line or "|" in line or words[:1] in (["help"], ["--help"]):
+        return
+    monkeypatch.chdir(tmp_path)
+    name = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS)
+    cli.chosen(name, words[len(name.split()) :])
