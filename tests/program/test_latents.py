@@ -236,7 +236,8 @@ def stopped(out: Path, kind: int) -> int:
 def test_a_study_that_was_stopped_goes_on_with_the_same_numbers(kind: int, code: int, study: Path, tmp_path: Path):
     assert stopped(tmp_path / "again", kind) == code
     if kind != signal.SIGKILL:
-        assert all(any(p.glob("checkpoints/*/state.json")) for p in (tmp_path / "again" / "runs").iterdir())  # saved, not dropped
+        begun = [name for name, moments in measured(tmp_path / "again").items() if moments]  # another may not have made a step yet
+        assert begun and all(any((tmp_path / "again" / "runs" / name).glob("checkpoints/*/state.json")) for name in begun)  # saved
     for _ in range(40):  # workers that lost their parent save and end
         if call(*WORDS, "--workers", "2", "--out", str(tmp_path / "again")) == 0 and measured(tmp_path / "again") == measured(study):
             return
