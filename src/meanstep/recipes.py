@@ -18,6 +18,7 @@ from meanstep.types import Bridge, Coefficient, Field, Objective, Rate, Times, V
 from meanstep.velocities import (
     Guided,
     LabelDropout,
+    LabelOnly,
     Posterior,
     as_is,
     auxiliary,
@@ -27,7 +28,6 @@ from meanstep.velocities import (
     floored,
     head,
     in_window,
-    label_only,
     mix,
     of,
     random_scale,
@@ -196,7 +196,7 @@ def improved_meanflow(
     """
     _expect_dropout(guidance)
     prepare: Given = as_is if guidance is None else flexible_scale(top_scale, scale_power)
-    given: Given = shown(velocity) if guidance is None else label_only(guidance)
+    given: Given = shown(velocity) if guidance is None else LabelOnly(guidance)
     inside = tangent if guidance is None else in_window(tangent)
     target = velocity if guidance is None else flexibly_guided(velocity, guidance, by=tangent)
     still = Term(Matching(target, given), at_times.diagonal(times), weight)
