@@ -62,7 +62,7 @@ def _with_diagonal(objective: Objective, times: Times, weight: Weight, share: fl
 
 def _source(proxy: Velocity | nn.Module | None, recipe: str, what: str) -> Velocity:
     if not callable(proxy):
-        remedy = "pass the module (an EMA copy such as torch.optim.swa_utils.AveragedModel) or a velocity"
+        remedy = "pass the module (an EMA copy such as ms.Average(net)) or a velocity"
         raise ValueError(f"{recipe} needs {what}: {remedy}, got {proxy!r}")
     if isinstance(proxy, nn.Module):
         return of(proxy)

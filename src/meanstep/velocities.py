@@ -64,7 +64,7 @@ def of(other: Field) -> Velocity:
         try:
             return called(other, b.z, b.t, b.t, b.y)
         except TypeError as error:
-            remedy = "copy the adapted field, e.g. AveragedModel(ms.as_field(net, ...)), or adapt the copy"
+            remedy = "copy the adapted field, e.g. ms.Average(ms.as_field(net, ...)), or adapt the copy"
             raise TypeError(f"the proxy {type(other).__name__} is called as (z, r, t, y) and failed: {error}; {remedy}") from error
 
     return boundary

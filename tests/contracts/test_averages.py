@@ -134,15 +134,15 @@ def test_torchs_average_of_weights_that_it_would_round_is_refused(kind: torch.dt
     for _ in range(1000):
         torchs.update_parameters(net)
     assert torch.equal(torchs.module.weight, start)
-    with pytest.raises(ValueError, match="AveragedModel averages in .* and stands still: give an ms.Average"):
+    with pytest.raises(ValueError, match=r"AveragedModel averages in .* and stands still: give an ms.Average"):
         recipes.coefficient(1.0, torchs)
     assert callable(velocities.of(Average(net)))
 
 
 STATES = {
     "running": lambda: coefficients.Running(2),
-    "climber": lambda: coefficients.Climber(),
-    "cauchy": lambda: weights.Cauchy(),
+    "climber": coefficients.Climber,
+    "cauchy": weights.Cauchy,
     "average": lambda: Average(Net(torch.float32)),
 }
 

@@ -262,7 +262,7 @@ def test_the_average_over_conditions_can_be_meant(velocity: str, y: str):
     assert torch.equal(found, LEFT_OUT[velocity]()(lambda *a: a[0], bridge(None)))
 
 
-@pytest.mark.parametrize("make", [recipes.posterior_meanflow, lambda p: recipes.coefficient(0.5, p), lambda p: recipes.split_meanflow(p)])
+@pytest.mark.parametrize("make", [recipes.posterior_meanflow, lambda p: recipes.coefficient(0.5, p), recipes.split_meanflow])
 def test_a_conditional_draw_refuses_a_posterior_without_labels(make: Any):
     net = ms.MLP(2, 8, 1, classes=3)
     with pytest.raises(ValueError, match="give it labels=, one for each reference"):

@@ -153,7 +153,7 @@ def test_every_kind_of_integer_is_a_seed(seed: Any):
 
 
 def test_noise_is_real():
-    with pytest.raises(TypeError, match="got dtype=torch.complex64"):
+    with pytest.raises(TypeError, match=r"got dtype=torch\.complex64"):
         ms.noise([0], (2,), dtype=torch.complex64)
 
 
@@ -167,7 +167,7 @@ def test_a_longest_distance_that_keeps_nothing_is_refused(longest: float):
     "given", [{"omega": float("nan")}, {"kappa": float("inf")}, {"window": (float("nan"), 1.0)}, {"window": (0.8, 0.2)}], ids=str
 )
 def test_guidance_that_would_never_act_is_refused(given: Any):
-    with pytest.raises(ValueError, match="guidance needs finite numbers|window of guided times is"):
+    with pytest.raises(ValueError, match=r"guidance needs finite numbers|window of guided times is"):
         velocities.Guided(velocities.conditional, velocities.LabelDropout(3), **given)
 
 
