@@ -40,9 +40,9 @@ def claims(results: Results) -> list[Claim]:
 
 def far(results: Results) -> str:
     """How far one-step samples at beta 0 are from the data, where nothing follows from them; else empty."""
-    score = [results.score(name, BASE).values() for name in results.sets]
-    read = [[results.floor(name) for name in results.sets], [results.noise(name) for name in results.sets]]
-    found = way(*([float(np.mean([*x])) if x else None for x in each] for each in (score, *read)))
+    scores = [[*results.score(name, BASE).values()] for name in results.sets]
+    floors, starts = ([read(name) for name in results.sets] for read in (results.floor, results.noise))
+    found = way(*([float(np.mean(x)) if x else None for x in values] for values in (scores, floors, starts)))
     if not found.far:
         return ""
     times = f"SW1 at β = 0 is {found.times:.0f} times its floor, more than {FAR:g} times"
