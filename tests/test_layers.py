@@ -11,12 +11,26 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "meanstep"
 
 ROOT = "__init__"  # the public names: only the program and the command line may go through them
-BASE = {"types", "shapes", "paths", "catalogue"}
+BASE = {"types", "shapes", "paths", "catalogue", "calls", "conditions", "precise"}
 PARTS = {"times", "velocities", "coefficients", "rates", "weights"}
 MATHS = (
     BASE
     | PARTS
-    | {"tangents", "joint_pass", "keys", "objectives", "terms", "recipes", "loss", "samplers", "fields", "attention", "probes", "metrics"}
+    | {
+        "averages",
+        "tangents",
+        "joint_pass",
+        "keys",
+        "objectives",
+        "terms",
+        "recipes",
+        "loss",
+        "samplers",
+        "fields",
+        "attention",
+        "probes",
+        "metrics",
+    }
 )
 
 # a module or a package of meanstep -> what it may import of meanstep; a package may always import itself
@@ -25,6 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shapes": set(),
     "paths": {"catalogue", "shapes"},
     "types": {"paths"},
+    "calls": {"types"},
+    "conditions": set(),
+    "precise": set(),
+    "averages": BASE,
     "keys": set(),
     "times": BASE,
     "coefficients": BASE | {"tangents"},

@@ -5,7 +5,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meanstep import coefficients, fields, metrics, objectives, paths, rates, recipes, samplers, times, velocities, weights
+    from meanstep import averages, coefficients, fields, metrics, objectives, paths, rates, recipes, samplers, times, velocities, weights
+    from meanstep.averages import Average
     from meanstep.fields import MLP, Gaussian, Mixture, as_field
     from meanstep.keys import key
     from meanstep.loss import Loss, Output
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "MLP",
+    "Average",
     "Bridge",
     "Field",
     "Gaussian",
@@ -28,6 +30,7 @@ __all__ = [
     "Regression",
     "Term",
     "as_field",
+    "averages",
     "coefficients",
     "doctor",
     "fields",
@@ -48,6 +51,7 @@ __all__ = [
 ]
 _HOME = {
     **dict.fromkeys(("MLP", "Gaussian", "Mixture", "as_field"), "fields"),
+    "Average": "averages",
     **dict.fromkeys(("Loss", "Output"), "loss"),
     **dict.fromkeys(("Recipe", "Term"), "terms"),
     **dict.fromkeys(("jump", "noise", "walk"), "samplers"),

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from meanstep.precise import Precise
 from meanstep.shapes import inner, over, tree_map
 from meanstep.tangents import automatic
 from meanstep.types import Bridge, Coefficient, Field, Velocity
@@ -162,7 +163,7 @@ def matrix_optimum(jn: Tensor, n: Tensor, jb: Tensor | None = None) -> Tensor:
 # Learned while training goes on ------------------------------------------------------------------------------------------------------
 
 
-class Running(nn.Module):
+class Running(Precise):
     """A coefficient per bin of `(r, t)` from running moments of the noise, eq. (20), (53); a function of the bridge like any other.
 
     Call `observe` every few steps. `bins`: along each axis; `prior`: where it starts, a number or a table `[bins, bins]` (rows by `t`,
@@ -250,7 +251,7 @@ def swung(field: Field, b: Bridge, w: Tensor) -> Tensor:
     return over(b.gap, du) * du
 
 
-class Climber(nn.Module):
+class Climber(Precise):
     """One coefficient that climbs by a validation metric, the lower the better: `report` it at checkpoints, in order.
 
     The rule: the first report moves the coefficient by `step`, up if it starts below 1/2. Later, if the metric fell by more than the share

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from meanstep.calls import guarded, real, wrong_shape
 from meanstep.shapes import tree_map
 from meanstep.tangents import automatic, trusted
 from meanstep.types import Answer, Field, Query
@@ -83,14 +84,13 @@ def _joined(field: Field, queries: list[Query], both: bool) -> list[tuple[Tensor
         return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
     z, r, t, y = tree_map(join, *[(q.z, q.r, q.t, q.y) for q in queries])
-    version = _version(z)
     moving = [q.along for q in queries if q.along is not None]
     if moving:
         along: Any = tuple(None if ds[0] is None else join(*ds) for ds in zip(*moving, strict=True))
         out, slope = (queries[0].way or automatic)(read, z, r, t, y, along)
     else:
-        out, slope = read(z, r, t, y), None
-    _check(out, z, t, both, version)
+        out, slope = guarded(read, z, r, t, y), None
+    _check(out, z, t, both)
     sizes = [q.t.shape[axis] for q in queries]
     slopes = [*(() if slope is None else _cut(slope, sizes[: len(moving)], axis)), *[None] * len(queries)][: len(queries)]
     if not both:
@@ -106,19 +106,8 @@ def _cut(x: Tensor, sizes: list[int], axis: int) -> list[Tensor]:
     return [x.narrow(axis, sum(sizes[:k]), n).clone() for k, n in enumerate(sizes)]
 
 
-def _check(out: Any, z: Tensor, t: Tensor, both: bool, version: int) -> None:
+def _check(out: Any, z: Tensor, t: Tensor, both: bool) -> None:
     found = tuple(out.shape) if not both else (*out.shape[: t.ndim], *out.shape[t.ndim + 1 :])
     if found != tuple(z.shape):
         raise ValueError(wrong_shape(found, z))
-    if _version(z) != version:
-        raise ValueError("the network changes its input z in place, so its passes see different inputs: work on a copy")
-
-
-def wrong_shape(found: Sequence[int], z: Tensor) -> str:
-    """The complaint about a field's result."""
-    return f"the field returned shape {tuple(found)} for samples of shape {tuple(z.shape)}: it must return one velocity per entry of z"
-
-
-def _version(z: Tensor) -> int:
-    """How often a tensor was changed in place; 0 where that is not known."""
-    return 0 if torch.compiler.is_compiling() or z.is_inference() else z._version
+    real(out, "the field")

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from meanstep.joint_pass import together, wrong_shape
+from meanstep.calls import no_tensor, real, wrong_shape
+from meanstep.joint_pass import together
 from meanstep.objectives import Matching
 from meanstep.paths import Path, linear
 from meanstep.shapes import over, per_sample, tree_map
@@ -40,8 +41,9 @@ class Rows(NamedTuple):
 class Loss(nn.Module):
     """`Loss(recipe)(net, x)`: the loss of any recipe on any field and any event shape.
 
-    Holds no parameters (but a learned weight's, see `weights.Cauchy`). With `check` (default) it verifies times and raises
-    `FloatingPointError` on a non-finite loss, naming the rows; that reads one number back from the device each step.
+    Holds no parameters but those of learned weights (`weights.Cauchy`) and of learned nulls (`velocities.LabelDropout`). With `check`
+    (default) it verifies times and raises `FloatingPointError` on a non-finite loss, naming the rows; that reads one number back from
+    the device each step.
     Without `measure` the metrics stay empty, which saves some small kernels.
     """
 
@@ -56,7 +58,10 @@ class Loss(nn.Module):
         if recipe[0].times is None:
             raise ValueError("the first term of a recipe must draw times: times=None keeps those of the terms before")
         self.recipe, self.path, self.batch_dims, self.check, self.measure = tuple(recipe), path, batch_dims, check, measure
-        self.learned = nn.ModuleList(term.weight for term in self.recipe if isinstance(term.weight, nn.Module))
+        weights = [term.weight for term in self.recipe if isinstance(term.weight, nn.Module)]
+        given = [part for term in self.recipe for part in (getattr(term.objective, "given", None), term.prepare)]
+        nulls = dict.fromkeys(null for part in given for null in getattr(part, "learned", ()))
+        self.learned = nn.ModuleList([*weights, *nulls])
 
     def forward(
         self,
@@ -204,7 +209,7 @@ def _asked(objective: Objective, field: Field, b: Bridge) -> tuple[Query, Callab
 
 
 def _rows(term: Term, b: Bridge, regression: Regression) -> Rows:
-    shape, goal = regression.prediction.shape, regression.target.shape
+    shape, goal = real(regression.prediction, "the objective").shape, real(regression.target, "the target velocity").shape
     if shape != b.z.shape:
         raise ValueError(wrong_shape(shape, b.z))
     if goal != b.z.shape:
@@ -341,9 +346,7 @@ def _mistake(field: Field, b: Bridge) -> Exception | None:
     except Exception:  # the network fails by itself: its own error is the best one
         return None
     if not isinstance(u, Tensor):
-        return TypeError(
-            f"the field returned a {type(u).__name__}, not a tensor: pick the velocity, e.g. ms.as_field(net, output=lambda out: out[0])"
-        )
+        return TypeError(no_tensor(u))
     return ValueError(wrong_shape(u.shape, b.z)) if u.shape != b.z.shape else None
 
 

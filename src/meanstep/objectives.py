@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from meanstep.calls import called, real
 from meanstep.coefficients import at, checked
 from meanstep.joint_pass import answered
 from meanstep.rates import Exact, plain
@@ -31,7 +32,7 @@ class Eulerian:
 
     def query(self, field: Field, b: Bridge) -> tuple[Query, Finish]:
         """What is asked of the field, and what `__call__` makes of the answer."""
-        w = self.tangent(field, b).detach().to(b.z)
+        w = real(self.tangent(field, b), "the tangent velocity").detach().to(b.z)
         if w.shape != b.z.shape:
             raise ValueError(f"the tangent velocity has shape {tuple(w.shape)} for samples of shape {tuple(b.z.shape)}")
         v = w if self.target is self.tangent else self.target(field, b)
@@ -73,7 +74,7 @@ class Matching:
         shown = self.given(b)
         asked, v = Query(shown.z, shown.r, shown.t, shown.y, head=self.read is auxiliary), self.target(field, b).detach()
         if self.read not in (average, auxiliary):
-            asked = asked._replace(value=self.read(field)(shown.z, shown.r, shown.t, shown.y))
+            asked = asked._replace(value=called(self.read(field), shown.z, shown.r, shown.t, shown.y))
         return asked, lambda found: Regression(found[0], v, found[0].detach())
 
 
@@ -136,10 +137,10 @@ class Semigroup:
         split, jump = at(self.split, b), field if self.by is None else self.by
         step = split * b.gap
         with rehearsal(b.z, jump) as one:
-            first = jump(b.z, b.t - step, b.t, b.y)
+            first = called(jump, b.z, b.t - step, b.t, b.y)
             middle = self._clamped(b.z - over(step, b.z) * first)
         with rehearsal(b.z, jump) as two:
-            second = jump(middle, b.r, b.t - step, b.y)
+            second = called(jump, middle, b.r, b.t - step, b.y)
         mean = self._clamped(torch.lerp(second.to(b.z), first.to(b.z), over(split, b.z)))
         return plain(field, b, one.drew or two.drew), lambda found: Regression(found[0], mean, found[0].detach())
 

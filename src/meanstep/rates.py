@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from meanstep.calls import called
 from meanstep.coefficients import at, checked
 from meanstep.joint_pass import answered
 from meanstep.shapes import over
@@ -17,7 +18,7 @@ Change = tuple[Tensor, Tensor]
 
 def plain(field: Field, b: Bridge, drew: bool) -> Query:
     """The field at the bridge; asked at once if what came before `drew` random numbers that it must draw again."""
-    return Query(b.z, b.r, b.t, b.y, value=field(b.z, b.r, b.t, b.y) if drew else None)
+    return Query(b.z, b.r, b.t, b.y, value=called(field, b.z, b.r, b.t, b.y) if drew else None)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Backward:
             raise ValueError(f"a tensor of ratios must be positive, got {ratio.min().item():g}: only the number 0 is the exact derivative")
         step, share = ratio * b.gap, over(ratio, b.z)
         with rehearsal(b.z, field) as rehearsed:
-            earlier = field(b.z - over(step, b.z) * w, b.r, b.t - step, b.y)
+            earlier = called(field, b.z - over(step, b.z) * w, b.r, b.t - step, b.y)
         goal = share * w + (1 - share) * earlier
         if self.clamp is not None:  # on moving rows: where r = t the goal only stands for the velocity
             goal = torch.where(over(b.gap > 0, b.z), goal.clamp(-self.clamp, self.clamp), goal)
@@ -112,7 +113,7 @@ class Central:
         ends, drew = [], False
         for h in (self.step, -self.step):
             with rehearsal(b.z, field) as rehearsed, torch.autocast(b.z.device.type, enabled=False):
-                ends.append(field(b.z + h * w, b.r, b.t + h, b.y))
+                ends.append(called(field, b.z + h * w, b.r, b.t + h, b.y))
             drew = drew or rehearsed.drew
         du = (ends[0] - ends[1]) / (2 * self.step)
         return plain(field, b, drew), lambda found: (found[0], over(b.gap, found[0]) * du)

@@ -18,6 +18,7 @@ from meanstep.types import Bridge, Coefficient, Field, Objective, Rate, Times, V
 from meanstep.velocities import (
     Guided,
     LabelDropout,
+    LabelOnly,
     Posterior,
     as_is,
     auxiliary,
@@ -27,7 +28,6 @@ from meanstep.velocities import (
     floored,
     head,
     in_window,
-    label_only,
     mix,
     of,
     random_scale,
@@ -62,7 +62,7 @@ def _with_diagonal(objective: Objective, times: Times, weight: Weight, share: fl
 
 def _source(proxy: Velocity | nn.Module | None, recipe: str, what: str) -> Velocity:
     if not callable(proxy):
-        remedy = "pass the module (an EMA copy such as torch.optim.swa_utils.AveragedModel) or a velocity"
+        remedy = "pass the module (an EMA copy such as ms.Average(net)) or a velocity"
         raise ValueError(f"{recipe} needs {what}: {remedy}, got {proxy!r}")
     if isinstance(proxy, nn.Module):
         return of(proxy)
@@ -196,7 +196,7 @@ def improved_meanflow(
     """
     _expect_dropout(guidance)
     prepare: Given = as_is if guidance is None else flexible_scale(top_scale, scale_power)
-    given: Given = shown(velocity) if guidance is None else label_only(guidance)
+    given: Given = shown(velocity) if guidance is None else LabelOnly(guidance)
     inside = tangent if guidance is None else in_window(tangent)
     target = velocity if guidance is None else flexibly_guided(velocity, guidance, by=tangent)
     still = Term(Matching(target, given), at_times.diagonal(times), weight)

@@ -1,5 +1,6 @@
 """From noise to data: functions of a field, noise and a time grid. A sample is a seed: batch size does not matter. Knows no training."""
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from meanstep.calls import called
 from meanstep.catalogue import marked
 from meanstep.keys import key
 from meanstep.paths import Path, linear
@@ -26,11 +28,25 @@ def sampler(*, reads: str) -> Callable[[F], F]:
 def noise(
     seeds: Sequence[int], shape: Sequence[int], stream: int = 0, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Standard normal noise `[len(seeds), *shape]`, each row from its own seed; `stream` numbers the draws of one seed (re-noising)."""
+    """Standard normal noise `[len(seeds), *shape]`, each row from its own seed; `stream` numbers the draws of one seed (re-noising).
+
+    `TypeError` for a seed that is no integer (`0.5` is not seed 0), or numbers that are not real.
+    """
     if isinstance(seeds, int):
         raise TypeError(f"seeds is a sequence, one for each sample: noise(range({seeds}), shape)")
-    rows = [torch.randn(*shape, generator=key(int(seed), "sample", stream), dtype=dtype) for seed in seeds]
+    if not dtype.is_floating_point:
+        raise TypeError(f"noise is made of real floating-point numbers, got dtype={dtype}")
+    rows = [torch.randn(*shape, generator=key(_seed(seed), "sample", stream), dtype=dtype) for seed in seeds]
     return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, dtype=dtype, device=device)
+
+
+def _seed(seed: object) -> int:
+    try:
+        if isinstance(seed, bool):
+            raise TypeError
+        return operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"a seed is an integer, got {seed!r}: noise(range(n), shape) has the seeds 0 to n - 1") from None
 
 
 def grid(steps: int) -> list[float]:
@@ -51,8 +67,10 @@ def _pairs(times: Iterable[float]) -> list[tuple[float, float]]:
 
 
 def _u(field: Field, z: Tensor, r: float, t: float, y: Any, batch_dims: int) -> Tensor:
+    if not z.is_floating_point():
+        raise TypeError(f"a sampler starts from noise in floating-point numbers, got {z.dtype}: ms.noise(seeds, shape), or z.float()")
     full = torch.ones(z.shape[:batch_dims], dtype=z.dtype, device=z.device)
-    return field(z, r * full, t * full, y)
+    return called(field, z, r * full, t * full, y)
 
 
 @sampler(reads="average")
@@ -89,8 +107,14 @@ def renoise(
     """
     for k, (t, r) in enumerate(_pairs(times), start=1):
         x = z - t * _u(field, z, 0.0, t, y, batch_dims)
-        z = path(x, fresh(k), torch.full(z.shape[:batch_dims], r, dtype=z.dtype, device=z.device))[0] if r > 0 else x
+        z = path(x, _like(fresh(k), z), torch.full(z.shape[:batch_dims], r, dtype=z.dtype, device=z.device))[0] if r > 0 else x
     return z
+
+
+def _like(e: Tensor, z: Tensor) -> Tensor:
+    if e.shape != z.shape or not e.is_floating_point():
+        raise ValueError(f"fresh noise must be real and like the samples, {tuple(z.shape)} {z.dtype}, got {tuple(e.shape)} {e.dtype}")
+    return e
 
 
 @sampler(reads="instantaneous")
@@ -121,6 +145,8 @@ def couplings(
     Pairs with mean squared distance of `longest` or more are dropped (0.87 in the source's latents). `x` and `e` hold kept pairs only.
     Feed them with `loss(net, x, noise=e)`. Source: arXiv 2511.23342.
     """
+    if longest is not None and not longest > 0:
+        raise ValueError(f"the longest mean squared distance of a pair is a positive number, got {longest:g}")
     x = heun(field, e, grid(32) if times is None else times, y)
     distance = (e - x).flatten(1).square().mean(1)
     kept = torch.ones_like(distance, dtype=torch.bool) if longest is None else distance < longest

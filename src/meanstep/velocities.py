@@ -4,16 +4,20 @@ Guidance is not a method, it is a velocity. Knows nothing of derivatives and los
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
+from meanstep.calls import called
 from meanstep.coefficients import at, checked
+from meanstep.conditions import hidden, learned, prepared
 from meanstep.paths import linear
-from meanstep.shapes import over, tree_map, where
+from meanstep.precise import low
+from meanstep.shapes import over, where
 from meanstep.types import Bridge, Coefficient, Field, Velocity
 
 
@@ -25,13 +29,13 @@ def conditional(field: Field, b: Bridge) -> Tensor:
 @torch.no_grad()
 def own(field: Field, b: Bridge) -> Tensor:
     """The field's boundary `u(z, t, t)`: no noise, the network's bias. iMF without a head, arXiv 2512.02012."""
-    return field(b.z, b.t, b.t, b.y)
+    return called(field, b.z, b.t, b.t, b.y)
 
 
 @torch.no_grad()
 def head(field: Field, b: Bridge) -> Tensor:
     """The field's auxiliary velocity head at the boundary, `field.head(z, t, t, y)`; iMF, arXiv 2512.02012."""
-    return auxiliary(field)(b.z, b.t, b.t, b.y)
+    return called(auxiliary(field), b.z, b.t, b.t, b.y)
 
 
 def auxiliary(field: Field) -> Field:
@@ -46,24 +50,42 @@ def auxiliary(field: Field) -> Field:
 
 
 def of(other: Field) -> Velocity:
-    """The boundary of another field, `other(z, t, t, y)`: an EMA copy or a frozen teacher. `TypeError` if it is not callable."""
+    """The boundary of another field, `other(z, t, t, y)`: an EMA copy or a frozen teacher. `TypeError` if it is not callable.
+
+    `ValueError` for an `AveragedModel` of weights in less than float32, which stands still.
+    """
     if not callable(other):
         raise TypeError(f"a proxy velocity comes from a field (z, r, t, y) -> u such as an EMA copy of the network, got {other!r}")
+    if isinstance(other, AveragedModel) and (rounded := next(filter(low, other.parameters()), None)) is not None:
+        raise ValueError(f"torch's AveragedModel averages in {rounded.dtype} and stands still: give an ms.Average(net), which is float32")
 
     @torch.no_grad()
     def boundary(field: Field, b: Bridge) -> Tensor:
         try:
-            return other(b.z, b.t, b.t, b.y)
+            return called(other, b.z, b.t, b.t, b.y)
         except TypeError as error:
-            remedy = "copy the adapted field, e.g. AveragedModel(ms.as_field(net, ...)), or adapt the copy"
+            remedy = "copy the adapted field, e.g. ms.Average(ms.as_field(net, ...)), or adapt the copy"
             raise TypeError(f"the proxy {type(other).__name__} is called as (z, r, t, y) and failed: {error}; {remedy}") from error
 
     return boundary
 
 
-def oracle(velocity: Callable[[Tensor, Tensor], Tensor]) -> Velocity:
-    """A known marginal velocity `(z, t) -> v`, eq. (3)."""
-    return lambda field, b: velocity(b.z, b.t)
+def oracle(velocity: Callable[[Tensor, Tensor], Tensor], marginal: bool = False) -> Velocity:
+    """A known marginal velocity `(z, t) -> v`, eq. (3); `ValueError` for rows with a condition, unless the average over them is meant."""
+
+    def known(field: Field, b: Bridge) -> Tensor:
+        _expect_marginal(b, marginal, "an oracle (z, t) -> v", "use velocities.of(a field (z, r, t, y) -> v)")
+        return velocity(b.z, b.t)
+
+    return known
+
+
+def _expect_marginal(b: Bridge, marginal: bool, what: str, remedy: str) -> None:
+    if b.y is not None and not marginal:
+        raise ValueError(
+            f"{what} averages over all conditions, and these rows have one (y=), which samples would then ignore: "
+            f"{remedy}, or marginal=True if the average over conditions is meant"
+        )
 
 
 def floored(base: Velocity, floor: float = 0.05) -> Velocity:
@@ -96,12 +118,14 @@ def mix(a: Velocity, c: Velocity, beta: Coefficient, name: str = "beta") -> Velo
 class Posterior:
     """The velocity at the posterior mean of a reference batch, eq. (31): weights `p(z_t | x_i)`, self-normalised.
 
-    `reference`: data `[N, *E]`; `labels` `[N]`: only references with the row's label `b.y` count. With `include_own` the row's own data
-    point is one of the references, so the weights cannot vanish and the value tends to the conditional velocity as `t -> 0`. On any path,
-    but for fresh Gaussian noise only. Under a mask only the row's own entries are compared. The bias vanishes as N grows. `dtype`: that of
-    the comparison; float32 is two to three times faster and its weights are off by about `1e-7 |z|^2 / t^2`. `basis` `[entries, K]`:
-    compare in these orthonormal directions only (principal components), which forgets the others and is biased; takes no mask.
-    `ValueError` if shapes do not fit, or if the noise was handed in: its law given the data is not the one that the weights are made of.
+    `reference`: data `[N, *E]`; `labels` `[N]`, integers: only references with the row's label `b.y` count (that of a `Condition`). Rows
+    with a condition need them, or `marginal`: the average over conditions is meant. With `include_own` the row's own data point is one of
+    the references, so the weights cannot vanish and the value tends to the conditional velocity as `t -> 0`. On any path, but for fresh
+    Gaussian noise only. Under a mask only the row's own entries are compared. The bias vanishes as N grows. `dtype`: that of the
+    comparison; float32 is two to three times faster and its weights are off by about `1e-7 |z|^2 / t^2`. `basis` `[entries, K]`: compare
+    in these orthonormal directions only (principal components), which forgets the others and is biased; takes no mask.
+    `ValueError` if shapes do not fit, a condition is no label or a label has no reference, or if the noise was handed in: its law given
+    the data is not the one that the weights are made of.
     """
 
     reference: Tensor
@@ -109,6 +133,14 @@ class Posterior:
     include_own: bool = True
     dtype: torch.dtype = torch.float64
     basis: Tensor | None = None
+    marginal: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.reference.is_floating_point():
+            raise TypeError(f"the reference holds data as the loss gets it, floating-point numbers, got {self.reference.dtype}")
+        if self.labels is not None and not _are_labels(self.labels, self.reference.shape[:1]):
+            what = f"{self.labels.dtype} {tuple(self.labels.shape)}" if isinstance(self.labels, Tensor) else f"{self.labels!r:.40}"
+            raise ValueError(f"labels are integers, one for each of the {len(self.reference)} references, got {what}")
 
     @torch.no_grad()
     def __call__(self, field: Field, b: Bridge) -> Tensor:
@@ -121,8 +153,7 @@ class Posterior:
         x = b.data
         if self.reference.shape[1:] != x.shape[b.t.ndim :]:
             raise ValueError(f"the reference holds rows of shape {tuple(self.reference.shape[1:])}, the batch {tuple(x.shape[b.t.ndim :])}")
-        if self.labels is not None and not isinstance(b.y, Tensor):
-            raise ValueError("a Posterior with labels compares them with the rows' labels: call the loss with y=labels")
+        alike = self._alike(b)
         t = b.t.clamp(min=1e-6).to(self.dtype)[..., None]
         a, s = b.path.scales(t)
         z, mine, keep = (p.reshape(*b.t.shape, -1).to(self.dtype) for p in (b.z, x, self._kept(b)))
@@ -133,10 +164,28 @@ class Posterior:
         left = torch.cat([here * keep * (a / s**2), keep * (-(a**2) / (2 * s * s))], -1)
         logits = left @ torch.cat([there, there.square()], -1).mT
         own = (left * torch.cat([own, own.square()], -1)).sum(-1, keepdim=True)
-        if self.labels is not None:
-            logits = logits.masked_fill(b.y[..., None] != self.labels.to(b.y), float("-inf"))
+        if alike is not None:
+            logits = logits.masked_fill(~alike, float("-inf"))
         mean = self._mean(logits, own, flat, mine)
         return b.v - ((mean - mine) / b.path.span(t)).reshape(b.z.shape).to(b.z)
+
+    def _alike(self, b: Bridge) -> Tensor | None:
+        """Which references have each row's label, `[*B, N]`; None where all count."""
+        if self.labels is None:
+            _expect_marginal(b, self.marginal, "a Posterior without labels", "give it labels=, one for each reference")
+            return None
+        y = b.y.label if isinstance(b.y, Condition) else b.y
+        if not isinstance(y, Tensor):
+            raise ValueError("a Posterior with labels compares them with the rows' labels: call the loss with y=labels")
+        if not _are_labels(y, b.t.shape):
+            raise ValueError(
+                f"a Posterior compares labels, integers of shape {tuple(b.t.shape)}, and this condition is {y.dtype} {tuple(y.shape)}: "
+                "use another velocity, or a Posterior without labels and marginal=True if the average over conditions is meant"
+            )
+        alike = y[..., None].long() == self.labels.to(y.device).long()
+        if not self.include_own and y.device.type == "cpu" and not torch.compiler.is_compiling() and not (there := alike.any(-1)).all():
+            raise ValueError(f"no reference has the label {y[~there][0].item()}: give references of every label, or include_own=True")
+        return alike
 
     def _seen(self, x: Tensor) -> Tensor:
         """What is compared of points `[*B, entries]`."""
@@ -155,6 +204,11 @@ class Posterior:
         return (weights @ flat + mass * mine) / (weights.sum(-1, keepdim=True) + mass)
 
 
+def _are_labels(y: Any, shape: Sequence[int]) -> bool:
+    kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+    return isinstance(y, Tensor) and y.dtype in kinds and tuple(y.shape) == tuple(shape)
+
+
 # Guidance ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -169,13 +223,24 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelDropout:
-    """Hides the condition of a random `share` of the rows: `null` (a number or tensor) takes its place. The same rows all step long."""
+    """Hides the condition of a random `share` of the rows: `null` takes its place. The same rows all step long.
+
+    `null`: a number for integer labels; else a tree like the condition, whose parts are numbers, tensors, None for what is not hidden, or
+    functions of the part, `{"text": 0.0, "mask": None, "speaker": 4}`; one function takes all parts together. An `nn.Parameter` or an
+    `nn.Module` is learned: the loss of a recipe that shows the network its rows holds it among its parameters.
+    """
 
     null: Any
     share: float = 0.1
 
     def __post_init__(self) -> None:
         checked(self.share, "the share of dropped labels")
+        object.__setattr__(self, "null", prepared(self.null))
+
+    @property
+    def learned(self) -> tuple[nn.Module, ...]:
+        """What learns in the null."""
+        return learned(self.null)
 
     def rows(self, b: Bridge) -> Tensor:
         """The rows that lose their condition, `[*B]`."""
@@ -187,16 +252,27 @@ class LabelDropout:
             raise ValueError("guidance and label dropout need a condition: call the loss with y=...")
         if isinstance(y, Condition):
             return Condition(self.hidden(y.label), torch.ones_like(y.omega), torch.zeros_like(y.low), torch.ones_like(y.high))
-        return tree_map(lambda p: torch.as_tensor(self.null, dtype=p.dtype, device=p.device).expand_as(p), y)
+        return hidden(self.null, y)
 
     def __call__(self, b: Bridge) -> Bridge:
         """The bridge with those rows hidden."""
         return b._replace(y=where(self.rows(b), self.hidden(b.y), b.y))
 
 
-def label_only(dropout: LabelDropout) -> Callable[[Bridge], Bridge]:
+@dataclass(frozen=True)
+class LabelOnly:
     """The dropout of a `Condition`'s label alone: the row keeps its scale and its interval; iMF, arXiv 2512.02012."""
-    return lambda b: b._replace(y=b.y._replace(label=where(dropout.rows(b), dropout.hidden(b.y.label), b.y.label)))
+
+    dropout: LabelDropout
+
+    @property
+    def learned(self) -> tuple[nn.Module, ...]:
+        """What learns in the null."""
+        return self.dropout.learned
+
+    def __call__(self, b: Bridge) -> Bridge:
+        """The bridge with those rows' labels hidden."""
+        return b._replace(y=b.y._replace(label=where(self.dropout.rows(b), self.dropout.hidden(b.y.label), b.y.label)))
 
 
 def as_is(b: Bridge) -> Bridge:
@@ -218,6 +294,12 @@ class Guided:
     kappa: float = 0.5
     window: tuple[float, float] = (0.0, 1.0)
     by: Velocity = own
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(x) for x in (self.omega, self.kappa, *self.window)):
+            raise ValueError(f"guidance needs finite numbers, got omega={self.omega}, kappa={self.kappa}, window={self.window}")
+        if self.window[0] > self.window[1]:
+            raise ValueError(f"the window of guided times is (low, high), got {self.window}")
 
     def __call__(self, field: Field, b: Bridge) -> Tensor:
         """The velocity `[*B, *E]`."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.coefficients import at
+from meanstep.precise import Precise
 from meanstep.shapes import event_size
 from meanstep.types import Bridge, Coefficient, Weight
 
@@ -101,7 +102,7 @@ def tangent_gap(b: Bridge) -> Tensor:
     return (b.t.tan() - b.r.tan() + 1).rsqrt()
 
 
-class Cauchy(nn.Module):
+class Cauchy(Precise):
     """`log(q exp(-s) + c) + s` with a learned log-scale `s(r, t)`, zero at the start, eq. (27); decoupled MeanFlow, arXiv 2510.24474.
 
     The only weight with parameters: `Loss` registers it, so hand `loss.parameters()` to the optimiser too.

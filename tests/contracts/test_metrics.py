@@ -262,7 +262,7 @@ def test_an_ema_copy_of_a_network_with_other_arguments():
 
     net = ms.as_field(Theirs(2, 2), ("z", "t"))
     assert loss(recipes.coefficient(1.0, AveragedModel(net)), net).loss.isfinite()
-    with pytest.raises(TypeError, match=r"AveragedModel\(ms.as_field\(net, ...\)\)"):
+    with pytest.raises(TypeError, match=r"ms.Average\(ms.as_field\(net, ...\)\)"):
         loss(recipes.coefficient(1.0, AveragedModel(Theirs(2, 2))), net)
 
 

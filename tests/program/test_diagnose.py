@@ -419,7 +419,7 @@ def test_a_missing_copy_is_named_with_its_remedy():
 
     for ema, said in ((None, True), (Exact(), False)):
         pooled = next(v for v in diagnosis(Expanding(), normal(), ema=ema).fired if v.rule.name == "beta-pooled")
-        assert ("torch.optim.swa_utils.AveragedModel(net" in pooled.change) is said
+        assert ("ema = ms.Average(net, 0.999)" in pooled.change) is said
         assert "proxy=ema) is quieter" in pooled.change and "Decide by samples" in pooled.change
     line = diagnosis(Exact(), normal(), rows=8, name="coefficient").case.method.line
     assert line == "coefficient(beta=1, times=uniform, power=0, diagonal_share=0.5, proxy=own)"

@@ -575,6 +575,22 @@ def test_models_far_from_the_data_decide_nothing(tmp_path: Path):
     assert 'class="agrees"' not in text and 'class="contradicts"' not in text
 
 
+@pytest.mark.parametrize(("noise", "trained"), [(9.0, True), (1.3, False), (0.9, False), (0.4, False)])
+def test_models_no_nearer_than_noise_decide_nothing_whatever_the_floor(noise: float, trained: bool, tmp_path: Path):
+    """Distances of 1 in units of that at beta 0, 4 times the floor, with which the rule of 64 times is content; squares, so roots count."""
+    folder = study(tmp_path / "s", PLAIN)
+    base = results.read(folder)
+    level = statistics.mean(base.distance(base.base, base.end).values()).mean
+    folder = asked(folder, floor={"1": level / 4, "noise": level * noise})
+    found, text, said = decided(folder), undrawn(folder), spoken(folder)
+    assert ({claim.verdict for claim in found.values()} != {"cannot tell"}) is trained
+    assert any("still far from the data" in line for line in said) is not trained
+    if not trained:
+        assert {row.finding for claim in found.values() for row in claim.rows if row.claimed} == {"open"}
+        assert 'class="agrees"' not in text and 'class="contradicts"' not in text
+        assert "way from noise to the data" in text or "no nearer to the data than the noise" in text
+
+
 @pytest.mark.parametrize(
     ("times", "said"), [(0.9, None), (1.1, "still 18 times as far"), (3.9, "still 62 times as far"), (4.1, "far from")]
 )

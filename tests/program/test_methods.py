@@ -151,7 +151,7 @@ def test_what_a_method_needs_depends_on_its_options():
     [
         ("meenflow", {}, "(did you mean meanflow?): choose among flow_matching, meanflow"),
         ("meanflow", {"beta": 1}, "no option 'beta': it takes times, diagonal_share"),
-        ("coefficient", {}, "proxy=ema needs an EMA copy of the network: ema = torch.optim"),
+        ("coefficient", {}, "proxy=ema needs an EMA copy of the network: ema = ms.Average"),
         ("coefficient", {"proxy": "head"}, "proxy is one of ema, own, posterior, got 'head'"),
         ("coefficient", {"proxy": "own", "beta": 2}, "beta"),
         ("coefficient", {"proxy": "posterior"}, "velocities.Posterior"),

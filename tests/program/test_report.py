@@ -5,18 +5,19 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from meanstep.program.console import UserError
-from meanstep.program.pages import look, statistics, strips, verdicts
+from meanstep.program.pages import look, statistics, strips, trained, verdicts
 from meanstep.program.pages.statistics import Change
-from meanstep.program.sweep.report import claims, results
+from meanstep.program.sweep.report import claims, prose, results
 from meanstep.program.sweep.report.page import build, spoken
 from meanstep.program.sweep.settings import mixture_dimension
 
@@ -543,3 +544,67 @@ def test_models_far_from_the_data_decide_nothing(whole: Path, tmp_path: Path):
     assert any("far from the data" in line for line in spoken(far))
     assert len({claim.verdict for claim in claims.claims(results.read(whole))}) > 1
     assert not any("far from the data" in line for line in spoken(whole))
+
+
+def changed(whole: Path, folder: Path, change: Callable[[dict], None]) -> Path:
+    """A copy of a sweep with its records changed."""
+    shutil.copytree(whole, folder)
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    for record in records:
+        change(record)
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return folder
+
+
+@pytest.mark.parametrize(("noise", "trained"), [(0.5, True), (0.11, False), (0.05, False), (0.02, False)])
+def test_models_no_nearer_than_noise_decide_nothing_at_any_scale(noise: float, trained: bool, whole: Path, tmp_path: Path):
+    """Four to five times the floor, which the rule of eight times passes: what counts is how far the noise itself is."""
+
+    def scaled(record: dict) -> None:
+        if record["kind"] == "set":
+            record["noise"] = {"sw1": [noise, 1.01 * noise]}
+
+    folder = changed(whole, tmp_path / "s", scaled)
+    made, said = claims.claims(results.read(folder)), spoken(folder)
+    assert (len({claim.verdict for claim in made}) > 1) is trained
+    assert any("far from the data" in line for line in said) is not trained
+    if not trained:
+        findings = {row.finding for claim in made for row in claim.rows if row.claimed is not None}
+        words = " ".join([*said, *(claim.sentence for claim in made)])
+        assert findings == {"open"} and not re.search(r"contradicted|agrees|lowest SW1|costs|better on", words)
+        assert "way from noise to the data" in words or "no nearer to the data than the noise" in words
+        assert not any("SW1" in words for _, words, _ in prose.tiles(results.read(folder), made))
+
+
+def test_an_undecided_claim_contradicts_itself_nowhere(whole: Path, tmp_path: Path):
+    def scaled(record: dict) -> None:
+        if record["kind"] == "set":
+            record["floor"]["sw1"] = [x / 10 for x in record["floor"]["sw1"]]
+
+    folder = changed(whole, tmp_path / "s", scaled)
+    build(folder)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "more than 8 times" in text and 'class="agrees"' not in text and 'class="contradicts"' not in text
+    before = " ".join(claim.sentence for claim in claims.claims(results.read(whole)))
+    for told in ("comparisons agree", "The test agrees"):
+        assert told in before and told not in text
+    assert "contradicted by" not in text
+
+
+@pytest.mark.parametrize(
+    ("ends", "floors", "starts", "times", "left"),
+    [
+        ([3.0], [1.0], [9.0], 3.0, 0.25),
+        ([300.0], [100.0], [900.0], 3.0, 0.25),  # whatever the unit
+        ([3.0, 5.0], [1.0, 1.0], [9.0, None], 4.0, 0.25),
+        ([3.0, 9.0], [1.0, 1.0], [9.0, 9.0], 6.0, 0.625),
+        ([12.0], [1.0], [9.0], 12.0, 1.375),
+        ([1.5], [1.0], [1.0], 1.5, 1.0),  # data that are noise: nothing was to be learnt
+        ([None], [1.0], [9.0], 0.0, 0.0),
+        ([3.0], [None], [9.0], 0.0, 0.0),
+    ],
+)
+def test_the_way_from_noise_to_data(ends: Any, floors: Any, starts: Any, times: float, left: float):
+    found = trained.way(ends, floors, starts)
+    assert (found.times, found.left) == (pytest.approx(times), pytest.approx(left))
+    assert found.far is (times > 8 or left > 0.75)

@@ -191,6 +191,50 @@ class Net(torch.nn.Module):
 """
 
 
+BFLOAT16 = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, size, channels, classes):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(channels * size**2 + 2, channels * size**2).bfloat16()
+
+    def forward(self, z, r, t, y=None):
+        inputs = torch.cat([z.flatten(1), r[:, None], t[:, None]], 1)
+        return self.layer(inputs.bfloat16()).float().view_as(z)
+"""
+
+
+def test_a_network_whose_own_weights_are_bfloat16(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its average, moments and steps are float32 in checkpoints, a stop changes nothing, and an older, rounded checkpoint is read."""
+    (tmp_path / "bfloat16_network.py").write_text(BFLOAT16)
+    monkeypatch.chdir(tmp_path)
+    config = configuration("meanflow")
+    config = replace(config, network=NetworkConfig("bfloat16_network:Net"), data=replace(config.data, conditional=False))
+    (tmp_path / "stopped").mkdir()
+    begin(tmp_path / "stopped", config, cache, "cpu")
+    state = stopped_and_resumed(config, tmp_path, cache, monkeypatch)
+    saved = Saved.open(found(tmp_path / "stopped")[-1])
+    average, rest = saved.tensors("ema_0.9"), saved.tensors("state")
+    assert {x.dtype for x in average.values()} == {torch.float32}
+    assert {x.dtype for name, x in rest.items() if name.startswith("optimiser.")} == {torch.float32}
+    assert {x.dtype for x in saved.tensors("model").values()} == {torch.bfloat16}
+    exact = dict(state.averages[0].exact.named_parameters())
+    assert all(torch.equal(exact[name], x) for name, x in average.items())
+    model = load_model(tmp_path / "stopped", network="bfloat16_network:Net", ema="0.9")
+    assert all(torch.equal(x, average[name].bfloat16()) for name, x in model.field.named_parameters())
+
+    rounded = {name: {k: v.bfloat16() if v.dim() else v for k, v in saved.tensors(name).items()} for name in ("ema_0.9", "state")}
+    rounded["state"] = {
+        name: x for name, x in rounded["state"].items() if not name.endswith(".weight.weight") and ".bias.weight" not in name
+    }
+    old = replace(config, run=replace(config.run, samples=(STEPS + 1) * BATCH))
+    monkeypatch.setattr(Saved, "tensors", lambda self, name, whole=Saved.tensors: rounded.get(name) or whole(self, name))
+    state, _ = train(old, tmp_path / "stopped", cache, ALONE)
+    assert state.seen == (STEPS + 1) * BATCH and state.averages[0].exact.layer.weight.dtype == torch.float32
+
+
 def test_a_network_of_others_without_labels_and_with_weights_that_nothing_uses(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -3,6 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
+from meanstep.calls import called
 from meanstep.coefficients import swung
 from meanstep.probes.rows import Table, inner, signs, tabulated
 from meanstep.shapes import event_size, over
@@ -19,7 +20,7 @@ def product(field: Field, b: Bridge, w: Tensor) -> Tensor:
 def transposed(field: Field, b: Bridge, w: Tensor) -> Tensor:
     """`J^T w` for `w` `[*B, *E]`, by one backward pass; the field needs a gradient in `z`."""
     z = b.z.detach().requires_grad_()
-    u = field(z, b.r, b.t, b.y)
+    u = called(field, z, b.r, b.t, b.y)
     (g,) = torch.autograd.grad(u, z, w.to(u))
     return over(b.gap, g) * g - w
 

@@ -19,8 +19,7 @@ EMA, HEAD, POSTERIOR, PROGRESS = "ema", "head", "posterior", "progress"
 PREDICTION, COUPLINGS, LEARNED = "data prediction", "couplings", "learned weight"
 AVERAGE, INSTANTANEOUS = "average", "instantaneous"
 NEEDS = {
-    EMA: "an EMA copy of the network: ema = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn="
-    "torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)), and ema.update_parameters(net) after every step",
+    EMA: "an EMA copy of the network: ema = ms.Average(net, 0.999), and ema.update(net) after every step",
     HEAD: "a network with a method head(z, r, t, y), such as DiT(head=True) or MLP(head=True)",
     POSTERIOR: "reference points: velocities.Posterior(x, labels) over rows of the data",
     PROGRESS: "the share of the training that is done, at every call of the loss",

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from meanstep.calls import guarded
+from meanstep.shapes import tree_map
 from meanstep.tangents.dual import RULES, Dual, Unsupported
 from meanstep.types import Field
 
@@ -37,7 +39,7 @@ def derivative(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dir
     """`u(z, r, t)` and its derivative along `(dz, dr, dt)`, None meaning 0, eq. (10). `TypeError` names a module that has none."""
 
     def u(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        return field(z, r, t, y)
+        return guarded(field, z, r, t, y)
 
     # torch.func.jvp refuses tensors whose elements share memory, such as expanded ones, and compiled views
     primals = tuple(p.clone(memory_format=torch.contiguous_format) for p in (z, r, t))
@@ -49,6 +51,9 @@ def derivative(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dir
     except (RuntimeError, NotImplementedError) as error:
         if isinstance(error, torch.OutOfMemoryError) or not _lacks_forward_mode(str(error)):
             raise
+        if "mutate a captured Tensor" in str(error):  # a condition, which an ordinary call names, or the network's own buffer
+            with torch.no_grad():
+                guarded(field, *tree_map(torch.clone, (z, r, t, y)))
         raise TypeError(_diagnosis(field, lambda: torch.func.jvp(u, primals, tangents), error)) from error
 
 

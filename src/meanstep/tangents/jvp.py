@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from meanstep.calls import guarded
 from meanstep.shapes import tree_map
 from meanstep.tangents import heads, rules, shape_rules  # noqa: F401 (they fill the table)
 from meanstep.tangents.dual import Dual, Unsupported
@@ -70,7 +71,7 @@ def carried(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Direct
     """One forward pass of all rows; a tangent without gradient travels beside the first ones by our rules. `Unsupported` if one lacks."""
     graded = torch.is_grad_enabled()
     given: list[Any] = [_dual(p, d, t, graded) for p, d in zip((z, r, t), along, strict=True)]
-    out: Any = field(given[0], given[1], given[2], y)
+    out: Any = guarded(field, given[0], given[1], given[2], y)
     if isinstance(out, Tensor):
         return out, torch.zeros_like(_divided(out, r, t, None, along)[0][0])
     if not isinstance(out, Dual) or out.axis % out.dim() != t.ndim - 1:
@@ -91,15 +92,15 @@ def separate(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Direc
     with rehearsal(z, field) as rehearsed, nullcontext() if _transformed() else Rules():
         du = derivative(_bare(field), rows[0], rows[1], rows[2], rows[3], along)[1]
     if not rehearsed.drew or rest is None:
-        return field(z, r, t, y), du
-    return torch.cat([field(*rows), field(*rest)], t.ndim - 1), du
+        return guarded(field, z, r, t, y), du
+    return torch.cat([guarded(field, *rows), guarded(field, *rest)], t.ndim - 1), du
 
 
 def recorded(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """A forward-mode pass of the first rows with its graph, the derivative's included, and an ordinary one of the other rows."""
     rows, rest = _divided(z, r, t, y, along)
     u, du = derivative(field, rows[0], rows[1], rows[2], rows[3], along)
-    return u if rest is None else torch.cat([u, field(*rest)], t.ndim - 1), du
+    return u if rest is None else torch.cat([u, guarded(field, *rest)], t.ndim - 1), du
 
 
 def _divided(z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Any, Any]:
@@ -256,7 +257,7 @@ def _difference(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Di
     def at(s: float) -> Tensor:
         moved = [p if d is None else p + s * d.to(p) for p, d in zip((z, r, t), along, strict=True)]
         with rehearsal(z, field):
-            return field(moved[0], moved[1], moved[2], y)
+            return guarded(field, moved[0], moved[1], moved[2], y)
 
     with torch.autocast(z.device.type, enabled=False):
         return (at(h) - at(-h)) / (2 * h), 0.1

@@ -19,8 +19,7 @@ from meanstep.program.machine import environment
 
 COPY = (
     " Its proxy is an averaged copy of the network, and none was given here. Make one before the training with"
-    " ema = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)),"
-    " and call ema.update_parameters(net) after every step of the optimiser."
+    " ema = ms.Average(net, 0.999), and call ema.update(net) after every step of the optimiser."
 )
 """What to do for a proxy where there is no EMA copy."""
 

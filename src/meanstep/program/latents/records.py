@@ -2,7 +2,8 @@
 
 study.json      what the study is made of, written anew when arms or seeds are added; a folder belongs to one study:
     {"study": "latents", "version": 1, "settings": {...}, "config": {...}, "data": {"name", "rows", "shape": [..], "classes": N},
-     "extractor", "floor": {"1": distance of one half of the data to the other}, "seeds": [..], "moments": [..],
+     "extractor", "floor": {"1": distance of one half of the data to the other, "noise": of noise taken for samples, where it was measured},
+     "seeds": [..], "moments": [..],
      "arms": [{"name", "about", "family": "constant" | "anchored" | "schedule" | "recipe", "beta": B or null, "recipe", "options": {...},
                "samples": to see in all, "compute": {"forwards", "backwards", "tangents"}}, ...],
      "asked": [["arm", seed], ...]}   the runs that were asked for; without it every arm with every seed

@@ -24,7 +24,7 @@ from meanstep.program.runs.config import checked
 from meanstep.program.tables import fitted
 from meanstep.program.training import estimate
 from meanstep.program.training.ranks import Ranks, ranks
-from meanstep.program.training.samples import Samples, against_data
+from meanstep.program.training.samples import Nothing, Samples, against_data, distance
 from meanstep.program.training.session import data_cache
 from meanstep.program.training.state import classes, fresh
 
@@ -74,7 +74,7 @@ def _begun(asked: "Latents", study: Study, cache: Cache, here: Ranks) -> tuple[P
     with locked(asked.out) as place:
         whole = completed(study, place, cache)
         jobs = [Job(arm, seed) for seed in study.seeds for arm in study.arms]
-        floor = (held(place) or {}).get("floor") or {"1": _floor(study, cache, Ranks(0, 1, here.device), place)}
+        floor = (held(place) or {}).get("floor") or _floor(study, cache, Ranks(0, 1, here.device), place)
         note(place, whole, cache, floor, [(job.arm.name, job.seed) for job in jobs])
     more = [job for job in _longer(whole, place) if job not in jobs]
     return place, whole, pool.left(_part([*jobs, *more], asked.part), whole, place)
@@ -99,10 +99,11 @@ def _examined(study: Study, cache: Cache) -> None:
     networks.made(networks.described(config.network, cache.shape, classes(config, cache)), config.run.seed, config.network.name)
 
 
-def _floor(study: Study, cache: Cache, here: Ranks, place: Path) -> float:
-    """The distance of one half of the data to the other."""
-    halves = against_data(Samples.of(study.config, cache, place, here)).halves
-    return frechet(*halves)
+def _floor(study: Study, cache: Cache, here: Ranks, place: Path) -> dict[str, float]:
+    """The distance of one half of the data to the other, and that of noise, as many samples of it as of a network."""
+    samples = Samples.of(study.config, cache, place, here)
+    against = against_data(samples)
+    return {"1": frechet(*against.halves), "noise": distance(samples, Nothing(), against, range(study.sizes.count), 1, "walk")}
 
 
 def _part(jobs: list[Job], part: str | None) -> list[Job]:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meanstep.conditions import hidden
 from meanstep.keys import key
 from meanstep.paths import Path, linear
 from meanstep.program.factories import attribute
 from meanstep.program.registry import SAMPLERS
 from meanstep.samplers import grid, noise, walk
+from meanstep.shapes import tree_map
 from meanstep.types import Field
 
 
@@ -70,11 +72,12 @@ def _fresh(seeds: Sequence[int], shape: Sequence[int], device: torch.device | st
 class _Guided:
     """`u(null) + scale (u(y) - u(null))`, both in one pass."""
 
-    def __init__(self, field: Field, scale: float, null: int) -> None:
+    def __init__(self, field: Field, scale: float, null: Any) -> None:
         self.field, self.scale, self.null = field, scale, null
 
     def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
-        twice = self.field(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), torch.cat([y, torch.full_like(y, self.null)]))
+        both = tree_map(lambda p, q: torch.cat([p, q]), y, hidden(self.null, y))
+        twice = self.field(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
         with_label, without = twice.chunk(2)
         return torch.lerp(without, with_label, self.scale)
 

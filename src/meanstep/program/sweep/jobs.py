@@ -79,13 +79,15 @@ def _law_map(name: str, rows: int) -> dict[str, Any]:
 def describe(name: str, settings: Settings) -> Record:
     """The set's own record: what fresh data score against fresh data, and the exact law's noise."""
     started, law = time.perf_counter(), law_of(name, settings)
-    floors = [Judge(Stream(law, name, -1 - k), settings).floor() for k in range(8)]  # data that no model is compared with
+    judges = [Judge(Stream(law, name, -1 - k), settings) for k in range(8)]  # data that no model is compared with
+    floors = [judge.floor() for judge in judges]
     return {
         "kind": "set",
         "set": name,
         "dim": law.dim,
         "regions": law.regions,
         "floor": {metric: [f[metric] for f in floors] for metric in ("sw1", "energy", "coverage")},
+        "noise": {"sw1": [judge.start() for judge in judges]},
         "law": _law_map(name, settings.probe) if name != "points" else None,
         "seconds": round(time.perf_counter() - started, 2),
     }

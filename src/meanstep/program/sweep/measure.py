@@ -74,6 +74,10 @@ class Judge:
         x = self.law.sample(self.n, key(*self.path, "floor"))
         return {"sw1": self.sliced(x), **self._one_step(x)}
 
+    def start(self) -> float:
+        """The sliced W1 of the noise itself: what a network gets that has learnt nothing."""
+        return self.sliced(self.noise[0])
+
 
 def _or_nan(distance: Callable[[Tensor], float], x: Tensor) -> float:
     return distance(x) if x.isfinite().all() else float("nan")

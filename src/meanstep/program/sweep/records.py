@@ -6,6 +6,7 @@ records.jsonl   one object a line, in any order:
 
 {"kind": "set", "set", "dim", "regions", "floor": {"sw1": [..], "energy": [..], "coverage": [..]}, "law": MAP or null, "seconds"}
     floor: fresh data against fresh data, one value a replicate, with the same number of samples as the models
+    "noise": {"sw1": [..]}: the noise that samples are made of against fresh data, likewise; older records have none
 {"kind": "model", "set", "seed", "id", "spec": {..}, "steps", "seconds" (training), "measuring" (seconds),
  "raw": SCORES (one jump only), "ema": SCORES,      raw weights and EMA weights
  "curve": {"step": [..], "sw1": [..], "sw1_raw": [..], "residual": [..], "residual_gap": [..]},

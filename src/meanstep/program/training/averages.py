@@ -1,41 +1,26 @@
-"""Averages of the weights: exponential ones at fixed decays and power-function ones, on local shards. Knows no files."""
+"""Averages of the weights: exponential ones at fixed decays and power-function ones, by name. Knows no files."""
 
-import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 
+from meanstep import averages
 from meanstep.program.console import UserError
 
 
-class Average:
-    """A copy of a network whose weights follow it. `decay(step)` is the share that is kept at the `step`-th update, counted from 1."""
+class Average(averages.Average):
+    """An average by its name: a decay such as `0.9999`, or `power-0.10` for the power function of that relative width."""
 
     def __init__(self, name: str, net: nn.Module) -> None:
-        self.name, self.module = name, copy.deepcopy(net).requires_grad_(False).eval()
-        self.power = _exponent(float(name.removeprefix("power-"))) if name.startswith("power-") else None
-
-    def decay(self, step: int) -> float:
-        """Power function: `(1 - 1/step)^(power + 1)`, arXiv 2312.02696; exponential: the decay, at most `(1 + step) / (10 + step)`."""
-        if self.power is not None:
-            return (1 - 1 / step) ** (self.power + 1)
-        return min(float(self.name), (1 + step) / (10 + step))
-
-    @torch.no_grad()
-    def update(self, net: nn.Module, step: int) -> None:
-        """Move towards the weights that the network has after its `step`-th step."""
-        mine, theirs = local(self.module.parameters()), local(net.parameters())
-        torch._foreach_lerp_(mine, theirs, 1 - self.decay(step))
-        for kept, new in zip(self.module.buffers(), net.buffers(), strict=True):
-            kept.copy_(new)
+        exponent = _exponent(float(name.removeprefix("power-"))) if name.startswith("power-") else None
+        super().__init__(net, float(name) if exponent is None else power(exponent))
+        self.name, self.power = name, exponent
 
 
-def local(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """What this rank holds of each tensor."""
-    return [p.to_local() if isinstance(p, DTensor) else p.detach() for p in tensors]
+def power(exponent: float) -> Callable[[int], float]:
+    """The decay of every step, `(1 - 1/step)^(exponent + 1)`; arXiv 2312.02696."""
+    return lambda step: (1 - 1 / step) ** (exponent + 1)
 
 
 def names(decays: Iterable[float], widths: Iterable[float]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from meanstep.precise import low
 from meanstep.program.console import UserError
 from meanstep.program.runs.restored import put, put_part
 from meanstep.program.runs.saved import CHECKPOINTS, Saved, found
@@ -48,7 +49,7 @@ def _files(state: State) -> dict[str, dict[str, Tensor]]:
     moments: Any = get_optimizer_state_dict(owner, state.optimiser, options=WHOLE).get("state", {})
     rest |= {f"optimiser.{name}.{k}": v for name, held in moments.items() for k, v in held.items()}
     files: Any = {"model": get_model_state_dict(owner.net, options=WHOLE), "state": rest}
-    whole: dict[str, dict[str, Tensor]] = files | {f"ema_{a.name}": get_model_state_dict(a.module, options=WHOLE) for a in state.averages}
+    whole: dict[str, dict[str, Tensor]] = files | {f"ema_{a.name}": get_model_state_dict(a.exact, options=WHOLE) for a in state.averages}
     return whole
 
 
@@ -105,7 +106,8 @@ def restore(state: State, saved: Saved) -> None:
     put(state.owner.net, saved.tensors("model"), saved.path)
     for average in state.averages:
         source = f"ema_{average.name}" if average.name in saved.averages else "model"
-        put(average.module, saved.tensors(source), saved.path)
+        put(average.exact, saved.tensors(source), saved.path)
+        average.settle()
     rest = saved.tensors("state")
     put_part(state.owner.loss, rest, "loss.", saved.path)
     if state.owner.learner is not None:
@@ -133,3 +135,5 @@ def _put_moments(state: State, moments: dict[str, dict[str, Tensor]], where: Pat
     for name, weight in state.owner.named_parameters():
         if name not in moments:  # it never had a gradient, and torch made it moments
             state.optimiser.state.pop(weight, None)
+        elif low(weight):  # torch rounds moments to the type of the weight
+            state.optimiser.state[weight] = {k: v.to(weight.device).float() for k, v in moments[name].items()}

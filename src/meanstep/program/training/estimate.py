@@ -59,7 +59,7 @@ def a_step(config: Config, cache: Cache, ranks: Ranks, state: State) -> float:
 
 def _bytes(state: State) -> int:
     own = sum(p.numel() * p.element_size() for p in state.owner.parameters())
-    copies = sum(p.numel() * p.element_size() for a in state.averages for p in a.module.parameters())
+    copies = sum(p.numel() * p.element_size() for a in state.averages for p in a.parameters())
     return 4 * own + copies
 
 

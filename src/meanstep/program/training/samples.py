@@ -74,6 +74,14 @@ class Samples:
         return decoded(z, self.cache.manifest, self.autoencoder, BATCH)
 
 
+class Nothing(nn.Module):
+    """The field that is 0 everywhere, whose samples are the noise itself: a network that has learnt nothing."""
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """`0` `[*B, *E]`."""
+        return torch.zeros_like(z)
+
+
 def judge(samples: Samples) -> Judge | None:
     """A function from a state to the Frechet distances by steps, or None if the run is never evaluated.
 

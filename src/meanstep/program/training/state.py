@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from meanstep.keys import key
 from meanstep.loss import Loss, Output
 from meanstep.paths import Path
+from meanstep.precise import low
 from meanstep.program import methods as words
 from meanstep.program.console import UserError, err
 from meanstep.program.data.cache import Cache
@@ -17,6 +19,7 @@ from meanstep.program.runs.config import Config, OptimiserConfig
 from meanstep.program.runs.networks import Description
 from meanstep.program.training import methods
 from meanstep.program.training.averages import Average, names
+from meanstep.program.training.optimiser import precise
 from meanstep.program.training.pretrained import start_from
 from meanstep.program.training.ranks import Ranks
 from meanstep.terms import Recipe, learns
@@ -96,7 +99,7 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
     averages = [Average(name, net) for name in dict.fromkeys((*asked, *own))]
     proxy = next((a for a in averages if a.name in own), None)
     if config.run.parallel == "fsdp" and ranks.size > 1:
-        for module in (net, *(a.module for a in averages)):
+        for module in dict.fromkeys((net, *(part for a in averages for part in (a.module, a.exact)))):
             ranks.shard(module)
     posterior = _posterior(config, cache, ranks, networks.dtype(net)) if POSTERIOR in needed else None
     built = methods.build(config.method, net, proxy.module if proxy else None, posterior, classes(config, cache))
@@ -144,6 +147,7 @@ def components(x: Tensor, count: int) -> Tensor:
 
 def _optimiser(config: OptimiserConfig, owner: Owner, ranks: Ranks) -> torch.optim.Optimizer:
     trained = [p for p in owner.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        trained, config.rate, betas=config.betas, weight_decay=config.weight_decay, fused=ranks.device.type in ("cpu", "cuda")
-    )
+    if any(map(low, trained)) and any(isinstance(p, DTensor) for p in trained):
+        raise UserError("--parallel fsdp: the network's weights are in less than float32: make them float32, with --precision bf16")
+    fused = ranks.device.type in ("cpu", "cuda")
+    return precise(torch.optim.AdamW(trained, config.rate, betas=config.betas, weight_decay=config.weight_decay, fused=fused))

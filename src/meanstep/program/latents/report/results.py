@@ -124,6 +124,12 @@ class Results:
         found = at(self.about, "floor", "1")
         return float(found) if is_number(found) else None
 
+    @property
+    def noise(self) -> float | None:
+        """Distance of noise taken for samples to the data; None in a study that did not measure it."""
+        found = at(self.about, "floor", "noise")
+        return float(found) if is_number(found) else None
+
     @cached_property
     def asked(self) -> list[tuple[str, int]]:
         """Arm and seed of the runs that were asked for."""

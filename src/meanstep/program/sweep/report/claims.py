@@ -4,13 +4,13 @@ The full text of the paper was not at hand: its numbers are quoted from summarie
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from math import inf, log
 
 import numpy as np
 
 from meanstep.program.pages.statistics import Change, across, difference, ratio
-from meanstep.program.pages.verdicts import HIGHER, LOWER, OPEN, Claim, Row, claim
+from meanstep.program.pages.trained import FAR, covered, undecided, way
+from meanstep.program.pages.verdicts import HIGHER, LOWER, Claim, Row, claim
 from meanstep.program.sweep.report.results import ANCHORED, BASE, BOTH, PLANE, Results, Seeds
 from meanstep.program.sweep.settings import mixture_dimension
 
@@ -32,25 +32,21 @@ RISE = 0.1
 FLAT = 0.1
 
 
-FAR = 8.0
-"""Models whose SW1 is so many times its floor have not learnt the data, and nothing follows from them."""
-
-
 def claims(results: Results) -> list[Claim]:
     """All of them, decided or not; none is decided by models that have not learnt the data."""
     made = [make(results) for make in CLAIMS]
-    return (
-        [replace(each, verdict=OPEN, sentence=f"Too far from the data to judge. {each.sentence}") for each in made]
-        if far(results)
-        else made
-    )
+    return [undecided(each, f"Too far from the data to judge: {why}.") for each in made] if (why := far(results)) else made
 
 
-def far(results: Results) -> float:
-    """Mean SW1 at beta 0 in units of its floor, if it exceeds `FAR`; else 0."""
-    pairs = [([*results.score(name, BASE).values()], results.floor(name)) for name in results.sets]
-    found = [np.mean(scores) / np.mean(floor) for scores, floor in pairs if scores and floor]
-    return float(np.mean(found)) if found and np.mean(found) > FAR else 0.0
+def far(results: Results) -> str:
+    """How far one-step samples at beta 0 are from the data, where nothing follows from them; else empty."""
+    scores = [[*results.score(name, BASE).values()] for name in results.sets]
+    floors, starts = ([read(name) for name in results.sets] for read in (results.floor, results.noise))
+    found = way(*([float(np.mean(x)) if x else None for x in values] for values in (scores, floors, starts)))
+    if not found.far:
+        return ""
+    times = f"SW1 at β = 0 is {found.times:.0f} times its floor, more than {FAR:g} times"
+    return times if found.times > FAR else f"at β = 0 one-step samples {covered(found)}"
 
 
 def trace_ratio(results: Results, name: str) -> Change:

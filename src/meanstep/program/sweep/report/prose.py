@@ -23,7 +23,7 @@ def tiles(results: Results, claims: list[Claim]) -> list[tuple[str, str, str]]:
     trace = {name: change for name in results.sets if (change := trace_ratio(results, name)).n}
     found = []
     for changes, words, show in (
-        (sw1, "SW1 of one-step samples, β = 1 against β = 0", percent),
+        ({} if far(results) else sw1, "SW1 of one-step samples, β = 1 against β = 0", percent),
         (trace, "variance of the gradient, β = 0 over β = 1, on the same weights", lambda x: f"{x:.2g}×"),
     ):
         if changes:
@@ -37,6 +37,8 @@ def tiles(results: Results, claims: list[Claim]) -> list[tuple[str, str, str]]:
 
 def headline(results: Results, claims: list[Claim]) -> list[str]:
     """Sentences, most important first."""
+    if why := far(results):
+        return [f"Which β is best and what it gains is not said: {why}.", *_variance(results)]
     return [*_quality(results), *_variance(results), *_best(results), *_price(claims)]
 
 
@@ -159,10 +161,10 @@ def gaps(results: Results) -> list[str]:
             found.append(f"{len(keys)} models {words}: {some}{' and others' if len(keys) > 4 else ''}.")
     if len(results.seeds) == 1:
         found.append("There is one seed, so there are no intervals and no tests.")
-    if times := far(results):
+    if why := far(results):
         found.append(
-            f"One-step samples are still far from the data (SW1 at β = 0 is {times:.0f} times its floor): no claim is decided, and the "
-            "numbers below say little about the methods. Train longer, e.g. --scale quick."
+            f"One-step samples are still far from the data ({why}): no claim is decided, and the numbers below say little about the "
+            "methods. Train longer, e.g. --scale quick."
         )
     if not results.models:
         found.append("No model has been trained yet.")

@@ -124,6 +124,10 @@ class Results:
         """Fresh data against fresh data, one value a replicate."""
         return [x for x in (self.about.get(name, {}).get("floor") or {}).get(metric, []) if _is(x)]
 
+    def noise(self, name: str, metric: str = "sw1") -> list[float]:
+        """Noise taken for samples against fresh data, one value a replicate; none in records that did not measure it."""
+        return [x for x in (self.about.get(name, {}).get("noise") or {}).get(metric, []) if _is(x)]
+
     def law(self, name: str) -> Record | None:
         """The exact noise over (r, t), None where no closed form exists."""
         return self.about.get(name, {}).get("law")
