@@ -57,9 +57,10 @@ def folder(spec: str, split: str) -> Source:
     return Source(name, classes, labels, len(paths), read, lambda i: str(root / paths[i]), hashing, left_out=left_out)
 
 
-def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+def natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """A key that sorts the numbers in names by value: `2` before `10`, `class2` before `class10`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.findall(r"[0-9]+|[^0-9]+", name)], name
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(False, int(part), "") if part[0] in "0123456789" else (True, 0, part) for part in parts], name
 
 
 def _beside(top: Path, split: str) -> Counter[str]:

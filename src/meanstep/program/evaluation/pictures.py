@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ def of_source(source: Source, manifest: Manifest, split: str) -> Pictures:
 
     labels = np.full(len(source), -1) if source.labels is None else source.labels
     found = hashlib.sha256(f"source {source.digest} {prepare} {manifest.image}".encode()).hexdigest()
-    y = torch.as_tensor(labels, dtype=torch.int64)
+    y = by_name(torch.as_tensor(labels, dtype=torch.int64), source.classes, manifest.classes)
     return Pictures(f"{source.name}, {split}", found, manifest.image, y, read, origin=source.digest, left_out=counted(source.left_out))
 
 
@@ -91,4 +91,13 @@ def pictures(spec: str, manifest: Manifest, autoencoder: Autoencoder, split: str
     cache = Cache.open(spec)
     if cache.manifest.image != manifest.image:
         raise UserError(f"{spec} holds pictures of {_sides(cache.manifest.image)}, the run's are {_sides(manifest.image)}")
-    return of_cache(cache, autoencoder)
+    found = of_cache(cache, autoencoder)
+    return replace(found, labels=by_name(found.labels, cache.classes, manifest.classes))
+
+
+def by_name(labels: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Tensor:
+    """Labels int64 `[N]`, numbers of their classes, as numbers of ours of the same name; as they are if ours have other names."""
+    if theirs == ours or not theirs or not set(theirs) <= set(ours):
+        return labels
+    number = torch.tensor([ours.index(name) for name in theirs])
+    return torch.where(labels < 0, labels, number[labels.clamp(min=0)])
