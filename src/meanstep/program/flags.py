@@ -108,9 +108,7 @@ Device = Annotated[str, hinted("Where to compute: cpu, cuda, cuda:N, mps, auto (
 Json = Annotated[Path | None, hinted("Write the result as JSON too; - is standard output, and nothing else goes there.", "no file", "FILE")]
 NETWORK = "package.module:factory that builds the network, or may be called to build it, if that is not one of ours."
 Network = Annotated[str | None, hinted(NETWORK, "none", "FACTORY")]
-Autoencoder = Annotated[
-    str | None, hinted("The autoencoder: where that of the run's latents is now.", "in the run's folder, or where it was", "KIND:FILE")
-]
+Autoencoder = Annotated[str | None, hinted("The autoencoder: where that of the run's latents is.", "in the run's folder", "KIND:FILE")]
 ORDER = 'How the network is called, if not as (z, r, t, y): "z,t,r", or with keywords "z,timestep=t,delta=gap".'
 TIMES = (
     "How (r, t) are drawn: sorted uniform pairs, or MeanFlow's sorted logit-normal(-0.4, 1), which hardly ever trains the step from t = 1."

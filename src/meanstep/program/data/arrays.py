@@ -3,13 +3,15 @@
 import hashlib
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from meanstep.program.console import UserError
-from meanstep.program.data.source import Source, decoded, numbered
+from meanstep.program.data.formats import decoded
+from meanstep.program.data.source import Source, numbered, one_split
 
 SPLITS = {"train": 0, "test": 1}
 
@@ -20,8 +22,7 @@ def digits(split: str) -> Source:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UserError("digits needs scikit-learn: pip install 'meanstep[digits]'") from None
-    if split != "train":
-        raise UserError(f"digits has no split {split!r}: it has one, train")
+    one_split("digits", split)
     held = load_digits()
     pixels = np.rint(held.images * (255 / 16)).astype(np.uint8)
     return _stacked("digits", pixels, held.target, tuple(map(str, range(10))))
@@ -33,6 +34,7 @@ def file(spec: str, split: str) -> Source:
     if not path.is_file():
         raise UserError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
     if path.suffix == ".npy":
+        one_split(path.name, split)
         return _stacked(path.name, _npy(path), None, ())
     parts = _npz(path)
     if {"data", "offsets"} <= parts.keys():
@@ -67,12 +69,20 @@ def _reason(error: BaseException) -> str:
 def _named(path: Path, parts: dict[str, np.ndarray], split: str) -> Source:
     if split not in SPLITS:
         raise UserError(f"{path.name} has no split {split!r}; give {' or '.join(SPLITS)}")
+    if "images" in parts and not any(f"x_{name}" in parts for name in SPLITS):
+        one_split(path.name, split)
     pairs = [(f"x_{split}", f"y_{split}"), ("images", "labels")]
     for x, y in pairs:
         if x in parts and (x != "images" or split == "train"):
-            return _stacked(path.name, parts[x], parts.get(y), _names(parts))
+            return replace(_stacked(path.name, parts[x], parts.get(y), _names(parts)), left_out=_unread(parts, x, y))
     held = ", ".join(sorted(parts)[:8]) or "nothing"
     raise UserError(f"{path.name} has no array x_{split}, no images and no data with offsets; it holds {held}")
+
+
+def _unread(parts: dict[str, np.ndarray], *read: str) -> dict[str, int]:
+    """Entries of the arrays that are neither read nor those of another split."""
+    known = {*read, "classes", "seeds", *(f"{part}_{name}" for name in SPLITS for part in "xy")}
+    return {name: len(x) for name, x in parts.items() if name not in known and x.ndim}
 
 
 def _names(parts: dict[str, np.ndarray]) -> tuple[str, ...]:
@@ -116,6 +126,7 @@ def _blob(name: str, parts: dict[str, np.ndarray], split: str) -> Source:
     if len(marks) != n:
         raise UserError(f"{name} is damaged: {len(marks)} marks of a split for {n} images")
     at = np.flatnonzero(marks == SPLITS[split])
+    others = {f"marked {k}": int((marks == k).sum()) for k in np.unique(marks).tolist() if k not in SPLITS.values()}
     labels = _labels(name, parts.get("labels"), n)
     labels = None if labels is None else labels[at]
     names = parts.get("names")
@@ -129,7 +140,7 @@ def _blob(name: str, parts: dict[str, np.ndarray], split: str) -> Source:
     def hashing() -> list[str]:
         return [_hash(data), _hash(offsets), _hash(at), "" if labels is None else _hash(labels)]
 
-    return Source(name, _classes(_names(parts), labels), labels, len(at), read, where, hashing)
+    return Source(name, _classes(_names(parts), labels), labels, len(at), read, where, hashing, left_out=others)
 
 
 def _labels(name: str, y: np.ndarray | None, n: int) -> np.ndarray | None:

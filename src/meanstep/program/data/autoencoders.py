@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from meanstep.program.console import UserError
 from meanstep.program.data.kinds import AUTOENCODERS
+from meanstep.program.data.request import on_hub
 from meanstep.program.data.tiny import Tiny
 
 Map = Callable[[Tensor], Tensor]
@@ -55,8 +56,11 @@ class Autoencoder:
         return self.channels or c, h // self.factor, w // self.factor
 
 
-def open_autoencoder(spec: str, device: torch.device | str = "cpu") -> Autoencoder:
-    """The autoencoder that a spec names; `UserError` in one line if there is none, or it is damaged, or a pickle."""
+def open_autoencoder(spec: str, device: torch.device | str = "cpu", fetch: bool = True) -> Autoencoder:
+    """The autoencoder that a spec names; `UserError` in one line if there is none, or it is damaged, or a pickle.
+
+    Without `fetch` one of the hub is found only if it is on this machine already: for a spec that a folder names, not the user.
+    """
     kind, _, where = spec.partition(":")
     device = torch.device(device)
     if spec == "identity":
@@ -64,7 +68,7 @@ def open_autoencoder(spec: str, device: torch.device | str = "cpu") -> Autoencod
     if kind in ("taesd", "taef2") and where:
         return _tiny(kind, Path(where).expanduser(), device)
     if kind in DIFFUSERS and where:
-        return _diffusers(kind, where, device)
+        return _diffusers(kind, where, device, fetch)
     raise UserError(f"unknown autoencoder {spec!r}; give {AUTOENCODERS}")
 
 
@@ -118,8 +122,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _diffusers(kind: str, where: str, device: torch.device) -> Autoencoder:
-    net = _pretrained(kind, where).to(device).requires_grad_(False).eval()
+def _diffusers(kind: str, where: str, device: torch.device, fetch: bool) -> Autoencoder:
+    net = _pretrained(kind, where, fetch).to(device).requires_grad_(False).eval()
     given: Any = net.config
     encoders: dict[str, Map] = {
         "kl": lambda x: net.encode(x).latent_dist.mode(),
@@ -136,7 +140,7 @@ def _diffusers(kind: str, where: str, device: torch.device) -> Autoencoder:
     return Autoencoder(f"{kind}:{where}", state_digest(net), factor, given.latent_channels, device, encoders[kind], decode, scaling, shift)
 
 
-def _pretrained(kind: str, where: str) -> Any:
+def _pretrained(kind: str, where: str, fetch: bool) -> Any:
     try:
         import diffusers
     except ImportError:
@@ -144,14 +148,18 @@ def _pretrained(kind: str, where: str) -> Any:
     path = Path(where).expanduser()
     if path.exists() and not (path / "config.json").is_file():
         raise UserError(f"{path} is no folder of a diffusers autoencoder: it has no config.json")
-    if not path.exists() and (where.count("/") != 1 or where.startswith((".", "/", "~"))):
+    if not path.exists() and not on_hub(f"{kind}:{where}"):
         raise UserError(f"cannot read {path}: there is no such folder, and it is no owner/name of the hub")
     if path.exists() and not any(path.glob("*.safetensors")):
         raise UserError(f"{path} has no .safetensors file; weights in a pickle are not read: convert them to safetensors")
     try:
         source = str(path) if path.exists() else where
-        return getattr(diffusers, DIFFUSERS[kind]).from_pretrained(source, use_safetensors=True, low_cpu_mem_usage=False)
+        how = {"use_safetensors": True, "low_cpu_mem_usage": False, "local_files_only": not fetch}
+        return getattr(diffusers, DIFFUSERS[kind]).from_pretrained(source, **how)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        if not fetch and on_hub(f"{kind}:{where}"):
+            remedy = f"give --autoencoder {kind}:{where} (in Python autoencoder=) to fetch it; for training, first to meanstep cache"
+            raise UserError(f"{kind}:{where} is not on this machine, and only a folder names it: {remedy}") from error
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"cannot load {kind}:{where}: {reason}") from error
 

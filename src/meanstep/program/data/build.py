@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -40,7 +41,7 @@ def make(plan: Plan, folder: Path, told: Told = lambda done: None) -> Cache:
             for k in range(len(held.parts), len(starts)):
                 told(starts[k])
                 held.add(_shard(plan, k, index[starts[k] : starts[k] + plan.rows], folder, pool, told))
-        write(folder / NAME, _manifest(plan, held).text())
+        write(folder / NAME, _manifest(plan, held, folder).text())
         held.path.unlink()
     told(len(index))
     return Cache.open(folder, verify=False)
@@ -137,7 +138,7 @@ def _sums(whole: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _manifest(plan: Plan, held: Unfinished) -> Manifest:
+def _manifest(plan: Plan, held: Unfinished, folder: Path) -> Manifest:
     parts = [part for part in held.parts if part["rows"]]
     if not parts:
         raise UserError(f"none of the images of {plan.source.name} can be read")
@@ -147,7 +148,18 @@ def _manifest(plan: Plan, held: Unfinished) -> Manifest:
         count=sum(part["rows"] for part in parts),
         skipped=sum(part["skipped"] for part in held.parts),
         shards=tuple(Shard(**{name: part[name] for name in names}) for part in parts),
+        left_out=dict(sorted(plan.source.left_out.items())),
+        empty=_empty(plan, [folder / part["name"] for part in parts]),
     )
+
+
+def _empty(plan: Plan, shards: list[Path]) -> tuple[int, ...]:
+    """The labels that no row of the shards has."""
+    there: set[int] = set()
+    for path in shards:
+        with safe_open(path, framework="pt") as held:
+            there |= set(held.get_tensor("y").unique().tolist())
+    return tuple(k for k in range(len(plan.source.classes)) if k not in there)
 
 
 def _statistics(plan: Plan, parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command `meanstep cache`: images in, a cache out, made once."""
 
 import shutil
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,7 +10,7 @@ import tyro
 
 from meanstep.program import flags
 from meanstep.program.console import UserError, chat, out, put_json, stage, takes_json
-from meanstep.program.data.kinds import AUTOENCODERS, SOURCES, Crop
+from meanstep.program.data.kinds import AUTOENCODERS, SOURCES, Crop, listed
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.request import Request, known_autoencoder, present
 from meanstep.program.flags import Device, Json, hinted
@@ -52,7 +53,7 @@ class MakeCache:
     """Enlarge images smaller than --size instead of refusing them."""
     flips: tyro.conf.FlagCreatePairsOff[bool] = False
     """Mirror images belong to the data: encoded too, or made when pictures are read."""
-    limit: Annotated[int | None, hinted("At most so many images: evenly spaced.", "all", "N")] = None
+    limit: Annotated[int | None, hinted("At most so many images: drawn at random, always the same.", "all", "N")] = None
     dtype: Literal["float16", "float32"] = "float16"
     """How latents are stored; pictures are uint8."""
     like: Annotated[Path | None, hinted("Normalise as this cache does: for a test split, that of the train split.", "own", "CACHE")] = None
@@ -67,7 +68,7 @@ class MakeCache:
     """How many at a time: threads that read images."""
     device: Device = "auto"
     image_column: str = "image"
-    """The column of images on the hub."""
+    """The column of images on the hub; the ending of a webdataset's images where a key has several, such as mask.png."""
     label_column: str = "label"
     """The column of labels on the hub, the key in a webdataset's .json."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -118,9 +119,13 @@ def _foresee(plan: "Plan", folder: Path, json: Path | None) -> None:
     free, size = shutil.disk_usage(there).free, n * plan.row_bytes
     c, h, w = plan.shape
     record = {"command": "cache", "folder": str(folder), "images": n, "classes": list(plan.source.classes), "shape": [c, h, w]}
+    record |= {"of": len(plan.source), "left_out": dict(plan.source.left_out)}
     if put_json(json, record | {"dtype": plan.dtype, "flips": plan.flips, "shards": -(-n // plan.rows), "bytes": size, "made": False}):
         return
-    out.print(f"{n:,} images of {plan.source.name}, {len(plan.source.classes) or 'no'} classes, {plan.autoencoder.spec}", soft_wrap=True)
+    words = f"{_number(n, plan)} images of {plan.source.name}, {len(plan.source.classes) or 'no'} classes, {plan.autoencoder.spec}"
+    out.print(words, soft_wrap=True, markup=False)
+    for line in _lacking(plan, set(range(len(plan.source.classes))) - {plan.source.label(int(i)) for i in plan.index}):
+        out.print(line, soft_wrap=True, markup=False)
     out.print(f"{c} x {h} x {w} {plan.dtype}, {_mirrors(plan.flips)}, {-(-n // plan.rows)} shards")
     out.print(f"{size / 1e6:,.1f} MB in {folder}, {free / 1e6:,.0f} MB are free; nothing was written", soft_wrap=True)
 
@@ -130,16 +135,41 @@ def _tell(cache: "Cache", plan: "Plan", json: Path | None) -> None:
     c, h, w = held.shape
     size = sum(shard.bytes for shard in held.shards)
     record = {"command": "cache", "folder": str(cache.path), "images": held.count, "classes": list(held.classes), "shape": [c, h, w]}
-    record |= {"dtype": held.dtype, "flips": held.flips, "shards": len(held.shards), "bytes": size, "made": True}
+    record |= {
+        "of": len(plan.source),
+        "left_out": dict(plan.source.left_out),
+        "empty": list(held.empty or ()),
+        "dtype": held.dtype,
+        "flips": held.flips,
+        "shards": len(held.shards),
+        "bytes": size,
+        "made": True,
+    }
     if put_json(json, record | {"skipped": held.skipped, "digest": held.digest}):
         return
     skipped = f", {held.skipped} left out as broken" if held.skipped else ""
-    chat.print(f"{held.count:,} images of {held.source}{skipped}, {len(held.classes) or 'no'} classes", soft_wrap=True, markup=False)
+    words = f"{_number(held.count, plan)} images of {held.source}{skipped}, {len(held.classes) or 'no'} classes"
+    for line in (words, *_lacking(plan, held.empty or ())):
+        chat.print(line, soft_wrap=True, markup=False)
     chat.print(f"{c} x {h} x {w} {held.dtype}, {_mirrors(held.flips)}, {len(held.shards)} shards, {size / 1e6:,.1f} MB")
     if held.latent and held.statistics == "own":
         mean, std = (f"{min(v):.3g} to {max(v):.3g}" for v in (held.mean, held.std))
         chat.print(f"a channel's mean {mean}, standard deviation {std}")
     chat.print(f"cache: {cache.path}  ({held.digest[:16]})", soft_wrap=True, markup=False)
+
+
+def _number(n: int, plan: "Plan") -> str:
+    return f"{n:,}" if plan.taken == "all" else f"{n:,} of {len(plan.source):,}"
+
+
+def _lacking(plan: "Plan", empty: Collection[int]) -> Iterator[str]:
+    """What the source holds that is not read, and which classes have no images."""
+    from meanstep.program.data.formats import counted
+
+    if plan.source.left_out:
+        yield f"left out, not read: {counted(plan.source.left_out)}"
+    if empty:
+        yield f"{len(empty)} classes without an image: {listed([plan.source.classes[k] for k in sorted(empty)])}"
 
 
 def _mirrors(flips: str) -> str:

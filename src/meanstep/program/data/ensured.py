@@ -10,6 +10,7 @@ from meanstep.program.bar import shown
 from meanstep.program.console import Interrupted, err
 from meanstep.program.data.build import make
 from meanstep.program.data.cache import Cache
+from meanstep.program.data.formats import counted
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.plan import Plan
 from meanstep.program.data.request import Request
@@ -31,7 +32,8 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
     folder = user_folder() / "data" / f"{Path(plan.source.name).stem}-{plan.digest[:16]}"
     if (folder / NAME).exists():
         return Cache.open(folder)
-    err.print(f"{spec} is no cache: making one in {folder}", soft_wrap=True, markup=False)
+    lost = f"; left out: {counted(plan.source.left_out)}" if plan.source.left_out else ""
+    err.print(f"{spec} is no cache: making one in {folder}{lost}", soft_wrap=True, markup=False)
     return with_bar(plan, folder)
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from meanstep.program.console import UserError
-from meanstep.program.data.source import Source, decoded, numbered
+from meanstep.program.data.formats import decoded
+from meanstep.program.data.source import Source, numbered
 
 
 def dataset(spec: str, split: str, image: str, label: str) -> Source:
@@ -23,6 +24,8 @@ def dataset(spec: str, split: str, image: str, label: str) -> Source:
         raise UserError(f"cannot load hub:{spec}, split {split!r}: {' '.join(str(error).split())[:160]}") from error
     if image not in held.features:
         raise UserError(f"hub:{spec} has no column {image!r}: it has {', '.join(held.features)}; give --image")
+    if label not in held.features and label != "label":
+        raise UserError(f"hub:{spec} has no column {label!r}: it has {', '.join(held.features)}; give another --label-column")
     labels = np.asarray(held[label], dtype=np.int64) if label in held.features else None
     names = tuple(getattr(held.features.get(label), "names", None) or ())
     parts = [f"hub:{name}:{config}:{split}:{image}:{label}", str(held._fingerprint)]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 NAME = "manifest.json"
+LATER = ("taken", "left_out", "empty")
+"""What caches of this version did not always state; of it, only how images were taken is part of the digest, and only if at random."""
 STRUCTURE = ("autoencoder", "autoencoder_digest", "scaling", "shift", "shape", "image", "dtype")  # what a network is built upon
 
 
@@ -36,7 +38,7 @@ class Manifest:
     """sha256 of the source's contents."""
     split: str
     limit: int
-    """At most so many images were taken, evenly spaced; 0: all."""
+    """At most so many images were taken, as `taken` says; 0: all."""
     count: int
     skipped: int
     """Images left out because they could not be read."""
@@ -66,13 +68,25 @@ class Manifest:
     statistics: str
     """Where mean and std were measured: `own`, or the digest of another cache; `none`: latents are not normalised."""
     shards: tuple[Shard, ...]
+    taken: Literal["all", "spaced", "permutation"] = "all"
+    """Which images: all, evenly spaced ones, or the first `limit` of a fixed permutation, in their own order."""
+    left_out: dict[str, int] | None = None
+    """What lay in the source and is not read: how many of what kind, by ending; None: it was not counted."""
+    empty: tuple[int, ...] | None = None
+    """Labels of which the cache holds no image; None: it was not looked."""
     version: int = VERSION
 
     @property
     def digest(self) -> str:
         """sha256 of the statement; where an autoencoder lay, and what the source was called, does not matter."""
-        plain = replace(self, autoencoder=self.autoencoder.partition(":")[0], source="")
-        return hashlib.sha256(json.dumps(asdict(plain), sort_keys=True).encode()).hexdigest()
+        plain = asdict(replace(self, autoencoder=self.autoencoder.partition(":")[0], source=""))
+        told = {name: value for name, value in plain.items() if name not in LATER or value == "permutation"}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The labels of which there are images: all where the cache does not say."""
+        return tuple(k for k in range(len(self.classes)) if k not in (self.empty or ()))
 
     @property
     def latent(self) -> bool:
@@ -114,25 +128,34 @@ class Manifest:
 
     @classmethod
     def _of(cls, held: dict[str, Any], path: Path) -> "Manifest":
-        names = {f.name for f in fields(cls)}
+        names, held = {f.name for f in fields(cls)}, {**older(held), **held}
         if odd := names ^ held.keys():
             raise UserError(f"{path} is damaged: {'unknown' if odd & held.keys() else 'missing'} field {min(odd)}; make the cache again")
         try:
             shards = tuple(Shard(**s) for s in held["shards"])
             triple = {name: tuple(held[name]) for name in ("image", "shape", "classes", "mean", "std")}
-            found = cls(**{**held, **triple, "shards": shards})
+            empty = None if held["empty"] is None else tuple(map(int, held["empty"]))
+            left_out = None if held["left_out"] is None else {str(kind): int(n) for kind, n in held["left_out"].items()}
+            found = cls(**{**held, **triple, "shards": shards, "empty": empty, "left_out": left_out})
             fits = sum(s.rows for s in shards) == found.count and len(found.mean) == len(found.std) == found.shape[0]
-        except (TypeError, KeyError, IndexError) as error:
+        except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {error}; make the cache again") from error
         if not fits or any(Path(s.name).name != s.name for s in shards):
             raise UserError(f"{path} is damaged: its shards do not fit its counts; make the cache again")
         return found
 
 
+def older(held: dict[str, Any]) -> dict[str, Any]:
+    """What a statement means that was written before it told of `LATER` things."""
+    limit = held.get("limit") or 0
+    return {"taken": "spaced" if 0 < limit <= held.get("count", limit) + held.get("skipped", 0) else "all", "left_out": None, "empty": None}
+
+
 def differences(a: Manifest, b: Manifest) -> list[str]:
     """The fields in which the data differ, the weightiest first; empty if `a.digest == b.digest`."""
     names = [*STRUCTURE, *(f.name for f in fields(Manifest) if f.name not in STRUCTURE)]
-    kind = {"autoencoder": lambda m: m.autoencoder.partition(":")[0], "source": lambda m: ""}
+    kind = {"autoencoder": lambda m: m.autoencoder.partition(":")[0], **dict.fromkeys(("source", "left_out", "empty"), lambda m: "")}
+    kind["taken"] = lambda m: m.taken == "permutation"
     return [name for name in names if (get := kind.get(name, lambda m, name=name: getattr(m, name)))(a) != get(b)]
 
 

@@ -32,6 +32,11 @@ def flips(n: int, seed: int, start: int, count: int) -> Tensor:
     return _gather(_coins, n, seed, start, count)
 
 
+def subset(n: int, count: int = 0) -> Tensor:
+    """The first `count` numbers int64 of a fixed permutation of `0 ... n - 1`, all for 0: a sample that no order of the data spoils."""
+    return torch.randperm(n, generator=key(0, "subset", n))[: count or n]
+
+
 def _gather(of_epoch: Callable[[int, int, int], Tensor], n: int, seed: int, start: int, count: int) -> Tensor:
     if n < 1 or start < 0 or count < 0:
         raise ValueError(f"the order of {n} rows from position {start} for {count}: at least one row, neither number negative")

@@ -13,6 +13,7 @@ from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
 from meanstep.program.data.cache import DTYPES
 from meanstep.program.data.kinds import Resample
 from meanstep.program.data.manifest import NAME, STRUCTURE, Manifest
+from meanstep.program.data.order import subset
 from meanstep.program.data.pictures import Preparation
 from meanstep.program.data.request import Request
 from meanstep.program.data.sources import Broken, Source, open_source
@@ -49,10 +50,16 @@ class Plan:
         return self.request.dtype if self.autoencoder.channels else "uint8"
 
     @property
+    def taken(self) -> Literal["all", "permutation"]:
+        """Which images of the source: all, or the first `limit` of a fixed permutation."""
+        return "permutation" if 0 < self.request.limit < len(self.source) else "all"
+
+    @cached_property
     def index(self) -> np.ndarray:
-        """The images taken: all, or `limit` evenly spaced ones."""
-        n, limit = len(self.source), self.request.limit
-        return np.arange(n) if not 0 < limit < n else np.arange(limit) * n // limit
+        """The numbers of these images, rising."""
+        n = len(self.source)
+        found: np.ndarray = np.arange(n) if self.taken == "all" else subset(n, self.request.limit).sort().values.numpy()
+        return found
 
     @property
     def row_bytes(self) -> int:
@@ -79,6 +86,7 @@ class Plan:
             "source_digest": self.source.digest,
             "split": self.request.split,
             "limit": self.request.limit,
+            "taken": self.taken,
             "image": self.image,
             "shape": self.shape,
             "crop": self.request.crop if cropped else "none",
@@ -111,6 +119,8 @@ class Plan:
     def digest(self) -> str:
         """sha256 of the statement, for the name of a folder."""
         plain = {**self.statement, "autoencoder": "", "source": ""}
+        if self.taken == "all":
+            del plain["taken"]  # as before it was stated: folders keep their names
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

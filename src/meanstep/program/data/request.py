@@ -56,6 +56,13 @@ def present(source: str) -> None:
         raise UserError(f"{path} does not exist: give {SOURCES}")
 
 
+def on_hub(autoencoder: str) -> bool:
+    """Whether a spec names an autoencoder by owner/name, and no folder of this name is here."""
+    kind, _, where = autoencoder.partition(":")
+    named = kind in KINDS and kind not in FILES and where.count("/") == 1 and not where.startswith((".", "/", "~"))
+    return named and not Path(where).exists()
+
+
 def known_autoencoder(spec: str) -> None:
     """`UserError` for an autoencoder of no kind that there is, or of a file that is not there."""
     kind, _, where = spec.partition(":")

@@ -1,8 +1,7 @@
 """Images and labels by number, wherever they lie. Knows no sizes, no autoencoders, no caches."""
 
 import hashlib
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,7 +20,8 @@ class Source:
     """Images and labels by number: `len(source)`, `source[i] -> (PIL image, label or -1)`; `UserError` if one cannot be read.
 
     `labels`: int64 `[N]`, or None; `read(i)`: the image; `where(i)`: its place, for complaints; `hashing`: parts of `digest`, computed
-    when it is first asked for, as it may read everything. `channels`: what a cache of it has by default.
+    when it is first asked for, as it may read everything. `channels`: what a cache of it has by default. `left_out`: how many of what
+    kind lie there and are not read, by ending.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Source:
     where: Callable[[int], str] = field(repr=False)
     hashing: Callable[[], Sequence[str]] = field(repr=False)
     channels: int = 3
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.count
@@ -61,6 +62,7 @@ def numbered(labels: np.ndarray) -> tuple[str, ...]:
     return tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
 
 
-def decoded(data: bytes) -> Image.Image:
-    """The image that bytes encode; `OSError` if they are none."""
-    return Image.open(io.BytesIO(data))
+def one_split(name: str, split: str) -> None:
+    """`UserError` unless the split of a source that has no splits is `train`: what it holds is not handed out under another name."""
+    if split != "train":
+        raise UserError(f"{name} has no split {split!r}: it has one, train; name another source for another split")

@@ -4,13 +4,15 @@ import numpy as np
 
 from meanstep.program.console import UserError
 from meanstep.program.data import arrays, files, hub
+from meanstep.program.data.formats import counted
 from meanstep.program.data.source import Broken, Source
 
 
 def open_source(spec: str, split: str = "train", image: str = "image", label: str = "label") -> Source:
     """The source that a spec names; `UserError` in one line if there is none, it is empty, or its labels do not fit its classes.
 
-    `split`: for sources that have several. `image`, `label`: the columns of a Hugging Face dataset, the keys of a webdataset's json.
+    `split`: for sources that have several; another one is refused. `image`, `label`: the columns of a Hugging Face dataset; the ending
+    of a webdataset's images (such as `mask.png`, `image` for the only one) and the key of its json.
     """
     if spec == "digits":
         source = arrays.digits(split)
@@ -19,11 +21,12 @@ def open_source(spec: str, split: str = "train", image: str = "image", label: st
     elif spec.endswith((".npz", ".npy")):
         source = arrays.file(spec, split)
     elif spec.endswith(".tar"):
-        source = files.tars(spec, label)
+        source = files.tars(spec, split, image, label)
     else:
         source = files.folder(spec, split)
     if not len(source):
-        raise UserError(f"{spec} holds no images for the split {split!r}")
+        lost = f"; left out: {counted(source.left_out)}" if source.left_out else ""
+        raise UserError(f"{spec} holds no images for the split {split!r}{lost}")
     return _labelled(source)
 
 

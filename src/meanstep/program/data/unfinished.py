@@ -11,7 +11,7 @@ from typing import Any
 
 from meanstep.program.console import UserError, write
 from meanstep.program.data.cache import sha256
-from meanstep.program.data.manifest import NAME, Manifest
+from meanstep.program.data.manifest import NAME, Manifest, older
 
 PLACES = ("autoencoder", "source")  # where a thing lay and what it was called: its digest decides
 
@@ -79,7 +79,7 @@ def _full(folder: Path, path: Path, asked: dict[str, Any]) -> list[dict[str, Any
         before, parts = held["asked"], held["parts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: remove the folder, or choose another --out") from error
-    _same(folder, before, asked)
+    _same(folder, {**older(before), **before}, asked)
     for k, part in enumerate(parts):
         file = folder / part["name"]
         if part["rows"] and not (file.is_file() and sha256(file) == part["sha256"]):

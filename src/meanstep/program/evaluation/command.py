@@ -55,7 +55,9 @@ class Evaluate:
     reference: Annotated[str | None, hinted("Compare with these images.", "the run's training data", "CACHE | SOURCE")] = None
     split: str = "train"
     """Which part of the source, if it has several: train or test, any name on the hub; of a --reference that is a source."""
-    reference_limit: Annotated[int | None, hinted("At most so many images of the reference: evenly spaced.", "all", "N")] = None
+    reference_limit: Annotated[
+        int | None, hinted("At most so many images of the reference: drawn at random, always the same.", "all", "N")
+    ] = None
     held_out: Annotated[
         str | None, hinted("Images that show what fresh data would score.", "the source's test split", "CACHE | SOURCE")
     ] = None

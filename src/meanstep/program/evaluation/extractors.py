@@ -23,12 +23,15 @@ SEEN = 64
 """Pixels of a side that `random` sees at most."""
 
 
-def open_extractor(spec: str, device: torch.device | str = "cpu") -> Extractor:
+def open_extractor(spec: str, device: torch.device | str = "cpu", fetch: bool = True) -> Extractor:
     """The extractor that a spec names; `UserError` in one line if there is none or its weights are absent, damaged or of another network.
 
-    `pixels`, `random`, `inception[:FILE]`, `efficientnet-lite0:FILE`, `timm:NAME[:FILE]`, `torchvision:NAME[:FILE]`.
+    `pixels`, `random`, `inception[:FILE]`, `efficientnet-lite0:FILE`, `timm:NAME[:FILE]`, `torchvision:NAME[:FILE]`. Without `fetch`
+    one whose weights would come over the network is refused: for a spec that a run's folder names, not the user.
     """
     kind, _, rest = spec.partition(":")
+    if not fetch and pretrained.fetches(kind, rest):
+        raise UserError(f"the weights of {spec} are fetched over the network, and only the run's folder names it: give --extractor {spec}")
     device = torch.device(device)
     if kind in ("pixels", "random") and not rest:
         return pixels(device) if kind == "pixels" else random(device)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,18 @@ from torch import Tensor
 
 from meanstep.program.console import UserError
 from meanstep.program.data import Autoencoder, Cache, Manifest, Source, open_source, to_images
+from meanstep.program.data.formats import counted
 from meanstep.program.data.manifest import NAME
+from meanstep.program.data.order import subset
 from meanstep.program.data.pictures import Preparation
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """`len(pictures)` images uint8 of shape `image`; `name` says what they are, `digest` identifies them, `origin` the split they are of.
+    """`len(pictures)` images uint8 of shape `image`; `name` says what they are, `digest` identifies them, `origin` their source's contents.
 
-    `labels`: int64 `[N]`, -1 where there is none. `decoded`: they are an autoencoder's reconstructions.
+    `labels`: int64 `[N]`, -1 where there is none. `decoded`: they are an autoencoder's reconstructions. `left_out`: what their source
+    holds and does not read, in words.
     """
 
     name: str
@@ -29,17 +32,18 @@ class Pictures:
     read: Callable[[Tensor], Tensor] = field(repr=False)
     decoded: bool = False
     origin: str = ""
+    left_out: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batches(self, size: int = 64, limit: int = 0) -> Iterator[Tensor]:
-        """All images, or `limit` evenly spaced ones, uint8 `[B, C, H, W]`."""
-        yield from (self.read(index) for index in spaced(len(self), limit).split(size))
+        """All images, or `limit` of them, in the order of a fixed permutation, uint8 `[B, C, H, W]`: any first ones are a fair sample."""
+        yield from (self.read(index) for index in subset(len(self), limit).split(size))
 
 
 def spaced(n: int, limit: int = 0) -> Tensor:
-    """The numbers 0 to n - 1, or `limit` evenly spaced ones."""
+    """The numbers 0 to n - 1, or `limit` evenly spaced ones: of rows that have no order, as a reference's features."""
     return torch.arange(n) if not 0 < limit < n else torch.arange(limit) * n // limit
 
 
@@ -52,7 +56,7 @@ def of_cache(cache: Cache, autoencoder: Autoencoder) -> Pictures:
 
     name = f"{manifest.source}, {manifest.split}" + (" decoded" if latent else "")
     found = hashlib.sha256(f"cache {cache.digest}".encode()).hexdigest()
-    return Pictures(name, found, manifest.image, cache.labels, read, latent, f"{manifest.source_digest} {manifest.split}")
+    return Pictures(name, found, manifest.image, cache.labels, read, latent, manifest.source_digest)
 
 
 def of_source(source: Source, manifest: Manifest, split: str) -> Pictures:
@@ -66,8 +70,8 @@ def of_source(source: Source, manifest: Manifest, split: str) -> Pictures:
 
     labels = np.full(len(source), -1) if source.labels is None else source.labels
     found = hashlib.sha256(f"source {source.digest} {prepare} {manifest.image}".encode()).hexdigest()
-    y = torch.as_tensor(labels, dtype=torch.int64)
-    return Pictures(f"{source.name}, {split}", found, manifest.image, y, read, origin=f"{source.digest} {split}")
+    y = by_name(torch.as_tensor(labels, dtype=torch.int64), source.classes, manifest.classes)
+    return Pictures(f"{source.name}, {split}", found, manifest.image, y, read, origin=source.digest, left_out=counted(source.left_out))
 
 
 def _fitting(pixels: np.ndarray, manifest: Manifest, where: str) -> Tensor:
@@ -87,4 +91,13 @@ def pictures(spec: str, manifest: Manifest, autoencoder: Autoencoder, split: str
     cache = Cache.open(spec)
     if cache.manifest.image != manifest.image:
         raise UserError(f"{spec} holds pictures of {_sides(cache.manifest.image)}, the run's are {_sides(manifest.image)}")
-    return of_cache(cache, autoencoder)
+    found = of_cache(cache, autoencoder)
+    return replace(found, labels=by_name(found.labels, cache.classes, manifest.classes))
+
+
+def by_name(labels: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Tensor:
+    """Labels int64 `[N]`, numbers of their classes, as numbers of ours of the same name; as they are if ours have other names."""
+    if theirs == ours or not theirs or not set(theirs) <= set(ours):
+        return labels
+    number = torch.tensor([ours.index(name) for name in theirs])
+    return torch.where(labels < 0, labels, number[labels.clamp(min=0)])

@@ -21,6 +21,13 @@ STANDARD = "6726825d"
 """Start of the sha256 of the published FID's Inception as torch-fidelity distributes it."""
 
 
+def fetches(kind: str, rest: str) -> bool:
+    """Whether opening an extractor may ask the network for its weights."""
+    if kind == "inception" and not rest:
+        return not _beside(package("torch_fidelity.feature_extractor_inceptionv3", "fidelity").URL_INCEPTION_V3).exists()
+    return kind in ("timm", "torchvision") and ":" not in rest
+
+
 def package(name: str, extra: str) -> Any:
     """A module, or `UserError` that names the extra."""
     try:
@@ -80,8 +87,13 @@ def inception(file: str, device: torch.device) -> Extractor:
     )
 
 
+def _beside(url: str) -> Path:
+    """Where torch keeps what it fetched."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
 def _fetched(url: str) -> Path:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    path = _beside(url)
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,11 +33,14 @@ class RunData:
     def held_out(self, spec: str, reference: Pictures) -> Pictures | None:
         """Pictures that the reference has not: those that `spec` names, else the test split of the run's source.
 
-        None if there is no such split, or the reference is of it.
+        None if there is no such split, or the reference is of it, or it would be fetched. `UserError` if `spec` names the reference.
         """
         if spec:
-            return pictures(spec, self.manifest, self.autoencoder, "test" if _has_test(spec) else "train")
-        if not _has_test(self.source):
+            named = pictures(spec, self.manifest, self.autoencoder, "test" if _has_test(spec) else "train")
+            if named.origin == reference.origin:
+                raise UserError(f"--held-out {spec} holds the images of the reference: give others, or leave it out")
+            return named
+        if cached.remote(self.source) or not _has_test(self.source):
             return None
         try:
             found = of_source(open_source(self.source, "test"), self.manifest, "test")
@@ -66,6 +69,6 @@ def floor(pool: Pictures, count: int, against: Reference, metrics: tuple[str, ..
 
 
 def halves(against: Reference) -> Values:
-    """The Frechet distance of every second image of the reference to the others: biased as half as many images are."""
+    """The Frechet distance of one half of the reference to the other, drawn at random: biased as half as many images are."""
     a, b = against.halves
     return {"count": a.n, "reference_count": b.n, "frechet": frechet(a, b), "blocks": 1}

@@ -16,9 +16,10 @@ from meanstep.metrics import Statistics
 from meanstep.program.console import UserError, err, write
 from meanstep.program.data.ensured import user_folder
 from meanstep.program.evaluation.features import Extractor
-from meanstep.program.evaluation.pictures import Pictures, spaced
+from meanstep.program.evaluation.pictures import Pictures
 
-VERSION = 1
+VERSION = 2
+"""2: subsets and halves are drawn at random; those of 1 followed the order of the data."""
 KEPT = 10_000
 """Features kept for the kernel distance and the nearest neighbours."""
 Told = Callable[[int], None]
@@ -26,9 +27,10 @@ Told = Callable[[int], None]
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Real images as an evaluation sees them: `extractor`, fitted to them; statistics of every second one and of the others; some features.
+    """Real images as an evaluation sees them: `extractor`, fitted to them; statistics of two halves, and some features.
 
-    `digest`: of images, extractor and preprocessing. `features`: float32 `[at most 10000, dim]`, evenly spaced.
+    `digest`: of images, extractor and preprocessing. `halves`: drawn at random, always the same, whatever the order of the images;
+    `features`: float32 `[at most 10000, dim]`, likewise.
     """
 
     name: str
@@ -49,11 +51,11 @@ class Reference:
 
 
 def reference(images: Pictures, extractor: Extractor, *, limit: int = 0, batch: int = 64, told: Told = lambda done: None) -> Reference:
-    """The reference of these images (or of `limit` evenly spaced ones): the one on disk, or computed now and kept.
+    """The reference of these images (or of `limit` of them, drawn at random): the one on disk, or computed now and kept.
 
     `told` hears how many images are done. A damaged file is computed again, with a notice; `UserError` for fewer than 4 images.
     """
-    count = len(spaced(len(images), limit))
+    count = min(len(images), limit or len(images))
     if count < 4:
         raise UserError(f"{images.name} holds {count} images: a reference needs at least 4, and many more to mean something")
     digest = hashlib.sha256(f"{VERSION} {images.digest} {count} {extractor.digest} {KEPT}".encode()).hexdigest()
@@ -70,15 +72,12 @@ def reference(images: Pictures, extractor: Extractor, *, limit: int = 0, batch: 
 
 def _computed(images: Pictures, extractor: Extractor, limit: int, batch: int, told: Told) -> dict[str, Tensor]:
     fitted, done = extractor.fit(images.batches(batch, limit)), 0
-    count = len(spaced(len(images), limit))
-    halves = Statistics(fitted.dim), Statistics(fitted.dim)
-    kept, features = torch.zeros(count, dtype=torch.bool), []
-    kept[spaced(count, KEPT)] = True
-    for block in images.batches(batch, limit):
+    halves, features = (Statistics(fitted.dim), Statistics(fitted.dim)), []
+    for block in images.batches(batch, limit):  # they come in random order
         found = fitted(block)
         for k in range(2):
             halves[(done + k) % 2].update(found[k::2])
-        features.append(found[kept[done : done + len(block)]])
+        features.append(found[: max(0, KEPT - done)])
         done += len(block)
         told(done)
     tensors = {"features": torch.cat(features)} | {f"state.{name}": value for name, value in fitted.state.items()}

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from meanstep.program.bar import shown
 from meanstep.program.console import Interrupted, UserError, chat, err, out, put_json, stage
-from meanstep.program.data.autoencoders import open_autoencoder
 from meanstep.program.data.manifest import Manifest
 from meanstep.program.evaluation import rows, samples
 from meanstep.program.evaluation.extractors import open_extractor
@@ -27,8 +26,9 @@ from meanstep.program.evaluation.samples import Sampled, Settings, Weights
 from meanstep.program.evaluation.table import table
 from meanstep.program.machine import available
 from meanstep.program.registry import default_sampler
+from meanstep.program.runs.decoder import decoder
 from meanstep.program.runs.facts import known
-from meanstep.program.runs.saved import MANIFEST, Saved, held, place
+from meanstep.program.runs.saved import MANIFEST, Saved, held
 from meanstep.program.sampling import model as models
 from meanstep.program.tables import fitted
 
@@ -41,7 +41,8 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
     device = available(asked.device)
     weights, config = samples.weights(saved, asked.average), held(run)
     with stage("opening extractor and autoencoder"):
-        extractor = open_extractor(asked.extractor or (config.run.extractor if config else "pixels"), device)
+        own = config.run.extractor if config else "pixels"
+        extractor = open_extractor(asked.extractor or own, device, fetch=asked.extractor is not None)
         checked(asked.metrics, extractor, asked.count)
         facts = known(run)
         usual = default_sampler(facts.learns)
@@ -49,7 +50,7 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
         for name in samplers:
             models.check_sampler(name, facts)
         manifest = Manifest.read(run / MANIFEST)
-        data = RunData(run, manifest, open_autoencoder(asked.autoencoder or place(run, manifest), device))
+        data = RunData(run, manifest, decoder(run, manifest, device, asked.autoencoder))
     real = pictures(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
     with _bar() as bar:
         work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, bar)
@@ -86,6 +87,8 @@ def _show(asked: "Evaluate", found: list[Row], below: Row, distance: str, run: P
 
 def notices(real: Pictures, against: Reference, count: int) -> Iterator[str]:
     """What a reader of the numbers has to know."""
+    if real.left_out:
+        yield f"{real.name}: left out, not read: {real.left_out}"
     dim, name = against.extractor.dim, against.extractor.distance
     if real.decoded:
         yield "the reference are pictures that the autoencoder decoded: its own error is not in the numbers; give --reference the originals"
@@ -192,7 +195,7 @@ class Work:
         name = (
             f"held out: {pool.name}"
             if pool
-            else "halves: every second image of the reference against the others, the Frechet distance only"
+            else "halves: one half of the reference, drawn at random, against the other, the Frechet distance only"
         )
         row: Row = {"kind": "floor", "data": name, "data_digest": pool.digest if pool else None} | self._shared()
         if held := rows.same(rows.load(self.run), row):

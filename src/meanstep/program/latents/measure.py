@@ -126,7 +126,7 @@ class Measurer:
 
     def picture(self, state: State) -> bytes:
         """A PNG of the samples that are shown, always of the same seeds and labels, as a run's own pictures."""
-        count, box = len(self.samples.cache.classes), io.BytesIO()
+        count, box = len(self.samples.shown), io.BytesIO()
         columns = count if 2 <= count <= MOST else 8
         images = self.samples.images(state, range(8 * columns))
         pictures.grid(images, columns).save(box, "PNG")

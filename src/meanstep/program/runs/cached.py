@@ -15,6 +15,11 @@ def source(run: Path) -> str:
     return config.data.source if config else ""
 
 
+def remote(spec: str) -> bool:
+    """Whether a source is read over the network: one that only a run's folder names is not."""
+    return spec.startswith("hub:")
+
+
 def cache(run: Path, remedy: str) -> Cache:
     """The cache that a run was trained on: the folder it names, one in the user's folder, else made anew from its source.
 
@@ -36,6 +41,8 @@ def _anew(run: Path, manifest: Manifest, remedy: str) -> Cache:
     try:
         if not config or not config.data.source:
             raise UserError("the run does not say where they were")
+        if remote(config.data.source):
+            raise UserError(f"they are {config.data.source}, and the network is not asked for what only a run names")
         found = ensure(config.data.source, Request(config.data.source, size=config.data.size, flips=config.data.flips))
         check_fits(manifest, found.manifest, f"the run {run}")
     except UserError as error:

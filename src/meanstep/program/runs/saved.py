@@ -80,12 +80,6 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def place(run: Path, manifest: Manifest) -> str:
-    """Where the autoencoder is: the run's copy, or where it was when the data were encoded."""
-    kind = manifest.autoencoder.partition(":")[0]
-    return f"{kind}:{run / AUTOENCODER}" if (run / AUTOENCODER).exists() else manifest.autoencoder
-
-
 def located(path: Path, checkpoint: str | int = "last") -> tuple[Path, Saved]:
     """The run's folder and the checkpoint that is meant: `last`, `best`, or the samples that it had seen. `path`: a run's folder, or a
     checkpoint's, which is the one that is meant."""

@@ -14,9 +14,10 @@ from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Networ
 from meanstep.program.registry import SAMPLER_HELP, check_sampler
 from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import MANIFEST, chosen, located
+from meanstep.program.sampling.labels import position
 
 KINDS = (".png", ".npz", ".jpg", ".jpeg", ".webp")
-LABELS = "Which classes: one, or several that are repeated over the seeds, by number or name."
+LABELS = "Which classes: one, or several that are repeated over the seeds, by name or number; a name wins."
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Sample:
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
     """A run's folder, or one of its checkpoints."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("samples.png")
-    """Where results go: .png (or .jpg, .webp) a grid, .npz arrays `images` uint8 [N, H, W, C], `seeds` and `labels`."""
+    """Where results go: .png (or .jpg, .webp) a grid, .npz arrays `images` uint8 [N, H, W, C], `seeds`, `labels` and `classes`."""
     seeds: Seeds = tuple(range(64))
     """Which seeds: 0:64 (without 64), 3,5,8 or 0:4,7."""
     steps: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."""
-    labels: Annotated[str | None, hinted(LABELS, "drawn, the same for a seed each time", "N,... | NAME,...")] = None
+    labels: Annotated[
+        str | None, hinted(LABELS, "drawn from those that have images, the same for a seed each time", "N,... | NAME,...")
+    ] = None
     guidance: float = 1.0
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
@@ -82,19 +85,9 @@ class Sample:
 
 
 def parsed_labels(text: str | None, classes: tuple[str, ...]) -> list[int] | None:
-    """Numbers of classes, given by number or name; None for those that the model draws."""
+    """Numbers of classes, given by name or number; None for those that the model draws."""
     if text is None:
         return None
     if not classes:
         raise UserError("--labels: this model was trained without labels")
-    numbers = []
-    for word in map(str.strip, text.split(",")):
-        known = word in classes and not word.isdecimal()
-        if not known and not (word.isdecimal() and int(word) < len(classes)):
-            raise UserError(f"--labels: numbers in 0 to {len(classes) - 1} or names, got {word!r}; there are {_few(classes)}")
-        numbers.append(classes.index(word) if known else int(word))
-    return numbers
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+    return [position(word, classes) for word in text.split(",")]

@@ -82,6 +82,8 @@ class _Guided:
         return torch.lerp(without, with_label, self.scale)
 
 
-def drawn_labels(seeds: Iterable[int], classes: int) -> Tensor:
-    """A label for each seed, uniform over the classes and always the same for that seed, int64 `[len(seeds)]`."""
-    return torch.tensor([int(torch.randint(classes, (), generator=key(int(seed), "label"))) for seed in seeds], dtype=torch.int64)
+def drawn_labels(seeds: Iterable[int], classes: int | Sequence[int]) -> Tensor:
+    """A label for each seed, uniform over so many or these classes and always the same for that seed, int64 `[len(seeds)]`."""
+    among = range(classes) if isinstance(classes, int) else classes
+    drawn = [among[int(torch.randint(len(among), (), generator=key(int(seed), "label")))] for seed in seeds]
+    return torch.tensor(drawn, dtype=torch.int64)

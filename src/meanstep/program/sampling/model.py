@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from meanstep import paths
 from meanstep.program import methods, registry
 from meanstep.program.console import UserError
-from meanstep.program.data import Autoencoder, Manifest, open_autoencoder, to_images
+from meanstep.program.data import Autoencoder, Manifest, to_images
 from meanstep.program.registry import AVERAGE, INSTANTANEOUS, PATHS, SAMPLERS, default_sampler
 from meanstep.program.runs import networks
+from meanstep.program.runs.decoder import decoder
 from meanstep.program.runs.facts import Facts, known
 from meanstep.program.runs.restored import put
-from meanstep.program.runs.saved import MANIFEST, chosen, located, place
+from meanstep.program.runs.saved import MANIFEST, chosen, located
 from meanstep.program.sampling import draw
 
 
@@ -47,6 +48,11 @@ class Model:
         """Names of the labels that the network takes, none if it takes none."""
         return self.manifest.classes if self.conditional else ()
 
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Labels of which the data held images: all where the run does not say."""
+        return self.manifest.shown if self.conditional else ()
+
     def latents(
         self,
         seeds: int | Sequence[int],
@@ -57,7 +63,7 @@ class Model:
     ) -> Tensor:
         """What the network makes, float32 `[N, C, H, W]`, before decoding. Arguments as of `sample`."""
         chosen = range(seeds) if isinstance(seeds, int) else seeds
-        y = self._labels(chosen, labels)
+        y = self.labels(chosen, labels)
         if guidance != 1 and y is None:
             raise UserError(f"guidance {guidance:g} needs labels, and this model was trained without")
         return draw.latents(
@@ -90,7 +96,8 @@ class Model:
     ) -> Tensor:
         """Pictures uint8 `[N, 1 or 3, H, W]`, one for each seed (a number N: the seeds 0 to N - 1).
 
-        `steps`: of the sampler, or a falling grid of times from 1 to 0; `labels`: one for all or one each, None draws them by the seed;
+        `steps`: of the sampler, or a falling grid of times from 1 to 0; `labels`: one for all or one each, None draws them by the seed
+        from the classes that have images;
         `guidance`: 1 is the conditional model. `batch` changes nothing beyond rounding. `UserError` for labels that there are not.
         """
         z = self.latents(seeds, steps, labels, guidance, batch)
@@ -104,14 +111,18 @@ class Model:
         """Pictures uint8 `[N, 1 or 3, H, W]` of what the network makes."""
         return decoded(z, self.manifest, self.autoencoder, batch)
 
-    def _labels(self, seeds: Sequence[int], labels: int | Sequence[int] | Tensor | None) -> Tensor | None:
+    def labels(self, seeds: Sequence[int], labels: int | Sequence[int] | Tensor | None = None) -> Tensor | None:
+        """The labels of samples of these seeds, int64 `[len(seeds)]`: those given, else drawn from the classes that have images.
+
+        None for a model without labels. `UserError` for labels that there are not.
+        """
         if not self.conditional:
             if labels is not None:
                 raise UserError("this model was trained without labels and cannot be asked for one")
             return None
         count = len(self.classes)
         if labels is None:
-            return draw.drawn_labels(seeds, count)
+            return draw.drawn_labels(seeds, self.shown)
         y = torch.as_tensor(labels, dtype=torch.int64).expand(len(seeds)) if isinstance(labels, int) else torch.as_tensor(labels)
         if tuple(y.shape) != (len(seeds),):
             raise UserError(f"labels: one for all, or one for each of the {len(seeds)} seeds, got shape {tuple(y.shape)}")
@@ -139,9 +150,9 @@ def load(
 ) -> Model:
     """The model of a run's folder (its checkpoint "last", "best", or the one that had seen so many samples) or of a checkpoint's folder.
 
-    `average`: an average's name, "raw" for the weights themselves, None for the run's first average; `autoencoder`: where it is now, if it
-    is neither in the folder nor where it was; `sampler`: of `meanstep.samplers` or your own `package.module:function`, None takes the
-    first that reads what the recipe taught. `UserError` for a folder that holds no
+    `average`: an average's name, "raw" for the weights themselves, None for the run's first average; `autoencoder`: where it is, if it is
+    not in the folder: what the folder names outside is not opened, and nothing is fetched for it; `sampler`: of `meanstep.samplers` or
+    your own `package.module:function`, None takes the first that reads what the recipe taught. `UserError` for a folder that holds no
     model, or a damaged one. A network that is not ours is made by calling the function that the checkpoint's network.json names, which
     `network` must allow by that name, `package.module:factory`.
     """
@@ -151,7 +162,7 @@ def load(
     net = networks.made(saved.description, allowed=network or "")
     put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
     here = torch.device(device)
-    made = open_autoencoder(autoencoder or place(run, manifest), here)
+    made = decoder(run, manifest, here, autoencoder)
     facts = known(run)
     way = sampler or default_sampler(facts.learns)
     check_sampler(way, facts)

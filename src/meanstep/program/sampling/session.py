@@ -12,8 +12,10 @@ from torch import Tensor
 
 from meanstep.program.bar import shown
 from meanstep.program.console import chat, put_json, stage, write
+from meanstep.program.data.kinds import listed
 from meanstep.program.machine import available
 from meanstep.program.sampling import pictures
+from meanstep.program.sampling.labels import told
 from meanstep.program.sampling.model import Model, load
 
 if TYPE_CHECKING:
@@ -33,16 +35,26 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None) -> None:
             network=asked.network,
         )
     n = len(asked.seeds)
-    y = None if labels is None else torch.tensor(labels).repeat(n // len(labels) + 1)[:n]
+    for notice in notices(asked.labels, model):
+        chat.print(notice, soft_wrap=True, markup=False, highlight=False)
+    y = model.labels(asked.seeds, None if labels is None else torch.tensor(labels).repeat(n // len(labels) + 1)[:n])
     began = time.perf_counter()
     images = _images(asked, model, y)
     seconds = time.perf_counter() - began
-    _save(path, images, asked.seeds, y, asked.columns)
+    _save(path, images, asked.seeds, y, asked.columns, model.classes)
     record = {"command": "sample", "file": str(path), "images": n, "steps": asked.steps, "guidance": asked.guidance}
     if put_json(asked.json, record | {"seen": model.seen, "average": model.average, "seconds": round(seconds, 3)}):
         return
     what = f"{n} samples in {asked.steps} step{'s' * (asked.steps > 1)}, {n / seconds:,.0f}/s"
     chat.print(f"{path}: {what}, weights {model.average} after {model.seen:,} samples", highlight=False, soft_wrap=True, markup=False)
+
+
+def notices(text: str | None, model: Model) -> list[str]:
+    """Which classes were taken for the words of `--labels`; without any, which are not drawn."""
+    if text is not None and model.conditional:
+        return [told(word, model.classes, model.shown) for word in dict.fromkeys(text.split(","))]
+    left = [name for k, name in enumerate(model.classes) if k not in model.shown]
+    return [f"classes of which the data hold no image are not drawn: {listed(left)}"] if left else []
 
 
 def _images(asked: "Sample", model: Model, labels: Tensor | None) -> Tensor:
@@ -58,12 +70,12 @@ def _images(asked: "Sample", model: Model, labels: Tensor | None) -> Tensor:
     return torch.cat(parts)
 
 
-def _save(path: Path, images: Tensor, seeds: tuple[int, ...], labels: Tensor | None, columns: int | None) -> None:
+def _save(path: Path, images: Tensor, seeds: tuple[int, ...], labels: Tensor | None, columns: int | None, classes: tuple[str, ...]) -> None:
     if path.suffix.lower() != ".npz":
         pictures.save(path, pictures.grid(images, columns))
         return
     held: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "seeds": np.array(seeds)}
-    held |= {"labels": labels.numpy()} if labels is not None else {}
+    held |= {"labels": labels.numpy(), "classes": np.array(classes)} if labels is not None else {}
     box = io.BytesIO()
     np.savez_compressed(box, **held)
     write(path, box.getvalue())

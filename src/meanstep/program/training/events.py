@@ -72,7 +72,7 @@ class Events:
 
     def picture(self, state: State) -> None:
         """A grid of samples of the same seeds, and labels, each time: in one step where the field knows the average velocity."""
-        columns = len(self.samples.cache.classes) if 2 <= len(self.samples.cache.classes) <= MOST else 8
+        columns = len(self.samples.shown) if 2 <= len(self.samples.shown) <= MOST else 8
         images = self.samples.images(state, range(8 * columns))
         if self.ranks.first:
             name = f"samples/{state.seen:012d}.png"

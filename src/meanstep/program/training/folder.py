@@ -1,6 +1,7 @@
 """A run's folder is claimed: one configuration, one process at a time. Knows no networks."""
 
 import fcntl
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,5 +105,6 @@ def _short(value: Any) -> str:
 
 def _keep_autoencoder(here: Path, manifest: Manifest) -> None:
     path = Path(manifest.autoencoder.partition(":")[2]).expanduser()
-    if path.is_file() and path.suffix == ".safetensors" and path.stat().st_size <= LARGEST:
+    fits = path.is_file() and path.suffix == ".safetensors" and path.stat().st_size <= LARGEST
+    if fits and hashlib.sha256(path.read_bytes()).hexdigest() == manifest.autoencoder_digest:
         write(here / AUTOENCODER, path.read_bytes())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from meanstep.metrics import Statistics, frechet
-from meanstep.program.data import Autoencoder, Cache, open_autoencoder
+from meanstep.program.data import Autoencoder, Cache
 from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.evaluation.pictures import of_cache
 from meanstep.program.evaluation.references import Reference, reference
 from meanstep.program.registry import AVERAGE, INSTANTANEOUS
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config
-from meanstep.program.runs.saved import place
+from meanstep.program.runs.decoder import while_training
 from meanstep.program.sampling import draw
 from meanstep.program.sampling.model import decoded
 from meanstep.program.training.ranks import Ranks
@@ -29,7 +30,7 @@ PICTURED = {AVERAGE: 1, INSTANTANEOUS: 32}
 """Steps of the samples that are shown, and by which the best checkpoint is told."""
 BATCH = 64
 REFERENCE = 10_000
-"""Most images that the distances of a run are taken to, evenly spaced."""
+"""Most images that the distances of a run are taken to, drawn at random, always the same."""
 Judge = Callable[[State], dict[str, float]]
 
 
@@ -45,7 +46,13 @@ class Samples:
     @staticmethod
     def of(config: Config, cache: Cache, here: Path, ranks: Ranks) -> "Samples":
         """Those of the run in the folder `here`."""
-        return Samples(config, cache, open_autoencoder(place(here, cache.manifest), ranks.device), ranks)
+        return Samples(config, cache, while_training(here, cache.manifest, ranks.device), ranks)
+
+    @cached_property
+    def shown(self) -> list[int]:
+        """The labels of which the data hold images; empty: there are no labels."""
+        found: list[int] = self.cache.labels.unique().tolist() if self.cache.classes else []
+        return found
 
     @property
     def count(self) -> int:
@@ -63,9 +70,9 @@ class Samples:
 
     @torch.no_grad()
     def made(self, net: nn.Module, seeds: range, steps: int, sampler: str) -> Tensor:
-        """Pictures uint8 `[len(seeds), C, H, W]`; labels follow the seeds, one class after the other."""
+        """Pictures uint8 `[len(seeds), C, H, W]`; labels follow the seeds, one class that has images after the other."""
         count = classes(self.config, self.cache)
-        labels = torch.tensor([seed % count for seed in seeds]) if count else None
+        labels = torch.tensor([self.shown[seed % len(self.shown)] for seed in seeds]) if count else None
         shape, device = self.cache.shape, self.ranks.device
         was = net.training
         how: dict[str, Any] = {"labels": labels, "null": count, "sampler": draw.named(sampler)}

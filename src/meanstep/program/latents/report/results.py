@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meanstep.program.console import UserError
+from meanstep.program.inside import inside
 from meanstep.program.latents import records
 from meanstep.program.latents.arms import ANCHORED, CONSTANT
 from meanstep.program.latents.records import Record
@@ -180,22 +181,23 @@ def _arm(entry: Record, path: Path) -> Arm:
 
 def _environments(folder: Path) -> tuple[Record, ...]:
     paths = sorted((folder / "runs").glob("*/env.json")) or [folder / "env.json"]
-    return tuple(_environment(path) for path in paths)
+    return tuple(_environment(inside(folder, path.relative_to(folder))) for path in paths)
 
 
-def _environment(path: Path) -> Record:
+def _environment(path: Path | None) -> Record:
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     return found if isinstance(found, dict) else {}
 
 
 def _pictures(folder: Path, arms: tuple[Arm, ...]) -> dict[str, Path]:
-    """A grid of samples for each arm: that of its first seed."""
+    """A grid of samples for each arm: that of its first seed. A link that leads out of the folder is none."""
     found = {}
+    here = [path for path in (folder / "samples").glob("*.png") if inside(folder, path.relative_to(folder))]
     for arm in arms:
-        numbered = {p.stem.removeprefix(f"{arm.name}-"): p for p in (folder / "samples").glob("*.png") if p.stem.startswith(f"{arm.name}-")}
+        numbered = {p.stem.removeprefix(f"{arm.name}-"): p for p in here if p.stem.startswith(f"{arm.name}-")}
         if seeds := [number for number in numbered if number.isdigit()]:
             found[arm.name] = numbered[min(seeds, key=int)]
     return found

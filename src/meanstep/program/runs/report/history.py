@@ -11,6 +11,7 @@ import numpy as np
 from meanstep.program.console import UserError
 from meanstep.program.data.manifest import Manifest
 from meanstep.program.evaluation import rows
+from meanstep.program.inside import inside
 from meanstep.program.runs import saved
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.records import Record, load
@@ -91,11 +92,11 @@ def read(folder: Path) -> History:
     if config is None:
         raise UserError(f"{folder} holds no {saved.CONFIG}: give the folder of a run of `meanstep train`")
     manifest = Manifest.read(folder / saved.MANIFEST) if (folder / saved.MANIFEST).is_file() else None
-    return History(folder, config, manifest, _environment(folder / "env.json"), load(folder / "records.jsonl"), rows.load(folder))
+    return History(folder, config, manifest, _environment(inside(folder, "env.json")), load(folder / "records.jsonl"), rows.load(folder))
 
 
-def _environment(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _environment(path: Path | None) -> dict[str, Any]:
+    if path is None or not path.is_file():
         return {}
     try:
         held = json.loads(path.read_text(encoding="utf-8"))

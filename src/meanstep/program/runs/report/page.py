@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from meanstep.program.console import UserError
+from meanstep.program.inside import inside
 from meanstep.program.pages import page
 from meanstep.program.runs.report import prose
 from meanstep.program.runs.report.history import History, read
@@ -58,9 +59,9 @@ def _content(run: History, drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
 
 
 def _pictures(run: History) -> tuple[list[dict[str, Any]], int]:
-    """The pictures over time, evenly chosen if they are many, and how many of the records' are not there."""
-    noted = {r["seen"]: run.folder / r["file"] for r in run.of("picture")}
-    there = [(seen, path) for seen, path in sorted(noted.items()) if path.is_file()]
+    """The pictures over time, evenly chosen if they are many, and how many of the records' are not there, or not in the folder."""
+    noted = {r["seen"]: inside(run.folder, str(r["file"])) for r in run.of("picture")}
+    there = [(seen, path) for seen, path in sorted(noted.items()) if path and path.is_file()]
     chosen = sorted({round(k) for k in np.linspace(0, len(there) - 1, min(MOST, len(there)))}) if there else []
     found = [{"seen": there[k][0], "words": prose.moment(there[k][0], run), "image": _image(there[k][1])} for k in chosen]
     return [picture for picture in found if picture["image"]], len(noted) - len(there)

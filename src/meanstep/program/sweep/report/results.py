@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from meanstep.program.console import UserError
+from meanstep.program.inside import inside
 from meanstep.program.sweep.records import Record, load, read_json
 
 BASE, ANCHORED, BOTH = "beta 0", "ema 1 anchor", "posterior-both 1"
@@ -140,7 +141,7 @@ class Results:
 def read(folder: Path) -> Results:
     """The folder of a sweep. `UserError` names the file that is missing or damaged."""
     asked = read_json(folder / "sweep.json")
-    environment = read_json(folder / "env.json") if (folder / "env.json").exists() else {}
+    environment = read_json(path) if (path := inside(folder, "env.json")) else {}
     records = load(folder)
     settings = asked.get("settings", {}) if isinstance(asked, dict) else None
     if not isinstance(settings, dict) or not isinstance(asked.get("lines"), list):
@@ -159,8 +160,9 @@ def read(folder: Path) -> Results:
 
 
 def _samples(folder: Path, name: str) -> dict[str, np.ndarray]:
-    """Arrays of the set's first seed, none if there is no file."""
-    numbers = {path: path.stem.removeprefix(f"{name}-") for path in (folder / "samples").glob("*.npz") if path.stem.startswith(f"{name}-")}
+    """Arrays of the set's first seed, none if there is no file; a link that leads out of the folder is none."""
+    here = [path for path in (folder / "samples").glob("*.npz") if inside(folder, path.relative_to(folder))]
+    numbers = {path: path.stem.removeprefix(f"{name}-") for path in here if path.stem.startswith(f"{name}-")}
     paths = sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
     if not paths:
         return {}

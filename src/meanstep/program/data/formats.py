@@ -1,0 +1,55 @@
+"""Which files are pictures that are decoded here, and how the others are counted. Knows no folders and no sizes."""
+
+import io
+import re
+from collections.abc import Mapping
+from functools import cache
+
+from PIL import Image, features
+
+FORMATS = ("AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP")
+"""Of pillow's, those that need no other program (EPS runs one) and are pictures (PDF, HDF5, MPEG are not)."""
+CODECS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+"""What pillow may have been built without."""
+MOST = 8
+"""Kinds of files that are named one by one."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Those that this pillow decodes."""
+    return tuple(name for name in FORMATS if name not in CODECS or features.check(CODECS[name]))
+
+
+@cache
+def endings() -> frozenset[str]:
+    """The endings of their files, small letters with the dot."""
+    return frozenset(end for end, name in Image.registered_extensions().items() if name in formats())
+
+
+def ending(name: str) -> str:
+    """How a file is counted that is no picture: its ending, `no ending`, or `odd ending` for what is hardly one."""
+    last = name.rpartition("/")[2]
+    _, dot, end = last.rpartition(".")
+    if not dot:
+        return "no ending"
+    return f".{end.lower()}" if re.fullmatch(r"\w{1,8}", end, re.ASCII) else "odd ending"
+
+
+def readable(name: str) -> bool:
+    """Whether a file of this name is taken for a picture."""
+    return ending(name) in endings()
+
+
+def decoded(data: bytes) -> Image.Image:
+    """The image that bytes encode, whatever their file was called; `OSError` if they are none of these formats."""
+    return Image.open(io.BytesIO(data), formats=formats())
+
+
+def counted(left_out: Mapping[str, int]) -> str:
+    """What was left out, in words, the most frequent kinds first: `5 .jp2, 2 hidden`; empty if nothing was."""
+    kinds = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+    words = [f"{number:,} {name}" for name, number in kinds[:MOST]]
+    if rest := kinds[MOST:]:
+        words.append(f"{sum(number for _, number in rest):,} of {len(rest)} other kinds")
+    return ", ".join(words)
