@@ -51,7 +51,7 @@ def configurations(folder: Path) -> dict[str, tuple[Config, Cache]]:
     never = {"sample_every": 0, "evaluate_every": 0, "save_every": 10**9}
     digits, run = ensure("digits"), RunConfig(batch=BATCH, device="cpu", samples=10**9, log_every=BATCH, **never)
     large = latents(folder, digits.manifest, shards=8)
-    network = NetworkConfig(patch=4, width=256, depth=6, heads=4)
+    network = NetworkConfig(options={"patch": 4, "width": 256, "depth": 6, "heads": 4})
     return {
         "latents 4 x 32 x 32, DiT 6 x 256, 64 tokens": (
             Config(DataConfig(str(large.path)), network, optimiser=OptimiserConfig(), run=run),

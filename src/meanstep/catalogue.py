@@ -5,12 +5,13 @@ one place. A decorator's facts are literals.
 """
 
 import ast
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T", bound=Callable[..., Any])
 PACKAGE = Path(__file__).parent
@@ -18,11 +19,15 @@ PACKAGE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Option:
-    """An argument of a part: `kind` is its annotation, `default` its default as the source writes it, None for one that is required."""
+    """An argument of a part: `kind` is its annotation, `default` its default as the source writes it, None for one that is required.
+
+    `about`: the text below a dataclass's field, empty if there is none.
+    """
 
     name: str
     kind: str
     default: str | None
+    about: str = ""
 
     @property
     def value(self) -> Any:
@@ -31,6 +36,29 @@ class Option:
             return ast.literal_eval(self.default or "None")
         except (ValueError, SyntaxError):
             return None
+
+    @property
+    def type(self) -> Any:
+        """The annotation itself, if it is made of plain types, unions, tuples and words; `TypeError` for another."""
+        return _type(ast.parse(self.kind, mode="eval").body)
+
+
+PLAIN = {kind.__name__: kind for kind in (bool, int, float, str)}
+
+
+def _type(node: ast.expr) -> Any:
+    match node:
+        case ast.Name(id=name) if name in PLAIN:
+            return PLAIN[name]
+        case ast.Constant(value=value) if value is None or value is ...:
+            return value
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _type(left) | _type(right)
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=inside):
+            return Literal[ast.literal_eval(inside)]
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=inside)):
+            return tuple[tuple(_type(part) for part in inside)]  # type: ignore[misc]
+    raise TypeError(f"an option is of plain types, a union, a tuple or a Literal of them, not {ast.unparse(node)}")
 
 
 @dataclass(frozen=True)
@@ -88,9 +116,15 @@ def _arguments(given: ast.arguments) -> tuple[Option, ...]:
 
 
 def _fields(node: ast.ClassDef) -> tuple[Option, ...]:
-    lines = [line for line in node.body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)]
-    return tuple(_option(ast.unparse(line.target), line.annotation, line.value) for line in lines)
+    lines = [(line, below) for line, below in zip(node.body, [*node.body[1:], None], strict=True) if isinstance(line, ast.AnnAssign)]
+    return tuple(_option(ast.unparse(line.target), line.annotation, line.value, _text(below)) for line, below in lines)
 
 
-def _option(name: str, kind: ast.expr | None, default: ast.expr | None) -> Option:
-    return Option(name, ast.unparse(kind) if kind else "", None if default is None else ast.unparse(default))
+def _text(node: ast.stmt | None) -> str:
+    """What a line says that is a text and nothing else."""
+    found = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else ""
+    return inspect.cleandoc(found) if isinstance(found, str) else ""
+
+
+def _option(name: str, kind: ast.expr | None, default: ast.expr | None, about: str = "") -> Option:
+    return Option(name, ast.unparse(kind) if kind else "", None if default is None else ast.unparse(default), about)

@@ -8,6 +8,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from meanstep import __version__
 from meanstep.program.commands import COMMANDS
@@ -61,12 +62,16 @@ def _run(args: list[str]) -> int:
 
 
 def _called(name: str, args: list[str]) -> int:
+    code: int = chosen(name, args).run()
+    return code
+
+
+def chosen(name: str, args: Sequence[str]) -> Any:
+    """The command of that name with these words, not run; `UserError` for words that it does not understand."""
     from meanstep.program.parsing import parsed
 
     kind = COMMANDS[name].load()
-    chosen = kind.parse(args) if hasattr(kind, "parse") else parsed(kind, name, args)
-    code: int = chosen.run()
-    return code
+    return kind.parse(args) if hasattr(kind, "parse") else parsed(kind, name, args)
 
 
 def _list(group: str) -> str:

@@ -18,8 +18,8 @@ for recipe in meanflow flow_matching; do
         --schedule constant --method.recipe "$recipe" \
         --method.options "$(test "$recipe" = meanflow && echo '{times: uniform, diagonal_share: 0.5}' || echo '{times: uniform}')"
 done
-meanstep evaluate "$out/mnist-meanflow" --checkpoints best --steps 1 2 4 --count 4000 --held-out "$out/mnist-test"
-meanstep evaluate "$out/mnist-flow_matching" --checkpoints best --steps 1 4 32 --count 4000 --held-out "$out/mnist-test"
+meanstep evaluate "$out/mnist-meanflow" --checkpoint best --steps 1 2 4 --count 4000 --held-out "$out/mnist-test"
+meanstep evaluate "$out/mnist-flow_matching" --checkpoint best --steps 1 4 32 --count 4000 --held-out "$out/mnist-test"
 meanstep cache "$MEANSTEP_DATA/clothing256_webp.npz" --out "$out/clothing64-latents" --size 64 --flips \
     --autoencoder "taesd:$MEANSTEP_DATA/taesd.safetensors"
 meanstep train --preset mnist-dit --out "$out/clothing64" --data.source "$out/clothing64-latents" --network.patch 2 --samples 200000

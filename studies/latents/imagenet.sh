@@ -8,5 +8,5 @@ set -eu
 images=${1:?the training images} vae=${2:?an sd-vae-ft-mse file} out=${3:?a folder}
 meanstep cache "$images" --out "$out/imagenet256" --size 256 --flips --autoencoder "kl:$vae" --no-normalise
 meanstep launch --array 24 --gpus-per-node 8 --time 24:00:00 --requeue -- reproduce latents --preset imagenet256-dit-b4 \
-    --data.source "$out/imagenet256" --out "$out/imagenet256-b4" --arms paper rising falling over-t alpha_flow --seeds 0 1 2 --moments 60 \
+    --data.source "$out/imagenet256" --out "$out/imagenet256-b4" --arms paper rising falling over-t alpha_flow --seeds 0:3 --moments 60 \
     --precision bf16 --measure.count 10000 --measure.references 1

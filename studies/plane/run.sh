@@ -3,21 +3,21 @@
 # Usage: studies/plane/run.sh OUT   (a folder for the runs)
 set -euo pipefail
 out=${1:?give a folder for the runs}
-toy() { meanstep reproduce toy --out "$out/$1" "${@:2}"; }
+toy() { meanstep reproduce toy --device cpu --out "$out/$1" "${@:2}"; }
 
-toy main --steps 6000 --seeds 0 1 2 3 4
-toy proxies --steps 4000 --arms paper@0 posterior@1 oracle@1 ema-both@1 posterior-both@1 oracle-both@1 matrix
+toy main --updates 6000 --seeds 0:5
+toy proxies --updates 4000 --arms paper@0 posterior@1 oracle@1 ema-both@1 posterior-both@1 oracle-both@1 matrix
 
 # One factor at a time: beta = 0 and 1, with and without the anchor, and the posterior in both roles.
-some=(--seeds 0 1 2 --sets eight_gaussians swiss_roll --arms paper@0,1 plain@1 anchored@0 posterior-both@1)
-toy base "${some[@]}" --steps 3000
-toy batch64 "${some[@]}" --steps 3000 --batch 64
-toy share25 "${some[@]}" --steps 3000 --diagonal-share 0.25
-toy share75 "${some[@]}" --steps 3000 --diagonal-share 0.75
-toy weighted "${some[@]}" --steps 3000 --power 1
-toy logit-normal "${some[@]}" --steps 3000 --times logit-normal
-toy batch1024 "${some[@]}" --steps 3000 --batch 1024
-toy long "${some[@]}" --steps 20000 --seeds 0 1
+some=(--sets eight_gaussians swiss_roll --arms paper@0,1 plain@1 anchored@0 posterior-both@1)
+toy base "${some[@]}" --seeds 0:3 --updates 3000
+toy batch64 "${some[@]}" --seeds 0:3 --updates 3000 --batch 64
+toy share25 "${some[@]}" --seeds 0:3 --updates 3000 --diagonal-share 0.25
+toy share75 "${some[@]}" --seeds 0:3 --updates 3000 --diagonal-share 0.75
+toy weighted "${some[@]}" --seeds 0:3 --updates 3000 --power 1
+toy logit-normal "${some[@]}" --seeds 0:3 --updates 3000 --times logit-normal
+toy batch1024 "${some[@]}" --seeds 0:3 --updates 3000 --batch 1024
+toy long "${some[@]}" --updates 20000 --seeds 0,1
 
-toy references --steps 3000 --seeds 0 1 --sets eight_gaussians swiss_roll --arms paper@0 flow_matching alpha_flow improved_meanflow \
+toy references --updates 3000 --seeds 0,1 --sets eight_gaussians swiss_roll --arms paper@0 flow_matching alpha_flow improved_meanflow \
     terminal_velocity split_meanflow solution_flow shortcut

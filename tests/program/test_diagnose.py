@@ -274,6 +274,31 @@ def test_the_budget_bounds_the_time_and_the_chunk_the_rows(monkeypatch: pytest.M
     assert largest <= 16
 
 
+@pytest.mark.parametrize("path", [ms.paths.linear, ms.paths.trigonometric], ids=["linear", "trigonometric"])
+def test_rows_are_drawn_on_the_path_of_the_training(path: ms.paths.Path):
+    """Data at the origin: what the network is asked, by every probe, is the path's scale of the noise at every time."""
+    asked: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    now = [""]
+
+    class Watched(Exact):
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            plain = [torch.as_tensor(getattr(p, "primal", p)).detach() for p in (z, t)]
+            asked.setdefault(now[0], []).append((plain[0], plain[1]))
+            return super().forward(z, r, t, y)
+
+    probed = Probed(Watched(), None, "net", "planted", ())
+    data = arrays.Dataset(np.zeros((600, 2), np.float32), None, "planted")
+    method = reading.method("meanflow", probed, {"times": "uniform"}, path)
+    case = Case(probed, data, method, reading.center("own", probed, data, 0, torch.float32, CPU), torch.float32, CPU, chunk=1024)
+    probe._batch(case, probe.Measured(), 1000, lambda: 60.0, lambda name: now.__setitem__(0, name))
+    assert len(asked) >= 4
+    for name, calls in asked.items():
+        z, t = torch.cat([z for z, _ in calls]), torch.cat([t for _, t in calls])
+        late = t > 0.05
+        ratio = z[late].square().mean(1) / path.scales(t[late])[1] ** 2
+        assert ratio.mean() == pytest.approx(1, abs=0.2), name  # on the other path 0.65 or 1.7
+
+
 def test_precision_ends_it():
     case = diagnosis(Exact(), normal(), rows=8).case
     found = probe.measure(case, 60.0, 0.2, 1 << 40)

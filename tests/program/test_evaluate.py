@@ -15,14 +15,16 @@ from torch import Tensor
 import meanstep as ms
 from meanstep import cli
 from meanstep.metrics import Statistics, frechet, mmd
+from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.program.data import Plan, Request, ensure, make
 from meanstep.program.data.order import subset
 from meanstep.program.evaluation import Gathered, Pictures, measured, open_extractor, reference, rows, samples
-from meanstep.program.evaluation.measures import blocks
+from meanstep.program.evaluation.measures import blocks, gathering
 from meanstep.program.evaluation.pictures import spaced
+from meanstep.program.evaluation.table import columns
 from meanstep.program.runs import networks
-from meanstep.program.runs.config import Config, DataConfig, to_yaml
+from meanstep.program.runs.config import Config, DataConfig, MethodConfig, to_yaml
 from meanstep.program.sampling.model import load
 
 DATA = os.environ.get("MEANSTEP_DATA", "")
@@ -140,6 +142,36 @@ def test_the_interval_is_that_of_the_blocks():
     parts = [frechet(Statistics(64).update(against.extractor(part)), against.statistics) for part in x.split([67, 67, 66])]
     half = 4.302653 * np.std(parts, ddof=1) / 3**0.5  # Student's t with 2 degrees of freedom
     assert values["frechet_high"] - values["frechet"] == pytest.approx(half, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(registry.METRICS))
+def test_every_metric_of_the_table_gives_the_numbers_of_its_columns(name: str):
+    against = reference(kept(drawn(40)), open_extractor("random"))
+    extractor = replace(against.extractor, logits=lambda features: features[:, :5])
+    found = gathering(extractor, 30, [name]).add(images(30, shift=5))
+    row = {"values": measured(found, against, [name])}
+    heads, shown = zip(*columns([name], "FD-random"), strict=True)
+    assert registry.METRICS[name].about and heads[-1] == "count" and len(heads) > 1
+    assert all(show(row) for show in shown) and [show({"values": {"count": 3}}) for show in shown] == [*[""] * (len(shown) - 1), "3"]
+
+
+def test_a_column_shows_an_interval_an_error_and_a_scale():
+    values = {"count": 1000, "frechet": 4.0, "frechet_low": 3.5, "frechet_high": 4.5, "kid": 0.0123, "kid_error": 0.0021, "recall": 0.5}
+    shown = dict(columns(["frechet", "kid", "precision-recall", "of another version"], "FID"))
+    assert {head: show({"values": values}) for head, show in shown.items()} == {
+        "FID": "4 ± 0.5",
+        "kernel x 1000": "12.3 ± 2.1",
+        "precision": "",
+        "recall": "0.500",
+        "count": "1,000",
+    }
+
+
+def test_too_few_rows_for_a_metric_are_one_line():
+    against = reference(kept(drawn(5)), open_extractor("pixels"))
+    found = gathering(against.extractor, 30, ["density-coverage"]).add(images(30))
+    with pytest.raises(UserError, match="density-coverage needs at least 6 samples and 6 images, got 30 and 5"):
+        measured(found, against, ["density-coverage"])
 
 
 # The command -------------------------------------------------------------------------------------------------------------------------
@@ -320,6 +352,72 @@ def test_latents_are_compared_decoded_or_with_the_originals(tmp_path: Path, caps
     assert decoded["values"]["frechet"] != pytest.approx(originals["values"]["frechet"], rel=1e-3)
 
 
+# Samplers ----------------------------------------------------------------------------------------------------------------------------
+
+SHRUNK = """
+def shrunk(field, z, times, y=None):
+    return 0.5 * z
+"""
+
+
+def cells(run: Path) -> list[tuple[str, int, float]]:
+    found = [row for row in rows.load(run) if row["kind"] == "cell"]
+    return [(row["sampler"], row["steps"], row["values"]["frechet"]) for row in found]
+
+
+def test_a_sampler_is_part_of_a_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path)
+    (tmp_path / "shrunk_sampler.py").write_text(SHRUNK)
+    assert evaluate(run, *QUICK, "--steps", 2) == 0
+    assert "sampler" not in capsys.readouterr().out.partition("reference")[0], "the run's own one has no column"
+    names = ("walk", "renoise", "euler", "shrunk_sampler:shrunk")
+    assert evaluate(run, *QUICK, "--steps", 2, "--sampler", *names) == 0
+    printed = capsys.readouterr()
+    assert "1 of 4 cells are there already" in printed.err and "sampler" in printed.out.partition("reference")[0]
+    assert [name for name, _, _ in cells(run)] == list(names) and len({value for _, _, value in cells(run)}) == 4
+    real = Statistics(64).update(torch.from_numpy(drawn(40)).flatten(1) / 127.5 - 1)
+    for name, _, value in cells(run):
+        x = load(run, sampler=name).sample(range(20), 2, samples.labels_of_data(range(20), torch.arange(40) % 2))
+        assert value == pytest.approx(frechet(Statistics(64).update(x.flatten(1) / 127.5 - 1), real), rel=1e-5)
+
+
+def test_rows_without_a_sampler_are_of_the_runs_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path)
+    assert evaluate(run, *QUICK) == 0
+    old = [{name: value for name, value in row.items() if name != "sampler"} for row in rows.load(run)]
+    (run / rows.NAME).write_text("".join(json.dumps(row) + "\n" for row in old))
+    assert evaluate(run, *QUICK, "--sampler", "walk") == 0 and rows.load(run) == old
+    assert evaluate(run, *QUICK, "--sampler", "heun") == 0
+    assert [row.get("sampler") for row in rows.load(run) if row["kind"] == "cell"] == [None, "heun"]
+    capsys.readouterr()
+    assert evaluate(run, *QUICK, "--sampler", "walk", "heun") == 0
+    assert "walk" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "walk",
+            "this field was trained on the instantaneous one only: take euler, heun",
+        ),
+        ("meanstep.samplers:walk", "jumps by the average velocity"),
+        ("meanstep.samplers:none", "has no 'none'"),
+        ("meanstep.paths:linear.none", "has no 'none'"),
+        ("meanstep:__version__", "is no function (field, z, times, y)"),
+    ],
+)
+def test_a_sampler_that_cannot_read_the_run_is_refused(name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path)
+    (run / "config.yaml").write_text(
+        to_yaml(Config(data=DataConfig(source=str(tmp_path / "data.npz")), method=MethodConfig("flow_matching")))
+    )
+    capsys.readouterr()
+    assert evaluate(run, *QUICK, "--sampler", name) == 2
+    text = capsys.readouterr().err
+    assert said in text and text.count("\n") == 1 and not rows.load(run)
+
+
 # Mistakes ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -330,10 +428,13 @@ def test_latents_are_compared_decoded_or_with_the_originals(tmp_path: Path, caps
         (("--checkpoint", 64), "has no checkpoint at 64 samples: there are 128, 256"),
         (("--checkpoint", "newest"), "--checkpoint: last, best, or the samples that it had seen, got 'newest'; there are 128, 256"),
         (("--average", "0.5"), "has no average '0.5': choose among raw, 0.9"),
-        (("--count", 3), "--count: at least 6, got 3"),
+        (("--count", 3), "--count: at least 6 for precision-recall, got 3"),
         (("--steps", 0), "--steps: at least 1, got 0"),
         (("--guidance", 1, "nan"), "--guidance: finite numbers"),
-        (("--metrics", "inception-score"), "needs class logits, which pixels has not"),
+        (("--metrics", "inception-score"), "--metrics inception-score needs class logits, which pixels has not"),
+        (("--metrics", "frechet", "kd"), "--metrics: there is no metric 'kd' (did you mean kid?)"),
+        (("--metrics", "frechet", "kid", "--count", 1), "--count: at least 2, got 1"),
+        (("--sampler", "eulr"), "--sampler: there is no sampler 'eulr' (did you mean euler?)"),
         (("--reference", "nowhere.npz"), "cannot read nowhere.npz"),
         (("--json", "nowhere/rows.json"), "the folder"),
     ],

@@ -168,6 +168,20 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends_and_extremes():
     assert [short(n) for n in (0, 500, 2500, 2e6, 1e9)] == ["0", "500", "2.5k", "2M", "1G"]
 
 
+def test_samplers_are_shown_where_there_are_several(tmp_path: Path):
+    """A row that names none is of the run's own."""
+    here = folder(tmp_path / "run", Plan(steps=1, cells=True))
+    (table,) = prose.evaluations(read(here))
+    assert table["heads"][:4] == ["seen", "average", "steps", "guidance"]
+    rows = [*cells(), cells()[1] | {"sampler": "heun", "values": {"frechet": 3.0, "count": 64}}, cells()[0] | {"sampler": "walk"}]
+    (here / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (table,) = prose.evaluations(read(here))
+    assert table["heads"][:5] == ["seen", "average", "sampler", "steps", "guidance"]
+    shown = [(line["cells"][0], line["cells"][2], line["best"]) for line in table["rows"]]
+    assert shown == [("1,000", "walk", False), ("2,000", "heun", True), ("2,000", "walk", False), ("3,000", "walk", False), ("", "", False)]
+    assert {len(line["cells"]) for line in table["rows"] if line["cells"][0] != "3,000"} == {len(table["heads"])}
+
+
 # The page ----------------------------------------------------------------------------------------------------------------------------
 
 SECTIONS = ("samples", "quality", "residuals", "signals", "evaluations", "checkpoints", "configuration", "environment", "again")

@@ -83,6 +83,7 @@ class Case:
     words: tuple[str, ...] = ()
     labelled: bool = True
     flips: bool = False
+    path: ms.paths.Path = ms.paths.linear
 
 
 def hidden(share: float, omega: float = 1.0, kappa: float = 0.0, window: tuple[float, float] = (0.0, 1.0)) -> Guided:
@@ -122,7 +123,7 @@ CASES = {
         flips=True,
     ),
     "posterior": Case(
-        {"recipe": "posterior_meanflow", "options": {}, "references": 20},
+        {"recipe": "posterior_meanflow", "options": {}, "references": 20, "path": "trigonometric"},
         lambda proxy, x: ms.recipes.posterior_meanflow(
             Posterior(x[torch.randperm(N, generator=ms.key(SEED, "references"))[:20].sort().values])
         ),
@@ -130,6 +131,7 @@ CASES = {
         300,
         ("--data.no-conditional",),
         labelled=False,
+        path=ms.paths.trigonometric,
     ),
     "learned weight": Case(
         {"recipe": "decoupled_meanflow", "options": {}, "dropout": 0.5},
@@ -178,7 +180,7 @@ def written_out(case: Case) -> tuple[dict[str, dict[str, Tensor]], list[float]]:
     net = DiT(**SIZES, classes=CLASSES if case.labelled else 0, generator=ms.key(SEED, "weights")).double()
     proxy = str(case.method.get("proxy_decay", ""))
     averages = {name: copy.deepcopy(net) for name in (*map(str, KEEP), "power-0.10", *filter(None, [proxy]))}
-    loss = ms.Loss(case.recipe(averages.get(proxy, net), x)).double()
+    loss = ms.Loss(case.recipe(averages.get(proxy, net), x), case.path).double()
     weights = [*net.parameters(), *loss.parameters()]
     optimiser, norms = torch.optim.AdamW(weights, betas=(0.8, 0.95), weight_decay=DECAY), []
     for step in range(STEPS):

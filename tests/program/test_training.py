@@ -405,7 +405,9 @@ def test_a_damaged_checkpoint_is_named(damage: Any, words: str, cache: Cache, tm
 def test_another_architecture_is_named(cache: Cache, tmp_path: Path):
     config = configuration("meanflow", steps=1)
     train(config, tmp_path, cache, ALONE)
-    wider = replace(config, network=replace(config.network, width=32), run=replace(config.run, samples=2 * BATCH))
+    wider = replace(
+        config, network=replace(config.network, options=config.network.options | {"width": 32}), run=replace(config.run, samples=2 * BATCH)
+    )
     with pytest.raises(UserError, match=r"holds another architecture: .* \(16, .*\) there and \(32, .*\) in this network"):
         train(wider, tmp_path, cache, ALONE)
 
@@ -428,7 +430,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_rows(cache: Cache, tmp_pa
     config = replace(config, optimiser=replace(config.optimiser, rate=999.0, clip=0.0), averages=AveragesConfig(()))
     config = replace(config, run=replace(config.run, samples=400 * BATCH, save_every=BATCH))
     with pytest.raises(Failure, match=r"after .* samples") as failure:
-        train(replace(config, network=replace(config.network, options={"data_floor": 1e-30})), tmp_path, cache, ALONE)
+        train(
+            replace(config, network=replace(config.network, options=config.network.options | {"data_floor": 1e-30})), tmp_path, cache, ALONE
+        )
     assert "row" in str(failure.value) or "gradient" in str(failure.value)
     for path in found(tmp_path):
         assert all(torch.isfinite(v).all() for v in Saved.open(path).tensors("model").values())

@@ -31,7 +31,7 @@ def configuration(name: str, parallel: str = "ddp", steps: int = STEPS, **run: o
     settings = {"log_every": BATCH, "sample_every": 0, "evaluate_every": 0, "save_every": 10**9} | run
     return Config(
         DataConfig("digits"),
-        NetworkConfig(width=16, depth=2, heads=2, options={"head": True} if name == "improved_meanflow" else {}),
+        NetworkConfig(options={"width": 16, "depth": 2, "heads": 2, "head": name == "improved_meanflow"}),
         METHODS[name],
         OptimiserConfig(rate=1e-3, warmup=0),
         AveragesConfig((0.9,)),

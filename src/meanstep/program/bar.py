@@ -5,9 +5,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from meanstep.program.console import err
+
+
+def shown(*columns: ProgressColumn) -> Progress:
+    """A bar on the terminal's standard error that goes when the work is done; nothing where nobody watches."""
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
 
 EVERY = 30.0
 """Seconds between two lines where nobody watches."""

@@ -13,6 +13,8 @@ from meanstep.program.doctor.findings import CHECKS
 from meanstep.program.latents.arms import GROUPS as ARM_GROUPS
 from meanstep.program.latents.arms import SINGLES
 from meanstep.program.parsing import Flag, flags
+from meanstep.program.registry import METHODS, METRICS, NETWORKS, PATHS, READ, SAMPLERS
+from meanstep.program.runs import options
 from meanstep.program.sweep.settings import ARMS, known_sets
 from meanstep.program.training.presets import PRESETS
 from meanstep.program.verify.groups import GROUPS
@@ -33,12 +35,12 @@ _meanstep() {
         esac
     done
     found=$(_meanstep_words "${command#help }" "$flag" "$distance")
-    if [[ $current == -* || $found != @files ]]; then
-        [[ $current == -* || $found == @files ]] && found=$(_meanstep_words "${command#help }" "" 0)
-        COMPREPLY=($(compgen -W "$found" -- "$current"))
-    else
+    [[ $current == -* ]] && found=$(_meanstep_words "${command#help }" - 0)
+    if [[ $found == @files ]]; then
         compopt -o filenames 2>/dev/null
         COMPREPLY=($(compgen -f -- "$current"))
+    else
+        COMPREPLY=($(compgen -W "$found" -- "$current"))
     fi
 }
 complete -F _meanstep meanstep
@@ -59,10 +61,10 @@ _meanstep() {
         esac
     done
     found=$(_meanstep_words "${command#help }" "$flag" "$distance")
-    if [[ $found == @files && $PREFIX != -* ]]; then
+    [[ $PREFIX == -* ]] && found=$(_meanstep_words "${command#help }" - 0)
+    if [[ $found == @files ]]; then
         _files
     else
-        [[ $PREFIX == -* ]] && found=$(_meanstep_words "${command#help }" "" 0)
         compadd -- ${(f)found}
     fi
 }
@@ -74,6 +76,13 @@ WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("", "--device"): ("auto", "cpu", "cuda", "mps"),
     ("", "--checkpoint"): ("last", "best"),
     ("", "--preset"): (*PRESETS, "list"),
+    ("", "--method.recipe"): tuple(METHODS),
+    ("", "--recipe"): READ,
+    ("", "--method.path"): tuple(PATHS),
+    ("", "--path"): tuple(PATHS),
+    ("", "--sampler"): tuple(SAMPLERS),
+    ("", "--metrics"): tuple(METRICS),
+    ("", "--network.name"): tuple(NETWORKS),
     ("doctor", "--only"): CHECKS,
     ("verify", "--only"): tuple(GROUPS),
     ("reproduce toy", "--sets"): known_sets(),
@@ -96,7 +105,7 @@ class Completion:
 
     def run(self) -> int:
         """0 when it is printed."""
-        known = {name: [_worded(name, flag) for flag in flags(command.load())] for name, command in COMMANDS.items()}
+        known = {name: [_worded(name, flag) for flag in flags(*options.offered(command.load()))] for name, command in COMMANDS.items()}
         out.file.write("\n".join(_fish(known)) + "\n" if self.shell == "fish" else "\n".join(_words(known)) + "\n" + self._rest())
         return 0
 

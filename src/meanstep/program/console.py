@@ -71,8 +71,9 @@ def quiet(wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stage(words: str) -> Iterator[None]:
-    """A line on the terminal's standard error while something takes its time; nothing where nobody watches."""
-    if err.is_terminal and not err.quiet:
+    """A line on the terminal's standard error while something takes its time; nothing where nobody watches, and of several ranks the
+    first one speaks. What is done within shows no bar of its own."""
+    if err.is_terminal and not err.quiet and os.environ.get("RANK", "0") == "0":
         with err.status(f"{words} ..."):
             yield
     else:

@@ -1,7 +1,7 @@
-"""Methods, samplers and paths by name: what each is, needs and takes, known before PyTorch is imported. Builds nothing.
+"""Methods, samplers, paths, networks and metrics by name: what each is, needs and takes, known before PyTorch is imported. Builds nothing.
 
-Shipped ones are read off the source of `meanstep.recipes`, `meanstep.samplers` and `meanstep.paths` (see `meanstep.catalogue`). A user's
-own are named `package.module:name`, which imports that module: only what a user names on a command line is ever looked up so.
+Shipped ones are read off the source of the modules that hold them (see `meanstep.catalogue`). A user's own are named
+`package.module:name`, which imports that module: only what a user names on a command line is ever looked up so.
 """
 
 import ast
@@ -104,6 +104,10 @@ SAMPLERS: Mapping[str, Entry] = declared("meanstep.samplers", "sampler")
 """Every sampler of `meanstep.samplers`; its fact `reads` is the velocity that it asks the field for."""
 PATHS: Mapping[str, Entry] = declared("meanstep.paths", "path")
 """Every path of `meanstep.paths`."""
+NETWORKS: Mapping[str, Entry] = declared("meanstep.program.runs.families", "network")
+"""Every network of `meanstep.program.runs.families`; its fact `instead`: options that others say already, once these are given."""
+METRICS: Mapping[str, Entry] = declared("meanstep.program.evaluation.metrics", "metric")
+"""Every metric of `meanstep.program.evaluation.metrics`; its facts are the columns of a table, and what it needs."""
 
 
 def find(name: str, flag: str = "--method.recipe") -> Method:
@@ -143,6 +147,14 @@ def unknown(kind: str, name: str, table: Iterable[str], own: str = "") -> str:
     return f"there is no {kind} {name!r}{f' (did you mean {near[0]}?)' if near else ''}: choose among {', '.join(names)}{others}"
 
 
+def described(table: Mapping[str, Entry]) -> str:
+    """The parts of a table for a text of help: each name with the first line of its documentation."""
+    return "; ".join(f"{name}: {entry.about.rstrip('.')}" for name, entry in table.items())
+
+
+SAMPLER_HELP = f"From noise to data. {described(SAMPLERS)}; or your own as package.module:function."
+
+
 def default_sampler(learns: str) -> str:
     """The sampler that reads a field which knows this velocity: the first one."""
     return next(name for name, entry in SAMPLERS.items() if entry.facts["reads"] == learns)
@@ -152,7 +164,8 @@ def check_sampler(name: str, learns: str = "", flag: str = "--sampler") -> None:
     """`UserError` for a sampler that there is not, or that asks for a velocity which the field does not know."""
     if name not in SAMPLERS and ":" not in name:
         raise UserError(f"{flag}: {unknown('sampler', name, SAMPLERS, 'one')}")
-    if learns == INSTANTANEOUS and name in SAMPLERS and SAMPLERS[name].facts["reads"] == AVERAGE:
+    facts = SAMPLERS[name].facts if name in SAMPLERS else {}
+    if learns == INSTANTANEOUS and facts.get("reads") == AVERAGE:
         fit = ", ".join(n for n, entry in SAMPLERS.items() if entry.facts["reads"] == INSTANTANEOUS)
         raise UserError(
             f"{flag} {name} jumps by the average velocity, and this field was trained on the instantaneous one only: take {fit}"

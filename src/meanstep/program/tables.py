@@ -1,30 +1,41 @@
-"""Tables that fit the terminal: as they are, or, where they would be wider, a line for each value. Knows nothing of what they hold."""
+"""Tables that fit the terminal: as they are, or, where they would be wider, a paragraph for each row. Knows nothing of what they hold."""
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+LEAST = 16
+"""Characters that a column of words keeps, if it has so many; with fewer it would be read one word a line."""
+
+
+def fits(table: Table, console: Console) -> bool:
+    """Whether the table is no wider than the console with every value whole; its columns keep the room that they need."""
+    for column in table.columns:
+        lines = [line for cell in (column.header, *column.cells) for line in _text(console, cell).plain.splitlines()]
+        natural = max(map(cell_len, lines), default=0)
+        column.min_width = column.min_width or (natural if column.no_wrap else min(LEAST, natural))
+    return Measurement.get(console, console.options.update(width=10_000), table).minimum <= console.width
+
 
 def fitted(table: Table, console: Console) -> RenderableType:
-    """The table if it fits the console uncut, else its rows one below the other, each value after its column's name."""
-    options = console.options
-    wide = Measurement.get(console, options.update(width=10_000), table)
-    if wide.minimum <= console.width:
+    """The table if it fits the console, else its rows one below the other, each value after its column's name."""
+    if fits(table, console):
         return table
     heads = [_text(console, column.header) for column in table.columns]
-    rows = list(zip(*(column.cells for column in table.columns), strict=True))
-    stacked: list[RenderableType] = [table.title] if table.title else []
-    for row in rows:
-        texts = [_text(console, cell) for cell in row]
-        first = next((i for i, text in enumerate(texts) if text.plain), 0)
-        name = Text.assemble((f"{heads[first].plain} " if first else "", "dim"), texts[first])
-        stacked.append(name)
-        for head, text in list(zip(heads, texts, strict=True))[first + 1 :]:
-            if text.plain:
-                stacked.append(Text.assemble("  ", (f"{head.plain} " if head.plain else "", "dim"), text))
-    return Group(*stacked, Text())
+    shown: list[RenderableType] = [_text(console, table.title)] if table.title else []
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        first, *others = [_named(head, text) for head, cell in zip(heads, row, strict=True) if (text := _text(console, cell)).plain]
+        shown += [first, Padding(Text(", ").join(others), (0, 0, 0, 2))]
+    return Group(*shown, Text())
+
+
+def _named(head: Text, text: Text) -> Text:
+    return Text.assemble((f"{head.plain} ", "dim"), text) if head.plain else text
 
 
 def _text(console: Console, cell: RenderableType) -> Text:
-    return cell.copy() if isinstance(cell, Text) else console.render_str(str(cell))
+    text = cell.copy() if isinstance(cell, Text) else console.render_str(str(cell))
+    return text[len(text.plain) - len(text.plain.lstrip()) :] if text.plain[:1].isspace() else text

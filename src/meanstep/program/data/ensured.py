@@ -4,8 +4,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from meanstep.program.bar import shown
 from meanstep.program.console import Interrupted, err
 from meanstep.program.data.build import make
 from meanstep.program.data.cache import Cache
@@ -39,7 +40,7 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
 def with_bar(plan: Plan, folder: Path) -> Cache:
     """`make` with a progress bar; an interrupt says how to go on."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with shown(*columns) as bar:
         task = bar.add_task("cache", total=len(plan.index))
         try:
             return make(plan, folder, lambda done: bar.update(task, completed=done))

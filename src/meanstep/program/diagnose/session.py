@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from meanstep.program import methods
-from meanstep.program.console import Interrupted, UserError, chat, err, first_line, put_json, stage
+from meanstep.program.bar import shown
+from meanstep.program.console import Interrupted, UserError, chat, first_line, put_json, stage
 from meanstep.program.diagnose import arrays, reading
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.diagnosis import diagnosed
@@ -35,8 +36,7 @@ MOST = 1 << 40
 
 def diagnose(asked: "Diagnose", budget: float, folder: Path) -> int:
     """Measure and report: 0, or 130 for a probe that was interrupted."""
-    with stage("opening data and network"):
-        case = _case(asked)
+    case = _case(asked)
     with threads(case):
         found = _measure(asked, case, budget)
     diagnosis = diagnosed(case, found, budget, asked.tolerance, shlex.join(["meanstep", *sys.argv[1:]]))
@@ -53,7 +53,8 @@ def _case(asked: "Diagnose") -> Case:
     files = (asked.weights, asked.average)
     found = run.found(*files, asked.network or "") if run else find(asked.target, asked.network, asked.options, *files)
     data = _data(asked, run)
-    probed = admit(found, data, asked.order or "", device, asked.seed)
+    with stage("building the network"):
+        probed = admit(found, data, asked.order or "", device, asked.seed)
     dtype = next((p.dtype for p in probed.field.parameters() if p.is_floating_point()), torch.float32)
     method = _method(asked, run, probed, data)
     center = reading.center(asked.center or "", probed, data, asked.seed, dtype, device)
@@ -88,7 +89,7 @@ def _measure(asked: "Diagnose", case: Case, budget: float) -> Measured:
         TimeRemainingColumn(),
     )
     started = time.perf_counter()
-    with Progress(*columns, console=err, transient=True) as bar:
+    with shown(*columns) as bar:
         task = bar.add_task("diagnose", total=budget, rows=0)
 
         def told(what: str, share: float, rows: int) -> None:

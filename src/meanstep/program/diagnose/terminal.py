@@ -1,6 +1,7 @@
 """The diagnosis as one page in the terminal. Knows no files."""
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -9,6 +10,7 @@ from meanstep.program.console import out
 from meanstep.program.diagnose.diagnosis import Diagnosis
 from meanstep.program.diagnose.measures import COARSE, maps, number
 from meanstep.program.diagnose.rules import CLEAR, MISSING, OPEN, QUIET_IS_NOT_GOOD, WARN, Verdict
+from meanstep.program.tables import fits
 
 MAPS = (("noise_0", "noise at beta = 0"), ("best", "quietest beta"), ("change", "|(t - r) du/dt| / |u|"))
 
@@ -16,7 +18,7 @@ MAPS = (("noise_0", "noise at beta = 0"), ("best", "quietest beta"), ("change", 
 def show(d: Diagnosis) -> None:
     """Verdicts first, then the facts, three maps, and what it cost."""
     warned = any(v.rule.level == WARN for v in d.fired)
-    out.print(Text(d.probed, style="bold"), soft_wrap=True)
+    out.print(Text(d.probed, style="bold"))
     out.print(Text(f"read as {d.case.method.line}; {d.headline}", style="yellow" if warned else "green"))
     for verdict in d.fired:
         out.print()
@@ -66,20 +68,26 @@ def _facts(d: Diagnosis) -> Table:
     return table
 
 
-def _maps(d: Diagnosis) -> Table:
-    """Three coarse maps side by side, t downwards from 1."""
+def _maps(d: Diagnosis) -> RenderableType:
+    """Three coarse maps, t downwards from 1: side by side, or one below the other on a narrow terminal."""
+    whole = _grid(d, MAPS)
+    return whole if fits(whole, out) else Group(*(_grid(d, (one,)) for one in MAPS))
+
+
+def _grid(d: Diagnosis, chosen: tuple[tuple[str, str], ...]) -> Table:
     grids = maps(d.found, COARSE)
     edges = COARSE.tolist()
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=True, title="over r (to the right) and t (upwards)", title_justify="left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="over r (to the right) and t (upwards)", title_justify="left")
+    table.padding = (0, 1) if len(chosen) > 1 else (0, 0)
     table.add_column("t", style="dim", no_wrap=True)
-    for _, words in MAPS:
+    for _, words in chosen:
         table.add_column(words, no_wrap=True)
     for i in reversed(range(len(edges) - 1)):
         table.add_row(
             f"{edges[i]:g}-{edges[i + 1]:g}",
-            *("".join(f"{_cell(grids[name], i, j):>7}" for j in range(len(edges) - 1)) for name, _ in MAPS),
+            *("".join(f"{_cell(grids[name], i, j):>7}" for j in range(len(edges) - 1)) for name, _ in chosen),
         )
-    table.add_row("r from", *("".join(f"{low:>7g}" for low in edges[:-1]) for _ in MAPS), style="dim")
+    table.add_row("r from", *("".join(f"{low:>7g}" for low in edges[:-1]) for _ in chosen), style="dim")
     return table
 
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.box import SIMPLE_HEAD
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from meanstep.program import flags
-from meanstep.program.console import UserError, err, out, put_json, stage, takes_json
+from meanstep.program.bar import shown
+from meanstep.program.console import UserError, out, put_json, stage, takes_json
 from meanstep.program.doctor.findings import CHECKS, FAIL, PASS, WARN, Finding, Report
 from meanstep.program.flags import ORDER, Device, Json, Options, hinted
 from meanstep.program.tables import fitted
@@ -77,7 +78,7 @@ class Doctor:
         from meanstep.program.doctor.examination import doctor
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("checks"), TimeElapsedColumn())
-        with Progress(*columns, console=err, transient=True) as progress:
+        with shown(*columns) as progress:
             task = progress.add_task("doctor", total=len(self.only or CHECKS))
             done = count(-1)  # the network is read before the first check
 

@@ -11,17 +11,15 @@ if TYPE_CHECKING:
     from meanstep.program.evaluation.extractors import open_extractor
     from meanstep.program.evaluation.features import Extractor
     from meanstep.program.evaluation.measures import Gathered, measured
-    from meanstep.program.evaluation.metric import METRICS
     from meanstep.program.evaluation.pictures import Pictures
     from meanstep.program.evaluation.references import Reference, reference
 
-__all__ = ["METRICS", "Extractor", "Gathered", "Pictures", "Reference", "measured", "open_extractor", "reference"]
+__all__ = ["Extractor", "Gathered", "Pictures", "Reference", "measured", "open_extractor", "reference"]
 __getattr__ = lazily(
     __name__,
     {
         **dict.fromkeys(("Gathered", "measured"), "measures"),
         **dict.fromkeys(("Reference", "reference"), "references"),
-        "METRICS": "metric",
         "Extractor": "features",
         "Pictures": "pictures",
         "open_extractor": "extractors",

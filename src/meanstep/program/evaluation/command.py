@@ -1,4 +1,4 @@
-"""The command `meanstep evaluate RUN`: what is asked for, and whether that can be. `cells` does it."""
+"""The command `meanstep evaluate RUN`: what is asked for, and whether that can be. `session` does it."""
 
 import math
 from dataclasses import dataclass
@@ -10,16 +10,18 @@ import tyro
 from meanstep.program import flags
 from meanstep.program.console import UserError, stage, takes_json
 from meanstep.program.evaluation import specs
-from meanstep.program.evaluation.metric import METRICS, Metric
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, hinted
+from meanstep.program.registry import METRICS, SAMPLER_HELP, check_sampler, described, unknown
+from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import Saved, averages, checkpoints
 
 AVERAGE = "Which average of the weights: names, raw for none, all."
+METRICS_HELP = f"What is measured: {described(METRICS)}."
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How far a run's samples are from data: a table over checkpoints, averages, steps and guidance. docs/evaluation.md says what is what.
+    """How far a run's samples are from data: a table over checkpoints, averages, samplers, steps, guidance. docs/evaluation.md says more.
 
     Every cell is sampled from the same seeds. Cells that were computed with the same settings are not computed again; interrupt it at any
     moment, the same command goes on. Only the Inception of the published FID makes a FID, everything else is FD-something.
@@ -35,6 +37,7 @@ class Evaluate:
         tyro.conf.arg(metavar="CHECKPOINT ...", help=f"Which checkpoint: {CHECKPOINT}; several, or all, are lines of the table."),
     ] = ("last",)
     average: Annotated[tuple[str, ...], hinted(AVERAGE, "the run's first", "NAME ...")] = ()
+    sampler: Annotated[tuple[str, ...], hinted(SAMPLER_HELP, "the run's own", "NAME ...")] = ()
     steps: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (1,)
     """Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."""
     guidance: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SCALE ...")] = (1.0,)
@@ -46,11 +49,8 @@ class Evaluate:
     class_shares: Literal["data", "uniform"] = "data"
     """How frequent classes are among the samples of a conditional model: as in the reference, or all alike."""
     extractor: Annotated[str | None, hinted(specs.HELP, "the run's own", "KIND")] = None
-    metrics: Annotated[tuple[Metric, ...], tyro.conf.arg(metavar="METRIC ...", help=f"What is measured: {', '.join(METRICS)}.")] = (
-        "frechet",
-        "kid",
-        "precision-recall",
-        "density-coverage",
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METRIC ...", help=METRICS_HELP)] = (
+        *("frechet", "kid", "precision-recall", "density-coverage"),
     )
     reference: Annotated[str | None, hinted("Compare with these images.", "the run's training data", "CACHE | SOURCE")] = None
     split: str = "train"
@@ -72,25 +72,30 @@ class Evaluate:
         """0 when the table is complete. `UserError` if there is nothing to evaluate, or nothing to compare with."""
         run, saved = self._checked()
         with stage("importing PyTorch"):
-            from meanstep.program.evaluation import cells
-        cells.evaluated(self, run, saved)
+            from meanstep.program.evaluation import session
+        session.evaluated(self, run, saved)
         return 0
 
     def _checked(self) -> tuple[Path, list[Saved]]:
         """The run and its checkpoints that are meant; `UserError` for what can be known to fail."""
-        flags.at_least(6, count=self.count)
+        flags.at_least(2, count=self.count)
         flags.at_least(1, chunk=self.chunk, reference_limit=self.reference_limit, steps=min(self.steps, default=1))
         flags.at_least(0, seed=self.seed)
         if not all(map(math.isfinite, self.guidance)):
             raise UserError("--guidance: finite numbers")
         if not (self.steps and self.guidance and self.checkpoint and self.metrics):
             raise UserError("give at least one of each: checkpoint, steps, guidance, metrics")
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise UserError(f"--metrics: {unknown('metric', metric, METRICS)}")
         flags.device(self.device)
         flags.factory(self.network)
         if self.extractor is not None:
             specs.checked(self.extractor)
         takes_json(self.json)
         run, saved = checkpoints(self.folder.expanduser(), self.checkpoint)
+        for name in self.sampler:
+            check_sampler(name, known(run).learns)
         for one in saved:
             averages(one, self.average)
         return run, saved

@@ -1,22 +1,21 @@
 """From batches of samples to numbers, against a reference. Knows neither models nor files."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
-from meanstep.metrics import Statistics, density_coverage, frechet, inception_score, mmd, precision_recall
+from meanstep.metrics import Statistics
 from meanstep.program.console import UserError
 from meanstep.program.evaluation.features import Extractor
-from meanstep.program.evaluation.pictures import spaced
 from meanstep.program.evaluation.references import KEPT, Reference
+from meanstep.program.registry import METRICS, unknown
 
+LOGITS = "logits"
+"""What a metric may need of an extractor beside features."""
 BLOCKS, FEWEST = 10, 3
 """Most blocks of samples whose spread gives an interval, and fewest."""
-SPLITS = 10
 Values = dict[str, float | int | None]
 
 
@@ -63,57 +62,35 @@ class Gathered:
         return torch.cat(self.kept)
 
 
-def checked(metrics: Sequence[str], extractor: Extractor) -> None:
-    """`UserError` for a metric that this extractor cannot give."""
-    if "inception-score" in metrics and extractor.logits is None:
-        raise UserError(f"the Inception score needs class logits, which {extractor.name} has not: take inception or efficientnet-lite0")
+def gathering(extractor: Extractor, count: int, metrics: Iterable[str]) -> Gathered:
+    """What takes in `count` samples for these metrics."""
+    return Gathered(extractor, count, any(_needs_logits(metric) for metric in metrics))
+
+
+def checked(metrics: Sequence[str], extractor: Extractor, count: int) -> None:
+    """`UserError` for a metric that there is not, or that this extractor or so few samples cannot give."""
+    for metric in metrics:
+        if metric not in METRICS:
+            raise UserError(f"--metrics: {unknown('metric', metric, METRICS)}")
+        if _needs_logits(metric) and extractor.logits is None:
+            raise UserError(f"--metrics {metric} needs class logits, which {extractor.name} has not: take inception or efficientnet-lite0")
+        if count < (least := _least(metric)):
+            raise UserError(f"--count: at least {least} for {metric}, got {count}")
 
 
 def measured(found: Gathered, against: Reference, metrics: Iterable[str] = ("frechet",)) -> Values:
     """The numbers of the samples gathered, by name; `frechet_low` and `frechet_high` bound the 95 percent interval where there is one."""
     values: Values = {"count": found.done, "reference_count": against.count}
-    made = {"frechet": _frechet, "kid": _kid, "precision-recall": _neighbours, "density-coverage": _balls, "inception-score": _score}
     for metric in metrics:
-        values |= made[metric](found, against)
+        if min(found.done, against.count) < (least := _least(metric)):
+            raise UserError(f"{metric} needs at least {least} samples and {least} images, got {found.done} and {against.count}")
+        values |= METRICS[metric].load()(found, against)
     return values
 
 
-def _frechet(found: Gathered, against: Reference) -> Values:
-    """The interval is that of the mean of blocks: to first order all samples together vary as that does, though their bias is smaller."""
-    real = against.statistics
-    value, n = frechet(found.statistics, real), len(found.parts)
-    if n < FEWEST:
-        return {"frechet": value, "blocks": 1}
-    spread = torch.tensor([frechet(part, real) for part in found.parts], dtype=torch.float64).std().item()
-    half = float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
-    return {"frechet": value, "frechet_low": value - half, "frechet_high": value + half, "blocks": n}
+def _needs_logits(metric: str) -> bool:
+    return LOGITS in METRICS[metric].facts.get("needs", ())
 
 
-def _kid(found: Gathered, against: Reference) -> Values:
-    value, error = mmd(found.features, against.features)
-    return {"kid": value, "kid_error": error}
-
-
-def _equal(found: Gathered, against: Reference) -> tuple[Tensor, Tensor]:
-    """Equally many features of both, as neighbours need them."""
-    fake, real = found.features, against.features
-    n = min(len(fake), len(real))
-    if n < 6:
-        raise UserError(f"nearest neighbours need at least 6 samples and 6 images, got {len(fake)} and {len(real)}")
-    return fake[:n], real[spaced(len(real), n)]
-
-
-def _neighbours(found: Gathered, against: Reference) -> Values:
-    fake, real = _equal(found, against)
-    return {**precision_recall(fake, real)._asdict(), "neighbours_among": len(fake)}
-
-
-def _balls(found: Gathered, against: Reference) -> Values:
-    fake, real = _equal(found, against)
-    return {**density_coverage(fake, real)._asdict(), "neighbours_among": len(fake)}
-
-
-def _score(found: Gathered, against: Reference) -> Values:
-    logits = torch.cat(found.scores)
-    value, spread = inception_score(logits, min(SPLITS, len(logits)))
-    return {"inception_score": value, "inception_score_spread": spread}
+def _least(metric: str) -> int:
+    return int(METRICS[metric].facts.get("least", 2))

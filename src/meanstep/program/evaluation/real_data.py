@@ -7,7 +7,7 @@ from meanstep.metrics import frechet
 from meanstep.program.console import UserError
 from meanstep.program.data import Autoencoder, Manifest, open_source
 from meanstep.program.data.manifest import NAME
-from meanstep.program.evaluation.measures import Gathered, Values, measured
+from meanstep.program.evaluation.measures import Values, gathering, measured
 from meanstep.program.evaluation.pictures import Pictures, of_cache, of_source, pictures
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.runs import cached
@@ -62,10 +62,10 @@ def _has_test(spec: str) -> bool:
 def floor(pool: Pictures, count: int, against: Reference, metrics: tuple[str, ...], batch: int) -> Values:
     """What `count` images that are not in the reference score, or as many as there are."""
     n = min(count, len(pool))
-    gathered = Gathered(against.extractor, n, "inception-score" in metrics)
+    found = gathering(against.extractor, n, metrics)
     for images in pool.batches(batch, n):
-        gathered.add(images)
-    return measured(gathered, against, metrics)
+        found.add(images)
+    return measured(found, against, metrics)
 
 
 def halves(against: Reference) -> Values:

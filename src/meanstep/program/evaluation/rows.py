@@ -1,6 +1,7 @@
 """A run's evaluations.jsonl: one JSON object a line, one line a cell. Knows no models.
 
-{"kind": "cell", "seen", "average", "weights" (sha256 of their file), "steps", "guidance", "labels": "data" or "uniform",
+{"kind": "cell", "seen", "average", "weights" (sha256 of their file), "sampler" (without it: the run's own), "steps", "guidance",
+ "labels": "data" or "uniform",
  "count", "seed" (the first), "distance": "FID" or "FD-...", "extractor", "extractor_digest", "input", "repeated" (grey seen as colour),
  "reference", "reference_digest", "autoencoder" (digest), "metrics": [..], "values": VALUES or null, "failed": why none, "seconds"}
 {"kind": "floor", "data": what was compared with the reference, "data_digest", and likewise from "count" on}
@@ -18,7 +19,7 @@ from meanstep.program.console import UserError, write
 
 Row = dict[str, Any]
 NAME = "evaluations.jsonl"
-WHAT = ("kind", "seen", "average", "weights", "steps", "guidance", "labels", "count", "seed")
+WHAT = ("kind", "seen", "average", "weights", "sampler", "steps", "guidance", "labels", "count", "seed")
 IDENTITY = (*WHAT, "extractor_digest", "reference_digest", "autoencoder", "data_digest")
 """What two rows agree in that state the same cell."""
 
@@ -47,9 +48,12 @@ def append(run: Path, row: Row) -> None:
         write(run / NAME, "".join(json.dumps(held) + "\n" for held in [*load(run), row]))
 
 
-def same(rows: Iterable[Row], wanted: Row) -> Row | None:
-    """The newest row of the same cell that has the metrics asked for."""
-    fits = [
-        row for row in rows if all(row.get(name) == wanted.get(name) for name in IDENTITY) and set(wanted["metrics"]) <= set(row["metrics"])
-    ]
+def same(rows: Iterable[Row], wanted: Row, usual: str = "") -> Row | None:
+    """The newest row of the same cell that has the metrics asked for; one that names no sampler is of the `usual` one."""
+    asked = {"sampler": usual} | wanted
+    fits = [row for row in rows if _alike({"sampler": usual} | row, asked) and set(wanted["metrics"]) <= set(row["metrics"])]
     return fits[-1] if fits else None
+
+
+def _alike(row: Row, wanted: Row) -> bool:
+    return all(row.get(name) == wanted.get(name) for name in IDENTITY)

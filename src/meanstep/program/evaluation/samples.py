@@ -1,4 +1,4 @@
-"""The cells of a table, checkpoints x averages x steps x guidance, and what one of them is worth. Knows no tables."""
+"""The cells of a table, checkpoints x averages x samplers x steps x guidance, and what one of them is worth. Knows no tables."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from meanstep.keys import key
 from meanstep.program.data.cache import sha256
-from meanstep.program.evaluation.measures import Gathered, measured
+from meanstep.program.evaluation.measures import gathering, measured
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.evaluation.rows import Row
 from meanstep.program.runs.saved import Saved, averages
@@ -91,12 +91,12 @@ class Sampled:
 def evaluated(sampled: Sampled, against: Reference, told: Told) -> Row:
     """`values`, or why there are none, and `seconds`; `told` hears how many samples are done."""
     settings, began = sampled.settings, time.perf_counter()
-    gathered = Gathered(against.extractor, settings.count, "inception-score" in settings.metrics)
+    taken = gathering(against.extractor, settings.count, settings.metrics)
     row: Row = {"values": None, "failed": None}
     try:
         for images in sampled.batches():
-            told(gathered.add(images).done)
-        row["values"] = measured(gathered, against, settings.metrics)
+            told(taken.add(images).done)
+        row["values"] = measured(taken, against, settings.metrics)
     except FloatingPointError as error:
         row["failed"] = str(error)
     return row | {"seconds": round(time.perf_counter() - began, 3)}

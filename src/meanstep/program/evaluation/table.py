@@ -1,68 +1,70 @@
 """Rows of evaluations as a table of the terminal. Computes nothing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from meanstep.program.evaluation.rows import Row
+from meanstep.program.registry import METRICS
 
 Shown = Callable[[Row], str]
+Columns = list[tuple[str, Shown]]
+"""Heads, and what stands below them for a row."""
 
 
-def table(rows: Sequence[Row], floor: Row | None, metrics: Sequence[str], distance: str) -> Table:
-    """One line a cell, the floor last; only the columns that were asked for."""
+def table(rows: Sequence[Row], floor: Row | None, metrics: Sequence[str], distance: str, usual: str = "") -> Table:
+    """One line a cell, the floor last; only the columns that were asked for. `usual`: the run's own sampler."""
     found = Table(box=SIMPLE_HEAD, pad_edge=False)
-    shown = columns(rows, metrics, distance)
-    for name, _ in shown:
-        found.add_column(name, justify="left" if name == "average" else "right")
+    place, numbers = places(rows, usual), columns(metrics, distance)
+    for name, _ in (*place, *numbers):
+        found.add_column(name, justify="left" if name in ("average", "sampler") else "right")
     for row in rows:
-        if row["values"] is None:
-            found.add_row(*(show(row) for _, show in shown[:4]), f"none: {row['failed']}")
-        else:
-            found.add_row(*(show(row) for _, show in shown))
+        found.add_row(*line(row, place, numbers))
     if floor is not None:
         found.add_section()
-        cells = [show(floor) for _, show in shown[4:]]
-        found.add_row("", floor["data"].partition(":")[0], "", "", *cells)
+        found.add_row(*floor_line(floor, place, numbers))
     return found
 
 
-def columns(rows: Sequence[Row], metrics: Sequence[str], distance: str) -> list[tuple[str, Shown]]:
-    """Heads, and what stands below them for a row: the first four for any row, the others for one with values."""
-    found: list[tuple[str, Shown]] = [
-        ("seen", lambda row: f"{row['seen']:,}"),
-        ("average", lambda row: row["average"]),
-        ("steps", lambda row: str(row["steps"])),
-        ("guidance", lambda row: f"{row['guidance']:g}"),
-    ]
-    if "frechet" in metrics:
-        found.append((distance, _interval))
-    if "kid" in metrics:
-        found.append(("kernel x 1000", _kernel))
-    for metric, names in (("precision-recall", ("precision", "recall")), ("density-coverage", ("density", "coverage"))):
-        found += [(name, _number(name)) for name in names] if metric in metrics else []
-    if "inception-score" in metrics:
-        found.append(("Inception score", _number("inception_score")))
-    return [*found, ("count", _number("count", ",d"))]
+def line(row: Row, place: Columns, numbers: Columns) -> list[str]:
+    """The cells of a row's line."""
+    values = [show(row) for _, show in numbers] if row["values"] is not None else [f"none: {row['failed']}"]
+    return [*(show(row) for _, show in place), *values]
 
 
-def _interval(row: Row) -> str:
-    value = row["values"]["frechet"]
-    if row["values"].get("frechet_low") is None:
-        return f"{value:.4g}"
-    half = row["values"]["frechet_high"] - value
-    return f"{value:.4g} ± {half:.2g}"
+def floor_line(floor: Row, place: Columns, numbers: Columns) -> list[str]:
+    """The cells of the floor's line."""
+    return ["", floor["data"].partition(":")[0], *[""] * (len(place) - 2), *(show(floor) for _, show in numbers)]
 
 
-def _kernel(row: Row) -> str:
-    value, error = row["values"].get("kid"), row["values"].get("kid_error")
-    return "" if value is None else f"{1000 * value:.3g} ± {1000 * error:.2g}"
+def places(rows: Sequence[Row], usual: str = "") -> Columns:
+    """Columns that say which cell it is, for any row; the sampler is one of them if there are several, or another than the `usual` one."""
+    found: Columns = [("seen", lambda row: f"{row['seen']:,}"), ("average", lambda row: row["average"])]
+    if {row.get("sampler", usual) for row in rows} - {usual}:
+        found.append(("sampler", lambda row: row.get("sampler", usual)))
+    return [*found, ("steps", lambda row: str(row["steps"])), ("guidance", lambda row: f"{row['guidance']:g}")]
 
 
-def _number(name: str, how: str = ".3f") -> Shown:
+def columns(metrics: Sequence[str], distance: str) -> Columns:
+    """Columns of numbers, for a row with values; a metric that is not known here has none."""
+    known = [column for metric in METRICS if metric in metrics for column in METRICS[metric].facts["columns"]]
+    found: Columns = [(column["title"].format(distance=distance), _shown(column)) for column in known]
+    return [*found, ("count", lambda row: f"{row['values']['count']:,d}")]
+
+
+def _shown(column: Mapping[str, Any]) -> Shown:
+    name, form, scale = column["value"], column.get("form", ".3f"), column.get("scale", 1)
+
     def show(row: Row) -> str:
-        value = row["values"].get(name)
-        return "" if value is None else format(value, how)
+        values = row["values"]
+        value = values.get(name)
+        if value is None:
+            return ""
+        error = values.get(column.get("error"))
+        if (high := values.get(column.get("high"))) is not None:
+            error = high - value
+        return f"{scale * value:{form}}" + ("" if error is None else f" ± {scale * error:.2g}")
 
     return show

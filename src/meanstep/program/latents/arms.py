@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.program.runs.config import MethodConfig
 from meanstep.program.runs.config import from_yaml as from_config
@@ -36,8 +37,6 @@ class Arm:
 
     def of(self, base: MethodConfig) -> MethodConfig:
         """The arm's method: of the study's options those that the recipe has, the arm's own on top."""
-        from meanstep.program import registry
-
         known = registry.find(self.recipe).options
         kept = {name: value for name, value in base.options.items() if name in known}
         return dataclasses.replace(base, recipe=self.recipe, options=kept | self.options, **self.method)
@@ -51,15 +50,7 @@ def _recipe(name: str, about: str, method: dict[str, Any] | None = None, **optio
     return Arm(name, about, RECIPE, name, options, method or {})
 
 
-OTHERS = {
-    "flow_matching": "Flow matching",
-    "modular_meanflow": "Modular MeanFlow",
-    "curriculum_meanflow": "MeanFlow with short gaps first and weighted instants",
-    "split_meanflow": "SplitMeanFlow",
-    "solution_flow": "SoFlow: the Euler form of the discrete target",
-    "transition": "TiM's differential objective by a central difference along the conditional path",
-    "shortcut": "Shortcut models",
-}
+OTHERS = ("flow_matching", "modular_meanflow", "curriculum_meanflow", "split_meanflow", "solution_flow", "transition", "shortcut")
 SINGLES: dict[str, Arm] = {
     arm.name: arm
     for arm in (
@@ -81,7 +72,7 @@ SINGLES: dict[str, Arm] = {
         _recipe("alpha_flow", "alpha-Flow: trajectory flow matching annealed into MeanFlow"),
         _recipe("improved_meanflow", "iMF without a head: the network's own boundary as tangent", proxy="own"),
         _recipe("terminal_velocity", "TVM: velocity matching at the arrival, gradient through the derivative in r", {"proxy_decay": 0.99}),
-        *(_recipe(name, about) for name, about in OTHERS.items()),
+        *(_recipe(name, registry.METHODS[name].about.partition(",")[0].rstrip(".")) for name in OTHERS),
     )
 }
 SWEPT: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -167,4 +158,6 @@ def _own(name: str, entries: Any, where: str) -> Arm:
     from_config(yaml.safe_dump({"method": {key: value for key, value in entries.items() if key != "about"}}), f"{where}, {name}")
     rest = {key: value for key, value in entries.items() if key not in ("recipe", "options", "about")}
     recipe, options = str(entries.get("recipe", "coefficient")), entries.get("options", {})
+    if ":" not in recipe:  # a function of the user's own is looked at when it is imported
+        registry.check_options(registry.find(recipe), options, f"{where}, {name}")
     return Arm(name, str(entries.get("about", "own")), SCHEDULE, recipe, options, rest)

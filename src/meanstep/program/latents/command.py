@@ -16,7 +16,8 @@ from meanstep.program.latents.records import held
 from meanstep.program.latents.sizes import Sizes
 from meanstep.program.latents.study import Study, examined, held_arms, held_config, parted, same
 from meanstep.program.pages.page import require
-from meanstep.program.parsing import known, parsed
+from meanstep.program.parsing import known
+from meanstep.program.runs import options
 from meanstep.program.runs.config import (
     AveragesConfig,
     Config,
@@ -105,7 +106,7 @@ class Latents:
             moments, names, seeds = settings.pop("moments"), tuple(arm["name"] for arm in there["arms"]), tuple(there["seeds"])
             sizes = Sizes(**settings | {"steps": tuple(settings["steps"])})
             default = dataclasses.replace(default, arms=names, seeds=seeds, moments=moments, measure=sizes)
-        return parsed(cls, "reproduce latents", args, default)
+        return options.parsed(cls, "reproduce latents", args, default)
 
     def run(self) -> int:
         """0 when all runs asked for are done, or others are at them, and the report is written; 1 if a run's loss was not finite."""

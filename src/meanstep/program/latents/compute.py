@@ -14,7 +14,7 @@ from meanstep.keys import key
 from meanstep.program.data.cache import Cache
 from meanstep.program.latents.sizes import Compute
 from meanstep.program.runs import networks
-from meanstep.program.runs.config import Config, NetworkConfig
+from meanstep.program.runs.config import Config
 from meanstep.program.training.loop import OBSERVE_EVERY
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State, fresh
@@ -26,8 +26,9 @@ ROWS, MOMENTS = 64, 8
 
 
 def counted(config: Config, cache: Cache) -> Compute:
-    """Of the configuration's method, from steps that change nothing; of our DiT a small one is asked, which costs as many rows."""
-    state = fresh(dataclasses.replace(config, network=_small(config.network, cache.shape[-1])), cache, Ranks(0, 1, torch.device("cpu")))
+    """Of the configuration's method, from steps that change nothing; a small network is asked, which costs as many rows."""
+    network = networks.small(config.network, cache.shape[-1])
+    state = fresh(dataclasses.replace(config, network=network), cache, Ranks(0, 1, torch.device("cpu")))
     x, y = cache.rows(torch.arange(ROWS) % len(cache))
     x, labels = x.to(networks.dtype(state.owner.net)), y if state.description["options"].get("classes") else None
     with _counting(state) as counts:
@@ -38,13 +39,6 @@ def counted(config: Config, cache: Cache) -> Compute:
         _observe(state, x, labels, config)
     a_row = ROWS * MOMENTS, OBSERVE_EVERY * config.run.batch
     return Compute(*(counts[name] / a_row[0] + observed[name] / a_row[1] for name in ("forwards", "backwards", "tangents")))
-
-
-def _small(network: NetworkConfig, size: int) -> NetworkConfig:
-    if network.name != "dit":
-        return dataclasses.replace(network, start="")
-    options = {name: value for name, value in network.options.items() if name in ("head", "data_floor")}
-    return NetworkConfig(patch=size, width=16, depth=1, heads=2, options=options)
 
 
 def _observe(state: State, x: Tensor, labels: Tensor | None, config: Config) -> None:

@@ -16,6 +16,7 @@ from meanstep.program.latents.records import STUDY, VERSION, held
 from meanstep.program.latents.sizes import Compute, Sizes
 from meanstep.program.machine import environment
 from meanstep.program.runs.config import Config, flag, from_yaml
+from meanstep.program.runs.options import flat
 
 if TYPE_CHECKING:
     from meanstep.program.data.cache import Cache
@@ -134,12 +135,16 @@ def same(study: Study, before: dict[str, Any], folder: Path) -> None:
             word = "--moments" if name == "moments" else flag("measure", name)
             remedy = "choose another folder with --out, or ask for the same"
             raise UserError(f"{folder} holds a study with {word} {before['settings'].get(name)}, now {value}: {remedy}")
-    theirs, ours = before["config"], json.loads(json.dumps(dataclasses.asdict(study.config)))
-    for part, entries in ours.items():
-        for name, value in entries.items():
-            if theirs.get(part, {}).get(name) != value and (part, name) not in FREE:
-                held_so = f"{folder} holds a study with {flag(part, name)} {theirs.get(part, {}).get(name)}, now {value}"
-                raise UserError(f"{held_so}: choose another folder with --out")
+    theirs, ours = flat(held_config(before)), flat(study.config)
+    for part, name in dict.fromkeys([*ours, *theirs]):
+        was, value = theirs.get((part, name)), ours.get((part, name))
+        if was != value and (part, name) not in FREE:
+            held_so = f"{folder} holds a study with {flag(part, name)} {_plain(was)}, now {_plain(value)}"
+            raise UserError(f"{held_so}: choose another folder with --out")
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 DECIDED = ("seed", "sample_every", "evaluate_every", "save_every", "keep", "evaluate_count")

@@ -1,4 +1,4 @@
-"""The configuration of a run: typed values, their YAML, and what cannot be. Knows neither networks nor files."""
+"""The configuration of a run: typed values, their YAML, and what cannot be. Builds no networks and knows no files."""
 
 import dataclasses
 import difflib
@@ -13,7 +13,7 @@ import yaml
 from meanstep.program.console import UserError
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import Device, Options, at_least, unset
-from meanstep.program.registry import check_options, check_path, find
+from meanstep.program.registry import NETWORKS, check_options, check_path, find
 
 RECIPE = (
     "The recipe's options: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a number, or a "
@@ -41,19 +41,10 @@ class NetworkConfig:
     """What is trained."""
 
     name: str = "dit"
-    """dit, or package.module:factory, called with size, channels and classes as keywords beside `options`."""
-    model: Annotated[str, unset("the four numbers below", "SIZE/PATCH", "")] = ""
-    """A published size and patch such as B/4 or XL/2."""
-    patch: int = 2
-    """Pixels of a side that become one token."""
-    width: int = 96
-    """Entries of a token."""
-    depth: int = 6
-    """Blocks."""
-    heads: int = 4
-    """Heads of attention in a block."""
+    """A network's name, which decides what options there are, or your own as package.module:factory, called with size, channels and
+    classes as keywords beside its options."""
     options: Annotated[Options, unset("none", "YAML", "{}")] = field(default_factory=dict)
-    """Further keywords of the network: '{qk_norm: true, rms: true, checkpointing: true, head: true}'."""
+    """The network's options, on top of what there is: '{qk_norm: true, head: true}'."""
     start: Annotated[str, unset("weights drawn by the seed", "FOLDER | KIND:FILE", "")] = ""
     """What to start from: a run, a checkpoint, or public weights as sit:FILE, repa:FILE, dit:FILE; relabel-sit:FILE for other classes."""
 
@@ -125,8 +116,7 @@ class RunConfig:
     """Seed of every draw: weights, order, noise and times."""
     device: Device = "auto"
     precision: Literal["float32", "bf16", "float64"] = "float32"
-    """bf16: autocast; weights, loss and derivative's sums stay float32. float64: data, weights, averages, loss and optimiser, for a run that
-    is compared with another program's."""
+    """bf16: autocast; weights, loss and derivative's sums stay float32. float64: everything, to compare with another program."""
     compile: bool = False
     """torch.compile the step; the random numbers are then those of the compiled program."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
@@ -172,7 +162,34 @@ def from_yaml(text: str, where: str, base: Config | None = None) -> Config:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
-    return _filled(base or Config(), {} if found is None else found, where)
+    base = base or Config()
+    if isinstance(found, dict) and isinstance(found.get("network"), dict):
+        found = found | {"network": laid(base.network, found["network"])}
+    return _filled(base, {} if found is None else found, where)
+
+
+FLAT = ("model", "patch", "width", "depth", "heads")
+"""Options of the DiT that stood beside `options` once; a file that was written then has all of them."""
+
+
+def laid(base: NetworkConfig, entries: dict[str, Any]) -> dict[str, Any]:
+    """A file's entries for a network: its options on top of the base's if it is the same network, those of an old file among them."""
+    name, given = entries.get("name", base.name), entries.get("options") or {}
+    if not isinstance(given, dict):
+        return entries
+    flat = {key: entries[key] for key in FLAT if key in entries}
+    if len(flat) == len(FLAT):  # the program wrote it: of a model's name and the numbers one counted, and none of another network's
+        numbers = {key: value for key, value in flat.items() if key != "model"}
+        flat = {} if name not in NETWORKS else {"model": flat["model"]} if flat["model"] else numbers
+    options = over(name, base.options if name == base.name else {}, flat | given)
+    return {key: value for key, value in entries.items() if key not in FLAT} | {"options": options}
+
+
+def over(name: str, base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Options of a network on top of others; those that a given one says already are left out of the others."""
+    said = NETWORKS[name].facts.get("instead", {}) if name in NETWORKS else {}
+    gone = {other for option, others in said.items() if given.get(option) for other in others}
+    return {key: value for key, value in base.items() if key not in gone} | given
 
 
 def _filled(base: Any, values: Any, where: str) -> Any:
@@ -188,12 +205,12 @@ def _filled(base: Any, values: Any, where: str) -> Any:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(types)}"
             raise UserError(f"{where}: there is no entry {name!r}; {hint}")
         old, place = getattr(base, name), f"{where}, {name}"
-        new[name] = _filled(old, value, place) if dataclasses.is_dataclass(old) else _cast(types[name], value, place)
+        new[name] = _filled(old, value, place) if dataclasses.is_dataclass(old) else cast(types[name], value, place)
     return dataclasses.replace(base, **new)
 
 
-def _cast(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the type says, or `UserError`."""
+def cast(kind: Any, value: Any, where: str) -> Any:
+    """A plain value as the type says, or `UserError`."""
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if value not in inside:
@@ -203,13 +220,13 @@ def _cast(kind: Any, value: Any, where: str) -> Any:
         items = value if isinstance(value, list | tuple) else [value]
         if inside[-1] is not ... and len(items) != len(inside):
             raise UserError(f"{where}: {len(inside)} values, got {value!r}")
-        return tuple(_cast(inside[0], item, where) for item in items)
+        return tuple(cast(inside[0], item, where) for item in items)
     if origin is dict or kind is dict:
         if not isinstance(value, dict):
             raise UserError(f"{where}: entries such as {{beta: 0.5}}, got {value!r}")
         return value
     if origin in (UnionType, typing.Union):
-        return value
+        return value if value is None and type(None) in inside else cast(next(k for k in inside if k is not type(None)), value, where)
     return _number(kind, value, where)
 
 

@@ -1,36 +1,30 @@
 """From a description, as `network.json` holds it, to a network. Knows no files."""
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Generator, nn
 
-from meanstep.fields import DiT
 from meanstep.keys import key
 from meanstep.program.console import UserError
 from meanstep.program.doctor.arguments import read
-from meanstep.program.factories import load
+from meanstep.program.factories import attribute, load
+from meanstep.program.registry import NETWORKS
 from meanstep.program.runs.config import NetworkConfig
+from meanstep.program.runs.families import Family
+from meanstep.program.runs.options import SIZES, fits, resolved
 
 Description = dict[str, Any]
 
 
 def described(network: NetworkConfig, shape: tuple[int, ...], classes: int, precision: str = "float32") -> Description:
     """What a network is made of: all that `made` needs. `precision`: the configuration's, of which only float64 is the network's own."""
-    return _built_of(network, shape, classes) | ({"dtype": "float64"} if precision == "float64" else {})
-
-
-def _built_of(network: NetworkConfig, shape: tuple[int, ...], classes: int) -> Description:
-    if network.name != "dit":
-        sizes = {"size": shape[-1], "channels": shape[0], "classes": classes}
-        return {"network": network.name, "options": sizes | network.options}
-    if len(shape) != 3 or shape[1] != shape[2]:
-        raise UserError(f"the DiT takes square images, and the data are {' x '.join(map(str, shape))}: cache them with --size")
-    sizes = {"size": shape[1], "channels": shape[0], "classes": classes}
-    if network.model:
-        return {"network": "dit", "options": {"model": network.model, **sizes, **network.options}}
-    numbers = {"patch": network.patch, "width": network.width, "depth": network.depth, "heads": network.heads}
-    return {"network": "dit", "options": {**sizes, **numbers, **network.options}}
+    name, options = network.name, resolved(network).options
+    if name in NETWORKS and (len(shape) != 3 or shape[1] != shape[2]):
+        raise UserError(f"the network {name} takes square images, and the data are {' x '.join(map(str, shape))}: cache them with --size")
+    found = {"network": name, "options": {"size": shape[-1], "channels": shape[0], "classes": classes} | options}
+    return found | ({"dtype": "float64"} if precision == "float64" else {})
 
 
 def made(description: Description, seed: int = 0, allowed: str = "") -> nn.Module:
@@ -40,28 +34,50 @@ def made(description: Description, seed: int = 0, allowed: str = "") -> nn.Modul
 
     A network that is not ours is code of others, and a description may come from anywhere: it is called only if its name is `allowed`.
     """
-    name, options, dtype = description.get("network"), dict(description.get("options", {})), description.get("dtype")
+    name, options, dtype = str(description.get("network")), dict(description.get("options", {})), description.get("dtype")
     if dtype not in (None, "float64"):
         raise UserError(f"a network's dtype is float64 or left out, got {dtype!r}")
-    if name not in ("dit", allowed):
+    if foreign(description) not in ("", allowed):
         raise UserError(
             f"this network is made by {name}, code that would run: if you trust it, allow it by that name with --network (network=)"
         )
+    generator = key(seed, "weights")
     with torch.random.fork_rng(devices=[]):  # layers draw weights before anyone gives them others
-        torch.manual_seed(key(seed, "weights").initial_seed())
-        if name != "dit":
-            net = _called_like_a_field(load(str(name), options)[0], str(name))
-        else:
-            net = _dit(options, key(seed, "weights"))
+        torch.manual_seed(generator.initial_seed())
+        net = _called(name, options) if name not in NETWORKS else _ours(name, options, generator)
     return net.double() if dtype else net
 
 
-def _dit(options: dict[str, Any], generator: Generator) -> nn.Module:
-    model = options.pop("model", "")
+def _called(name: str, options: dict[str, Any]) -> nn.Module:
+    fits(name, attribute(name), options)
+    return _called_like_a_field(load(name, options)[0], name)
+
+
+def _ours(name: str, options: dict[str, Any], generator: Generator) -> nn.Module:
     try:
-        return DiT.named(model, generator=generator, **options) if model else DiT(generator=generator, **options)
+        sizes = {size: options.pop(size, 0) for size in SIZES}
+        return family(NetworkConfig(name, options)).make(**sizes, generator=generator)
     except (TypeError, ValueError) as error:
         raise UserError(f"--network: {error}") from None
+
+
+def foreign(description: Description) -> str:
+    """The name of the function that makes a network which is not ours; empty for one of ours."""
+    name = str(description.get("network"))
+    return "" if name in NETWORKS else name
+
+
+def family(network: NetworkConfig) -> Family:
+    """The options of a network of ours."""
+    found: Family = NETWORKS[network.name].load()(**network.options)
+    return found
+
+
+def small(network: NetworkConfig, size: int) -> NetworkConfig:
+    """A cheap network that is asked for as many rows in a step; one of others is itself. It starts from no other's weights."""
+    if network.name not in NETWORKS:
+        return dataclasses.replace(network, start="")
+    return NetworkConfig(network.name, dataclasses.asdict(family(resolved(network)).small(size)))
 
 
 def _called_like_a_field(net: nn.Module, name: str) -> nn.Module:

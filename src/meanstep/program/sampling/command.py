@@ -11,6 +11,8 @@ from meanstep.program import flags
 from meanstep.program.console import UserError, stage, takes_json, writable
 from meanstep.program.data.manifest import Manifest
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, Seeds, hinted
+from meanstep.program.registry import SAMPLER_HELP, check_sampler
+from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import MANIFEST, chosen, located
 from meanstep.program.sampling.labels import position
 
@@ -40,14 +42,7 @@ class Sample:
     ] = None
     guidance: float = 1.0
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
-    sampler: Annotated[
-        str | None,
-        hinted(
-            "How a step is made: average, or euler or heun along the instantaneous velocity.",
-            "average, of a run of flow_matching euler",
-            "NAME",
-        ),
-    ] = None
+    sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
     average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
     checkpoint: Annotated[str, tyro.conf.arg(metavar="CHECKPOINT", help=f"Which checkpoint: {CHECKPOINT}.")] = "last"
     chunk: Annotated[int, tyro.conf.arg(metavar="N")] = 64
@@ -76,9 +71,13 @@ class Sample:
             raise UserError(f"--guidance: a finite number, got {self.guidance}")
         flags.device(self.device)
         flags.factory(self.network)
+        if self.sampler is not None:
+            check_sampler(self.sampler)
         takes_json(self.json)
         run, saved = located(self.folder.expanduser(), self.checkpoint)
         chosen(saved, self.average)
+        if self.sampler:
+            check_sampler(self.sampler, known(run).learns)
         classes = Manifest.read(run / MANIFEST).classes if saved.description.get("options", {}).get("classes") else ()
         if self.guidance != 1 and not classes:
             raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from meanstep import paths
-from meanstep.program import methods
+from meanstep.program import methods, registry
 from meanstep.program.console import UserError
 from meanstep.program.data import Autoencoder, Manifest, to_images
-from meanstep.program.registry import PATHS, check_sampler, default_sampler
+from meanstep.program.registry import AVERAGE, INSTANTANEOUS, PATHS, SAMPLERS, default_sampler
 from meanstep.program.runs import networks
 from meanstep.program.runs.decoder import decoder
 from meanstep.program.runs.facts import Facts, known
@@ -165,8 +165,19 @@ def load(
     made = decoder(run, manifest, here, autoencoder)
     facts = known(run)
     way = sampler or default_sampler(facts.learns)
-    check_sampler(way, facts.learns)
-    if facts.path not in PATHS and draw.asks(way, "path"):
-        raise UserError(f"--sampler {way} asks for the path {facts.path}, code that is not ours: sample from Python, samplers.{way}(path=)")
+    check_sampler(way, facts)
     labelled = bool(saved.description.get("options", {}).get("classes"))
     return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, labelled, facts, way)
+
+
+def check_sampler(name: str, facts: Facts) -> None:
+    """`UserError` for a sampler that there is not, or that cannot read what the method taught."""
+    registry.check_sampler(name, facts.learns)
+    if not callable(found := draw.named(name)):
+        raise UserError(f"--sampler {name} is no function (field, z, times, y) but {found!r:.60}")
+    if name not in SAMPLERS and facts.learns == INSTANTANEOUS and getattr(found, "facts", {}).get("reads") == AVERAGE:
+        raise UserError(f"--sampler {name} jumps by the average velocity, and this field knows the instantaneous one only")
+    if facts.path not in PATHS and draw.asks(name, "path"):
+        raise UserError(
+            f"--sampler {name} asks for the path {facts.path}, code that is not ours: sample from Python, samplers.{name}(path=)"
+        )

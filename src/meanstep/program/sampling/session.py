@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from meanstep.program.console import chat, err, put_json, stage, write
+from meanstep.program.bar import shown
+from meanstep.program.console import chat, put_json, stage, write
 from meanstep.program.data.kinds import listed
 from meanstep.program.machine import available
 from meanstep.program.sampling import pictures
@@ -59,7 +60,7 @@ def notices(text: str | None, model: Model) -> list[str]:
 def _images(asked: "Sample", model: Model, labels: Tensor | None) -> Tensor:
     parts = []
     columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with shown(*columns) as bar:
         task = bar.add_task("", total=len(asked.seeds))
         for start in range(0, len(asked.seeds), asked.chunk):
             piece = slice(start, start + asked.chunk)

@@ -15,8 +15,8 @@ from meanstep.program.data.manifest import NAME
 from meanstep.program.data.request import present
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import Json, hinted
-from meanstep.program.parsing import known, parsed
-from meanstep.program.runs import saved
+from meanstep.program.parsing import known
+from meanstep.program.runs import options, saved
 from meanstep.program.runs.config import (
     AveragesConfig,
     Config,
@@ -70,7 +70,7 @@ class Train:
         found = based(where, started(where.preset) if where.preset else saved.held(place) or started(DEFAULT))
         if where.method.recipe not in ("", found.method.recipe):  # another recipe: the options of the first are not its own
             found = dataclasses.replace(found, method=dataclasses.replace(found.method, options={}))
-        return parsed(cls, "train", args, cls(**parts(found), run_=found.run))
+        return options.parsed(cls, "train", args, cls(**parts(found), run_=found.run))
 
     def run(self) -> int:
         """Train. Exit code 0; 130 and 143 if a signal stopped the run, which is saved."""
@@ -100,8 +100,7 @@ def examined(config: Config) -> Config:
     specs.checked(config.run.extractor)
     loggers.known(config.run.loggers)
     chunk(config.run, int(os.environ.get("WORLD_SIZE", "1")))
-    if config.network.name != "dit":
-        flags.factory(config.network.name, "--network.name")
+    options.resolved(config.network)
     source, start = config.data.source, config.network.start
     if not (Path(source).expanduser() / NAME).is_file():
         present(source)

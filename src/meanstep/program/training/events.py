@@ -126,7 +126,7 @@ def progress(config: Config, state: State, ranks: Ranks) -> Iterator[Show]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, speed_estimate_period=60) as bar:
-        task = bar.add_task(_words({}), total=config.run.samples, completed=state.seen)
+        task = bar.add_task("compiling" if config.run.compile else _words({}), total=config.run.samples, completed=state.seen)
         yield lambda state, means: _shown(bar, task, state, means)
 
 

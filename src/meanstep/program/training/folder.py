@@ -1,6 +1,5 @@
 """A run's folder is claimed: one configuration, one process at a time. Knows no networks."""
 
-import dataclasses
 import fcntl
 import hashlib
 import json
@@ -14,6 +13,7 @@ from meanstep.program.data.manifest import Manifest, check_fits
 from meanstep.program.machine import environment
 from meanstep.program.runs.config import Config, flag, to_yaml
 from meanstep.program.runs.facts import NAME as METHOD
+from meanstep.program.runs.options import flat
 from meanstep.program.runs.records import load
 from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held
 
@@ -91,12 +91,12 @@ def withdraw(here: Path) -> None:
 
 
 def _same(here: Path, before: Config, now: Config) -> None:
-    old, new = dataclasses.asdict(before), dataclasses.asdict(now)
-    for part, entries in new.items():
-        for name, value in entries.items():
-            if value != old[part][name] and not (part == "run" and name in FREE) and (part, name) != ("data", "source"):
-                remedy = "choose another folder with --out, or leave it out to go on with that run"
-                raise UserError(f"{here} holds a run with {flag(part, name)} {_short(old[part][name])}, now {_short(value)}: {remedy}")
+    old, new = flat(before), flat(now)
+    for part, name in dict.fromkeys([*new, *old]):
+        was, value = old.get((part, name)), new.get((part, name))
+        if value != was and not (part == "run" and name in FREE) and (part, name) != ("data", "source"):
+            remedy = "choose another folder with --out, or leave it out to go on with that run"
+            raise UserError(f"{here} holds a run with {flag(part, name)} {_short(was)}, now {_short(value)}: {remedy}")
 
 
 def _short(value: Any) -> str:

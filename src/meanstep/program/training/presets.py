@@ -22,7 +22,7 @@ PRESETS: dict[str, Preset] = {
         "scikit-learn's 8 x 8 digits, three minutes on one core or two; needs no download",
         Config(
             DataConfig("digits"),
-            NetworkConfig(patch=2, width=64, depth=4, heads=4),
+            NetworkConfig(options={"patch": 2, "width": 64, "depth": 4, "heads": 4}),
             MethodConfig("meanflow", dict(UNIFORM)),
             OptimiserConfig(rate=2e-3, warmup=6_400, schedule="cosine"),
             AveragesConfig((0.998,)),
@@ -33,7 +33,7 @@ PRESETS: dict[str, Preset] = {
         "MNIST at 28 x 28 from mnist.npz (--data.source), a small DiT on two cores",
         Config(
             DataConfig("mnist.npz"),
-            NetworkConfig(patch=4, width=128, depth=4, heads=4),
+            NetworkConfig(options={"patch": 4, "width": 128, "depth": 4, "heads": 4}),
             MethodConfig("meanflow", dict(UNIFORM)),
             OptimiserConfig(rate=1e-3, warmup=10_000, schedule="cosine"),
             AveragesConfig((0.999,)),
@@ -44,7 +44,7 @@ PRESETS: dict[str, Preset] = {
         "CIFAR-10 at 32 x 32 in pixels, DiT of 384, for one GPU",
         Config(
             DataConfig("cifar10.npz", flips=True),
-            NetworkConfig(patch=2, width=384, depth=12, heads=6, options={"qk_norm": True}),
+            NetworkConfig(options={"patch": 2, "width": 384, "depth": 12, "heads": 6, "qk_norm": True}),
             MethodConfig("meanflow", dict(UNIFORM)),
             OptimiserConfig(rate=2e-4, warmup=500_000),
             AveragesConfig((0.9999,), (0.05, 0.10)),
@@ -55,7 +55,7 @@ PRESETS: dict[str, Preset] = {
         "Photographs at 256 px as TAESD latents (meanstep cache ... --autoencoder taesd:FILE), DiT-S/4, for one GPU",
         Config(
             DataConfig("latents", flips=True),
-            NetworkConfig(model="S/4"),
+            NetworkConfig(options={"model": "S/4"}),
             MethodConfig("meanflow", dict(UNIFORM)),
             OptimiserConfig(rate=2e-4, warmup=100_000),
             AveragesConfig((0.9999,), (0.05, 0.10)),
@@ -66,7 +66,7 @@ PRESETS: dict[str, Preset] = {
         "MeanFlow's DiT-B/4 on ImageNet-256 latents (kl:..., cached with --no-normalise), as published; eight GPUs",
         Config(
             DataConfig("imagenet256", flips=True),
-            NetworkConfig(model="B/4"),
+            NetworkConfig(options={"model": "B/4"}),
             MethodConfig("meanflow", omega=1.0, kappa=0.5),
             OptimiserConfig(rate=1e-4, warmup=0, clip=0.0),
             AveragesConfig((0.9999,)),
@@ -77,7 +77,7 @@ PRESETS: dict[str, Preset] = {
         "The same with the paper's EMA tangent and anchor, 2605.09235 at beta = 1; its EMA decay and batch are unknown, these are ours",
         Config(
             DataConfig("imagenet256", flips=True),
-            NetworkConfig(model="B/4"),
+            NetworkConfig(options={"model": "B/4"}),
             MethodConfig("coefficient", {"beta": 1.0, "anchor": 0.1, "delta": [0.0, 0.001]}, proxy_decay=0.9999, omega=1.0, kappa=0.5),
             OptimiserConfig(rate=1e-4, warmup=0, clip=0.0),
             AveragesConfig((0.9999,)),

@@ -13,7 +13,7 @@ from meanstep.program.console import Interrupted, UserError, chat, err, out, put
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.ensured import ensure
 from meanstep.program.data.request import Request
-from meanstep.program.runs import saved
+from meanstep.program.runs import networks, saved
 from meanstep.program.runs.config import Config, to_yaml
 from meanstep.program.runs.report.page import wanted
 from meanstep.program.training import estimate, folder
@@ -97,8 +97,8 @@ def _announce(config: Config, place: Path, cache: Cache, there: list[Path]) -> N
 
 
 def _next(state: Any, place: Path) -> str:
-    name = str(state.description["network"])
-    return shlex.join(["meanstep", "sample", str(place), *([] if name == "dit" else ["--network", name])])
+    name = networks.foreign(state.description)
+    return shlex.join(["meanstep", "sample", str(place), *(["--network", name] if name else [])])
 
 
 def _summary(state: Any, place: Path, seconds: float, json: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from meanstep.program.console import UserError
+from meanstep.program.console import UserError, stage
 from meanstep.program.data import Cache, Loader
 from meanstep.program.runs import facts
 from meanstep.program.runs.config import Config, chunk
@@ -43,7 +43,8 @@ def train(
     `judged`: what is done at an evaluation instead of the configuration's distances; `shown`: how progress is shown.
     """
     size = chunk(config.run, ranks.size)
-    state = opened(config, cache, here, ranks)
+    with stage("building the network"):
+        state = opened(config, cache, here, ranks)
     if state.seen >= config.run.samples:
         return state, None
     loader = Loader(cache, config.run.seed, mirrored(config, cache), pin=ranks.device.type == "cuda")

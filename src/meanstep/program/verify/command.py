@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from meanstep.program import flags
-from meanstep.program.console import err, out, put_json, stage, takes_json
+from meanstep.program.bar import shown
+from meanstep.program.console import out, put_json, stage, takes_json
 from meanstep.program.flags import Json, hinted
 from meanstep.program.tables import fitted
 from meanstep.program.verify.groups import GROUPS, measure
@@ -51,7 +52,7 @@ class Verify:
     def _measure(self, names: list[str]) -> dict[str, list[Row]]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("groups"), TimeElapsedColumn())
         found: dict[str, list[Row]] = {}
-        with Progress(*columns, console=err, transient=True) as progress:
+        with shown(*columns) as progress:
             task = progress.add_task("verify", total=len(names))
             for name in names:
                 progress.update(task, description=GROUPS[name][0])

@@ -11,11 +11,12 @@ import yaml
 from meanstep.program.console import UserError
 from meanstep.program.flags import shown_options, shown_seeds
 from meanstep.program.latents.arms import arms
-from meanstep.program.latents.records import Record
+from meanstep.program.latents.records import STUDY, Record
 from meanstep.program.latents.report.results import Results
 from meanstep.program.latents.sizes import Sizes
 from meanstep.program.latents.study import DECIDED
-from meanstep.program.runs.config import flag
+from meanstep.program.runs.config import flag, from_yaml
+from meanstep.program.runs.options import flat
 from meanstep.program.training.presets import DEFAULT, PRESETS
 
 COMMAND, FILE = ("meanstep", "reproduce", "latents"), "arms.yaml"
@@ -72,13 +73,12 @@ def _configured(config: Record) -> Iterator[str]:
     """Entries other than where a study starts without options, and how many samples."""
     base = PRESETS[DEFAULT].config
     method = dataclasses.replace(base.method, proxy_decay=base.averages.decays[0])
-    start = _plain(dataclasses.replace(base, method=method, optimiser=dataclasses.replace(base.optimiser, schedule="constant")))
-    for part, entries in config.items():
-        for name, value in entries.items():
-            if part == "run" and name in DECIDED:
-                continue
-            if value != start.get(part, {}).get(name) or (part, name) == ("run", "samples"):
-                yield from _flag(part, name, value)
+    start = flat(dataclasses.replace(base, method=method, optimiser=dataclasses.replace(base.optimiser, schedule="constant")))
+    for (part, name), value in flat(from_yaml(json.dumps(config), STUDY)).items() if config else ():
+        if part == "run" and name in DECIDED:
+            continue
+        if value != start.get((part, name)) or (part, name) == ("run", "samples"):
+            yield from _flag(part, name, value)
 
 
 def _flag(part: str, name: str, value: Any) -> list[str]:
@@ -88,7 +88,7 @@ def _flag(part: str, name: str, value: Any) -> list[str]:
         return [word if value else f"--{head}{'.' * bool(head)}no-{last}"]
     if isinstance(value, dict):
         return [word, shown_options(value)]
-    return [word, *map(str, value if isinstance(value, list) else [value])]
+    return [word, *map(str, value if isinstance(value, list | tuple) else [value])]
 
 
 def _plain(of: Any) -> Record:

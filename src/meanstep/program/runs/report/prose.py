@@ -7,10 +7,14 @@ from typing import Any
 
 import yaml
 
+from meanstep.program.console import UserError
 from meanstep.program.evaluation.rows import Row
-from meanstep.program.evaluation.table import columns
+from meanstep.program.evaluation.table import columns, floor_line, line, places
+from meanstep.program.registry import default_sampler
 from meanstep.program.runs import saved
-from meanstep.program.runs.config import Config
+from meanstep.program.runs.config import Config, NetworkConfig
+from meanstep.program.runs.facts import known
+from meanstep.program.runs.options import flat
 from meanstep.program.runs.records import Record
 from meanstep.program.runs.report.history import History, first
 
@@ -113,38 +117,46 @@ def evaluations(run: History) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in run.cells:
         groups.setdefault((row.get("extractor_digest", ""), row.get("reference_digest", "")), []).append(row)
-    return [_table(rows) for rows in groups.values()]
+    usual = _usual(run) if groups else ""
+    return [_table(rows, usual) for rows in groups.values()]
 
 
-ORDER = ("seen", "average", "steps", "guidance", "count")
+def _usual(run: History) -> str:
+    """The sampler that reads what the run learned; empty if it does not say what that is."""
+    try:
+        return default_sampler(known(run.folder).learns)
+    except UserError:
+        return ""
 
 
-def _table(rows: Sequence[Row]) -> dict[str, Any]:
-    newest = {tuple(row[name] for name in ORDER): row for row in rows if row["kind"] == "cell"}
+ORDER = ("seen", "average", "sampler", "steps", "guidance", "count")
+
+
+def _table(rows: Sequence[Row], usual: str) -> dict[str, Any]:
+    named: list[Row] = [{"sampler": usual} | row for row in rows if row["kind"] == "cell"]
+    newest = {tuple(row[name] for name in ORDER): row for row in named}
     cells = [newest[place] for place in sorted(newest)]
     metrics = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
-    shown = columns(cells, metrics, rows[0]["distance"])
+    place, numbers = places(cells, usual), columns(metrics, rows[0]["distance"])
     valued = [row["values"]["frechet"] for row in cells if row["values"] and "frechet" in row["values"]]
     body = []
     for row in cells:
-        values = [show(row) for _, show in shown[4:]] if row["values"] else [f"none: {row['failed']}"]
         best = bool(row["values"]) and row["values"].get("frechet") == min(valued, default=-1)
-        body.append({"cells": [show(row) for _, show in shown[:4]] + values, "best": best})
+        body.append({"cells": line(row, place, numbers), "best": best})
     for row in rows:
         if row["kind"] == "floor" and row["values"]:
-            body.append({"cells": ["", row["data"].partition(":")[0], "", "", *(show(row) for _, show in shown[4:])], "best": False})
+            body.append({"cells": floor_line(row, place, numbers), "best": False})
     caption = f"{rows[0]['extractor']} against {rows[0]['reference']}"
-    return {"caption": caption, "heads": [name for name, _ in shown], "rows": body}
+    return {"caption": caption, "heads": [name for name, _ in (*place, *numbers)], "rows": body}
 
 
 def settings(run: History) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """The configuration by part: name, value, and a mark where it is not the default."""
-    plain, found = Config(), []
-    for part, words in GROUPS.items():
-        now, default = getattr(run.config, part), getattr(plain, part)
-        pairs = [(f.name, getattr(now, f.name), getattr(default, f.name)) for f in dataclasses.fields(now)]
-        found.append((words, [(name.replace("_", " "), _value(value), "set" if value != usual else "") for name, value, usual in pairs]))
-    return found
+    usual = flat(Config(network=NetworkConfig(run.config.network.name)))
+    found: dict[str, list[tuple[str, str, str]]] = {part: [] for part in GROUPS}
+    for (part, name), value in flat(run.config).items():
+        found[part].append((name.replace("_", " "), _value(value), "set" if value != usual.get((part, name)) else ""))
+    return [(words, found[part]) for part, words in GROUPS.items()]
 
 
 def environment(run: History) -> list[tuple[str, str]]:

@@ -1,5 +1,7 @@
 """`meanstep evaluate` at work: the cells that are missing, computed one after the other, and the table of all."""
 
+import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from meanstep.program.bar import shown
 from meanstep.program.console import Interrupted, UserError, chat, err, out, put_json, stage
 from meanstep.program.data.manifest import Manifest
 from meanstep.program.evaluation import rows, samples
@@ -22,7 +25,9 @@ from meanstep.program.evaluation.rows import Row
 from meanstep.program.evaluation.samples import Sampled, Settings, Weights
 from meanstep.program.evaluation.table import table
 from meanstep.program.machine import available
+from meanstep.program.registry import default_sampler
 from meanstep.program.runs.decoder import decoder
+from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import MANIFEST, Saved, held
 from meanstep.program.sampling import model as models
 from meanstep.program.tables import fitted
@@ -34,22 +39,26 @@ if TYPE_CHECKING:
 def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
     """Compute what the table lacks, and print it. `UserError` if there is nothing to compare with."""
     device = available(asked.device)
-    with stage("opening data and weights"):
-        weights = samples.weights(saved, asked.average)
-        config = held(run)
+    weights, config = samples.weights(saved, asked.average), held(run)
+    with stage("opening extractor and autoencoder"):
         own = config.run.extractor if config else "pixels"
         extractor = open_extractor(asked.extractor or own, device, fetch=asked.extractor is not None)
-        checked(asked.metrics, extractor)
+        checked(asked.metrics, extractor, asked.count)
+        facts = known(run)
+        usual = default_sampler(facts.learns)
+        samplers = tuple(dict.fromkeys(asked.sampler or (usual,)))
+        for name in samplers:
+            models.check_sampler(name, facts)
         manifest = Manifest.read(run / MANIFEST)
         data = RunData(run, manifest, decoder(run, manifest, device, asked.autoencoder))
-        real = pictures(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
+    real = pictures(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
     with _bar() as bar:
-        work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, bar)
+        work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, bar)
         try:
             found, below = work.cells(weights), work.floor(data)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped: finished cells are in {run / rows.NAME}, the same command goes on after them") from None
-    _show(asked, found, below, extractor.distance, run)
+    _show(asked, found, below, extractor.distance, run, usual)
 
 
 def _against(asked: "Evaluate", real: Pictures, extractor: Extractor, bar: Progress) -> Reference:
@@ -68,10 +77,10 @@ def _against(asked: "Evaluate", real: Pictures, extractor: Extractor, bar: Progr
     return against
 
 
-def _show(asked: "Evaluate", found: list[Row], below: Row, distance: str, run: Path) -> None:
+def _show(asked: "Evaluate", found: list[Row], below: Row, distance: str, run: Path, usual: str) -> None:
     if put_json(asked.json, [*found, below]):
         return
-    out.print(fitted(table(found, below, asked.metrics, distance), out))
+    out.print(fitted(table(found, below, asked.metrics, distance, usual), out))
     chat.print(f"reference: {found[0]['reference']}; last line: {below['data']}", soft_wrap=True, markup=False)
     chat.print(f"rows: {run / rows.NAME}", soft_wrap=True, markup=False)
 
@@ -96,7 +105,7 @@ def notices(real: Pictures, against: Reference, count: int) -> Iterator[str]:
 @contextmanager
 def _bar() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with shown(*columns) as bar:
         yield bar
 
 
@@ -110,13 +119,18 @@ class Work:
     against: Reference
     decoder: str
     """The autoencoder's digest."""
+    samplers: tuple[str, ...]
+    usual: str
+    """The run's own sampler."""
     bar: Progress
 
     def cells(self, weights: Sequence[Weights]) -> list[Row]:
         """The rows of the table, those that are there already included."""
-        wanted = [(w, self._wanted(w, steps, scale)) for w in weights for steps in self.asked.steps for scale in self.asked.guidance]
-        known = rows.load(self.run)
-        found = [rows.same(known, row) for _, row in wanted]
+        asked = self.asked
+        cells = [(w, *cell) for w in weights for cell in itertools.product(self.samplers, asked.steps, asked.guidance)]
+        wanted = [(cell[0], self._wanted(*cell)) for cell in cells]
+        held = rows.load(self.run)
+        found = [rows.same(held, row, self.usual) for _, row in wanted]
         missing = [i for i, row in enumerate(found) if row is None]
         if len(missing) < len(wanted):
             err.print(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there already", markup=False)
@@ -129,8 +143,8 @@ class Work:
             found[i] = self._computed(model[1], row, task, done)
         return [row for row in found if row is not None]
 
-    def _wanted(self, w: Weights, steps: int, scale: float) -> Row:
-        row: Row = {"kind": "cell", "seen": w.seen, "average": w.average, "weights": w.digest, "steps": steps}
+    def _wanted(self, w: Weights, sampler: str, steps: int, scale: float) -> Row:
+        row: Row = {"kind": "cell", "seen": w.seen, "average": w.average, "weights": w.digest, "sampler": sampler, "steps": steps}
         return row | {"guidance": scale, "labels": self._drawn()} | self._shared() | {"autoencoder": self.decoder}
 
     def _shared(self) -> Row:
@@ -167,9 +181,9 @@ class Work:
     def _computed(self, model: models.Model, row: Row, task: Any, done: int) -> Row:
         asked = self.asked
         what = f"{row['seen']:,} seen, {row['average']}, {row['steps']} step{'s' if row['steps'] > 1 else ''}, guidance {row['guidance']:g}"
-        self.bar.update(task, description=what)
+        self.bar.update(task, description=what if len(self.samplers) == 1 else f"{what}, {row['sampler']}")
         settings = Settings(asked.count, asked.seed, asked.chunk, asked.metrics)
-        sampled = Sampled(model, settings, self._labels(model), row["steps"], row["guidance"])
+        sampled = Sampled(dataclasses.replace(model, sampler=row["sampler"]), settings, self._labels(model), row["steps"], row["guidance"])
         row |= samples.evaluated(sampled, self.against, lambda n: self.bar.update(task, completed=done * asked.count + n))
         self.bar.update(task, completed=(done + 1) * asked.count)
         rows.append(self.run, row)
@@ -184,8 +198,8 @@ class Work:
             else "halves: one half of the reference, drawn at random, against the other, the Frechet distance only"
         )
         row: Row = {"kind": "floor", "data": name, "data_digest": pool.digest if pool else None} | self._shared()
-        if known := rows.same(rows.load(self.run), row):
-            return known
+        if held := rows.same(rows.load(self.run), row):
+            return held
         asked = self.asked
         self.bar.add_task("floor", total=None)
         row["values"] = floor(pool, asked.count, self.against, asked.metrics, asked.chunk) if pool else halves(self.against)

@@ -1,0 +1,83 @@
+"""The networks that `meanstep train` knows by name: a frozen dataclass of options each, which makes the network. Knows no files.
+
+A new one is a class here: its fields, with their defaults and a text below each, are the flags of the command line.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from torch import Generator, nn
+
+from meanstep.catalogue import marked
+from meanstep.fields import DiT
+
+C = TypeVar("C", bound="type[Family]")
+
+
+def network(name: str, *, instead: dict[str, tuple[str, ...]] | None = None) -> Callable[[C], C]:
+    """Declares a `Family` for the table of networks by `name`; `instead`: options that others say already, once these are given."""
+    return marked(name=name, instead=instead or {})
+
+
+@dataclass(frozen=True)
+class Family:
+    """A network's options, whatever it is trained on."""
+
+    def make(self, size: int, channels: int, classes: int, generator: Generator) -> nn.Module:
+        """The field for images `[B, channels, size, size]` and so many labels, 0 for none; `generator` draws the weights.
+
+        torch's own generator has the same seed. `ValueError` for options that cannot be.
+        """
+        raise NotImplementedError(f"{type(self).__name__} makes no network yet: give it a method make(size, channels, classes, generator)")
+
+    def small(self, size: int) -> Self:
+        """A cheap one that is asked for as many rows in a step, which is all that is counted of it; by default itself."""
+        return self
+
+
+@network("dit", instead={"model": ("patch", "width", "depth", "heads")})
+@dataclass(frozen=True)
+class Dit(Family):
+    """The Diffusion Transformer, `fields.DiT`; arXiv 2212.09748, 2505.13447."""
+
+    model: str = ""
+    """A published size and patch such as B/4 or XL/2, instead of the next four."""
+    patch: int = 2
+    """Pixels of a side that become one token; it divides the images' side."""
+    width: int = 96
+    """Entries of a token."""
+    depth: int = 6
+    """Blocks."""
+    heads: int = 4
+    """Heads of attention in a block; they divide the width."""
+    ratio: float = 4.0
+    """Hidden units of a block's second half, over the width."""
+    qk_norm: bool = False
+    """Normalise queries and keys, arXiv 2302.05442."""
+    rms: bool = False
+    """RMSNorm instead of LayerNorm."""
+    head: bool = False
+    """A second output, the auxiliary velocity of improved MeanFlow."""
+    split: int | None = None
+    """So many blocks see t, the others r: decoupled MeanFlow, arXiv 2510.24474."""
+    data_floor: float | None = None
+    """Predict data, and divide by max(t, data_floor): arXiv 2601.22158, whose floor is 0.05."""
+    time_scale: float = 1.0
+    """Multiplies t: 1000 for the weights of DiT."""
+    checkpointing: bool = False
+    """Compute the blocks anew in the backward pass instead of keeping them."""
+
+    def make(self, size: int, channels: int, classes: int, generator: Generator) -> nn.Module:
+        """A `fields.DiT`."""
+        options: dict[str, Any] = dataclasses.asdict(self) | {"size": size, "channels": channels, "classes": classes}
+        model = options.pop("model")
+        if not model:
+            return DiT(generator=generator, **options)
+        own = {name: value for name, value in options.items() if name not in ("patch", "width", "depth", "heads")}
+        return DiT.named(model, generator=generator, **own)
+
+    def small(self, size: int) -> Self:
+        """One token, one block: a head and a prediction of data are all that changes what a step asks."""
+        return type(self)(patch=size, width=16, depth=1, heads=2, head=self.head, data_floor=self.data_floor)
