@@ -245,7 +245,7 @@ LEFT_OUT = {
     "posterior": lambda **given: Posterior(REFERENCE, **given),
     "oracle": lambda **given: velocities.oracle(lambda z, t: z * t[:, None], **given),
 }
-CONDITIONS: dict[str, Any] = {"labels": LABEL, "floats": torch.rand(N), "a tree": Y}
+CONDITIONS: dict[str, Any] = {"labels": LABEL, "floats": torch.rand(N, generator=ms.key(7)), "a tree": Y}
 
 
 @pytest.mark.parametrize("y", CONDITIONS)
@@ -270,7 +270,15 @@ def test_a_conditional_draw_refuses_a_posterior_without_labels(make: Any):
     assert ms.Loss(make(Posterior(REFERENCE, LABELS)))(net, torch.randn(N, 2), LABEL).loss.isfinite()
 
 
-@pytest.mark.parametrize("y", [torch.rand(N), torch.zeros(N, 3, dtype=torch.int64), LABEL[:, None], LABEL.to(torch.complex64)], ids=repr)
+NO_LABELS = {
+    "floats": torch.rand(N, generator=ms.key(8)),
+    "three a row": torch.zeros(N, 3, dtype=torch.int64),
+    "a column": LABEL[:, None],
+    "complex": LABEL.to(torch.complex64),
+}
+
+
+@pytest.mark.parametrize("y", NO_LABELS.values(), ids=NO_LABELS)
 def test_a_condition_that_is_no_label_is_refused(y: Tensor):
     with pytest.raises(ValueError, match=rf"compares labels, integers of shape \({N},\), and this condition is"):
         Posterior(REFERENCE, LABELS)(ms.MLP(2), bridge(y))

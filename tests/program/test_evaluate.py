@@ -21,7 +21,6 @@ from meanstep.program.data import Plan, Request, ensure, make
 from meanstep.program.data.order import subset
 from meanstep.program.evaluation import Gathered, Pictures, measured, open_extractor, reference, rows, samples
 from meanstep.program.evaluation.measures import blocks, gathering
-from meanstep.program.evaluation.pictures import spaced
 from meanstep.program.evaluation.table import columns
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, DataConfig, MethodConfig, to_yaml
@@ -96,10 +95,6 @@ def test_a_damaged_reference_is_computed_again_with_a_notice(harm: str, user_fol
 def test_too_few_images_are_refused():
     with pytest.raises(UserError, match="holds 3 images: a reference needs at least 4"):
         reference(kept(drawn(3)), open_extractor("pixels"))
-
-
-def test_evenly_spaced_numbers():
-    assert spaced(10, 4).tolist() == [0, 2, 5, 7] and spaced(3, 9).tolist() == spaced(3).tolist() == [0, 1, 2]
 
 
 # Measures ----------------------------------------------------------------------------------------------------------------------------

@@ -222,7 +222,7 @@ def test_a_network_whose_own_weights_are_bfloat16(cache: Cache, tmp_path: Path, 
     assert {x.dtype for x in saved.tensors("model").values()} == {torch.bfloat16}
     exact = dict(state.averages[0].exact.named_parameters())
     assert all(torch.equal(exact[name], x) for name, x in average.items())
-    model = load_model(tmp_path / "stopped", network="bfloat16_network:Net", ema="0.9")
+    model = load_model(tmp_path / "stopped", network="bfloat16_network:Net", average="0.9")
     assert all(torch.equal(x, average[name].bfloat16()) for name, x in model.field.named_parameters())
 
     rounded = {name: {k: v.bfloat16() if v.dim() else v for k, v in saved.tensors(name).items()} for name in ("ema_0.9", "state")}

@@ -14,7 +14,6 @@ from torch import Tensor
 from meanstep.catalogue import marked
 from meanstep.metrics import density_coverage, frechet, inception_score, mmd, precision_recall
 from meanstep.program.evaluation.measures import FEWEST, Gathered, Values
-from meanstep.program.evaluation.pictures import spaced
 from meanstep.program.evaluation.references import Reference
 
 F = TypeVar("F", bound=Callable[[Gathered, Reference], Values])
@@ -57,7 +56,7 @@ def _equal(found: Gathered, against: Reference) -> tuple[Tensor, Tensor]:
     """Equally many features of both, as neighbours need them."""
     fake, real = found.features, against.features
     n = min(len(fake), len(real))
-    return fake[:n], real[spaced(len(real), n)]
+    return fake[:n], real[:n]
 
 
 @metric("precision-recall", columns=[{"title": "precision", "value": "precision"}, {"title": "recall", "value": "recall"}], least=6)

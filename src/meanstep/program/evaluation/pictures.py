@@ -42,11 +42,6 @@ class Pictures:
         yield from (self.read(index) for index in subset(len(self), limit).split(size))
 
 
-def spaced(n: int, limit: int = 0) -> Tensor:
-    """The numbers 0 to n - 1, or `limit` evenly spaced ones: of rows that have no order, as a reference's features."""
-    return torch.arange(n) if not 0 < limit < n else torch.arange(limit) * n // limit
-
-
 def of_cache(cache: Cache, autoencoder: Autoencoder) -> Pictures:
     """A cache's pictures; of latents, what the autoencoder decodes them to."""
     manifest, latent = cache.manifest, cache.manifest.latent
