@@ -15,7 +15,8 @@ from meanstep.program.registry import AVERAGE, INSTANTANEOUS, PATHS, SAMPLERS, d
 from meanstep.program.runs import networks
 from meanstep.program.runs.facts import Facts, known
 from meanstep.program.runs.restored import put
-from meanstep.program.runs.saved import MANIFEST, chosen, located, place
+from meanstep.program.runs.saved import chosen, located, place
+from meanstep.program.runs.saved import manifest as described
 from meanstep.program.sampling import draw
 
 
@@ -146,7 +147,7 @@ def load(
     `network` must allow by that name, `package.module:factory`.
     """
     run, saved = located(Path(path).expanduser(), checkpoint)
-    manifest = Manifest.read(run / MANIFEST)
+    manifest = saved.of(described(run))
     name = chosen(saved, average)
     net = networks.made(saved.description, allowed=network or "")
     put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
