@@ -422,7 +422,7 @@ def test_a_sweep_and_a_study_follow_no_lock(precious: Path, tmp_path: Path):
 
 # Terminals ---------------------------------------------------------------------------------------------------------------------------
 
-LONG = [*NET.split(), *["--samples", "4000", "--log-every", "8", "--save-every", "4000", "--sample-every", "4000", "--evaluate-every", "0"]]
+LONG = [*NET.split(), *["--log-every", "8", "--save-every", "4000", "--sample-every", "4000", "--evaluate-every", "0"]]
 
 
 def begun(out: Path, samples: int = 4000, **streams: Any) -> subprocess.Popen[str]:
