@@ -21,6 +21,7 @@ DESCRIPTION = (
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: its own, 2 for a user's mistake, 130 for Ctrl-C, 141 for a reader that went away."""
+    _opened()
     try:
         words, hushed = _hushed(list(sys.argv[1:] if args is None else args))
         with quiet(hushed):
@@ -36,6 +37,14 @@ def main(args: Sequence[str] | None = None) -> None:
     except OSError as error:
         code = _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
     raise SystemExit(code)
+
+
+def _opened() -> None:
+    """Streams that are closed lead nowhere, or the first file that is opened would get their number, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the number itself, if nobody has it yet
+            setattr(sys, name, open(nowhere, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _hushed(args: list[str]) -> tuple[list[str], bool]:

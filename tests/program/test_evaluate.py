@@ -196,7 +196,10 @@ def saved(folder: Path, seen: int, classes: int, **sizes: int) -> None:
         net = networks.made(description, seed)
         save_file({k: v + 0.01 * (seen + seed) / 128 for k, v in net.state_dict().items()}, folder / f"{name}.safetensors")
     (folder / "network.json").write_text(json.dumps(description))
-    (folder / "state.json").write_text(json.dumps({"seen": seen, "step": 1, "best_seen": 128, "best": 1.0, "chosen": "0.9"}))
+    there = {p.name: p.stat().st_size for p in folder.glob("*.safetensors")}
+    (folder / "state.json").write_text(
+        json.dumps({"seen": seen, "step": 1, "best_seen": 128, "best": 1.0, "chosen": "0.9", "sizes": there})
+    )
 
 
 def evaluate(*args: object) -> int:

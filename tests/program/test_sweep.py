@@ -12,7 +12,7 @@ import meanstep as ms
 from meanstep.coefficients import binned
 from meanstep.fields import gaussian_mixture
 from meanstep.fields.flat import Shape
-from meanstep.program.sweep import jobs
+from meanstep.program.sweep import jobs, pool
 from meanstep.program.sweep.draws import BLOCK, Block, Needs, Stream
 from meanstep.program.sweep.jobs import Job, Stopped, train
 from meanstep.program.sweep.settings import ARMS, REFERENCES, SINGLE, Settings, Spec, coefficients, models
@@ -284,3 +284,44 @@ def test_a_whole_sweep_as_one_ensemble_equals_one_model_at_a_time(tmp_path: Path
         other = found[record["set"], record["seed"], record["id"]]
         assert other["ema"]["sw1"]["1"] == pytest.approx(record["ema"]["sw1"]["1"], rel=1e-4, abs=1e-5)
         assert other["curve"]["residual"] == pytest.approx(record["curve"]["residual"], rel=1e-4)
+
+
+# Stopping ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_models_that_were_measured_before_a_stop_are_kept_and_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.set_default_dtype(torch.float32)
+    settings = SETTINGS
+    job, made, measured = jobs.Job((("eight_gaussians", 0),)), [], []
+    count = len(settings.specs())
+    assert count >= 3
+    for name in ("straight", "again"):
+        (tmp_path / name).mkdir()
+    straight = jobs.train(job, settings, tmp_path / "straight", lambda *_: False)
+    scored = jobs._Work._record
+
+    def record(self, i, weights, probe):
+        measured.append(i)
+        return scored(self, i, weights, probe)
+
+    def tell(what: str, *values: object) -> bool:
+        made.extend([what] if what == "resumed" else [])
+        return what == "stop?" and len(measured) >= count - 1  # while the models are measured
+
+    monkeypatch.setattr(jobs._Work, "_record", record)
+    with pytest.raises(jobs.Stopped):
+        jobs.train(job, settings, tmp_path / "again", tell)
+    assert len(measured) == count - 1
+    again = jobs.train(job, settings, tmp_path / "again", lambda what, *_: bool(made.append(what)))
+    assert len(measured) == count and made.count("resumed") == count  # the training, and all models but one
+    timed = ("seconds", "measuring")
+    assert [{k: v for k, v in r.items() if k not in timed} for r in again] == [
+        {k: v for k, v in r.items() if k not in timed} for r in straight
+    ]
+
+
+def test_a_sweep_that_goes_on_counts_what_is_finished():
+    settings = replace(SETTINGS, seeds=(0, 1))
+    jobs_of = pool.plan(settings, [])
+    whole, half = pool._Board(settings, jobs_of), pool._Board(settings, jobs_of[-1:])
+    assert whole.done == 0 and half.bar.total == whole.bar.total and half.done == pool.SET_COST + (whole.bar.total - pool.SET_COST) / 2

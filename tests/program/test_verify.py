@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from meanstep.cli import main
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
+from meanstep.program.disk import put, write
 from meanstep.program.verify import command, equivalences, noise, theorems
 from meanstep.program.verify.groups import GROUPS, measure
 from meanstep.program.verify.rows import Row, below, near
@@ -148,11 +149,11 @@ def test_links_are_followed_and_pipes_stay_pipes(tmp_path: Path):
     real, link, pipe = tmp_path / "real", tmp_path / "link", tmp_path / "pipe"
     real.write_text("old")
     link.symlink_to(real)
-    write(link, "new")
+    put(link, "new")
     assert link.is_symlink() and real.read_text() == "new"
     os.mkfifo(pipe)
     reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
-    write(pipe, "through")
+    put(pipe, "through")
     assert reader.communicate(timeout=10)[0] == "through" and pipe.is_fifo()
 
 

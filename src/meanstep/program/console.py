@@ -1,16 +1,21 @@
-"""How commands speak: results, chatter and errors apart, stages, JSON, files that are written aside and renamed. Needs no torch."""
+"""How commands speak: results, chatter and errors apart, stages, JSON, and work that outlives its terminal. Needs no torch."""
 
 import contextlib
 import json
 import os
 import re
-import tempfile
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
 from rich.console import Console
+
+from meanstep.program.disk import put, writable
+from meanstep.program.errors import Interrupted as Interrupted
+from meanstep.program.errors import UserError as UserError
+from meanstep.program.errors import first_line as first_line
 
 
 class _Plain:
@@ -26,11 +31,68 @@ class _Plain:
         return getattr(self._file, name)
 
 
+_kept, _lost, _told = [0], list[str](), list[str]()
+
+
+class _Lasting(_Plain):
+    """A file whose loss does not end the work: once a write to it fails, it and what lies under it go nowhere."""
+
+    def __init__(self, file: IO[str], plain: bool) -> None:
+        super().__init__(file)
+        self._plain = plain
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text) if self._plain else self._file.write(text)
+        except (OSError, ValueError):
+            return self._gone(len(text))
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except (OSError, ValueError):
+            self._gone(0)
+
+    def _gone(self, count: int) -> int:
+        name = "standard error" if self._file is sys.stderr else "standard output"
+        if name not in _lost:
+            _lost.append(name)
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._file.fileno())  # what is still held back is let go there
+            os.close(nowhere)
+        return count
+
+
+@contextlib.contextmanager
+def lasting() -> Iterator[None]:
+    """Within it `chat` and `err` fall silent where their terminal, file or reader is gone, and what was at work goes on."""
+    _kept[0] += 1
+    try:
+        yield
+    finally:
+        _kept[0] -= 1
+
+
+def newly_lost() -> str:
+    """A stream that is gone, each once, which is said on standard error; empty if there is no other."""
+    for name in _lost:
+        if name not in _told:
+            _told.append(name)
+            err.print(f"{name} is gone: the work goes on, and its folder has the results", soft_wrap=True)
+            return name
+    return ""
+
+
 class _Console(Console):
+    lasts = False
+
     @property
     def file(self) -> IO[str]:
         """Where it writes to; without trailing spaces unless that is a terminal."""
         file = super().file
+        if self.lasts and _kept[0]:
+            return cast(IO[str], _Lasting(file, not file.isatty()))
         return file if file.isatty() else cast(IO[str], _Plain(file))
 
     @file.setter
@@ -42,7 +104,7 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def _console(*, stderr: bool) -> Console:
+def _console(*, stderr: bool) -> _Console:
     console = _Console(stderr=stderr, highlight=False)
     return console if console.is_terminal or "COLUMNS" in os.environ else _Console(stderr=stderr, highlight=False, width=120)
 
@@ -53,6 +115,7 @@ chat = _console(stderr=False)
 """What else a person likes to hear of a command that has done its work, on standard output."""
 err = _console(stderr=True)
 """Progress and notices, on standard error."""
+chat.lasts = err.lasts = True
 
 
 @contextlib.contextmanager
@@ -99,7 +162,7 @@ def put_json(path: Path | None, record: Any) -> bool:
     if str(path) == "-":
         out.file.write(text)
         return True
-    write(path, text)
+    put(path, text)
     return False
 
 
@@ -107,80 +170,3 @@ def takes_json(path: Path | None) -> None:
     """Before the work: `UserError` if --json names no file that can be written."""
     if path is not None and str(path) != "-":
         writable(path)
-
-
-class UserError(Exception):
-    """A user's mistake: printed as one line, exit code 2."""
-
-    code = 2
-
-
-class Interrupted(UserError):
-    """The user's own Ctrl-C, or another signal's number, with what to do next: printed as one line, exit code 128 plus the signal's."""
-
-    def __init__(self, message: str, number: int = 2) -> None:
-        super().__init__(message)
-        self.code = 128 + number
-
-
-def first_line(error: BaseException, width: int = 160) -> str:
-    """An exception in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one: aside, synced, renamed. `UserError` if that cannot be done.
-
-    Text becomes UTF-8. A link is followed, and what is no regular file (a device, a pipe) is written to as it is.
-    """
-    path = writable(path)
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)
-        else:
-            _replace(path, data)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def writable(path: Path) -> Path:
-    """The path with links followed, or `UserError` if no file can be written there; nothing is touched."""
-    try:
-        path = path.expanduser()
-        if path.exists() and not path.is_file() and not path.is_dir():
-            return path
-        path = path.resolve()
-        folder = path.is_dir()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    if folder:
-        raise UserError(f"{path} is a folder: give the name of a file")
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UserError(f"cannot write {path}: permission denied")
-    return path
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    aside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
-        aside.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            aside.unlink()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

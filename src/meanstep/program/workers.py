@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from meanstep.program.console import Interrupted, UserError, first_line
+from meanstep.program.console import Interrupted, UserError, first_line, lasting
 
 AGAIN = "stopped, nothing is lost: the same command goes on in {}"
 GRACE = 60.0
@@ -75,7 +75,7 @@ def do(
             keep(futures[future], future.result())
 
     try:
-        with board.shown(), _killed_like_interrupted() as got:
+        with lasting(), board.shown(), _killed_like_interrupted() as got:
             with _deaf_children():
                 futures = {pool.submit(work, job, *given): job for job in jobs}
             left = set(futures)
@@ -115,7 +115,8 @@ def _killed_like_interrupted() -> Iterator[list[int]]:
         got.append(number)
         raise KeyboardInterrupt
 
-    before = {kind: signal.signal(kind, interrupt) for kind in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
+    kinds = [k for k in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1) if k != signal.SIGHUP or signal.getsignal(k) != signal.SIG_IGN]
+    before = {kind: signal.signal(kind, interrupt) for kind in kinds}
     try:
         yield got
     finally:

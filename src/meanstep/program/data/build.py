@@ -15,12 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
 from meanstep.program.data.cache import DTYPES, Cache
 from meanstep.program.data.manifest import NAME, Manifest, Shard
 from meanstep.program.data.plan import Plan
 from meanstep.program.data.source import Broken
 from meanstep.program.data.unfinished import Unfinished, claim
+from meanstep.program.disk import remove, write
 
 Told = Callable[[int], None]
 Pixels = tuple[np.ndarray, int]
@@ -42,7 +43,7 @@ def make(plan: Plan, folder: Path, told: Told = lambda done: None) -> Cache:
                 told(starts[k])
                 held.add(_shard(plan, k, index[starts[k] : starts[k] + plan.rows], folder, pool, told))
         write(folder / NAME, _manifest(plan, held, folder).text())
-        held.path.unlink()
+        remove(held.path)
     told(len(index))
     return Cache.open(folder, verify=False)
 

@@ -1,18 +1,20 @@
 """The folder of a cache in the making: whose it is, which shards are full, one process at a time. Knows no images."""
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
 from meanstep.program.data.cache import sha256
 from meanstep.program.data.manifest import NAME, Manifest, older
+from meanstep.program.disk import clean, foreign, lock, made, remove, write
 
+UNFINISHED = "unfinished.json"
+OWN = (".lock", NAME, UNFINISHED, "shard-[0-9][0-9][0-9][0-9][0-9].safetensors")
+"""What is written into a cache's folder, as patterns."""
 PLACES = ("autoencoder", "source")  # where a thing lay and what it was called: its digest decides
 
 
@@ -34,33 +36,18 @@ class Unfinished:
 @contextmanager
 def claim(folder: Path, asked: dict[str, Any]) -> Iterator[Unfinished]:
     """The folder, made or recognised as this cache's, locked meanwhile; `UserError` if it holds anything else."""
-    _made(folder)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process makes a cache in {folder}: wait for it, or choose another --out") from None
-        for left in folder.glob(".*.safetensors.*"):  # what a killed process wrote aside
-            left.unlink()
-        path = folder / "unfinished.json"
+    made(folder)
+    if not any((folder / name).exists() for name in (NAME, UNFINISHED)) and foreign(folder, OWN):
+        raise UserError(f"{folder} is not empty and holds no cache: choose another --out")
+    with lock(folder / ".lock", UserError(f"another process makes a cache in {folder}: wait for it, or choose another --out")):
+        clean(folder, OWN)
+        path = folder / UNFINISHED
         if (folder / NAME).exists():
             _same(folder, json.loads(json.dumps(asdict(Manifest.read(folder / NAME)))), {k: v for k, v in asked.items() if k != "rows"})
-            path.unlink(missing_ok=True)
+            remove(path)
             yield Unfinished(path, asked, [], complete=True)
         else:
             yield Unfinished(path, asked, _full(folder, path, asked))
-
-
-def _made(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = {p.name for p in folder.iterdir()} - {".lock"}
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write into {folder}: permission denied")
-    if held and not held & {NAME, "unfinished.json"} and not all(".safetensors" in name for name in held):
-        raise UserError(f"{folder} is not empty and holds no cache: choose another --out")
 
 
 def _same(folder: Path, held: dict[str, Any], asked: dict[str, Any]) -> None:

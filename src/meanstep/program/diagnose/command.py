@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import tyro
 
 from meanstep.program import flags
-from meanstep.program.console import UserError, stage, takes_json, writable
+from meanstep.program.console import UserError, stage, takes_json
 from meanstep.program.diagnose import target
+from meanstep.program.disk import writable
 from meanstep.program.flags import DIAGONAL, ORDER, POWER, TIMES, Device, Json, Network, Options, hinted
 from meanstep.program.pages.page import require
 from meanstep.program.registry import PATHS, READ, check_path, find

@@ -53,12 +53,10 @@ class Trained:
 
     def found(self, weights: Path | None, ema: Path | None, allowed: str = "") -> Found:
         """The network, if it is ours or `allowed`, its weights and its copy, unless other files are given."""
-        here = self.saved.path
-        beside = ema or (here / f"ema_{self.copy}.safetensors" if self.copy else None)
+        beside = ema or (self.saved.file(f"ema_{self.copy}.safetensors") if self.copy else None)
         network = str(self.saved.description.get("network"))
-        return Found(
-            network, lambda seed: networks.made(self.saved.description, seed, allowed), weights or here / "model.safetensors", beside
-        )
+        made = weights or self.saved.file("model.safetensors")
+        return Found(network, lambda seed: networks.made(self.saved.description, seed, allowed), made, beside)
 
     def data(self, labels: Path | None) -> arrays.Dataset:
         """What it was trained on; `UserError` if that is not there any more."""
@@ -82,7 +80,7 @@ class Trained:
             built = methods.build(asked, probed.field, probed.ema, self._posterior(asked, probed, data), self.classes)
         except UserError as error:
             raise UserError(f"the run's recipe: {error}") from error
-        rest = {} if changed else self.saved.tensors("state")
+        rest = {} if changed or not (self.saved.path / "state.safetensors").is_file() else self.saved.tensors("state")
         loss = Loss(built.recipe, measure=False).to(networks.dtype(probed.field))
         if rest:
             put_part(loss, rest, "loss.", self.saved.path)

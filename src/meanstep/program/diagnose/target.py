@@ -5,6 +5,7 @@ from pathlib import Path
 from meanstep.program import flags
 from meanstep.program.console import UserError
 from meanstep.program.data.manifest import NAME
+from meanstep.program.runs.integrity import NETWORK, STATE
 from meanstep.program.runs.saved import CHECKPOINTS, CONFIG
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib")
@@ -16,7 +17,7 @@ BUILDER = "give --network package.module:factory, which builds its network"
 def is_run(target: str) -> bool:
     """Whether it is the folder of a run, or of one of its checkpoints."""
     path = Path(target).expanduser()
-    return ((path / CONFIG).is_file() and (path / CHECKPOINTS).is_dir()) or (path / "state.json").is_file()
+    return ((path / CONFIG).is_file() and (path / CHECKPOINTS).is_dir()) or any((path / name).is_file() for name in (STATE, NETWORK))
 
 
 def files(target: str, network: str | None, weights: Path | None, average: Path | None) -> tuple[str, Path | None, Path | None]:

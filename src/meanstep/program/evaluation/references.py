@@ -13,8 +13,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from meanstep.metrics import Statistics
-from meanstep.program.console import UserError, err, write
+from meanstep.program.console import UserError, err
 from meanstep.program.data.ensured import user_folder
+from meanstep.program.disk import clean, made, write
 from meanstep.program.evaluation.features import Extractor
 from meanstep.program.evaluation.pictures import Pictures
 
@@ -99,9 +100,10 @@ def _made(name: str, digest: str, extractor: Extractor, tensors: dict[str, Tenso
 def _keep(path: Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """The statistics, then the statement that says they are whole."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {path.parent}: {error.strerror}; set MEANSTEP_CACHE to one") from error
+        made(path.parent)
+    except UserError as error:
+        raise UserError(f"{error}; set MEANSTEP_CACHE to a folder") from error
+    clean(path.parent, ["*.safetensors", "*.json"])
     data = save(tensors)
     write(path, data)
     write(path.with_suffix(".json"), json.dumps(about | {"sha256": hashlib.sha256(data).hexdigest()}, indent=1) + "\n")

@@ -9,13 +9,13 @@ VALUES: {"count", "reference_count", "frechet", "frechet_low", "frechet_high" (9
  "precision", "recall", "density", "coverage", "neighbours_among", "inception_score", "inception_score_spread"}
 """
 
-import fcntl
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
+from meanstep.program.disk import clean, lock, write
 
 Row = dict[str, Any]
 NAME = "evaluations.jsonl"
@@ -43,8 +43,8 @@ def load(run: Path) -> list[Row]:
 
 def append(run: Path, row: Row) -> None:
     """Add one row; whoever else evaluates the run meanwhile loses nothing."""
-    with (run / f".{NAME}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock(run / f".{NAME}.lock"):
+        clean(run, [NAME])
         write(run / NAME, "".join(json.dumps(held) + "\n" for held in [*load(run), row]))
 
 

@@ -45,7 +45,7 @@ class Weights:
     @property
     def file(self) -> Path:
         """Where they are."""
-        return self.saved.path / ("model.safetensors" if self.average == "raw" else f"ema_{self.average}.safetensors")
+        return self.saved.file("model.safetensors" if self.average == "raw" else f"ema_{self.average}.safetensors")
 
     @cached_property
     def digest(self) -> str:

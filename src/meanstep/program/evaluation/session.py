@@ -13,7 +13,6 @@ from torch import Tensor
 
 from meanstep.program.bar import shown
 from meanstep.program.console import Interrupted, UserError, chat, err, out, put_json, stage
-from meanstep.program.data.manifest import Manifest
 from meanstep.program.evaluation import rows, samples
 from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.evaluation.features import Extractor
@@ -28,7 +27,8 @@ from meanstep.program.machine import available
 from meanstep.program.registry import default_sampler
 from meanstep.program.runs.decoder import decoder
 from meanstep.program.runs.facts import known
-from meanstep.program.runs.saved import MANIFEST, Saved, held
+from meanstep.program.runs.saved import Saved, held
+from meanstep.program.runs.saved import manifest as described
 from meanstep.program.sampling import model as models
 from meanstep.program.tables import fitted
 
@@ -49,7 +49,7 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
         samplers = tuple(dict.fromkeys(asked.sampler or (usual,)))
         for name in samplers:
             models.check_sampler(name, facts)
-        manifest = Manifest.read(run / MANIFEST)
+        manifest = described(run)
         data = RunData(run, manifest, decoder(run, manifest, device, asked.autoencoder))
     real = pictures(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
     with _bar() as bar:

@@ -33,14 +33,14 @@ A record: {"kind": "moment", "arm", "seed", "seen", "beta": mean coefficient on 
     or {"kind": "failure", "arm", "seed", "seen", "error"}   its loss was not finite; "moments" before it are kept
 """
 
-import fcntl
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
+from meanstep.program.disk import clean, lock, write
 from meanstep.program.runs import records as runs
 
 Record = dict[str, Any]
@@ -54,12 +54,9 @@ OF_ARM = ("name", "about", "family", "beta", "recipe", "options", "samples", "co
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Within it no other process writes records.jsonl or a report; `UserError` if the folder cannot be written into."""
-    try:
-        lock = (folder / ".report.lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write into the folder {folder}: {error.strerror}") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock(folder / ".report.lock"):
+        clean(folder, [RECORDS, "report.html", "summary.csv"])
+        clean(folder / "figures", ["*.png"])
         yield
 
 

@@ -1,7 +1,6 @@
 """What a study is made of: configuration, arms, seeds, moments; and its folder, which belongs to it. Trains nothing."""
 
 import dataclasses
-import fcntl
 import json
 import math
 from collections.abc import Collection, Iterator
@@ -10,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
+from meanstep.program.disk import clean, foreign, lock, made, write
 from meanstep.program.latents.arms import ANCHORED, CONSTANT, Arm
 from meanstep.program.latents.records import STUDY, VERSION, held
 from meanstep.program.latents.sizes import Compute, Sizes
@@ -156,23 +156,18 @@ FREE = {("run", "device"), ("run", "seed"), ("run", "log_every"), ("run", "logge
 def examined(folder: Path) -> None:
     """`UserError` for a folder that holds something else; nothing is touched."""
     here = folder.expanduser().resolve()
-    names = [p.name for p in here.iterdir()] if here.is_dir() else []
-    if STUDY not in names and any(name != ".lock" and not name.startswith(f".{STUDY}") for name in names):
+    if here.is_dir() and not (here / STUDY).exists() and foreign(here, [".lock", STUDY]):
         raise UserError(f"{here} is not empty and holds no study: choose another folder with --out")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[Path]:
     """The study's folder, made if need be; no other process writes study.json meanwhile. `UserError` if it is something else's."""
-    here = folder.expanduser().resolve()
-    try:
-        here.mkdir(parents=True, exist_ok=True)
-        examined(here)
-        lock = (here / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write into the folder {here}: {error.strerror}") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    here = made(folder)
+    examined(here)
+    with lock(here / ".lock"):
+        clean(here, [STUDY, "env.json"])
+        clean(here / "samples", ["*.png"])
         yield here
 
 

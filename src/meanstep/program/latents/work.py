@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
 from meanstep.program.data import Cache
+from meanstep.program.disk import folder as subfolder
+from meanstep.program.disk import write
 from meanstep.program.latents.arms import Arm
 from meanstep.program.latents.measure import Measurer
 from meanstep.program.latents.records import MEASURES
@@ -74,7 +76,8 @@ def work(job: Job, study: Study, here: Path, cache: Cache, ranks: Ranks, shown: 
 
 def _begun(config: Config, place: Path, cache: Cache, ranks: Ranks, claim: ExitStack) -> UserError | None:
     try:
-        place.parent.mkdir(exist_ok=True)
+        subfolder(place.parent)
+        subfolder(place)
         claim.enter_context(folder.claimed(place))
         folder.begin(place, config, cache, str(ranks.device))
     except UserError as error:
@@ -110,7 +113,7 @@ class _Measured:
         if state.seen == self.last:
             picture = self.measurer.picture(state)
             if self.ranks.first:
-                (self.here / "samples").mkdir(exist_ok=True)
+                subfolder(self.here / "samples")
                 write(self.here / "samples" / f"{self.job.name}.png", picture)
         self.spent += a_sample * (state.seen - self.reached)
         times = {"seconds": round(self.spent, 3), "measuring": round(time.perf_counter() - began, 3)}

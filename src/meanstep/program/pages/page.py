@@ -10,7 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
+from meanstep.program.disk import clean, made, remove, write
+from meanstep.program.disk import folder as subfolder
 
 SHARED, TEMPLATE, NAME = ("base.html.j2", "parts.html.j2", "claims.html.j2"), "report.html.j2", "report.html"
 
@@ -34,25 +36,20 @@ def rendered(package: str, content: Mapping[str, Any], filters: Mapping[str, Cal
 
 def published(page: str, folder: Path) -> Path:
     """Write the page into a folder, made if need be, and return its path. `UserError` if it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+    made(folder)
+    clean(folder, [NAME])
     write(folder / NAME, page)
     return folder / NAME
 
 
 def drawn(folder: Path, figures: Mapping[str, Callable[[], bytes | None]]) -> dict[str, bytes]:
     """Write the figures that there are data for into a folder and return them; an earlier report's others go."""
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
+    subfolder(folder)
     found = {}
     for name, draw in figures.items():
         path = folder / f"{name}.png"
         if (image := draw()) is None:
-            path.unlink(missing_ok=True)
+            remove(path)
             continue
         write(path, image)
         found[name] = image

@@ -6,7 +6,8 @@ from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Manifest, Request, ensure
 from meanstep.program.data.ensured import user_folder
 from meanstep.program.data.manifest import NAME, check_fits
-from meanstep.program.runs.saved import MANIFEST, held
+from meanstep.program.runs import saved
+from meanstep.program.runs.saved import held
 
 
 def source(run: Path) -> str:
@@ -25,7 +26,7 @@ def cache(run: Path, remedy: str) -> Cache:
 
     `UserError` if its data are not there any more, or are others now; it ends with the `remedy`.
     """
-    manifest, where = Manifest.read(run / MANIFEST), source(run)
+    manifest, where = saved.manifest(run), source(run)
     if where and (Path(where).expanduser() / NAME).exists():
         found = Cache.open(where)
         check_fits(manifest, found.manifest, f"the run {run}")

@@ -7,12 +7,14 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from meanstep.program.console import UserError, write
-from meanstep.program.registry import METHODS
+from meanstep.program.console import UserError
+from meanstep.program.disk import write
+from meanstep.program.registry import AVERAGE, INSTANTANEOUS, METHODS
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.saved import held
 
 NAME = "method.json"
+LEARNS = (AVERAGE, INSTANTANEOUS)
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,12 @@ def known(run: Path) -> Facts:
     path = run / NAME
     if path.is_file():
         try:
-            return Facts(**json.loads(path.read_text(encoding="utf-8")))
+            found = Facts(**json.loads(path.read_text(encoding="utf-8")))
+            if found.learns not in LEARNS or not isinstance(found.recipe, str) or not isinstance(found.path, str):
+                raise ValueError(f"{found} is no method")
+            return found
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error}") from None
+            raise UserError(f"{path} is damaged: {error}; remove it and train the run a step further, which writes it again") from None
     config = held(run)
     recipe = config.method.recipe if config else "meanflow"
     if recipe not in METHODS:

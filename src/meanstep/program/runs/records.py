@@ -6,19 +6,21 @@
 {"kind": "evaluation", "seen", "average", "extractor", "count", "steps": {"1": distance, ...}}
 {"kind": "failure", "seen", "error"}   the loss or the gradient was not finite: the run ended here
 {"kind": "picture", "seen", "file"}   {"kind": "checkpoint", "seen", "folder"}
+{"kind": "stop", "seen", "signal", "folder"}   a signal stopped the run, which is saved there
+{"kind": "output", "seen", "lost"}   the terminal, file or reader of its words was gone; the run goes on
 """
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
+from meanstep.program.disk import append, write
 
 Record = dict[str, Any]
-SYNCED = ("checkpoint", "moment")
+SYNCED = ("checkpoint", "moment", "stop")
 """Kinds after which a run does not go back."""
 
 
@@ -33,11 +35,7 @@ class Records:
     def add(self, kind: str, seen: int, **values: Any) -> Record:
         """Append one record; a kill leaves at most a line that `load` skips."""
         record = {"kind": kind, "seen": seen, **values}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(record))
-            file.flush()
-            if kind in SYNCED:
-                os.fsync(file.fileno())
+        append(self.path, _line(record), sync=kind in SYNCED)
         return record
 
 

@@ -11,13 +11,20 @@ from meanstep.program.console import UserError
 
 
 def put(module: nn.Module, tensors: dict[str, Any], where: Path) -> None:
-    """Load a module's values, whole ones into shards too; `UserError` names the first that does not fit."""
+    """Load a module's values, whole ones into shards too; `UserError` names the first that does not fit.
+
+    One floating type is rounded to another; a truth value, a whole or a complex number is never made of another kind.
+    """
     own = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     for name in dict.fromkeys((*own, *tensors)):
         theirs = tuple(tensors[name].shape) if name in tensors else "missing"
         if theirs != own.get(name, "unknown"):
             here = own.get(name, "unknown")
             raise UserError(f"{where} holds another architecture: {name} is {theirs} there and {here} in this network")
+    for name, value in module.state_dict().items():
+        theirs = tensors[name].dtype
+        if theirs != value.dtype and not (theirs.is_floating_point and value.dtype.is_floating_point):
+            raise UserError(f"{where} is damaged: {name} is of {theirs} there and of {value.dtype} in this network")
     if any(isinstance(p, DTensor) for p in module.parameters()):
         set_model_state_dict(module, tensors, options=StateDictOptions(full_state_dict=True))
     else:

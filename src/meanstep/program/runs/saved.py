@@ -4,57 +4,107 @@ config.yaml   env.json   data.json (the cache's manifest)   autoencoder.safetens
 checkpoints/000000012800/
     network.json        what `networks.made` needs
     model.safetensors   ema_NAME.safetensors
-    state.safetensors   the optimiser's moments, what the loss learned
-    state.json          samples seen, steps, the best evaluation, sizes of the other files
+    state.safetensors   the optimiser's moments, what the loss learned: to go on from
+    state.json          samples seen, steps, the best evaluation; sizes and sha256 of the other files, digest of the data, and of itself
+
+Each file is whole or refused. Files from before there were versions have no checksums and are read without. Configuration, data and weights
+are enough for whoever does not go on with the training: state.* may be missing, and only what is needed is looked at.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from meanstep.program.console import UserError
 from meanstep.program.data.manifest import Manifest
 from meanstep.program.flags import CHECKPOINT
-from meanstep.program.runs.config import Config, from_yaml
+from meanstep.program.runs.config import Config, from_yaml, to_yaml
+from meanstep.program.runs.integrity import NETWORK, STATE, VERSION, damaged, entries, sha256, statement
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, MANIFEST, AUTOENCODER, CHECKPOINTS = "config.yaml", "data.json", "autoencoder.safetensors", "checkpoints"
+HEAD, END = f"# meanstep train, version {VERSION}: edit entries, but keep the last line, which says that the file is whole", "# end"
+PARTS, LAST = ("data", "network", "method", "optimiser", "averages", "run"), "loggers"
+"""What a whole config.yaml holds: the parts, and in the last one the entry that was always written last."""
+
+
+def text(config: Config) -> str:
+    """What config.yaml holds."""
+    return f"{HEAD}\n{to_yaml(config)}{END}\n"
 
 
 def held(folder: Path) -> Config | None:
-    """The configuration of a run's folder, if there is one."""
+    """The configuration of a run's folder, if there is one; `UserError` if the file is not whole."""
     path = folder.expanduser() / CONFIG
-    return from_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        found = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    config = from_yaml(found, str(path))
+    parts = yaml.safe_load(found) or {}
+    whole = all(parts.get(part) for part in PARTS) and (found.rstrip().endswith(f"\n{END}") or not found.startswith(HEAD[:16]))
+    if not whole or (not found.startswith(HEAD[:16]) and LAST not in parts[PARTS[-1]]):  # without a head: older, or by hand
+        remedy = "put the whole file back, which is what `meanstep train --dry-run` prints with the run's options"
+        raise UserError(f"{path} is empty or cut, and what is missing would be read as defaults: {remedy}")
+    return config
 
 
 def found(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run's folder, oldest first."""
+    """The checkpoints of a run's folder that training goes on from, oldest first."""
+    return [path for path in numbered(folder) if (path / STATE).exists()]
+
+
+def numbered(folder: Path) -> list[Path]:
+    """All folders of checkpoints, oldest first, whatever is in them."""
     there = (folder / CHECKPOINTS).iterdir() if (folder / CHECKPOINTS).is_dir() else iter(())
-    return sorted(path for path in there if path.name.isdecimal() and (path / "state.json").exists())
+    return sorted(path for path in there if path.name.isdecimal() and path.is_dir())
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint's folder, its files checked for completeness but not read."""
+    """A checkpoint's folder. A file is compared with its size and checksum when it is read."""
 
     path: Path
     about: dict[str, Any]
     description: dict[str, Any]
 
     @staticmethod
-    def open(path: Path) -> "Saved":
-        """`UserError` names what is missing or cut."""
-        about, description = (_json(path / name) for name in ("state.json", "network.json"))
-        for name, size in about.get("sizes", {}).items():
-            there = (path / name).stat().st_size if (path / name).exists() else -1
-            if there != size:
-                what = "is missing" if there < 0 else f"has {there:,} bytes instead of {size:,}"
-                raise UserError(f"the checkpoint {path} is damaged: {name} {what}; delete that folder to use the one before it")
-        return Saved(path, about, description)
+    def open(path: Path, *, whole: bool = False) -> "Saved":
+        """`UserError` names what is missing or damaged; `whole`: also of what only the training needs that goes on from it."""
+        about = statement(path) if whole or (path / STATE).exists() else _unsaid(path)
+        saved = Saved(path, about, entries(path / NETWORK))
+        saved.file(NETWORK)
+        for name in about["sizes"] if whole else ():
+            saved.sized(name)
+        return saved
+
+    def file(self, name: str) -> Path:
+        """Where a file of it lies; `UserError` if it is missing, or is not what was written."""
+        self.sized(name)
+        wanted = self.about.get("sha256", {}).get(name)
+        if wanted is not None and sha256(self.path / name) != wanted:
+            raise damaged(self.path, f"the bytes of {name} are not those that were written")
+        return self.path / name
+
+    def sized(self, name: str) -> None:
+        """`UserError` if a file is missing or has another size than was written."""
+        file = self.path / name
+        size, there = self.about["sizes"].get(name), file.stat().st_size if file.is_file() else -1
+        if there < 0 or there != (there if size is None else size):
+            raise damaged(self.path, f"{name} {'is missing' if there < 0 else f'has {there:,} bytes instead of {size:,}'}")
+
+    def of(self, manifest: Manifest) -> Manifest:
+        """The description of its data, or `UserError` if it is another one."""
+        if self.about.get("data", manifest.digest) != manifest.digest:
+            raise UserError(f"{self.path} was trained on other data than its run's {MANIFEST} describes: that file is damaged or another's")
+        return manifest
 
     @property
     def averages(self) -> tuple[str, ...]:
@@ -65,19 +115,30 @@ class Saved:
         """The tensors of one file."""
         from meanstep.program.runs.public_weights import read_safetensors
 
-        return read_safetensors(self.path / f"{name}.safetensors")
+        return read_safetensors(self.file(f"{name}.safetensors"))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"the checkpoint {path.parent} has no {path.name}: it is not complete, or no checkpoint") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged: it holds no entries")
-    return found
+def _unsaid(path: Path) -> dict[str, Any]:
+    """What state.json would say, as far as folder and configuration tell it."""
+    from meanstep.program.training.averages import names
+
+    if not path.name.isdecimal():
+        raise UserError(f"{path} has no {STATE}, and its name is not the samples that it had seen: give it that name")
+    config = held(home(path))
+    averages = names(config.averages.decays, config.averages.widths) if config else ()
+    return {"seen": int(path.name), "sizes": {}, "chosen": next(iter(averages), "raw" if config else "")}
+
+
+def home(path: Path) -> Path:
+    """The folder of a checkpoint's run: two up, or its own if it was copied with what describes the run."""
+    return path if (path / MANIFEST).exists() or (path / CONFIG).exists() else path.parent.parent
+
+
+def manifest(run: Path) -> Manifest:
+    """What the run was trained on; `UserError` names what is missing."""
+    if not (run / MANIFEST).exists():
+        raise UserError(f"{run} does not say what it was trained on: copy the run's {MANIFEST} and {CONFIG} there, or into the checkpoint")
+    return Manifest.read(run / MANIFEST)
 
 
 def located(path: Path, checkpoint: str | int = "last") -> tuple[Path, Saved]:
@@ -91,11 +152,11 @@ def checkpoints(path: Path, words: Sequence[str]) -> tuple[Path, list[Saved]]:
     """The run's folder and the checkpoints that are meant: each word is `last`, `best`, `all`, or the samples that one had seen."""
     if not path.is_dir():
         raise UserError(f"there is no folder {path}: give a run's folder, or one of its checkpoints")
-    if (path / "state.json").exists():
+    if (path / STATE).exists() or (path / NETWORK).exists():
         if any(word != "last" for word in words):
             raise UserError(f"{path} is one checkpoint: leave out --checkpoint, or give the folder of the run")
-        return path.parent.parent, [Saved.open(path)]
-    there = {int(p.name): p for p in found(path)}
+        return home(path), [Saved.open(path)]
+    there = {int(p.name): p for p in numbered(path) if (p / NETWORK).exists() or (p / STATE).exists()}
     if not there:
         raise UserError(f"{path} holds no checkpoint: give the folder of a run of `meanstep train`")
     seen = [n for word in words for n in (there if word == "all" else [_seen(path, word, there)])]
@@ -108,6 +169,8 @@ def _seen(run: Path, word: str, there: dict[int, Path]) -> int:
         return max(there)
     if word == "best":
         best = int(Saved.open(there[max(there)]).about.get("best_seen", -1))
+        if best < 0 and not (there[max(there)] / STATE).exists():
+            raise UserError(f"{there[max(there)]} has no {STATE}, which says which one is best: give its samples seen")
         if best < 0:
             raise UserError(f"{run} was not evaluated while it trained: there is no best checkpoint, give its samples seen")
         return best if best in there else _none(run, best, there)

@@ -8,12 +8,12 @@ from typing import Annotated
 import tyro
 
 from meanstep.program import flags
-from meanstep.program.console import UserError, stage, takes_json, writable
-from meanstep.program.data.manifest import Manifest
+from meanstep.program.console import UserError, stage, takes_json
+from meanstep.program.disk import writable
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, Seeds, hinted
 from meanstep.program.registry import SAMPLER_HELP, check_sampler
 from meanstep.program.runs.facts import known
-from meanstep.program.runs.saved import MANIFEST, chosen, located
+from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
 
 KINDS = (".png", ".npz", ".jpg", ".jpeg", ".webp")
@@ -78,7 +78,7 @@ class Sample:
         chosen(saved, self.average)
         if self.sampler:
             check_sampler(self.sampler, known(run).learns)
-        classes = Manifest.read(run / MANIFEST).classes if saved.description.get("options", {}).get("classes") else ()
+        classes = manifest(run).classes if saved.description.get("options", {}).get("classes") else ()
         if self.guidance != 1 and not classes:
             raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
         return path, parsed_labels(self.labels, classes)

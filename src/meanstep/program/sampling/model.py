@@ -16,7 +16,8 @@ from meanstep.program.runs import networks
 from meanstep.program.runs.decoder import decoder
 from meanstep.program.runs.facts import Facts, known
 from meanstep.program.runs.restored import put
-from meanstep.program.runs.saved import MANIFEST, chosen, located
+from meanstep.program.runs.saved import chosen, located
+from meanstep.program.runs.saved import manifest as described
 from meanstep.program.sampling import draw
 
 
@@ -157,7 +158,7 @@ def load(
     `network` must allow by that name, `package.module:factory`.
     """
     run, saved = located(Path(path).expanduser(), checkpoint)
-    manifest = Manifest.read(run / MANIFEST)
+    manifest = saved.of(described(run))
     name = chosen(saved, average)
     net = networks.made(saved.description, allowed=network or "")
     put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
+from meanstep.program.disk import put
 
 
 def grid(images: Tensor, columns: int | None = None, pad: int = 2, enlarge: int | None = None) -> Image.Image:
@@ -34,10 +35,16 @@ def picture(image: Tensor) -> Image.Image:
 
 
 def save(path: Path, image: Image.Image) -> None:
-    """Write a PNG (or what the name's end says) so that a crash leaves the old file or the new one."""
-    box = io.BytesIO()
+    """Write a PNG (or what the name's end says) where the user says, so that a crash leaves the old file or the new one."""
     try:
-        image.save(box, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+        data = encoded(image, Image.registered_extensions().get(path.suffix.lower(), "PNG"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write {path}: {error}") from error
-    write(path, box.getvalue())
+    put(path, data)
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    """The bytes of a picture's file."""
+    box = io.BytesIO()
+    image.save(box, format=kind)
+    return box.getvalue()

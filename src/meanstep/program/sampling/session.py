@@ -11,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from torch import Tensor
 
 from meanstep.program.bar import shown
-from meanstep.program.console import chat, put_json, stage, write
+from meanstep.program.console import chat, put_json, stage
 from meanstep.program.data.kinds import listed
+from meanstep.program.disk import put
 from meanstep.program.machine import available
 from meanstep.program.sampling import pictures
 from meanstep.program.sampling.labels import told
@@ -78,4 +79,4 @@ def _save(path: Path, images: Tensor, seeds: tuple[int, ...], labels: Tensor | N
     held |= {"labels": labels.numpy(), "classes": np.array(classes)} if labels is not None else {}
     box = io.BytesIO()
     np.savez_compressed(box, **held)
-    write(path, box.getvalue())
+    put(path, box.getvalue())

@@ -1,14 +1,13 @@
 """A folder belongs to one sweep, and to one process at a time. Knows neither models nor reports."""
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
+from meanstep.program.disk import clean, foreign, lock, made, write
 from meanstep.program.machine import environment
 from meanstep.program.sweep.records import Record, load, read_json
 from meanstep.program.sweep.settings import Settings
@@ -25,18 +24,27 @@ OPTIONS = {
 """The option that decides a setting, where it has another name."""
 
 
+OWN = {
+    ".": ["sweep.json", "env.json", "records.jsonl", "summary.csv", "report.html"],
+    "state": ["*.safetensors"],
+    "samples": ["*.npz"],
+    "figures": ["*.png"],
+}
+"""Files of a sweep, by folder: what a crash left of them is removed at the next start."""
+
+
 @contextmanager
 def claim(folder: Path, settings: Settings, study: str, device: str = "cpu") -> Iterator[tuple[Path, list[Record]]]:
     """The folder, made or recognised as this sweep's, and the records it holds; locked meanwhile.
 
     `UserError` if it holds another sweep's records or something else, if a record is damaged, or if another process is at work there.
     """
-    here = _folder(folder)
-    with (here / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is at work in {here}: wait for it, or choose another folder with --out") from None
+    here = made(folder)
+    examined(here)
+    busy = UserError(f"another process is at work in {here}: wait for it, or choose another folder with --out")
+    with lock(here / ".lock", busy):
+        for where, names in OWN.items():
+            clean(here / where, names)
         asked = json.loads(json.dumps(_asked(settings, study)))
         _recognise(here, asked)
         found = load(here)
@@ -46,22 +54,10 @@ def claim(folder: Path, settings: Settings, study: str, device: str = "cpu") -> 
         yield here, found
 
 
-def _folder(folder: Path) -> Path:
-    here = folder.expanduser().resolve()
-    try:
-        here.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {here}: {error.strerror}") from error
-    if not os.access(here, os.W_OK):
-        raise UserError(f"cannot write into {here}: permission denied")
-    examined(here)
-    return here
-
-
 def examined(folder: Path) -> None:
     """`UserError` for a folder that holds something else; nothing is touched."""
-    here, own = folder.expanduser().resolve(), {".lock", "sweep.json"}
-    if here.is_dir() and not (here / "sweep.json").exists() and any(p.name not in own for p in here.iterdir()):
+    here = folder.expanduser().resolve()
+    if here.is_dir() and not (here / "sweep.json").exists() and foreign(here, [".lock", "sweep.json"]):
         raise UserError(f"{here} is not empty and holds no sweep: choose another folder with --out")
 
 

@@ -3,6 +3,7 @@
 On a GPU a unit holds several sets and seeds of one dimension, trained as one ensemble.
 """
 
+import contextlib
 import functools
 import io
 import json
@@ -21,7 +22,8 @@ from meanstep.coefficients import binned
 from meanstep.fields.flat import Runner, Shape
 from meanstep.fields.planar import PLANAR, gaussian_mixture
 from meanstep.keys import key
-from meanstep.program.console import write
+from meanstep.program.disk import append, write
+from meanstep.program.disk import folder as subfolder
 from meanstep.program.sweep.draws import BLOCK, Block, Needs, Stream, stack
 from meanstep.program.sweep.measure import Judge, Probe, exact_beta, exact_map, probe_rows
 from meanstep.program.sweep.points import Points, load
@@ -194,7 +196,7 @@ class _Work:
         tensors |= {f"{i}.sums": total for i, total in enumerate(self.sums)}
         clock = [self.drawing, *(cohort.seconds for cohort in self.cohorts)]
         meta = {"step": str(self.step), "clock": json.dumps(clock), "curves": json.dumps(self.curves)}
-        self.file.parent.mkdir(exist_ok=True)
+        subfolder(self.file.parent)
         write(self.file, save({name: p.cpu() for name, p in tensors.items()}, meta))
         self.saved = time.perf_counter()
 
@@ -224,6 +226,8 @@ class _Work:
         """One record a model, and the samples of the sweep's first seed."""
         probes = [Probe(probe_rows(s, self.shape, self.settings), self.shape, self.settings) for s in self.streams]
         kept: dict[int, dict[str, Tensor]] = {s: {"data": self.judges[s].data[:2000]} for s in range(len(self.streams))}
+        before = {(r["set"], r["seed"], r["id"]): r for r in measured(self.file)}
+        append(self.file.with_suffix(".jsonl"), "\n" if self.file.with_suffix(".jsonl").exists() else "")  # ends a line that a kill cut
         for cohort, group in zip(self.cohorts, self.groups, strict=True):
             for k, i in enumerate(group):
                 if self.tell("stop?"):
@@ -231,10 +235,17 @@ class _Work:
                 began = time.perf_counter()
                 s, spec = self.members[i]
                 flat, ema, proxy = (p[k : k + 1].detach().cpu() for p in (cohort.flat, cohort.ema, cohort.proxy))
+                if (held := before.get((self.streams[s].name, self.streams[s].seed, spec.id))) is not None:
+                    yield held
+                    kept[s][spec.id] = self.judges[s].samples(Runner(self.shape, ema))
+                    self.tell("resumed", MEASURING)
+                    continue
                 record = self._record(i, (flat, ema), probes[s](flat, proxy) if spec.family else None)
                 seconds = cohort.seconds / len(group) + self.drawing / len(self.members)
                 clock = {"seconds": round(seconds, 3), "measuring": round(time.perf_counter() - began, 3)}
-                yield finite(record | clock)
+                record = finite(record | clock)
+                append(self.file.with_suffix(".jsonl"), json.dumps(record) + "\n", sync=True)
+                yield record
                 kept[s][spec.id] = self.judges[s].samples(Runner(self.shape, ema))
                 self.tell("steps", MEASURING)
         for s, arrays in kept.items():
@@ -262,8 +273,17 @@ class _Work:
     def _keep(self, s: int, arrays: dict[str, Tensor]) -> None:
         file = io.BytesIO()
         np.savez_compressed(file, **{name: x.half().numpy() for name, x in arrays.items()})  # type: ignore[arg-type]
-        self.samples.mkdir(exist_ok=True)
+        subfolder(self.samples)
         write(self.samples / f"{self.streams[s].name}-{self.streams[s].seed}.npz", file.getvalue())
+
+
+def measured(state: Path) -> list[Record]:
+    """The models that were measured before a stop or a kill, of a job whose state is in that file; none of a line that was cut."""
+    path, found = state.with_suffix(".jsonl"), []
+    for line in path.read_bytes().split(b"\n") if state.exists() and path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            found += [json.loads(line)] if line else []
+    return found
 
 
 def finite(x: Any) -> Any:

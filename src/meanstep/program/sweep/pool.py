@@ -12,6 +12,7 @@ from rich.text import Text
 from meanstep.program import workers
 from meanstep.program.bar import Bar, waiting
 from meanstep.program.console import err
+from meanstep.program.disk import remove
 from meanstep.program.sweep import jobs
 from meanstep.program.sweep.jobs import MEASURING, Job, Stopped, cost
 from meanstep.program.sweep.records import Record, save
@@ -60,7 +61,8 @@ class _Shelf:
         new = {_identity(r) for r in made}
         self.records = [r for r in self.records if _identity(r) not in new] + made
         save(self.folder, self.records)
-        (self.folder / "state" / f"{job.name}.safetensors").unlink(missing_ok=True)
+        for kind in ("safetensors", "jsonl"):
+            remove(self.folder / "state" / f"{job.name}.{kind}")
 
 
 def _identity(record: Record) -> tuple[Any, ...]:
@@ -100,9 +102,11 @@ class _Board:
     def __init__(self, settings: Settings, todo: list[Job]) -> None:
         specs = settings.specs()
         pair = sum(settings.steps * cost(spec) + MEASURING for spec in specs)
-        total = sum(pair * len(job.pairs) if job.models else SET_COST for job in todo)
-        self.bar = Bar(f"{sum(len(job.pairs) for job in todo if job.models) * len(specs)} models", total)
-        self.done = 0.0
+        pairs, sets = len(settings.sets) * len(settings.seeds), len(settings.sets)
+        total = pair * pairs + SET_COST * sets
+        left = sum(pair * len(job.pairs) if job.models else SET_COST for job in todo)
+        self.done = float(total - left)  # what earlier starts finished counts, or a sweep would begin again at nothing
+        self.bar = Bar(f"{pairs * len(specs)} models", total, self.done)
         self.latest: dict[tuple[str, str], float] = {}
 
     def shown(self) -> AbstractContextManager[Any]:

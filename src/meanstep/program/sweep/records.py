@@ -36,7 +36,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
+from meanstep.program.disk import write
 
 Record = dict[str, Any]
 PARTS = {"set": ("set", "dim", "floor", "law"), "model": ("set", "seed", "id", "raw", "ema", "curve", "probe")}

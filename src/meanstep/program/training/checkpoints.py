@@ -1,9 +1,9 @@
 """Writing checkpoints and going on from them: complete or not there, whole tensors, so that any number of ranks can go on."""
 
 import json
-import os
-import shutil
+import re
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,16 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from meanstep.precise import low
+from meanstep.program import disk
 from meanstep.program.console import UserError
+from meanstep.program.runs.integrity import NETWORK, STATE, VERSION, damaged, digest
 from meanstep.program.runs.restored import put, put_part
 from meanstep.program.runs.saved import CHECKPOINTS, Saved, found
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
 
+LEFT = re.compile(r"\.\d+\.(aside|old)")
+"""Names of what a kill leaves half-written, or half-removed."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -54,49 +58,42 @@ def _files(state: State) -> dict[str, dict[str, Tensor]]:
 
 
 def _written(target: Path, files: dict[str, dict[str, Tensor]], state: State) -> None:
-    aside = target.with_name(f".{target.name}.aside")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    sizes = {}
+    if not _whole(target):  # else it is the same moment, saved before
+        disk.tree(target, _contents(files, state))
+
+
+def _whole(target: Path) -> bool:
+    """Whether the checkpoint is there, and is what was written."""
+    try:
+        saved = Saved.open(target, whole=True)
+        return all(saved.file(name) for name in saved.about["sizes"])
+    except UserError:
+        return False
+
+
+def _contents(files: dict[str, dict[str, Tensor]], state: State) -> Iterator[tuple[str, bytes]]:
+    """The files of a checkpoint one after the other, last the one that says what the others are."""
+    sizes, sums = {}, {}
     for name, tensors in files.items():
         data = save({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})  # clone: two names may hold one tensor
-        _synced(aside / f"{name}.safetensors", data)
-        sizes[f"{name}.safetensors"] = len(data)
-    _synced(aside / "network.json", (json.dumps(state.description, indent=1) + "\n").encode())
-    about = {"seen": state.seen, "step": state.step, "best_seen": state.best_seen, "sizes": sizes}
-    about |= {"best": None if state.best_seen < 0 else state.best, "chosen": state.chosen}
-    _synced(aside / "state.json", (json.dumps(about, indent=1) + "\n").encode())
-    _sync_folder(aside)
-    if target.exists():  # the same moment, saved before: what is there is complete
-        shutil.rmtree(aside)
-        return
-    aside.rename(target)
-    _sync_folder(target.parent)
-
-
-def _synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sizes[f"{name}.safetensors"], sums[f"{name}.safetensors"] = len(data), sha256(data).hexdigest()
+        yield f"{name}.safetensors", data
+    network = (json.dumps(state.description, indent=1) + "\n").encode()
+    yield NETWORK, network
+    about = {"version": VERSION, "seen": state.seen, "step": state.step, "best_seen": state.best_seen, "sizes": sizes}
+    about |= {"best": None if state.best_seen < 0 else state.best, "chosen": state.chosen, "data": state.data}
+    about |= {"sha256": sums | {NETWORK: sha256(network).hexdigest()}}
+    yield STATE, (json.dumps(about | {"digest": digest(about)}, indent=1) + "\n").encode()
 
 
 def prune(folder: Path, keep: int, best: int) -> None:
     """Remove all but the last `keep` checkpoints and the best one, and what a kill left half-written."""
     for path in (folder / CHECKPOINTS).glob(".*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if LEFT.fullmatch(path.name):
+            disk.remove(path)
     for path in found(folder)[:-keep]:
         if int(path.name) != best:
-            aside = path.rename(path.with_name(f".{path.name}.old"))  # a kill while removing must not leave half of it under its name
-            shutil.rmtree(aside, ignore_errors=True)
+            disk.drop(path)
 
 
 def restore(state: State, saved: Saved) -> None:
@@ -129,7 +126,13 @@ def _put_moments(state: State, moments: dict[str, dict[str, Tensor]], where: Pat
     groups: Any = get_optimizer_state_dict(state.owner, state.optimiser, options=StateDictOptions(full_state_dict=True))["param_groups"]
     names = [name for group in groups for name in group["params"]]
     if names and not moments and state.step:
-        raise UserError(f"the checkpoint {where} is damaged: it has no optimiser state")
+        raise damaged(where, "it has no optimiser state")
+    shapes = {name: tuple(weight.shape) for name, weight in state.owner.named_parameters()}
+    for name, entries in moments.items():
+        for kind, value in entries.items():
+            wanted = () if kind == "step" else shapes.get(name, "unknown")
+            if tuple(value.shape) != wanted or not value.is_floating_point():
+                raise damaged(where, f"the optimiser's {kind} of {name} is {value.dtype} {tuple(value.shape)}, not floating {wanted}")
     found: Any = {"state": {name: moments[name] for name in names if name in moments}, "param_groups": groups}
     set_optimizer_state_dict(state.owner, state.optimiser, found, options=StateDictOptions(full_state_dict=True, strict=False))
     for name, weight in state.owner.named_parameters():

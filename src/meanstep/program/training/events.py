@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from meanstep.coefficients import Climber
+from meanstep.program import console, disk
 from meanstep.program.console import chat, err
 from meanstep.program.runs.config import Config
-from meanstep.program.runs.records import Records
+from meanstep.program.runs.records import Records, load
 from meanstep.program.sampling import pictures
 from meanstep.program.training import checkpoints
 from meanstep.program.training.loggers import Logger
@@ -47,12 +48,12 @@ class Events:
         if self._due(run.log_every, seen) or last:
             show(state, self.log(state))
         began = time.perf_counter()
-        if self.judge and (self._due(run.evaluate_every, seen) or ended):
-            self.evaluate(state)
+        better = bool(self.judge) and (self._due(run.evaluate_every, seen) or ended) and self.evaluate(state)
         if self._due(run.sample_every, seen) or ended:
             self.picture(state)
-        if self._due(run.save_every, seen) or last:
-            self.save(state)
+        if self._due(run.save_every, seen) or last or better:
+            self.save(state)  # last of all: what a run goes on from has everything of its moment
+        self._heard(seen)
         self.window.began += time.perf_counter() - began  # the steps' own speed
 
     def _due(self, every: int, seen: int) -> bool:
@@ -76,12 +77,12 @@ class Events:
         images = self.samples.images(state, range(8 * columns))
         if self.ranks.first:
             name = f"samples/{state.seen:012d}.png"
-            (self.folder / "samples").mkdir(exist_ok=True)
-            pictures.save(self.folder / name, pictures.grid(images, columns))
+            disk.folder(self.folder / "samples")
+            disk.write(self.folder / name, pictures.encoded(pictures.grid(images, columns)))
             self._note("picture", state.seen, file=name)
 
-    def evaluate(self, state: State) -> None:
-        """Distances of samples to data; the best checkpoint has the least at the steps that are pictured."""
+    def evaluate(self, state: State) -> bool:
+        """Distances of samples to data, and whether they are the best: the least at the steps that are pictured."""
         assert self.judge is not None
         began = time.perf_counter()
         found = self.judge(state)
@@ -97,8 +98,7 @@ class Events:
         self._note("evaluation", state.seen, **details, steps=found, best=better)
         for logger in self.loggers:
             logger.log(state.seen, {f"distance/{steps}": value for steps, value in found.items()})
-        if better:
-            self.save(state)
+        return better
 
     def save(self, state: State) -> None:
         """A checkpoint, unless this moment has one; older ones go."""
@@ -107,8 +107,32 @@ class Events:
         self.saved = state.seen
         path = checkpoints.save_state(self.folder, state, self.ranks)
         if self.ranks.first:
-            self._note("checkpoint", state.seen, folder=f"{path.parent.name}/{path.name}")
-            checkpoints.prune(self.folder, self.config.run.keep, state.best_seen)
+            self._noted(state, path)
+
+    def complete(self, state: State) -> None:
+        """What a kill kept from being done after the checkpoint that the run goes on from; all ranks must ask together."""
+        run, seen = self.config.run, state.seen
+        known = {record["kind"] for record in load(self.folder / "records.jsonl") if record["seen"] == seen} if self.records else set()
+        self.saved = seen
+        if self.ranks.told("picture" not in known) and (self._due(run.sample_every, seen) or seen >= run.samples):
+            self.picture(state)
+        if self.ranks.first and "checkpoint" not in known:
+            self._noted(state, self.folder / "checkpoints" / f"{seen:012d}")
+        elif self.ranks.first:
+            checkpoints.prune(self.folder, run.keep, state.best_seen)
+
+    def _noted(self, state: State, path: Path) -> None:
+        self._note("checkpoint", state.seen, folder=f"{path.parent.name}/{path.name}")
+        checkpoints.prune(self.folder, self.config.run.keep, state.best_seen)
+
+    def stopped(self, state: State, signal: int) -> None:
+        """A signal stopped the run here."""
+        self._note("stop", state.seen, signal=signal, folder=str(self.folder))
+
+    def _heard(self, seen: int) -> None:
+        """Note what is gone of the terminal, once."""
+        while self.ranks.first and (gone := console.newly_lost()):
+            self._note("output", seen, lost=gone)
 
     def _note(self, kind: str, seen: int, **values: object) -> None:
         if self.records is not None:

@@ -1,6 +1,5 @@
 """A run's folder is claimed: one configuration, one process at a time. Knows no networks."""
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -8,14 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meanstep.program.console import UserError, write
+from meanstep.program import disk
+from meanstep.program.console import UserError
 from meanstep.program.data.manifest import Manifest, check_fits
 from meanstep.program.machine import environment
-from meanstep.program.runs.config import Config, flag, to_yaml
+from meanstep.program.runs.config import Config, flag
 from meanstep.program.runs.facts import NAME as METHOD
 from meanstep.program.runs.options import flat
 from meanstep.program.runs.records import load
-from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held
+from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held, text
 
 if TYPE_CHECKING:
     from meanstep.program.data.cache import Cache
@@ -26,6 +26,10 @@ FREE = {"samples", "device", "compile", "parallel", "log_every", "sample_every",
 """Entries of `run` that may change when a run goes on."""
 
 
+WRITTEN = (".lock", MANIFEST, AUTOENCODER, "env.json", METHOD, "records.jsonl", CONFIG)
+"""What a run that has made no step has; the configuration makes it a run, so it comes last."""
+
+
 class Busy(UserError):
     """Another process is at work in the folder."""
 
@@ -33,21 +37,11 @@ class Busy(UserError):
 @contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
     """The folder, made if it is not there and locked meanwhile; `UserError` if another process is at work in it, or it is not ours."""
-    here = folder.expanduser().resolve()
-    try:
-        here.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {here}: {error.strerror}") from error
+    here = disk.made(folder)
     _ours(here)
-    try:
-        lock = (here / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write into {here}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Busy(f"another process is at work in {here}: wait for it, or choose another folder with --out") from None
+    with disk.lock(here / ".lock", Busy(f"another process is at work in {here}: wait for it, or choose another folder with --out")):
+        disk.clean(here, WRITTEN)
+        disk.clean(here / "samples", ["*.png"])
         yield here
 
 
@@ -61,33 +55,31 @@ def examined(folder: Path, config: Config) -> None:
 
 
 def _ours(here: Path) -> None:
-    begun = {".lock", MANIFEST, AUTOENCODER, "env.json"}  # written before the configuration
-    if not (here / CONFIG).exists() and any(p.name not in begun for p in here.iterdir()):
+    if not (here / CONFIG).exists() and disk.foreign(here, WRITTEN):
         raise UserError(f"{here} is not empty and holds no run: choose another folder with --out")
 
 
 def begin(here: Path, config: Config, cache: "Cache", device: str) -> None:
     """Note what the run is made of, or refuse what does not fit a run that is there."""
-    if before := held(here):
+    before = held(here)
+    if before:
         _same(here, before, config)
-    if (here / MANIFEST).exists():
+    if before and (here / MANIFEST).exists():
         check_fits(Manifest.read(here / MANIFEST), cache.manifest, f"the run {here}")
-    else:
-        write(here / MANIFEST, cache.manifest.text())
+    else:  # it has not begun: what a kill left may be of other data
         _keep_autoencoder(here, cache.manifest)
-    if not (here / "env.json").exists():
-        write(here / "env.json", json.dumps(environment(device), indent=1) + "\n")
-    write(here / CONFIG, to_yaml(config))
+        disk.write(here / MANIFEST, cache.manifest.text())
+    if not before or not (here / "env.json").exists():
+        disk.write(here / "env.json", json.dumps(environment(device), indent=1) + "\n")
+    disk.write(here / CONFIG, text(config))  # last: from here on the folder holds a run
 
 
 def withdraw(here: Path) -> None:
     """Take back what was written for a run that failed before its first step, so that the corrected command finds no other run."""
-    names = (CONFIG, MANIFEST, METHOD, AUTOENCODER, "env.json", "records.jsonl")
-    more = any(path.name not in (*names, ".lock") for path in here.iterdir())
-    if more or any(record["kind"] != "start" for record in load(here / "records.jsonl")):
+    if disk.foreign(here, WRITTEN) or any(record["kind"] != "start" for record in load(here / "records.jsonl")):
         return
-    for name in names:
-        (here / name).unlink(missing_ok=True)
+    for name in WRITTEN[1:]:
+        disk.remove(here / name)
 
 
 def _same(here: Path, before: Config, now: Config) -> None:
@@ -107,4 +99,6 @@ def _keep_autoencoder(here: Path, manifest: Manifest) -> None:
     path = Path(manifest.autoencoder.partition(":")[2]).expanduser()
     fits = path.is_file() and path.suffix == ".safetensors" and path.stat().st_size <= LARGEST
     if fits and hashlib.sha256(path.read_bytes()).hexdigest() == manifest.autoencoder_digest:
-        write(here / AUTOENCODER, path.read_bytes())
+        disk.write(here / AUTOENCODER, path.read_bytes())
+    else:
+        disk.remove(here / AUTOENCODER)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from meanstep.program.console import UserError
+from meanstep.program.disk import folder as subfolder
+from meanstep.program.disk import write
 
 INSTALL = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 
@@ -21,6 +23,7 @@ class Logger(Protocol):
 
 class _Tensorboard:
     def __init__(self, module: Any, folder: Path, config: dict[str, Any]) -> None:
+        subfolder(folder / "tensorboard")
         self.writer = module.SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, seen: int, values: dict[str, float]) -> None:
@@ -51,7 +54,7 @@ class _Mlflow:
         self.module, noted = module, folder / "mlflow.txt"
         module.set_experiment("meanstep")
         run = module.start_run(run_id=noted.read_text() if noted.exists() else None, run_name=folder.name)
-        noted.write_text(run.info.run_id)
+        write(noted, run.info.run_id)
 
     def log(self, seen: int, values: dict[str, float]) -> None:
         self.module.log_metrics(values, step=seen)

@@ -23,7 +23,7 @@ from meanstep.program.training.ranks import Ranks, syncing
 from meanstep.program.training.state import Owner, State
 from meanstep.velocities import of, own
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 OBSERVE_EVERY = 16
 """Steps between two observations of a coefficient that learns from the noise."""
 
@@ -199,8 +199,8 @@ class Step:
 
 @contextmanager
 def stopping() -> Iterator[list[int]]:
-    """A list that gets the number of a signal to stop (SIGINT, SIGTERM, SIGUSR1; SIGUSR2 from a parent process); a second one of the
-    same kind stops at once."""
+    """A list that gets the number of a signal to stop: SIGINT, SIGTERM, SIGUSR1, SIGHUP of a closed terminal (but not under nohup, which
+    ignores it), SIGUSR2 from a parent process; a second one of the same kind stops at once."""
     got: list[int] = []
 
     def note(number: int, frame: object) -> None:
@@ -209,7 +209,8 @@ def stopping() -> Iterator[list[int]]:
             signal.raise_signal(number)
         got.append(number)
 
-    old = {number: signal.signal(number, note) for number in STOPPING}
+    heard = [n for n in STOPPING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    old = {number: signal.signal(number, note) for number in heard}
     try:
         yield got
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from meanstep.program.console import Interrupted, UserError, chat, err, out, put_json, stage
+from meanstep.program.console import Interrupted, UserError, chat, err, lasting, out, put_json, stage
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.ensured import ensure
 from meanstep.program.data.request import Request
@@ -42,7 +42,12 @@ def dry(config: Config, here: Ranks, json: Path | None) -> int:
 
 
 def run(config: Config, where: Path, here: Ranks, json: Path | None) -> int:
-    """Train in a folder: 0, or the code of the signal that stopped it."""
+    """Train in a folder: 0, or the code of the signal that stopped it. It outlives the terminal that it was started in."""
+    with lasting():
+        return _run(config, where, here, json)
+
+
+def _run(config: Config, where: Path, here: Ranks, json: Path | None) -> int:
     if not here.first:
         told = here.told(None)
         return 2 if told is None else _trained(config, Path(told), data_cache(config), here, json)

@@ -43,7 +43,7 @@ class Owner(nn.Module):
 class State:
     """`averages`: the configuration's, then the proxy's if it is another; `learns`: the average or the instantaneous velocity.
 
-    `seen`: samples; `step`: updates; `best`: of an evaluation.
+    `seen`: samples; `step`: updates; `best`: of an evaluation; `data`: the digest of the cache.
     """
 
     description: Description
@@ -56,6 +56,7 @@ class State:
     step: int = 0
     best: float = float("inf")
     best_seen: int = -1
+    data: str = ""
 
     @property
     def sampler(self) -> str:
@@ -109,7 +110,8 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
     if config.run.parallel == "fsdp" and ranks.size > 1:
         for module in dict.fromkeys(owner.loss.learned):
             ranks.shard(module)
-    return State(description, owner, averages, proxy, _optimiser(config.optimiser, owner, ranks), learns(built.recipe))
+    optimiser, data = _optimiser(config.optimiser, owner, ranks), cache.manifest.digest
+    return State(description, owner, averages, proxy, optimiser, learns(built.recipe), data=data)
 
 
 def _loss(config: Config, net: nn.Module, recipe: Recipe) -> Loss:

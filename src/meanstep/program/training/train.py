@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from meanstep.program import disk
 from meanstep.program.console import UserError, stage
 from meanstep.program.data import Cache, Loader
 from meanstep.program.runs import facts
 from meanstep.program.runs.config import Config, chunk
+from meanstep.program.runs.integrity import STATE
 from meanstep.program.runs.records import Records
-from meanstep.program.runs.saved import Saved, found
+from meanstep.program.runs.saved import Saved, found, numbered
 from meanstep.program.training import checkpoints, loggers
 from meanstep.program.training.events import Events, Show, progress
 from meanstep.program.training.loop import Failure, Step, batches, stopping
@@ -28,10 +30,12 @@ Shown = Callable[[Config, State, Ranks], AbstractContextManager[Show]]
 
 def opened(config: Config, cache: Cache, here: Path, ranks: Ranks) -> State:
     """The state of the folder's last checkpoint, or a fresh one."""
-    there = found(here)
+    there, folders = found(here), numbered(here)
+    if folders and not there:
+        raise UserError(f"{folders[-1]} has no {STATE}, so there is nothing to go on from: choose another --out, or remove the checkpoints")
     state = fresh(config, cache, ranks, start=not there)
     if there:
-        checkpoints.restore(state, Saved.open(there[-1]))
+        checkpoints.restore(state, Saved.open(there[-1], whole=True))
     return state
 
 
@@ -46,6 +50,7 @@ def train(
     with stage("building the network"):
         state = opened(config, cache, here, ranks)
     if state.seen >= config.run.samples:
+        _completed(config, here, cache, ranks, state)
         return state, None
     loader = Loader(cache, config.run.seed, mirrored(config, cache), pin=ranks.device.type == "cuda")
     step = Step(config, state, ranks, wrapped(config, state, ranks), size)
@@ -59,6 +64,7 @@ def train(
             stopped = ranks.largest(signals[0] if signals else 0)
             events.after(state, show, last=bool(stopped) or state.seen >= config.run.samples)
             if stopped:
+                events.stopped(state, stopped)
                 break
     ranks.wait()  # a launcher ends all when one is gone: none goes before the first has written
     return state, stopped or None
@@ -87,9 +93,15 @@ def _recorded(term: Term) -> bool:
     return callable(share) or float(share) != 0.0
 
 
+def _completed(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State) -> None:
+    """A run at its end, without what a kill kept from being done after its last checkpoint."""
+    records = Records(here, state.seen) if ranks.first else None
+    Events(config, here, ranks, Samples.of(config, cache, here, ranks), None, records, []).complete(state)
+
+
 @contextmanager
 def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State, judged: Judge | None) -> Iterator[Events]:
-    here.mkdir(parents=True, exist_ok=True)
+    disk.made(here)
     samples = Samples.of(config, cache, here, ranks)
     judged = judged or judge(samples)
     followed = loggers.opened(config.run.loggers, here, dataclasses.asdict(config)) if ranks.first else []
@@ -98,6 +110,8 @@ def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State
         facts.keep(here, config, state.learns)
         records.add("start", state.seen, time=time.time(), ranks=ranks.size, device=str(ranks.device))
     events = Events(config, here, ranks, samples, judged, records, followed)
+    if state.seen:
+        events.complete(state)
     try:
         yield events
     except Failure as failure:

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError, write
+from meanstep.program.console import UserError
+from meanstep.program.disk import write
 from meanstep.program.latents import records
 from meanstep.program.latents.report import costs, prose, quantities, rerun, summary
 from meanstep.program.latents.report.beats import BEATS, with_p

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import write
+from meanstep.program.disk import write
 from meanstep.program.pages import page
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.strips import strip

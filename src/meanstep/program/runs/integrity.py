@@ -1,0 +1,79 @@
+"""What a checkpoint says of itself in state.json, and whether that can be true. Reads no weights.
+
+{"version": 2, "seen", "step", "best", "best_seen", "chosen", "sizes": {file: bytes}, "sha256": {file: ..}, "data": digest of its manifest,
+ "digest": sha256 of all this}   Version 1, which does not say so, has "seen" to "sizes" only.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from meanstep.program.console import UserError
+
+STATE, NETWORK, MODEL = "state.json", "network.json", "model.safetensors"
+VERSION = 2
+LEAST = {"seen": 0, "step": 0, "best_seen": -1}
+"""The least that each number can be."""
+
+
+def digest(about: dict[str, Any]) -> str:
+    """sha256 of what state.json says beside it."""
+    return hashlib.sha256(json.dumps({k: v for k, v in about.items() if k != "digest"}, sort_keys=True).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def damaged(path: Path, what: str) -> UserError:
+    """What is to be said of a checkpoint."""
+    return UserError(f"the checkpoint {path} is damaged: {what}; delete that folder to use the one before it")
+
+
+def entries(path: Path) -> dict[str, Any]:
+    """What a JSON file of a checkpoint holds; `UserError` if it is missing or no such file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"the checkpoint {path.parent} has no {path.name}: it is not complete, or no checkpoint") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged: it holds no entries")
+    return found
+
+
+def statement(path: Path) -> dict[str, Any]:
+    """What state.json says, or `UserError` if it cannot be what was written."""
+    about = entries(path / STATE)
+    version = about.get("version", 1)
+    if version not in range(1, VERSION + 1):
+        raise UserError(f"the checkpoint {path} is of version {version}, this program reads up to {VERSION}: use a newer one")
+    if wrong := _wrong(about, version):
+        raise damaged(path, f"{STATE} {wrong}")
+    if path.name.isdecimal() and int(path.name) != about["seen"]:
+        raise damaged(path, f"{STATE} says seen: {about['seen']}, which is not the folder's name")
+    return about
+
+
+def _wrong(about: dict[str, Any], version: int) -> str:
+    if version > 1 and about.get("digest") != digest(about):
+        return "is not what was written"
+    for name, least in LEAST.items():
+        value = about.get(name, -1 if name == "best_seen" else None)
+        if type(value) is not int or value < least:
+            return f"says {name}: {value!r}"
+    sizes, sums = about.get("sizes"), about.get("sha256", {})
+    if not isinstance(sizes, dict) or MODEL not in sizes or not all(Path(n).name == n and type(s) is int for n, s in sizes.items()):
+        return "does not say the sizes of its files"
+    if version > 1 and (not isinstance(sums, dict) or {*sums} != {*sizes, NETWORK}):
+        return "does not say the checksums of its files"
+    if about.get("best_seen", -1) >= 0 and type(about.get("best")) not in (int, float):
+        return f"says best: {about.get('best')!r}"
+    return ""
