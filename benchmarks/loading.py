@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from meanstep.program.data import Cache, Loader, Manifest, Plan, Request, make
+from meanstep.program.data import Cache, Loader, Manifest, Opened, Request, make
 from meanstep.program.data.cache import sha256
 from meanstep.program.data.manifest import Shard
 
@@ -21,7 +21,7 @@ BATCH, REPEATS = 128, 200
 def pictures(folder: Path) -> Cache:
     """50,000 pictures of noise, as many as CIFAR-10 has."""
     np.save(folder / "pictures.npy", np.random.default_rng(0).integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8))
-    return make(Plan.of(Request(str(folder / "pictures.npy"), flips=True)), folder / "pictures")
+    return make(Opened.of(Request(str(folder / "pictures.npy"), flips=True)), folder / "pictures")
 
 
 def latents(folder: Path, like: Manifest, shards: int = 64, rows: int = 2048) -> Cache:

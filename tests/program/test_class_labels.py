@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import meanstep as ms
 from meanstep.cli import main
-from meanstep.program.data import Cache, Plan, Request, make, open_source
+from meanstep.program.data import Cache, Opened, Request, make, open_source
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, DataConfig, to_yaml
 from meanstep.program.sampling import draw
@@ -31,7 +31,7 @@ def made_run(folder: Path, labels: Sequence[int], names: Sequence[str] = ()) -> 
     """A run of a small network that nothing trained, on images with these labels."""
     x = torch.randint(0, 256, (len(labels), 8, 8), generator=ms.key(0, "x")).to(torch.uint8).numpy()
     np.savez(folder / "data.npz", images=x, labels=np.array(labels), **({"classes": np.array(names)} if names else {}))
-    cache = make(Plan.of(Request(str(folder / "data.npz"))), folder / "cache")
+    cache = make(Opened.of(Request(str(folder / "data.npz"))), folder / "cache")
     description = {"network": "dit", "options": {**SIZES, "classes": len(cache.classes)}}
     here = folder / "run" / "checkpoints" / "000000000128"
     here.mkdir(parents=True)
@@ -39,7 +39,8 @@ def made_run(folder: Path, labels: Sequence[int], names: Sequence[str] = ()) -> 
     (folder / "run" / "data.json").write_text(cache.manifest.text())
     save_file(networks.made(description, 0).state_dict(), here / "model.safetensors")
     (here / "network.json").write_text(json.dumps(description))
-    (here / "state.json").write_text(json.dumps({"seen": 128, "step": 1}))
+    sizes = {name: (here / name).stat().st_size for name in ("model.safetensors", "network.json")}
+    (here / "state.json").write_text(json.dumps({"seen": 128, "step": 1, "sizes": sizes}))
     return folder / "run", cache
 
 
@@ -71,7 +72,7 @@ def test_folders_are_classes_in_natural_order(names, ordered, tmp_path: Path):
 
 def test_a_cache_keeps_the_classes_of_its_manifest(tmp_path: Path):
     spec = folders(tmp_path / "data", range(12))
-    make(Plan.of(Request(spec)), tmp_path / "cache")
+    make(Opened.of(Request(spec)), tmp_path / "cache")
     path = tmp_path / "cache" / "manifest.json"
     old = json.loads(path.read_text()) | {"classes": sorted(map(str, range(12)))}
     path.write_text(json.dumps(old))

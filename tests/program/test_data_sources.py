@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from meanstep.program.console import UserError
-from meanstep.program.data import Plan, Request, Source, make, open_source
+from meanstep.program.data import Opened, Request, Source, make, open_source
 from meanstep.program.data.files import expand
 from meanstep.program.data.pictures import Preparation
 
@@ -88,17 +88,17 @@ def test_a_broken_image_is_named_or_counted(tmp_path: Path):
     (tmp_path / "images" / "0.png").write_bytes(b"no image at all")
     spec = str(tmp_path / "images")
     with pytest.raises(UserError, match=r"cannot read .*0\.png: cannot identify image file"):
-        Plan.of(Request(spec))
-    cache = make(Plan.of(Request(spec, skip_broken=True)), tmp_path / "cache")
+        Opened.of(Request(spec))
+    cache = make(Opened.of(Request(spec, skip_broken=True)), tmp_path / "cache")
     assert len(cache) == 3 and cache.manifest.skipped == 2
     (tmp_path / "images" / "0.png").unlink()
     with pytest.raises(UserError, match=r"cannot read .*3\.png: .*"):
-        make(Plan.of(Request(spec, shard=1)), tmp_path / "one")
+        make(Opened.of(Request(spec, shard=1)), tmp_path / "one")
     assert not (tmp_path / "one" / "manifest.json").exists()
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "x.png").write_bytes(b"x")
     with pytest.raises(UserError, match="none of the 1 images of none can be read"):
-        Plan.of(Request(str(tmp_path / "none"), skip_broken=True))
+        Opened.of(Request(str(tmp_path / "none"), skip_broken=True))
 
 
 def test_images_that_differ(tmp_path: Path):
@@ -106,12 +106,12 @@ def test_images_that_differ(tmp_path: Path):
     Image.fromarray(pixels()[..., 0]).save(tmp_path / "2.png")
     Image.fromarray(pixels()).convert("P").save(tmp_path / "3.png")
     Image.fromarray(pixels()).convert("CMYK").save(tmp_path / "4.jpg")
-    assert make(Plan.of(Request(str(tmp_path))), tmp_path / "cache").shape == (3, 10, 12)
+    assert make(Opened.of(Request(str(tmp_path))), tmp_path / "cache").shape == (3, 10, 12)
     with pytest.raises(UserError, match=r"1\.png is in colour: one channel \(--channels 1\) is for grey images"):
-        Plan.of(Request(str(tmp_path), channels=1))
+        Opened.of(Request(str(tmp_path), channels=1))
     picture(tmp_path / "5.png", pixels(9, 9))
     with pytest.raises(UserError, match=r"5\.png has 9 x 9 pixels, others 12 x 10: give --size"):
-        make(Plan.of(Request(str(tmp_path))), tmp_path / "other")
+        make(Opened.of(Request(str(tmp_path))), tmp_path / "other")
 
 
 # Pictures ----------------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from meanstep import cli
 from meanstep.metrics import Statistics, frechet, mmd
 from meanstep.program import registry
 from meanstep.program.console import UserError
-from meanstep.program.data import Plan, Request, ensure, make
+from meanstep.program.data import Opened, Request, ensure, make
 from meanstep.program.data.order import subset
 from meanstep.program.evaluation import Gathered, Pictures, measured, open_extractor, reference, rows, samples
 from meanstep.program.evaluation.measures import blocks, gathering
@@ -309,7 +309,7 @@ def test_without_a_test_split_the_floor_is_that_of_halves(tmp_path: Path, capsys
 @pytest.mark.parametrize("limit", [0, 20])
 def test_a_reference_of_test_images_is_not_held_out_from_itself(limit: int, tmp_path: Path):
     run, source = made_run(tmp_path), str(tmp_path / "data.npz")
-    make(Plan.of(Request(source, channels=1, split="test", limit=limit)), tmp_path / "cache")
+    make(Opened.of(Request(source, channels=1, split="test", limit=limit)), tmp_path / "cache")
     assert evaluate(run, *QUICK, "--reference", tmp_path / "cache") == 0
     assert evaluate(run, *QUICK, "--reference", source, "--split", "test") == 0
     floors = [row for row in rows.load(run) if row["kind"] == "floor"]
@@ -334,7 +334,7 @@ def test_a_folder_of_one_checkpoint_is_its_run(tmp_path: Path):
 def test_latents_are_compared_decoded_or_with_the_originals(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     source, autoencoder = str(Path(DATA) / "noto_emoji128_webp.npz"), f"taesd:{Path(DATA) / 'taesd.safetensors'}"
     asked = Request(source, autoencoder, size=32, limit=24)
-    cache = make(Plan.of(asked), tmp_path / "cache")
+    cache = make(Opened.of(asked), tmp_path / "cache")
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(to_yaml(Config(data=DataConfig(source=str(tmp_path / "cache")))))

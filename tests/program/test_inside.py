@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
-from meanstep.program.data import Plan, Request, make, open_autoencoder
+from meanstep.program.data import Opened, Request, make, open_autoencoder
 from meanstep.program.data.tiny import Tiny
 from meanstep.program.evaluation.real_data import RunData
 from meanstep.program.runs import networks
@@ -33,7 +33,7 @@ def made_run(tmp_path: Path, autoencoder: str = "", **settings) -> Path:
     """A run of a small network that nothing trained, on latents; its data.json names the autoencoder `autoencoder`."""
     own = weights(tmp_path / "taesd.safetensors")
     np.savez(tmp_path / "data.npz", images=np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8))
-    cache = make(Plan.of(Request(str(tmp_path / "data.npz"), f"taesd:{own}")), tmp_path / "cache")
+    cache = make(Opened.of(Request(str(tmp_path / "data.npz"), f"taesd:{own}")), tmp_path / "cache")
     description = {"network": "dit", "options": {"size": 4, "channels": 4, "patch": 2, "width": 16, "depth": 1, "heads": 2, "classes": 0}}
     here = tmp_path / "run" / "checkpoints" / "000000000128"
     here.mkdir(parents=True)

@@ -11,7 +11,7 @@ from PIL import EpsImagePlugin, Image, features
 
 from meanstep.cli import main
 from meanstep.program.console import UserError
-from meanstep.program.data import Cache, Plan, Request, make, open_source
+from meanstep.program.data import Cache, Opened, Request, make, open_source
 
 RANDOM = np.random.default_rng(0)
 
@@ -36,7 +36,7 @@ def packed(path: Path, members: list[tuple[str, bytes]]) -> str:
 
 
 def cached(spec: str, folder: Path, **asked) -> Cache:
-    return make(Plan.of(Request(spec, **asked)), folder)
+    return make(Opened.of(Request(spec, **asked)), folder)
 
 
 def run(*args: object) -> int:

@@ -11,7 +11,7 @@ import torch
 import meanstep as ms
 from meanstep.metrics import Statistics, frechet
 from meanstep.program.console import UserError
-from meanstep.program.data import Cache, Plan, Request, make, open_autoencoder, open_source, order
+from meanstep.program.data import Cache, Opened, Request, make, open_autoencoder, open_source, order
 from meanstep.program.evaluation import Pictures, open_extractor, reference, references
 from meanstep.program.evaluation.pictures import of_source
 from meanstep.program.evaluation.real_data import RunData
@@ -92,35 +92,35 @@ def arrays(path: Path, n: int = 40, period: int = 4) -> str:
 
 def test_a_limited_cache_is_drawn_at_random_and_says_so(tmp_path: Path):
     spec = arrays(tmp_path / "a.npz")
-    cache = make(Plan.of(Request(spec, limit=10)), tmp_path / "part")
+    cache = make(Opened.of(Request(spec, limit=10)), tmp_path / "part")
     rows = cache.images(torch.arange(10))[:, 0, 0, 0].tolist()
     assert rows == sorted(order.subset(40, 10).tolist()) and len(cache.labels.unique()) > 1
     held = json.loads((tmp_path / "part" / "manifest.json").read_text())
     assert (held["taken"], held["limit"]) == ("permutation", 10)
     for limit in (0, 40, 90):
-        whole = make(Plan.of(Request(spec, limit=limit)), tmp_path / f"whole{limit}")
+        whole = make(Opened.of(Request(spec, limit=limit)), tmp_path / f"whole{limit}")
         assert whole.manifest.taken == "all" and len(whole) == 40
 
 
 def test_older_caches_are_read_and_keep_their_digest(tmp_path: Path):
     spec = arrays(tmp_path / "a.npz")
-    new = make(Plan.of(Request(spec)), tmp_path / "cache")
+    new = make(Opened.of(Request(spec)), tmp_path / "cache")
     path = tmp_path / "cache" / "manifest.json"
     old = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("taken", "left_out", "empty")}
     path.write_text(json.dumps(old))
     found = Cache.open(tmp_path / "cache").manifest
     assert found.digest == new.digest and (found.taken, found.left_out, found.empty) == ("all", None, None)
-    make(Plan.of(Request(spec)), tmp_path / "cache")  # the same command is content with it
+    make(Opened.of(Request(spec)), tmp_path / "cache")  # the same command is content with it
     path.write_text(json.dumps(old | {"limit": 40}))
     part = Cache.open(tmp_path / "cache").manifest
     assert part.taken == "spaced" and part.digest != found.digest and part.shown == (0, 1, 2, 3)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "unfinished.json").write_text(json.dumps({"asked": unfinished(spec), "parts": []}))
-    assert make(Plan.of(Request(spec)), tmp_path / "cut").digest == new.digest
+    assert make(Opened.of(Request(spec)), tmp_path / "cut").digest == new.digest
 
 
 def unfinished(spec: str) -> dict:
-    plan = Plan.of(Request(spec))
+    plan = Opened.of(Request(spec))
     return {name: value for name, value in {**plan.statement, "rows": plan.rows}.items() if name != "taken"}
 
 
@@ -140,7 +140,7 @@ def test_a_source_without_splits_refuses_one(tmp_path: Path):
 
 
 def run_of(tmp_path: Path, spec: str) -> tuple[RunData, Pictures]:
-    cache = make(Plan.of(Request(spec)), tmp_path / "cache")
+    cache = make(Opened.of(Request(spec)), tmp_path / "cache")
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text(to_yaml(Config(data=DataConfig(source=spec))))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from meanstep.program.data.ensured import ensure
     from meanstep.program.data.loader import Loader
     from meanstep.program.data.manifest import Manifest
-    from meanstep.program.data.plan import Plan
+    from meanstep.program.data.opened import Opened
     from meanstep.program.data.request import Request
     from meanstep.program.data.sources import Source, open_source
 
@@ -23,7 +23,7 @@ __all__ = [
     "Cache",
     "Loader",
     "Manifest",
-    "Plan",
+    "Opened",
     "Request",
     "Source",
     "check_fits",
@@ -41,7 +41,7 @@ __getattr__ = lazily(
         **dict.fromkeys(("Source", "open_source"), "sources"),
         "Loader": "loader",
         "Manifest": "manifest",
-        "Plan": "plan",
+        "Opened": "opened",
         "Request": "request",
         "ensure": "ensured",
         "make": "build",

@@ -1,4 +1,4 @@
-"""A cache from a plan: read and encode shard by shard, go on after the last full shard. Knows no command line."""
+"""A cache from what was opened: read and encode shard by shard, go on after the last full shard. Knows no command line."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from torch import Tensor
 from meanstep.program.console import UserError
 from meanstep.program.data.cache import DTYPES, Cache
 from meanstep.program.data.manifest import NAME, Manifest, Shard
-from meanstep.program.data.plan import Plan
+from meanstep.program.data.opened import Opened
 from meanstep.program.data.source import Broken
 from meanstep.program.data.unfinished import Unfinished, claim
 from meanstep.program.disk import remove, write
@@ -27,22 +27,22 @@ Told = Callable[[int], None]
 Pixels = tuple[np.ndarray, int]
 
 
-def make(plan: Plan, folder: Path, told: Told = lambda done: None) -> Cache:
+def make(opened: Opened, folder: Path, told: Told = lambda done: None) -> Cache:
     """The cache in `folder`: as it lies there if it is this one, or made, or finished. `told(done)`: images done so far.
 
     `UserError` if the folder holds anything else or the disk is too small; full shards stay for the next time, also after an interrupt.
     """
-    with claim(folder, {**_plain(plan.statement), "rows": plan.rows}) as held:
+    with claim(folder, {**_plain(opened.statement), "rows": opened.rows}) as held:
         if held.complete:
             return Cache.open(folder, verify=True)
-        index = plan.index
-        starts = range(0, len(index), plan.rows)
-        _room(folder, plan, len(index) - len(held.parts) * plan.rows)
-        with ThreadPoolExecutor(plan.request.workers) as pool:
+        index = opened.index
+        starts = range(0, len(index), opened.rows)
+        _room(folder, opened, len(index) - len(held.parts) * opened.rows)
+        with ThreadPoolExecutor(opened.request.workers) as pool:
             for k in range(len(held.parts), len(starts)):
                 told(starts[k])
-                held.add(_shard(plan, k, index[starts[k] : starts[k] + plan.rows], folder, pool, told))
-        write(folder / NAME, _manifest(plan, held, folder).text())
+                held.add(_shard(opened, k, index[starts[k] : starts[k] + opened.rows], folder, pool, told))
+        write(folder / NAME, _manifest(opened, held, folder).text())
         remove(held.path)
     told(len(index))
     return Cache.open(folder, verify=False)
@@ -52,25 +52,25 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _room(folder: Path, plan: Plan, images: int) -> None:
-    need, free = images * plan.row_bytes, shutil.disk_usage(folder).free
+def _room(folder: Path, opened: Opened, images: int) -> None:
+    need, free = images * opened.row_bytes, shutil.disk_usage(folder).free
     if need > free:
         raise UserError(f"{folder}: no space left: {need / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
 
 
-def _shard(plan: Plan, k: int, index: np.ndarray, folder: Path, pool: ThreadPoolExecutor, told: Told) -> dict[str, Any]:
+def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: ThreadPoolExecutor, told: Told) -> dict[str, Any]:
     """Read, encode and write one shard; its entry in the list of finished ones."""
-    tensors: dict[str, list[Tensor]] = {name: [] for name in ("x", "y", "x_flip")[: 3 if plan.flips == "stored" else 2]}
+    tensors: dict[str, list[Tensor]] = {name: [] for name in ("x", "y", "x_flip")[: 3 if opened.flips == "stored" else 2]}
     done = 0
-    for at, batch in _batches(plan, index, pool):
+    for at, batch in _batches(opened, index, pool):
         if batch:
             images = torch.from_numpy(np.stack([pixels for pixels, _ in batch]))
-            tensors["x"].append(_encode(plan, images, at))
+            tensors["x"].append(_encode(opened, images, at))
             tensors["y"].append(torch.tensor([label for _, label in batch]))
-            if plan.flips == "stored":
-                tensors["x_flip"].append(_encode(plan, images.flip(-1), at))
+            if opened.flips == "stored":
+                tensors["x_flip"].append(_encode(opened, images.flip(-1), at))
         done += len(at)
-        told(k * plan.rows + done)
+        told(k * opened.rows + done)
     whole = {name: torch.cat(parts) for name, parts in tensors.items()} if tensors["x"] else {}
     rows = len(whole.get("y", ()))
     entry: dict[str, Any] = {"name": f"shard-{k:05d}.safetensors", "rows": rows, "skipped": len(index) - rows}
@@ -81,14 +81,14 @@ def _shard(plan: Plan, k: int, index: np.ndarray, folder: Path, pool: ThreadPool
     return entry
 
 
-def _batches(plan: Plan, index: np.ndarray, pool: ThreadPoolExecutor) -> Iterator[tuple[np.ndarray, list[Pixels]]]:
+def _batches(opened: Opened, index: np.ndarray, pool: ThreadPoolExecutor) -> Iterator[tuple[np.ndarray, list[Pixels]]]:
     """Images of the shard in batches, the next being read while one is encoded; without the broken ones."""
-    size, ahead = plan.request.batch, 1
+    size, ahead = opened.request.batch, 1
     waiting: list[tuple[np.ndarray, list[Future[Pixels | None]]]] = []
     try:
         for start in range(0, len(index), size):
             at = index[start : start + size]
-            waiting.append((at, [pool.submit(_read, plan, int(i)) for i in at]))
+            waiting.append((at, [pool.submit(_read, opened, int(i)) for i in at]))
             if len(waiting) > ahead:
                 yield _gathered(*waiting.pop(0))
         while waiting:
@@ -103,26 +103,26 @@ def _gathered(at: np.ndarray, futures: list[Future[Pixels | None]]) -> tuple[np.
     return at, [found for future in futures if (found := future.result()) is not None]
 
 
-def _read(plan: Plan, i: int) -> Pixels | None:
+def _read(opened: Opened, i: int) -> Pixels | None:
     try:
-        image, label = plan.source[i]
+        image, label = opened.source[i]
     except Broken:
-        if plan.request.skip_broken:
+        if opened.request.skip_broken:
             return None
         raise
-    pixels = plan.preparation(image, plan.source.where(i))
-    if pixels.shape != plan.image:
-        (_, h, w), (_, h0, w0) = pixels.shape, plan.image
-        raise UserError(f"{plan.source.where(i)} has {w} x {h} pixels, others {w0} x {h0}: give --size and --crop")
+    pixels = opened.preparation(image, opened.source.where(i))
+    if pixels.shape != opened.image:
+        (_, h, w), (_, h0, w0) = pixels.shape, opened.image
+        raise UserError(f"{opened.source.where(i)} has {w} x {h} pixels, others {w0} x {h0}: give --size and --crop")
     return pixels, label
 
 
-def _encode(plan: Plan, images: Tensor, at: np.ndarray) -> Tensor:
-    if plan.dtype == "uint8":
+def _encode(opened: Opened, images: Tensor, at: np.ndarray) -> Tensor:
+    if opened.dtype == "uint8":
         return images.contiguous()
-    z = plan.autoencoder.encode(images.float() / 127.5 - 1).to("cpu", DTYPES[plan.dtype])
+    z = opened.autoencoder.encode(images.float() / 127.5 - 1).to("cpu", DTYPES[opened.dtype])
     if not z.isfinite().all():
-        raise UserError(f"{plan.source.where(int(at[0]))} or one of the next {len(at)}: its latents are not finite in {plan.dtype}")
+        raise UserError(f"{opened.source.where(int(at[0]))} or one of the next {len(at)}: its latents are not finite in {opened.dtype}")
     return z.contiguous()
 
 
@@ -139,37 +139,37 @@ def _sums(whole: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _manifest(plan: Plan, held: Unfinished, folder: Path) -> Manifest:
+def _manifest(opened: Opened, held: Unfinished, folder: Path) -> Manifest:
     parts = [part for part in held.parts if part["rows"]]
     if not parts:
-        raise UserError(f"none of the images of {plan.source.name} can be read")
+        raise UserError(f"none of the images of {opened.source.name} can be read")
     names = [f.name for f in fields(Shard)]
     return Manifest(
-        **{**_statistics(plan, parts), **plan.statement},
+        **{**_statistics(opened, parts), **opened.statement},
         count=sum(part["rows"] for part in parts),
         skipped=sum(part["skipped"] for part in held.parts),
         shards=tuple(Shard(**{name: part[name] for name in names}) for part in parts),
-        left_out=dict(sorted(plan.source.left_out.items())),
-        empty=_empty(plan, [folder / part["name"] for part in parts]),
+        left_out=dict(sorted(opened.source.left_out.items())),
+        empty=_empty(opened, [folder / part["name"] for part in parts]),
     )
 
 
-def _empty(plan: Plan, shards: list[Path]) -> tuple[int, ...]:
+def _empty(opened: Opened, shards: list[Path]) -> tuple[int, ...]:
     """The labels that no row of the shards has."""
     there: set[int] = set()
     for path in shards:
         with safe_open(path, framework="pt") as held:
             there |= set(held.get_tensor("y").unique().tolist())
-    return tuple(k for k in range(len(plan.source.classes)) if k not in there)
+    return tuple(k for k in range(len(opened.source.classes)) if k not in there)
 
 
-def _statistics(plan: Plan, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    channels = plan.shape[0]
-    if plan.dtype == "uint8":
+def _statistics(opened: Opened, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    channels = opened.shape[0]
+    if opened.dtype == "uint8":
         return {"mean": (0.0,) * channels, "std": (1.0,) * channels}
     n = sum(part["numbers"] for part in parts)
     mean, square = (np.sum([part[name] for part in parts], axis=0) / n for name in ("sums", "squares"))
     std = np.sqrt(np.maximum(square - mean**2, 0))
     if not (std > 0).all():
-        raise UserError(f"channel {int(np.argmin(std))} of the latents is the same everywhere: nothing to learn from {plan.source.name}")
+        raise UserError(f"channel {int(np.argmin(std))} of the latents is the same everywhere: nothing to learn from {opened.source.name}")
     return {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}

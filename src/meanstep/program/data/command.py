@@ -17,7 +17,7 @@ from meanstep.program.flags import Device, Json, hinted
 
 if TYPE_CHECKING:
     from meanstep.program.data.cache import Cache
-    from meanstep.program.data.plan import Plan
+    from meanstep.program.data.opened import Opened
 
 
 CROP = (
@@ -82,16 +82,16 @@ class MakeCache:
         takes_json(self.json)
         with stage("importing PyTorch"):
             from meanstep.program.data.ensured import with_bar
-            from meanstep.program.data.plan import Plan
+            from meanstep.program.data.opened import Opened
             from meanstep.program.machine import available
         request = replace(request, device=str(available(self.device)))
         with stage("reading the source"):
-            plan = Plan.of(request)
-            plan.statement  # noqa: B018  (hashes the source and reads --like, before anything is written)
+            opened = Opened.of(request)
+            opened.statement  # noqa: B018  (hashes the source and reads --like, before anything is written)
         if self.dry_run:
-            _foresee(plan, folder, self.json)
+            _foresee(opened, folder, self.json)
         else:
-            _tell(with_bar(plan, folder), plan, self.json)
+            _tell(with_bar(opened, folder), opened, self.json)
         return 0
 
     def _request(self) -> Request:
@@ -113,31 +113,33 @@ ZEROS = ("channels", "size", "limit", "shard")
 """Numbers that a request writes 0 for where nothing is asked."""
 
 
-def _foresee(plan: "Plan", folder: Path, json: Path | None) -> None:
-    n = len(plan.index)
+def _foresee(opened: "Opened", folder: Path, json: Path | None) -> None:
+    n = len(opened.index)
     there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.is_dir())
-    free, size = shutil.disk_usage(there).free, n * plan.row_bytes
-    c, h, w = plan.shape
-    record = {"command": "cache", "folder": str(folder), "images": n, "classes": list(plan.source.classes), "shape": [c, h, w]}
-    record |= {"of": len(plan.source), "left_out": dict(plan.source.left_out)}
-    if put_json(json, record | {"dtype": plan.dtype, "flips": plan.flips, "shards": -(-n // plan.rows), "bytes": size, "made": False}):
+    free, size = shutil.disk_usage(there).free, n * opened.row_bytes
+    c, h, w = opened.shape
+    record = {"command": "cache", "folder": str(folder), "images": n, "classes": list(opened.source.classes), "shape": [c, h, w]}
+    record |= {"of": len(opened.source), "left_out": dict(opened.source.left_out)}
+    if put_json(
+        json, record | {"dtype": opened.dtype, "flips": opened.flips, "shards": -(-n // opened.rows), "bytes": size, "made": False}
+    ):
         return
-    words = f"{_number(n, plan)} images of {plan.source.name}, {len(plan.source.classes) or 'no'} classes, {plan.autoencoder.spec}"
+    words = f"{_number(n, opened)} images of {opened.source.name}, {len(opened.source.classes) or 'no'} classes, {opened.autoencoder.spec}"
     out.print(words, soft_wrap=True, markup=False)
-    for line in _lacking(plan, set(range(len(plan.source.classes))) - {plan.source.label(int(i)) for i in plan.index}):
+    for line in _lacking(opened, set(range(len(opened.source.classes))) - {opened.source.label(int(i)) for i in opened.index}):
         out.print(line, soft_wrap=True, markup=False)
-    out.print(f"{c} x {h} x {w} {plan.dtype}, {_mirrors(plan.flips)}, {-(-n // plan.rows)} shards")
+    out.print(f"{c} x {h} x {w} {opened.dtype}, {_mirrors(opened.flips)}, {-(-n // opened.rows)} shards")
     out.print(f"{size / 1e6:,.1f} MB in {folder}, {free / 1e6:,.0f} MB are free; nothing was written", soft_wrap=True)
 
 
-def _tell(cache: "Cache", plan: "Plan", json: Path | None) -> None:
+def _tell(cache: "Cache", opened: "Opened", json: Path | None) -> None:
     held = cache.manifest
     c, h, w = held.shape
     size = sum(shard.bytes for shard in held.shards)
     record = {"command": "cache", "folder": str(cache.path), "images": held.count, "classes": list(held.classes), "shape": [c, h, w]}
     record |= {
-        "of": len(plan.source),
-        "left_out": dict(plan.source.left_out),
+        "of": len(opened.source),
+        "left_out": dict(opened.source.left_out),
         "empty": list(held.empty or ()),
         "dtype": held.dtype,
         "flips": held.flips,
@@ -148,8 +150,8 @@ def _tell(cache: "Cache", plan: "Plan", json: Path | None) -> None:
     if put_json(json, record | {"skipped": held.skipped, "digest": held.digest}):
         return
     skipped = f", {held.skipped} left out as broken" if held.skipped else ""
-    words = f"{_number(held.count, plan)} images of {held.source}{skipped}, {len(held.classes) or 'no'} classes"
-    for line in (words, *_lacking(plan, held.empty or ())):
+    words = f"{_number(held.count, opened)} images of {held.source}{skipped}, {len(held.classes) or 'no'} classes"
+    for line in (words, *_lacking(opened, held.empty or ())):
         chat.print(line, soft_wrap=True, markup=False)
     chat.print(f"{c} x {h} x {w} {held.dtype}, {_mirrors(held.flips)}, {len(held.shards)} shards, {size / 1e6:,.1f} MB")
     if held.latent and held.statistics == "own":
@@ -158,18 +160,18 @@ def _tell(cache: "Cache", plan: "Plan", json: Path | None) -> None:
     chat.print(f"cache: {cache.path}  ({held.digest[:16]})", soft_wrap=True, markup=False)
 
 
-def _number(n: int, plan: "Plan") -> str:
-    return f"{n:,}" if plan.taken == "all" else f"{n:,} of {len(plan.source):,}"
+def _number(n: int, opened: "Opened") -> str:
+    return f"{n:,}" if opened.taken == "all" else f"{n:,} of {len(opened.source):,}"
 
 
-def _lacking(plan: "Plan", empty: Collection[int]) -> Iterator[str]:
+def _lacking(opened: "Opened", empty: Collection[int]) -> Iterator[str]:
     """What the source holds that is not read, and which classes have no images."""
     from meanstep.program.data.formats import counted
 
-    if plan.source.left_out:
-        yield f"left out, not read: {counted(plan.source.left_out)}"
+    if opened.source.left_out:
+        yield f"left out, not read: {counted(opened.source.left_out)}"
     if empty:
-        yield f"{len(empty)} classes without an image: {listed([plan.source.classes[k] for k in sorted(empty)])}"
+        yield f"{len(empty)} classes without an image: {listed([opened.source.classes[k] for k in sorted(empty)])}"
 
 
 def _mirrors(flips: str) -> str:

@@ -12,7 +12,7 @@ from meanstep.program.data.build import make
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.formats import counted
 from meanstep.program.data.manifest import NAME
-from meanstep.program.data.plan import Plan
+from meanstep.program.data.opened import Opened
 from meanstep.program.data.request import Request
 
 
@@ -28,21 +28,21 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
     """
     if (Path(spec).expanduser() / NAME).exists():
         return Cache.open(spec)
-    plan = Plan.of(replace(request or Request(spec), source=spec))
-    folder = user_folder() / "data" / f"{Path(plan.source.name).stem}-{plan.digest[:16]}"
+    opened = Opened.of(replace(request or Request(spec), source=spec))
+    folder = user_folder() / "data" / f"{Path(opened.source.name).stem}-{opened.digest[:16]}"
     if (folder / NAME).exists():
         return Cache.open(folder)
-    lost = f"; left out: {counted(plan.source.left_out)}" if plan.source.left_out else ""
+    lost = f"; left out: {counted(opened.source.left_out)}" if opened.source.left_out else ""
     err.print(f"{spec} is no cache: making one in {folder}{lost}", soft_wrap=True, markup=False)
-    return with_bar(plan, folder)
+    return with_bar(opened, folder)
 
 
-def with_bar(plan: Plan, folder: Path) -> Cache:
+def with_bar(opened: Opened, folder: Path) -> Cache:
     """`make` with a progress bar; an interrupt says how to go on."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
     with shown(*columns) as bar:
-        task = bar.add_task("cache", total=len(plan.index))
+        task = bar.add_task("cache", total=len(opened.index))
         try:
-            return make(plan, folder, lambda done: bar.update(task, completed=done))
+            return make(opened, folder, lambda done: bar.update(task, completed=done))
         except KeyboardInterrupt:
             raise Interrupted(f"stopped: the full shards in {folder} stay, the same command goes on after them") from None

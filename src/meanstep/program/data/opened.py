@@ -22,8 +22,8 @@ SHARD_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)
-class Plan:
-    """An admitted request: everything is open and the first image was read. `Plan.of(request)`."""
+class Opened:
+    """An admitted request: everything is open and the first image was read. `Opened.of(request)`."""
 
     request: Request
     source: Source
@@ -33,7 +33,7 @@ class Plan:
     shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, request: Request) -> "Plan":
+    def of(cls, request: Request) -> "Opened":
         """`UserError` in one line for what cannot be made."""
         request.check()
         source = open_source(request.source, request.split, request.image, request.label)
