@@ -43,7 +43,8 @@ def made_run(tmp_path: Path, autoencoder: str = "", **settings) -> Path:
     (tmp_path / "run" / "data.json").write_text(json.dumps(held | ({"autoencoder": autoencoder} if autoencoder else {})))
     save_file(networks.made(description, 0).state_dict(), here / "model.safetensors")
     (here / "network.json").write_text(json.dumps(description))
-    (here / "state.json").write_text(json.dumps({"seen": 128, "step": 1}))
+    sizes = {name: (here / name).stat().st_size for name in ("model.safetensors", "network.json")}
+    (here / "state.json").write_text(json.dumps({"seen": 128, "step": 1, "sizes": sizes}))
     return tmp_path / "run"
 
 
