@@ -136,7 +136,9 @@ def test_a_run_killed_at_every_operation_on_a_file_goes_on_and_ends_as_if_it_had
 def test_a_run_killed_for_real_at_random_moments_ends_as_if_it_had_not_been(straight: Path, cache: Cache, tmp_path: Path):
     draw, out = random.Random(1), tmp_path / "run"
     for _ in range(25):
-        process = subprocess.Popen([*COMMAND, "--out", str(out), *WORDS], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENV)
+        process = subprocess.Popen(
+            [*COMMAND, "--out", str(out), *WORDS], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+        )
         time.sleep(draw.random() * 8)
         process.kill()
         process.wait()
@@ -145,7 +147,11 @@ def test_a_run_killed_for_real_at_random_moments_ends_as_if_it_had_not_been(stra
 
 
 COMMAND = [sys.executable, "-m", "meanstep", "train"]
-ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def environment() -> dict[str, str]:
+    """That of a process of its own: the fixtures' cache, one thread."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def test_a_cache_killed_at_every_operation_goes_on(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -426,7 +432,7 @@ LONG = [*NET.split(), *["--log-every", "8", "--save-every", "4000", "--sample-ev
 
 
 def begun(out: Path, samples: int = 4000, **streams: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen([*COMMAND, "--out", str(out), *LONG, "--samples", str(samples)], text=True, env=ENV, **streams)
+    return subprocess.Popen([*COMMAND, "--out", str(out), *LONG, "--samples", str(samples)], text=True, env=environment(), **streams)
 
 
 def seen(out: Path) -> int:
@@ -468,6 +474,6 @@ def test_training_goes_on_without_a_reader_and_says_so(cache: Cache, tmp_path: P
 @pytest.mark.parametrize("where", ["> /dev/full", ">&-", ">&- 2>&-"])
 def test_training_needs_no_standard_output(where: str, cache: Cache, tmp_path: Path):
     words = " ".join(["exec", *COMMAND, "--out", str(tmp_path / "run"), *WORDS, where])
-    done = subprocess.run(["sh", "-c", words], env=ENV, check=False, capture_output=True, text=True)
+    done = subprocess.run(["sh", "-c", words], env=environment(), check=False, capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert seen(tmp_path / "run") == 16 and (tmp_path / "run" / "report.html").exists()
