@@ -707,6 +707,7 @@ class WithGap(nn.Module):
         return self.net(torch.cat([z, gap], 1), timestep=t, class_labels=torch.zeros_like(t, dtype=torch.int64)).sample
 
 
+@pytest.mark.slow
 def test_the_networks_of_diffusers_pass():
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
     torch.manual_seed(0)

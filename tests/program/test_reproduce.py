@@ -77,7 +77,10 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, signal.SIGKILL)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, *SLOW])
 def test_interrupted_at_any_moment_the_same_command_goes_on(how: signal.Signals, straight: Path, tmp_path: Path):
     broken = tmp_path / "broken"
     run = start(broken)
