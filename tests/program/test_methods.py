@@ -13,8 +13,10 @@ from meanstep import recipes, velocities
 from meanstep.program import methods, registry
 from meanstep.program.console import UserError
 from meanstep.terms import Recipe, learns
+from meanstep.times import uniform as at_uniform
+from meanstep.types import Times, Weight
 from meanstep.velocities import Posterior
-from meanstep.weights import Adaptive
+from meanstep.weights import Adaptive, adaptive
 
 NET = ms.MLP(2, 8, 1, head=True, generator=ms.key(0))
 EMA = ms.MLP(2, 8, 1, generator=ms.key(1))
@@ -49,6 +51,31 @@ def test_what_is_read_off_the_source_is_what_is_imported(name: str):
     weight = parameters["weight"].default if "weight" in parameters else None
     if isinstance(weight, Adaptive):
         assert method.weighting == (weight.power, weight.c, weight.reduction)
+
+
+def lettered(kind: str = "a", times: Times = at_uniform, weight: Weight = adaptive(0.0, 0.5)) -> Recipe:
+    """A recipe of a user's own with an option that is a word, and a weight of power 0."""
+    assert kind in ("a", "uniform")
+    return recipes.meanflow(times, 0.5, weight)
+
+
+def test_words_and_weights_of_a_recipe_of_ones_own():
+    spec = f"{__name__}:lettered"
+    assert registry.find(spec).weighting == (0.0, 0.5, "sum")
+    moving = methods.build(spec, NET, kind="uniform", times="logit-normal", c=0.1)[
+        0
+    ]  # a word is a sampler of times only where one is meant
+    assert moving.times is recipes.IMAGENET and moving.weight is ms.weights.constant
+
+
+def test_power_and_constant_are_the_weights_also_beside_an_argument_of_that_name():
+    x = torch.randn(64, 2, generator=ms.key(4))
+
+    def value(recipe: Recipe) -> float:
+        return ms.Loss(recipe)(NET, x, progress=0.5, generator=ms.key(5)).loss.item()
+
+    for given, weight in (({"power": 0}, ms.weights.constant), ({"power": 0.5, "c": 1e-3}, adaptive(0.5, 1e-3))):
+        assert value(built("curriculum_meanflow", **given)) == value(recipes.curriculum_meanflow(weight=weight))
 
 
 @pytest.mark.parametrize("name", list(registry.METHODS))

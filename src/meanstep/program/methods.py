@@ -40,8 +40,9 @@ def build(name: str, field: Field, ema: Field | None = None, posterior: Velocity
     proxy = given.pop("proxy", None)
     if method.slot and method.slot not in given and not method.without(options):
         given[method.slot] = _proxy(method, proxy, field, ema, posterior)
-    given |= {option: TIMES[value] for option, value in given.items() if isinstance(value, str)}
-    if "power" in method.options and given.keys() & {"power", "c"} and not _own(method, given):
+    timed = {option.name for option in method.arguments if "Times" in option.kind or not option.kind}  # of ours all are typed
+    given |= {option: TIMES[value] for option, value in given.items() if option in timed and isinstance(value, str) and value in TIMES}
+    if "power" in method.options and given.keys() & {"power", "c"}:
         given["weight"] = _weight(method, given)
     try:
         recipe = method.recipe()(**given)
@@ -50,12 +51,6 @@ def build(name: str, field: Field, ema: Field | None = None, posterior: Velocity
     if not isinstance(recipe, tuple) or not recipe or not all(isinstance(term, Term) for term in recipe):
         raise UserError(f"recipe {name} returns {recipe!r:.60}: it must return a tuple of Term")
     return recipe
-
-
-def _own(method: Method, given: dict[str, Any]) -> bool:
-    """Whether the power and the constant that are given are arguments of the function itself."""
-    own = {option.name for option in method.arguments}
-    return given.keys() & {"power", "c"} <= own
 
 
 def _proxy(method: Method, proxy: Any, field: Field, ema: Field | None, posterior: Velocity | None) -> Any:

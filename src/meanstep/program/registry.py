@@ -74,9 +74,10 @@ class Method:
             return 1.0, 1e-2, "sum"
         call = ast.parse(default or "", mode="eval").body
         assert isinstance(call, ast.Call)
-        given = [ast.literal_eval(arg) for arg in call.args] + [None] * 3
-        named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-        return given[0] or named.get("power", 1.0), given[1] or named.get("c", 1e-2), given[2] or named.get("reduction", "sum")
+        names = ("power", "c", "reduction")
+        given = dict(zip(names, map(ast.literal_eval, call.args), strict=False))
+        given |= {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        return given.get("power", 1.0), given.get("c", 1e-2), given.get("reduction", "sum")
 
     def asks(self, options: Mapping[str, Any]) -> frozenset[str]:
         """What it needs at these options, as keys of `NEEDS`."""
