@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from meanstep.program.console import UserError
 from meanstep.program.data.kinds import AUTOENCODERS
+from meanstep.program.data.manifest import sha256
 from meanstep.program.data.request import on_hub
 from meanstep.program.data.tiny import Tiny
 
@@ -93,7 +94,7 @@ def _tiny(kind: str, path: Path, device: torch.device) -> Autoencoder:
     def decode(z: Tensor) -> Tensor:
         return 2 * _parts(net.decoder, z, 64 * z.shape[-2] * z.shape[-1]) - 1
 
-    return Autoencoder(spec, _digest(path), 8, channels, device, encode, decode)
+    return Autoencoder(spec, sha256(path), 8, channels, device, encode, decode)
 
 
 def _parts(net: nn.Module, x: Tensor, pixels: int) -> Tensor:
@@ -115,11 +116,6 @@ def weights(path: Path) -> dict[str, Tensor]:
         if start in (b"PK", b"\x80\x02", b"\x80\x04") or path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
             raise UserError(f"{path} is a pickle, which can run code when it is read: convert it to safetensors") from error
         raise UserError(f"cannot read {path}: {str(error)[:120]}; it is cut short or no safetensors file") from error
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _diffusers(kind: str, where: str, device: torch.device, fetch: bool) -> Autoencoder:

@@ -1,6 +1,5 @@
 """A cache on disk, opened: checked against its manifest, memory-mapped, rows taken by index. Knows no sources and no order."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from meanstep.program.console import UserError
 from meanstep.program.data.autoencoders import Autoencoder
-from meanstep.program.data.manifest import NAME, Manifest, Shard, check_fits
+from meanstep.program.data.manifest import NAME, Manifest, Shard, check_fits, sha256
 
 CHEAP = 1 << 30  # a cache up to so many bytes is hashed whenever it is opened: a second or two
 DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
@@ -110,15 +109,6 @@ def check(folder: Path, shard: Shard, verify: bool) -> None:
         raise UserError(f"{folder}: {shard.name} {how}; make the cache again")
 
 
-def sha256(file: Path) -> str:
-    """Of a file's contents, in hex; `UserError` if it cannot be read."""
-    try:
-        with file.open("rb") as held:
-            return hashlib.file_digest(held, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-
-
 def _shard(folder: Path, shard: Shard, manifest: Manifest) -> dict[str, Tensor]:
     """Its tensors, memory-mapped; `UserError` if they are not what the manifest says."""
     names = ("x", "y", "x_flip") if manifest.flips == "stored" else ("x", "y")
@@ -143,4 +133,4 @@ def to_images(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor
     return images if images.shape[1] == manifest.image[0] else images.float().mean(1, keepdim=True).round().to(torch.uint8)  # grey
 
 
-__all__ = ["Cache", "Manifest", "check", "check_fits", "sha256", "to_images"]
+__all__ = ["Cache", "Manifest", "check", "check_fits", "to_images"]

@@ -170,3 +170,12 @@ def check_fits(run: Manifest, cache: Manifest, where: str = "the run") -> None:
 def _short(value: Any) -> str:
     text = "x".join(map(str, value)) if isinstance(value, tuple) and all(isinstance(v, int) for v in value) else str(value)
     return text if len(text) <= 60 else f"{text[:24]}..."
+
+
+def sha256(file: Path) -> str:
+    """Of a file's contents, in hex; `UserError` if it cannot be read."""
+    try:
+        with file.open("rb") as held:
+            return hashlib.file_digest(held, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meanstep.program.console import UserError
-from meanstep.program.data.cache import sha256
-from meanstep.program.data.manifest import NAME, Manifest, older
+from meanstep.program.data.manifest import NAME, Manifest, older, sha256
 from meanstep.program.disk import clean, foreign, lock, made, remove, write
 
 UNFINISHED = "unfinished.json"

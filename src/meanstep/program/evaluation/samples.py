@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from meanstep.keys import key
-from meanstep.program.data.cache import sha256
+from meanstep.program.data.manifest import sha256
 from meanstep.program.evaluation.measures import gathering, measured
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.evaluation.rows import Row

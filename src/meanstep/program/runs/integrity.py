@@ -22,15 +22,6 @@ def digest(about: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps({k: v for k, v in about.items() if k != "digest"}, sort_keys=True).encode()).hexdigest()
 
 
-def sha256(path: Path) -> str:
-    """Of a file's bytes."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-
-
 def damaged(path: Path, what: str) -> UserError:
     """What is to be said of a checkpoint."""
     return UserError(f"the checkpoint {path} is damaged: {what}; delete that folder to use the one before it")

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from meanstep.program.console import UserError
-from meanstep.program.data.manifest import Manifest
+from meanstep.program.data.manifest import Manifest, sha256
 from meanstep.program.flags import CHECKPOINT
 from meanstep.program.runs.config import Config, from_yaml, to_yaml
-from meanstep.program.runs.integrity import NETWORK, STATE, VERSION, damaged, entries, sha256, statement
+from meanstep.program.runs.integrity import NETWORK, STATE, VERSION, damaged, entries, statement
 
 if TYPE_CHECKING:
     from torch import Tensor

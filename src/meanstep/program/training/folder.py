@@ -98,7 +98,7 @@ def _short(value: Any) -> str:
 def _keep_autoencoder(here: Path, manifest: Manifest) -> None:
     path = Path(manifest.autoencoder.partition(":")[2]).expanduser()
     fits = path.is_file() and path.suffix == ".safetensors" and path.stat().st_size <= LARGEST
-    if fits and hashlib.sha256(path.read_bytes()).hexdigest() == manifest.autoencoder_digest:
-        disk.write(here / AUTOENCODER, path.read_bytes())
+    if fits and hashlib.sha256(data := path.read_bytes()).hexdigest() == manifest.autoencoder_digest:
+        disk.write(here / AUTOENCODER, data)
     else:
         disk.remove(here / AUTOENCODER)
