@@ -27,9 +27,9 @@ import meanstep as ms
 from meanstep.fields.flat import Shape
 from meanstep.fields.planar import PLANAR
 from meanstep.program.machine import environment
-from meanstep.program.sweep.draws import BLOCK, Needs, Stream
-from meanstep.program.sweep.settings import Settings, Spec
-from meanstep.program.sweep.train import Cohort
+from meanstep.program.reproduce.points.draws import BLOCK, Needs, Stream
+from meanstep.program.reproduce.points.settings import Settings, Spec
+from meanstep.program.reproduce.points.train import Cohort
 
 WIDTH, DEPTH = 128, 3
 SPEC = Spec(beta=1.0, proxy="ema")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from meanstep.program.pages.statistics import Change, across, mean, ratio
 from meanstep.program.pages.verdicts import with_interval
-from meanstep.program.sweep.records import load, read_json
-from meanstep.program.sweep.report.results import BASE, Results, read
+from meanstep.program.reproduce.points.records import load, read_json
+from meanstep.program.reproduce.points.report.results import BASE, Results, read
 
 
 def packed(run: Path, study: Path) -> None:

@@ -27,7 +27,7 @@ from meanstep.fields.planar import PLANAR, gaussian_mixture
 from meanstep.metrics import directions, sliced_wasserstein
 from meanstep.program.console import write
 from meanstep.program.machine import environment
-from meanstep.program.sweep.measure import Trace
+from meanstep.program.reproduce.points.measure import Trace
 from meanstep.recipes import coefficient
 from meanstep.types import Bridge, Field, Velocity
 from meanstep.velocities import Posterior, conditional, mix, of, oracle

@@ -12,11 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from meanstep.program.latents.report import contests
-from meanstep.program.latents.report.page import spoken
-from meanstep.program.latents.report.results import Arm, Results, read
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.verdicts import with_interval
+from meanstep.program.reproduce.images.report import contests
+from meanstep.program.reproduce.images.report.page import spoken
+from meanstep.program.reproduce.images.report.results import Arm, Results, read
 
 HERE = Path(__file__).parent
 NAMES = {

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from meanstep.program.sweep.jobs import Job, train
-from meanstep.program.sweep.settings import Settings
+from meanstep.program.reproduce.points.jobs import Job, train
+from meanstep.program.reproduce.points.settings import Settings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 

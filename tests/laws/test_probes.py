@@ -14,9 +14,9 @@ from meanstep.fields import PLANAR, DiT, gaussian_mixture
 from meanstep.fields.analytic import Averaged, Mixture, residual_noise
 from meanstep.fields.flat import Shape
 from meanstep.objectives import Eulerian, Lagrangian, Matching, Semigroup
-from meanstep.program.sweep.draws import Stream
-from meanstep.program.sweep.measure import BINS, Probe, exact_map, probe_rows
-from meanstep.program.sweep.settings import Settings
+from meanstep.program.reproduce.points.draws import Stream
+from meanstep.program.reproduce.points.measure import BINS, Probe, exact_map, probe_rows
+from meanstep.program.reproduce.points.settings import Settings
 from meanstep.program.verify import noise as verify_noise
 from meanstep.rates import Backward
 from meanstep.times import logit_normal

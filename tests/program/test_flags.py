@@ -16,8 +16,8 @@ from meanstep.program.commands import COMMANDS
 from meanstep.program.console import UserError
 from meanstep.program.parsing import Flag
 from meanstep.program.parsing import flags as flags_of
+from meanstep.program.reproduce.points.settings import SETS
 from meanstep.program.runs import options
-from meanstep.program.sweep.settings import SETS
 
 ALL = {name: flags_of(*options.offered(command.load())) for name, command in COMMANDS.items()}
 

@@ -222,8 +222,8 @@ def test_a_link_out_of_a_run_is_not_its_environment(tmp_path: Path, monkeypatch:
 
 
 def test_links_out_of_a_study_or_a_sweep_are_not_read(tmp_path: Path, secret: Path):
-    from meanstep.program.latents.report import results as latents
-    from meanstep.program.sweep.report import results as sweep
+    from meanstep.program.reproduce.images.report import results as latents
+    from meanstep.program.reproduce.points.report import results as sweep
 
     (tmp_path / "study" / "samples").mkdir(parents=True)
     arms = (types.SimpleNamespace(name="paper"),)

@@ -394,7 +394,7 @@ def _appended(here: Path) -> None:
 
 
 def _collected(here: Path) -> None:
-    from meanstep.program.latents import records
+    from meanstep.program.reproduce.images import records
 
     with records.alone(here):
         pass
@@ -415,8 +415,8 @@ def test_no_lock_or_shard_empties_what_a_link_points_at(name: str, precious: Pat
 
 
 def test_a_sweep_and_a_study_follow_no_lock(precious: Path, tmp_path: Path):
-    from meanstep.program.latents.study import locked
-    from meanstep.program.sweep.folder import claim
+    from meanstep.program.reproduce.images.study import locked
+    from meanstep.program.reproduce.points.folder import claim
 
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / ".lock").symlink_to(precious)

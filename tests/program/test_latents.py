@@ -17,13 +17,13 @@ import torch
 from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, ensure
-from meanstep.program.latents import work
-from meanstep.program.latents.arms import GROUPS, SINGLES, arms, from_yaml
-from meanstep.program.latents.command import Latents
-from meanstep.program.latents.compute import counted
-from meanstep.program.latents.sizes import Compute, Sizes
-from meanstep.program.latents.study import Study, completed, note
-from meanstep.program.latents.work import Job
+from meanstep.program.reproduce.images import work
+from meanstep.program.reproduce.images.arms import GROUPS, SINGLES, arms, from_yaml
+from meanstep.program.reproduce.images.command import Latents
+from meanstep.program.reproduce.images.compute import counted
+from meanstep.program.reproduce.images.sizes import Compute, Sizes
+from meanstep.program.reproduce.images.study import Study, completed, note
+from meanstep.program.reproduce.images.work import Job
 from meanstep.program.runs.config import Config, NetworkConfig
 from meanstep.program.training.events import progress
 from meanstep.program.training.loop import Failure

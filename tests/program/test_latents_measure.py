@@ -18,9 +18,9 @@ import meanstep as ms
 from meanstep.probes import Table
 from meanstep.program.data import Cache, ensure
 from meanstep.program.data.request import Request
-from meanstep.program.latents import measure
-from meanstep.program.latents.measure import Measurer
-from meanstep.program.latents.sizes import Sizes
+from meanstep.program.reproduce.images import measure
+from meanstep.program.reproduce.images.measure import Measurer
+from meanstep.program.reproduce.images.sizes import Sizes
 from meanstep.program.runs.config import AveragesConfig, Config, DataConfig, MethodConfig
 from meanstep.program.training.loop import Step
 from meanstep.program.training.ranks import Ranks

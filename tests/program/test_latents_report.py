@@ -21,13 +21,13 @@ from PIL import Image
 from scipy import stats
 
 from meanstep.program.console import UserError
-from meanstep.program.latents import records
-from meanstep.program.latents.arms import arms
-from meanstep.program.latents.command import Latents
-from meanstep.program.latents.compute import Compute
-from meanstep.program.latents.report import caveats, claims, contests, figures, optima, probes, prose, quantities, rerun, results
-from meanstep.program.latents.report.page import build, signed, spoken
 from meanstep.program.pages import look, statistics
+from meanstep.program.reproduce.images import records
+from meanstep.program.reproduce.images.arms import arms
+from meanstep.program.reproduce.images.command import Latents
+from meanstep.program.reproduce.images.compute import Compute
+from meanstep.program.reproduce.images.report import caveats, claims, contests, figures, optima, probes, prose, quantities, rerun, results
+from meanstep.program.reproduce.images.report.page import build, signed, spoken
 from meanstep.program.runs.config import AveragesConfig, Config
 from meanstep.program.training.command import parts
 
@@ -665,7 +665,7 @@ def test_minus_signs_are_true_ones_before_numbers_only():
 
 
 def test_a_wide_grid_is_made_smaller(tmp_path: Path):
-    from meanstep.program.latents.report.page import _picture
+    from meanstep.program.reproduce.images.report.page import _picture
 
     Image.fromarray(np.zeros((900, 1800, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     assert _picture(tmp_path / "a.png").startswith("data:image/jpeg")

@@ -18,9 +18,9 @@ from meanstep.fields import DiT
 from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache
-from meanstep.program.latents.command import Latents
-from meanstep.program.latents.report import rerun, results
-from meanstep.program.latents.study import held_config
+from meanstep.program.reproduce.images.command import Latents
+from meanstep.program.reproduce.images.report import rerun, results
+from meanstep.program.reproduce.images.study import held_config
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, NetworkConfig, from_yaml, to_yaml
 from meanstep.program.runs.options import SIZES, flat, resolved

@@ -17,9 +17,9 @@ from scipy import stats
 from meanstep.program.console import UserError
 from meanstep.program.pages import look, statistics, strips, trained, verdicts
 from meanstep.program.pages.statistics import Change
-from meanstep.program.sweep.report import claims, prose, results
-from meanstep.program.sweep.report.page import build, spoken
-from meanstep.program.sweep.settings import mixture_dimension
+from meanstep.program.reproduce.points.report import claims, prose, results
+from meanstep.program.reproduce.points.report.page import build, spoken
+from meanstep.program.reproduce.points.settings import mixture_dimension
 
 PLANE = results.PLANE
 GAIN = {"swiss_roll": 0.5, "checkerboard": 0.76, "pinwheel": 0.63, "eight_gaussians": 0.84, "two_moons": 0.77, "two_spirals": 1.08}

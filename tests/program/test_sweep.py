@@ -12,11 +12,11 @@ import meanstep as ms
 from meanstep.coefficients import binned
 from meanstep.fields import gaussian_mixture
 from meanstep.fields.flat import Shape
-from meanstep.program.sweep import jobs, pool
-from meanstep.program.sweep.draws import BLOCK, Block, Needs, Stream
-from meanstep.program.sweep.jobs import Job, Stopped, train
-from meanstep.program.sweep.settings import ARMS, REFERENCES, SINGLE, Settings, Spec, coefficients, models
-from meanstep.program.sweep.train import Cohort
+from meanstep.program.reproduce.points import jobs, pool
+from meanstep.program.reproduce.points.draws import BLOCK, Block, Needs, Stream
+from meanstep.program.reproduce.points.jobs import Job, Stopped, train
+from meanstep.program.reproduce.points.settings import ARMS, REFERENCES, SINGLE, Settings, Spec, coefficients, models
+from meanstep.program.reproduce.points.train import Cohort
 from meanstep.types import Bridge
 from meanstep.velocities import own
 from meanstep.weights import adaptive
@@ -148,7 +148,7 @@ def test_a_member_of_an_ensemble_trains_as_if_alone():
     """Eight models of two sets side by side against each of them alone, over 64 steps."""
     shape, spec = Shape(2, SETTINGS.width, SETTINGS.depth), Spec(beta=1.0, proxy="ema")
     streams = [stream(0), stream(1)]
-    from meanstep.program.sweep.draws import stack
+    from meanstep.program.reproduce.points.draws import stack
 
     blocks = [[s.block(k, shape, SETTINGS, Needs.of([spec])) for s in streams] for k in range(2)]
     specs = [replace(spec, beta=beta) for beta in (1.0, 0.9, 0.5, 0.1)] * 2

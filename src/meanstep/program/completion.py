@@ -10,12 +10,12 @@ import tyro
 from meanstep.program.commands import COMMANDS
 from meanstep.program.console import out
 from meanstep.program.doctor.findings import CHECKS
-from meanstep.program.latents.arms import GROUPS as ARM_GROUPS
-from meanstep.program.latents.arms import SINGLES
 from meanstep.program.parsing import Flag, flags
 from meanstep.program.registry import METHODS, METRICS, NETWORKS, PATHS, READ, SAMPLERS
+from meanstep.program.reproduce.images.arms import GROUPS as ARM_GROUPS
+from meanstep.program.reproduce.images.arms import SINGLES
+from meanstep.program.reproduce.points.settings import ARMS, known_sets
 from meanstep.program.runs import options
-from meanstep.program.sweep.settings import ARMS, known_sets
 from meanstep.program.training.presets import PRESETS
 from meanstep.program.verify.groups import GROUPS
 

@@ -17,7 +17,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data import Cache
 from meanstep.program.data.manifest import NAME
 from meanstep.program.diagnose import target
-from meanstep.program.sweep import points
+from meanstep.program.reproduce.points import points
 
 FEWEST = 16
 

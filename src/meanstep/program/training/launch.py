@@ -140,7 +140,7 @@ class Launch:
     def _config(self) -> Config:
         """What the command would train, or `UserError` as it would say it."""
         if self.command[:2] == STUDY:
-            from meanstep.program.latents.command import Latents
+            from meanstep.program.reproduce.images.command import Latents
 
             return Latents.parse(self.command[2:]).study().config
         made = Train.parse(self.command[1:])

@@ -1,0 +1,57 @@
+"""What a comparison mixes in or leaves out: weights that differ, what no count of passes holds. From study.json. Knows no page."""
+
+from typing import Any
+
+from meanstep.program.registry import METHODS, POSTERIOR
+from meanstep.program.reproduce.images.records import Record
+from meanstep.program.reproduce.images.report.contests import COMPUTE_EQUAL
+from meanstep.program.reproduce.images.report.results import Results, at
+
+
+def caveats(results: Results, terms: str) -> str:
+    """What has to be said beside a contest with the constants on these terms."""
+    found = (uncounted(results) if terms == COMPUTE_EQUAL else "", mixed(results))
+    return " ".join(said for said in found if said)
+
+
+def uncounted(results: Results) -> str:
+    """Whose passes leave out what a posterior compares."""
+    names = [entry["name"] for entry in results.about["arms"] if _asks_posterior(entry["recipe"], _options(results, entry))]
+    return f"What a posterior compares is not counted in passes, only in the seconds: {', '.join(names)}." if names else ""
+
+
+def mixed(results: Results) -> str:
+    """Which arms train under another weight than the constants."""
+    weights = {entry["name"]: _weight(entry["recipe"], _options(results, entry)) for entry in results.about["arms"]}
+    theirs = {weights[arm.name] for arm in results.constants}
+    names = [arm.name for arm in results.others if theirs and weights[arm.name] not in theirs]
+    if not names:
+        return ""
+    who = ("This arm trains", "its") if len(names) == 1 else ("These arms train", "their")
+    return f"{who[0]} under another weight than the constants, so {who[1]} comparison with them mixes the weight in: {', '.join(names)}."
+
+
+def _options(results: Results, entry: Record) -> Record:
+    """The study's own options as far as the recipe has them, the arm's on top."""
+    known = METHODS[entry["recipe"]].options if entry["recipe"] in METHODS else ()
+    own = at(results.about, "config", "method", "options") or {}
+    return {name: value for name, value in own.items() if name in known} | (entry["options"] or {})
+
+
+def _asks_posterior(recipe: str, options: Record) -> bool:
+    return POSTERIOR in METHODS[recipe].asks(options) if recipe in METHODS else options.get("proxy") == POSTERIOR
+
+
+def _weight(recipe: str, options: Record) -> Any:
+    """Something that is equal for equal weights; the recipe's name where it takes none and has its own."""
+    method = METHODS.get(recipe)
+    if "weight" in options:
+        return str(options["weight"])
+    if method is None or "power" not in method.options:
+        return recipe
+    given, default = options.keys() & {"power", "c"}, next(option.default for option in method.arguments if option.name == "weight")
+    if not given and default in ("constant", "None"):
+        return 0 if default == "constant" else recipe
+    power, c, reduction = method.weighting
+    power, c = options.get("power", power), options.get("c", c)
+    return (power, c, reduction) if power else 0

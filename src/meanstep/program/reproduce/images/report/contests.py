@@ -1,0 +1,168 @@
+"""Does an arm beat every constant coefficient? An intersection-union test per arm, Holm's correction over the arms. Knows no page.
+
+An arm beats every constant if it is better than each: the largest of the one-sided p-values decides, which needs no correction over the
+constants. It is beaten if it is worse than one of them: the smallest of the p-values of the other side, times their number. Each constant
+is met at the seeds that both have. Where a constant broke off it is beaten, and that seed is left out; an arm that broke off cannot win.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from meanstep.program.pages.statistics import LEVEL, Change, detectable, holm, ratio
+from meanstep.program.reproduce.images.report.quantities import same_compute, same_steps
+from meanstep.program.reproduce.images.report.results import Arm, Results, Seeds
+
+Pairs = Callable[[Results, Arm, Arm, str, str], tuple[Seeds, Seeds]]
+Lacking = dict[float, tuple[int, ...]]
+STEPS_EQUAL, COMPUTE_EQUAL = "after the same samples", "after the same compute"
+TERMS: dict[str, Pairs] = {STEPS_EQUAL: same_steps, COMPUTE_EQUAL: same_compute}
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Ratios of an arm to each constant, by coefficient; p-values after Holm's correction over arms, None where nothing can be tested.
+
+    `failed`: seeds at which the arm broke off, `absent`: at which it is missing; `beaten`, `lacking`: the same of each constant.
+    """
+
+    arm: Arm
+    changes: dict[float, Change]
+    failed: tuple[int, ...] = ()
+    absent: tuple[int, ...] = ()
+    beaten: Lacking = field(default_factory=dict)
+    lacking: Lacking = field(default_factory=dict)
+    p_better: float | None = None
+    p_worse: float | None = None
+
+    @property
+    def hardest(self) -> float | None:
+        """The constant that decides: that of the largest one-sided p-value, or of the largest ratio where there is none."""
+        known = {beta: (-1.0 if (p := each.p(side="less")) is None else p, each.value) for beta, each in self.changes.items() if each.n}
+        return max(known, key=lambda beta: known[beta]) if known else None
+
+    @property
+    def change(self) -> Change:
+        """The ratio to that constant."""
+        return self.changes[self.hardest] if self.hardest is not None else Change(())
+
+    @property
+    def finding(self) -> str:
+        """`agrees` if it beats every constant, `contradicts` if one beats it, else `open`."""
+        if self.p_better is not None and self.p_better < LEVEL:
+            return "agrees"
+        return "contradicts" if self.p_worse is not None and self.p_worse < LEVEL else "open"
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """What is missing of the comparison: whose, and what."""
+        own = [(self.arm.name, f"broke off at {_seeds(self.failed)}, cannot win")] if self.failed else []
+        own += [(self.arm.name, f"not that far at {_seeds(self.absent)}")] if self.absent else []
+        lost = [(f"β = {beta:g}", f"broke off at {_seeds(seeds)}, counts as beaten") for beta, seeds in self.beaten.items()]
+        return [*own, *lost, *((f"β = {beta:g}", f"not that far at {_seeds(seeds)}") for beta, seeds in self.lacking.items())]
+
+    @property
+    def words(self) -> str:
+        """The notes, each thing once."""
+        return together(self.notes)
+
+    def cell(self, beta: float) -> str:
+        """Why there is no ratio to a constant."""
+        return "broke off" if beta in self.beaten and beta not in self.lacking else "not that far"
+
+
+def together(notes: Iterable[tuple[str, str]]) -> str:
+    """Notes in words: what is missing once, after the names of all that miss it."""
+    found: dict[str, dict[str, None]] = {}
+    for who, what in notes:
+        found.setdefault(what, {})[who] = None
+    return "; ".join(f"{', '.join(names)}: {what}" for what, names in found.items())
+
+
+def contests(results: Results, terms: str, weights: str = "ema", steps: str = "1") -> list[Contest]:
+    """Of every schedule and recipe that can be compared with a constant at least."""
+    found = [_contest(results, arm, TERMS[terms], weights, steps) for arm in results.others]
+    found = [each for each in found if each.hardest is not None]
+    better, worse = holm([_better(each) for each in found]), holm([_worse(each) for each in found])
+    return [replace(c, p_better=p, p_worse=q) for c, p, q in zip(found, better, worse, strict=True)]
+
+
+def unmatched(results: Results, terms: str, weights: str = "ema", steps: str = "1") -> list[tuple[str, str]]:
+    """Notes on the schedules and recipes that have begun and cannot be compared with any constant: whose, and why."""
+    theirs = _begun(results, *results.constants)
+    alone = (arm for arm in results.others if theirs and _contest(results, arm, TERMS[terms], weights, steps).hardest is None)
+    return [(arm.name, _why(results, arm, theirs, weights, steps)) for arm in alone if _begun(results, arm)]
+
+
+def _why(results: Results, arm: Arm, theirs: set[int], weights: str, steps: str) -> str:
+    own = _begun(results, arm)
+    if not own & theirs:
+        return "no seed in common with a constant"
+    if results.distance(arm, results.end, weights, steps):
+        return "no constant that far at a seed in common"
+    broke = [seed for name, seed in results.failed if name == arm.name]
+    return f"broke off at {_seeds(_sorted(broke))}, cannot win" if broke else f"not that far at {_seeds(_sorted(own))}"
+
+
+def _begun(results: Results, *arms: Arm) -> set[int]:
+    names = {arm.name for arm in arms}
+    return {seed for name, seed in (*results.runs, *results.failed) if name in names}
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """The ratio to one constant that the first step of Holm's procedure finds with 80 percent power; seeds and arms that it was for."""
+
+    ratio: float
+    seeds: int
+    arms: int
+
+
+def smallest(found: list[Contest]) -> Smallest | None:
+    """At the pooled spread of all pairs."""
+    changes = [change for contest in found for change in contest.changes.values() if change.n > 1]
+    if not changes:
+        return None
+    n, arms = min(change.n for change in changes), max(1, sum(contest.p_better is not None for contest in found))
+    sd = float(np.mean([np.var(change.differences, ddof=1) for change in changes])) ** 0.5
+    least = detectable(sd, n, level=LEVEL / arms, side="less")
+    return None if least is None else Smallest(least, n, arms)
+
+
+def _contest(results: Results, arm: Arm, pairs: Pairs, weights: str, steps: str) -> Contest:
+    met = {constant.beta or 0.0: (constant, *pairs(results, arm, constant, weights, steps)) for constant in results.constants}
+    own = {seed for _, x, _ in met.values() for seed in x}
+    gone = {beta: {seed for seed in own - y.keys() if (constant.name, seed) in results.failed} for beta, (constant, _, y) in met.items()}
+    short = {beta: own - y.keys() - gone[beta] for beta, (_, _, y) in met.items()}
+    failed = {seed for name, seed in results.failed if name == arm.name}
+    absent = {seed for constant in results.constants for seed in results.distance(constant, results.end, weights, steps)} - own - failed
+    changes = {beta: ratio(x, y) for beta, (_, x, y) in met.items()}
+    return Contest(arm, changes, _sorted(failed), _sorted(absent), _some(gone), _some(short))
+
+
+def _better(contest: Contest) -> float | None:
+    """The intersection-union test's p-value; none if a constant is missing, or has too few seeds of the arm's."""
+    if contest.failed:
+        return 1.0
+    met = [change for beta, change in contest.changes.items() if change.n or beta not in contest.beaten or beta in contest.lacking]
+    ps = [change.p(side="less") for change in met]
+    known = [p for p in ps if p is not None]
+    return max(known) if known and len(known) == len(ps) else None
+
+
+def _worse(contest: Contest) -> float | None:
+    known = [p for change in contest.changes.values() if (p := change.p(side="greater")) is not None]
+    return min(1.0, len(known) * min(known)) if known else None
+
+
+def _sorted(seeds: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(seeds))
+
+
+def _some(found: dict[float, set[int]]) -> Lacking:
+    return {beta: _sorted(seeds) for beta, seeds in found.items() if seeds}
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"

@@ -1,0 +1,198 @@
+"""What is computed of a study's numbers: ratios at equal steps and equal compute, the two optima, amplification, loss variance, costs.
+
+Everything is by seed, so that intervals are those of independent runs. Knows no claims, no figures and no page.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from math import exp, log
+from typing import Any
+
+import numpy as np
+
+from meanstep.program.pages.statistics import Change, difference, ratio
+from meanstep.program.reproduce.images.records import Record
+from meanstep.program.reproduce.images.report.results import Arm, Results, Seeds, at, is_number
+
+PROCESSOR, WALL = "processor", "wall"
+LEVEL_T = 0.9
+"""The time at which the paper compares the loss of both tangents."""
+
+
+def equal_steps(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> Change:
+    """Distance of an arm over that of another, after the same number of samples."""
+    return ratio(*same_steps(results, arm, base, weights, steps))
+
+
+def equal_compute(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> Change:
+    """Distance of an arm at the end over that of another after the same compute; none where the other has not got that far."""
+    return ratio(*same_compute(results, arm, base, weights, steps))
+
+
+def same_steps(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> tuple[Seeds, Seeds]:
+    """Distances of both at the end."""
+    return results.distance(arm, results.end, weights, steps), results.distance(base, results.end, weights, steps)
+
+
+def same_compute(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> tuple[Seeds, Seeds]:
+    """Distance of an arm at the end, and of another after as much compute."""
+    if arm is None or base is None or results.end is None:
+        return {}, {}
+    return results.distance(arm, results.end, weights, steps), after(results, base, arm.cost * results.end, weights, steps)
+
+
+def after(results: Results, arm: Arm, compute: float, weights: str = "ema", steps: str = "1") -> Seeds:
+    """Distance of an arm after so much compute: linear in logarithms of both between measured moments, and unknown beyond them."""
+    found = {}
+    for seed in results.seeds:
+        pairs = [(seen * arm.cost, results.distance(arm, seen, weights, steps).get(seed)) for seen in results.seen(arm, seed)]
+        if (x := _between(pairs, compute, log)) is not None:
+            found[seed] = x
+    return found
+
+
+def error_optimal(results: Results, arm: Arm | None, seen: int | None, center: str, rule: str = "matrix", *, clip: bool = True) -> Seeds:
+    """The coefficient of least error on an arm's weights, in [0, 1] if `clip`."""
+    found = results.value(arm, seen, lambda record: _first(at(record, "error", center, "optimum", rule)))
+    return {seed: min(max(x, 0.0), 1.0) if clip else x for seed, x in found.items()}
+
+
+def distance_optimal(results: Results, seen: int | None, weights: str = "ema", steps: str = "1") -> Seeds:
+    """The coefficient of least distance of the parabola through log distance of three constants or more, within their range."""
+    return {seed: _lowest(*curve) for seed, curve in _curves(results, seen, weights, steps).items() if len(curve[0]) > 2}
+
+
+def best_constant(results: Results, seen: int | None, weights: str = "ema", steps: str = "1") -> Seeds:
+    """The coefficient of the constant with the least distance, of two or more."""
+    curves = _curves(results, seen, weights, steps)
+    return {seed: betas[int(np.argmin(logs))] for seed, (betas, logs) in curves.items() if len(betas) > 1}
+
+
+def both_optima(results: Results, seen: int | None, center: str, weights: str = "ema", steps: str = "1") -> tuple[Seeds, Seeds]:
+    """The coefficients of least error at the constant 0 and of least distance, of the seeds that have both, in the constants' range."""
+    best, least = distance_optimal(results, seen, weights, steps), _least_error(results, seen, center, weights, steps)
+    both = sorted(best.keys() & least.keys())
+    return {seed: least[seed] for seed in both}, {seed: best[seed] for seed in both}
+
+
+def mismatch(results: Results, seen: int | None, center: str, weights: str = "ema", steps: str = "1", *, grid: bool = False) -> Change:
+    """The difference of the two, by seed; `grid`: of the best constant in place of the parabola's lowest point."""
+    if grid:
+        found = _least_error(results, seen, center, weights, steps), best_constant(results, seen, weights, steps)
+    else:
+        found = both_optima(results, seen, center, weights, steps)
+    return replace(difference(*found), clipped=True)
+
+
+def _least_error(results: Results, seen: int | None, center: str, weights: str, steps: str) -> Seeds:
+    curves = _curves(results, seen, weights, steps)
+    least = error_optimal(results, results.base, seen, center, clip=False)
+    return {seed: min(max(x, min(curves[seed][0])), max(curves[seed][0])) for seed, x in least.items() if seed in curves}
+
+
+def error_at(record: Record, center: str, beta: float) -> float | None:
+    """`M(beta)` of a record, from its table or else from the means that make it."""
+    found = at(record, "error", center)
+    betas, values = at(found, "betas") or [], at(found, "value") or []
+    if beta in betas and len(values) == len(betas):
+        return values[betas.index(beta)] if is_number(values[betas.index(beta)]) else None
+    a, b, c, d, s = (at(found, name) for name in "abcds")
+    return (a - 2 * beta * b + beta**2 * (c + d)) / s if all(map(is_number, (a, b, c, d, s))) and s else None
+
+
+def error(results: Results, beta: float, center: str) -> Seeds:
+    """`M(beta)` on the weights of the constant 0 at the end, by seed."""
+    return results.value(results.base, results.end, lambda record: error_at(record, center, beta))
+
+
+def amplification(results: Results, arm: Arm, center: str, weights: str = "ema", steps: str = "1") -> Change:
+    """How many times the distance grows for one of the error: `[d(beta) / d(0)] / [M(beta) / M(0)]`, by seed."""
+    far, near = (results.distance(each, results.end, weights, steps) for each in (arm, results.base))
+    more, less = error(results, arm.beta or 0.0, center), error(results, 0.0, center)
+    seeds = far.keys() & near.keys() & more.keys() & less.keys()
+    return ratio({seed: far[seed] * less[seed] for seed in seeds}, {seed: near[seed] * more[seed] for seed in seeds})
+
+
+def loss_variance(record: Record, tangent: str, t: float) -> float | None:
+    """Variance of the loss over rows at a time, its logarithm linear between measured times; None beyond them."""
+    x, y = at(record, "loss", "t") or [], at(record, "loss", tangent, "variance") or []
+    return _between(list(zip(x, y, strict=False)), t)
+
+
+def variances(results: Results, seen: int | None, tangent: str, t: float = LEVEL_T) -> Seeds:
+    """Variance of the loss on the weights of the constant 0, by seed."""
+    return results.value(results.base, seen, lambda record: loss_variance(record, tangent, t))
+
+
+def tangents_ratio(results: Results, seen: int | None, t: float = LEVEL_T) -> Change:
+    """Variance of the loss with the conditional tangent over that with the EMA copy's."""
+    return ratio(variances(results, seen, "conditional", t), variances(results, seen, "ema", t))
+
+
+def growth(results: Results, tangent: str) -> Change:
+    """Variance of the loss at the largest measured time over that at the smallest, on the weights of the constant 0."""
+    last, first = (results.value(results.base, results.end, partial(_entry, tangent=tangent, k=k)) for k in (-1, 0))
+    return ratio(last, first)
+
+
+def seconds(results: Results, arm: Arm | None, clock: str = PROCESSOR, seen: int | None = None) -> Seeds:
+    """Seconds of training up to a moment, the end if none is given; wall time where that was taken for some of them."""
+    seen = results.end if seen is None else seen
+    clocks = {seed: _clocks(run, seen) for (name, seed), run in results.runs.items() if arm and name == arm.name}
+    found = results.value(arm, seen, lambda record: record.get("seconds"))
+    return {seed: x for seed, x in found.items() if (WALL if WALL in clocks[seed] else PROCESSOR) == clock}
+
+
+def kinds(results: Results) -> list[str]:
+    """The kinds of bias that were measured: they have different norms and go into no mean together."""
+    found = {str(at(record, "bias", "kind") or "") for run in results.runs.values() for record in run.values() if at(record, "bias")}
+    return sorted(found)
+
+
+def bias(results: Results, arm: Arm | None, seen: int | None, kind: str) -> Seeds:
+    """Squared error of the EMA copy, of one kind."""
+    return results.value(arm, seen, lambda record: at(record, "bias", "value") if (at(record, "bias", "kind") or "") == kind else None)
+
+
+def _clocks(run: dict[int, Record], last: int | None) -> set[str]:
+    return {str(record.get("clock") or PROCESSOR) for seen, record in run.items() if last is not None and seen <= last}
+
+
+def _between(pairs: Sequence[tuple[float, Any]], x: float, scale: Callable[[float], float] = float) -> float | None:
+    """The value at `x`, its logarithm linear over `scale` between known positive values; None beyond them."""
+    known = [(a, log(b)) for a, b in pairs if is_number(b) and b > 0]
+    if not known or x < known[0][0] * (1 - 1e-9) or x > known[-1][0] * (1 + 1e-9):
+        return None
+    return exp(float(np.interp(scale(x), [scale(a) for a, _ in known], [b for _, b in known])))
+
+
+def grid(results: Results, *names: str) -> list[float]:
+    """Where a curve was measured: an entry of the first record that has it."""
+    return next((found for run in results.runs.values() for record in run.values() if (found := at(record, *names))), [])
+
+
+def _curves(results: Results, seen: int | None, weights: str, steps: str) -> dict[int, tuple[list[float], list[float]]]:
+    found: dict[int, tuple[list[float], list[float]]] = {}
+    for arm in results.constants:
+        for seed, x in results.distance(arm, seen, weights, steps).items():
+            if x > 0:
+                betas, logs = found.setdefault(seed, ([], []))
+                betas.append(arm.beta or 0.0)
+                logs.append(log(x))
+    return found
+
+
+def _lowest(betas: Sequence[float], logs: Sequence[float]) -> float:
+    c, low, high = np.polyfit(betas, logs, 2), min(betas), max(betas)
+    vertex = float(-c[1] / (2 * c[0])) if c[0] > 0 else low
+    return min((low, high, vertex if low < vertex < high else low), key=lambda x: float(np.polyval(c, x)))
+
+
+def _entry(record: Record, tangent: str, k: int) -> Any:
+    found = at(record, "loss", tangent, "variance")
+    return found[k] if found else None
+
+
+def _first(pair: Any) -> Any:
+    return pair[0] if isinstance(pair, list) and pair else None

@@ -1,0 +1,206 @@
+"""`meanstep reproduce toy` and `meanstep reproduce mixtures`."""
+
+import hashlib
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from meanstep.program import flags
+from meanstep.program.console import UserError, chat, err, out, stage
+from meanstep.program.flags import DIAGONAL, POWER, TIMES, Device, Seeds, hinted
+from meanstep.program.machine import available, cores
+from meanstep.program.pages.page import require
+from meanstep.program.reproduce.points.folder import claim, examined
+from meanstep.program.reproduce.points.records import Record
+from meanstep.program.reproduce.points.settings import DIMENSIONS, SETS, Settings, coefficients, known_sets, mixture_dimension, models
+
+Scale = Literal["smoke", "quick", "paper"]
+DEFAULT = ("paper", "plain@1", "anchored@0", "posterior-both@1", "flow_matching")
+SCALES: dict[str, dict[str, Any]] = {
+    "smoke": {"steps": 160, "seeds": (0, 1), "batch": 128, "samples": 1000, "directions": 32, "probe": 512, "reference": 512},
+    "quick": {"steps": 2800, "seeds": (0, 1, 2)},
+    "paper": {"steps": 200_000, "seeds": (0, 1, 2), "batch": 1024, "ema_decay": 0.9999, "samples": 20_000},
+}
+"""What each scale sets; the rest are the defaults of `Settings`."""
+
+
+ARMS_HELP = (
+    "What to train: ARM@BETA,BETA restricts an arm to some coefficients. Swept over beta: paper (EMA copy in the tangent, anchor at "
+    "beta = 1 only), plain (never an anchor), anchored (always), own, posterior, oracle (other proxies in the tangent), ema-both, "
+    "own-both, posterior-both, oracle-both (the proxy in tangent and target). One model: matrix, matrix-oracle (beta per (r, t) from "
+    "the exact law), flow_matching, alpha_flow, improved_meanflow, terminal_velocity, split_meanflow, solution_flow, shortcut."
+)
+SEEDS_HELP = "Which seeds: 0:3 (without 3), 3,5,8 or 0:4,7. Models of one seed share all draws, so that differences are paired."
+WORKERS_HELP = "How many at a time: processes, each on one thread. The results do not depend on it."
+BETAS_HELP = "Coefficients of the swept arms, in [0, 1]."
+SETS_HELP = f"Which data: {', '.join(SETS)}, or mixture-D."
+POINTS_HELP = "Your own points as one more set: .csv, .npy or .parquet, a point a row, two or more columns. Standardised; half is held out."
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What both studies share."""
+
+    scale: Scale = "quick"
+    """smoke: under a minute, for a look; quick: up to ten minutes on two cores; paper: 200,000 updates, hours on two cores."""
+    arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ARM ...]", help=ARMS_HELP)] = DEFAULT
+    seeds: Annotated[Seeds | None, hinted(SEEDS_HELP, "by the scale: 0,1 and 0:3", "SEEDS")] = None
+    updates: Annotated[int | None, hinted("Training steps of each model.", "by the scale: 160, 2,800, 200,000", "N")] = None
+    batch: Annotated[
+        int | None, hinted("Rows of a training step: the paper's own number is unknown.", "by the scale: 128, 256, 1024", "N")
+    ] = None
+    diagonal_share: Annotated[float, tyro.conf.arg(help=DIAGONAL)] = 0.5
+    times: Annotated[Literal["uniform", "logit-normal"], tyro.conf.arg(help=TIMES)] = "uniform"
+    rate: float = 1e-3
+    """The learning rate: Adam's, constant."""
+    power: Annotated[float, tyro.conf.arg(help=POWER)] = 0.0
+    workers: Annotated[int | None, hinted(WORKERS_HELP, "one a core", "N")] = None
+    device: Device = "auto"
+
+    def _settings(self, sets: Sequence[str], betas: Sequence[float], points: Path | None) -> Settings:
+        scale = dict(SCALES[self.scale])
+        given = {"steps": self.updates, "batch": self.batch, "seeds": self.seeds}
+        scale |= {name: value for name, value in given.items() if value is not None}
+        settings = Settings(
+            sets=tuple(dict.fromkeys(sets)),
+            betas=tuple(betas),
+            arms=tuple(dict.fromkeys(self.arms)),
+            diagonal_share=self.diagonal_share,
+            times=self.times,
+            lr=self.rate,
+            power=self.power,
+            points=None if points is None else str(points.expanduser().resolve()),
+            digest=None if points is None else hashlib.sha256(points.expanduser().read_bytes()).hexdigest(),
+            **scale,
+        )
+        _check(settings)
+        return settings
+
+    def _go(self, settings: Settings, folder: Path, study: str) -> int:
+        flags.at_least(1, workers=self.workers)
+        if flags.device(self.device) == "mps":
+            raise UserError("--device: a sweep runs on cpu or cuda, got 'mps'")
+        require()
+        examined(flags.folder(folder))
+        with stage("importing PyTorch"):
+            from meanstep.program.reproduce.points import points
+            from meanstep.program.reproduce.points.pool import run
+            from meanstep.program.reproduce.points.report.page import build, spoken
+        if settings.points is not None:
+            points.load(settings.points)
+        device = available(self.device)
+        settings = replace(settings, ensemble=device.type == "cuda")
+        workers = cores() if self.workers is None else self.workers
+        started = time.perf_counter()
+        with claim(folder, settings, study, str(device)) as (here, found):
+            records = run(settings, here, found, 1 if settings.ensemble else workers, str(device))
+            swept = time.perf_counter() - started
+            with stage("writing the report"):
+                page = build(here)
+        for line in spoken(here):
+            out.print(line, soft_wrap=True)
+        chat.print(f"report: {page}", soft_wrap=True)
+        chat.print(f"numbers: {page.parent / 'summary.csv'}", soft_wrap=True)
+        err.print(_spent(records, swept, time.perf_counter() - started - swept), style="dim", soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class Toy(_Sweep):
+    """Train the coefficient sweep on two-dimensional data and write a report: does beta lower the variance, does it improve samples?
+
+    Six sets with known densities, so that the marginal velocity, the noise and its optimal coefficient are known too. Interrupt it at
+    any moment; the same command goes on with the same final numbers. It writes report.html, summary.csv,
+    figures/ and records.jsonl. docs/sweep.md says more.
+
+    Examples: meanstep reproduce toy; meanstep reproduce toy --scale smoke --out runs/look; meanstep reproduce toy --sets two_moons --arms
+    paper posterior-both oracle-both --seeds 0:5; meanstep reproduce toy --points mine.csv
+    """
+
+    sets: Annotated[tuple[str, ...], hinted(SETS_HELP, "the six; none with --points", "[SET ...]")] = ()
+    betas: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA ...]", help=BETAS_HELP)] = ("0", "0.25", "0.5", "0.75", "1")
+    points: Annotated[Path | None, hinted(POINTS_HELP, "none", "FILE")] = None
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/toy")
+    """Where results go: the sweep's folder; it is made if it does not exist."""
+
+    def run(self) -> int:
+        """0 when the report is written. `UserError` for settings that make no sense."""
+        flags.readable(self.points, "--points")
+        sets = self.sets or (() if self.points is not None else SETS)
+        return self._go(
+            self._settings([*sets, *(["points"] if self.points else [])], coefficients(self.betas), self.points), self.out, "toy"
+        )
+
+
+@dataclass(frozen=True)
+class Mixtures(_Sweep):
+    """Train the coefficient sweep on Gaussian mixtures of growing dimension and write a report.
+
+    Eight Gaussians with standard deviation 0.3 in d = 2 to 64 dimensions, of unit variance in all (ours: the
+    paper's mixtures are unknown). docs/sweep.md says more.
+
+    Examples: meanstep reproduce mixtures; meanstep reproduce mixtures --dims 64 --seeds 0:5
+    """
+
+    dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[D ...]")] = DIMENSIONS
+    """Dimensions, 2 to 256."""
+    betas: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA ...]", help=BETAS_HELP)] = ("0", "0.2", "0.4", "0.6", "0.8", "1")
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/mixtures")
+    """Where results go: the sweep's folder; it is made if it does not exist."""
+
+    def run(self) -> int:
+        """0 when the report is written. `UserError` for settings that make no sense."""
+        if not self.dims:
+            raise UserError("nothing to train: --dims is empty; leave it out for its default, or give at least one")
+        for dim in self.dims:
+            if mixture_dimension(f"mixture-{dim}") is None:
+                raise UserError(f"--dims: a mixture has 2 to 256 dimensions, got {dim}")
+        sets = [f"mixture-{dim}" for dim in dict.fromkeys(self.dims)]
+        return self._go(self._settings(sets, coefficients(self.betas), None), self.out, "mixtures")
+
+
+def _check(settings: Settings) -> None:
+    """`UserError` for the first setting that makes no sense."""
+    known = (*known_sets(), *(["points"] if settings.points else []))
+    for name in settings.sets:
+        if name not in known and mixture_dimension(name) is None:
+            raise UserError(f"there is no set {name!r}: choose among {', '.join(known_sets())}, or give your own with --points FILE")
+    for arm in settings.arms:
+        models(arm, settings.betas)
+    for option, held in (("--arms", settings.arms), ("--betas", settings.betas)):
+        if not held:
+            raise UserError(f"nothing to train: {option} is empty; leave it out for its default, or name at least one")
+    wrong = [
+        (settings.steps < 1, f"--updates: at least 1, got {settings.steps}"),
+        (settings.batch < 8, f"--batch: at least 8 rows, got {settings.batch}"),
+        (not 0 < settings.diagonal_share < 1, f"--diagonal-share lies inside (0, 1), got {settings.diagonal_share:g}"),
+        (
+            not 1 <= settings.moving < settings.batch,
+            f"--diagonal-share {settings.diagonal_share:g} leaves no row of {settings.batch} moving",
+        ),
+        (not 0 < settings.lr < float("inf"), f"--rate: a positive number, got {settings.lr:g}"),
+        (not 0 <= settings.power <= 4, f"--power: a number in [0, 4], got {settings.power:g}"),
+    ]
+    for bad, message in wrong:
+        if bad:
+            raise UserError(message)
+    exact = [arm for arm in settings.arms if "matrix" in arm]
+    if exact and "points" in settings.sets:
+        raise UserError(f"the arm {exact[0]} needs the exact law of the data, which is unknown for --points: leave it out")
+
+
+def _spent(records: list[Record], swept: float, report: float) -> str:
+    """Where the time and the memory went."""
+    models = [r for r in records if r["kind"] == "model" and "measuring" in r]
+    training, measuring = (sum(r[part] for r in models) for part in ("seconds", "measuring"))
+    measuring += sum(r["seconds"] for r in records if r["kind"] == "set")
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    return (
+        f"sweep {swept:.0f} s, report {report:.0f} s; all workers' time so far: {training:.0f} s training, {measuring:.0f} s measuring; "
+        f"peak memory of this process and of the largest worker {peak:.0f} MB"
+    )

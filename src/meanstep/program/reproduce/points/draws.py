@@ -1,0 +1,153 @@
+"""What a training step reads and no model changes: data, noise, times, network inputs, known velocities; drawn once for all models.
+
+A block of steps is drawn from a key of its own, so the numbers do not depend on where a run was interrupted. Knows no models.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from meanstep import times as samplers
+from meanstep.fields.flat import Shape
+from meanstep.keys import key
+from meanstep.paths import linear
+from meanstep.program.reproduce.points.settings import Settings, Spec
+from meanstep.types import Bridge, Times
+from meanstep.velocities import Posterior
+
+BLOCK = 32
+"""Steps drawn at once."""
+TIMES: dict[str, Times] = {"logit-normal": samplers.logit_normal(-0.4, 1.0), "uniform": samplers.uniform}
+
+
+class Step(NamedTuple):
+    """One step's inputs for `S` streams; rows are `n` moving, `B - n` on the diagonal, then `A` anchors. None where no model asks.
+
+    `velocity` `[S, B + A, D]`; `inputs` `[S, B + A, F]`; `boundary` `[S, n, F]`: the moving rows at `r = t`; `tangents` `[S, n, F - D]`;
+    `gap` `[S, n, 1]`; `oracle`, `posterior` `[S, B, D]`; `beta` `[S, n, 1]`: the coefficient of the exact law.
+    """
+
+    velocity: Tensor
+    inputs: Tensor
+    boundary: Tensor
+    tangents: Tensor
+    gap: Tensor
+    oracle: Tensor | None
+    posterior: Tensor | None
+    beta: Tensor | None
+
+    def map(self, f: Callable[..., Tensor], *others: "Step") -> "Step":
+        """`f` of every part that is there, and of the same part of other steps."""
+        return Step(*(None if part[0] is None else f(*part) for part in zip(self, *others, strict=True)))  # type: ignore[arg-type]
+
+
+class Block(NamedTuple):
+    """`BLOCK` steps stacked on the second axis; what they came from, `x`, `e` `[S, K, B, D]`, `r`, `t` `[S, K, B + A]`; the seeds."""
+
+    x: Tensor
+    e: Tensor
+    r: Tensor
+    t: Tensor
+    steps: Step
+    seeds: tuple[int, ...]
+
+    def step(self, k: int) -> Step:
+        """The `k`-th step."""
+        return self.steps.map(lambda part: part[:, k])
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which optional parts the models of a sweep ask for."""
+
+    anchor: bool
+    oracle: bool
+    posterior: bool
+
+    @staticmethod
+    def of(specs: list[Spec]) -> "Needs":
+        """The union of what the specs need."""
+        proxies = {spec.proxy for spec in specs}
+        return Needs(any(s.anchor for s in specs), "oracle" in proxies, "posterior" in proxies)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The draws of one set and seed. `law`: what `sample`s; `beta`: the coefficient per (r, t) of the exact law, where a model asks.
+
+    Numbers are drawn on the processor, so that every `device` sees the same; what is computed from them is computed there.
+    """
+
+    law: Any
+    name: str
+    seed: int
+    beta: Callable[[Bridge], Tensor] | None = None
+    device: str = "cpu"
+
+    def reference(self, n: int) -> Tensor:
+        """The posterior's `n` reference points, the same all training long, `[n, D]`."""
+        points: Tensor = self.law.sample(n, key(self.seed, "reference", self.name))
+        return points
+
+    def block(self, index: int, shape: Shape, settings: Settings, needs: Needs) -> Block:
+        """The steps `index * BLOCK` to `(index + 1) * BLOCK - 1`, with one stream."""
+        n, batch = settings.moving, settings.batch
+        x, e, r, t = self._pairs(index, settings)
+        known = _rowwise(self.law.velocity, linear(x, e, t)[0], t) if needs.oracle else None
+        near_r, near_t = r[:, :0], t[:, :0]
+        if needs.anchor:  # its times come from a key of their own: other models' draws do not depend on whether there is one
+            pairs = samplers.anchor(TIMES[settings.times], *settings.delta)
+            near_r, near_t = pairs((BLOCK, batch), key(self.seed, "anchor", self.name, index))
+        x, e, r, t, near_r, near_t = (p.to(self.device) for p in (x, e, r, t, near_r, near_t))
+        z, v = linear(x, e, t)
+        near_z = linear(x, e, near_t)[0] if needs.anchor else z[:, :0]
+        moving, rs, ts = Bridge(z[:, :n], v[:, :n], r[:, :n], t[:, :n]), torch.cat([r, near_r], 1), torch.cat([t, near_t], 1)
+        steps = Step(
+            torch.cat([v, v], 1) if needs.anchor else v,
+            shape.inputs(torch.cat([z, near_z], 1), rs, ts),
+            shape.inputs(moving.z, moving.t, moving.t),
+            shape.input_tangents(moving.t, moving.gap),
+            moving.gap[..., None],
+            None if known is None else known.to(self.device),
+            self._posterior(Bridge(z, v, r, t), settings.reference) if needs.posterior else None,
+            self.beta(moving)[..., None] if self.beta else None,
+        )
+        return Block(x[None], e[None], rs[None], ts[None], steps.map(lambda part: part[None]), (self.seed,))
+
+    def _pairs(self, index: int, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        g = key(self.seed, "train", self.name, index)
+        x = self.law.sample(BLOCK * settings.batch, g).view(BLOCK, settings.batch, -1)
+        return x, torch.randn(x.shape, generator=g), *_times(settings, g)
+
+    def _posterior(self, b: Bridge, n: int) -> Tensor:
+        proxy = Posterior(self.reference(n).to(self.device), dtype=b.z.dtype)
+        parts = [proxy(None, Bridge(*q)) for q in zip(*b[:4], strict=True)]  # type: ignore[arg-type]
+        return torch.stack(parts)
+
+
+def _times(settings: Settings, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Times of the moving rows, then of the diagonal ones: `[BLOCK, B]` both."""
+    r, t = TIMES[settings.times]((BLOCK, settings.batch), g)
+    return torch.cat([r[:, : settings.moving], t[:, settings.moving :]], 1), t
+
+
+def _rowwise(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, t: Tensor, rows: int = 1024) -> Tensor:
+    """A velocity of many rows, a few at a time: exact ones compare each row with every component."""
+    parts = zip(z.flatten(0, 1).split(rows), t.flatten().split(rows), strict=True)
+    return torch.cat([velocity(*part) for part in parts]).view(z.shape)
+
+
+def stack(blocks: list[Block]) -> Block:
+    """The blocks of several streams as one."""
+    if len(blocks) == 1:
+        return blocks[0]
+
+    def join(*parts: Tensor) -> Tensor:
+        return torch.cat(parts)
+
+    x, e, r, t = (torch.cat(part) for part in zip(*(block[:4] for block in blocks), strict=True))
+    first, *others = (block.steps for block in blocks)
+    return Block(x, e, r, t, first.map(join, *others), tuple(seed for block in blocks for seed in block.seeds))

@@ -1,0 +1,295 @@
+"""What is measured on trained weights: sample quality, gradient variance over beta, noise over (r, t), the proxies' bias.
+
+Reads weights and laws; knows neither training nor files.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from meanstep import samplers
+from meanstep.coefficients import clipped_optimum, scalar_optimum
+from meanstep.fields.flat import Passes, Runner, Shape
+from meanstep.keys import key
+from meanstep.metrics.distances import Sliced, directions, energy_distance, mode_coverage
+from meanstep.paths import linear
+from meanstep.program.reproduce.points.draws import TIMES, Stream
+from meanstep.program.reproduce.points.settings import Settings
+from meanstep.types import Bridge
+from meanstep.velocities import Posterior
+
+BINS = 8
+PROBE_BETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+# Sample quality ---------------------------------------------------------------------------------------------------------------------
+
+
+class Judge:
+    """Compares samples with fresh data of one set and seed: everything about the data is computed once.
+
+    Scores: sliced W1 on `settings.directions` directions with `settings.samples` points each, energy distance with 1,000 each, and mode
+    coverage, where a point counts if its log density is above the 0.5 percent quantile of the data's.
+    """
+
+    def __init__(self, stream: Stream, settings: Settings) -> None:
+        law, n = stream.law, settings.samples
+        self.law, self.n, self.path = law, n, (stream.seed, "evaluate", stream.name)
+        fresh = getattr(law, "held_out_sample", law.sample)  # a user's points: the half that is not trained on
+        self.data = fresh(n, key(*self.path, "data"))
+        self.directions = directions(law.dim, settings.directions, key(0, "directions"))
+        self.sliced, self.quick = Sliced(self.data, self.directions), Sliced(self.data[:2048], self.directions[::4])
+        self.noise = torch.randn(1, n, law.dim, generator=key(*self.path, "noise"))
+        self.modes = _Modes(law, self.data) if getattr(law, "regions", 0) else None
+
+    def scores(self, runner: Runner, steps: tuple[int, ...] = (1,)) -> dict[str, Any]:
+        """SCORES of one model's weights (see records.py) by numbers of jumps; 64 means Euler steps along the instantaneous velocity.
+
+        Samples that are not finite, of a model that diverged, score nan.
+        """
+        made = {str(k): samplers.walk(runner, self.noise, samplers.grid(k), batch_dims=2)[0] for k in steps if k < 64}
+        if 64 in steps:
+            made["64"] = samplers.euler(runner, self.noise, samplers.grid(64), batch_dims=2)[0]
+        return {"sw1": {k: _or_nan(self.sliced, x) for k, x in made.items()}, **self._one_step(made["1"])}
+
+    def _one_step(self, x: Tensor) -> dict[str, Any]:
+        if not x.isfinite().all():
+            return {"energy": float("nan"), "coverage": None}
+        energy = energy_distance(x[:1000], self.data[:1000])
+        return {"energy": energy, "coverage": self.modes(x) if self.modes else None}
+
+    def samples(self, runner: Runner, n: int = 2000) -> Tensor:
+        """One-step samples `[n, D]`."""
+        return samplers.jump(runner, self.noise[:, :n], batch_dims=2)[0]
+
+    def glance(self, runner: Runner) -> float:
+        """A cheaper sliced W1 for training curves: 2,048 points, a quarter of the directions."""
+        return _or_nan(self.quick, self.samples(runner, 2048))
+
+    def floor(self) -> dict[str, Any]:
+        """The scores of fresh data, what a perfect model would get; of a user's points, those of the training half."""
+        x = self.law.sample(self.n, key(*self.path, "floor"))
+        return {"sw1": self.sliced(x), **self._one_step(x)}
+
+    def start(self) -> float:
+        """The sliced W1 of the noise itself: what a network gets that has learnt nothing."""
+        return self.sliced(self.noise[0])
+
+
+def _or_nan(distance: Callable[[Tensor], float], x: Tensor) -> float:
+    return distance(x) if x.isfinite().all() else float("nan")
+
+
+class _Modes:
+    """Mode coverage against known data."""
+
+    def __init__(self, law: Any, data: Tensor, n: int = 4096) -> None:
+        self.law, self.n = law, n
+        density = law.log_density(data[:n])
+        self.threshold = torch.quantile(density.double(), 0.005)
+        self.expected = torch.bincount(law.region(data[:n]), minlength=law.regions)
+
+    def __call__(self, x: Tensor) -> float:
+        x = x[: self.n]
+        on = x[self.law.log_density(x) >= self.threshold]
+        return mode_coverage(torch.bincount(self.law.region(on), minlength=self.law.regions), self.expected, len(x))
+
+
+# Noise over (r, t) ------------------------------------------------------------------------------------------------------------------
+
+
+def _record(parts: Sequence[Tensor], rows: int) -> dict[str, Any]:
+    """A MAP of records.py from the `[BINS, BINS]` means `a, b, c, s`; a bin without rows is nan and becomes null."""
+    edges = [k / BINS for k in range(BINS + 1)]
+    grids = {name: [[None if x != x else x for x in line] for line in grid.tolist()] for name, grid in zip("abcs", parts, strict=True)}
+    return {"edges": edges, **grids, "rows": rows}
+
+
+@torch.no_grad()
+def exact_map(law: Any, seed: int, n: int = 2048, substeps: int = 8) -> dict[str, Any]:
+    """The MAP of the exact flow at the bins' centres, eq. (12), (17), (41): one RK4 trajectory a row serves every pair of times.
+
+    `n` rows in the plane, fewer above. Plain draws: on separated modes the mean at `beta = 0` is too low (docs/theory.md, section 4).
+    """
+    dim = law.dim
+    rows = max(n // 8, 2 * n // dim)
+    z = torch.randn(rows, dim, generator=key(seed, "law"), dtype=torch.float64)
+    growth = torch.eye(dim, dtype=torch.float64).expand(rows, dim, dim).clone()
+    centres = [(k + 0.5) / BINS for k in range(BINS)]
+    states, t = {}, 1.0
+    for centre in reversed(centres):
+        z, growth = _transport(law, z, growth, (t, centre), substeps)
+        states[centre], t = (z, growth), centre
+    out = torch.full((4, BINS, BINS), float("nan"), dtype=torch.float64)
+    for i, late in enumerate(centres):
+        z, start = states[late]
+        covariance = law.covariance(z, torch.full((rows,), late, dtype=torch.float64))
+        for j in range(i + 1):
+            jacobi = -torch.linalg.solve(start.mT, states[centres[j]][1].mT).mT
+            out[:, i, j] = torch.stack(_moments(jacobi, covariance))
+    return _record(out.unbind(), rows)
+
+
+def _moments(j: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+    """`E Tr(J S J^T)`, `E Tr(J S (J + I)^T)`, `E Tr((J + I) S (J + I)^T)`, `E Tr S`."""
+    k = j + torch.eye(j.shape[-1], dtype=j.dtype)
+
+    def mean(p: Tensor, q: Tensor) -> Tensor:
+        return torch.einsum("nij,njk,nik->n", p, s, q).mean()
+
+    return mean(j, j), mean(j, k), mean(k, k), torch.einsum("nii->n", s).mean()
+
+
+def _transport(law: Any, z: Tensor, growth: Tensor, times: tuple[float, float], steps: int) -> tuple[Tensor, Tensor]:
+    """RK4 for the flow and its Jacobian `growth` `[N, D, D]` from `times[0]` to `times[1]`, both above 0.
+
+    The velocity's own Jacobian needs no derivative: on the linear interpolant it is `(I - (1 - t) S) / t`.
+    """
+    t, h = times[0], (times[1] - times[0]) / steps
+
+    def slope(t: float, z: Tensor, growth: Tensor) -> tuple[Tensor, Tensor]:
+        full = torch.full_like(z[:, 0], t)
+        return law.velocity(z, full), (growth - (1 - t) * law.covariance(z, full) @ growth) / t
+
+    for _ in range(steps):
+        k1 = slope(t, z, growth)
+        k2 = slope(t + h / 2, z + h / 2 * k1[0], growth + h / 2 * k1[1])
+        k3 = slope(t + h / 2, z + h / 2 * k2[0], growth + h / 2 * k2[1])
+        k4 = slope(t + h, z + h * k3[0], growth + h * k3[1])
+        z, growth = (p + h / 6 * (a + 2 * b + 2 * c + d) for p, a, b, c, d in zip((z, growth), k1, k2, k3, k4, strict=True))
+        t += h
+    return z, growth
+
+
+def exact_beta(found: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Edges and table of the noise-optimal coefficient per bin, eq. (20) without bias; 0 where no row falls."""
+    b, c = (torch.tensor([[0.0 if x is None else x for x in line] for line in found[name]]) for name in "bc")
+    return torch.tensor(found["edges"]), torch.where(c > 1e-12, b / c.clamp(min=1e-12), 0.0).clamp(0, 1)
+
+
+# Gradients --------------------------------------------------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """Rows with `r < t` on which all models of a set and seed are probed; `noise` is `v_c - v`, by the exact velocity."""
+
+    bridge: Bridge
+    exact: Tensor
+    noise: Tensor
+    posterior: Tensor
+    inputs: Tensor
+    boundary: Tensor
+    tangents: Tensor
+
+
+def probe_rows(stream: Stream, shape: Shape, settings: Settings) -> Rows:
+    """`settings.probe` fresh rows of a stream; the same for every model."""
+    n = settings.probe
+    g = key(stream.seed, "probe", stream.name)
+    x, e = stream.law.sample(n, g), torch.randn(n, shape.dim, generator=g)
+    r, t = TIMES[settings.times]((n,), g)
+    z, v = linear(x, e, t)
+    b, exact = Bridge(z, v, r, t), stream.law.velocity(z, t)
+    posterior = Posterior(stream.reference(settings.reference), dtype=torch.float32)(None, b)  # type: ignore[arg-type]
+    return Rows(b, exact, v - exact, posterior, shape.inputs(z, r, t), shape.inputs(z, t, t), shape.input_tangents(t, t - r))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Measures one model on the probe's rows, with the weights frozen."""
+
+    rows: Rows
+    shape: Shape
+    settings: Settings
+
+    @torch.no_grad()
+    def __call__(self, flat: Tensor, ema: Tensor) -> dict[str, Any]:
+        """The probe of records.py for raw weights `[1, size]` and the proxy's EMA copy."""
+        rows, b = self.rows, self.rows.bridge
+        passes, layers = Passes(self.shape, 1, len(b.t), flat), self.shape.layers(flat)
+        own = passes.forward(layers, rows.boundary[None])[0].clone()
+        slow = passes.forward(self.shape.layers(ema), rows.boundary[None])[0].clone()
+        u = passes.forward(layers, rows.inputs[None])[0]
+        gap, zero = b.gap[:, None], torch.zeros_like(rows.tangents)
+
+        def along(w: Tensor, times: Tensor = zero) -> Tensor:
+            return gap * passes.tangent(layers, torch.cat([w, times], -1)[None])[0]
+
+        trace = Trace(passes, layers, self.shape.layers(torch.zeros_like(flat)))
+        change, jn = along(b.v, rows.tangents), along(rows.noise) - rows.noise
+        proxies = {"ema": slow, "own": own, "posterior": rows.posterior, "oracle": rows.exact}
+        moved = {name: change + along(w - b.v) for name, w in proxies.items()}
+        residuals = [torch.lerp(u + change, u + moved["ema"], beta) - b.v for beta in PROBE_BETAS]
+        plain = [trace(2 * r) for r in residuals]
+        noises = [passes.norms(layers, 2 * torch.lerp(jn, -rows.noise, beta)[None]).mean().item() for beta in PROBE_BETAS]
+        both = {f"{name}-both": trace(2 * (u + moved[name] - w))[0] for name, w in proxies.items()}
+        jb = along(slow - rows.exact)
+        return {
+            "rows": len(b.t),
+            "betas": list(PROBE_BETAS),
+            "trace": [p[0] for p in plain],
+            "trace_se": [p[1] for p in plain],
+            "weighted": [trace(2 * r * self._weight(r))[0] if self.settings.power else p[0] for r, p in zip(residuals, plain, strict=True)],
+            "noise": noises,
+            "error": _errors(jn, rows.noise, jb),
+            "proxies": {name: trace(2 * (u + moved[name] - b.v))[0] for name in proxies} | both,
+            "bias": {name: _ratio(w - rows.exact, rows.noise) for name, w in proxies.items() if name != "oracle"},
+            "map": _measured_map(b, jn, rows.noise),
+            "optimum": _optima(jn, rows.noise, jb, slow - rows.exact),
+        }
+
+    def _weight(self, residual: Tensor) -> Tensor:
+        return (residual.square().sum(-1, keepdim=True) + self.settings.c) ** -self.settings.power
+
+
+class Trace:
+    """The trace of the covariance of one row's gradient, eq. (40), and its standard error, for a cotangent `[N, D]`."""
+
+    def __init__(self, passes: Passes, layers: Any, grads: Any) -> None:
+        self.passes, self.layers, self.grads = passes, layers, grads
+
+    def __call__(self, cotangent: Tensor) -> tuple[float, float]:
+        n, g = len(cotangent), cotangent[None]
+        norms = self.passes.norms(self.layers, g)[0].double()
+        self.passes.backward(self.layers, self.grads, g / n)
+        mean = sum(part.double().square().sum() for pair in self.grads for part in pair)
+        return float((norms.mean() - mean) * n / (n - 1)), float(norms.std() / n**0.5)
+
+
+def _ratio(x: Tensor, y: Tensor) -> float:
+    return float(x.double().square().sum() / y.double().square().sum())
+
+
+def _errors(jn: Tensor, n: Tensor, jb: Tensor) -> list[float]:
+    return [_ratio(torch.lerp(jn, -n, beta), n) + beta**2 * _ratio(jb, n) for beta in PROBE_BETAS]
+
+
+def _measured_map(b: Bridge, jn: Tensor, n: Tensor) -> dict[str, Any]:
+    inner = torch.arange(1, BINS) / BINS
+    cell = torch.bucketize(b.t, inner) * BINS + torch.bucketize(b.r, inner)
+    count = torch.zeros(BINS * BINS, dtype=torch.float64).index_add_(0, cell, torch.ones(len(cell), dtype=torch.float64))
+
+    def mean(x: Tensor) -> Tensor:
+        total = torch.zeros(BINS * BINS, dtype=torch.float64).index_add_(0, cell, x.sum(-1).double())
+        return (total / count).view(BINS, BINS)
+
+    swing = jn + n
+    return _record((mean(jn * jn), mean(jn * swing), mean(swing * swing), mean(n * n)), len(cell))
+
+
+def _optima(jn: Tensor, n: Tensor, jb: Tensor, bias: Tensor) -> dict[str, float]:
+    """Predicted coefficients: the scalar form with |kappa| and with the signed one, eq. (19), (19b); the matrix form, eq. (20)."""
+    jn, n, jb, bias = (p.double() for p in (jn, n, jb, bias))
+    noise, square = n.square().sum(), bias.square().sum()
+    norm, signed = (jn.square().sum() / noise).sqrt(), (jn * n).sum() / noise
+    swing = jn + n
+    unbiased, curvature = (jn * swing).sum(), swing.square().sum()
+    return {
+        "norm": float(scalar_optimum(norm, noise, square)),
+        "signed": float(clipped_optimum(signed, noise, square)),
+        "matrix": float((unbiased / curvature).clamp(0, 1)),
+        "matrix_biased": float((unbiased / (curvature + jb.square().sum())).clamp(0, 1)),
+    }
