@@ -19,7 +19,7 @@ from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.program.data import Opened, Request, ensure, make
 from meanstep.program.data.order import subset
-from meanstep.program.evaluation import Gathered, Pictures, measured, open_extractor, reference, rows, samples
+from meanstep.program.evaluation import Examples, Gathered, measured, open_extractor, reference, rows, samples
 from meanstep.program.evaluation.measures import blocks, gathering
 from meanstep.program.evaluation.table import columns
 from meanstep.program.runs import networks
@@ -44,9 +44,9 @@ def drawn(n: int, seed: int = 0, shift: int = 0) -> np.ndarray:
     return (x + shift).to(torch.uint8).numpy()
 
 
-def kept(x: np.ndarray, name: str = "kept") -> Pictures:
+def kept(x: np.ndarray, name: str = "kept") -> Examples:
     images = torch.from_numpy(x)[:, None]
-    return Pictures(name, f"digest of {name}", (1, 8, 8), torch.full((len(x),), -1), lambda index: images[index])
+    return Examples(name, f"digest of {name}", (1, 8, 8), torch.full((len(x),), -1), lambda index: images[index])
 
 
 # References --------------------------------------------------------------------------------------------------------------------------

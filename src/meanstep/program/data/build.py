@@ -1,4 +1,4 @@
-"""A cache from what was opened: read and encode shard by shard, go on after the last full shard. Knows no command line."""
+"""A cache from what was opened: read and encode shard by shard, go on after the last full shard."""
 
 import hashlib
 import json
@@ -16,7 +16,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from meanstep.program.console import UserError
-from meanstep.program.data.cache import DTYPES, Cache
+from meanstep.program.data.cache import Cache
+from meanstep.program.data.codecs import DTYPES
 from meanstep.program.data.manifest import NAME, Manifest, Shard
 from meanstep.program.data.opened import Opened
 from meanstep.program.data.source import Broken
@@ -24,11 +25,11 @@ from meanstep.program.data.unfinished import Unfinished, claim
 from meanstep.program.disk import remove, write
 
 Told = Callable[[int], None]
-Pixels = tuple[np.ndarray, int]
+Item = tuple[np.ndarray, int]
 
 
 def make(opened: Opened, folder: Path, told: Told = lambda done: None) -> Cache:
-    """The cache in `folder`: as it lies there if it is this one, or made, or finished. `told(done)`: images done so far.
+    """The cache in `folder`: as it lies there if it is this one, or made, or finished. `told(done)`: rows done so far.
 
     `UserError` if the folder holds anything else or the disk is too small; full shards stay for the next time, also after an interrupt.
     """
@@ -52,8 +53,8 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _room(folder: Path, opened: Opened, images: int) -> None:
-    need, free = images * opened.row_bytes, shutil.disk_usage(folder).free
+def _room(folder: Path, opened: Opened, rows: int) -> None:
+    need, free = rows * opened.row_bytes, shutil.disk_usage(folder).free
     if need > free:
         raise UserError(f"{folder}: no space left: {need / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
 
@@ -64,11 +65,11 @@ def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: Thread
     done = 0
     for at, batch in _batches(opened, index, pool):
         if batch:
-            images = torch.from_numpy(np.stack([pixels for pixels, _ in batch]))
-            tensors["x"].append(_encode(opened, images, at))
+            items = torch.from_numpy(np.stack([item for item, _ in batch]))
+            tensors["x"].append(_encode(opened, items, at))
             tensors["y"].append(torch.tensor([label for _, label in batch]))
             if opened.flips == "stored":
-                tensors["x_flip"].append(_encode(opened, images.flip(-1), at))
+                tensors["x_flip"].append(_encode(opened, items.flip(-1), at))
         done += len(at)
         told(k * opened.rows + done)
     whole = {name: torch.cat(parts) for name, parts in tensors.items()} if tensors["x"] else {}
@@ -81,10 +82,10 @@ def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: Thread
     return entry
 
 
-def _batches(opened: Opened, index: np.ndarray, pool: ThreadPoolExecutor) -> Iterator[tuple[np.ndarray, list[Pixels]]]:
-    """Images of the shard in batches, the next being read while one is encoded; without the broken ones."""
+def _batches(opened: Opened, index: np.ndarray, pool: ThreadPoolExecutor) -> Iterator[tuple[np.ndarray, list[Item]]]:
+    """Items of the shard in batches, the next being read while one is encoded; without the broken ones."""
     size, ahead = opened.request.batch, 1
-    waiting: list[tuple[np.ndarray, list[Future[Pixels | None]]]] = []
+    waiting: list[tuple[np.ndarray, list[Future[Item | None]]]] = []
     try:
         for start in range(0, len(index), size):
             at = index[start : start + size]
@@ -99,39 +100,34 @@ def _batches(opened: Opened, index: np.ndarray, pool: ThreadPoolExecutor) -> Ite
                 future.cancel()
 
 
-def _gathered(at: np.ndarray, futures: list[Future[Pixels | None]]) -> tuple[np.ndarray, list[Pixels]]:
+def _gathered(at: np.ndarray, futures: list[Future[Item | None]]) -> tuple[np.ndarray, list[Item]]:
     return at, [found for future in futures if (found := future.result()) is not None]
 
 
-def _read(opened: Opened, i: int) -> Pixels | None:
+def _read(opened: Opened, i: int) -> Item | None:
     try:
-        image, label = opened.source[i]
+        item, label = opened.source[i]
     except Broken:
         if opened.request.skip_broken:
             return None
         raise
-    pixels = opened.preparation(image, opened.source.where(i))
-    if pixels.shape != opened.image:
-        (_, h, w), (_, h0, w0) = pixels.shape, opened.image
-        raise UserError(f"{opened.source.where(i)} has {w} x {h} pixels, others {w0} x {h0}: give --size and --crop")
-    return pixels, label
+    return opened.item(item, opened.source.where(i)), label
 
 
-def _encode(opened: Opened, images: Tensor, at: np.ndarray) -> Tensor:
-    if opened.dtype == "uint8":
-        return images.contiguous()
-    z = opened.autoencoder.encode(images.float() / 127.5 - 1).to("cpu", DTYPES[opened.dtype])
+def _encode(opened: Opened, items: Tensor, at: np.ndarray) -> Tensor:
+    z = opened.codec.prepare(items, opened.autoencoder, DTYPES[opened.dtype])
     if not z.isfinite().all():
-        raise UserError(f"{opened.source.where(int(at[0]))} or one of the next {len(at)}: its latents are not finite in {opened.dtype}")
-    return z.contiguous()
+        what = f"its {opened.name} are not finite in {opened.dtype}"
+        raise UserError(f"{opened.source.where(int(at[0]))} or one of the next {len(at)}: {what}")
+    return z
 
 
 def _sums(whole: dict[str, Tensor]) -> dict[str, Any]:
-    """Sums and sums of squares of each channel, mirror images included, in float64."""
+    """Sums and sums of squares of each entry of the first axis of a row, mirror images included, in float64."""
     if whole["x"].dtype == torch.uint8:
         return {}
     parts = [whole[name].double() for name in ("x", "x_flip") if name in whole]
-    over = (0, 2, 3)
+    over = [axis for axis in range(parts[0].ndim) if axis != 1]
     return {
         "numbers": sum(p[:, 0].numel() for p in parts),
         "sums": torch.stack([p.sum(over) for p in parts]).sum(0).tolist(),
@@ -142,7 +138,7 @@ def _sums(whole: dict[str, Tensor]) -> dict[str, Any]:
 def _manifest(opened: Opened, held: Unfinished, folder: Path) -> Manifest:
     parts = [part for part in held.parts if part["rows"]]
     if not parts:
-        raise UserError(f"none of the images of {opened.source.name} can be read")
+        raise UserError(f"none of the {opened.noun} of {opened.source.name} can be read")
     names = [f.name for f in fields(Shard)]
     return Manifest(
         **{**_statistics(opened, parts), **opened.statement},
@@ -164,12 +160,13 @@ def _empty(opened: Opened, shards: list[Path]) -> tuple[int, ...]:
 
 
 def _statistics(opened: Opened, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    channels = opened.shape[0]
+    first = opened.shape[0]
     if opened.dtype == "uint8":
-        return {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+        return {"mean": (0.0,) * first, "std": (1.0,) * first}
     n = sum(part["numbers"] for part in parts)
     mean, square = (np.sum([part[name] for part in parts], axis=0) / n for name in ("sums", "squares"))
     std = np.sqrt(np.maximum(square - mean**2, 0))
-    if not (std > 0).all():
-        raise UserError(f"channel {int(np.argmin(std))} of the latents is the same everywhere: nothing to learn from {opened.source.name}")
+    if not (std > 1e-6 * np.abs(mean)).all() and opened.statement.get("statistics") == "own":
+        what = f"entry {int(np.argmin(std))} of the first axis of the {opened.noun} is the same everywhere"
+        raise UserError(f"{what}, nothing to learn from {opened.source.name}: drop it, or give --no-normalise")
     return {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}

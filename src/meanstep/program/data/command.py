@@ -1,4 +1,4 @@
-"""The command `meanstep cache`: images in, a cache out, made once."""
+"""The command `meanstep cache`: images or rows of numbers in, a cache out, made once."""
 
 import shutil
 from collections.abc import Collection, Iterator
@@ -28,7 +28,7 @@ CROP = (
 
 @dataclass(frozen=True)
 class MakeCache:
-    """Crop, resize and encode images once, into a folder that training reads: manifest.json and shards in safetensors.
+    """Crop, resize and encode images once, or take rows of numbers, into a folder that training reads: manifest.json and safetensors.
 
     The manifest states what was done and the sha256 of everything; a cache that does not fit a run is refused. Interrupt it at any
     moment: the same command goes on after the last full shard. On a finished cache the same command checks every sha256. The same
@@ -54,13 +54,16 @@ class MakeCache:
     flips: tyro.conf.FlagCreatePairsOff[bool] = False
     """Mirror images belong to the data: encoded too, or made when pictures are read."""
     limit: Annotated[int | None, hinted("At most so many images: drawn at random, always the same.", "all", "N")] = None
-    dtype: Literal["float16", "float32"] = "float16"
-    """How latents are stored; pictures are uint8."""
+    dtype: Annotated[
+        Literal["float16", "float32"] | None,
+        hinted("How rows are stored; pictures are uint8.", "latents float16, numbers as they are", "{float16,float32}"),
+    ] = None
     like: Annotated[Path | None, hinted("Normalise as this cache does: for a test split, that of the train split.", "own", "CACHE")] = None
     normalise: bool = True
-    """Bring each channel of latents to mean 0 and deviation 1; with --no-normalise they are what public SiT and DiT weights know."""
+    """Bring each channel of latents, or entry of the first axis of rows, to mean 0 and deviation 1; with --no-normalise latents are what
+    public SiT and DiT weights know."""
     skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Leave out images that cannot be read, and count them in the manifest."""
+    """Leave out what cannot be read, and rows that are not finite, and count them in the manifest."""
     shard: Annotated[int | None, hinted("Images of a shard.", "as fit into 32 MiB", "N")] = None
     chunk: Annotated[int, tyro.conf.arg(metavar="N")] = 32
     """Rows of one pass of the network: the autoencoder's. Another number can change the last bits."""
@@ -103,40 +106,50 @@ class MakeCache:
         if self.like is not None and not (self.like.expanduser() / NAME).is_file():
             raise UserError(f"--like: {self.like} is no cache: it has no {NAME}")
         asked: dict[str, Any] = {f.name: getattr(self, NAMED.get(f.name, f.name)) for f in fields(Request)}
-        given: dict[str, Any] = {name: 0 if value is None and name in ZEROS else value for name, value in asked.items()}
-        return Request(**given)
+        return Request(**asked | {name: ZEROS[name] for name in ZEROS if asked[name] is None})
 
 
 NAMED = {"batch": "chunk", "image": "image_column", "label": "label_column"}
 """Where the command has another word for an entry of the request."""
-ZEROS = ("channels", "size", "limit", "shard")
-"""Numbers that a request writes 0 for where nothing is asked."""
+ZEROS: dict[str, Any] = {"channels": 0, "size": 0, "limit": 0, "shard": 0, "dtype": ""}
+"""What a request holds where nothing is asked."""
 
 
 def _foresee(opened: "Opened", folder: Path, json: Path | None) -> None:
     n = len(opened.index)
     there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.is_dir())
     free, size = shutil.disk_usage(there).free, n * opened.row_bytes
-    c, h, w = opened.shape
-    record = {"command": "cache", "folder": str(folder), "images": n, "classes": list(opened.source.classes), "shape": [c, h, w]}
+    record = {
+        "command": "cache",
+        "folder": str(folder),
+        opened.noun: n,
+        "classes": list(opened.source.classes),
+        "shape": list(opened.shape),
+    }
     record |= {"of": len(opened.source), "left_out": dict(opened.source.left_out)}
     if put_json(
         json, record | {"dtype": opened.dtype, "flips": opened.flips, "shards": -(-n // opened.rows), "bytes": size, "made": False}
     ):
         return
-    words = f"{_number(n, opened)} images of {opened.source.name}, {len(opened.source.classes) or 'no'} classes, {opened.autoencoder.spec}"
+    words = f"{_number(n, opened)} {opened.noun} of {opened.source.name}, {len(opened.source.classes) or 'no'} classes"
+    words += f", {opened.autoencoder.spec if opened.name != 'plain' else 'as they are'}"
     out.print(words, soft_wrap=True, markup=False)
     for line in _lacking(opened, set(range(len(opened.source.classes))) - {opened.source.label(int(i)) for i in opened.index}):
         out.print(line, soft_wrap=True, markup=False)
-    out.print(f"{c} x {h} x {w} {opened.dtype}, {_mirrors(opened.flips)}, {-(-n // opened.rows)} shards")
+    out.print(f"{_sides(opened.shape)} {opened.dtype}, {MIRRORS[opened.flips]}, {-(-n // opened.rows)} shards")
     out.print(f"{size / 1e6:,.1f} MB in {folder}, {free / 1e6:,.0f} MB are free; nothing was written", soft_wrap=True)
 
 
 def _tell(cache: "Cache", opened: "Opened", json: Path | None) -> None:
     held = cache.manifest
-    c, h, w = held.shape
     size = sum(shard.bytes for shard in held.shards)
-    record = {"command": "cache", "folder": str(cache.path), "images": held.count, "classes": list(held.classes), "shape": [c, h, w]}
+    record = {
+        "command": "cache",
+        "folder": str(cache.path),
+        opened.noun: held.count,
+        "classes": list(held.classes),
+        "shape": list(held.shape),
+    }
     record |= {
         "of": len(opened.source),
         "left_out": dict(opened.source.left_out),
@@ -150,13 +163,13 @@ def _tell(cache: "Cache", opened: "Opened", json: Path | None) -> None:
     if put_json(json, record | {"skipped": held.skipped, "digest": held.digest}):
         return
     skipped = f", {held.skipped} left out as broken" if held.skipped else ""
-    words = f"{_number(held.count, opened)} images of {held.source}{skipped}, {len(held.classes) or 'no'} classes"
+    words = f"{_number(held.count, opened)} {opened.noun} of {held.source}{skipped}, {len(held.classes) or 'no'} classes"
     for line in (words, *_lacking(opened, held.empty or ())):
         chat.print(line, soft_wrap=True, markup=False)
-    chat.print(f"{c} x {h} x {w} {held.dtype}, {_mirrors(held.flips)}, {len(held.shards)} shards, {size / 1e6:,.1f} MB")
-    if held.latent and held.statistics == "own":
+    chat.print(f"{_sides(held.shape)} {held.dtype}, {MIRRORS[held.flips]}, {len(held.shards)} shards, {size / 1e6:,.1f} MB")
+    if held.codec != "pixels" and held.statistics == "own":
         mean, std = (f"{min(v):.3g} to {max(v):.3g}" for v in (held.mean, held.std))
-        chat.print(f"a channel's mean {mean}, standard deviation {std}")
+        chat.print(f"along the first axis: mean {mean}, standard deviation {std}")
     chat.print(f"cache: {cache.path}  ({held.digest[:16]})", soft_wrap=True, markup=False)
 
 
@@ -171,8 +184,12 @@ def _lacking(opened: "Opened", empty: Collection[int]) -> Iterator[str]:
     if opened.source.left_out:
         yield f"left out, not read: {counted(opened.source.left_out)}"
     if empty:
-        yield f"{len(empty)} classes without an image: {listed([opened.source.classes[k] for k in sorted(empty)])}"
+        lacking = "a row" if opened.source.plain else "an image"
+        yield f"{len(empty)} classes without {lacking}: {listed([opened.source.classes[k] for k in sorted(empty)])}"
 
 
-def _mirrors(flips: str) -> str:
-    return {"none": "no mirror images", "read": "mirrored when read", "stored": "mirror images stored"}[flips]
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+MIRRORS = {"none": "no mirror images", "read": "mirrored when read", "stored": "mirror images stored"}

@@ -1,4 +1,4 @@
-"""Data for a run: a cache as it is, or one made of pictures in the user's own folder, with a line that says so."""
+"""Data for a run: a cache as it is, or one made of a source in the user's own folder, with a line that says so."""
 
 import os
 from dataclasses import replace
@@ -39,7 +39,7 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
 
 def with_bar(opened: Opened, folder: Path) -> Cache:
     """`make` with a progress bar; an interrupt says how to go on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(opened.noun), TimeRemainingColumn())
     with shown(*columns) as bar:
         task = bar.add_task("cache", total=len(opened.index))
         try:

@@ -16,8 +16,8 @@ KINDS, FILES = ("identity", "taesd", "taef2", "tiny", "kl", "dc"), ("taesd", "ta
 @dataclass(frozen=True)
 class Request:
     """What is asked for. `channels` 0: the source's own. `shard`: rows of a shard, 0: of about 32 MiB. `like`: a cache whose mean and
-    standard deviation hold here too (a test split's train split). Without `normalise` latents stay as the
-    autoencoder's scaling leaves them."""
+    standard deviation hold here too (a test split's train split). Without `normalise` latents and numbers stay as they are. `dtype`: how
+    they are stored; empty: float16 for latents of pictures, as the source has them for numbers."""
 
     source: str
     autoencoder: str = "identity"
@@ -29,7 +29,7 @@ class Request:
     enlarge: bool = False
     flips: bool = False
     limit: int = 0
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["", "float16", "float32"] = ""
     like: Path | None = None
     normalise: bool = True
     skip_broken: bool = False

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from meanstep.program.bar import shown
 from meanstep.program.console import Interrupted, UserError, chat, err, out, put_json, stage
-from meanstep.program.evaluation import rows, samples
+from meanstep.program.evaluation import rows, samples, specs
+from meanstep.program.evaluation.examples import Examples, examples
 from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.evaluation.features import Extractor
 from meanstep.program.evaluation.measures import checked
-from meanstep.program.evaluation.pictures import Pictures, pictures
 from meanstep.program.evaluation.real_data import RunData, floor, halves
 from meanstep.program.evaluation.references import Reference, reference
 from meanstep.program.evaluation.rows import Row
@@ -41,7 +41,8 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
     device = available(asked.device)
     weights, config = samples.weights(saved, asked.average), held(run)
     with stage("opening extractor and autoencoder"):
-        own = config.run.extractor if config else "pixels"
+        manifest = described(run)
+        own = config.run.extractor if config else specs.usual(manifest.codec)
         extractor = open_extractor(asked.extractor or own, device, fetch=asked.extractor is not None)
         checked(asked.metrics, extractor, asked.count)
         facts = known(run)
@@ -49,9 +50,8 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
         samplers = tuple(dict.fromkeys(asked.sampler or (usual,)))
         for name in samplers:
             models.check_sampler(name, facts)
-        manifest = described(run)
         data = RunData(run, manifest, decoder(run, manifest, device, asked.autoencoder))
-    real = pictures(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
+    real = examples(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
     with _bar() as bar:
         work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, bar)
         try:
@@ -61,7 +61,7 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
     _show(asked, found, below, extractor.distance, run, usual)
 
 
-def _against(asked: "Evaluate", real: Pictures, extractor: Extractor, bar: Progress) -> Reference:
+def _against(asked: "Evaluate", real: Examples, extractor: Extractor, bar: Progress) -> Reference:
     total = min(len(real), asked.reference_limit or len(real))
     task = bar.add_task(f"reference: {real.name}", total=total)
     try:
@@ -85,7 +85,7 @@ def _show(asked: "Evaluate", found: list[Row], below: Row, distance: str, run: P
     chat.print(f"rows: {run / rows.NAME}", soft_wrap=True, markup=False)
 
 
-def notices(real: Pictures, against: Reference, count: int) -> Iterator[str]:
+def notices(real: Examples, against: Reference, count: int) -> Iterator[str]:
     """What a reader of the numbers has to know."""
     if real.left_out:
         yield f"{real.name}: left out, not read: {real.left_out}"
@@ -94,7 +94,7 @@ def notices(real: Pictures, against: Reference, count: int) -> Iterator[str]:
         yield "the reference are pictures that the autoencoder decoded: its own error is not in the numbers; give --reference the originals"
     if against.extractor.input.repeats(real.image[0]):
         yield f"the images are grey: {against.extractor.name} sees their one channel three times"
-    for what, n in (("samples", count), ("images of the reference", against.count)):
+    for what, n in (("samples", count), (f"{real.noun} of the reference", against.count)):
         if n <= dim:
             yield (
                 f"{n:,} {what} for {dim:,} features: the covariance is singular and {name} mostly bias; compare it at equal counts only, "
@@ -104,7 +104,7 @@ def notices(real: Pictures, against: Reference, count: int) -> Iterator[str]:
 
 @contextmanager
 def _bar() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with shown(*columns) as bar:
         yield bar
 
@@ -115,7 +115,7 @@ class Work:
 
     asked: "Evaluate"
     run: Path
-    real: Pictures
+    real: Examples
     against: Reference
     decoder: str
     """The autoencoder's digest."""
@@ -152,7 +152,7 @@ class Work:
         row: Row = {"count": asked.count, "seed": asked.seed, "distance": extractor.distance, "extractor": extractor.name}
         row |= {"extractor_digest": extractor.digest, "input": str(extractor.input)}
         row |= {"repeated": extractor.input.repeats(self.real.image[0]), "metrics": list(asked.metrics)}
-        return row | {"reference": f"{self.real.name}, {self.against.count:,} images", "reference_digest": self.against.digest}
+        return row | {"reference": f"{self.real.name}, {self.against.count:,} {self.real.noun}", "reference_digest": self.against.digest}
 
     def _drawn(self) -> str:
         """How labels are drawn: as in the reference only if it has labels for all images."""
@@ -190,7 +190,7 @@ class Work:
         return row
 
     def floor(self, data: RunData) -> Row:
-        """What images that the reference has not score, or one half of it against the other."""
+        """What rows that the reference has not score, or one half of it against the other."""
         pool = data.held_out(self.asked.held_out or "", self.real)
         name = (
             f"held out: {pool.name}"

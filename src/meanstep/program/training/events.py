@@ -13,7 +13,6 @@ from meanstep.program import console, disk
 from meanstep.program.console import chat, err
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.records import Records, load
-from meanstep.program.sampling import pictures
 from meanstep.program.training import checkpoints
 from meanstep.program.training.loggers import Logger
 from meanstep.program.training.loop import Window
@@ -22,8 +21,6 @@ from meanstep.program.training.samples import PICTURED, Judge, Samples
 from meanstep.program.training.state import State
 
 Show = Callable[[State, dict[str, float]], None]
-MOST = 12
-"""Most classes that have a column each in a grid of eight rows."""
 
 
 @dataclass
@@ -72,13 +69,12 @@ class Events:
         return means | {"samples_per_second": speed}
 
     def picture(self, state: State) -> None:
-        """A grid of samples of the same seeds, and labels, each time: in one step where the field knows the average velocity."""
-        columns = len(self.samples.shown) if 2 <= len(self.samples.shown) <= MOST else 8
-        images = self.samples.images(state, range(8 * columns))
+        """A preview of samples of the same seeds, and labels, each time: in one step where the field knows the average velocity."""
+        image = self.samples.preview(state)
         if self.ranks.first:
             name = f"samples/{state.seen:012d}.png"
             disk.folder(self.folder / "samples")
-            disk.write(self.folder / name, pictures.encoded(pictures.grid(images, columns)))
+            disk.write(self.folder / name, image)
             self._note("picture", state.seen, file=name)
 
     def evaluate(self, state: State) -> bool:

@@ -1,6 +1,7 @@
 """What a run has learned: network, averages, optimiser, and how much it has seen. Made anew here, restored by `checkpoints`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -33,9 +34,17 @@ class Owner(nn.Module):
         super().__init__()
         self.net, self.loss, self.learner = net, loss, learner
 
-    def forward(self, x: Tensor, y: Tensor | None, progress: float | Tensor, generator: Generator | None = None) -> Output:
-        """The loss of a chunk of rows; random numbers from the generator, or from torch's own in a compiled step."""
-        out: Output = self.loss(self.net, x, y, progress=progress, generator=generator)
+    def forward(
+        self,
+        x: Tensor,
+        y: Any,
+        progress: float | Tensor,
+        generator: Generator | None = None,
+        noise: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Output:
+        """The loss of a chunk of rows, see `Batch`; random numbers from the generator, or from torch's own in a compiled step."""
+        out: Output = self.loss(self.net, x, y, noise=noise, mask=mask, progress=progress, generator=generator)
         return out
 
 
