@@ -13,7 +13,7 @@ class Batch(NamedTuple):
     """Rows of a training step: `x` `[B, *E]`, of any event shape.
 
     `start`: position of the first row in the stream of samples, which decides the random numbers of its step. `y`: the condition, a
-    tensor or a tree of tensors with leading `B`, None for none; `noise` and `mask`: as `Loss` takes them, None for a fresh draw and no mask.
+    tensor or a tree of tensors with leading `B`, None for none; `noise`, `mask`: as `Loss` takes them, None for a fresh draw and no mask.
     """
 
     start: int

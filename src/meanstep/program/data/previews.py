@@ -107,7 +107,7 @@ def _scatter(rows: Tensor) -> Image.Image:
         draw.ellipse((at - 1.5, up - 1.5, at + 1.5, up + 1.5), fill=COLOURS[0])
     draw.rectangle((0, 0, CLOUD - 1, CLOUD - 1), outline="#9a9a96")
     draw.text((MARGIN, CLOUD - 18), f"{low:.3g}", fill="#4a4a4a")
-    draw.text((CLOUD - MARGIN, MARGIN), f"{high:.3g}", fill="#4a4a4a", anchor="ra")
+    draw.text((CLOUD - MARGIN - 8 * len(f"{high:.3g}"), MARGIN), f"{high:.3g}", fill="#4a4a4a")
     return whole
 
 

@@ -76,7 +76,8 @@ def fits(name: str, factory: Any, options: Mapping[str, Any]) -> None:
     try:
         inspect.signature(factory).bind(**options)
     except TypeError as error:  # a ValueError: written in C, it will complain itself
-        raise UserError(f"{name} is called with size, channels (or shape) and classes as keywords beside its --network.options: {error}") from None
+        sizes = " and ".join(", ".join(size for size in SIZES if size in options).rsplit(", ", 1))
+        raise UserError(f"{name} is called with {sizes} as keywords beside its --network.options: {error}") from None
     except ValueError:
         return
 
