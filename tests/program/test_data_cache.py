@@ -127,7 +127,7 @@ def test_without_mirror_images_none_are_read(images: str, tmp_path: Path):
 def test_latents_are_normalised_and_their_mirror_images_encoded(images: str, weights: Path, tmp_path: Path):
     request = Request(images, f"taesd:{weights}", shard=9, flips=True, dtype="float32", batch=4)
     cache, ae = made(request, tmp_path / "cache"), open_autoencoder(f"taesd:{weights}")
-    assert cache.shape == (4, 2, 2) and cache.manifest.image == (3, 16, 16) and cache.manifest.latent
+    assert cache.shape == (4, 2, 2) and cache.manifest.image == (3, 16, 16) and cache.manifest.codec == "latents"
     every = torch.arange(N)
     x, _ = cache.rows(every)
     mirrored, _ = cache.rows(every, torch.ones(N, dtype=torch.bool))
@@ -330,15 +330,15 @@ def test_a_run_is_told_what_differs(images: str, weights: Path, tmp_path: Path):
 @pytest.mark.parametrize("flips", [False, True])
 def test_ranks_and_resumption_see_one_order(images: str, tmp_path: Path, flips: bool):
     loader = Loader(made(Request(images, shard=10, flips=True), tmp_path / "cache"), 5, flips)
-    x, y = loader.chunk(0, 48)
+    _, x, y, *_ = loader.chunk(0, 48)
     assert y[:N].sort().values.tolist() == sorted(i % 3 for i in range(N))
     for ranks in (1, 2, 4):
         share = 8 // ranks
         parts = [loader.chunk(step * 8 + rank * share, share) for step in range(6) for rank in range(ranks)]
-        assert torch.equal(torch.cat([p[0] for p in parts]), x) and torch.equal(torch.cat([p[1] for p in parts]), y)
+        assert torch.equal(torch.cat([p.x for p in parts]), x) and torch.equal(torch.cat([p.y for p in parts]), y)
     again = Loader(Cache.open(tmp_path / "cache"), 5, flips)
     assert [start for start, *_ in again.stream(range(24, 48, 8), 8)] == [24, 32, 40]
-    assert torch.equal(torch.cat([part for _, part, _ in again.stream(range(24, 48, 8), 8)]), x[24:])
+    assert torch.equal(torch.cat([batch.x for batch in again.stream(range(24, 48, 8), 8)]), x[24:])
 
 
 def test_the_thread_ends_with_the_stream(images: str, tmp_path: Path):

@@ -198,7 +198,7 @@ def test_latents_of_ones_own_are_decoded_by_their_autoencoder(here: Path):
     pictures = decoded(cache.rows(torch.arange(8))[0], cache.manifest, ae)
     assert pictures.dtype == torch.uint8 and (pictures.float() - expected).abs().max() <= 1
     np.save(here / "odd.npy", z[:, :3])
-    with pytest.raises(UserError, match="rows of shape 3 x 2 x 2 are no latents of taesd:taesd.safetensors, which have 4 channels"):
+    with pytest.raises(UserError, match=r"rows of shape 3 x 2 x 2 are no latents of taesd:taesd\.safetensors, which have 4 channels"):
         Opened.of(Request("odd.npy", "taesd:taesd.safetensors"))
 
 
@@ -239,9 +239,9 @@ def test_what_does_not_fit_rows_names_the_remedy(here: Path):
     for request in (Request("x.npy", size=8), Request("x.npy", flips=True), Request("x.npy", channels=1)):
         with pytest.raises(UserError, match="is for pictures: leave it out"):
             Opened.of(request)
-    with pytest.raises(UserError, match="the rows are 3: give --network.name mlp"):
+    with pytest.raises(UserError, match=r"the rows are 3: give --network\.name mlp"):
         networks.described(NetworkConfig("dit"), cache.shape, 0)
-    with pytest.raises(UserError, match="takes images uint8 .*: for rows of numbers give --extractor rows"):
+    with pytest.raises(UserError, match=r"takes images uint8 .*: for rows of numbers give --extractor rows"):
         reference(of_cache(cache, IDENTITY), open_extractor("pixels"))
     with pytest.raises(UserError, match="5,000 entries, and the extractor rows takes at most 4,096"):
         reference(of_cache(ensure("long.npy"), IDENTITY), open_extractor("rows"))
@@ -335,8 +335,8 @@ def test_a_rising_signal_rises():
 # Who speaks of pictures --------------------------------------------------------------------------------------------------------------
 
 PICTURES = {
-    "data": {"codecs", "pictures", "previews", "autoencoders", "tiny", "formats", "arrays", "request", "command"},
-    "evaluation": {"inputs", "extractors", "efficientnet", "pretrained"},
+    "data": {"codecs", "pictures", "previews", "autoencoders", "tiny", "formats", "arrays", "source", "request", "command"},
+    "evaluation": {"inputs", "features", "extractors", "efficientnet", "pretrained"},
     "runs": {"families"},
 }
 """Modules that may know that a picture has channels, a height and a width; in `runs` those that make networks for them."""
@@ -351,7 +351,7 @@ def of_pictures(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, getattr(node, word)
         if isinstance(node, ast.Subscript):
             inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else []
-            if sum(isinstance(e, ast.Constant) and e.value is None for e in inside) > 1:
+            if getattr(node.value, "id", "") != "Generator" and sum(isinstance(e, ast.Constant) and e.value is None for e in inside) > 1:
                 yield node.lineno, "several new axes"
             if isinstance(node.value, ast.Name) and node.value.id == "tuple" and [getattr(e, "id", "") for e in inside] == ["int"] * 3:
                 yield node.lineno, "a triple of sizes"

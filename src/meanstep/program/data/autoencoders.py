@@ -38,6 +38,11 @@ class Autoencoder:
     scaling: float = 1.0
     shift: float = 0.0
 
+    @property
+    def encodes(self) -> bool:
+        """Whether it makes latents, not pictures of pictures."""
+        return self.channels > 0
+
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """`z` float32 on the autoencoder's device; one channel is seen as three equal ones."""

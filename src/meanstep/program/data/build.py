@@ -78,7 +78,7 @@ def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: Thread
     if rows:
         data = save(whole)
         write(folder / entry["name"], data)
-        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **_sums(whole)}
+        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **(_sums(whole) if opened.codec.measured else {})}
     return entry
 
 
@@ -124,8 +124,6 @@ def _encode(opened: Opened, items: Tensor, at: np.ndarray) -> Tensor:
 
 def _sums(whole: dict[str, Tensor]) -> dict[str, Any]:
     """Sums and sums of squares of each entry of the first axis of a row, mirror images included, in float64."""
-    if whole["x"].dtype == torch.uint8:
-        return {}
     parts = [whole[name].double() for name in ("x", "x_flip") if name in whole]
     over = [axis for axis in range(parts[0].ndim) if axis != 1]
     return {
@@ -161,7 +159,7 @@ def _empty(opened: Opened, shards: list[Path]) -> tuple[int, ...]:
 
 def _statistics(opened: Opened, parts: list[dict[str, Any]]) -> dict[str, Any]:
     first = opened.shape[0]
-    if opened.dtype == "uint8":
+    if not opened.codec.measured:
         return {"mean": (0.0,) * first, "std": (1.0,) * first}
     n = sum(part["numbers"] for part in parts)
     mean, square = (np.sum([part[name] for part in parts], axis=0) / n for name in ("sums", "squares"))

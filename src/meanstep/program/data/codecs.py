@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -27,7 +28,9 @@ class Codec:
 
     `flips`: how their mirror images come about, if they are asked for. `prepare`: from a batch of what a source holds, pictures uint8 or
     numbers `[B, *E]`, to stored rows. `seen`: from stored rows in float32 to what the network sees,
-    in place. `decode`: from that to rows in units of the data. `preview`: from those, and a number of columns, to one image.
+    in place; `measured`: by mean and deviation of the stored rows. `decode`: from what the network sees to rows in units of the data.
+    `preview`: from those, and a number of columns, to one image; `named`: from those to arrays of a file, by name; `pictures`: whether they
+    are pictures.
     """
 
     flips: Literal["none", "read", "stored"]
@@ -35,6 +38,9 @@ class Codec:
     seen: Callable[[Tensor, Tensor, Tensor], Tensor]
     decode: Callable[[Tensor, Manifest, Autoencoder], Tensor]
     preview: Callable[[Tensor, int | None], Image.Image]
+    named: Callable[[Tensor], dict[str, np.ndarray]]
+    measured: bool = True
+    pictures: bool = True
 
 
 def _kept(items: Tensor, autoencoder: Autoencoder, dtype: torch.dtype) -> Tensor:
@@ -64,14 +70,23 @@ def _pictures(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor
     return images if images.shape[1] == manifest.image[0] else images.float().mean(1, keepdim=True).round().to(torch.uint8)  # grey
 
 
-def _measured(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor:
+def _unscaled(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor:
     return manifest.unnormalise(x.float())
 
 
+def _images(rows: Tensor) -> dict[str, np.ndarray]:
+    """Pictures `[N, H, W, C]`, as the sources read them."""
+    return {"images": rows.movedim(1, -1).numpy()}
+
+
+def _x(rows: Tensor) -> dict[str, np.ndarray]:
+    return {"x": rows.numpy()}
+
+
 CODECS: Mapping[str, Codec] = {
-    "pixels": Codec("read", _kept, _scaled, _pictures, previews.grid),
-    "latents": Codec("stored", _encoded, _normalised, _pictures, previews.grid),
-    "plain": Codec("none", _kept, _normalised, _measured, previews.numbers),
+    "pixels": Codec("read", _kept, _scaled, _pictures, previews.grid, _images, measured=False),
+    "latents": Codec("stored", _encoded, _normalised, _pictures, previews.grid, _images),
+    "plain": Codec("none", _kept, _normalised, _unscaled, previews.numbers, _x, pictures=False),
 }
 """By the name that a manifest states."""
 

@@ -12,7 +12,6 @@ import numpy as np
 from meanstep.program.console import UserError
 from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
 from meanstep.program.data.codecs import CODECS, DTYPES, Codec
-from meanstep.program.data.kinds import Resample
 from meanstep.program.data.manifest import LATER, NAME, STRUCTURE, Manifest
 from meanstep.program.data.order import subset
 from meanstep.program.data.pictures import Preparation
@@ -48,11 +47,9 @@ class Opened:
         autoencoder = open_autoencoder(request.autoencoder, request.device)
         if source.plain:
             return cls._plain(request, source, autoencoder)
-        channels = request.channels or source.channels
-        resample: Resample = "bicubic" if request.crop == "adm" else request.resample
-        item = Preparation(channels, request.size, request.crop, resample, request.enlarge)
+        item = Preparation.asked(request, source)
         image = _first(source, item, request.skip_broken).shape
-        name, dtype = ("latents", request.dtype or "float16") if autoencoder.channels else ("pixels", "uint8")
+        name, dtype = ("latents", request.dtype or "float16") if autoencoder.encodes else ("pixels", "uint8")
         return cls(request, source, autoencoder, name, replace(item, shape=image), image, autoencoder.shape(image), dtype)
 
     @classmethod
@@ -62,8 +59,8 @@ class Opened:
             if getattr(request, name):
                 raise UserError(f"{source.name} holds rows of numbers, and --{name} is for pictures: leave it out")
         first = _first(source, numbers, request.skip_broken)
-        image = autoencoder.image(first.shape) if autoencoder.channels else first.shape
-        name = "latents" if autoencoder.channels else "plain"
+        image = autoencoder.image(first.shape) if autoencoder.encodes else first.shape
+        name = "latents" if autoencoder.encodes else "plain"
         return cls(request, source, autoencoder, name, numbers, image, first.shape, request.dtype or first.dtype.name)
 
     @property

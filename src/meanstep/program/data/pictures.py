@@ -7,6 +7,9 @@ from PIL import Image, ImageOps
 
 from meanstep.program.console import UserError
 from meanstep.program.data.kinds import Crop, Resample
+from meanstep.program.data.manifest import Manifest
+from meanstep.program.data.request import Request
+from meanstep.program.data.source import Source
 
 FILTERS = {"box": Image.Resampling.BOX, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 GREY, COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
@@ -28,6 +31,20 @@ class Preparation:
     resample: Resample = "bicubic"
     enlarge: bool = False
     shape: tuple[int, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def asked(cls, request: Request, source: Source) -> "Preparation":
+        """What a request asks for, of a source."""
+        resample: Resample = "bicubic" if request.crop == "adm" else request.resample
+        return cls(request.channels or source.channels, request.size, request.crop, resample, request.enlarge)
+
+    @classmethod
+    def stated(cls, manifest: Manifest) -> "Preparation":
+        """What was done to the pictures of a cache."""
+        channels, side, *_ = manifest.image
+        filtered: Resample = manifest.resample if manifest.resample != "none" else "bicubic"
+        size = side if manifest.crop != "none" else 0
+        return cls(channels, size, manifest.crop, filtered, manifest.enlarged, manifest.image)
 
     def __call__(self, image: Image.Image, where: str) -> np.ndarray:
         """uint8 `[channels, H, W]`; `UserError` that names `where` for an image that does not do."""

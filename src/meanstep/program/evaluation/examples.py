@@ -61,7 +61,7 @@ def of_source(source: Source, manifest: Manifest, split: str) -> Examples:
     """A source's rows, pictures cropped and resized as the run's data were; `UserError` for one that does not fit."""
     if source.plain != (manifest.codec == "plain"):
         raise UserError(f"{source.name} holds {'rows of numbers' if source.plain else 'pictures'}, and the run's data are {manifest.codec}")
-    prepare = numbers if source.plain else _preparation(manifest)
+    prepare = numbers if source.plain else Preparation.stated(manifest)
     if source.plain and source[0][0].shape != manifest.image:
         raise UserError(f"{source.name} holds rows of {_sides(source[0][0].shape)}, the run's are {_sides(manifest.image)}")
 
@@ -83,13 +83,6 @@ def of_source(source: Source, manifest: Manifest, split: str) -> Examples:
         left_out=counted(source.left_out),
         noun=manifest.items,
     )
-
-
-def _preparation(manifest: Manifest) -> Preparation:
-    cropped = manifest.crop != "none"
-    filtered = manifest.resample if manifest.resample != "none" else "bicubic"
-    channels, side, *_ = manifest.image
-    return Preparation(channels, side if cropped else 0, manifest.crop, filtered, manifest.enlarged, manifest.image)
 
 
 def _sides(shape: tuple[int, ...]) -> str:

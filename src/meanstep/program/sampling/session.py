@@ -80,12 +80,11 @@ def _rows(asked: "Sample", model: Model, labels: Tensor | None) -> Tensor:
 
 def _save(path: Path, rows: Tensor, asked: "Sample", labels: Tensor | None, model: Model) -> list[Path]:
     """Write what the name's end says; numbers are also written as arrays beside an image of them. The files."""
-    pictures, end = rows.dtype == torch.uint8, path.suffix.lower()
+    codec, end, box = CODECS[model.manifest.codec], path.suffix.lower(), io.BytesIO()
     if end not in ARRAYS:
-        previews.save(path, CODECS[model.manifest.codec].preview(rows, asked.columns))
-        return [path] if pictures else [path, *_save(path.with_suffix(".npz"), rows, asked, labels, model)]
-    held: dict[str, Any] = {"images": rows.permute(0, 2, 3, 1).numpy()} if pictures else {"x": rows.numpy()}
-    box = io.BytesIO()
+        previews.save(path, codec.preview(rows, asked.columns))
+        return [path, *([] if codec.pictures else _save(path.with_suffix(".npz"), rows, asked, labels, model))]
+    held: dict[str, Any] = dict(codec.named(rows))
     if end == ".npy":
         np.save(box, *held.values())
     else:
