@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from meanstep.program.console import err
 
@@ -13,6 +13,17 @@ from meanstep.program.console import err
 def shown(*columns: ProgressColumn) -> Progress:
     """A bar on the terminal's standard error that goes when the work is done; nothing where nobody watches."""
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+def counting(noun: str = "") -> Progress:
+    """Such a bar that counts, so many of so many, with the time that is left; `noun`: what is counted."""
+    return shown(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(noun), TimeRemainingColumn())
+
+
+def clock(seconds: float) -> str:
+    """A duration, rounded: `3 h 5 min`, `2 min 40 s`."""
+    hours, rest = divmod(int(seconds + 0.5), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
 EVERY = 30.0

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
@@ -83,35 +84,33 @@ def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: Thread
 
 
 def _batches(opened: Opened, index: np.ndarray, pool: ThreadPoolExecutor) -> Iterator[tuple[np.ndarray, list[Item]]]:
-    """Items of the shard in batches, the next being read while one is encoded; without the broken ones."""
-    size, ahead = opened.request.batch, 1
-    waiting: list[tuple[np.ndarray, list[Future[Item | None]]]] = []
+    """Items of the shard in batches, as many ahead as there are threads, one thread for each; without the broken ones."""
+    waiting: deque[tuple[np.ndarray, Future[list[Item]]]] = deque()
     try:
-        for start in range(0, len(index), size):
-            at = index[start : start + size]
-            waiting.append((at, [pool.submit(_read, opened, int(i)) for i in at]))
-            if len(waiting) > ahead:
-                yield _gathered(*waiting.pop(0))
+        for start in range(0, len(index), opened.request.batch):
+            at = index[start : start + opened.request.batch]
+            waiting.append((at, pool.submit(_read, opened, at)))
+            if len(waiting) > opened.request.workers:
+                at, items = waiting.popleft()
+                yield at, items.result()
         while waiting:
-            yield _gathered(*waiting.pop(0))
+            at, items = waiting.popleft()
+            yield at, items.result()
     finally:
-        for _, futures in waiting:
-            for future in futures:
-                future.cancel()
+        for _, items in waiting:
+            items.cancel()
 
 
-def _gathered(at: np.ndarray, futures: list[Future[Item | None]]) -> tuple[np.ndarray, list[Item]]:
-    return at, [found for future in futures if (found := future.result()) is not None]
-
-
-def _read(opened: Opened, i: int) -> Item | None:
-    try:
-        item, label = opened.source[i]
-    except Broken:
-        if opened.request.skip_broken:
-            return None
-        raise
-    return opened.item(item, opened.source.where(i)), label
+def _read(opened: Opened, at: np.ndarray) -> list[Item]:
+    found = []
+    for i in at.tolist():
+        try:
+            item, label = opened.source[i]
+            found.append((opened.item(item, opened.source.where(i)), label))
+        except Broken:
+            if not opened.request.skip_broken:
+                raise
+    return found
 
 
 def _encode(opened: Opened, items: Tensor, at: np.ndarray) -> Tensor:

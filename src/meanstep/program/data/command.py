@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from meanstep.program import flags
-from meanstep.program.console import UserError, chat, out, put_json, stage, takes_json
+from meanstep.program.console import UserError, chat, out, put_json, say, stage, takes_json
 from meanstep.program.data.kinds import AUTOENCODERS, SOURCES, Crop, listed
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.request import Request, known_autoencoder, present
@@ -116,80 +116,54 @@ ZEROS: dict[str, Any] = {"channels": 0, "size": 0, "limit": 0, "shard": 0, "dtyp
 
 
 def _foresee(opened: "Opened", folder: Path, json: Path | None) -> None:
-    n = len(opened.index)
     there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.is_dir())
-    free, size = shutil.disk_usage(there).free, n * opened.row_bytes
-    record = {
-        "command": "cache",
-        "folder": str(folder),
-        opened.noun: n,
-        "classes": list(opened.source.classes),
-        "shape": list(opened.shape),
-    }
-    record |= {"of": len(opened.source), "left_out": dict(opened.source.left_out)}
-    if put_json(
-        json, record | {"dtype": opened.dtype, "flips": opened.flips, "shards": -(-n // opened.rows), "bytes": size, "made": False}
-    ):
+    n, free = len(opened.index), shutil.disk_usage(there).free
+    record = _record(opened, folder, n, -(-n // opened.rows), n * opened.row_bytes)
+    if put_json(json, record | {"made": False}):
         return
-    words = f"{_number(n, opened)} {opened.noun} of {opened.source.name}, {len(opened.source.classes) or 'no'} classes"
-    words += f", {opened.autoencoder.spec if opened.name != 'plain' else 'as they are'}"
-    out.print(words, soft_wrap=True, markup=False)
-    for line in _lacking(opened, set(range(len(opened.source.classes))) - {opened.source.label(int(i)) for i in opened.index}):
-        out.print(line, soft_wrap=True, markup=False)
-    out.print(f"{_sides(opened.shape)} {opened.dtype}, {MIRRORS[opened.flips]}, {-(-n // opened.rows)} shards")
-    out.print(f"{size / 1e6:,.1f} MB in {folder}, {free / 1e6:,.0f} MB are free; nothing was written", soft_wrap=True)
+    words = opened.autoencoder.spec if opened.name != "plain" else "as they are"
+    empty = set(range(len(opened.source.classes))) - {opened.source.label(int(i)) for i in opened.index}
+    for line in _lines(record, opened, opened.source.name, empty, f", {words}"):
+        say(line, on=out)
+    say(f"{free / 1e6:,.0f} MB are free in {folder}; nothing was written", on=out)
 
 
 def _tell(cache: "Cache", opened: "Opened", json: Path | None) -> None:
     held = cache.manifest
-    size = sum(shard.bytes for shard in held.shards)
-    record = {
-        "command": "cache",
-        "folder": str(cache.path),
-        opened.noun: held.count,
-        "classes": list(held.classes),
-        "shape": list(held.shape),
-    }
-    record |= {
-        "of": len(opened.source),
-        "left_out": dict(opened.source.left_out),
-        "empty": list(held.empty or ()),
-        "dtype": held.dtype,
-        "flips": held.flips,
-        "shards": len(held.shards),
-        "bytes": size,
-        "made": True,
-    }
-    if put_json(json, record | {"skipped": held.skipped, "digest": held.digest}):
+    record = _record(opened, cache.path, held.count, len(held.shards), sum(shard.bytes for shard in held.shards))
+    empty = list(held.empty or ())
+    if put_json(json, record | {"empty": empty, "made": True, "skipped": held.skipped, "digest": held.digest}):
         return
     skipped = f", {held.skipped} left out as broken" if held.skipped else ""
-    words = f"{_number(held.count, opened)} {opened.noun} of {held.source}{skipped}, {len(held.classes) or 'no'} classes"
-    for line in (words, *_lacking(opened, held.empty or ())):
-        chat.print(line, soft_wrap=True, markup=False)
-    chat.print(f"{_sides(held.shape)} {held.dtype}, {MIRRORS[held.flips]}, {len(held.shards)} shards, {size / 1e6:,.1f} MB")
+    for line in _lines(record, opened, f"{held.source}{skipped}", empty):
+        say(line)
     if held.codec != "pixels" and held.statistics == "own":
         mean, std = (f"{min(v):.3g} to {max(v):.3g}" for v in (held.mean, held.std))
         chat.print(f"along the first axis: mean {mean}, standard deviation {std}")
-    chat.print(f"cache: {cache.path}  ({held.digest[:16]})", soft_wrap=True, markup=False)
+    say(f"cache: {cache.path}  ({held.digest[:16]})")
 
 
-def _number(n: int, opened: "Opened") -> str:
-    return f"{n:,}" if opened.taken == "all" else f"{n:,} of {len(opened.source):,}"
+def _record(opened: "Opened", folder: Path, rows: int, shards: int, size: int) -> dict[str, Any]:
+    source = opened.source
+    found = {"command": "cache", "folder": str(folder), opened.noun: rows, "classes": list(source.classes), "shape": list(opened.shape)}
+    found |= {"of": len(source), "left_out": dict(source.left_out), "dtype": opened.dtype, "flips": opened.flips}
+    return found | {"shards": shards, "bytes": size}
 
 
-def _lacking(opened: "Opened", empty: Collection[int]) -> Iterator[str]:
-    """What the source holds that is not read, and which classes have no images."""
+def _lines(record: dict[str, Any], opened: "Opened", what: str, empty: Collection[int], more: str = "") -> Iterator[str]:
+    """The record in words: what is read, what is not, which classes have nothing, and how it is stored."""
     from meanstep.program.data.formats import counted
 
-    if opened.source.left_out:
-        yield f"left out, not read: {counted(opened.source.left_out)}"
+    n, source = record[opened.noun], opened.source
+    number = f"{n:,}" if opened.taken == "all" else f"{n:,} of {len(source):,}"
+    yield f"{number} {opened.noun} of {what}, {len(source.classes) or 'no'} classes{more}"
+    if source.left_out:
+        yield f"left out, not read: {counted(source.left_out)}"
     if empty:
-        lacking = "a row" if opened.source.plain else "an image"
-        yield f"{len(empty)} classes without {lacking}: {listed([opened.source.classes[k] for k in sorted(empty)])}"
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+        lacking = "a row" if source.plain else "an image"
+        yield f"{len(empty)} classes without {lacking}: {listed([source.classes[k] for k in sorted(empty)])}"
+    sides, size = " x ".join(map(str, opened.shape)), record["bytes"] / 1e6
+    yield f"{sides} {opened.dtype}, {MIRRORS[opened.flips]}, {record['shards']} shards, {size:,.1f} MB"
 
 
 MIRRORS = {"none": "no mirror images", "read": "mirrored when read", "stored": "mirror images stored"}

@@ -30,52 +30,48 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The statement of a cache. Two caches hold the same data exactly if their `digest` is the same."""
+    """The statement of a cache. Two caches hold the same data exactly if their `digest` is the same.
+
+    `source`: its name, without folders; `source_digest`: sha256 of its contents. `limit`: at most so many items were taken, 0: all, as
+    `taken` says: all, evenly spaced ones, or the first of a fixed permutation, in their own order. `count`: rows; `skipped`: items left out
+    because they could not be read; `left_out`: what lay in the source and is not read, how many of what kind, None: it was not counted.
+
+    `image`: shape of a row in units of the data, of pictures channels, height and width; `shape`: of a row as the network sees it. `crop`,
+    `resample`, `enlarged`: what was done to pictures, and whether those smaller than the crop were enlarged instead of refused. `flips`:
+    mirror images do not belong to the data, are made when read, or are stored beside. `classes`: names of the labels 0, 1, ..., none
+    without labels; `empty`: labels of which there is no row, None: it was not looked.
+
+    `codec`: what rows are, see `codecs`. `autoencoder`: its kind and where it was found, `identity`, `taesd:PATH`, ...; stored latents are
+    (its own - `shift`) * `scaling`. `mean`, `std`: of each entry of the first axis of the stored rows, such as a channel, over all rows and
+    places, 0 and 1 for pictures; `statistics`: where they were measured: `own`, the digest of another cache, `none`: not normalised.
+    """
 
     source: str
-    """The source's name, without folders."""
     source_digest: str
-    """sha256 of the source's contents."""
     split: str
     limit: int
-    """At most so many images were taken, as `taken` says; 0: all."""
     count: int
     skipped: int
-    """Images left out because they could not be read."""
     image: tuple[int, ...]
-    """Shape of a row in units of the data: of pictures channels, height and width."""
     shape: tuple[int, ...]
-    """Shape of a row as the network sees it."""
     crop: Literal["none", "center", "adm"]
     resample: Literal["none", "box", "bicubic", "lanczos"]
     enlarged: bool
-    """Whether images smaller than the crop were enlarged instead of refused."""
     flips: Literal["none", "read", "stored"]
-    """Mirror images: none belong to the data, made when read, or encoded and stored beside."""
     classes: tuple[str, ...]
-    """Names of the labels 0, 1, ...; empty: no labels."""
     autoencoder: str
-    """Its kind and where it was found: `identity`, `taesd:PATH`, ..."""
     autoencoder_digest: str
     scaling: float
-    """Stored latents are (the autoencoder's own - shift) * scaling."""
     shift: float
     dtype: Literal["uint8", "float16", "float32"]
     mean: tuple[float, ...]
-    """Of each entry of the first axis of the stored rows, such as a channel, over all rows and places; 0 for pictures."""
     std: tuple[float, ...]
-    """Likewise; 1 for pictures."""
     statistics: str
-    """Where mean and std were measured: `own`, or the digest of another cache; `none`: rows are not normalised."""
     shards: tuple[Shard, ...]
     taken: Literal["all", "spaced", "permutation"] = "all"
-    """Which images: all, evenly spaced ones, or the first `limit` of a fixed permutation, in their own order."""
     left_out: dict[str, int] | None = None
-    """What lay in the source and is not read: how many of what kind, by ending; None: it was not counted."""
     empty: tuple[int, ...] | None = None
-    """Labels of which the cache holds no image; None: it was not looked."""
     codec: Literal["pixels", "latents", "plain"] = "pixels"
-    """What rows are: pictures, an autoencoder's latents, or numbers as they are, see `codecs`."""
     version: int = VERSION
 
     @property

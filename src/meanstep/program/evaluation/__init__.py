@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING
 from meanstep.program.lazy import lazily
 
 if TYPE_CHECKING:
-    from meanstep.program.evaluation.examples import Examples
-    from meanstep.program.evaluation.extractors import open_extractor
-    from meanstep.program.evaluation.features import Extractor
-    from meanstep.program.evaluation.measures import Gathered, measured
-    from meanstep.program.evaluation.references import Reference, reference
+    from meanstep.program.evaluation.examples import Examples as Examples
+    from meanstep.program.evaluation.extractors import open_extractor as open_extractor
+    from meanstep.program.evaluation.features import Extractor as Extractor
+    from meanstep.program.evaluation.measures import Gathered as Gathered
+    from meanstep.program.evaluation.measures import measured as measured
+    from meanstep.program.evaluation.references import Reference as Reference
+    from meanstep.program.evaluation.references import reference as reference
 
-__all__ = ["Examples", "Extractor", "Gathered", "Reference", "measured", "open_extractor", "reference"]
-__getattr__ = lazily(
-    __name__,
-    {
-        **dict.fromkeys(("Gathered", "measured"), "measures"),
-        **dict.fromkeys(("Reference", "reference"), "references"),
-        "Extractor": "features",
-        "Examples": "examples",
-        "open_extractor": "extractors",
-    },
-)
+__getattr__ = lazily(__name__, __file__)

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from meanstep.metrics import Statistics
-from meanstep.program.console import UserError, err
+from meanstep.program.console import UserError, err, say
 from meanstep.program.data.ensured import user_folder
 from meanstep.program.disk import clean, made, write
 from meanstep.program.evaluation.examples import Examples
@@ -119,5 +119,5 @@ def _held(path: Path, about: dict[str, Any]) -> dict[str, Tensor] | None:
             raise ValueError("it is not what its statement says")
         return dict(load(data))
     except (OSError, ValueError, SafetensorError) as error:
-        err.print(f"{path} is damaged ({str(error)[:80]}): computed again", soft_wrap=True, markup=False)
+        say(f"{path} is damaged ({str(error)[:80]}): computed again", on=err)
         return None

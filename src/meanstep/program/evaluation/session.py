@@ -3,16 +3,15 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 
-from meanstep.program.bar import shown
-from meanstep.program.console import Interrupted, UserError, chat, err, out, put_json, stage
+from meanstep.program.bar import counting
+from meanstep.program.console import Interrupted, UserError, err, out, put_json, say, stage
 from meanstep.program.evaluation import rows, samples, specs
 from meanstep.program.evaluation.examples import Examples, examples
 from meanstep.program.evaluation.extractors import open_extractor
@@ -52,7 +51,7 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
             models.check_sampler(name, facts)
         data = RunData(run, manifest, decoder(run, manifest, device, asked.autoencoder))
     real = examples(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
-    with _bar() as bar:
+    with counting() as bar:
         work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, bar)
         try:
             found, below = work.cells(weights), work.floor(data)
@@ -73,7 +72,7 @@ def _against(asked: "Evaluate", real: Examples, extractor: Extractor, bar: Progr
     finally:
         bar.remove_task(task)
     for notice in notices(real, against, asked.count):
-        err.print(notice, soft_wrap=True, markup=False)
+        say(notice, on=err)
     return against
 
 
@@ -81,8 +80,8 @@ def _show(asked: "Evaluate", found: list[Row], below: Row, distance: str, run: P
     if put_json(asked.json, [*found, below]):
         return
     out.print(fitted(table(found, below, asked.metrics, distance, usual), out))
-    chat.print(f"reference: {found[0]['reference']}; last line: {below['data']}", soft_wrap=True, markup=False)
-    chat.print(f"rows: {run / rows.NAME}", soft_wrap=True, markup=False)
+    say(f"reference: {found[0]['reference']}; last line: {below['data']}")
+    say(f"rows: {run / rows.NAME}")
 
 
 def notices(real: Examples, against: Reference, count: int) -> Iterator[str]:
@@ -100,13 +99,6 @@ def notices(real: Examples, against: Reference, count: int) -> Iterator[str]:
                 f"{n:,} {what} for {dim:,} features: the covariance is singular and {name} mostly bias; compare it at equal counts only, "
                 f"or take the kernel distance, or more than {dim:,} {what}"
             )
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with shown(*columns) as bar:
-        yield bar
 
 
 @dataclass(frozen=True)
@@ -133,7 +125,7 @@ class Work:
         found = [rows.same(held, row, self.usual) for _, row in wanted]
         missing = [i for i, row in enumerate(found) if row is None]
         if len(missing) < len(wanted):
-            err.print(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there already", markup=False)
+            say(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there already", on=err)
         task = self.bar.add_task("samples", total=self.asked.count * len(missing))
         model: tuple[Weights, models.Model] | None = None
         for done, i in enumerate(missing):

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from meanstep.program.bar import shown
-from meanstep.program.console import chat, put_json, stage
+from meanstep.program.bar import counting
+from meanstep.program.console import put_json, say, stage
 from meanstep.program.data import CODECS, previews
 from meanstep.program.data.kinds import listed
 from meanstep.program.disk import put
@@ -39,7 +38,7 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None) -> None:
         )
     n = len(asked.seeds)
     for notice in notices(asked.labels, model):
-        chat.print(notice, soft_wrap=True, markup=False, highlight=False)
+        say(notice)
     y = model.labels(asked.seeds, None if labels is None else torch.tensor(labels).repeat(n // len(labels) + 1)[:n])
     began = time.perf_counter()
     rows = _rows(asked, model, y)
@@ -49,12 +48,7 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None) -> None:
     if put_json(asked.json, record | {"seen": model.seen, "average": model.average, "seconds": round(seconds, 3)}):
         return
     what = f"{n} samples in {asked.steps} step{'s' * (asked.steps > 1)}, {n / seconds:,.0f}/s"
-    chat.print(
-        f"{', '.join(map(str, files))}: {what}, weights {model.average} after {model.seen:,} samples",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
+    say(f"{', '.join(map(str, files))}: {what}, weights {model.average} after {model.seen:,} samples")
 
 
 def notices(text: str | None, model: Model) -> list[str]:
@@ -67,9 +61,8 @@ def notices(text: str | None, model: Model) -> list[str]:
 
 def _rows(asked: "Sample", model: Model, labels: Tensor | None) -> Tensor:
     parts = []
-    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with shown(*columns) as bar:
-        task = bar.add_task("", total=len(asked.seeds))
+    with counting() as bar:
+        task = bar.add_task("sampling", total=len(asked.seeds))
         for start in range(0, len(asked.seeds), asked.chunk):
             piece = slice(start, start + asked.chunk)
             y = labels[piece] if labels is not None else None

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from meanstep.program import flags
-from meanstep.program.console import UserError, alone, out, put_json, stage, takes_json
+from meanstep.program.console import UserError, alone, out, put_json, say, stage, takes_json
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.request import present
 from meanstep.program.evaluation import specs
@@ -175,5 +175,5 @@ def _listed(json: Path | None) -> int:
         return 0
     width = max(map(len, PRESETS)) + 2
     for name, preset in PRESETS.items():
-        out.print(f"{name:<{width}}{preset.about}" + (f" Measured: {preset.band}" if preset.band else ""), highlight=False, soft_wrap=True)
+        say(f"{name:<{width}}{preset.about}" + (f" Measured: {preset.band}" if preset.band else ""), on=out)
     return 0

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from meanstep.coefficients import Climber
 from meanstep.program import console, disk
-from meanstep.program.console import chat, err
+from meanstep.program.bar import clock
+from meanstep.program.console import err, say
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.records import Records, load
 from meanstep.program.training import checkpoints
@@ -172,12 +173,7 @@ def _lines(config: Config) -> Show:
             begun.append((now, state.seen))
         spent, done = now - begun[0][0], state.seen - begun[0][1]
         left = (config.run.samples - state.seen) * spent / done if done else None
-        remaining = f", {_clock(left)} left" if left is not None else ""
-        chat.print(f"{state.seen:,} of {config.run.samples:,} samples: {_words(means)}{remaining}", highlight=False, soft_wrap=True)
+        remaining = f", {clock(left)} left" if left is not None else ""
+        say(f"{state.seen:,} of {config.run.samples:,} samples: {_words(means)}{remaining}")
 
     return show
-
-
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(int(seconds + 0.5), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -12,7 +12,7 @@ from meanstep.loss import Loss, Output
 from meanstep.paths import Path
 from meanstep.precise import low
 from meanstep.program import methods as words
-from meanstep.program.console import UserError, err
+from meanstep.program.console import UserError, err, say
 from meanstep.program.data.cache import Cache
 from meanstep.program.registry import EMA, POSTERIOR, default_sampler
 from meanstep.program.runs import networks
@@ -96,7 +96,7 @@ def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True) -> 
     if start and config.network.start:
         for note in start_from(net, config.network.start, cache.manifest, config.method.path):
             if ranks.first:
-                err.print(note, highlight=False, soft_wrap=True, markup=False)
+                say(note, on=err)
     return assembled(config, cache, ranks, description, net)
 
 
