@@ -11,9 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from meanstep.program.console import UserError
-from meanstep.program.data.kinds import AUTOENCODERS
 from meanstep.program.data.manifest import sha256
-from meanstep.program.data.request import on_hub
+from meanstep.program.data.request import AUTOENCODERS, on_hub
 from meanstep.program.data.tiny import Tiny
 
 Map = Callable[[Tensor], Tensor]

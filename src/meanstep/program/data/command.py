@@ -10,9 +10,8 @@ import tyro
 
 from meanstep.program import flags
 from meanstep.program.console import UserError, chat, out, put_json, say, stage, takes_json
-from meanstep.program.data.kinds import AUTOENCODERS, SOURCES, Crop, listed
 from meanstep.program.data.manifest import NAME
-from meanstep.program.data.request import Request, known_autoencoder, present
+from meanstep.program.data.request import AUTOENCODERS, SOURCES, Crop, Request, known_autoencoder, listed, present
 from meanstep.program.flags import Device, Json, hinted
 
 if TYPE_CHECKING:

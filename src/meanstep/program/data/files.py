@@ -13,8 +13,8 @@ from PIL import Image
 from meanstep.program.console import UserError
 from meanstep.program.data import webdataset
 from meanstep.program.data.formats import counted, decoded, ending, endings, readable
-from meanstep.program.data.kinds import SOURCES
 from meanstep.program.data.manifest import sha256
+from meanstep.program.data.request import SOURCES
 from meanstep.program.data.source import Source, numbered, one_split
 
 HIDDEN = "hidden"

@@ -104,27 +104,15 @@ class Opened:
     @cached_property
     def statement(self) -> dict[str, Any]:
         """The manifest without what is only known in the end: counts, moments, shards."""
-        cropped = self.request.size > 0 and self.request.crop != "none"
-        held: dict[str, Any] = {
-            "source": self.source.name,
-            "source_digest": self.source.digest,
-            "split": self.request.split,
-            "limit": self.request.limit,
-            "taken": self.taken,
-            "image": self.image,
-            "shape": self.shape,
-            "crop": self.request.crop if cropped else "none",
-            "resample": "none" if not cropped else "bicubic" if self.request.crop == "adm" else self.request.resample,
-            "enlarged": self.request.enlarge,
-            "flips": self.flips,
-            "classes": self.source.classes,
-            "autoencoder": self.autoencoder.spec,
-            "autoencoder_digest": self.autoencoder.digest,
-            "scaling": self.autoencoder.scaling,
-            "shift": self.autoencoder.shift,
-            "dtype": self.dtype,
-            "codec": self.name,
-        }
+        asked, source, autoencoder = self.request, self.source, self.autoencoder
+        cropped = asked.size > 0 and asked.crop != "none"
+        resample = "bicubic" if asked.crop == "adm" else asked.resample
+        held: dict[str, Any] = {"source": source.name, "source_digest": source.digest, "classes": source.classes}
+        held |= {"split": asked.split, "limit": asked.limit, "enlarged": asked.enlarge}
+        held |= {"crop": asked.crop if cropped else "none", "resample": resample if cropped else "none"}
+        held |= {"autoencoder": autoencoder.spec, "autoencoder_digest": autoencoder.digest}
+        held |= {"scaling": autoencoder.scaling, "shift": autoencoder.shift, "codec": self.name}
+        held |= {name: getattr(self, name) for name in ("taken", "image", "shape", "flips", "dtype")}
         return {**held, **self._moments(held)}
 
     def _moments(self, held: dict[str, Any]) -> dict[str, Any]:

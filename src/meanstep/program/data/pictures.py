@@ -6,9 +6,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from meanstep.program.console import UserError
-from meanstep.program.data.kinds import Crop, Resample
 from meanstep.program.data.manifest import Manifest
-from meanstep.program.data.request import Request
+from meanstep.program.data.request import Crop, Request, Resample
 from meanstep.program.data.source import Source
 
 FILTERS = {"box": Image.Resampling.BOX, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}

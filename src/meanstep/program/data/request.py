@@ -1,14 +1,23 @@
-"""What cache is asked for. Opens nothing, and needs no torch."""
+"""What cache is asked for, in words that help and complaints list. Opens nothing, and needs no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Literal
 
 from meanstep.program.console import UserError
-from meanstep.program.data.kinds import AUTOENCODERS, SOURCES, Crop, Resample
 from meanstep.program.flags import at_least, readable
 
+SOURCES = (
+    "digits, a folder of images (labels are its sub-folders), .npz or .npy of images (uint8) or rows of any shape (floats), "
+    "webdataset .tar (with {000..009} or *), or hub:owner/name[:config]"
+)
+AUTOENCODERS = "identity, taesd:FILE, taef2:FILE, tiny:PATH, kl:PATH or dc:PATH (a folder, or owner/name on the Hugging Face hub)"
+Crop = Literal["none", "center", "adm"]
+Resample = Literal["none", "box", "bicubic", "lanczos"]
+NAMED = 12
+"""Classes that a line lists."""
 KINDS, FILES = ("identity", "taesd", "taef2", "tiny", "kl", "dc"), ("taesd", "taef2")
 """Kinds of autoencoders, and those whose weights are in a file of their own."""
 
@@ -70,3 +79,8 @@ def known_autoencoder(spec: str) -> None:
         raise UserError(f"unknown autoencoder {spec!r}; give {AUTOENCODERS}")
     if kind in FILES:
         readable(Path(where), f"--autoencoder {kind}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of them, and whether there are more."""
+    return ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")

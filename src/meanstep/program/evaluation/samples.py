@@ -21,16 +21,6 @@ Told = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What all cells share: `count` samples of the seeds from `seed` on, `batch` at a time."""
-
-    count: int
-    seed: int
-    batch: int
-    metrics: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Weights:
     """One file of weights: a checkpoint's, or an average's."""
 
@@ -67,19 +57,22 @@ def labels_of_data(seeds: Sequence[int], labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """A model asked for the samples of a cell."""
+    """A model asked for the samples of a cell: `count` of the seeds from `seed` on, `batch` at a time, for these metrics."""
 
     model: Model
-    settings: Settings
     labels: Tensor | None
     steps: int
     guidance: float
+    count: int
+    seed: int
+    batch: int
+    metrics: tuple[str, ...]
 
     def batches(self) -> Iterator[Tensor]:
         """Rows in units of the data by batches of seeds; `FloatingPointError` if the network's numbers are not finite."""
-        first, batch = self.settings.seed, self.settings.batch
-        for start in range(first, first + self.settings.count, batch):
-            seeds = range(start, min(start + batch, first + self.settings.count))
+        end, batch = self.seed + self.count, self.batch
+        for start in range(self.seed, end, batch):
+            seeds = range(start, min(start + batch, end))
             y = None if self.labels is None else labels_of_data(seeds, self.labels)
             z = self.model.latents(seeds, self.steps, y, self.guidance, batch)
             if not z.isfinite().all():
@@ -90,13 +83,13 @@ class Sampled:
 
 def evaluated(sampled: Sampled, against: Reference, told: Told) -> Row:
     """`values`, or why there are none, and `seconds`; `told` hears how many samples are done."""
-    settings, began = sampled.settings, time.perf_counter()
-    taken = gathering(against.extractor, settings.count, settings.metrics)
+    began = time.perf_counter()
+    taken = gathering(against.extractor, sampled.count, sampled.metrics)
     row: Row = {"values": None, "failed": None}
     try:
         for made in sampled.batches():
             told(taken.add(made).done)
-        row["values"] = measured(taken, against, settings.metrics)
+        row["values"] = measured(taken, against, sampled.metrics)
     except FloatingPointError as error:
         row["failed"] = str(error)
     return row | {"seconds": round(time.perf_counter() - began, 3)}

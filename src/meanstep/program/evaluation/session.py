@@ -20,7 +20,7 @@ from meanstep.program.evaluation.measures import checked
 from meanstep.program.evaluation.real_data import RunData, floor, halves
 from meanstep.program.evaluation.references import Reference, reference
 from meanstep.program.evaluation.rows import Row
-from meanstep.program.evaluation.samples import Sampled, Settings, Weights
+from meanstep.program.evaluation.samples import Sampled, Weights
 from meanstep.program.evaluation.table import table
 from meanstep.program.machine import available
 from meanstep.program.registry import default_sampler
@@ -103,17 +103,18 @@ def notices(real: Examples, against: Reference, count: int) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Work:
-    """The cells that are missing, computed one after the other and written down at once."""
+    """The cells that are missing, computed one after the other and written down at once.
+
+    `decoder`: the autoencoder's digest; `usual`: the run's own sampler.
+    """
 
     asked: "Evaluate"
     run: Path
     real: Examples
     against: Reference
     decoder: str
-    """The autoencoder's digest."""
     samplers: tuple[str, ...]
     usual: str
-    """The run's own sampler."""
     bar: Progress
 
     def cells(self, weights: Sequence[Weights]) -> list[Row]:
@@ -174,8 +175,9 @@ class Work:
         asked = self.asked
         what = f"{row['seen']:,} seen, {row['average']}, {row['steps']} step{'s' if row['steps'] > 1 else ''}, guidance {row['guidance']:g}"
         self.bar.update(task, description=what if len(self.samplers) == 1 else f"{what}, {row['sampler']}")
-        settings = Settings(asked.count, asked.seed, asked.chunk, asked.metrics)
-        sampled = Sampled(dataclasses.replace(model, sampler=row["sampler"]), settings, self._labels(model), row["steps"], row["guidance"])
+        named = dataclasses.replace(model, sampler=row["sampler"])
+        settings = (asked.count, asked.seed, asked.chunk, asked.metrics)
+        sampled = Sampled(named, self._labels(model), row["steps"], row["guidance"], *settings)
         row |= samples.evaluated(sampled, self.against, lambda n: self.bar.update(task, completed=done * asked.count + n))
         self.bar.update(task, completed=(done + 1) * asked.count)
         rows.append(self.run, row)

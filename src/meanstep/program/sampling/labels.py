@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from meanstep.program.console import UserError
-from meanstep.program.data.kinds import listed
+from meanstep.program.data.request import listed
 
 FIRST = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
 

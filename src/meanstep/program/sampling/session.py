@@ -12,7 +12,7 @@ from torch import Tensor
 from meanstep.program.bar import counting
 from meanstep.program.console import put_json, say, stage
 from meanstep.program.data import CODECS, previews
-from meanstep.program.data.kinds import listed
+from meanstep.program.data.request import listed
 from meanstep.program.disk import put
 from meanstep.program.machine import available
 from meanstep.program.sampling.labels import told

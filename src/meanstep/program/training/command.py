@@ -171,9 +171,9 @@ def based(where: Where, start: Config) -> Config:
 
 def _listed(json: Path | None) -> int:
     takes_json(json)
-    if put_json(json, [{"preset": name, "about": preset.about, "measured": preset.band or None} for name, preset in PRESETS.items()]):
+    if put_json(json, [{"preset": name, "about": preset.about} for name, preset in PRESETS.items()]):
         return 0
     width = max(map(len, PRESETS)) + 2
     for name, preset in PRESETS.items():
-        say(f"{name:<{width}}{preset.about}" + (f" Measured: {preset.band}" if preset.band else ""), on=out)
+        say(f"{name:<{width}}{preset.about}", on=out)
     return 0

@@ -1,4 +1,4 @@
-"""Configurations to start from: what each is for, and what was measured if it was run; docs/training.md holds the numbers."""
+"""Configurations to start from, and what each is for; docs/training.md holds what was measured of them."""
 
 from dataclasses import dataclass, replace
 
@@ -7,11 +7,10 @@ from meanstep.program.runs.config import AveragesConfig, Config, DataConfig, Met
 
 @dataclass(frozen=True)
 class Preset:
-    """`about`: one line for the list; `band`: what to expect, measured; empty if it was not run here."""
+    """A configuration, and one line for the list."""
 
     about: str
     config: Config
-    band: str = ""
 
 
 UNIFORM = {"times": "uniform", "diagonal_share": 0.5}
