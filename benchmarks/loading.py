@@ -34,6 +34,7 @@ def latents(folder: Path, like: Manifest, shards: int = 64, rows: int = 2048) ->
         save_file({"x": x, "x_flip": x_flip, "y": torch.zeros(rows, dtype=torch.int64)}, file)
         made.append(Shard(file.name, rows, file.stat().st_size, sha256(file)))
     changes = {"shape": shape, "dtype": "float16", "flips": "stored", "mean": (0.0,) * 4, "std": (1.0,) * 4, "count": rows * shards}
+    changes["codec"] = "latents"
     manifest = Manifest(**{**vars(like), **changes, "shards": tuple(made)})
     (folder / "latents" / "manifest.json").write_text(manifest.text())
     return Cache.open(folder / "latents", verify=False)

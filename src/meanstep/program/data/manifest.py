@@ -136,8 +136,8 @@ class Manifest:
             left_out = None if held["left_out"] is None else {str(kind): int(n) for kind, n in held["left_out"].items()}
             found = cls(**{**held, **triple, "shards": shards, "empty": empty, "left_out": left_out})
             fits = sum(s.rows for s in shards) == found.count and len(found.mean) == len(found.std) == found.shape[0]
-            if found.codec not in ("pixels", "latents", "plain"):
-                raise ValueError(f"there is no codec {found.codec!r}")
+            if found.codec not in ("pixels", "latents", "plain") or (found.codec == "pixels") != (found.dtype == "uint8"):
+                raise ValueError(f"there is no codec {found.codec!r} of {found.dtype}")
         except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {error}; make the cache again") from error
         if not fits or any(Path(s.name).name != s.name for s in shards):

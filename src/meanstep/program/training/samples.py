@@ -65,14 +65,11 @@ class Samples:
         share = max(1, count // self.ranks.size)
         return range(self.ranks.rank * share, (self.ranks.rank + 1) * share)
 
-    def images(self, state: State, seeds: range) -> Tensor:
-        """Those of the state's chosen average that are shown, see `made`."""
-        return self.made(state.sampled, seeds, PICTURED[state.learns], state.sampler)
-
     def preview(self, state: State) -> bytes:
-        """A PNG of them, always of the same seeds and labels: a column for each of a few classes."""
+        """A PNG of samples of the state's chosen average, always of the same seeds and labels: a column for each of a few classes."""
         columns = len(self.shown) if 2 <= len(self.shown) <= MOST else 8
-        rows = self.images(state, range(previews.count(self.cache.manifest.image, columns)))
+        seeds = range(previews.count(self.cache.manifest.image, columns))
+        rows = self.made(state.sampled, seeds, PICTURED[state.learns], state.sampler)
         return previews.encoded(CODECS[self.cache.manifest.codec].preview(rows, columns))
 
     @torch.no_grad()
