@@ -64,9 +64,7 @@ SHORT = ("--samples=64", "--batch=32", "--evaluate-count=40", "--device=cpu")
 # From a file to samples --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("shape", "network"), [((2,), "mlp"), ((1,), "mlp"), ((7,), "mlp"), ((3, 10), "mlp"), ((2, 4, 4), "dit"), ((2, 3, 2, 2), "mlp")]
-)
+@pytest.mark.parametrize(("shape", "network"), [((2,), "mlp"), ((1,), "mlp"), ((3, 10), "mlp"), ((2, 4, 4), "dit"), ((2, 3, 2, 2), "mlp")])
 def test_rows_of_any_shape_are_trained_on_sampled_and_evaluated(shape: tuple[int, ...], network: str, here: Path):
     np.save(here / "x.npy", drawn(50, *shape))
     small = {"mlp": ("--network.width=16", "--network.depth=1"), "dit": ("--network.width=16", "--network.depth=1", "--network.heads=2")}
@@ -101,7 +99,6 @@ def test_the_same_command_goes_on_and_labels_are_classes(here: Path, capsys: pyt
     model = ms.load("run")
     assert model.classes == ("a", "b", "c") and model.sample(3, labels=[0, 1, 2], guidance=2.0).shape == (3, 2)
     run("diagnose", "run", "--budget=1s", "--rows=64")
-    run("report", "run")
 
 
 def test_training_on_rows_is_a_loop_written_out(here: Path):
