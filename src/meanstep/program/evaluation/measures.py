@@ -83,7 +83,7 @@ def measured(found: Gathered, against: Reference, metrics: Iterable[str] = ("fre
     values: Values = {"count": found.done, "reference_count": against.count}
     for metric in metrics:
         if min(found.done, against.count) < (least := _least(metric)):
-            raise UserError(f"{metric} needs at least {least} samples and as many of the reference, got {found.done} and {against.count}")
+            raise UserError(f"{metric} needs at least {least} samples and {least} images, got {found.done} and {against.count}")
         values |= METRICS[metric].load()(found, against)
     return values
 
