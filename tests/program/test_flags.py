@@ -138,7 +138,7 @@ MISTAKES = {
     "evaluate nowhere --checkpoint newest": "there is no folder nowhere",
     "train --width 3": "did you mean --network.width?",
     "train --run.batch 3": "did you mean --batch?",
-    "train --batch 0": "--batch: at least 1, got 0",
+    "train --batch 0": "--batch: at least 1 and at most 1048576, got 0",
     "train --precision f3": "--precision: one of float32",
     "train --preset digit": "there is no preset 'digit': did you mean digits?",
     "train --config nowhere.yaml": "--config: cannot read nowhere.yaml",
