@@ -40,7 +40,7 @@ def seeds(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         first, colon, end = part.partition(":")
         if not re.fullmatch(r"[0-9]{1,15}", first.strip()) or (colon and not re.fullmatch(r"[0-9]{1,15}", end.strip())):
-            raise UserError(f"--seeds: 0:64 (without 64), 3,5,8 or 0:4,7, from 0 on, of at most 15 digits, got {shown(text)}")
+            raise UserError(f"--seeds: 0:64 (without 64), 3,5,8 or 0:4,7, from 0 on, got {shown(text)}")
         new = range(int(first), int(end) if colon else int(first) + 1)
         if len(found) + len(new) > MOST_SEEDS:
             raise UserError(f"--seeds: at most {MOST_SEEDS:,} at a time, got {shown(text)}: ask for them in parts")
@@ -146,13 +146,13 @@ def at_least(least: float, **values: float | None) -> None:
             raise UserError(f"--{name.replace('_', '-')}: at least {least:g}, got {value:g}")
 
 
-def among(names: Iterable[str], there: Collection[str], what: str) -> None:
-    """`UserError` for the first name that there is not, with the nearest one or all."""
+def among(names: Iterable[str], there: Collection[str], what: str, flag: str = "") -> None:
+    """`UserError` for the first name that there is not, with the nearest one or all; `flag`: whose value it is."""
     for name in names:
         if name not in there:
             near = difflib.get_close_matches(name, there, 1)
             hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(there)}"
-            raise UserError(f"there is no {what} {shown(name)}: {hint}")
+            raise UserError(f"{flag and flag + ': '}there is no {what} {shown(name)}: {hint}")
 
 
 def readable(path: Path | None, flag: str) -> None:

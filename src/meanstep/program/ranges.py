@@ -78,6 +78,9 @@ class Ranged:
         """`UserError` for the first number out of its range."""
         for name, flag, kind, words in _numbers(type(self)):  # type: ignore[arg-type]
             check(getattr(self, name), kind, words, f"--{self.PREFIX}{flag}")
+        for name, kind in typing.get_type_hints(type(self)).items():
+            if kind == str | None and getattr(self, name) == "":
+                raise UserError(f"--{self.PREFIX}{name.replace('_', '-')}: it is empty: leave it out, or give a value")
 
 
 @cache

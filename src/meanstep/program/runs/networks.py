@@ -1,6 +1,7 @@
 """From a description, as `network.json` holds it, to a network. Knows no files."""
 
 import dataclasses
+import re
 from typing import Any
 
 import torch
@@ -58,7 +59,8 @@ def _ours(name: str, options: dict[str, Any], generator: Generator) -> nn.Module
         sizes = {size: options.pop(size, 0) for size in SIZES}
         return family(NetworkConfig(name, options)).make(**sizes, generator=generator)
     except (TypeError, ValueError) as error:
-        raise UserError(f"--network: {error}") from None
+        named = next((option for option in options if re.search(rf"\b{option}\b", str(error))), "")
+        raise UserError(f"--network{'.' + named.replace('_', '-') if named else ''}: {error}") from None
 
 
 def foreign(description: Description) -> str:

@@ -90,7 +90,9 @@ def _trained(config: Config, place: Path, cache: Cache, here: Ranks, json: Path 
 
 def _report(place: Path, here: Ranks) -> None:
     if here.first:
-        chat.print(wanted(place), highlight=False, soft_wrap=True, markup=False)
+        with stage("writing the report"):
+            said = wanted(place)
+        chat.print(said, highlight=False, soft_wrap=True, markup=False)
     here.wait()  # a launcher ends all when one has failed: none goes before the first has written
 
 
