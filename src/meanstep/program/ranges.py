@@ -1,7 +1,7 @@
 """Which numbers an option takes: a few words after its kind, such as `INT from 1` or `FLOAT from 0 below 1`, read by people and here.
 
 The words are the metavar that --help shows. They hold for a dataclass that is a `Ranged` however it is made: by a command line, of a
-file, or in Python. A number without such words is finite, and a whole one has at most 15 digits. Needs no torch.
+file, or in Python. A number without such words is finite, and a whole one has at most 63 bits. Needs no torch.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ import tyro
 
 from meanstep.program.errors import UserError, shown
 
-LARGEST = 10**15
-"""Whole numbers beyond it are counted by nobody."""
+LARGEST = 2**63 - 1
+"""Whole numbers beyond it are held by no tensor."""
 BOUNDS = {
     "from": ("at least", operator.ge),
     "above": ("more than", operator.gt),
@@ -35,6 +35,7 @@ def ranged(words: str) -> Any:
 
 Count = Annotated[int, ranged("INT from 1")]
 Whole = Annotated[int, ranged("INT from 0")]
+Seed = Annotated[int, ranged("INT from 0 to 1000000000000000")]
 Rows = Annotated[int, ranged("INT from 1 to 1048576")]
 """Rows that are held at once."""
 Amount = Annotated[float, ranged("FLOAT from 0")]
@@ -53,13 +54,17 @@ def wrong(value: Any, kind: type, words: str) -> str:
     found = [(*BOUNDS[word], edge) for word, edge in BOUND.findall(words)]
     if not any(said in ("at most", "less than") for said, _, _ in found) and kind is int:
         found.append((*BOUNDS["to"], str(LARGEST)))
-    return "" if all(holds(value, float(edge)) for _, holds, edge in found) else _said(found, value)
+    return "" if all(holds(value, _number(edge)) for _, holds, edge in found) else _said(found, value)
 
 
 def _said(found: list[tuple[str, Any, str]], value: float) -> str:
     """The bounds in words; the one that was made up is named only where it is broken."""
-    told = [f"{said} {edge}" for said, holds, edge in found if edge != str(LARGEST) or not holds(value, float(edge))]
+    told = [f"{said} {edge}" for said, holds, edge in found if edge != str(LARGEST) or not holds(value, _number(edge))]
     return " and ".join(told)
+
+
+def _number(word: str) -> float:
+    return float(word) if "." in word else int(word)
 
 
 def check(value: Any, kind: type, words: str, flag: str) -> None:

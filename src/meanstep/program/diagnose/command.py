@@ -13,7 +13,7 @@ from meanstep.program.diagnose import target
 from meanstep.program.disk import writable
 from meanstep.program.flags import DIAGONAL, ORDER, POWER, TIMES, Device, Json, Network, Options, hinted
 from meanstep.program.pages.page import require
-from meanstep.program.ranges import Ranged, Whole, ranged
+from meanstep.program.ranges import Ranged, Seed, ranged
 from meanstep.program.registry import PATHS, READ, check_path, find
 from meanstep.program.runs.saved import CONFIG, held, located
 
@@ -72,7 +72,7 @@ class Diagnose(Ranged):
         int | None, hinted("Rows of one pass of the network: bounds the memory.", "by the size of a row", "N from 1 to 1048576")
     ] = None
     device: Device = "auto"
-    seed: Whole = 0
+    seed: Seed = 0
     """Seed of every draw: of rows, and of torch's global generator while the factory runs."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("diagnosis")
     """Where results go: a folder for report.html; it is made if it does not exist."""

@@ -10,7 +10,7 @@ from meanstep.program import flags
 from meanstep.program.console import UserError, stage, takes_json
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, hinted
-from meanstep.program.ranges import Ranged, Whole, ranged
+from meanstep.program.ranges import Ranged, Seed, ranged
 from meanstep.program.registry import METRICS, SAMPLER_HELP, check_sampler, described, unknown
 from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import Saved, averages, checkpoints
@@ -44,7 +44,7 @@ class Evaluate(Ranged):
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     count: Annotated[int, ranged("INT from 2 to 100000000")] = 10_000
     """Samples of each cell."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Seed of every draw: the first sample's, from which all others count on."""
     class_shares: Literal["data", "uniform"] = "data"
     """How frequent classes are among the samples of a conditional model: as in the reference, or all alike."""

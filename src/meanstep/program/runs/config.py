@@ -13,7 +13,7 @@ import yaml
 from meanstep.program.errors import UserError, shown
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import Device, Options, unset
-from meanstep.program.ranges import Amount, Below, Count, Ranged, Rows, Share, Whole, ranged
+from meanstep.program.ranges import Amount, Below, Count, Ranged, Rows, Seed, Share, Whole, ranged
 from meanstep.program.reading import trees
 from meanstep.program.registry import NETWORKS, check_options, check_path, find
 
@@ -128,7 +128,7 @@ class RunConfig(Ranged):
     """Rows of a training step: of all ranks together."""
     chunk: Annotated[int, unset("the batch over the ranks", "INT from 0 to 1048576")] = 0
     """Rows of one pass of the network: a divisor of the batch; with the same chunk any number of ranks makes the same steps."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Seed of every draw: weights, order, noise and times."""
     device: Device = "auto"
     precision: Literal["float32", "bf16", "float64"] = "float32"

@@ -13,7 +13,7 @@ from meanstep.program import flags
 from meanstep.program.bar import shown
 from meanstep.program.console import out, put_json, stage, takes_json
 from meanstep.program.flags import Json, hinted
-from meanstep.program.ranges import Ranged, Whole
+from meanstep.program.ranges import Ranged, Seed
 from meanstep.program.tables import fitted
 from meanstep.program.verify.groups import GROUPS, measure
 from meanstep.program.verify.rows import Row
@@ -30,7 +30,7 @@ class Verify(Ranged):
     """
 
     only: Annotated[tuple[str, ...], hinted(f"Only these: the groups {', '.join(GROUPS)}.", "all", "[GROUP ...]")] = ()
-    seed: Whole = 0
+    seed: Seed = 0
     """Seed of every draw: of samples and of networks."""
     json: Json = None
 
