@@ -38,7 +38,8 @@ def main(args: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
         code = 141
     except OSError as error:
-        code = _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+        said = printable(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        code = _complain(blamed(said, list(sys.argv[1:] if args is None else args)), 2)
     raise SystemExit(code)
 
 
@@ -130,7 +131,8 @@ def blamed(message: str, words: Sequence[str]) -> str:
             given = [word] if flag else []
         for value in given:
             told = printable(shown(value))
-            bare = re.escape(printable(value)[:100]) if len(value) > 1 and not re.fullmatch(r"[-+\d.e]*", value) else "(?!)"
+            head = printable(value.partition(":")[0].rstrip("/"))[:100]
+            bare = re.escape(head) if len(head) > 1 and not re.fullmatch(r"[-+\d.e]*", head) else "(?!)"
             if told in message or re.search(rf"(?<![\w-]){bare}", message):
                 found.append(flag)
     return message if not found or any(name in message for name in found) else f"{found[0]}: {message}"

@@ -162,7 +162,7 @@ def test_pictures_and_distances_while_training_show_classes_that_have_images(tmp
 
 
 def test_labels_of_a_reference_are_those_of_the_same_name():
-    from meanstep.program.evaluation.pictures import by_name
+    from meanstep.program.evaluation.examples import by_name
 
     labels = torch.tensor([0, 1, -1, 0])
     assert by_name(labels, ("b", "d"), ("a", "b", "c", "d")).tolist() == [1, 3, -1, 1]

@@ -22,12 +22,12 @@ from meanstep.program.data import (
     Opened,
     Request,
     check_fits,
+    decoded,
     ensure,
     make,
     open_autoencoder,
     open_source,
     order,
-    to_images,
 )
 from meanstep.program.data.tiny import Tiny
 
@@ -96,8 +96,8 @@ def test_pictures_come_back_exactly(images: str, tmp_path: Path):
     x, y = cache.rows(index)
     assert x.dtype == torch.float32 and y.tolist() == [i % 3 for i in index.tolist()]
     assert len(cache) == N and cache.shape == (3, 16, 16) and cache.classes == ("a", "b", "c") and len(cache.manifest.shards) == 3
-    assert torch.equal(to_images(x, cache.manifest, open_autoencoder("identity")), truth[index])
-    assert torch.equal(cache.images(index), truth[index])
+    assert torch.equal(decoded(x, cache.manifest, open_autoencoder("identity")), truth[index])
+    assert torch.equal(cache.stored(index), truth[index])
     assert x.min() >= -1 and x.max() <= 1
     flip = torch.tensor([True, False, True, False, False, False])
     mirrored, _ = cache.rows(index, flip)
@@ -127,7 +127,7 @@ def test_without_mirror_images_none_are_read(images: str, tmp_path: Path):
 def test_latents_are_normalised_and_their_mirror_images_encoded(images: str, weights: Path, tmp_path: Path):
     request = Request(images, f"taesd:{weights}", shard=9, flips=True, dtype="float32", batch=4)
     cache, ae = made(request, tmp_path / "cache"), open_autoencoder(f"taesd:{weights}")
-    assert cache.shape == (4, 2, 2) and cache.manifest.image == (3, 16, 16) and cache.manifest.latent
+    assert cache.shape == (4, 2, 2) and cache.manifest.image == (3, 16, 16) and cache.manifest.codec == "latents"
     every = torch.arange(N)
     x, _ = cache.rows(every)
     mirrored, _ = cache.rows(every, torch.ones(N, dtype=torch.bool))
@@ -136,7 +136,7 @@ def test_latents_are_normalised_and_their_mirror_images_encoded(images: str, wei
     source = open_source(images)
     pixels = torch.from_numpy(np.stack([np.asarray(source[i][0]) for i in range(N)])).permute(0, 3, 1, 2).float() / 127.5 - 1
     torch.testing.assert_close(cache.manifest.unnormalise(mirrored), ae.encode(pixels.flip(-1)), atol=1e-5, rtol=1e-4)
-    assert to_images(x, cache.manifest, ae).shape == (N, 3, 16, 16)
+    assert decoded(x, cache.manifest, ae).shape == (N, 3, 16, 16)
     mixed, _ = cache.rows(every, every % 2 == 0)
     assert torch.equal(mixed[::2], mirrored[::2]) and torch.equal(mixed[1::2], x[1::2])
 
@@ -153,7 +153,7 @@ def test_a_test_split_is_normalised_like_its_train_split(images: str, weights: P
 def test_latents_of_another_autoencoder_are_not_decoded(images: str, weights: Path, tmp_path: Path):
     cache = made(Request(images, f"taesd:{weights}", limit=4), tmp_path / "cache")
     with pytest.raises(UserError, match=r"made by another autoencoder \(taesd, sha256 .*\) than identity"):
-        to_images(cache.rows(torch.arange(2))[0], cache.manifest, open_autoencoder("identity"))
+        decoded(cache.rows(torch.arange(2))[0], cache.manifest, open_autoencoder("identity"))
 
 
 def test_grey_images_come_back_grey(weights: Path, tmp_path: Path):
@@ -161,7 +161,7 @@ def test_grey_images_come_back_grey(weights: Path, tmp_path: Path):
     cache = made(Request(str(tmp_path / "grey.npz"), f"taesd:{weights}", channels=1), tmp_path / "cache")
     assert cache.manifest.image == (1, 16, 16) and cache.shape == (4, 2, 2) and cache.classes == ()
     x, y = cache.rows(torch.arange(6))
-    assert to_images(x, cache.manifest, open_autoencoder(f"taesd:{weights}")).shape == (6, 1, 16, 16) and y.tolist() == [-1] * 6
+    assert decoded(x, cache.manifest, open_autoencoder(f"taesd:{weights}")).shape == (6, 1, 16, 16) and y.tolist() == [-1] * 6
 
 
 # Making ------------------------------------------------------------------------------------------------------------------------------
@@ -330,15 +330,15 @@ def test_a_run_is_told_what_differs(images: str, weights: Path, tmp_path: Path):
 @pytest.mark.parametrize("flips", [False, True])
 def test_ranks_and_resumption_see_one_order(images: str, tmp_path: Path, flips: bool):
     loader = Loader(made(Request(images, shard=10, flips=True), tmp_path / "cache"), 5, flips)
-    x, y = loader.chunk(0, 48)
+    _, x, y, *_ = loader.chunk(0, 48)
     assert y[:N].sort().values.tolist() == sorted(i % 3 for i in range(N))
     for ranks in (1, 2, 4):
         share = 8 // ranks
         parts = [loader.chunk(step * 8 + rank * share, share) for step in range(6) for rank in range(ranks)]
-        assert torch.equal(torch.cat([p[0] for p in parts]), x) and torch.equal(torch.cat([p[1] for p in parts]), y)
+        assert torch.equal(torch.cat([p.x for p in parts]), x) and torch.equal(torch.cat([p.y for p in parts]), y)
     again = Loader(Cache.open(tmp_path / "cache"), 5, flips)
     assert [start for start, *_ in again.stream(range(24, 48, 8), 8)] == [24, 32, 40]
-    assert torch.equal(torch.cat([part for _, part, _ in again.stream(range(24, 48, 8), 8)]), x[24:])
+    assert torch.equal(torch.cat([batch.x for batch in again.stream(range(24, 48, 8), 8)]), x[24:])
 
 
 def test_the_thread_ends_with_the_stream(images: str, tmp_path: Path):

@@ -19,7 +19,7 @@ from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.program.data import Opened, Request, ensure, make
 from meanstep.program.data.order import subset
-from meanstep.program.evaluation import Gathered, Pictures, measured, open_extractor, reference, rows, samples
+from meanstep.program.evaluation import Examples, Gathered, measured, open_extractor, reference, rows, samples
 from meanstep.program.evaluation.measures import blocks, gathering
 from meanstep.program.evaluation.table import columns
 from meanstep.program.runs import networks
@@ -44,9 +44,9 @@ def drawn(n: int, seed: int = 0, shift: int = 0) -> np.ndarray:
     return (x + shift).to(torch.uint8).numpy()
 
 
-def kept(x: np.ndarray, name: str = "kept") -> Pictures:
+def kept(x: np.ndarray, name: str = "kept") -> Examples:
     images = torch.from_numpy(x)[:, None]
-    return Pictures(name, f"digest of {name}", (1, 8, 8), torch.full((len(x),), -1), lambda index: images[index])
+    return Examples(name, f"digest of {name}", (1, 8, 8), torch.full((len(x),), -1), lambda index: images[index])
 
 
 # References --------------------------------------------------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ def test_a_sampler_that_cannot_read_the_run_is_refused(name: str, said: str, tmp
         (("--average", "0.5"), "has no average '0.5': choose among raw, 0.9"),
         (("--count", 3), "--count: at least 6 for precision-recall, got 3"),
         (("--steps", 0), "--steps: at least 1 and at most 100000, got 0"),
-        (("--guidance", 1, "nan"), "--guidance: finite numbers"),
+        (("--guidance", 1, "nan"), "--guidance: a number, got nan"),
         (("--metrics", "inception-score"), "--metrics inception-score needs class logits, which pixels has not"),
         (("--metrics", "frechet", "kd"), "--metrics: there is no metric 'kd' (did you mean kid?)"),
         (("--metrics", "frechet", "kid", "--count", 1), "--count: at least 2 and at most 100000000, got 1"),

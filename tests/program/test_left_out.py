@@ -63,7 +63,7 @@ def test_a_mask_beside_an_image_is_not_taken_for_it(tmp_path: Path):
         open_source(spec)
     for chosen, truth, rest in (("png", images, ".mask.png"), ("mask.png", masks, ".png")):
         cache = cached(spec, tmp_path / chosen, image=chosen)
-        assert np.array_equal(cache.images(np_range(4)).numpy(), np.stack(truth).transpose(0, 3, 1, 2))
+        assert np.array_equal(cache.stored(np_range(4)).numpy(), np.stack(truth).transpose(0, 3, 1, 2))
         assert cache.manifest.left_out == {rest: 4}
     assert open_source(spec, image="png").digest != open_source(spec, image="mask.png").digest
     with pytest.raises(UserError, match=r"holds no images .*left out: 4 \.mask\.png, 4 \.png"):

@@ -12,8 +12,8 @@ import meanstep as ms
 from meanstep.metrics import Statistics, frechet
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Opened, Request, make, open_autoencoder, open_source, order
-from meanstep.program.evaluation import Pictures, open_extractor, reference, references
-from meanstep.program.evaluation.pictures import of_source
+from meanstep.program.evaluation import Examples, open_extractor, reference, references
+from meanstep.program.evaluation.examples import of_source
 from meanstep.program.evaluation.real_data import RunData
 from meanstep.program.runs.config import Config, DataConfig, to_yaml
 
@@ -30,8 +30,8 @@ def in_turns(n: int, period: int = 2) -> torch.Tensor:
     return x.to(torch.uint8)
 
 
-def kept(x: torch.Tensor, name: str) -> Pictures:
-    return Pictures(name, f"digest of {name}", (1, 8, 8), torch.full((len(x),), -1), lambda index: x[index])
+def kept(x: torch.Tensor, name: str) -> Examples:
+    return Examples(name, f"digest of {name}", (1, 8, 8), torch.full((len(x),), -1), lambda index: x[index])
 
 
 # Subsets -----------------------------------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def arrays(path: Path, n: int = 40, period: int = 4) -> str:
 def test_a_limited_cache_is_drawn_at_random_and_says_so(tmp_path: Path):
     spec = arrays(tmp_path / "a.npz")
     cache = make(Opened.of(Request(spec, limit=10)), tmp_path / "part")
-    rows = cache.images(torch.arange(10))[:, 0, 0, 0].tolist()
+    rows = cache.stored(torch.arange(10))[:, 0, 0, 0].tolist()
     assert rows == sorted(order.subset(40, 10).tolist()) and len(cache.labels.unique()) > 1
     held = json.loads((tmp_path / "part" / "manifest.json").read_text())
     assert (held["taken"], held["limit"]) == ("permutation", 10)
@@ -139,7 +139,7 @@ def test_a_source_without_splits_refuses_one(tmp_path: Path):
         assert "\n" not in str(told.value)
 
 
-def run_of(tmp_path: Path, spec: str) -> tuple[RunData, Pictures]:
+def run_of(tmp_path: Path, spec: str) -> tuple[RunData, Examples]:
     cache = make(Opened.of(Request(spec)), tmp_path / "cache")
     run = tmp_path / "run"
     run.mkdir()

@@ -17,13 +17,13 @@ from PIL import Image
 import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
+from meanstep.program.data import previews as pictures
 from meanstep.program.data.manifest import Manifest, Shard
 from meanstep.program.runs.config import AveragesConfig, Config, MethodConfig, RunConfig, to_yaml
 from meanstep.program.runs.report import prose
 from meanstep.program.runs.report.figures import MOST, short, thinned
 from meanstep.program.runs.report.history import History, read
 from meanstep.program.runs.report.page import SIDE, build, wanted
-from meanstep.program.sampling import pictures
 from meanstep.program.training.command import Train
 
 

@@ -565,7 +565,7 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
     [
         (["--method.recipe", "meanfow"], "there is no recipe 'meanfow'"),
         (["--method.recipe", "rectified_meanflow"], "needs pairs of data and noise"),
-        (["--rate", "1000"], "between 0 and 1000, got 1000"),
+        (["--rate", "1000"], "--rate: more than 0 and less than 1000, got 1000"),
         (["--method.options", "{bta: 1}"], "has no option 'bta'"),
         (["--method.recipe", "coefficient", "--method.options", "{beta: often}"], "a number or one of"),
         (["--method.omega", "2", "--data.no-conditional"], "guidance needs labels"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from meanstep.program.console import err
 
@@ -14,6 +14,17 @@ from meanstep.program.console import err
 def shown(*columns: ProgressColumn) -> Progress:
     """A bar on the terminal's standard error that goes when the work is done; nothing where nobody watches."""
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+def counting(noun: str = "") -> Progress:
+    """Such a bar that counts, so many of so many, with the time that is left; `noun`: what is counted."""
+    return shown(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(noun), TimeRemainingColumn())
+
+
+def clock(seconds: float) -> str:
+    """A duration, rounded: `3 h 5 min`, `2 min 40 s`."""
+    hours, rest = divmod(int(seconds + 0.5), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
 EVERY = 30.0
@@ -50,7 +61,7 @@ class Pace:
         self.begun, self.first = self.begun + done, (self.first[0], self.first[1] + done)
 
     def left(self, done: float) -> str:
-        """`about 3:00 left`, empty until it is known; `done` of the total."""
+        """`about 3 min 0 s left`, empty until it is known; `done` of the total."""
         now, (since, before) = time.monotonic(), self.first
         if before <= self.begun < done:
             self.first = (now, done)
@@ -59,14 +70,6 @@ class Pace:
         if before <= self.begun or spent < KNOWN or gained < SHARE * (self.total - before) or done >= self.total:
             return ""
         return f"about {clock(spent * (self.total - done) / gained)} left"
-
-
-def clock(seconds: float) -> str:
-    """A duration in hours, minutes and seconds, of more than two days in days."""
-    if seconds > 172_800:
-        return f"{seconds / 86_400:.0f} days"
-    hours, rest = divmod(int(seconds + 0.5), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
 class Bar:

@@ -118,6 +118,11 @@ err = _console(stderr=True)
 chat.lasts = err.lasts = True
 
 
+def say(line: str, on: Console = chat) -> None:
+    """A line as it is: not wrapped, and brackets are brackets."""
+    on.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
 @contextlib.contextmanager
 def quiet(wanted: bool) -> Iterator[None]:
     """Within it only results are printed, if `wanted`; errors are printed outside of it."""

@@ -139,13 +139,6 @@ def factory(spec: str | None, flag: str = "--network") -> None:
         raise UserError(f"{flag}: package.module:factory, got {shown(spec)}")
 
 
-def at_least(least: float, **values: float | None) -> None:
-    """`UserError` for the first value that is smaller; None is not asked. Names are flags, with _ for -."""
-    for name, value in values.items():
-        if value is not None and not value >= least:
-            raise UserError(f"--{name.replace('_', '-')}: at least {least:g}, got {value:g}")
-
-
 def among(names: Iterable[str], there: Collection[str], what: str, flag: str = "") -> None:
     """`UserError` for the first name that there is not, with the nearest one or all; `flag`: whose value it is."""
     for name in names:

@@ -1,4 +1,4 @@
-"""Images in, batches out: sources, autoencoders, caches made once, and a loader whose order depends on nothing but the seed.
+"""Images or rows of numbers in, batches out: sources, codecs, caches made once, and a loader whose order is of the seed alone.
 
 The public names load their modules when they are used, so that what is light stays light.
 """
@@ -8,42 +8,20 @@ from typing import TYPE_CHECKING
 from meanstep.program.lazy import lazily
 
 if TYPE_CHECKING:
-    from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
-    from meanstep.program.data.build import make
-    from meanstep.program.data.cache import Cache, check_fits, to_images
-    from meanstep.program.data.ensured import ensure
-    from meanstep.program.data.loader import Loader
-    from meanstep.program.data.manifest import Manifest
-    from meanstep.program.data.opened import Opened
-    from meanstep.program.data.request import Request
-    from meanstep.program.data.sources import Source, open_source
+    from meanstep.program.data.autoencoders import Autoencoder as Autoencoder
+    from meanstep.program.data.autoencoders import open_autoencoder as open_autoencoder
+    from meanstep.program.data.batch import Batch as Batch
+    from meanstep.program.data.build import make as make
+    from meanstep.program.data.cache import Cache as Cache
+    from meanstep.program.data.codecs import CODECS as CODECS
+    from meanstep.program.data.codecs import decoded as decoded
+    from meanstep.program.data.ensured import ensure as ensure
+    from meanstep.program.data.loader import Loader as Loader
+    from meanstep.program.data.manifest import Manifest as Manifest
+    from meanstep.program.data.manifest import check_fits as check_fits
+    from meanstep.program.data.opened import Opened as Opened
+    from meanstep.program.data.request import Request as Request
+    from meanstep.program.data.sources import Source as Source
+    from meanstep.program.data.sources import open_source as open_source
 
-__all__ = [
-    "Autoencoder",
-    "Cache",
-    "Loader",
-    "Manifest",
-    "Opened",
-    "Request",
-    "Source",
-    "check_fits",
-    "ensure",
-    "make",
-    "open_autoencoder",
-    "open_source",
-    "to_images",
-]
-__getattr__ = lazily(
-    __name__,
-    {
-        **dict.fromkeys(("Autoencoder", "open_autoencoder"), "autoencoders"),
-        **dict.fromkeys(("Cache", "check_fits", "to_images"), "cache"),
-        **dict.fromkeys(("Source", "open_source"), "sources"),
-        "Loader": "loader",
-        "Manifest": "manifest",
-        "Opened": "opened",
-        "Request": "request",
-        "ensure": "ensured",
-        "make": "build",
-    },
-)
+__getattr__ = lazily(__name__, __file__)

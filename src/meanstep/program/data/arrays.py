@@ -1,8 +1,11 @@
-"""Images in arrays: scikit-learn's digits, .npz and .npy files. Never unpickles."""
+"""Arrays as sources: scikit-learn's digits, and files of pictures (uint8) or of rows of numbers (floats). Never unpickles.
+
+A new kind of file is an entry of `READERS`.
+"""
 
 import hashlib
-import pickle
-import zipfile
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +14,11 @@ from PIL import Image
 
 from meanstep.program.console import UserError
 from meanstep.program.data.formats import decoded
-from meanstep.program.data.source import Source, numbered, one_split
+from meanstep.program.data.source import Broken, Source, numbered, one_split
+from meanstep.program.reading import arrays
 
 SPLITS = {"train": 0, "test": 1}
+Parts = Mapping[str, np.ndarray]
 
 
 def digits(split: str) -> Source:
@@ -29,92 +34,114 @@ def digits(split: str) -> Source:
 
 
 def file(spec: str, split: str) -> Source:
-    """A .npy of images, or a .npz: encoded images (data, offsets), x_train ..., or images and labels."""
+    """Of one array; or of several by name: encoded images (data, offsets), x_train ..., images and labels, or x and y."""
+    parts = _read(spec)
     path = Path(spec).expanduser()
-    if not path.is_file():
-        raise UserError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
-    if path.suffix == ".npy":
+    if "" in parts:
         one_split(path.name, split)
-        return _stacked(path.name, _npy(path), None, ())
-    parts = _npz(path)
+        return _stacked(path.name, parts[""], None, ())
     if {"data", "offsets"} <= parts.keys():
         return _blob(path.name, parts, split)
     return _named(path, parts, split)
 
 
-def _npy(path: Path) -> np.ndarray:
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}") from error
-    if not isinstance(found, np.ndarray):
-        raise UserError(f"{path} holds several arrays: name it .npz")
-    return found
+def _read(spec: str) -> Parts:
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        raise UserError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
+    return READERS[path.suffix](path)
 
 
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
-    except (AttributeError, TypeError, ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}") from error
+def _npy(path: Path) -> Parts:
+    return {"": arrays.mapped(path)}
 
 
-def _reason(error: BaseException) -> str:
-    if "allow_pickle" in str(error) or "Python objects" in str(error) or isinstance(error, AttributeError | TypeError):
-        return "it holds pickled objects or no arrays; save plain arrays with numpy.savez"
-    return str(error).split("\n")[0].rstrip(".")[:120] or type(error).__name__
+def _npz(path: Path) -> Parts:
+    return dict(arrays.archive(path))
 
 
-def _named(path: Path, parts: dict[str, np.ndarray], split: str) -> Source:
+READERS: dict[str, Callable[[Path], Parts]] = {".npy": _npy, ".npz": _npz}
+"""By ending: the arrays of a file by name, one alone under an empty name."""
+
+
+def _named(path: Path, parts: Parts, split: str) -> Source:
     if split not in SPLITS:
         raise UserError(f"{path.name} has no split {split!r}; give {' or '.join(SPLITS)}")
-    if "images" in parts and not any(f"x_{name}" in parts for name in SPLITS):
+    whole = next((pair for pair in WHOLE if pair[0] in parts), None)
+    if whole and not any(f"x_{name}" in parts for name in SPLITS):
         one_split(path.name, split)
-    pairs = [(f"x_{split}", f"y_{split}"), ("images", "labels")]
-    for x, y in pairs:
-        if x in parts and (x != "images" or split == "train"):
+    for x, y in [(f"x_{split}", f"y_{split}"), *([whole] if whole and split == "train" else [])]:
+        if x in parts:
+            if x == "images" and parts[x].dtype != np.uint8:
+                raise UserError(f"{path.name} holds images of type {parts[x].dtype}: save uint8 from 0 to 255, or name rows of numbers x")
             return replace(_stacked(path.name, parts[x], parts.get(y), _names(parts)), left_out=_unread(parts, x, y))
     held = ", ".join(sorted(parts)[:8]) or "nothing"
-    raise UserError(f"{path.name} has no array x_{split}, no images and no data with offsets; it holds {held}")
+    raise UserError(f"{path.name} has no array x_{split}, no images and no data with offsets; it holds {held}; rows of numbers are named x")
 
 
-def _unread(parts: dict[str, np.ndarray], *read: str) -> dict[str, int]:
+WHOLE = (("images", "labels"), ("x", "y"), ("x", "labels"))
+"""Names of the rows and labels of a file without splits."""
+
+
+def _unread(parts: Parts, *read: str) -> dict[str, int]:
     """Entries of the arrays that are neither read nor those of another split."""
     known = {*read, "classes", "seeds", *(f"{part}_{name}" for name in SPLITS for part in "xy")}
     return {name: len(x) for name, x in parts.items() if name not in known and x.ndim}
 
 
-def _names(parts: dict[str, np.ndarray]) -> tuple[str, ...]:
+def _names(parts: Parts) -> tuple[str, ...]:
     return tuple(map(str, parts["classes"].tolist())) if "classes" in parts else ()
 
 
 def _stacked(name: str, x: np.ndarray, y: np.ndarray | None, classes: tuple[str, ...]) -> Source:
-    """uint8 `[N, H, W]`, `[N, H, W, 1 or 3]` or `[N, 1 or 3, H, W]`."""
+    """Pictures of uint8, rows of floats."""
+    if not x.ndim:
+        raise UserError(f"{name} holds one number: give rows [N, ...]")
+    if x.dtype.kind == "f" and x.dtype.itemsize <= 8:
+        return _rows(name, x, y, classes)
     if x.dtype != np.uint8:
-        raise UserError(f"{name} holds images of type {x.dtype}: save uint8 from 0 to 255")
+        raise UserError(f"{name} holds images of type {x.dtype}: save uint8 from 0 to 255, or rows of float32")
     if x.ndim == 4 and x.shape[-1] not in (1, 3) and x.shape[1] in (1, 3):
         x = np.moveaxis(x, 1, -1)
-    if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] not in (1, 3)):
-        raise UserError(f"{name} holds an array of shape {x.shape}: images are [N, H, W], [N, H, W, 3] or [N, 3, H, W]")
-    labels = _labels(name, y, len(x))
+    if x.ndim not in (3, 4) or not math.prod(x.shape[1:]) or (x.ndim == 4 and x.shape[-1] not in (1, 3)):
+        raise UserError(f"{name} holds an array of shape {x.shape}: images are [N, H, W], [N, H, W, 3] or [N, 3, H, W], other rows floats")
 
     def read(i: int) -> Image.Image:
         pixels = np.ascontiguousarray(x[i])
         return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels)
 
+    found = _source(name, x, y, classes, read, "image")
+    return replace(found, channels=3 if x.ndim == 4 and x.shape[-1] == 3 else 1)  # grey arrays stay grey
+
+
+def _rows(name: str, x: np.ndarray, y: np.ndarray | None, classes: tuple[str, ...]) -> Source:
+    """Rows `[N, ...]` of numbers, of float64 as float32."""
+    if x.ndim < 2 or not math.prod(x.shape[1:]):
+        raise UserError(
+            f"{name} holds an array of shape {x.shape}: give rows with at least one axis after the first and an entry, [N, ...]"
+        )
+    kind = np.float16 if x.dtype.itemsize == 2 else np.float32
+
+    def read(i: int) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            row = np.asarray(x[i], dtype=kind)
+        if not np.isfinite(row).all():
+            raise Broken(f"{name}, row {i} (from 0) is not finite in {row.dtype}: correct it, or leave it out with --skip-broken")
+        return row
+
+    return replace(_source(name, x, y, classes, read, "row"), plain=True)
+
+
+def _source(name: str, x: np.ndarray, y: np.ndarray | None, classes: tuple[str, ...], read: Callable[[int], object], noun: str) -> Source:
+    labels = _labels(name, y, len(x))
+
     def hashing() -> list[str]:
         return [str(x.shape), _hash(x), "" if labels is None else _hash(labels)]
 
-    return Source(name, _classes(classes, labels), labels, len(x), read, lambda i: f"{name}, image {i}", hashing, _channels(x))
+    return Source(name, _classes(classes, labels), labels, len(x), read, lambda i: f"{name}, {noun} {i}", hashing)
 
 
-def _channels(x: np.ndarray) -> int:
-    """Grey arrays stay grey."""
-    return 3 if x.ndim == 4 and x.shape[-1] == 3 else 1
-
-
-def _blob(name: str, parts: dict[str, np.ndarray], split: str) -> Source:
+def _blob(name: str, parts: Parts, split: str) -> Source:
     """Encoded files end to end: `data` uint8, `offsets` `[N + 1]`; `labels`, `split` (0 train, 1 test), `names`, `classes` if there."""
     data, offsets = parts["data"], parts["offsets"].astype(np.int64)
     n = len(offsets) - 1

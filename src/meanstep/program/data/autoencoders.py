@@ -38,6 +38,11 @@ class Autoencoder:
     scaling: float = 1.0
     shift: float = 0.0
 
+    @property
+    def encodes(self) -> bool:
+        """Whether it makes latents, not pictures of pictures."""
+        return self.channels > 0
+
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """`z` float32 on the autoencoder's device; one channel is seen as three equal ones."""
@@ -49,7 +54,14 @@ class Autoencoder:
         """Pictures, not clamped, on the autoencoder's device."""
         return self._decode(z.to(self.device, torch.float32) / self.scaling + self.shift)
 
-    def shape(self, image: tuple[int, int, int]) -> tuple[int, int, int]:
+    def image(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Shape of the picture that one `z` of a shape decodes to; `UserError` for latents that are not its own."""
+        if len(shape) != 3 or shape[0] != self.channels:
+            what = f"rows of shape {' x '.join(map(str, shape))} are no latents of {self.spec}"
+            raise UserError(f"{what}, which have {self.channels} channels, height and width: leave --autoencoder out")
+        return 3, shape[1] * self.factor, shape[2] * self.factor
+
+    def shape(self, image: tuple[int, ...]) -> tuple[int, int, int]:
         """Shape of the `z` of one picture of shape `(C, H, W)`; `UserError` if the sides are no multiples of the factor."""
         c, h, w = image
         if h % self.factor or w % self.factor:

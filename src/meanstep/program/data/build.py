@@ -1,8 +1,9 @@
-"""A cache from what was opened: read and encode shard by shard, go on after the last full shard. Knows no command line."""
+"""A cache from what was opened: read and encode shard by shard, go on after the last full shard."""
 
 import hashlib
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
@@ -16,7 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from meanstep.program.console import UserError
-from meanstep.program.data.cache import DTYPES, Cache
+from meanstep.program.data.cache import Cache
+from meanstep.program.data.codecs import DTYPES
 from meanstep.program.data.manifest import NAME, Manifest, Shard
 from meanstep.program.data.opened import Opened
 from meanstep.program.data.source import Broken
@@ -24,11 +26,11 @@ from meanstep.program.data.unfinished import Unfinished, claim
 from meanstep.program.disk import remove, write
 
 Told = Callable[[int], None]
-Pixels = tuple[np.ndarray, int]
+Item = tuple[np.ndarray, int]
 
 
 def make(opened: Opened, folder: Path, told: Told = lambda done: None) -> Cache:
-    """The cache in `folder`: as it lies there if it is this one, or made, or finished. `told(done)`: images done so far.
+    """The cache in `folder`: as it lies there if it is this one, or made, or finished. `told(done)`: rows done so far.
 
     `UserError` if the folder holds anything else or the disk is too small; full shards stay for the next time, also after an interrupt.
     """
@@ -52,8 +54,8 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _room(folder: Path, opened: Opened, images: int) -> None:
-    need, free = images * opened.row_bytes, shutil.disk_usage(folder).free
+def _room(folder: Path, opened: Opened, rows: int) -> None:
+    need, free = rows * opened.row_bytes, shutil.disk_usage(folder).free
     if need > free:
         raise UserError(f"{folder}: no space left: {need / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
 
@@ -64,11 +66,11 @@ def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: Thread
     done = 0
     for at, batch in _batches(opened, index, pool):
         if batch:
-            images = torch.from_numpy(np.stack([pixels for pixels, _ in batch]))
-            tensors["x"].append(_encode(opened, images, at))
+            items = torch.from_numpy(np.stack([item for item, _ in batch]))
+            tensors["x"].append(_encode(opened, items, at))
             tensors["y"].append(torch.tensor([label for _, label in batch]))
             if opened.flips == "stored":
-                tensors["x_flip"].append(_encode(opened, images.flip(-1), at))
+                tensors["x_flip"].append(_encode(opened, items.flip(-1), at))
         done += len(at)
         told(k * opened.rows + done)
     whole = {name: torch.cat(parts) for name, parts in tensors.items()} if tensors["x"] else {}
@@ -77,61 +79,52 @@ def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: Thread
     if rows:
         data = save(whole)
         write(folder / entry["name"], data)
-        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **_sums(whole)}
+        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **(_sums(whole) if opened.codec.measured else {})}
     return entry
 
 
-def _batches(opened: Opened, index: np.ndarray, pool: ThreadPoolExecutor) -> Iterator[tuple[np.ndarray, list[Pixels]]]:
-    """Images of the shard in batches, the next being read while one is encoded; without the broken ones."""
-    size, ahead = opened.request.batch, 1
-    waiting: list[tuple[np.ndarray, list[Future[Pixels | None]]]] = []
+def _batches(opened: Opened, index: np.ndarray, pool: ThreadPoolExecutor) -> Iterator[tuple[np.ndarray, list[Item]]]:
+    """Items of the shard in batches, as many ahead as there are threads, one thread for each; without the broken ones."""
+    waiting: deque[tuple[np.ndarray, Future[list[Item]]]] = deque()
     try:
-        for start in range(0, len(index), size):
-            at = index[start : start + size]
-            waiting.append((at, [pool.submit(_read, opened, int(i)) for i in at]))
-            if len(waiting) > ahead:
-                yield _gathered(*waiting.pop(0))
+        for start in range(0, len(index), opened.request.batch):
+            at = index[start : start + opened.request.batch]
+            waiting.append((at, pool.submit(_read, opened, at)))
+            if len(waiting) > opened.request.workers:
+                at, items = waiting.popleft()
+                yield at, items.result()
         while waiting:
-            yield _gathered(*waiting.pop(0))
+            at, items = waiting.popleft()
+            yield at, items.result()
     finally:
-        for _, futures in waiting:
-            for future in futures:
-                future.cancel()
+        for _, items in waiting:
+            items.cancel()
 
 
-def _gathered(at: np.ndarray, futures: list[Future[Pixels | None]]) -> tuple[np.ndarray, list[Pixels]]:
-    return at, [found for future in futures if (found := future.result()) is not None]
+def _read(opened: Opened, at: np.ndarray) -> list[Item]:
+    found = []
+    for i in at.tolist():
+        try:
+            item, label = opened.source[i]
+            found.append((opened.item(item, opened.source.where(i)), label))
+        except Broken:
+            if not opened.request.skip_broken:
+                raise
+    return found
 
 
-def _read(opened: Opened, i: int) -> Pixels | None:
-    try:
-        image, label = opened.source[i]
-    except Broken:
-        if opened.request.skip_broken:
-            return None
-        raise
-    pixels = opened.preparation(image, opened.source.where(i))
-    if pixels.shape != opened.image:
-        (_, h, w), (_, h0, w0) = pixels.shape, opened.image
-        raise UserError(f"{opened.source.where(i)} has {w} x {h} pixels, others {w0} x {h0}: give --size and --crop")
-    return pixels, label
-
-
-def _encode(opened: Opened, images: Tensor, at: np.ndarray) -> Tensor:
-    if opened.dtype == "uint8":
-        return images.contiguous()
-    z = opened.autoencoder.encode(images.float() / 127.5 - 1).to("cpu", DTYPES[opened.dtype])
+def _encode(opened: Opened, items: Tensor, at: np.ndarray) -> Tensor:
+    z = opened.codec.prepare(items, opened.autoencoder, DTYPES[opened.dtype])
     if not z.isfinite().all():
-        raise UserError(f"{opened.source.where(int(at[0]))} or one of the next {len(at)}: its latents are not finite in {opened.dtype}")
-    return z.contiguous()
+        what = f"its {opened.name} are not finite in {opened.dtype}"
+        raise UserError(f"{opened.source.where(int(at[0]))} or one of the next {len(at)}: {what}")
+    return z
 
 
 def _sums(whole: dict[str, Tensor]) -> dict[str, Any]:
-    """Sums and sums of squares of each channel, mirror images included, in float64."""
-    if whole["x"].dtype == torch.uint8:
-        return {}
+    """Sums and sums of squares of each entry of the first axis of a row, mirror images included, in float64."""
     parts = [whole[name].double() for name in ("x", "x_flip") if name in whole]
-    over = (0, 2, 3)
+    over = [axis for axis in range(parts[0].ndim) if axis != 1]
     return {
         "numbers": sum(p[:, 0].numel() for p in parts),
         "sums": torch.stack([p.sum(over) for p in parts]).sum(0).tolist(),
@@ -142,7 +135,7 @@ def _sums(whole: dict[str, Tensor]) -> dict[str, Any]:
 def _manifest(opened: Opened, held: Unfinished, folder: Path) -> Manifest:
     parts = [part for part in held.parts if part["rows"]]
     if not parts:
-        raise UserError(f"none of the images of {opened.source.name} can be read")
+        raise UserError(f"none of the {opened.noun} of {opened.source.name} can be read")
     names = [f.name for f in fields(Shard)]
     return Manifest(
         **{**_statistics(opened, parts), **opened.statement},
@@ -164,12 +157,13 @@ def _empty(opened: Opened, shards: list[Path]) -> tuple[int, ...]:
 
 
 def _statistics(opened: Opened, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    channels = opened.shape[0]
-    if opened.dtype == "uint8":
-        return {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    first = opened.shape[0]
+    if not opened.codec.measured:
+        return {"mean": (0.0,) * first, "std": (1.0,) * first}
     n = sum(part["numbers"] for part in parts)
     mean, square = (np.sum([part[name] for part in parts], axis=0) / n for name in ("sums", "squares"))
     std = np.sqrt(np.maximum(square - mean**2, 0))
-    if not (std > 0).all():
-        raise UserError(f"channel {int(np.argmin(std))} of the latents is the same everywhere: nothing to learn from {opened.source.name}")
+    if not (std > 1e-6 * np.abs(mean)).all() and opened.statement.get("statistics") == "own":
+        what = f"entry {int(np.argmin(std))} of the first axis of the {opened.noun} is the same everywhere"
+        raise UserError(f"{what}, nothing to learn from {opened.source.name}: drop it, or give --no-normalise")
     return {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}

@@ -1,4 +1,4 @@
-"""A cache on disk, opened: checked against its manifest, memory-mapped, rows taken by index. Knows no sources and no order."""
+"""A cache on disk, opened: checked against its manifest, memory-mapped, rows taken by index."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +8,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from meanstep.program.console import UserError
-from meanstep.program.data.autoencoders import Autoencoder
-from meanstep.program.data.manifest import NAME, Manifest, Shard, check_fits, sha256
+from meanstep.program.data.codecs import CODECS, DTYPES
+from meanstep.program.data.manifest import NAME, Manifest, Shard, sha256
+from meanstep.shapes import over
 
 CHEAP = 1 << 30  # a cache up to so many bytes is hashed whenever it is opened: a second or two
-DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Cache:
     """int64 `[len(cache)]`; -1: no label."""
     _blocks: list[Tensor] = field(repr=False)  # the rows of every shard, then, if stored, the mirror images of every shard
     _starts: Tensor = field(repr=False)  # where each of them begins, and the end
-    _mean: Tensor = field(repr=False)  # [C, 1, 1]
+    _mean: Tensor = field(repr=False)  # [F, 1, ...]: of each entry of the first axis of a row
     _std: Tensor = field(repr=False)
 
     @classmethod
@@ -48,8 +48,8 @@ class Cache:
         return self.manifest.count
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what the network sees."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a row as the network sees it."""
         return self.manifest.shape
 
     @property
@@ -63,29 +63,23 @@ class Cache:
         return self.manifest.digest
 
     def rows(self, index: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`x` float32 `[B, C, H, W]` as the network sees it and `y` int64 `[B]` of the rows `index` `[B]`, mirrored where `flip` `[B]`.
+        """`x` float32 `[B, *E]` as the network sees it and `y` int64 `[B]` of the rows `index` `[B]`, mirrored where `flip` `[B]`.
 
-        Latents are `(z - mean) / std`, pictures `uint8 / 127.5 - 1`. `IndexError` outside `0 <= index < len(self)`.
+        `IndexError` for a row that there is not, `UserError` for mirror images of a cache that has none.
         """
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             raise IndexError(f"rows {int(index.min())} to {int(index.max())} of a cache of {len(self)}")
         if flip is not None and self.manifest.flips == "none":
             raise UserError(f"{self.path} was made without mirror images: make it with --flips")
         stored = self.manifest.flips == "stored"
-        z = self._take(index if flip is None or not stored else index + len(self) * flip)
+        z = self.stored(index if flip is None or not stored else index + len(self) * flip)
         if flip is not None and not stored:
-            z = torch.where(flip[:, None, None, None], z.flip(-1), z)
+            z = torch.where(over(flip, z), z.flip(-1), z)
         x = z.to(torch.float32, copy=True)  # in place from here: fresh memory costs more than arithmetic
-        return (x.sub_(self._mean).div_(self._std) if self.manifest.latent else x.div_(127.5).sub_(1)), self.labels[index]
+        return CODECS[self.manifest.codec].seen(x, self._mean, self._std), self.labels[index]
 
-    def images(self, index: Tensor) -> Tensor:
-        """The stored pictures uint8 `[B, C, H, W]`; `UserError` for latents."""
-        if self.manifest.latent:
-            raise UserError(f"{self.path} holds latents, no pictures: decode them with to_images")
-        return self._take(index)
-
-    def _take(self, index: Tensor) -> Tensor:
-        """Rows of the blocks seen as one, sorted so that each block is asked once."""
+    def stored(self, index: Tensor) -> Tensor:
+        """Rows of the blocks seen as one, as they are stored; sorted, so that each block is asked once."""
         ordered, back = index.sort()
         bounds = torch.searchsorted(ordered, self._starts)
         counts = bounds.diff()
@@ -122,15 +116,3 @@ def _shard(folder: Path, shard: Shard, manifest: Manifest) -> dict[str, Tensor]:
     if not fits or found["y"].shape != (shard.rows,) or found["y"].dtype != torch.int64:
         raise UserError(f"{folder}: {shard.name} has other shapes than the manifest states; make the cache again")
     return found
-
-
-def to_images(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor:
-    """Pictures uint8 `[B, C, H, W]` of what the network sees, `x` `[B, C, H, W]`; `UserError` if the cache is of another autoencoder."""
-    if autoencoder.digest != manifest.autoencoder_digest:
-        made, given = manifest.autoencoder.partition(":")[0], autoencoder.spec
-        raise UserError(f"the latents were made by another autoencoder ({made}, sha256 {manifest.autoencoder_digest[:12]}) than {given}")
-    images = ((autoencoder.decode(manifest.unnormalise(x)) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return images if images.shape[1] == manifest.image[0] else images.float().mean(1, keepdim=True).round().to(torch.uint8)  # grey
-
-
-__all__ = ["Cache", "Manifest", "check", "check_fits", "to_images"]

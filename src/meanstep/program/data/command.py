@@ -1,4 +1,4 @@
-"""The command `meanstep cache`: images in, a cache out, made once."""
+"""The command `meanstep cache`: images or rows of numbers in, a cache out, made once."""
 
 import shutil
 from collections.abc import Collection, Iterator
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from meanstep.program import flags
-from meanstep.program.console import UserError, chat, out, put_json, stage, takes_json
+from meanstep.program.console import UserError, chat, out, put_json, say, stage, takes_json
 from meanstep.program.data.kinds import AUTOENCODERS, SOURCES, Crop, listed
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.request import Request, known_autoencoder, present
 from meanstep.program.flags import Device, Json, hinted
+from meanstep.program.ranges import Ranged, Rows, ranged
 
 if TYPE_CHECKING:
     from meanstep.program.data.cache import Cache
@@ -27,8 +28,8 @@ CROP = (
 
 
 @dataclass(frozen=True)
-class MakeCache:
-    """Crop, resize and encode images once, into a folder that training reads: manifest.json and shards in safetensors.
+class MakeCache(Ranged):
+    """Crop, resize and encode images once, or take rows of numbers, into a folder that training reads: manifest.json and safetensors.
 
     The manifest states what was done and the sha256 of everything; a cache that does not fit a run is refused. Interrupt it at any
     moment: the same command goes on after the last full shard. On a finished cache the same command checks every sha256. The same
@@ -45,7 +46,7 @@ class MakeCache:
     split: str = "train"
     """Which part of the source, if it has several: train or test, any name on the hub."""
     channels: Annotated[Literal[1, 3] | None, hinted("Keep grey images grey with 1.", "3; grey arrays: 1", "{1,3}")] = None
-    size: Annotated[int | None, hinted("Pixels of a side.", "as the images are, all alike", "N")] = None
+    size: Annotated[int | None, hinted("Pixels of a side.", "as the images are, all alike", "N from 1 to 65536")] = None
     crop: Annotated[Crop, tyro.conf.arg(help=CROP)] = "center"
     resample: Literal["box", "bicubic", "lanczos"] = "bicubic"
     """PIL's filter for --crop center."""
@@ -53,18 +54,21 @@ class MakeCache:
     """Enlarge images smaller than --size instead of refusing them."""
     flips: tyro.conf.FlagCreatePairsOff[bool] = False
     """Mirror images belong to the data: encoded too, or made when pictures are read."""
-    limit: Annotated[int | None, hinted("At most so many images: drawn at random, always the same.", "all", "N")] = None
-    dtype: Literal["float16", "float32"] = "float16"
-    """How latents are stored; pictures are uint8."""
+    limit: Annotated[int | None, hinted("At most so many images: drawn at random, always the same.", "all", "N from 1")] = None
+    dtype: Annotated[
+        Literal["float16", "float32"] | None,
+        hinted("How rows are stored; pictures are uint8.", "latents float16, numbers as they are", "{float16,float32}"),
+    ] = None
     like: Annotated[Path | None, hinted("Normalise as this cache does: for a test split, that of the train split.", "own", "CACHE")] = None
     normalise: bool = True
-    """Bring each channel of latents to mean 0 and deviation 1; with --no-normalise they are what public SiT and DiT weights know."""
+    """Bring each channel of latents, or entry of the first axis of rows, to mean 0 and deviation 1; with --no-normalise latents are what
+    public SiT and DiT weights know."""
     skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Leave out images that cannot be read, and count them in the manifest."""
-    shard: Annotated[int | None, hinted("Images of a shard.", "as fit into 32 MiB", "N")] = None
-    chunk: Annotated[int, tyro.conf.arg(metavar="N")] = 32
+    """Leave out what cannot be read, and rows that are not finite, and count them in the manifest."""
+    shard: Annotated[int | None, hinted("Images of a shard.", "as fit into 32 MiB", "N from 1")] = None
+    chunk: Rows = 32
     """Rows of one pass of the network: the autoencoder's. Another number can change the last bits."""
-    workers: int = 4
+    workers: Annotated[int, ranged("INT from 1 to 4096")] = 4
     """How many at a time: threads that read images."""
     device: Device = "auto"
     image_column: str = "image"
@@ -96,83 +100,70 @@ class MakeCache:
 
     def _request(self) -> Request:
         """What is asked for; `UserError` for what needs no look into images to be wrong."""
-        flags.at_least(1, **{name: getattr(self, name) for name in ("size", "limit", "shard", "chunk", "workers")})
         flags.device(self.device)
         present(self.source)
         known_autoencoder(self.autoencoder)
         if self.like is not None and not (self.like.expanduser() / NAME).is_file():
             raise UserError(f"--like: {self.like} is no cache: it has no {NAME}")
         asked: dict[str, Any] = {f.name: getattr(self, NAMED.get(f.name, f.name)) for f in fields(Request)}
-        given: dict[str, Any] = {name: 0 if value is None and name in ZEROS else value for name, value in asked.items()}
-        return Request(**given)
+        return Request(**asked | {name: ZEROS[name] for name in ZEROS if asked[name] is None})
 
 
 NAMED = {"batch": "chunk", "image": "image_column", "label": "label_column"}
 """Where the command has another word for an entry of the request."""
-ZEROS = ("channels", "size", "limit", "shard")
-"""Numbers that a request writes 0 for where nothing is asked."""
+ZEROS: dict[str, Any] = {"channels": 0, "size": 0, "limit": 0, "shard": 0, "dtype": ""}
+"""What a request holds where nothing is asked."""
 
 
 def _foresee(opened: "Opened", folder: Path, json: Path | None) -> None:
-    n = len(opened.index)
     there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.is_dir())
-    free, size = shutil.disk_usage(there).free, n * opened.row_bytes
-    c, h, w = opened.shape
-    record = {"command": "cache", "folder": str(folder), "images": n, "classes": list(opened.source.classes), "shape": [c, h, w]}
-    record |= {"of": len(opened.source), "left_out": dict(opened.source.left_out)}
-    if put_json(
-        json, record | {"dtype": opened.dtype, "flips": opened.flips, "shards": -(-n // opened.rows), "bytes": size, "made": False}
-    ):
+    n, free = len(opened.index), shutil.disk_usage(there).free
+    record = _record(opened, folder, n, -(-n // opened.rows), n * opened.row_bytes)
+    if put_json(json, record | {"made": False}):
         return
-    words = f"{_number(n, opened)} images of {opened.source.name}, {len(opened.source.classes) or 'no'} classes, {opened.autoencoder.spec}"
-    out.print(words, soft_wrap=True, markup=False)
-    for line in _lacking(opened, set(range(len(opened.source.classes))) - {opened.source.label(int(i)) for i in opened.index}):
-        out.print(line, soft_wrap=True, markup=False)
-    out.print(f"{c} x {h} x {w} {opened.dtype}, {_mirrors(opened.flips)}, {-(-n // opened.rows)} shards")
-    out.print(f"{size / 1e6:,.1f} MB in {folder}, {free / 1e6:,.0f} MB are free; nothing was written", soft_wrap=True)
+    words = opened.autoencoder.spec if opened.name != "plain" else "as they are"
+    empty = set(range(len(opened.source.classes))) - {opened.source.label(int(i)) for i in opened.index}
+    for line in _lines(record, opened, opened.source.name, empty, f", {words}"):
+        say(line, on=out)
+    say(f"{free / 1e6:,.0f} MB are free in {folder}; nothing was written", on=out)
 
 
 def _tell(cache: "Cache", opened: "Opened", json: Path | None) -> None:
     held = cache.manifest
-    c, h, w = held.shape
-    size = sum(shard.bytes for shard in held.shards)
-    record = {"command": "cache", "folder": str(cache.path), "images": held.count, "classes": list(held.classes), "shape": [c, h, w]}
-    record |= {
-        "of": len(opened.source),
-        "left_out": dict(opened.source.left_out),
-        "empty": list(held.empty or ()),
-        "dtype": held.dtype,
-        "flips": held.flips,
-        "shards": len(held.shards),
-        "bytes": size,
-        "made": True,
-    }
-    if put_json(json, record | {"skipped": held.skipped, "digest": held.digest}):
+    record = _record(opened, cache.path, held.count, len(held.shards), sum(shard.bytes for shard in held.shards))
+    empty = list(held.empty or ())
+    if put_json(json, record | {"empty": empty, "made": True, "skipped": held.skipped, "digest": held.digest}):
         return
     skipped = f", {held.skipped} left out as broken" if held.skipped else ""
-    words = f"{_number(held.count, opened)} images of {held.source}{skipped}, {len(held.classes) or 'no'} classes"
-    for line in (words, *_lacking(opened, held.empty or ())):
-        chat.print(line, soft_wrap=True, markup=False)
-    chat.print(f"{c} x {h} x {w} {held.dtype}, {_mirrors(held.flips)}, {len(held.shards)} shards, {size / 1e6:,.1f} MB")
-    if held.latent and held.statistics == "own":
+    for line in _lines(record, opened, f"{held.source}{skipped}", empty):
+        say(line)
+    if held.codec != "pixels" and held.statistics == "own":
         mean, std = (f"{min(v):.3g} to {max(v):.3g}" for v in (held.mean, held.std))
-        chat.print(f"a channel's mean {mean}, standard deviation {std}")
-    chat.print(f"cache: {cache.path}  ({held.digest[:16]})", soft_wrap=True, markup=False)
+        chat.print(f"along the first axis: mean {mean}, standard deviation {std}")
+    say(f"cache: {cache.path}  ({held.digest[:16]})")
 
 
-def _number(n: int, opened: "Opened") -> str:
-    return f"{n:,}" if opened.taken == "all" else f"{n:,} of {len(opened.source):,}"
+def _record(opened: "Opened", folder: Path, rows: int, shards: int, size: int) -> dict[str, Any]:
+    source = opened.source
+    found = {"command": "cache", "folder": str(folder), opened.noun: rows, "classes": list(source.classes), "shape": list(opened.shape)}
+    found |= {"of": len(source), "left_out": dict(source.left_out), "dtype": opened.dtype, "flips": opened.flips}
+    return found | {"shards": shards, "bytes": size}
 
 
-def _lacking(opened: "Opened", empty: Collection[int]) -> Iterator[str]:
-    """What the source holds that is not read, and which classes have no images."""
+def _lines(record: dict[str, Any], opened: "Opened", what: str, empty: Collection[int], more: str = "") -> Iterator[str]:
+    """The record in words: what is read, what is not, which classes have nothing, and how it is stored."""
     from meanstep.program.data.formats import counted
 
-    if opened.source.left_out:
-        yield f"left out, not read: {counted(opened.source.left_out)}"
+    n, source = record[opened.noun], opened.source
+    number = f"{n:,}" if opened.taken == "all" else f"{n:,} of {len(source):,}"
+    yield f"{number} {opened.noun} of {what}, {len(source.classes) or 'no'} classes{more}"
+    if source.left_out:
+        yield f"left out, not read: {counted(source.left_out)}"
     if empty:
-        yield f"{len(empty)} classes without an image: {listed([opened.source.classes[k] for k in sorted(empty)])}"
+        lacking = "a row" if source.plain else "an image"
+        yield f"{len(empty)} classes without {lacking}: {listed([source.classes[k] for k in sorted(empty)])}"
+    sides, size = " x ".join(map(str, opened.shape)), record["bytes"] / 1e6
+    yield f"{sides} {opened.dtype}, {MIRRORS[opened.flips]}, {record['shards']} shards, {size:,.1f} MB"
 
 
-def _mirrors(flips: str) -> str:
-    return {"none": "no mirror images", "read": "mirrored when read", "stored": "mirror images stored"}[flips]
+MIRRORS = {"none": "no mirror images", "read": "mirrored when read", "stored": "mirror images stored"}

@@ -1,13 +1,11 @@
-"""Data for a run: a cache as it is, or one made of pictures in the user's own folder, with a line that says so."""
+"""Data for a run: a cache as it is, or one made of a source in the user's own folder, with a line that says so."""
 
 import os
 from dataclasses import replace
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
-from meanstep.program.bar import shown
-from meanstep.program.console import Interrupted, err
+from meanstep.program.bar import counting
+from meanstep.program.console import Interrupted, err, say
 from meanstep.program.data.build import make
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.formats import counted
@@ -33,14 +31,13 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
     if (folder / NAME).exists():
         return Cache.open(folder)
     lost = f"; left out: {counted(opened.source.left_out)}" if opened.source.left_out else ""
-    err.print(f"{spec} is no cache: making one in {folder}{lost}", soft_wrap=True, markup=False)
+    say(f"{spec} is no cache: making one in {folder}{lost}", on=err)
     return with_bar(opened, folder)
 
 
 def with_bar(opened: Opened, folder: Path) -> Cache:
     """`make` with a progress bar; an interrupt says how to go on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with shown(*columns) as bar:
+    with counting(opened.noun) as bar:
         task = bar.add_task("cache", total=len(opened.index))
         try:
             return make(opened, folder, lambda done: bar.update(task, completed=done))

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 SOURCES = (
-    "digits, a folder of images (labels are its sub-folders), .npz, .npy, webdataset .tar (with {000..009} or *), "
-    "or hub:owner/name[:config]"
+    "digits, a folder of images (labels are its sub-folders), .npz or .npy of images (uint8) or rows of any shape (floats), "
+    "webdataset .tar (with {000..009} or *), or hub:owner/name[:config]"
 )
 AUTOENCODERS = "identity, taesd:FILE, taef2:FILE, tiny:PATH, kl:PATH or dc:PATH (a folder, or owner/name on the Hugging Face hub)"
 Crop = Literal["none", "center", "adm"]

@@ -1,4 +1,4 @@
-"""Batches of a cache in an order that depends on the seed alone, read ahead by one thread. Knows no ranks: they ask for other chunks."""
+"""Batches of a cache in an order that depends on the seed alone, read ahead by one thread."""
 
 import queue
 import threading
@@ -6,13 +6,11 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from meanstep.program.console import UserError
 from meanstep.program.data import order
+from meanstep.program.data.batch import Batch
 from meanstep.program.data.cache import Cache
 
-Batch = tuple[int, Tensor, Tensor]
 _END = object()
 
 
@@ -32,15 +30,16 @@ class Loader:
         if self.flips and self.cache.manifest.flips == "none":
             raise UserError(f"{self.cache.path} was made without mirror images: make it with --flips, or train without")
 
-    def chunk(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """`x` float32 `[count, C, H, W]` as the network sees it, `y` int64 `[count]` (-1: no label). Nothing but the arguments matters."""
+    def chunk(self, start: int, count: int) -> Batch:
+        """`x` float32 `[count, *E]` as the network sees it, `y` int64 `[count]` if there are labels. Nothing but the arguments matters."""
         n = len(self.cache)
         flip = order.flips(n, self.seed, start, count) if self.flips else None
         x, y = self.cache.rows(order.rows(n, self.seed, start, count), flip)
-        return (x.pin_memory(), y.pin_memory()) if self.pin else (x, y)
+        batch = Batch(start, x, y if self.cache.classes else None)
+        return batch.map(lambda p: p.pin_memory()) if self.pin else batch
 
     def stream(self, starts: Iterable[int], count: int, ahead: int = 3) -> Generator[Batch, None, None]:
-        """`(start, x, y)` for every start, at most `ahead` of them read before they are asked for.
+        """The batch of every start, at most `ahead` of them read before they are asked for.
 
         Closing the generator ends the thread; an error of the thread is raised where the batch would have been.
         """
@@ -60,7 +59,7 @@ class Loader:
         last: Any = _END
         try:
             for start in starts:
-                if done.is_set() or not _put(box, done, (start, *self.chunk(start, count))):
+                if done.is_set() or not _put(box, done, self.chunk(start, count)):
                     return
         except BaseException as error:
             last = error

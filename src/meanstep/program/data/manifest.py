@@ -1,20 +1,22 @@
-"""What a cache states about itself, in manifest.json, and whether two of them are the same data. Knows no tensors of images."""
+"""What a cache states about itself, in manifest.json, and whether two of them are the same data. Needs no torch."""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from meanstep.program.console import UserError
+from meanstep.program.reading import files, trees
+from meanstep.program.reading.files import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
 NAME = "manifest.json"
-LATER = ("taken", "left_out", "empty")
-"""What caches of this version did not always state; of it, only how images were taken is part of the digest, and only if at random."""
+LATER = {"taken": "permutation", "left_out": ..., "empty": ..., "codec": "plain"}
+"""What caches of this version did not always state, and the one value of it, if any, that is part of the digest."""
 STRUCTURE = ("autoencoder", "autoencoder_digest", "scaling", "shift", "shape", "image", "dtype")  # what a network is built upon
 
 
@@ -30,82 +32,80 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The statement of a cache. Two caches hold the same data exactly if their `digest` is the same."""
+    """The statement of a cache. Two caches hold the same data exactly if their `digest` is the same.
+
+    `source`: its name, without folders; `source_digest`: sha256 of its contents. `limit`: at most so many items were taken, 0: all, as
+    `taken` says: all, evenly spaced ones, or the first of a fixed permutation, in their own order. `count`: rows; `skipped`: items left out
+    because they could not be read; `left_out`: what lay in the source and is not read, how many of what kind, None: it was not counted.
+
+    `image`: shape of a row in units of the data, of pictures channels, height and width; `shape`: of a row as the network sees it. `crop`,
+    `resample`, `enlarged`: what was done to pictures, and whether those smaller than the crop were enlarged instead of refused. `flips`:
+    mirror images do not belong to the data, are made when read, or are stored beside. `classes`: names of the labels 0, 1, ..., none
+    without labels; `empty`: labels of which there is no row, None: it was not looked.
+
+    `codec`: what rows are, see `codecs`. `autoencoder`: its kind and where it was found, `identity`, `taesd:PATH`, ...; stored latents are
+    (its own - `shift`) * `scaling`. `mean`, `std`: of each entry of the first axis of the stored rows, such as a channel, over all rows and
+    places, 0 and 1 for pictures; `statistics`: where they were measured: `own`, the digest of another cache, `none`: not normalised.
+    """
 
     source: str
-    """The source's name, without folders."""
     source_digest: str
-    """sha256 of the source's contents."""
     split: str
     limit: int
-    """At most so many images were taken, as `taken` says; 0: all."""
     count: int
     skipped: int
-    """Images left out because they could not be read."""
-    image: tuple[int, int, int]
-    """Channels, height and width of the pictures."""
-    shape: tuple[int, int, int]
-    """Channels, height and width of what the network sees."""
+    image: tuple[int, ...]
+    shape: tuple[int, ...]
     crop: Literal["none", "center", "adm"]
     resample: Literal["none", "box", "bicubic", "lanczos"]
     enlarged: bool
-    """Whether images smaller than the crop were enlarged instead of refused."""
     flips: Literal["none", "read", "stored"]
-    """Mirror images: none belong to the data, made when read, or encoded and stored beside."""
     classes: tuple[str, ...]
-    """Names of the labels 0, 1, ...; empty: no labels."""
     autoencoder: str
-    """Its kind and where it was found: `identity`, `taesd:PATH`, ..."""
     autoencoder_digest: str
     scaling: float
-    """Stored latents are (the autoencoder's own - shift) * scaling."""
     shift: float
     dtype: Literal["uint8", "float16", "float32"]
     mean: tuple[float, ...]
-    """Of each channel of the stored latents, over all rows and places; 0 for pictures."""
     std: tuple[float, ...]
-    """Likewise; 1 for pictures."""
     statistics: str
-    """Where mean and std were measured: `own`, or the digest of another cache; `none`: latents are not normalised."""
     shards: tuple[Shard, ...]
     taken: Literal["all", "spaced", "permutation"] = "all"
-    """Which images: all, evenly spaced ones, or the first `limit` of a fixed permutation, in their own order."""
     left_out: dict[str, int] | None = None
-    """What lay in the source and is not read: how many of what kind, by ending; None: it was not counted."""
     empty: tuple[int, ...] | None = None
-    """Labels of which the cache holds no image; None: it was not looked."""
+    codec: Literal["pixels", "latents", "plain"] = "pixels"
     version: int = VERSION
 
     @property
     def digest(self) -> str:
         """sha256 of the statement; where an autoencoder lay, and what the source was called, does not matter."""
-        plain = asdict(replace(self, autoencoder=self.autoencoder.partition(":")[0], source=""))
-        told = {name: value for name, value in plain.items() if name not in LATER or value == "permutation"}
+        plain = asdict(self) | {"autoencoder": self.autoencoder.partition(":")[0], "source": ""}
+        told = {name: value for name, value in plain.items() if name not in LATER or value == LATER[name]}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @property
-    def shown(self) -> tuple[int, ...]:
-        """The labels of which there are images: all where the cache does not say."""
-        return tuple(k for k in range(len(self.classes)) if k not in (self.empty or ()))
+    def noun(self) -> str:
+        """What many rows are called."""
+        return {"pixels": "images", "plain": "rows"}.get(self.codec, self.codec)
 
     @property
-    def latent(self) -> bool:
-        """Whether rows are an autoencoder's latents, not pictures."""
-        return self.dtype != "uint8"
+    def items(self) -> str:
+        """What many rows in units of the data are called: latents decode to images."""
+        return "rows" if self.codec == "plain" else "images"
 
-    def normalise(self, z: "Tensor") -> "Tensor":
-        """What the network sees of `z` `[B, C, H, W]`: latents to mean 0 and standard deviation 1; pictures in [-1, 1] as they are."""
-        mean, std = self.moments(z)
-        return (z - mean) / std
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The labels of which there are rows: all where the cache does not say."""
+        return tuple(k for k in range(len(self.classes)) if k not in (self.empty or ()))
 
     def unnormalise(self, x: "Tensor") -> "Tensor":
-        """The autoencoder's `z` of a network's `x` `[B, C, H, W]`."""
+        """Rows `[B, *E]` as they are stored, of the network's `x`: an autoencoder's `z`, plain numbers."""
         mean, std = self.moments(x)
         return x * std + mean
 
     def moments(self, like: "Tensor") -> "tuple[Tensor, Tensor]":
-        """Mean and standard deviation `[C, 1, 1]`, of the dtype and on the device of `like`."""
-        mean, std = (like.new_tensor(m)[:, None, None] for m in (self.mean, self.std))
+        """Mean and standard deviation, which broadcast over a row, of the dtype and on the device of `like`."""
+        mean, std = (like.new_tensor(m).reshape(-1, *(1 for _ in self.shape[1:])) for m in (self.mean, self.std))
         return mean, std
 
     def text(self) -> str:
@@ -115,12 +115,12 @@ class Manifest:
     @classmethod
     def read(cls, path: Path) -> "Manifest":
         """From a file; `UserError` if it is none, damaged or of another version."""
+        if not path.exists():
+            raise UserError(f"{path.parent} is no cache: it has no {path.name}; make one with `meanstep cache`")
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path.parent} is no cache: it has no {path.name}; make one with `meanstep cache`") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is damaged: {str(error)[:120]}; make the cache again") from error
+            held = trees.from_json(files.content(path))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}; make the cache again") from None
         version = held.get("version") if isinstance(held, dict) else None
         if version != VERSION:
             raise UserError(f"{path} is of version {version}, this program reads {VERSION}: make the cache again")
@@ -138,6 +138,10 @@ class Manifest:
             left_out = None if held["left_out"] is None else {str(kind): int(n) for kind, n in held["left_out"].items()}
             found = cls(**{**held, **triple, "shards": shards, "empty": empty, "left_out": left_out})
             fits = sum(s.rows for s in shards) == found.count and len(found.mean) == len(found.std) == found.shape[0]
+            if not all(isinstance(number, int | float) for number in (*found.mean, *found.std, *found.shape, found.scaling, found.shift)):
+                raise ValueError("its sizes and moments are no numbers")
+            if found.codec not in ("pixels", "latents", "plain"):
+                raise ValueError(f"there is no codec {found.codec!r}")
         except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {error}; make the cache again") from error
         if not fits or any(Path(s.name).name != s.name for s in shards):
@@ -147,16 +151,23 @@ class Manifest:
 
 def older(held: dict[str, Any]) -> dict[str, Any]:
     """What a statement means that was written before it told of `LATER` things."""
-    limit = held.get("limit") or 0
-    return {"taken": "spaced" if 0 < limit <= held.get("count", limit) + held.get("skipped", 0) else "all", "left_out": None, "empty": None}
+    limit, codec = held.get("limit") or 0, "pixels" if held.get("dtype") == "uint8" else "latents"
+    taken = "spaced" if 0 < limit <= held.get("count", limit) + held.get("skipped", 0) else "all"
+    return {"taken": taken, "left_out": None, "empty": None, "codec": codec}
 
 
 def differences(a: Manifest, b: Manifest) -> list[str]:
     """The fields in which the data differ, the weightiest first; empty if `a.digest == b.digest`."""
     names = [*STRUCTURE, *(f.name for f in fields(Manifest) if f.name not in STRUCTURE)]
-    kind = {"autoencoder": lambda m: m.autoencoder.partition(":")[0], **dict.fromkeys(("source", "left_out", "empty"), lambda m: "")}
-    kind["taken"] = lambda m: m.taken == "permutation"
-    return [name for name in names if (get := kind.get(name, lambda m, name=name: getattr(m, name)))(a) != get(b)]
+    return [name for name in names if _told(a, name) != _told(b, name)]
+
+
+def _told(m: Manifest, name: str) -> Any:
+    """A field as far as it is part of the digest."""
+    value = getattr(m, name)
+    if name in LATER:
+        return value == LATER[name]
+    return {"autoencoder": m.autoencoder.partition(":")[0], "source": ""}.get(name, value)
 
 
 def check_fits(run: Manifest, cache: Manifest, where: str = "the run") -> None:
@@ -175,7 +186,7 @@ def _short(value: Any) -> str:
 def sha256(file: Path) -> str:
     """Of a file's contents, in hex; `UserError` if it cannot be read."""
     try:
-        with file.open("rb") as held:
+        with opened(file) as held:
             return hashlib.file_digest(held, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error

@@ -1,8 +1,9 @@
-"""Whether a cache can be made as it is asked for: sources and autoencoder open, the first image read. Knows no shards on disk."""
+"""Whether a cache can be made as it is asked for: source and autoencoder open, the codec chosen, the first row read."""
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,72 +11,94 @@ import numpy as np
 
 from meanstep.program.console import UserError
 from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
-from meanstep.program.data.cache import DTYPES
-from meanstep.program.data.kinds import Resample
-from meanstep.program.data.manifest import NAME, STRUCTURE, Manifest
+from meanstep.program.data.codecs import CODECS, DTYPES, Codec
+from meanstep.program.data.manifest import LATER, NAME, STRUCTURE, Manifest
 from meanstep.program.data.order import subset
 from meanstep.program.data.pictures import Preparation
 from meanstep.program.data.request import Request
 from meanstep.program.data.sources import Broken, Source, open_source
 
 SHARD_BYTES = 1 << 25
+Item = Callable[[Any, str], np.ndarray]
+"""From an item of a source and its place, for complaints, to an array."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An admitted request: everything is open and the first image was read. `Opened.of(request)`."""
+    """An admitted request: everything is open and the first row was read. `Opened.of(request)`.
+
+    `name`: the codec's; `item`: how an item of the source becomes an array of shape `image`; `shape`, `dtype`: of a stored row.
+    """
 
     request: Request
     source: Source
     autoencoder: Autoencoder
-    preparation: Preparation
-    image: tuple[int, int, int]
-    shape: tuple[int, int, int]
+    name: str
+    item: Item
+    image: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: str
 
     @classmethod
     def of(cls, request: Request) -> "Opened":
         """`UserError` in one line for what cannot be made."""
-        request.check()
         source = open_source(request.source, request.split, request.image, request.label)
         autoencoder = open_autoencoder(request.autoencoder, request.device)
-        channels = request.channels or source.channels
-        resample: Resample = "bicubic" if request.crop == "adm" else request.resample
-        preparation = Preparation(channels, request.size, request.crop, resample, request.enlarge)
-        image = _first(source, preparation, request.skip_broken)
-        return cls(request, source, autoencoder, preparation, image, autoencoder.shape(image))
+        if source.plain:
+            return cls._plain(request, source, autoencoder)
+        item = Preparation.asked(request, source)
+        image = _first(source, item, request.skip_broken).shape
+        name, dtype = ("latents", request.dtype or "float16") if autoencoder.encodes else ("pixels", "uint8")
+        return cls(request, source, autoencoder, name, replace(item, shape=image), image, autoencoder.shape(image), dtype)
+
+    @classmethod
+    def _plain(cls, request: Request, source: Source, autoencoder: Autoencoder) -> "Opened":
+        """Of rows of numbers, which are latents if they are to be decoded."""
+        for name in ("size", "channels", "flips", "enlarge"):
+            if getattr(request, name):
+                raise UserError(f"{source.name} holds rows of numbers, and --{name} is for pictures: leave it out")
+        first = _first(source, numbers, request.skip_broken)
+        image = autoencoder.image(first.shape) if autoencoder.encodes else first.shape
+        name = "latents" if autoencoder.encodes else "plain"
+        return cls(request, source, autoencoder, name, numbers, image, first.shape, request.dtype or first.dtype.name)
 
     @property
-    def dtype(self) -> str:
-        """Of the stored rows."""
-        return self.request.dtype if self.autoencoder.channels else "uint8"
+    def codec(self) -> Codec:
+        """What makes its rows."""
+        return CODECS[self.name]
+
+    @property
+    def noun(self) -> str:
+        """What the source's items are called."""
+        return self.source.noun
 
     @property
     def taken(self) -> Literal["all", "permutation"]:
-        """Which images of the source: all, or the first `limit` of a fixed permutation."""
+        """Which items of the source: all, or the first `limit` of a fixed permutation."""
         return "permutation" if 0 < self.request.limit < len(self.source) else "all"
 
     @cached_property
     def index(self) -> np.ndarray:
-        """The numbers of these images, rising."""
+        """The numbers of these items, rising."""
         n = len(self.source)
         found: np.ndarray = np.arange(n) if self.taken == "all" else subset(n, self.request.limit).sort().values.numpy()
         return found
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that one image takes."""
+        """Bytes that one row takes."""
         stored = DTYPES[self.dtype].itemsize * int(np.prod(self.shape))
         return stored * (2 if self.flips == "stored" else 1) + 8
 
     @property
     def rows(self) -> int:
-        """Images of a full shard."""
+        """Rows of a full shard."""
         return self.request.shard or max(1, SHARD_BYTES // self.row_bytes)
 
     @property
     def flips(self) -> Literal["none", "read", "stored"]:
         """How mirror images come about."""
-        return "none" if not self.request.flips else "stored" if self.autoencoder.channels else "read"
+        return self.codec.flips if self.request.flips else "none"
 
     @cached_property
     def statement(self) -> dict[str, Any]:
@@ -90,7 +113,7 @@ class Opened:
             "image": self.image,
             "shape": self.shape,
             "crop": self.request.crop if cropped else "none",
-            "resample": self.preparation.resample if cropped else "none",
+            "resample": "none" if not cropped else "bicubic" if self.request.crop == "adm" else self.request.resample,
             "enlarged": self.request.enlarge,
             "flips": self.flips,
             "classes": self.source.classes,
@@ -99,6 +122,7 @@ class Opened:
             "scaling": self.autoencoder.scaling,
             "shift": self.autoencoder.shift,
             "dtype": self.dtype,
+            "codec": self.name,
         }
         return {**held, **self._moments(held)}
 
@@ -119,17 +143,22 @@ class Opened:
     def digest(self) -> str:
         """sha256 of the statement, for the name of a folder."""
         plain = {**self.statement, "autoencoder": "", "source": ""}
-        if self.taken == "all":
-            del plain["taken"]  # as before it was stated: folders keep their names
+        for name in ("taken", "codec"):
+            if plain[name] != LATER[name]:
+                del plain[name]  # as before it was stated: folders keep their names
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def _first(source: Source, preparation: Preparation, skip: bool) -> tuple[int, int, int]:
+def numbers(item: Any, where: str) -> np.ndarray:
+    """A row of numbers is an array already."""
+    return np.asarray(item)
+
+
+def _first(source: Source, item: Item, skip: bool) -> np.ndarray:
     for i in range(len(source)):
         try:
-            c, h, w = preparation(source[i][0], source.where(i)).shape
-            return c, h, w
+            return item(source[i][0], source.where(i))
         except Broken:
             if not skip:
                 raise
-    raise UserError(f"none of the {len(source)} images of {source.name} can be read")
+    raise UserError(f"none of the {len(source)} {source.noun} of {source.name} can be read")

@@ -1,12 +1,15 @@
 """One picture to the size asked for: mode, orientation, resize, crop. Everything here is stated in the manifest. Knows no files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from meanstep.program.console import UserError
 from meanstep.program.data.kinds import Crop, Resample
+from meanstep.program.data.manifest import Manifest
+from meanstep.program.data.request import Request
+from meanstep.program.data.source import Source
 
 FILTERS = {"box": Image.Resampling.BOX, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 GREY, COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
@@ -18,7 +21,8 @@ class Preparation:
 
     `center`: the shorter side is resized to `size` with `resample`, then the middle is cut out. `adm`: likewise with bicubic, after
     halvings by box while the shorter side is at least twice `size` (arXiv 2105.05233). An image smaller than `size` is an error unless
-    `enlarge`. Transparency is laid over white; a photograph's stated orientation is followed.
+    `enlarge`, and so is one of another than a given `shape`. Transparency is laid over white; a photograph's stated orientation is
+    followed.
     """
 
     channels: int = 3
@@ -26,6 +30,21 @@ class Preparation:
     crop: Crop = "center"
     resample: Resample = "bicubic"
     enlarge: bool = False
+    shape: tuple[int, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def asked(cls, request: Request, source: Source) -> "Preparation":
+        """What a request asks for, of a source."""
+        resample: Resample = "bicubic" if request.crop == "adm" else request.resample
+        return cls(request.channels or source.channels, request.size, request.crop, resample, request.enlarge)
+
+    @classmethod
+    def stated(cls, manifest: Manifest) -> "Preparation":
+        """What was done to the pictures of a cache."""
+        channels, side, *_ = manifest.image
+        filtered: Resample = manifest.resample if manifest.resample != "none" else "bicubic"
+        size = side if manifest.crop != "none" else 0
+        return cls(channels, size, manifest.crop, filtered, manifest.enlarged, manifest.image)
 
     def __call__(self, image: Image.Image, where: str) -> np.ndarray:
         """uint8 `[channels, H, W]`; `UserError` that names `where` for an image that does not do."""
@@ -33,7 +52,11 @@ class Preparation:
         if self.size:
             image = self._fit(image, where)
         pixels = np.asarray(image, dtype=np.uint8)
-        return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+        pixels = np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+        if self.shape and pixels.shape != self.shape:
+            (_, high, wide), (_, h, w) = pixels.shape, self.shape
+            raise UserError(f"{where} has {wide} x {high} pixels, others {w} x {h}: give --size and --crop")
+        return pixels
 
     def _mode(self, image: Image.Image, where: str) -> Image.Image:
         if image.mode not in GREY + COLOUR:

@@ -1,9 +1,10 @@
-"""Images and labels by number, wherever they lie. Knows no sizes, no autoencoders, no caches."""
+"""Images, or rows of numbers, and labels by number, wherever they lie."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,43 +13,51 @@ from meanstep.program.console import UserError
 
 
 class Broken(UserError):
-    """An image that cannot be read: its place, in one line. `--skip-broken` counts these."""
+    """An image or row that cannot be read: its place, in one line. `--skip-broken` counts these."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images and labels by number: `len(source)`, `source[i] -> (PIL image, label or -1)`; `UserError` if one cannot be read.
+    """Items and labels by number: `len(source)`, `source[i] -> (item, label or -1)`; `UserError` if one cannot be read.
 
-    `labels`: int64 `[N]`, or None; `read(i)`: the image; `where(i)`: its place, for complaints; `hashing`: parts of `digest`, computed
-    when it is first asked for, as it may read everything. `channels`: what a cache of it has by default. `left_out`: how many of what
-    kind lie there and are not read, by ending.
+    An item is a PIL image or, of a `plain` source, an array of finite numbers of one shape. `labels`: int64 `[N]`, or None; `read(i)`: the
+    item; `where(i)`: its place, for complaints; `hashing`: parts of `digest`, computed when it is first asked for, as it may read
+    everything. `channels`: what a cache of pictures has by default. `left_out`: how many of what kind lie there and are not read, by
+    ending.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: np.ndarray | None = field(repr=False)
     count: int
-    read: Callable[[int], Image.Image] = field(repr=False)
+    read: Callable[[int], Any] = field(repr=False)
     where: Callable[[int], str] = field(repr=False)
     hashing: Callable[[], Sequence[str]] = field(repr=False)
     channels: int = 3
     left_out: Mapping[str, int] = field(default_factory=dict)
+    plain: bool = False
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, i: int) -> tuple[Image.Image, int]:
+    @property
+    def noun(self) -> str:
+        """What many items are called."""
+        return "rows" if self.plain else "images"
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
         if not 0 <= i < self.count:
-            raise IndexError(f"image {i} of {self.count}")
+            raise IndexError(f"item {i} of {self.count}")
         try:
-            image = self.read(i)
-            image.load()
+            item = self.read(i)
+            if isinstance(item, Image.Image):
+                item.load()
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # what PIL raises for damaged files
             raise Broken(f"cannot read {self.where(i)}: {' '.join(str(error).split())[:120] or type(error).__name__}") from error
-        return image, self.label(i)
+        return item, self.label(i)
 
     def label(self, i: int) -> int:
-        """The label of image `i`; -1 if there are none."""
+        """The label of item `i`; -1 if there are none."""
         return -1 if self.labels is None else int(self.labels[i])
 
     @cached_property
@@ -57,8 +66,14 @@ class Source:
         return hashlib.sha256("\n".join([*self.hashing(), *self.classes]).encode()).hexdigest()
 
 
+CLASSES = 1 << 20
+
+
 def numbered(labels: np.ndarray) -> tuple[str, ...]:
-    """Names for labels that have none: their numbers."""
+    """Names for labels that have none: their numbers. `UserError` for one that numbers no class."""
+    if not int(labels.min(initial=0)) >= 0 or not int(labels.max(initial=0)) < CLASSES:
+        odd = labels.max() if labels.min(initial=0) >= 0 else labels.min()
+        raise UserError(f"a label is {odd}: labels count classes from 0, of which there are at most {CLASSES:,}")
     return tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
 
 

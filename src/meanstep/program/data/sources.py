@@ -1,10 +1,13 @@
-"""Where images come from: `open_source` of a spec. Knows no sizes, no autoencoders, no caches."""
+"""Where images and rows of numbers come from: `open_source` of a spec."""
+
+from pathlib import Path
 
 import numpy as np
 
 from meanstep.program.console import UserError
 from meanstep.program.data import arrays, files, hub
 from meanstep.program.data.formats import counted
+from meanstep.program.data.manifest import NAME, Manifest
 from meanstep.program.data.source import Broken, Source
 
 
@@ -18,7 +21,7 @@ def open_source(spec: str, split: str = "train", image: str = "image", label: st
         source = arrays.digits(split)
     elif spec.startswith("hub:"):
         source = hub.dataset(spec.removeprefix("hub:"), split, image, label)
-    elif spec.endswith((".npz", ".npy")):
+    elif spec.endswith(tuple(arrays.READERS)):
         source = arrays.file(spec, split)
     elif spec.endswith(".tar"):
         source = files.tars(spec, split, image, label)
@@ -26,8 +29,20 @@ def open_source(spec: str, split: str = "train", image: str = "image", label: st
         source = files.folder(spec, split)
     if not len(source):
         lost = f"; left out: {counted(source.left_out)}" if source.left_out else ""
-        raise UserError(f"{spec} holds no images for the split {split!r}{lost}")
+        raise UserError(f"{spec} holds no {source.noun} for the split {split!r}{lost}")
     return _labelled(source)
+
+
+def plain_shape(spec: str) -> tuple[int, ...] | None:
+    """The shape of a row of a cache or a file of numbers; None for pictures, for what is elsewhere, and for what cannot be read."""
+    try:
+        if (manifest := Path(spec).expanduser() / NAME).is_file():
+            held = Manifest.read(manifest)
+            return held.shape if held.codec == "plain" else None
+        source = arrays.file(spec, "train") if spec.endswith(tuple(arrays.READERS)) else None
+        return source[0][0].shape if source is not None and source.plain and len(source) else None
+    except UserError:
+        return None
 
 
 def _labelled(source: Source) -> Source:
@@ -40,4 +55,4 @@ def _labelled(source: Source) -> Source:
     return source
 
 
-__all__ = ["Broken", "Source", "open_source"]
+__all__ = ["Broken", "Source", "open_source", "plain_shape"]

@@ -1,4 +1,4 @@
-"""How far samples are from data: features of images, reference statistics kept on disk, distances by cell of a table.
+"""How far samples are from data: features of rows, reference statistics kept on disk, distances by cell of a table.
 
 The public names load their modules when they are used.
 """
@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING
 from meanstep.program.lazy import lazily
 
 if TYPE_CHECKING:
-    from meanstep.program.evaluation.extractors import open_extractor
-    from meanstep.program.evaluation.features import Extractor
-    from meanstep.program.evaluation.measures import Gathered, measured
-    from meanstep.program.evaluation.pictures import Pictures
-    from meanstep.program.evaluation.references import Reference, reference
+    from meanstep.program.evaluation.examples import Examples as Examples
+    from meanstep.program.evaluation.extractors import open_extractor as open_extractor
+    from meanstep.program.evaluation.features import Extractor as Extractor
+    from meanstep.program.evaluation.measures import Gathered as Gathered
+    from meanstep.program.evaluation.measures import measured as measured
+    from meanstep.program.evaluation.references import Reference as Reference
+    from meanstep.program.evaluation.references import reference as reference
 
-__all__ = ["Extractor", "Gathered", "Pictures", "Reference", "measured", "open_extractor", "reference"]
-__getattr__ = lazily(
-    __name__,
-    {
-        **dict.fromkeys(("Gathered", "measured"), "measures"),
-        **dict.fromkeys(("Reference", "reference"), "references"),
-        "Extractor": "features",
-        "Pictures": "pictures",
-        "open_extractor": "extractors",
-    },
-)
+__getattr__ = lazily(__name__, __file__)

@@ -1,4 +1,4 @@
-"""From images uint8 to features: `open_extractor` of a spec. Never unpickles, and never calls a distance FID that is none."""
+"""From images uint8, or rows of numbers, to features: `open_extractor` of a spec. Never calls a distance FID that is none."""
 
 import math
 from collections.abc import Iterable
@@ -14,11 +14,13 @@ from meanstep.metrics import Statistics
 from meanstep.program.console import UserError
 from meanstep.program.evaluation import pretrained
 from meanstep.program.evaluation.features import Extractor, digest, misfit
-from meanstep.program.evaluation.inputs import Input
+from meanstep.program.evaluation.inputs import Entries, Input
 from meanstep.program.evaluation.specs import unknown
 from meanstep.program.runs.public_weights import read
 
 COMPONENTS, GRID, PLAIN = 32, 16, 64
+MOST = 4096
+"""Entries of a row that `rows` takes at most: a covariance has their square."""
 SEEN = 64
 """Pixels of a side that `random` sees at most."""
 
@@ -26,15 +28,15 @@ SEEN = 64
 def open_extractor(spec: str, device: torch.device | str = "cpu", fetch: bool = True) -> Extractor:
     """The extractor that a spec names; `UserError` in one line if there is none or its weights are absent, damaged or of another network.
 
-    `pixels`, `random`, `inception[:FILE]`, `efficientnet-lite0:FILE`, `timm:NAME[:FILE]`, `torchvision:NAME[:FILE]`. Without `fetch`
-    one whose weights would come over the network is refused: for a spec that a run's folder names, not the user.
+    `pixels`, `random`, `rows`, `inception[:FILE]`, `efficientnet-lite0:FILE`, `timm:NAME[:FILE]`, `torchvision:NAME[:FILE]`. Without
+    `fetch` one whose weights would come over the network is refused: for a spec that a run's folder names, not the user.
     """
     kind, _, rest = spec.partition(":")
     if not fetch and pretrained.fetches(kind, rest):
         raise UserError(f"the weights of {spec} are fetched over the network, and only the run's folder names it: give --extractor {spec}")
     device = torch.device(device)
-    if kind in ("pixels", "random") and not rest:
-        return pixels(device) if kind == "pixels" else random(device)
+    if kind in OWN and not rest:
+        return OWN[kind](device)
     if kind == "efficientnet-lite0":
         return efficientnet(rest, device)
     if kind == "inception":
@@ -124,3 +126,28 @@ def _projected(plain: Extractor, state: dict[str, Tensor]) -> Extractor:
         return (pooled - mean) @ components
 
     return replace(plain, dim=components.shape[-1], _features=features, state=state)
+
+
+def entries(device: torch.device) -> Extractor:
+    """The entries of a row themselves, for data of any shape. Not fitted yet: how many they are is the reference's."""
+    taken = Entries()
+    return Extractor("rows", digest("rows", taken, {}), 0, taken, device, _same, _fit=_sized, _restore=_of_size)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _sized(plain: Extractor, batches: Iterable[Tensor]) -> Extractor:
+    dim = next(iter(batches))[0].numel()
+    if dim > MOST:
+        raise UserError(f"rows have {dim:,} entries, and the extractor rows takes at most {MOST:,}: train with --evaluate-every 0")
+    return _of_size(plain, {"dim": torch.tensor(dim)})
+
+
+def _of_size(plain: Extractor, state: dict[str, Tensor]) -> Extractor:
+    return replace(plain, dim=int(state["dim"]), state=state)
+
+
+OWN = {"pixels": pixels, "random": random, "rows": entries}
+"""Those that need no file."""

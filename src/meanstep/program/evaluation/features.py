@@ -1,4 +1,4 @@
-"""What an extractor is: images uint8 in, features out, and a digest of all that decides them."""
+"""What an extractor is: images uint8 or rows of numbers in, features out, and a digest of all that decides them."""
 
 import hashlib
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from meanstep.program.evaluation.inputs import Input
+from meanstep.program.evaluation.inputs import Entries, Input
 
 Map = Callable[[Tensor], Tensor]
 CACHED = 8
@@ -17,7 +17,8 @@ CACHED = 8
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """`extractor(images)`: uint8 `[B, C, H, W]` to features float32 `[B, dim]` on the processor, no gradients.
+    """`extractor(rows)`: images uint8 `[B, C, H, W]`, or numbers `[B, *E]` if `input` takes them, to features float32
+    `[B, dim]` on the processor, no gradients.
 
     `digest`: sha256 of weights, architecture and preprocessing; `logits` makes class logits of features, where the network has such a
     layer; `standard`: this is the Inception of the published FID. One channel is repeated for a network that takes three.
@@ -26,7 +27,7 @@ class Extractor:
     name: str
     digest: str
     dim: int
-    input: Input
+    input: Input | Entries
     device: torch.device = field(repr=False)
     _features: Map = field(repr=False)
     logits: Map | None = field(default=None, repr=False)
@@ -58,7 +59,7 @@ class Extractor:
         return self._restore(self, state) if self._restore else self
 
 
-def digest(name: str, taken: Input, tensors: dict[str, Tensor]) -> str:
+def digest(name: str, taken: Input | Entries, tensors: dict[str, Tensor]) -> str:
     """sha256 of an architecture's name, its preprocessing and its weights, whatever file they came in."""
     found = hashlib.sha256(f"{name}\n{taken}\n".encode())
     for part, value in sorted(tensors.items()):

@@ -1,4 +1,4 @@
-"""What an extractor sees of an image: channels, size, range. Part of its digest. Knows no networks."""
+"""What an extractor sees of an image, channels, size, range, or of a row of numbers. Part of its digest."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -27,7 +27,8 @@ class Input:
     def __call__(self, images: Tensor) -> Tensor:
         """`UserError` for images that are not uint8 or have other channels."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise UserError(f"an extractor takes images uint8 [B, 1 or 3, H, W], got {images.dtype} {tuple(images.shape)}")
+            what = f"an extractor takes images uint8 [B, 1 or 3, H, W], got {images.dtype} {tuple(images.shape)}"
+            raise UserError(f"{what}: for rows of numbers give --extractor rows")
         x = images.float()
         if self.channels == 3:
             x = x.expand(-1, 3, -1, -1)
@@ -39,3 +40,18 @@ class Input:
     def repeats(self, channels: int) -> bool:
         """Whether images of so many channels get theirs repeated."""
         return self.channels == 3 and channels == 1
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Rows `[B, *E]` of any shape as vectors of their entries, float32 `[B, D]`."""
+
+    size: int = 0
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Pictures too are rows of numbers."""
+        return rows.flatten(1).float()
+
+    def repeats(self, channels: int) -> bool:
+        """Nothing is repeated."""
+        return False

@@ -37,9 +37,9 @@ class Gathered:
     scores: list[Tensor] = field(default_factory=list)
     done: int = 0
 
-    def add(self, images: Tensor) -> "Gathered":
-        """Take in samples uint8 `[B, C, H, W]`."""
-        features = self.extractor(images)
+    def add(self, rows: Tensor) -> "Gathered":
+        """Take in samples `[B, *E]`, as the extractor takes them."""
+        features = self.extractor(rows)
         number = blocks(self.count, features.shape[-1])
         self.parts = self.parts or [Statistics(features.shape[-1]) for _ in range(number)]
         places = torch.arange(self.done, self.done + len(features)) * number // self.count
@@ -83,7 +83,7 @@ def measured(found: Gathered, against: Reference, metrics: Iterable[str] = ("fre
     values: Values = {"count": found.done, "reference_count": against.count}
     for metric in metrics:
         if min(found.done, against.count) < (least := _least(metric)):
-            raise UserError(f"{metric} needs at least {least} samples and {least} images, got {found.done} and {against.count}")
+            raise UserError(f"{metric} needs at least {least} samples and as many of the reference, got {found.done} and {against.count}")
         values |= METRICS[metric].load()(found, against)
     return values
 

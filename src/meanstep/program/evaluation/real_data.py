@@ -1,4 +1,4 @@
-"""Which real images a run is compared with, and the floor: what fresh data would score. Knows no samples."""
+"""Which real rows a run is compared with, and the floor: what fresh data would score."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +7,8 @@ from meanstep.metrics import frechet
 from meanstep.program.console import UserError
 from meanstep.program.data import Autoencoder, Manifest, open_source
 from meanstep.program.data.manifest import NAME
+from meanstep.program.evaluation.examples import Examples, examples, of_cache, of_source
 from meanstep.program.evaluation.measures import Values, gathering, measured
-from meanstep.program.evaluation.pictures import Pictures, of_cache, of_source, pictures
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.runs import cached
 
@@ -26,19 +26,19 @@ class RunData:
         """The run's `--data.source`, or empty if it is not known."""
         return cached.source(self.run)
 
-    def trained_on(self) -> Pictures:
-        """The pictures of the training data; `UserError` if they cannot be found any more."""
+    def trained_on(self) -> Examples:
+        """The rows of the training data; `UserError` if they cannot be found any more."""
         return of_cache(cached.cache(self.run, "give --reference"), self.autoencoder)
 
-    def held_out(self, spec: str, reference: Pictures) -> Pictures | None:
-        """Pictures that the reference has not: those that `spec` names, else the test split of the run's source.
+    def held_out(self, spec: str, reference: Examples) -> Examples | None:
+        """Examples that the reference has not: those that `spec` names, else the test split of the run's source.
 
         None if there is no such split, or the reference is of it, or it would be fetched. `UserError` if `spec` names the reference.
         """
         if spec:
-            named = pictures(spec, self.manifest, self.autoencoder, "test" if _has_test(spec) else "train")
+            named = examples(spec, self.manifest, self.autoencoder, "test" if _has_test(spec) else "train")
             if named.origin == reference.origin:
-                raise UserError(f"--held-out {spec} holds the images of the reference: give others, or leave it out")
+                raise UserError(f"--held-out {spec} holds the {named.noun} of the reference: give others, or leave it out")
             return named
         if cached.remote(self.source) or not _has_test(self.source):
             return None
@@ -59,16 +59,16 @@ def _has_test(spec: str) -> bool:
     return True
 
 
-def floor(pool: Pictures, count: int, against: Reference, metrics: tuple[str, ...], batch: int) -> Values:
-    """What `count` images that are not in the reference score, or as many as there are."""
+def floor(pool: Examples, count: int, against: Reference, metrics: tuple[str, ...], batch: int) -> Values:
+    """What `count` rows that are not in the reference score, or as many as there are."""
     n = min(count, len(pool))
     found = gathering(against.extractor, n, metrics)
-    for images in pool.batches(batch, n):
-        found.add(images)
+    for rows in pool.batches(batch, n):
+        found.add(rows)
     return measured(found, against, metrics)
 
 
 def halves(against: Reference) -> Values:
-    """The Frechet distance of one half of the reference to the other, drawn at random: biased as half as many images are."""
+    """The Frechet distance of one half of the reference to the other, drawn at random: biased as half as many rows are."""
     a, b = against.halves
     return {"count": a.n, "reference_count": b.n, "frechet": frechet(a, b), "blocks": 1}

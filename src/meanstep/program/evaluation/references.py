@@ -1,4 +1,4 @@
-"""Statistics of real images, kept in the user's folder under a digest of data, extractor and preprocessing. Knows no samples."""
+"""Statistics of real rows, kept in the user's folder under a digest of data, extractor and preprocessing."""
 
 import hashlib
 import json
@@ -13,11 +13,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from meanstep.metrics import Statistics
-from meanstep.program.console import UserError, err
+from meanstep.program.console import UserError, err, say
 from meanstep.program.data.ensured import user_folder
 from meanstep.program.disk import clean, made, write
+from meanstep.program.evaluation.examples import Examples
 from meanstep.program.evaluation.features import Extractor
-from meanstep.program.evaluation.pictures import Pictures
 
 VERSION = 2
 """2: subsets and halves are drawn at random; those of 1 followed the order of the data."""
@@ -28,9 +28,9 @@ Told = Callable[[int], None]
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Real images as an evaluation sees them: `extractor`, fitted to them; statistics of two halves, and some features.
+    """Real rows as an evaluation sees them: `extractor`, fitted to them; statistics of two halves, and some features.
 
-    `digest`: of images, extractor and preprocessing. `halves`: drawn at random, always the same, whatever the order of the images;
+    `digest`: of rows, extractor and preprocessing. `halves`: drawn at random, always the same, whatever the order of the rows;
     `features`: float32 `[at most 10000, dim]`, likewise.
     """
 
@@ -42,39 +42,39 @@ class Reference:
 
     @property
     def statistics(self) -> Statistics:
-        """Of all images."""
+        """Of all rows."""
         return self.halves[0].merge(self.halves[1])
 
     @property
     def count(self) -> int:
-        """Number of images."""
+        """Number of rows."""
         return self.halves[0].n + self.halves[1].n
 
 
-def reference(images: Pictures, extractor: Extractor, *, limit: int = 0, batch: int = 64, told: Told = lambda done: None) -> Reference:
-    """The reference of these images (or of `limit` of them, drawn at random): the one on disk, or computed now and kept.
+def reference(real: Examples, extractor: Extractor, *, limit: int = 0, batch: int = 64, told: Told = lambda done: None) -> Reference:
+    """The reference of these rows (or of `limit` of them, drawn at random): the one on disk, or computed now and kept.
 
-    `told` hears how many images are done. A damaged file is computed again, with a notice; `UserError` for fewer than 4 images.
+    `told` hears how many are done. A damaged file is computed again, with a notice; `UserError` for fewer than 4.
     """
-    count = min(len(images), limit or len(images))
+    count = min(len(real), limit or len(real))
     if count < 4:
-        raise UserError(f"{images.name} holds {count} images: a reference needs at least 4, and many more to mean something")
-    digest = hashlib.sha256(f"{VERSION} {images.digest} {count} {extractor.digest} {KEPT}".encode()).hexdigest()
+        raise UserError(f"{real.name} holds {count} {real.noun}: a reference needs at least 4, and many more to mean something")
+    digest = hashlib.sha256(f"{VERSION} {real.digest} {count} {extractor.digest} {KEPT}".encode()).hexdigest()
     path = user_folder() / "references" / f"{digest[:32]}.safetensors"
-    about = {"version": VERSION, "digest": digest, "images": images.name, "images_digest": images.digest, "count": count}
+    about = {"version": VERSION, "digest": digest, "images": real.name, "images_digest": real.digest, "count": count}
     about |= {"extractor": extractor.name, "extractor_digest": extractor.digest, "input": str(extractor.input)}
     tensors = _held(path, about)
     if tensors is None:
-        tensors = _computed(images, extractor, limit, batch, told)
+        tensors = _computed(real, extractor, limit, batch, told)
         _keep(path, about, tensors)
     told(count)
-    return _made(images.name, digest, extractor, tensors)
+    return _made(real.name, digest, extractor, tensors)
 
 
-def _computed(images: Pictures, extractor: Extractor, limit: int, batch: int, told: Told) -> dict[str, Tensor]:
-    fitted, done = extractor.fit(images.batches(batch, limit)), 0
+def _computed(real: Examples, extractor: Extractor, limit: int, batch: int, told: Told) -> dict[str, Tensor]:
+    fitted, done = extractor.fit(real.batches(batch, limit)), 0
     halves, features = (Statistics(fitted.dim), Statistics(fitted.dim)), []
-    for block in images.batches(batch, limit):  # they come in random order
+    for block in real.batches(batch, limit):  # they come in random order
         found = fitted(block)
         for k in range(2):
             halves[(done + k) % 2].update(found[k::2])
@@ -119,5 +119,5 @@ def _held(path: Path, about: dict[str, Any]) -> dict[str, Tensor] | None:
             raise ValueError("it is not what its statement says")
         return dict(load(data))
     except (OSError, ValueError, SafetensorError) as error:
-        err.print(f"{path} is damaged ({str(error)[:80]}): computed again", soft_wrap=True, markup=False)
+        say(f"{path} is damaged ({str(error)[:80]}): computed again", on=err)
         return None

@@ -76,7 +76,7 @@ class Sampled:
     guidance: float
 
     def batches(self) -> Iterator[Tensor]:
-        """Pictures uint8 by batches of seeds; `FloatingPointError` if the network's numbers are not finite."""
+        """Rows in units of the data by batches of seeds; `FloatingPointError` if the network's numbers are not finite."""
         first, batch = self.settings.seed, self.settings.batch
         for start in range(first, first + self.settings.count, batch):
             seeds = range(start, min(start + batch, first + self.settings.count))
@@ -94,8 +94,8 @@ def evaluated(sampled: Sampled, against: Reference, told: Told) -> Row:
     taken = gathering(against.extractor, settings.count, settings.metrics)
     row: Row = {"values": None, "failed": None}
     try:
-        for images in sampled.batches():
-            told(taken.add(images).done)
+        for made in sampled.batches():
+            told(taken.add(made).done)
         row["values"] = measured(taken, against, settings.metrics)
     except FloatingPointError as error:
         row["failed"] = str(error)

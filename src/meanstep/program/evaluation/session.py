@@ -3,21 +3,20 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 
-from meanstep.program.bar import shown
-from meanstep.program.console import Interrupted, UserError, chat, err, out, put_json, stage
-from meanstep.program.evaluation import rows, samples
+from meanstep.program.bar import counting
+from meanstep.program.console import Interrupted, UserError, err, out, put_json, say, stage
+from meanstep.program.evaluation import rows, samples, specs
+from meanstep.program.evaluation.examples import Examples, examples
 from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.evaluation.features import Extractor
 from meanstep.program.evaluation.measures import checked
-from meanstep.program.evaluation.pictures import Pictures, pictures
 from meanstep.program.evaluation.real_data import RunData, floor, halves
 from meanstep.program.evaluation.references import Reference, reference
 from meanstep.program.evaluation.rows import Row
@@ -41,7 +40,8 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
     device = available(asked.device)
     weights, config = samples.weights(saved, asked.average), held(run)
     with stage("opening extractor and autoencoder"):
-        own = config.run.extractor if config else "pixels"
+        manifest = described(run)
+        own = config.run.extractor if config else specs.usual(manifest.codec)
         extractor = open_extractor(asked.extractor or own, device, fetch=asked.extractor is not None)
         checked(asked.metrics, extractor, asked.count)
         facts = known(run)
@@ -49,10 +49,9 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
         samplers = tuple(dict.fromkeys(asked.sampler or (usual,)))
         for name in samplers:
             models.check_sampler(name, facts)
-        manifest = described(run)
         data = RunData(run, manifest, decoder(run, manifest, device, asked.autoencoder))
-    real = pictures(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
-    with _bar() as bar:
+    real = examples(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
+    with counting() as bar:
         work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, bar)
         try:
             found, below = work.cells(weights), work.floor(data)
@@ -61,7 +60,7 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
     _show(asked, found, below, extractor.distance, run, usual)
 
 
-def _against(asked: "Evaluate", real: Pictures, extractor: Extractor, bar: Progress) -> Reference:
+def _against(asked: "Evaluate", real: Examples, extractor: Extractor, bar: Progress) -> Reference:
     total = min(len(real), asked.reference_limit or len(real))
     task = bar.add_task(f"reference: {real.name}", total=total)
     try:
@@ -73,7 +72,7 @@ def _against(asked: "Evaluate", real: Pictures, extractor: Extractor, bar: Progr
     finally:
         bar.remove_task(task)
     for notice in notices(real, against, asked.count):
-        err.print(notice, soft_wrap=True, markup=False)
+        say(notice, on=err)
     return against
 
 
@@ -81,11 +80,11 @@ def _show(asked: "Evaluate", found: list[Row], below: Row, distance: str, run: P
     if put_json(asked.json, [*found, below]):
         return
     out.print(fitted(table(found, below, asked.metrics, distance, usual), out))
-    chat.print(f"reference: {found[0]['reference']}; last line: {below['data']}", soft_wrap=True, markup=False)
-    chat.print(f"rows: {run / rows.NAME}", soft_wrap=True, markup=False)
+    say(f"reference: {found[0]['reference']}; last line: {below['data']}")
+    say(f"rows: {run / rows.NAME}")
 
 
-def notices(real: Pictures, against: Reference, count: int) -> Iterator[str]:
+def notices(real: Examples, against: Reference, count: int) -> Iterator[str]:
     """What a reader of the numbers has to know."""
     if real.left_out:
         yield f"{real.name}: left out, not read: {real.left_out}"
@@ -94,19 +93,12 @@ def notices(real: Pictures, against: Reference, count: int) -> Iterator[str]:
         yield "the reference are pictures that the autoencoder decoded: its own error is not in the numbers; give --reference the originals"
     if against.extractor.input.repeats(real.image[0]):
         yield f"the images are grey: {against.extractor.name} sees their one channel three times"
-    for what, n in (("samples", count), ("images of the reference", against.count)):
+    for what, n in (("samples", count), (f"{real.noun} of the reference", against.count)):
         if n <= dim:
             yield (
                 f"{n:,} {what} for {dim:,} features: the covariance is singular and {name} mostly bias; compare it at equal counts only, "
                 f"or take the kernel distance, or more than {dim:,} {what}"
             )
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with shown(*columns) as bar:
-        yield bar
 
 
 @dataclass(frozen=True)
@@ -115,7 +107,7 @@ class Work:
 
     asked: "Evaluate"
     run: Path
-    real: Pictures
+    real: Examples
     against: Reference
     decoder: str
     """The autoencoder's digest."""
@@ -133,7 +125,7 @@ class Work:
         found = [rows.same(held, row, self.usual) for _, row in wanted]
         missing = [i for i, row in enumerate(found) if row is None]
         if len(missing) < len(wanted):
-            err.print(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there already", markup=False)
+            say(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there already", on=err)
         task = self.bar.add_task("samples", total=self.asked.count * len(missing))
         model: tuple[Weights, models.Model] | None = None
         for done, i in enumerate(missing):
@@ -152,7 +144,7 @@ class Work:
         row: Row = {"count": asked.count, "seed": asked.seed, "distance": extractor.distance, "extractor": extractor.name}
         row |= {"extractor_digest": extractor.digest, "input": str(extractor.input)}
         row |= {"repeated": extractor.input.repeats(self.real.image[0]), "metrics": list(asked.metrics)}
-        return row | {"reference": f"{self.real.name}, {self.against.count:,} images", "reference_digest": self.against.digest}
+        return row | {"reference": f"{self.real.name}, {self.against.count:,} {self.real.noun}", "reference_digest": self.against.digest}
 
     def _drawn(self) -> str:
         """How labels are drawn: as in the reference only if it has labels for all images."""
@@ -190,7 +182,7 @@ class Work:
         return row
 
     def floor(self, data: RunData) -> Row:
-        """What images that the reference has not score, or one half of it against the other."""
+        """What rows that the reference has not score, or one half of it against the other."""
         pool = data.held_out(self.asked.held_out or "", self.real)
         name = (
             f"held out: {pool.name}"

@@ -6,14 +6,28 @@ from pathlib import Path
 from meanstep.program.console import UserError
 from meanstep.program.flags import readable
 
-SPECS = ("pixels", "random", "inception", "inception:FILE", "efficientnet-lite0:FILE", "timm:NAME[:FILE]", "torchvision:NAME[:FILE]")
-HELP = f"What makes features of images: {', '.join(SPECS)}."
+SPECS = (
+    "pixels",
+    "random",
+    "rows",
+    "inception",
+    "inception:FILE",
+    "efficientnet-lite0:FILE",
+    "timm:NAME[:FILE]",
+    "torchvision:NAME[:FILE]",
+)
+HELP = f"What makes features of images: {', '.join(SPECS)}; rows are the entries themselves, for numbers of any shape."
+
+
+def usual(codec: str) -> str:
+    """The extractor of data of a codec where none is named."""
+    return "rows" if codec == "plain" else "pixels"
 
 
 def checked(spec: str) -> str:
     """The spec, or `UserError` for a kind that there is not and for a file that is not there."""
     kind, _, rest = spec.partition(":")
-    if kind not in KINDS or (kind in ("pixels", "random") and rest) or (kind in ("timm", "torchvision") and not rest):
+    if kind not in KINDS or (kind in ("pixels", "random", "rows") and rest) or (kind in ("timm", "torchvision") and not rest):
         raise UserError(unknown(spec))
     if kind == "efficientnet-lite0" and not rest:
         raise UserError("efficientnet-lite0 needs its weights: efficientnet-lite0:FILE.safetensors")

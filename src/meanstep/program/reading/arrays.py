@@ -44,14 +44,14 @@ def header(file: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], np.d
         shape, fortran, kind = read(file, max_header_size=10_000)
         rest = size - (file.tell() - start)
     except (*FAULTS, TokenError) as error:
-        raise UserError(f"{name} is no array of NumPy: {first_line(error)}") from None
+        raise UserError(f"cannot read {name}: it is no array of NumPy: {first_line(error)}") from None
     if kind.hasobject:
-        raise UserError(f"{name} holds Python objects, which are not read: save numbers, with one type for all")
+        raise UserError(f"cannot read {name}: it holds Python objects, which are not read: save numbers, with one type for all")
     if not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 32:
-        raise UserError(f"{name} is damaged: its shape is {shown(shape)}")
+        raise UserError(f"cannot read {name}: it is damaged: its shape is {shown(shape)}")
     if math.prod(shape) * kind.itemsize != rest:
         wanted = math.prod(shape) * kind.itemsize
-        raise UserError(f"{name} is damaged: an array {shown(shape)} of {kind} has {wanted:,} bytes, and {max(rest, 0):,} are there")
+        raise UserError(f"cannot read {name}: it is damaged: an array {shown(shape)} of {kind} has {wanted:,} bytes, and {max(rest, 0):,} are there")
     return shape, kind, fortran
 
 
@@ -77,16 +77,16 @@ def archive(path: Path, most: int | None = None) -> "dict[str, np.ndarray[Any, A
                 raise UserError(f"{path} says that its arrays have more than {most:,} bytes: give them as .npy, which stays on the disk")
             return {info.filename.removesuffix(".npy"): _member(held, info, f"{path}, {info.filename}") for info in infos}
     except (zipfile.BadZipFile, *FAULTS) as error:
-        raise UserError(f"{path} is no complete .npz: {first_line(error)}; write it with numpy.savez") from None
+        raise UserError(f"cannot read {path}: it is no complete .npz: {first_line(error)}; write it with numpy.savez") from None
 
 
 def _member(held: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> "np.ndarray[Any, Any]":
     if info.flag_bits & 1:
-        raise UserError(f"{name} is encrypted: write the file with numpy.savez")
+        raise UserError(f"cannot read {name}: it is encrypted: write the file with numpy.savez")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UserError(f"{name} is compressed in a way that NumPy does not use: write the file with numpy.savez")
+        raise UserError(f"cannot read {name}: it is compressed in a way that NumPy does not use: write the file with numpy.savez")
     if info.file_size > EXPANDS * info.compress_size + 1024:
-        raise UserError(f"{name} is damaged: {info.compress_size:,} bytes cannot stand for {info.file_size:,}")
+        raise UserError(f"cannot read {name}: it is damaged: {info.compress_size:,} bytes cannot stand for {info.file_size:,}")
     with held.open(info) as file:
         shape, kind, fortran = header(file, info.file_size, name)
         data = np.frombuffer(bytearray(file.read()), kind)

@@ -1,9 +1,9 @@
 """Bytes of regular files, up to a size: what is a pipe, a device, a folder or a link to nothing is never opened. Knows no format."""
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from meanstep.program.errors import UserError
 
@@ -25,7 +25,7 @@ def regular(path: Path) -> os.stat_result:
     return found
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> io.BufferedReader:
     """A regular file, opened without waiting for anybody; `UserError` for anything else."""
     regular(path)
     try:
@@ -35,7 +35,7 @@ def opened(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):  # another one since
         os.close(handle)
         raise UserError(f"cannot read {path}: it is no regular file")
-    return os.fdopen(handle, "rb")
+    return open(handle, "rb")
 
 
 def content(path: Path, most: int = 16 * MB) -> bytes:

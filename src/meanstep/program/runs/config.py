@@ -31,7 +31,8 @@ class DataConfig(Ranged):
     PREFIX = "data."
 
     source: str = "digits"
-    """A folder that `meanstep cache` made, or any source that it reads (digits, a folder of images, .npz, .tar, hub:owner/name)."""
+    """A folder that `meanstep cache` made, or any source that it reads: digits, a folder of images, .npz or .npy of images (uint8) or of
+    rows of any shape (floats), .tar, hub:owner/name."""
     size: Annotated[int, unset("as the images are", "INT from 0 to 65536")] = 0
     """Side of the images in pixels, if the source has to be cached first."""
     flips: bool = False

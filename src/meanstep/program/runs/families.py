@@ -4,33 +4,37 @@ A new one is a class here: its fields, with their defaults and a text below each
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from meanstep.catalogue import marked
-from meanstep.fields import DiT
+from meanstep.fields import MLP, DiT
 
 C = TypeVar("C", bound="type[Family]")
 
 
-def network(name: str, *, instead: dict[str, tuple[str, ...]] | None = None) -> Callable[[C], C]:
-    """Declares a `Family` for the table of networks by `name`; `instead`: options that others say already, once these are given."""
-    return marked(name=name, instead=instead or {})
+def network(name: str, *, instead: dict[str, tuple[str, ...]] | None = None, shapes: bool = False) -> Callable[[C], C]:
+    """Declares a `Family` for the table of networks by `name`; `instead`: options that others say already, once these are given.
+
+    `shapes`: it takes rows of any shape, not only square pictures and latents `[channels, side, side]`.
+    """
+    return marked(name=name, instead=instead or {}, shapes=shapes)
 
 
 @dataclass(frozen=True)
 class Family:
     """A network's options, whatever it is trained on."""
 
-    def make(self, size: int, channels: int, classes: int, generator: Generator) -> nn.Module:
-        """The field for images `[B, channels, size, size]` and so many labels, 0 for none; `generator` draws the weights.
+    def make(self, shape: tuple[int, ...], classes: int, generator: Generator) -> nn.Module:
+        """The field for rows `[B, *shape]` and so many labels, 0 for none; `generator` draws the weights.
 
         torch's own generator has the same seed. `ValueError` for options that cannot be.
         """
-        raise NotImplementedError(f"{type(self).__name__} makes no network yet: give it a method make(size, channels, classes, generator)")
+        raise NotImplementedError(f"{type(self).__name__} makes no network yet: give it a method make(shape, classes, generator)")
 
     def small(self, size: int) -> Self:
         """A cheap one that is asked for as many rows in a step, which is all that is counted of it; by default itself."""
@@ -69,9 +73,9 @@ class Dit(Family):
     checkpointing: bool = False
     """Compute the blocks anew in the backward pass instead of keeping them."""
 
-    def make(self, size: int, channels: int, classes: int, generator: Generator) -> nn.Module:
+    def make(self, shape: tuple[int, ...], classes: int, generator: Generator) -> nn.Module:
         """A `fields.DiT`."""
-        options: dict[str, Any] = dataclasses.asdict(self) | {"size": size, "channels": channels, "classes": classes}
+        options: dict[str, Any] = dataclasses.asdict(self) | {"size": shape[-1], "channels": shape[0], "classes": classes}
         model = options.pop("model")
         if not model:
             return DiT(generator=generator, **options)
@@ -81,3 +85,52 @@ class Dit(Family):
     def small(self, size: int) -> Self:
         """One token, one block: a head and a prediction of data are all that changes what a step asks."""
         return type(self)(patch=size, width=16, depth=1, heads=2, head=self.head, data_floor=self.data_floor)
+
+
+@network("mlp", shapes=True)
+@dataclass(frozen=True)
+class Mlp(Family):
+    """A perceptron on the entries of a row, `fields.MLP`: for points, short signals and other rows of few entries."""
+
+    width: int = 256
+    """Units of a layer."""
+    depth: int = 4
+    """Hidden layers."""
+    frequencies: int = 8
+    """Fourier features of t and of t - r."""
+    head: bool = False
+    """A second output, the auxiliary velocity of improved MeanFlow."""
+
+    def make(self, shape: tuple[int, ...], classes: int, generator: Generator) -> nn.Module:
+        """A `fields.MLP` of rows of any shape."""
+        net = MLP(math.prod(shape), classes=classes, generator=generator, **dataclasses.asdict(self))
+        return net if len(shape) == 1 else Flattened(net)
+
+    def small(self, size: int) -> Self:
+        """Few units: a head is all that changes what a step asks."""
+        return type(self)(width=16, depth=1, head=self.head)
+
+
+class Flattened(nn.Module):
+    """A network of vectors `[B, D]` on rows `[B, *E]` of as many entries."""
+
+    carries_tangents = True
+
+    def __init__(self, net: MLP) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        """The average velocity: `[B, *E], [B], [B] -> [B, *E]`."""
+        return self.net(z.flatten(t.ndim), r, t, y).reshape(z.shape)
+
+    def with_head(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
+        """Both velocities in one pass."""
+        u, v = self.net.with_head(z.flatten(t.ndim), r, t, y)
+        return u.reshape(z.shape), v.reshape(z.shape)
+
+    @property
+    def head(self) -> Any:
+        """The auxiliary velocity `(z, r, t, y) -> [B, *E]`, or None if the network was built without it."""
+        inner = self.net.head
+        return inner and (lambda z, r, t, y=None: inner(z.flatten(t.ndim), r, t, y).reshape(z.shape))

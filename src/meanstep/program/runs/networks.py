@@ -1,6 +1,7 @@
 """From a description, as `network.json` holds it, to a network. Knows no files."""
 
 import dataclasses
+import inspect
 import re
 from typing import Any
 
@@ -14,7 +15,7 @@ from meanstep.program.factories import attribute, load
 from meanstep.program.registry import NETWORKS
 from meanstep.program.runs.config import NetworkConfig
 from meanstep.program.runs.families import Family
-from meanstep.program.runs.options import SIZES, fits, resolved
+from meanstep.program.runs.options import SIZES, fits, resolved, suits
 
 Description = dict[str, Any]
 
@@ -22,10 +23,30 @@ Description = dict[str, Any]
 def described(network: NetworkConfig, shape: tuple[int, ...], classes: int, precision: str = "float32") -> Description:
     """What a network is made of: all that `made` needs. `precision`: the configuration's, of which only float64 is the network's own."""
     name, options = network.name, resolved(network).options
-    if name in NETWORKS and (len(shape) != 3 or shape[1] != shape[2]):
-        raise UserError(f"the network {name} takes square images, and the data are {' x '.join(map(str, shape))}: cache them with --size")
-    found = {"network": name, "options": {"size": shape[-1], "channels": shape[0], "classes": classes} | options}
+    sizes = {"shape": list(shape)} if _takes_shapes(name) else _square(name, shape)
+    found = {"network": name, "options": sizes | {"classes": classes} | options}
     return found | ({"dtype": "float64"} if precision == "float64" else {})
+
+
+def _takes_shapes(name: str) -> bool:
+    """Whether a network is made for rows of any shape, not for square pictures only."""
+    if name in NETWORKS:
+        return bool(NETWORKS[name].facts.get("shapes"))
+    try:
+        return "shape" in inspect.signature(attribute(name)).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _square(name: str, shape: tuple[int, ...]) -> dict[str, int]:
+    """How a network for square pictures is told their shape."""
+    words = " x ".join(map(str, shape))
+    if len(shape) != 3:
+        remedy = "give --network.name mlp, or a factory of your own that takes a keyword shape"
+        raise UserError(f"the network {name} takes pictures or latents of three axes, and the rows are {words}: {remedy}")
+    if name in NETWORKS and not suits(name, shape):
+        raise UserError(f"the network {name} takes square images, and the data are {words}: cache them with --size, or --network.name mlp")
+    return {"size": shape[-1], "channels": shape[0]}
 
 
 def made(description: Description, seed: int = 0, allowed: str = "") -> nn.Module:
@@ -57,7 +78,8 @@ def _called(name: str, options: dict[str, Any]) -> nn.Module:
 def _ours(name: str, options: dict[str, Any], generator: Generator) -> nn.Module:
     try:
         sizes = {size: options.pop(size, 0) for size in SIZES}
-        return family(NetworkConfig(name, options)).make(**sizes, generator=generator)
+        shape = tuple(sizes["shape"] or (sizes["channels"], sizes["size"], sizes["size"]))
+        return family(NetworkConfig(name, options)).make(shape, sizes["classes"], generator)
     except (TypeError, ValueError) as error:
         named = next((option for option in options if re.search(rf"\b{option}\b", str(error))), "")
         raise UserError(f"--network{'.' + named.replace('_', '-') if named else ''}: {error}") from None

@@ -19,8 +19,8 @@ from meanstep.program.registry import NETWORKS, unknown
 from meanstep.program.runs.config import Config, NetworkConfig, cast, over
 
 T = TypeVar("T")
-SIZES = ("size", "channels", "classes")
-"""What every network is given beside its options."""
+SIZES = ("size", "channels", "shape", "classes")
+"""What a network may be given beside its options: `shape`, or `size` and `channels` of square pictures."""
 COMMON = {f.name for f in dataclasses.fields(NetworkConfig)}
 
 
@@ -42,6 +42,11 @@ def resolved(network: NetworkConfig) -> NetworkConfig:
                 raise UserError(f"--network.{_flag(other)}: --network.{_flag(option)} {given[option]} says it already: leave one of them out")
     defaults = {option.name: option.value for option in NETWORKS[name].options}
     return dataclasses.replace(network, options=over(name, defaults, given) if given else defaults)
+
+
+def suits(name: str, shape: Sequence[int]) -> bool:
+    """Whether a shipped network takes rows of a shape: all do that say so, others square pictures and latents `[channels, side, side]`."""
+    return bool(NETWORKS[name].facts.get("shapes")) or (len(shape) == 3 and shape[1] == shape[2])
 
 
 def takes(name: str) -> tuple[str, ...] | None:
@@ -71,7 +76,8 @@ def fits(name: str, factory: Any, options: Mapping[str, Any]) -> None:
     try:
         inspect.signature(factory).bind(**options)
     except TypeError as error:  # a ValueError: written in C, it will complain itself
-        raise UserError(f"{name} is called with size, channels and classes as keywords beside its --network.options: {error}") from None
+        sizes = " and ".join(", ".join(size for size in SIZES if size in options).rsplit(", ", 1))
+        raise UserError(f"{name} is called with {sizes} as keywords beside its --network.options: {error}") from None
     except ValueError:
         return
 

@@ -16,15 +16,15 @@ from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
 
-KINDS = (".png", ".npz", ".jpg", ".jpeg", ".webp")
+KINDS = (".png", ".npz", ".npy", ".jpg", ".jpeg", ".webp")
 LABELS = "Which classes: one, or several that are repeated over the seeds, by name or number; a name wins."
 
 
 @dataclass(frozen=True)
 class Sample(Ranged):
-    """Make pictures with a trained model: a grid as PNG, or all of them as arrays in an .npz.
+    """Make samples with a trained model: an image of them as PNG, or all of them as arrays in an .npz.
 
-    A sample is a seed: the same seed makes the same picture whatever else is sampled beside it. docs/training.md says more.
+    A sample is a seed: the same seed makes the same sample whatever else is sampled beside it. docs/training.md says more.
 
     Examples: meanstep sample runs/digits; meanstep sample runs/digits --seeds 0:1000 --steps 2 --labels 3 --out threes.npz
     """
@@ -32,7 +32,8 @@ class Sample(Ranged):
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
     """A run's folder, or one of its checkpoints."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("samples.png")
-    """Where results go: .png (or .jpg, .webp) a grid, .npz arrays `images` uint8 [N, H, W, C], `seeds`, `labels` and `classes`."""
+    """Where results go: .png (or .jpg, .webp) a grid of pictures, lines or points; .npz arrays `images` uint8 [N, H, W, C] or, of rows of
+    numbers, `x` float32 [N, ...], which are also written beside a .png; `seeds`, `labels` and `classes`; .npy the first of them."""
     seeds: Seeds = tuple(range(64))
     """Which seeds: 0:64 (without 64), 3,5,8 or 0:4,7."""
     steps: Annotated[int, tyro.conf.arg(metavar="N from 1 to 100000")] = 1

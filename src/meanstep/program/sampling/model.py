@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from meanstep import paths
 from meanstep.program import methods, registry
 from meanstep.program.console import UserError
-from meanstep.program.data import Autoencoder, Manifest, to_images
+from meanstep.program.data import Autoencoder, Manifest, decoded
 from meanstep.program.registry import AVERAGE, INSTANTANEOUS, PATHS, SAMPLERS, default_sampler
 from meanstep.program.runs import networks
 from meanstep.program.runs.decoder import decoder
@@ -40,8 +40,8 @@ class Model:
     sampler: str
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what the network makes."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a row as the network makes it."""
         return self.manifest.shape
 
     @property
@@ -51,7 +51,7 @@ class Model:
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """Labels of which the data held images: all where the run does not say."""
+        """Labels of which the data held rows: all where the run does not say."""
         return self.manifest.shown if self.conditional else ()
 
     def latents(
@@ -62,7 +62,7 @@ class Model:
         guidance: float = 1.0,
         batch: int = 64,
     ) -> Tensor:
-        """What the network makes, float32 `[N, C, H, W]`, before decoding. Arguments as of `sample`."""
+        """What the network makes, float32 `[N, *E]`, before decoding. Arguments as of `sample`."""
         chosen = range(seeds) if isinstance(seeds, int) else seeds
         y = self.labels(chosen, labels)
         if guidance != 1 and y is None:
@@ -95,11 +95,11 @@ class Model:
         guidance: float = 1.0,
         batch: int = 64,
     ) -> Tensor:
-        """Pictures uint8 `[N, 1 or 3, H, W]`, one for each seed (a number N: the seeds 0 to N - 1).
+        """Pictures uint8 `[N, 1 or 3, H, W]`, or rows float32 `[N, *E]` in units of the data, one for each seed (N: 0 to N - 1).
 
         `steps`: of the sampler, or a falling grid of times from 1 to 0; `labels`: one for all or one each, None draws them by the seed
-        from the classes that have images;
-        `guidance`: 1 is the conditional model. `batch` changes nothing beyond rounding. `UserError` for labels that there are not.
+        from the classes that have rows in the data; `guidance`: 1 is the conditional model. `batch` changes nothing beyond
+        rounding. `UserError` for labels that there are not.
         """
         z = self.latents(seeds, steps, labels, guidance, batch)
         if bad := int((~z.isfinite()).flatten(1).any(1).sum()):
@@ -109,7 +109,7 @@ class Model:
         return self.decode(z, batch)
 
     def decode(self, z: Tensor, batch: int = 64) -> Tensor:
-        """Pictures uint8 `[N, 1 or 3, H, W]` of what the network makes."""
+        """Rows in units of the data, pictures or numbers, of what the network makes."""
         return decoded(z, self.manifest, self.autoencoder, batch)
 
     def labels(self, seeds: Sequence[int], labels: int | Sequence[int] | Tensor | None = None) -> Tensor | None:
@@ -130,13 +130,6 @@ class Model:
         if len(y) and not 0 <= int(y.min()) <= int(y.max()) < count:
             raise UserError(f"labels lie in 0 to {count - 1}, got {int(y.min())} to {int(y.max())}")
         return y
-
-
-@torch.no_grad()
-def decoded(z: Tensor, manifest: Manifest, autoencoder: Autoencoder, batch: int) -> Tensor:
-    """Pictures uint8 `[N, 1 or 3, H, W]`, on the processor, of what a network makes, a batch at a time."""
-    parts = [to_images(p.to(autoencoder.device), manifest, autoencoder).cpu() for p in z.split(batch)] if len(z) else []
-    return torch.cat(parts) if parts else torch.empty(0, *manifest.image, dtype=torch.uint8)
 
 
 def load(

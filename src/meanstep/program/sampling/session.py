@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from meanstep.program.bar import shown
-from meanstep.program.console import chat, put_json, stage
+from meanstep.program.bar import counting
+from meanstep.program.console import put_json, say, stage
+from meanstep.program.data import CODECS, previews
 from meanstep.program.data.kinds import listed
 from meanstep.program.disk import put
 from meanstep.program.machine import available
-from meanstep.program.sampling import pictures
 from meanstep.program.sampling.labels import told
 from meanstep.program.sampling.model import Model, load
+
+ARRAYS = (".npz", ".npy")
 
 if TYPE_CHECKING:
     from meanstep.program.sampling.command import Sample
@@ -37,17 +38,17 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None) -> None:
         )
     n = len(asked.seeds)
     for notice in notices(asked.labels, model):
-        chat.print(notice, soft_wrap=True, markup=False, highlight=False)
+        say(notice)
     y = model.labels(asked.seeds, None if labels is None else torch.tensor(labels).repeat(n // len(labels) + 1)[:n])
     began = time.perf_counter()
-    images = _images(asked, model, y)
+    rows = _rows(asked, model, y)
     seconds = time.perf_counter() - began
-    _save(path, images, asked.seeds, y, asked.columns, model.classes)
-    record = {"command": "sample", "file": str(path), "images": n, "steps": asked.steps, "guidance": asked.guidance}
+    files = _save(path, rows, asked, y, model)
+    record = {"command": "sample", "file": str(path), model.manifest.items: n, "steps": asked.steps, "guidance": asked.guidance}
     if put_json(asked.json, record | {"seen": model.seen, "average": model.average, "seconds": round(seconds, 3)}):
         return
     what = f"{n} samples in {asked.steps} step{'s' * (asked.steps > 1)}, {n / seconds:,.0f}/s"
-    chat.print(f"{path}: {what}, weights {model.average} after {model.seen:,} samples", highlight=False, soft_wrap=True, markup=False)
+    say(f"{', '.join(map(str, files))}: {what}, weights {model.average} after {model.seen:,} samples")
 
 
 def notices(text: str | None, model: Model) -> list[str]:
@@ -58,11 +59,10 @@ def notices(text: str | None, model: Model) -> list[str]:
     return [f"classes of which the data hold no image are not drawn: {listed(left)}"] if left else []
 
 
-def _images(asked: "Sample", model: Model, labels: Tensor | None) -> Tensor:
+def _rows(asked: "Sample", model: Model, labels: Tensor | None) -> Tensor:
     parts = []
-    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with shown(*columns) as bar:
-        task = bar.add_task("", total=len(asked.seeds))
+    with counting() as bar:
+        task = bar.add_task("sampling", total=len(asked.seeds))
         for start in range(0, len(asked.seeds), asked.chunk):
             piece = slice(start, start + asked.chunk)
             y = labels[piece] if labels is not None else None
@@ -71,12 +71,17 @@ def _images(asked: "Sample", model: Model, labels: Tensor | None) -> Tensor:
     return torch.cat(parts)
 
 
-def _save(path: Path, images: Tensor, seeds: tuple[int, ...], labels: Tensor | None, columns: int | None, classes: tuple[str, ...]) -> None:
-    if path.suffix.lower() != ".npz":
-        pictures.save(path, pictures.grid(images, columns))
-        return
-    held: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "seeds": np.array(seeds)}
-    held |= {"labels": labels.numpy(), "classes": np.array(classes)} if labels is not None else {}
-    box = io.BytesIO()
-    np.savez_compressed(box, **held)
+def _save(path: Path, rows: Tensor, asked: "Sample", labels: Tensor | None, model: Model) -> list[Path]:
+    """Write what the name's end says; numbers are also written as arrays beside an image of them. The files."""
+    codec, end, box = CODECS[model.manifest.codec], path.suffix.lower(), io.BytesIO()
+    if end not in ARRAYS:
+        previews.save(path, codec.preview(rows, asked.columns))
+        return [path, *([] if codec.pictures else _save(path.with_suffix(".npz"), rows, asked, labels, model))]
+    held: dict[str, Any] = dict(codec.named(rows))
+    if end == ".npy":
+        np.save(box, *held.values())
+    else:
+        held |= {"labels": labels.numpy(), "classes": np.array(model.classes)} if labels is not None else {}
+        np.savez_compressed(box, **held, seeds=np.array(asked.seeds))
     put(path, box.getvalue())
+    return [path]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from meanstep.program import flags
-from meanstep.program.console import UserError, alone, out, put_json, stage, takes_json
+from meanstep.program.console import UserError, alone, out, put_json, say, stage, takes_json
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.request import present
 from meanstep.program.evaluation import specs
@@ -40,7 +40,7 @@ CONFIG = "A YAML file on top of the preset, with entries as in a run's config.ya
 
 @dataclass(frozen=True)
 class Train:
-    """Train a one-step generator of images or latents; the same command again goes on where it stopped.
+    """Train a one-step generator of images, latents or rows of any shape; the same command again goes on where it stopped.
 
     Without options: the embedded digits, two to three minutes on two cores. Start from a preset (--preset NAME, --preset list) or a
     file (--config FILE) and change single entries. Several processes: torchrun --nproc-per-node 8 -m meanstep train ... Ctrl-C and
@@ -68,7 +68,11 @@ class Train:
         """The command of a command line: preset, file and the run's own configuration first, single entries on top."""
         where = known(Where, args)
         place = where.out or ROOT / (where.preset or DEFAULT)
-        found = based(where, started(where.preset) if where.preset else saved.held(place) or started(DEFAULT))
+        held = None if where.preset else saved.held(place)
+        start = held or started(where.preset or DEFAULT)
+        found = based(where, start)
+        if held is None:
+            found = suited(found, start, where.data.source or found.data.source)
         if where.method.recipe not in ("", found.method.recipe):  # another recipe: the options of the first are not its own
             found = dataclasses.replace(found, method=dataclasses.replace(found.method, options={}))
         return options.parsed(cls, "train", args, cls(**parts(found), run_=found.run))
@@ -118,6 +122,11 @@ class _Recipe:
 
 
 @dataclass(frozen=True)
+class _Data:
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class Where:
     """The options that decide what the others start from."""
 
@@ -125,6 +134,21 @@ class Where:
     preset: str | None = None
     config: Path | None = None
     method: _Recipe = field(default_factory=_Recipe)
+    data: _Data = field(default_factory=_Data)
+
+
+def suited(found: Config, start: Config, source: str) -> Config:
+    """The configuration with the network and the extractor for a source of numbers, where those of the preset `start` are for pictures."""
+    if source == "digits" or not Path(source).expanduser().exists():
+        return found
+    from meanstep.program.data.sources import plain_shape  # reads arrays, which help does not
+
+    if (shape := plain_shape(source)) is None:
+        return found
+    if found.network == start.network and not options.suits(start.network.name, shape):
+        found = dataclasses.replace(found, network=NetworkConfig("mlp"))
+    usual = specs.usual("plain") if found.run.extractor == start.run.extractor else found.run.extractor
+    return dataclasses.replace(found, run=dataclasses.replace(found.run, extractor=usual))
 
 
 def started(preset: str) -> Config:
@@ -149,5 +173,5 @@ def _listed(json: Path | None) -> int:
         return 0
     width = max(map(len, PRESETS)) + 2
     for name, preset in PRESETS.items():
-        out.print(f"{name:<{width}}{preset.about}" + (f" Measured: {preset.band}" if preset.band else ""), highlight=False, soft_wrap=True)
+        say(f"{name:<{width}}{preset.about}" + (f" Measured: {preset.band}" if preset.band else ""), on=out)
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from meanstep.program.bar import clock as clock
 from meanstep.program.data import Cache, Loader
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, chunk
@@ -72,8 +73,3 @@ def _seconds(step: Step, loader: Loader) -> float:
         float(step(chunks)["loss"])
         times.append(time.perf_counter() - began)
     return statistics.median(times[1:])
-
-
-def clock(seconds: float) -> str:
-    hours, rest = divmod(int(seconds + 0.5), 3600)
-    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

@@ -11,10 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from meanstep.coefficients import Climber
 from meanstep.program import console, disk
 from meanstep.program.bar import Pace, listeners, phase
-from meanstep.program.console import chat, err
+from meanstep.program.console import err, say
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.records import Records, load
-from meanstep.program.sampling import pictures
 from meanstep.program.training import checkpoints
 from meanstep.program.training.loggers import Logger
 from meanstep.program.training.loop import Window
@@ -23,8 +22,6 @@ from meanstep.program.training.samples import PICTURED, Judge, Samples
 from meanstep.program.training.state import State
 
 Show = Callable[[State, dict[str, float]], None]
-MOST = 12
-"""Most classes that have a column each in a grid of eight rows."""
 
 
 @dataclass
@@ -74,13 +71,12 @@ class Events:
 
     @phase("making pictures")
     def picture(self, state: State) -> None:
-        """A grid of samples of the same seeds, and labels, each time: in one step where the field knows the average velocity."""
-        columns = len(self.samples.shown) if 2 <= len(self.samples.shown) <= MOST else 8
-        images = self.samples.images(state, range(8 * columns))
+        """A preview of samples of the same seeds, and labels, each time: in one step where the field knows the average velocity."""
+        image = self.samples.preview(state)
         if self.ranks.first:
             name = f"samples/{state.seen:012d}.png"
             disk.folder(self.folder / "samples")
-            disk.write(self.folder / name, pictures.encoded(pictures.grid(images, columns)))
+            disk.write(self.folder / name, image)
             self._note("picture", state.seen, file=name)
 
     @phase("evaluating")
@@ -182,6 +178,6 @@ def _lines(config: Config) -> Show:
 
     def show(state: State, means: dict[str, float]) -> None:
         words = ", ".join(filter(None, (_words(means), pace.left(state.seen))))
-        chat.print(f"{state.seen:,} of {config.run.samples:,} samples: {words}", highlight=False, soft_wrap=True)
+        say(f"{state.seen:,} of {config.run.samples:,} samples: {words}")
 
     return show

@@ -1,73 +1,50 @@
-"""Trackers beside records.jsonl, each an extra of its own. Knows neither the loop nor networks."""
+"""Trackers beside records.jsonl, each an extra of its own."""
 
 import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from meanstep.program.console import UserError
 from meanstep.program.disk import folder as subfolder
 from meanstep.program.disk import write
 
-INSTALL = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+
+@dataclass(frozen=True)
+class Logger:
+    """A tracker of one run: `log(seen, values)` takes numbers at a number of samples seen, `close()` ends it."""
+
+    log: Callable[[int, dict[str, float]], Any]
+    close: Callable[[], Any]
 
 
-class Logger(Protocol):
-    """A tracker of one run."""
-
-    def log(self, seen: int, values: dict[str, float]) -> None:
-        """Numbers at a number of samples seen."""
-
-    def close(self) -> None:
-        """The run has ended or stopped."""
+def _tensorboard(module: Any, folder: Path, config: dict[str, Any]) -> Logger:
+    subfolder(folder / "tensorboard")
+    writer = module.SummaryWriter(str(folder / "tensorboard"))
+    return Logger(lambda seen, values: [writer.add_scalar(name, value, seen) for name, value in values.items()], writer.close)
 
 
-class _Tensorboard:
-    def __init__(self, module: Any, folder: Path, config: dict[str, Any]) -> None:
-        subfolder(folder / "tensorboard")
-        self.writer = module.SummaryWriter(str(folder / "tensorboard"))
-
-    def log(self, seen: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, seen)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class _Wandb:
+def _wandb(module: Any, folder: Path, config: dict[str, Any]) -> Logger:
     """W&B and trackio, which has the same calls; the run keeps its name when it goes on."""
-
-    def __init__(self, module: Any, folder: Path, config: dict[str, Any]) -> None:
-        self.module = module
-        named = {"id": folder.name} if module.__name__ == "wandb" else {}
-        module.init(project="meanstep", name=folder.name, config=config, resume="allow", **named)
-
-    def log(self, seen: int, values: dict[str, float]) -> None:
-        self.module.log({**values, "seen": seen})
-
-    def close(self) -> None:
-        self.module.finish()
+    named = {"id": folder.name} if module.__name__ == "wandb" else {}
+    module.init(project="meanstep", name=folder.name, config=config, resume="allow", **named)
+    return Logger(lambda seen, values: module.log({**values, "seen": seen}), module.finish)
 
 
-class _Mlflow:
-    def __init__(self, module: Any, folder: Path, config: dict[str, Any]) -> None:
-        self.module, noted = module, folder / "mlflow.txt"
-        module.set_experiment("meanstep")
-        run = module.start_run(run_id=noted.read_text() if noted.exists() else None, run_name=folder.name)
-        write(noted, run.info.run_id)
-
-    def log(self, seen: int, values: dict[str, float]) -> None:
-        self.module.log_metrics(values, step=seen)
-
-    def close(self) -> None:
-        self.module.end_run()
+def _mlflow(module: Any, folder: Path, config: dict[str, Any]) -> Logger:
+    noted = folder / "mlflow.txt"
+    module.set_experiment("meanstep")
+    run = module.start_run(run_id=noted.read_text() if noted.exists() else None, run_name=folder.name)
+    write(noted, run.info.run_id)
+    return Logger(lambda seen, values: module.log_metrics(values, step=seen), module.end_run)
 
 
-KINDS: dict[str, tuple[str, Any]] = {
-    "tensorboard": ("torch.utils.tensorboard", _Tensorboard),
-    "wandb": ("wandb", _Wandb),
-    "mlflow": ("mlflow", _Mlflow),
-    "trackio": ("trackio", _Wandb),
+KINDS: dict[str, tuple[str, Callable[[Any, Path, dict[str, Any]], Logger]]] = {
+    "tensorboard": ("torch.utils.tensorboard", _tensorboard),
+    "wandb": ("wandb", _wandb),
+    "mlflow": ("mlflow", _mlflow),
+    "trackio": ("trackio", _wandb),
 }
 
 
@@ -87,6 +64,6 @@ def opened(names: tuple[str, ...], folder: Path, config: dict[str, Any]) -> list
         try:
             loaded = importlib.import_module(module)
         except ImportError as error:
-            raise UserError(f"--loggers {name} needs a package that is not here ({error}): pip install {INSTALL[name]}") from None
+            raise UserError(f"--loggers {name} needs a package that is not here ({error}): pip install {name}") from None
         found.append(kind(loaded, folder, config))
     return found

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -16,7 +17,7 @@ from meanstep.coefficients import Running
 from meanstep.keys import key
 from meanstep.loss import Loss, Output
 from meanstep.program.console import UserError
-from meanstep.program.data import Loader
+from meanstep.program.data import Batch, Loader
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config
 from meanstep.program.training.ranks import Ranks, syncing
@@ -75,11 +76,11 @@ class Step:
         first = seen + self.ranks.rank * self.chunks * self.chunk
         return [first + k * self.chunk for k in range(self.chunks)]
 
-    def __call__(self, chunks: list[tuple[int, Tensor, Tensor]]) -> dict[str, Tensor]:
+    def __call__(self, chunks: list[Batch]) -> dict[str, Tensor]:
         """Forward and backward passes of all chunks, the update, the averages; what was measured."""
         state, run = self.state, self.config.run
         state.optimiser.zero_grad()
-        measured = [self._backward(k, *chunk) for k, chunk in enumerate(chunks)]
+        measured = [self._backward(k, chunk) for k, chunk in enumerate(chunks)]
         loss, norm = torch.stack([out.loss.detach() for out in measured]).mean(), self._norm()
         if self.ranks.largest(not math.isfinite(float(loss) + float(norm))):  # all fail together, or the others would wait
             raise Failure(self._explained(chunks))
@@ -107,11 +108,11 @@ class Step:
         fall = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[o.schedule]
         return o.rate * warm * fall
 
-    def _backward(self, k: int, start: int, x: Tensor, y: Tensor) -> Output:
-        here, label = self._placed(x, y)
+    def _backward(self, k: int, batch: Batch) -> Output:
+        here = self._placed(batch)
         with syncing(self.wrapped, k == self.chunks - 1):
             with self._autocast():
-                out = self._forward(here, label, self.progress, start)
+                out = self._forward(here, self.progress)
             try:
                 (out.loss / self.chunks).backward()
             except CheckpointError as error:
@@ -119,25 +120,25 @@ class Step:
                 raise UserError(f"{what}: leave checkpointing out, or choose another recipe") from error
         return out
 
-    def _forward(self, x: Tensor, y: Tensor | None, progress: float, start: int) -> Output:
+    def _forward(self, b: Batch, progress: float) -> Output:
         """The loss with the chunk's own random numbers, wherever it is computed."""
         if not self.config.run.compile:
-            out: Output = self.wrapped(x, y, progress, self.generator(start))
+            out: Output = self.wrapped(b.x, b.y, progress, self.generator(b.start), b.noise, b.mask)
             return out
         devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.generator(start).initial_seed())
-            compiled: Output = self.wrapped(x, y, torch.tensor(progress, device=x.device))
+            torch.manual_seed(self.generator(b.start).initial_seed())
+            compiled: Output = self.wrapped(b.x, b.y, torch.tensor(progress, device=b.x.device), None, b.noise, b.mask)
             return compiled
 
     def generator(self, start: int) -> Generator:
         """The stream of the chunk that begins at a position."""
         return key(self.config.run.seed, "train", start)
 
-    def _placed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        device = self.ranks.device
-        labelled = self.config.data.conditional and bool(self.state.description["options"].get("classes"))
-        return x.to(device, networks.dtype(self.state.owner.net), non_blocking=True), y.to(device, non_blocking=True) if labelled else None
+    def _placed(self, batch: Batch) -> Batch:
+        """The batch as the network takes it: on its device, in its type, with a condition only if it takes one."""
+        takes = self.config.data.conditional and bool(self.state.description["options"].get("classes"))
+        return (batch if takes else batch._replace(y=None)).to(self.ranks.device, networks.dtype(self.state.owner.net))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.run.precision == "bf16")
@@ -156,42 +157,41 @@ class Step:
         if self.config.optimiser.clip:
             nn.utils.clip_grads_with_norm_(self.state.owner.parameters(), self.config.optimiser.clip, norm)
 
-    def _explained(self, chunks: list[tuple[int, Tensor, Tensor]]) -> str:
+    def _explained(self, chunks: list[Batch]) -> str:
         """Which rows made a loss that is not finite, or which weights have a gradient that is not; all ranks must ask together."""
         state, found = self.state, ""
         bad = [name for name, p in state.owner.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
         where = f"after {state.seen:,} samples"
         checked = Loss(state.owner.loss.recipe, check=True, measure=False)
-        for start, x, y in chunks:
-            here, label = self._placed(x, y)
+        for b in map(self._placed, chunks):
+            given: dict[str, Any] = {"noise": b.noise, "mask": b.mask, "progress": self.progress, "generator": self.generator(b.start)}
             try:
                 with self._autocast():
-                    checked(state.owner.net, here, label, progress=self.progress, generator=self.generator(start))
+                    checked(state.owner.net, b.x, b.y, **given)
             except FloatingPointError as error:  # the other chunks are tried too: shards of a network are asked by all ranks alike
-                found = found or f"{where}, chunk at {start}: {error}"
+                found = found or f"{where}, chunk at {b.start}: {error}"
         if not found and bad:
             return f"{where} the loss of these rows is finite and the gradient is not, in {len(bad)} of its tensors: {', '.join(bad[:4])}"
         return found or f"{where} the loss of another rank's rows is not finite"
 
     @torch.no_grad()
-    def rehearse(self, chunks: list[tuple[int, Tensor, Tensor]]) -> None:
+    def rehearse(self, chunks: list[Batch]) -> None:
         """One loss outside of the compiled step, in which a network that is not ours is found to carry tangents, or not."""
         if self.config.run.compile:
-            start, x, y = chunks[0]
+            b = self._placed(chunks[0])
             with self._autocast():
-                Owner.forward(self.state.owner, *self._placed(x, y), 0.0, self.generator(start))
+                Owner.forward(self.state.owner, b.x, b.y, 0.0, self.generator(b.start), b.noise, b.mask)
 
-    def observe(self, chunks: list[tuple[int, Tensor, Tensor]]) -> None:
+    def observe(self, chunks: list[Batch]) -> None:
         """Let a coefficient that learns from the noise look at a few rows."""
         learner = self.state.owner.learner
         if not isinstance(learner, Running) or self.state.step % OBSERVE_EVERY:
             return
-        start, x, y = chunks[0]
-        here, label = self._placed(x, y)
+        here = self._placed(chunks[0])
         net, proxy = self.state.owner.net, self.state.proxy
-        g = key(self.config.run.seed, "observe", start)
+        given: dict[str, Any] = {"noise": here.noise, "mask": here.mask, "generator": key(self.config.run.seed, "observe", here.start)}
         with torch.no_grad():
-            for term, b in self.state.owner.loss.draw(here, label, progress=self.progress, generator=g):
+            for term, b in self.state.owner.loss.draw(here.x, here.y, progress=self.progress, **given):
                 if term.times is not None and self.ranks.largest(bool((b.r < b.t).any())):  # all ranks observe, or none
                     learner.observe(net, b, of(proxy.module) if proxy else own)
                     return
@@ -218,7 +218,7 @@ def stopping() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def batches(step: Step, loader: Loader, samples: int) -> Iterator[list[tuple[int, Tensor, Tensor]]]:
+def batches(step: Step, loader: Loader, samples: int) -> Iterator[list[Batch]]:
     """This rank's chunks of every step that is left."""
     starts = (s for seen in range(step.state.seen, samples, step.config.run.batch) for s in step.starts(seen))
     stream = loader.stream(starts, step.chunk)

@@ -1,6 +1,6 @@
 """Configurations to start from: what each is for, and what was measured if it was run; docs/training.md holds the numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meanstep.program.runs.config import AveragesConfig, Config, DataConfig, MethodConfig, NetworkConfig, OptimiserConfig, RunConfig
 
@@ -16,6 +16,15 @@ class Preset:
 
 UNIFORM = {"times": "uniform", "diagonal_share": 0.5}
 """Ours: uniform times train the step from t = 1 to 0, which is the one that sampling takes; MeanFlow's logit-normal ones hardly do."""
+
+IMAGENET = Config(
+    DataConfig("imagenet256", flips=True),
+    NetworkConfig(options={"model": "B/4"}),
+    MethodConfig("meanflow", omega=1.0, kappa=0.5),
+    OptimiserConfig(rate=1e-4, warmup=0, clip=0.0),
+    AveragesConfig((0.9999,)),
+    RunConfig(samples=307_200_000, batch=1024, compile=True, extractor="inception", save_every=5_120_000, evaluate_every=5_120_000),
+)
 
 PRESETS: dict[str, Preset] = {
     "digits": Preset(
@@ -64,24 +73,15 @@ PRESETS: dict[str, Preset] = {
     ),
     "imagenet256-dit-b4": Preset(
         "MeanFlow's DiT-B/4 on ImageNet-256 latents (kl:..., cached with --no-normalise), as published; eight GPUs",
-        Config(
-            DataConfig("imagenet256", flips=True),
-            NetworkConfig(options={"model": "B/4"}),
-            MethodConfig("meanflow", omega=1.0, kappa=0.5),
-            OptimiserConfig(rate=1e-4, warmup=0, clip=0.0),
-            AveragesConfig((0.9999,)),
-            RunConfig(samples=307_200_000, batch=1024, compile=True, extractor="inception", save_every=5_120_000, evaluate_every=5_120_000),
-        ),
+        IMAGENET,
     ),
     "imagenet256-dit-b4-ema": Preset(
         "The same with the paper's EMA tangent and anchor, 2605.09235 at beta = 1; its EMA decay and batch are unknown, these are ours",
-        Config(
-            DataConfig("imagenet256", flips=True),
-            NetworkConfig(options={"model": "B/4"}),
-            MethodConfig("coefficient", {"beta": 1.0, "anchor": 0.1, "delta": [0.0, 0.001]}, proxy_decay=0.9999, omega=1.0, kappa=0.5),
-            OptimiserConfig(rate=1e-4, warmup=0, clip=0.0),
-            AveragesConfig((0.9999,)),
-            RunConfig(samples=307_200_000, batch=1024, compile=True, extractor="inception", save_every=5_120_000, evaluate_every=5_120_000),
+        replace(
+            IMAGENET,
+            method=MethodConfig(
+                "coefficient", {"beta": 1.0, "anchor": 0.1, "delta": [0.0, 0.001]}, proxy_decay=0.9999, omega=1.0, kappa=0.5
+            ),
         ),
     ),
 }

@@ -45,6 +45,6 @@ def _other_path(theirs: str, ours: str) -> tuple[str, ...]:
 
 def _check_scaling(manifest: Manifest) -> None:
     plain = all(m == 0 for m in manifest.mean) and all(s == 1 for s in manifest.std)
-    if not manifest.latent or not plain or abs(manifest.scaling - SCALING) > 1e-4:
+    if manifest.codec != "latents" or not plain or abs(manifest.scaling - SCALING) > 1e-4:
         remedy = "cache the images with kl:... and --no-normalise"
         raise UserError(f"--network.start: public weights know latents times {SCALING}, not normalised by channel: {remedy}")

@@ -11,16 +11,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from meanstep.metrics import Statistics, frechet
-from meanstep.program.data import Autoencoder, Cache
+from meanstep.program.data import CODECS, Autoencoder, Cache, decoded, previews
+from meanstep.program.evaluation.examples import of_cache
 from meanstep.program.evaluation.extractors import open_extractor
-from meanstep.program.evaluation.pictures import of_cache
 from meanstep.program.evaluation.references import Reference, reference
 from meanstep.program.registry import AVERAGE, INSTANTANEOUS
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.decoder import while_training
 from meanstep.program.sampling import draw
-from meanstep.program.sampling.model import decoded
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State, classes
 
@@ -29,8 +28,10 @@ STEPS = {AVERAGE: (1, 2, 4), INSTANTANEOUS: (1, 4, 32)}
 PICTURED = {AVERAGE: 1, INSTANTANEOUS: 32}
 """Steps of the samples that are shown, and by which the best checkpoint is told."""
 BATCH = 64
+MOST = 12
+"""Most classes that have a column each in a preview of eight rows."""
 REFERENCE = 10_000
-"""Most images that the distances of a run are taken to, drawn at random, always the same."""
+"""Most rows that the distances of a run are taken to, drawn at random, always the same."""
 Judge = Callable[[State], dict[str, float]]
 
 
@@ -50,7 +51,7 @@ class Samples:
 
     @cached_property
     def shown(self) -> list[int]:
-        """The labels of which the data hold images; empty: there are no labels."""
+        """The labels of which the data hold rows; empty: there are no labels."""
         found: list[int] = self.cache.labels.unique().tolist() if self.cache.classes else []
         return found
 
@@ -68,9 +69,15 @@ class Samples:
         """Those of the state's chosen average that are shown, see `made`."""
         return self.made(state.sampled, seeds, PICTURED[state.learns], state.sampler)
 
+    def preview(self, state: State) -> bytes:
+        """A PNG of them, always of the same seeds and labels: a column for each of a few classes."""
+        columns = len(self.shown) if 2 <= len(self.shown) <= MOST else 8
+        rows = self.images(state, range(previews.count(self.cache.manifest.image, columns)))
+        return previews.encoded(CODECS[self.cache.manifest.codec].preview(rows, columns))
+
     @torch.no_grad()
     def made(self, net: nn.Module, seeds: range, steps: int, sampler: str) -> Tensor:
-        """Pictures uint8 `[len(seeds), C, H, W]`; labels follow the seeds, one class that has images after the other."""
+        """Rows in units of the data `[len(seeds), *E]`; labels follow the seeds, one class that has rows after the other."""
         count = classes(self.config, self.cache)
         labels = torch.tensor([self.shown[seed % len(self.shown)] for seed in seeds]) if count else None
         shape, device = self.cache.shape, self.ranks.device
@@ -92,7 +99,7 @@ class Nothing(nn.Module):
 def judge(samples: Samples) -> Judge | None:
     """A function from a state to the Frechet distances by steps, or None if the run is never evaluated.
 
-    Equal shares of the samples are made on every rank; the distance is that of all of them to the cache's images.
+    Equal shares of the samples are made on every rank; the distance is that of all of them to the cache's rows.
     """
     if not samples.config.run.evaluate_every:
         return None
@@ -103,7 +110,7 @@ def judge(samples: Samples) -> Judge | None:
 
 
 def against_data(samples: Samples) -> Reference:
-    """The images of the data that distances are taken to."""
+    """The rows of the data that distances are taken to."""
     against = _reference(samples) if samples.ranks.first else None  # made once, then read by the others
     samples.ranks.wait()
     return against or _reference(samples)

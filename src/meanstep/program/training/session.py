@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from meanstep.program.console import Interrupted, UserError, chat, err, lasting, out, put_json, stage
+from meanstep.program.console import Interrupted, UserError, err, lasting, out, put_json, say, stage
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.ensured import ensure
 from meanstep.program.data.request import Request
@@ -35,9 +35,9 @@ def dry(config: Config, here: Ranks, json: Path | None) -> int:
     with stage("building the network, timing a few steps"):
         found = estimate.estimated(config, cache, here)
     if here.first and not put_json(json, {"command": "train", "config": dataclasses.asdict(config), **found}):
-        out.print(to_yaml(config), markup=False, highlight=False, soft_wrap=True)
+        say(to_yaml(config), on=out)
         for line in estimate.lines(found):
-            out.print(line, highlight=False, soft_wrap=True)
+            say(line, on=out)
     return 0
 
 
@@ -92,15 +92,13 @@ def _report(place: Path, here: Ranks) -> None:
     if here.first:
         with stage("writing the report"):
             said = wanted(place)
-        chat.print(said, highlight=False, soft_wrap=True, markup=False)
+        say(said)
     here.wait()  # a launcher ends all when one has failed: none goes before the first has written
 
 
 def _announce(config: Config, place: Path, cache: Cache, there: list[Path]) -> None:
     begun = f"goes on at {int(there[-1].name):,} samples" if there else "begins"
-    err.print(
-        f"{place}: {config.method.recipe} on {len(cache):,} x {' x '.join(map(str, cache.shape))}, {begun}", highlight=False, soft_wrap=True
-    )
+    say(f"{place}: {config.method.recipe} on {len(cache):,} x {' x '.join(map(str, cache.shape))}, {begun}", on=err)
 
 
 def _next(state: Any, place: Path) -> str:
@@ -117,4 +115,4 @@ def _summary(state: Any, place: Path, seconds: float, json: Path | None) -> None
     found = f", best distance {state.best:.4g} at {state.best_seen:,} samples" if state.best_seen >= 0 else ""
     lines = [f"{state.seen:,} samples in {seconds:.0f} s{found}", *(f"samples: {p}" for p in last), f"go on: {_next(state, place)}"]
     for line in lines:
-        chat.print(line, highlight=False, soft_wrap=True)
+        say(line)

@@ -1,6 +1,7 @@
 """What a run has learned: network, averages, optimiser, and how much it has seen. Made anew here, restored by `checkpoints`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,7 +12,7 @@ from meanstep.loss import Loss, Output
 from meanstep.paths import Path
 from meanstep.precise import low
 from meanstep.program import methods as words
-from meanstep.program.console import UserError, err
+from meanstep.program.console import UserError, err, say
 from meanstep.program.data.cache import Cache
 from meanstep.program.registry import EMA, POSTERIOR, default_sampler
 from meanstep.program.runs import networks
@@ -33,9 +34,17 @@ class Owner(nn.Module):
         super().__init__()
         self.net, self.loss, self.learner = net, loss, learner
 
-    def forward(self, x: Tensor, y: Tensor | None, progress: float | Tensor, generator: Generator | None = None) -> Output:
-        """The loss of a chunk of rows; random numbers from the generator, or from torch's own in a compiled step."""
-        out: Output = self.loss(self.net, x, y, progress=progress, generator=generator)
+    def forward(
+        self,
+        x: Tensor,
+        y: Any,
+        progress: float | Tensor,
+        generator: Generator | None = None,
+        noise: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Output:
+        """The loss of a chunk of rows, see `Batch`; random numbers from the generator, or from torch's own in a compiled step."""
+        out: Output = self.loss(self.net, x, y, noise=noise, mask=mask, progress=progress, generator=generator)
         return out
 
 
@@ -87,7 +96,7 @@ def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True) -> 
     if start and config.network.start:
         for note in start_from(net, config.network.start, cache.manifest, config.method.path):
             if ranks.first:
-                err.print(note, highlight=False, soft_wrap=True, markup=False)
+                say(note, on=err)
     return assembled(config, cache, ranks, description, net)
 
 

@@ -4,7 +4,7 @@ The rows are those of the run's seed: the same for all its arms and at all momen
 evaluated in their weights' precision, without autocast: what is read is the conditional problem, whatever the recipe trains.
 """
 
-import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +25,6 @@ from meanstep.program.evaluation.references import Reference
 from meanstep.program.registry import INSTANTANEOUS
 from meanstep.program.reproduce.images.sizes import Sizes
 from meanstep.program.runs.config import Config
-from meanstep.program.sampling import pictures
-from meanstep.program.training.events import MOST
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.samples import Samples, against_data, distance
 from meanstep.program.training.state import State, classes
@@ -126,11 +124,7 @@ class Measurer:
 
     def picture(self, state: State) -> bytes:
         """A PNG of the samples that are shown, always of the same seeds and labels, as a run's own pictures."""
-        count, box = len(self.samples.shown), io.BytesIO()
-        columns = count if 2 <= count <= MOST else 8
-        images = self.samples.images(state, range(8 * columns))
-        pictures.grid(images, columns).save(box, "PNG")
-        return box.getvalue()
+        return self.samples.preview(state)
 
 
 # Rows --------------------------------------------------------------------------------------------------------------------------------
@@ -163,7 +157,7 @@ def _at(levels: int) -> Times:
 def _truth(samples: Samples, most: int) -> Posterior | None:
     cache, both = samples.cache, mirrored(samples.config, samples.cache)
     n = len(cache) * (1 + both)
-    if n > most or n * cache.shape[0] * cache.shape[1] * cache.shape[2] > LARGEST:
+    if n > most or n * math.prod(cache.shape) > LARGEST:
         return None
     index = torch.arange(len(cache)).repeat(1 + both)
     x, y = cache.rows(index, torch.arange(n) >= len(cache) if both else None)

@@ -40,7 +40,7 @@ def lead(run: History) -> str:
     if run.manifest is None:
         return f"{seen}."
     m = run.manifest
-    kind = f"{m.count:,} {'latents' if m.latent else 'images'} of {' x '.join(map(str, m.shape))}"
+    kind = f"{m.count:,} {m.noun} of {' x '.join(map(str, m.shape))}"
     labels = f"with {len(m.classes)} labels" if m.classes and run.config.data.conditional else "without labels"
     return f"{seen}: {run.seen / max(m.count, 1):,.3g} passes over {kind}, {labels}."
 

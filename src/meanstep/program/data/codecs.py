@@ -1,0 +1,102 @@
+"""Kinds of rows: from what a source holds to what a cache stores and a network sees, back to data, and to what a person looks at.
+
+`pixels` are pictures as they are, `latents` an autoencoder's, `plain` numbers of any shape. What lies between a cache and a sampler asks
+the codec that the manifest names, and knows no shapes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from meanstep.program.console import UserError
+from meanstep.program.data import previews
+from meanstep.program.data.autoencoders import Autoencoder
+from meanstep.program.data.manifest import Manifest
+
+DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
+"""How rows are stored, by the manifest's word."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One kind of rows.
+
+    `flips`: how their mirror images come about, if they are asked for. `prepare`: from a batch of what a source holds, pictures uint8 or
+    numbers `[B, *E]`, to stored rows. `seen`: from stored rows in float32 to what the network sees,
+    in place; `measured`: by mean and deviation of the stored rows. `decode`: from what the network sees to rows in units of the data.
+    `preview`: from those, and a number of columns, to one image; `named`: from those to arrays of a file, by name; `pictures`: whether they
+    are pictures.
+    """
+
+    flips: Literal["none", "read", "stored"]
+    prepare: Callable[[Tensor, Autoencoder, torch.dtype], Tensor]
+    seen: Callable[[Tensor, Tensor, Tensor], Tensor]
+    decode: Callable[[Tensor, Manifest, Autoencoder], Tensor]
+    preview: Callable[[Tensor, int | None], Image.Image]
+    named: Callable[[Tensor], dict[str, np.ndarray]]
+    measured: bool = True
+    pictures: bool = True
+
+
+def _kept(items: Tensor, autoencoder: Autoencoder, dtype: torch.dtype) -> Tensor:
+    return items.to(dtype).contiguous()
+
+
+def _encoded(items: Tensor, autoencoder: Autoencoder, dtype: torch.dtype) -> Tensor:
+    """Latents of pictures; numbers are latents already."""
+    z = items if items.is_floating_point() else autoencoder.encode(items.float() / 127.5 - 1)
+    return z.to("cpu", dtype).contiguous()
+
+
+def _scaled(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return x.div_(127.5).sub_(1)
+
+
+def _normalised(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return x.sub_(mean).div_(std)
+
+
+def _pictures(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor:
+    """Pictures uint8 `[B, C, H, W]`; `UserError` if the rows are those of another autoencoder."""
+    if autoencoder.digest != manifest.autoencoder_digest:
+        made, given = manifest.autoencoder.partition(":")[0], autoencoder.spec
+        raise UserError(f"the latents were made by another autoencoder ({made}, sha256 {manifest.autoencoder_digest[:12]}) than {given}")
+    images = ((autoencoder.decode(manifest.unnormalise(x)) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return images if images.shape[1] == manifest.image[0] else images.float().mean(1, keepdim=True).round().to(torch.uint8)  # grey
+
+
+def _unscaled(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor:
+    return manifest.unnormalise(x.float())
+
+
+def _images(rows: Tensor) -> dict[str, np.ndarray]:
+    """Pictures `[N, H, W, C]`, as the sources read them."""
+    return {"images": rows.movedim(1, -1).numpy()}
+
+
+def _x(rows: Tensor) -> dict[str, np.ndarray]:
+    return {"x": rows.numpy()}
+
+
+CODECS: Mapping[str, Codec] = {
+    "pixels": Codec("read", _kept, _scaled, _pictures, previews.grid, _images, measured=False),
+    "latents": Codec("stored", _encoded, _normalised, _pictures, previews.grid, _images),
+    "plain": Codec("none", _kept, _normalised, _unscaled, previews.numbers, _x, pictures=False),
+}
+"""By the name that a manifest states."""
+
+
+@torch.no_grad()
+def decoded(x: Tensor, manifest: Manifest, autoencoder: Autoencoder, batch: int = 64) -> Tensor:
+    """Rows in units of the data of what a network makes, `x` `[N, *E]`, a batch at a time, on the processor.
+
+    Of pixels and latents pictures uint8 `[N, C, H, W]`, of plain rows float32 `[N, *E]`. `UserError` for another autoencoder than theirs.
+    """
+    decode = CODECS[manifest.codec].decode
+    parts = [decode(part.to(autoencoder.device), manifest, autoencoder).cpu() for part in x.split(batch)] if len(x) else []
+    return torch.cat(parts) if parts else decoded(x.new_zeros(1, *manifest.shape), manifest, autoencoder)[:0]

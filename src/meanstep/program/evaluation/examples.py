@@ -1,0 +1,108 @@
+"""Real examples for an evaluation: those of a cache, or of a source prepared as a run's data were."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meanstep.program.console import UserError
+from meanstep.program.data import Autoencoder, Cache, Manifest, Source, decoded, open_source
+from meanstep.program.data.formats import counted
+from meanstep.program.data.manifest import NAME
+from meanstep.program.data.opened import numbers
+from meanstep.program.data.order import subset
+from meanstep.program.data.pictures import Preparation
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """`len(examples)` rows in units of the data, each of shape `image`: pictures uint8, or numbers.
+
+    `name` says what they are, `digest` identifies them, `origin` their source's contents. `labels`: int64 `[N]`, -1 where
+    there is none. `decoded`: they are an autoencoder's reconstructions. `left_out`: what their source holds and does not read, in words.
+    `noun`: what they are called.
+    """
+
+    name: str
+    digest: str
+    image: tuple[int, ...]
+    labels: Tensor = field(repr=False)
+    read: Callable[[Tensor], Tensor] = field(repr=False)
+    decoded: bool = False
+    origin: str = ""
+    left_out: str = ""
+    noun: str = "images"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int = 64, limit: int = 0) -> Iterator[Tensor]:
+        """All rows `[B, *E]`, or `limit` of them, in the order of a fixed permutation: any first ones are a fair sample."""
+        yield from (self.read(index) for index in subset(len(self), limit).split(size))
+
+
+def of_cache(cache: Cache, autoencoder: Autoencoder) -> Examples:
+    """A cache's rows; of latents, what the autoencoder decodes them to."""
+    manifest, latent = cache.manifest, cache.manifest.codec == "latents"
+
+    def read(index: Tensor) -> Tensor:
+        return decoded(cache.rows(index)[0], manifest, autoencoder, len(index))
+
+    name = f"{manifest.source}, {manifest.split}" + (" decoded" if latent else "")
+    found = hashlib.sha256(f"cache {cache.digest}".encode()).hexdigest()
+    return Examples(name, found, manifest.image, cache.labels, read, latent, manifest.source_digest, noun=manifest.items)
+
+
+def of_source(source: Source, manifest: Manifest, split: str) -> Examples:
+    """A source's rows, pictures cropped and resized as the run's data were; `UserError` for one that does not fit."""
+    if source.plain != (manifest.codec == "plain"):
+        raise UserError(f"{source.name} holds {'rows of numbers' if source.plain else 'pictures'}, and the run's data are {manifest.codec}")
+    prepare = numbers if source.plain else Preparation.stated(manifest)
+    if source.plain and source[0][0].shape != manifest.image:
+        raise UserError(f"{source.name} holds rows of {_sides(source[0][0].shape)}, the run's are {_sides(manifest.image)}")
+
+    def read(index: Tensor) -> Tensor:
+        rows = torch.from_numpy(np.stack([prepare(source[i][0], source.where(i)) for i in index.tolist()]))
+        return rows.float() if source.plain else rows
+
+    labels = np.full(len(source), -1) if source.labels is None else source.labels
+    how = manifest.codec if source.plain else prepare
+    found = hashlib.sha256(f"source {source.digest} {how} {manifest.image}".encode()).hexdigest()
+    y = by_name(torch.as_tensor(labels, dtype=torch.int64), source.classes, manifest.classes)
+    return Examples(
+        f"{source.name}, {split}",
+        found,
+        manifest.image,
+        y,
+        read,
+        origin=source.digest,
+        left_out=counted(source.left_out),
+        noun=manifest.items,
+    )
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def examples(spec: str, manifest: Manifest, autoencoder: Autoencoder, split: str = "train") -> Examples:
+    """The rows of a cache's folder or of a source; `UserError` if there are none, or they have another shape than the run's."""
+    if not (Path(spec).expanduser() / NAME).exists():
+        return of_source(open_source(spec, split), manifest, split)
+    cache = Cache.open(spec)
+    if cache.manifest.image != manifest.image:
+        raise UserError(f"{spec} holds {cache.manifest.items} of {_sides(cache.manifest.image)}, the run's are {_sides(manifest.image)}")
+    found = of_cache(cache, autoencoder)
+    return replace(found, labels=by_name(found.labels, cache.classes, manifest.classes))
+
+
+def by_name(labels: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Tensor:
+    """Labels int64 `[N]`, numbers of their classes, as numbers of ours of the same name; as they are if ours have other names."""
+    if theirs == ours or not theirs or not set(theirs) <= set(ours):
+        return labels
+    number = torch.tensor([ours.index(name) for name in theirs])
+    return torch.where(labels < 0, labels, number[labels.clamp(min=0)])
