@@ -51,7 +51,9 @@ def header(file: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], np.d
         raise UserError(f"cannot read {name}: it is damaged: its shape is {shown(shape)}")
     if math.prod(shape) * kind.itemsize != rest:
         wanted = math.prod(shape) * kind.itemsize
-        raise UserError(f"cannot read {name}: it is damaged: an array {shown(shape)} of {kind} has {wanted:,} bytes, and {max(rest, 0):,} are there")
+        raise UserError(
+            f"cannot read {name}: it is damaged: an array {shown(shape)} of {kind} has {wanted:,} bytes, and {max(rest, 0):,} are there"
+        )
     return shape, kind, fortran
 
 
