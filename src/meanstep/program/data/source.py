@@ -71,9 +71,8 @@ CLASSES = 1 << 20
 
 def numbered(labels: np.ndarray) -> tuple[str, ...]:
     """Names for labels that have none: their numbers. `UserError` for one that numbers no class."""
-    if not int(labels.min(initial=0)) >= 0 or not int(labels.max(initial=0)) < CLASSES:
-        odd = labels.max() if labels.min(initial=0) >= 0 else labels.min()
-        raise UserError(f"a label is {odd}: labels count classes from 0, of which there are at most {CLASSES:,}")
+    if int(labels.max(initial=0)) >= CLASSES:
+        raise UserError(f"a label is {labels.max()}: labels count classes from 0, of which there are at most {CLASSES:,}")
     return tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
 
 

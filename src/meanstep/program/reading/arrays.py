@@ -44,9 +44,9 @@ def header(file: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], np.d
         shape, fortran, kind = read(file, max_header_size=10_000)
         rest = size - (file.tell() - start)
     except (*FAULTS, TokenError) as error:
-        raise UserError(f"cannot read {name}: it is no array of NumPy: {first_line(error)}") from None
+        raise UserError(f"cannot read {name}: it holds no plain array: {first_line(error)}") from None
     if kind.hasobject:
-        raise UserError(f"cannot read {name}: it holds Python objects, which are not read: save numbers, with one type for all")
+        raise UserError(f"cannot read {name}: it holds pickled objects, which are not read: save plain arrays of numbers with numpy.savez")
     if not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 32:
         raise UserError(f"cannot read {name}: it is damaged: its shape is {shown(shape)}")
     if math.prod(shape) * kind.itemsize != rest:
