@@ -263,3 +263,10 @@ def test_a_picture_that_is_some(tmp_path: Path):
     Image.new("I;16", (8, 8)).save(tmp_path / "a.png")
     with images.picture(tmp_path / "a.png") as found:
         assert found.size == (8, 8)
+
+
+def test_a_network_that_no_memory_holds_is_refused_before_it_is_made():
+    from meanstep.program.runs.networks import made
+
+    with pytest.raises(UserError, match=r"--network.depth: about .* GB .*: choose a smaller --network.depth"):
+        made({"network": "dit", "options": {"size": 8, "channels": 1, "classes": 0, "depth": 10**7, "width": 16, "heads": 2}})
