@@ -128,10 +128,12 @@ class Launch(Ranged):
         if not TIME.fullmatch(self.time):
             raise UserError(f"--time: hours:minutes:seconds such as 24:00:00, or days-hours such as 2-12, got {self.time!r}")
         if self.partition and not re.fullmatch(r"[^\s-]\S*", self.partition):
-            raise UserError(f"--partition: a word without dashes before it, got {shown(self.partition)}")
+            raise UserError(f"--partition: one word such as gpu, without dashes before them, got {shown(self.partition)}")
         for line in self.sbatch:
             if not re.fullmatch(r"[a-zA-Z][\w-]*=[^\n]+", line) and line not in BARE:
-                raise UserError(f"--sbatch: NAME=VALUE such as account=abc, or one of {', '.join(BARE)}, without dashes, got {shown(line)}")
+                raise UserError(
+                    f"--sbatch: NAME=VALUE such as account=abc, or one of {', '.join(BARE)}, without dashes before them, got {shown(line)}"
+                )
         if self.command[:1] != ("train",) and self.command[:2] != STUDY:
             raise UserError("give the command to launch after --, such as: meanstep launch --nodes 2 -- train --preset digits")
         if self.array and self.command[:2] != STUDY:
