@@ -4,7 +4,9 @@ A command's module is imported when the command is run, and PyTorch when its opt
 """
 
 import difflib
+import io
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from typing import Any
 from meanstep import __version__
 from meanstep.program.commands import COMMANDS
 from meanstep.program.console import UserError, err, out, quiet
+from meanstep.program.errors import printable, shown
 
 DESCRIPTION = (
     "Train, diagnose and evaluate one-step generators of the MeanFlow family, with the variance of the training signal under control."
@@ -28,23 +31,29 @@ def main(args: Sequence[str] | None = None) -> None:
             code = _run(words)
         sys.stdout.flush()
     except UserError as mistake:
-        code = _complain(str(mistake), mistake.code)
+        code = _complain(blamed(str(mistake), list(sys.argv[1:] if args is None else args)), mistake.code)
     except KeyboardInterrupt:
         code = _complain("stopped", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
         code = 141
     except OSError as error:
-        code = _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+        said = printable(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        code = _complain(blamed(said, list(sys.argv[1:] if args is None else args)), 2)
     raise SystemExit(code)
 
 
 def _opened() -> None:
-    """Streams that are closed lead nowhere, or the first file that is opened would get their number, and what is printed."""
+    """Streams that are closed lead nowhere, or the first file that is opened would get their number, and what is printed.
+
+    Half characters, which names of files may have, are printed as escapes.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)  # the number itself, if nobody has it yet
             setattr(sys, name, open(nowhere, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _hushed(args: list[str]) -> tuple[list[str], bool]:
@@ -111,6 +120,24 @@ def _unknown(group: str, args: list[str]) -> str:
     return f"{kind}; the commands are {listed}"
 
 
+def blamed(message: str, words: Sequence[str]) -> str:
+    """The message with the option before it whose value it quotes, if it names none of the options whose value it quotes."""
+    found, flag = list[str](), ""
+    for word in words:
+        if re.match(r"--[A-Za-z]", word):
+            flag, equals, value = word.partition("=")
+            given = [value] if equals else []
+        else:
+            given = [word] if flag else []
+        for value in given:
+            told = printable(shown(value))
+            head = printable(value.partition(":")[0].rstrip("/"))[:100]
+            bare = re.escape(head) if len(head) > 1 and not re.fullmatch(r"[-+\d.e]*", head) else "(?!)"
+            if told in message or re.search(rf"(?<![\w-]){bare}", message):
+                found.append(flag)
+    return message if not found or any(name in message for name in found) else f"{found[0]}: {message}"
+
+
 def _complain(message: str, code: int) -> int:
-    err.print(f"meanstep: {message}", style="red", soft_wrap=True, markup=False)
+    err.print(f"meanstep: {printable(message)}", style="red", soft_wrap=True, markup=False)
     return code

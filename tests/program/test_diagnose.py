@@ -567,7 +567,7 @@ def test_options_that_make_no_sense(capsys: pytest.CaptureFixture[str]):
         (("--recipe", "shortcut", "--times", "uniform"), "it takes none of these"),
         (("--out", "file/below"), "file is a file"),
         (("--recipe", "transition", "--power", "1"), "--power: the recipe transition"),
-        (("--beta", "2"), "--beta lies in"),
+        (("--beta", "2"), "--beta: at least 0 and at most 1"),
         (("--json", "nowhere/d.json"), "does not exist"),
     ):
         assert words in complaint(capsys, "diagnosed_nets:mlp", "--data", "x.npy", *args), args

@@ -124,8 +124,8 @@ def test_the_command_line_goes_first(runs: Path):
     ("args", "words"),
     [
         (["{runs}/cache"], "is no run of `meanstep train`: give --network"),
-        (["{runs}/coefficient", "--beta", "2"], "--beta lies in [0, 1], got 2"),
-        (["{runs}/coefficient", "--diagonal-share", "1.5"], "--diagonal-share lies in [0, 1]"),
+        (["{runs}/coefficient", "--beta", "2"], "--beta: at least 0 and at most 1, got 2"),
+        (["{runs}/coefficient", "--diagonal-share", "1.5"], "--diagonal-share: at least 0 and at most 1"),
         (["{runs}/coefficient", "--recipe", "meanflow", "--beta", "0.5"], "--beta: the recipe meanflow has no such setting"),
         (["moved"], "the training data are not there any more"),
         (["empty"], "holds no checkpoint"),

@@ -668,7 +668,7 @@ MISTAKES = {
     "does not fit": (("theirs:Bad", "--shape", "7"), "in layer (Linear), RuntimeError: mat1 and mat2"),
     "no role": (("theirs:Bad", "--shape", "2", "--order", "z,q"), "--order is made of z, r, t, gap and y"),
     "no z": (("theirs:Bad", "--shape", "2", "--order", "t,r"), "must name z once"),
-    "one row": (("theirs:build", "--chunk", "1"), "--chunk: at least 2, got 1"),
+    "one row": (("theirs:build", "--chunk", "1"), "--chunk: at least 2 and at most 65536, got 1"),
     "no copy": (("theirs:Held", "--shape", "2"), "cannot be copied"),
     "no device": (("theirs:build", "--device", "cuda:77"), "there is no device 'cuda:77'"),
     "no such kind": (("theirs:build", "--device", "quantum"), "--device: cpu, cuda, cuda:N, mps or auto, got 'quantum'"),

@@ -110,8 +110,8 @@ def test_the_jobs_of_an_array_have_a_part_each():
     [
         ([], "give the command to launch after --"),
         (["--", "sample", "runs/digits"], "give the command to launch after --"),
-        (["--nodes", "0", "--", "train"], "--nodes: at least 1, got 0"),
-        (["--signal", "5", "--", "train"], "--signal: at least 30, got 5"),
+        (["--nodes", "0", "--", "train"], "--nodes: at least 1 and at most 100000, got 0"),
+        (["--signal", "5", "--", "train"], "--signal: at least 30 and at most 65535, got 5"),
         (["--time", "24:00", "--", "train"], "24:00:00, or days-hours such as 2-12, got '24:00'"),
         (["--partition=--x", "--", "train"], "without dashes before them"),
         (["--nodes", "3", "--", "train"], "a batch of 128 in chunks of 5 cannot be dealt to 24 ranks"),

@@ -2,7 +2,8 @@
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -28,6 +29,47 @@ def clock(seconds: float) -> str:
 
 EVERY = 30.0
 """Seconds between two lines where nobody watches."""
+KNOWN, SHARE = 2.0, 0.01
+"""Seconds and share of the work after which its rate is known."""
+listeners: list[Callable[[str], None]] = []
+"""What shows the phases of the work, the innermost last."""
+
+
+@contextmanager
+def phase(words: str) -> Iterator[None]:
+    """Within it the bar says that the work does something else than go forward."""
+    for listener in listeners[-1:]:
+        listener(words)
+    try:
+        yield
+    finally:
+        for listener in listeners[-1:]:
+            listener("")
+
+
+class Pace:
+    """How long work goes on, by its mean rate since its first progress: what comes before, starting and compiling, happens once.
+
+    The rate of the last minute would jump between training and measuring.
+    """
+
+    def __init__(self, total: float, done: float = 0.0) -> None:
+        self.total, self.begun, self.first = total, done, (0.0, done)
+
+    def skip(self, done: float) -> None:
+        """So much more was there before."""
+        self.begun, self.first = self.begun + done, (self.first[0], self.first[1] + done)
+
+    def left(self, done: float) -> str:
+        """`about 3 min 0 s left`, empty until it is known; `done` of the total."""
+        now, (since, before) = time.monotonic(), self.first
+        if before <= self.begun < done:
+            self.first = (now, done)
+            return ""
+        gained, spent = done - before, now - since
+        if before <= self.begun or spent < KNOWN or gained < SHARE * (self.total - before) or done >= self.total:
+            return ""
+        return f"about {clock(spent * (self.total - done) / gained)} left"
 
 
 class Bar:
@@ -38,24 +80,16 @@ class Bar:
         self.progress = Progress(*columns, TextColumn("{task.fields[left]}"), console=err)
         self.task = self.progress.add_task(words, total=total, left="")
         self.progress.update(self.task, completed=done)
-        self.total, self.before = total, done
-        self.began = self.spoken = time.monotonic()
+        self.pace, self.spoken = Pace(total, done), time.monotonic()
 
     def reach(self, done: float) -> None:
         """Show that so much is done."""
-        left = self._left(done)
+        left = self.pace.left(done)
         self.progress.update(self.task, completed=done, left=left)
         if not err.is_terminal and time.monotonic() - self.spoken > EVERY:
             self.spoken = time.monotonic()
             task = self.progress.tasks[0]
-            err.print(f"{task.percentage:.0f}% of {task.description}, {left}", soft_wrap=True)
-
-    def _left(self, done: float) -> str:
-        """By the mean rate so far: the rate of the last minute jumps between training and measuring."""
-        if not self.total or done - self.before < 0.01 * self.total:
-            return "estimating the time left"
-        seconds = (time.monotonic() - self.began) * (self.total - done) / (done - self.before)
-        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+            err.print(f"{task.percentage:.0f}% of {', '.join(filter(None, (task.description, left)))}", soft_wrap=True)
 
 
 def waiting(messages: Any) -> Iterator[tuple[Any, ...]]:

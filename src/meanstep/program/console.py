@@ -174,4 +174,7 @@ def put_json(path: Path | None, record: Any) -> bool:
 def takes_json(path: Path | None) -> None:
     """Before the work: `UserError` if --json names no file that can be written."""
     if path is not None and str(path) != "-":
-        writable(path)
+        try:
+            writable(path)
+        except UserError as error:
+            raise UserError(f"--json: {error}") from None

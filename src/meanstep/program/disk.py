@@ -38,7 +38,7 @@ def write(path: Path, content: str | bytes) -> None:
     try:
         if path.is_dir() and not path.is_symlink():
             raise UserError(f"{path} is a folder: a file is to be written there")
-        _replace(path, content.encode() if isinstance(content, str) else content)
+        _replace(path, _bytes(content))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
@@ -50,7 +50,7 @@ def put(path: Path, content: str | bytes) -> None:
         write(path, content)
         return
     try:
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.write_bytes(_bytes(content))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
@@ -165,6 +165,11 @@ def _filled(handle: int, path: Path, data: bytes) -> None:
         view = view[os.write(handle, view) :]
     before("sync", path)
     os.fsync(handle)
+
+
+def _bytes(content: str | bytes) -> bytes:
+    """Text becomes UTF-8; half characters, which names of files may have, are written as escapes."""
+    return content.encode(errors="backslashreplace") if isinstance(content, str) else content
 
 
 def _sync_folder(path: Path) -> None:

@@ -1,10 +1,19 @@
 """A user's mistakes: what is printed as one line. Knows no console."""
 
+import re
+from typing import Any
+
+WORD, WHOLE = 300, 3000
+"""Characters of one word and of a whole message that are printed."""
+
 
 class UserError(Exception):
-    """A user's mistake: printed as one line, exit code 2."""
+    """A user's mistake: printed as one line, exit code 2. What it echoes is cut where it is long, and shows no control character raw."""
 
     code = 2
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class Interrupted(UserError):
@@ -13,6 +22,26 @@ class Interrupted(UserError):
     def __init__(self, message: str, number: int = 2) -> None:
         super().__init__(message)
         self.code = 128 + number
+
+
+def printable(text: str) -> str:
+    """A text on one line that no terminal obeys: what is long is cut in its middle, so that the remedy at the end stays."""
+    text = re.sub(rf"\S{{{WORD},}}", lambda found: cut(found[0], WORD), text)
+    return cut(re.sub(r"[^\x20-\U0010ffff]|[\x7f-\x9f\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text), WHOLE)
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most about so many characters: the beginning, dots, the last third."""
+    return text if len(text) <= most else f"{text[: 2 * most // 3]}...{text[-most // 3 :]}"
+
+
+def shown(value: Any, most: int = 120) -> str:
+    """A value as a message echoes it; a number of thousands of digits, and what nobody can show, by its type."""
+    try:
+        found = repr(value)
+    except (ValueError, RecursionError):
+        return f"{type(value).__name__} that is too large to show"
+    return cut(found, most)
 
 
 def first_line(error: BaseException, width: int = 160) -> str:

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
-from meanstep.program.console import UserError
+from meanstep.program.errors import UserError, shown
+from meanstep.program.reading import trees
+from meanstep.program.reading.files import regular
 
 _QUOTES = "'\""
 
@@ -27,6 +29,8 @@ def unset(words: str, metavar: str, empty: str = "0", text: str | None = None) -
     )
 
 
+MOST_SEEDS = 10_000_000
+
 # Seeds -----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -35,11 +39,14 @@ def seeds(text: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.split(","):
         first, colon, end = part.partition(":")
-        if not re.fullmatch(r"\d+", first.strip()) or (colon and not re.fullmatch(r"\d+", end.strip())):
-            raise UserError(f"--seeds: 0:64 (without 64), 3,5,8 or 0:4,7, from 0 on, got {text!r}")
-        found += range(int(first), int(end)) if colon else [int(first)]
+        if not re.fullmatch(r"[0-9]{1,15}", first.strip()) or (colon and not re.fullmatch(r"[0-9]{1,15}", end.strip())):
+            raise UserError(f"--seeds: 0:64 (without 64), 3,5,8 or 0:4,7, from 0 on, got {shown(text)}")
+        new = range(int(first), int(end) if colon else int(first) + 1)
+        if len(found) + len(new) > MOST_SEEDS:
+            raise UserError(f"--seeds: at most {MOST_SEEDS:,} at a time, got {shown(text)}: ask for them in parts")
+        found += new
     if not found:
-        raise UserError(f"--seeds: {text!r} holds none: a range is FIRST:END without its end")
+        raise UserError(f"--seeds: {shown(text)} holds none: a range is FIRST:END without its end")
     return tuple(dict.fromkeys(found))
 
 
@@ -59,11 +66,19 @@ def _one_word(kind: Any, metavar: str, read: Callable[[str], Any], shown: Callab
     spec = tyro.constructors.PrimitiveConstructorSpec[Any](
         nargs=1,
         metavar=metavar,
-        instance_from_str=lambda words: read(words[0]),
+        instance_from_str=lambda words: _read(read, words[0]),
         is_instance=lambda value: isinstance(value, held),
         str_from_instance=lambda value: [shown(value)],
     )
     return Annotated[kind, spec]
+
+
+def _read(read: Callable[[str], Any], word: str) -> Any:
+    """A word's value; the mistake is one that tyro tells with the flag's name."""
+    try:
+        return read(word)
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 Seeds = _one_word(tuple[int, ...], "SEEDS", seeds, shown_seeds, tuple)
@@ -73,21 +88,14 @@ Seeds = _one_word(tuple[int, ...], "SEEDS", seeds, shown_seeds, tuple)
 # Dictionaries ----------------------------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML 1.1 reads 1e-3 as a text; here, as in JSON and YAML 1.2, it is a number."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
-
-
 def options(text: str) -> dict[str, Any]:
     """A YAML flow mapping such as `{width: 64}`, or JSON; `UserError` for anything else."""
     try:
-        found = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"options are YAML such as '{{width: 64}}', got {text!r}: {' '.join(str(error).split())[:80]}") from None
+        found = trees.from_yaml(text, shown(text))
+    except UserError as error:
+        raise UserError(f"options are YAML such as '{{width: 64}}': {error}") from None
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise UserError(f"options are names with values, such as '{{width: 64}}', got {text!r}")
+        raise UserError(f"options are names with values, such as '{{width: 64}}', got {shown(text)}")
     return found
 
 
@@ -103,7 +111,7 @@ Options = _one_word(dict[str, Any], "YAML", options, shown_options, dict)
 
 # Words that several commands take --------------------------------------------------------------------------------------------------
 
-DEVICE = re.compile(r"cpu|mps|auto|cuda(:\d+)?")
+DEVICE = re.compile(r"cpu|mps|auto|cuda(:[0-9]{1,4})?")
 Device = Annotated[str, hinted("Where to compute: cpu, cuda, cuda:N, mps, auto (cuda where there is one, else cpu).", "auto", "DEVICE")]
 Json = Annotated[Path | None, hinted("Write the result as JSON too; - is standard output, and nothing else goes there.", "no file", "FILE")]
 NETWORK = "package.module:factory that builds the network, or may be called to build it, if that is not one of ours."
@@ -121,47 +129,46 @@ CHECKPOINT = "last, best, or the samples that it had seen"
 def device(name: str) -> str:
     """The name, or `UserError` if it is spelled as no device; whether it is there is not asked."""
     if not DEVICE.fullmatch(name):
-        raise UserError(f"--device: cpu, cuda, cuda:N, mps or auto, got {name!r}")
+        raise UserError(f"--device: cpu, cuda, cuda:N, mps or auto, got {shown(name)}")
     return name
 
 
 def factory(spec: str | None, flag: str = "--network") -> None:
     """`UserError` unless it has the form package.module:factory."""
     if spec is not None and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", spec):
-        raise UserError(f"{flag}: package.module:factory, got {spec!r}")
+        raise UserError(f"{flag}: package.module:factory, got {shown(spec)}")
 
 
-def at_least(least: float, **values: float | None) -> None:
-    """`UserError` for the first value that is smaller; None is not asked. Names are flags, with _ for -."""
-    for name, value in values.items():
-        if value is not None and not value >= least:
-            raise UserError(f"--{name.replace('_', '-')}: at least {least:g}, got {value:g}")
-
-
-def among(names: Iterable[str], there: Collection[str], what: str) -> None:
-    """`UserError` for the first name that there is not, with the nearest one or all."""
+def among(names: Iterable[str], there: Collection[str], what: str, flag: str = "") -> None:
+    """`UserError` for the first name that there is not, with the nearest one or all; `flag`: whose value it is."""
     for name in names:
         if name not in there:
             near = difflib.get_close_matches(name, there, 1)
             hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(there)}"
-            raise UserError(f"there is no {what} {name!r}: {hint}")
+            raise UserError(f"{flag and flag + ': '}there is no {what} {shown(name)}: {hint}")
 
 
 def readable(path: Path | None, flag: str) -> None:
     """`UserError` unless there is such a file, or none is asked for."""
     if path is None:
         return
-    path = path.expanduser()
-    if not path.is_file():
-        raise UserError(f"{flag}: cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
+    try:
+        regular(path.expanduser())
+    except (UserError, RuntimeError) as error:
+        raise UserError(f"{flag}: {error}") from None
 
 
 def folder(path: Path, flag: str = "--out") -> Path:
     """The folder, or `UserError` if it cannot be made or written into; nothing is touched."""
-    here = path.expanduser()
-    there = next(p for p in (here, *here.absolute().parents) if p.exists())
+    try:
+        if path == Path() or "\0" in str(path):
+            raise ValueError("it is empty: give the name of a folder")
+        here = path.expanduser().resolve()
+        there = next(p for p in (here, *here.parents) if p.exists())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{flag}: cannot write into {path}: {getattr(error, 'strerror', None) or error}") from None
     if not there.is_dir():
         raise UserError(f"{flag}: {there} is a file: give the name of a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{flag}: cannot write into {there}: permission denied")
-    return here
+    return path.expanduser()

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import tyro
 
-from meanstep.program.console import UserError, out
+from meanstep.program.console import out
+from meanstep.program.errors import UserError, cut, shown
 
 T = TypeVar("T")
 EVERYWHERE = "--quiet (of every command): no progress, no notices; the results that were asked for, and errors."
@@ -151,13 +152,13 @@ def _mistake(there: list[Flag], args: list[str], told: str) -> str:
         if len(values) < low:
             return f"{name} takes {'a value' if low == 1 else f'{low} values'}: {flag.metavar}"
         if bad := next((value for value in values if flag.choices and value not in flag.choices), None):
-            return f"{name}: one of {', '.join(flag.choices)}, got {bad!r}"
+            return f"{name}: one of {', '.join(flag.choices)}, got {shown(bad)}"
     if bad := next((w for flag, w in zip(places, loose, strict=False) if flag.choices and w not in flag.choices), None):
-        return f"one of {', '.join(places[loose.index(bad)].choices)}, got {bad!r}"
+        return f"one of {', '.join(places[loose.index(bad)].choices)}, got {shown(bad)}"
     if len(loose) < least:
         return f"give {places[len(loose)].metavar}: {_about(places[len(loose)])}"
     if len(loose) > most:
-        return f"there is no place for {loose[int(most)]!r}: options have the form --name value"
+        return f"there is no place for {shown(loose[int(most)])}: options have the form --name value"
     wanted = [flag for flag in there if flag.names and "(required)" in flag.help and not any(_spelled(word) in flag.names for word in args)]
     return f"give {wanted[0].names[0]} {wanted[0].metavar}: {_about(wanted[0])}" if wanted else _number(told)
 
@@ -177,4 +178,7 @@ def _unknown(name: str, names: list[str]) -> str:
 def _number(told: str) -> str:
     flag = re.search(r"Error parsing (\S+): ", told)
     found = [(what, match[1]) for pattern, what in NUMBERS if (match := re.search(pattern, told))]
-    return f"{flag[1]}: {found[-1][0]}, got {found[-1][1]!r}" if flag and found else ""
+    if not flag:
+        return ""
+    said = f"{found[-1][0]}, got {shown(found[-1][1])}" if found else cut(told[flag.end() :], 600)
+    return said if said.startswith(flag[1]) else f"{flag[1]}: {said}"

@@ -5,8 +5,6 @@ A new kind of file is an entry of `READERS`.
 
 import hashlib
 import math
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from PIL import Image
 from meanstep.program.console import UserError
 from meanstep.program.data.formats import decoded
 from meanstep.program.data.source import Broken, Source, numbered, one_split
+from meanstep.program.reading import arrays
 
 SPLITS = {"train": 0, "test": 1}
 Parts = Mapping[str, np.ndarray]
@@ -50,32 +49,19 @@ def _read(spec: str) -> Parts:
     path = Path(spec).expanduser()
     if not path.is_file():
         raise UserError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
-    try:
-        return READERS[path.suffix](path)
-    except (AttributeError, TypeError, ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}") from error
+    return READERS[path.suffix](path)
 
 
 def _npy(path: Path) -> Parts:
-    found = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(found, np.ndarray):
-        raise ValueError("it holds several arrays: name it .npz")
-    return {"": found}
+    return {"": arrays.mapped(path)}
 
 
 def _npz(path: Path) -> Parts:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-        return {name: held[name] for name in held.files}
+    return dict(arrays.archive(path))
 
 
 READERS: dict[str, Callable[[Path], Parts]] = {".npy": _npy, ".npz": _npz}
 """By ending: the arrays of a file by name, one alone under an empty name."""
-
-
-def _reason(error: BaseException) -> str:
-    if "allow_pickle" in str(error) or "Python objects" in str(error) or isinstance(error, AttributeError | TypeError):
-        return "it holds pickled objects or no arrays; save plain arrays with numpy.savez"
-    return str(error).split("\n")[0].rstrip(".")[:120] or type(error).__name__
 
 
 def _named(path: Path, parts: Parts, split: str) -> Source:
@@ -109,13 +95,15 @@ def _names(parts: Parts) -> tuple[str, ...]:
 
 def _stacked(name: str, x: np.ndarray, y: np.ndarray | None, classes: tuple[str, ...]) -> Source:
     """Pictures of uint8, rows of floats."""
+    if not x.ndim:
+        raise UserError(f"{name} holds one number: give rows [N, ...]")
     if x.dtype.kind == "f" and x.dtype.itemsize <= 8:
         return _rows(name, x, y, classes)
     if x.dtype != np.uint8:
         raise UserError(f"{name} holds images of type {x.dtype}: save uint8 from 0 to 255, or rows of float32")
     if x.ndim == 4 and x.shape[-1] not in (1, 3) and x.shape[1] in (1, 3):
         x = np.moveaxis(x, 1, -1)
-    if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] not in (1, 3)):
+    if x.ndim not in (3, 4) or not math.prod(x.shape[1:]) or (x.ndim == 4 and x.shape[-1] not in (1, 3)):
         raise UserError(f"{name} holds an array of shape {x.shape}: images are [N, H, W], [N, H, W, 3] or [N, 3, H, W], other rows floats")
 
     def read(i: int) -> Image.Image:

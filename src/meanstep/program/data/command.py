@@ -13,6 +13,7 @@ from meanstep.program.console import UserError, chat, out, put_json, say, stage,
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.request import AUTOENCODERS, SOURCES, Crop, Request, known_autoencoder, listed, present
 from meanstep.program.flags import Device, Json, hinted
+from meanstep.program.ranges import Ranged, Rows, ranged
 
 if TYPE_CHECKING:
     from meanstep.program.data.cache import Cache
@@ -26,7 +27,7 @@ CROP = (
 
 
 @dataclass(frozen=True)
-class MakeCache:
+class MakeCache(Ranged):
     """Crop, resize and encode images once, or take rows of numbers, into a folder that training reads: manifest.json and safetensors.
 
     The manifest states what was done and the sha256 of everything; a cache that does not fit a run is refused. Interrupt it at any
@@ -44,7 +45,7 @@ class MakeCache:
     split: str = "train"
     """Which part of the source, if it has several: train or test, any name on the hub."""
     channels: Annotated[Literal[1, 3] | None, hinted("Keep grey images grey with 1.", "3; grey arrays: 1", "{1,3}")] = None
-    size: Annotated[int | None, hinted("Pixels of a side.", "as the images are, all alike", "N")] = None
+    size: Annotated[int | None, hinted("Pixels of a side.", "as the images are, all alike", "N from 1 to 65536")] = None
     crop: Annotated[Crop, tyro.conf.arg(help=CROP)] = "center"
     resample: Literal["box", "bicubic", "lanczos"] = "bicubic"
     """PIL's filter for --crop center."""
@@ -52,7 +53,7 @@ class MakeCache:
     """Enlarge images smaller than --size instead of refusing them."""
     flips: tyro.conf.FlagCreatePairsOff[bool] = False
     """Mirror images belong to the data: encoded too, or made when pictures are read."""
-    limit: Annotated[int | None, hinted("At most so many images: drawn at random, always the same.", "all", "N")] = None
+    limit: Annotated[int | None, hinted("At most so many images: drawn at random, always the same.", "all", "N from 1")] = None
     dtype: Annotated[
         Literal["float16", "float32"] | None,
         hinted("How rows are stored; pictures are uint8.", "latents float16, numbers as they are", "{float16,float32}"),
@@ -63,10 +64,10 @@ class MakeCache:
     public SiT and DiT weights know."""
     skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False
     """Leave out what cannot be read, and rows that are not finite, and count them in the manifest."""
-    shard: Annotated[int | None, hinted("Images of a shard.", "as fit into 32 MiB", "N")] = None
-    chunk: Annotated[int, tyro.conf.arg(metavar="N")] = 32
+    shard: Annotated[int | None, hinted("Images of a shard.", "as fit into 32 MiB", "N from 1")] = None
+    chunk: Rows = 32
     """Rows of one pass of the network: the autoencoder's. Another number can change the last bits."""
-    workers: int = 4
+    workers: Annotated[int, ranged("INT from 1 to 4096")] = 4
     """How many at a time: threads that read images."""
     device: Device = "auto"
     image_column: str = "image"
@@ -98,7 +99,6 @@ class MakeCache:
 
     def _request(self) -> Request:
         """What is asked for; `UserError` for what needs no look into images to be wrong."""
-        flags.at_least(1, **{name: getattr(self, name) for name in ("size", "limit", "shard", "chunk", "workers")})
         flags.device(self.device)
         present(self.source)
         known_autoencoder(self.autoencoder)

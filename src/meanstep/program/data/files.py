@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from meanstep.program.console import UserError
 from meanstep.program.data import webdataset
 from meanstep.program.data.formats import counted, decoded, ending, endings, readable
 from meanstep.program.data.manifest import sha256
 from meanstep.program.data.request import SOURCES
 from meanstep.program.data.source import Source, numbered, one_split
+from meanstep.program.errors import UserError, shown
+from meanstep.program.reading.files import content
+from meanstep.program.reading.images import BYTES
 
+FILES = 100_000
+"""Most files of a range of names."""
 HIDDEN = "hidden"
 """How files and folders are counted whose names begin with a dot."""
 SPLITS = ("train", "test", "val")
@@ -48,7 +52,7 @@ def folder(spec: str, split: str) -> Source:
     labels = np.array([number[name] for name in tops], dtype=np.int64) if classes else None
 
     def read(i: int) -> Image.Image:
-        return decoded((root / paths[i]).read_bytes())
+        return decoded(content(root / paths[i], BYTES))
 
     def hashing() -> list[str]:
         return [f"{path} {sha256(root / path)}" for path in paths]
@@ -88,7 +92,11 @@ def _images(root: Path, left_out: Counter[str]) -> Iterator[str]:
         shown = [name for name in names if not name.startswith(".")]
         left_out.update(ending(name) for name in shown if not readable(name))
         inside = Path(here).relative_to(root)
-        yield from ((inside / name).as_posix() for name in shown if readable(name))
+        for name in filter(readable, shown):
+            if os.path.isfile(os.path.join(here, name)):
+                yield (inside / name).as_posix()
+            else:  # a pipe, a device, a link to nothing: never opened
+                left_out["no regular file"] += 1
 
 
 def tars(spec: str, split: str, image: str, label: str) -> Source:
@@ -141,6 +149,8 @@ def expand(spec: str) -> list[str]:
     found = re.search(r"\{(\d+)\.\.(\d+)\}", spec)
     if found:
         first, last = found.groups()
+        if max(len(first), len(last)) > 15 or int(last) - int(first) >= FILES:
+            raise UserError(f"{shown(spec)}: a range of more than {FILES:,} files: name fewer")
         names = [f"{spec[: found.start()]}{k:0{len(first)}d}{spec[found.end() :]}" for k in range(int(first), int(last) + 1)]
         return [name for inner in names for name in expand(inner)]
     return sorted(glob(os.path.expanduser(spec))) if any(c in spec for c in "*?[") else [spec]

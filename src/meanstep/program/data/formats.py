@@ -2,10 +2,14 @@
 
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from functools import cache
 
 from PIL import Image, features
+
+from meanstep.program.errors import UserError, first_line
+from meanstep.program.reading.images import examined
 
 FORMATS = ("AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP")
 """Of pillow's, those that need no other program (EPS runs one) and are pictures (PDF, HDF5, MPEG are not)."""
@@ -43,7 +47,16 @@ def readable(name: str) -> bool:
 
 def decoded(data: bytes) -> Image.Image:
     """The image that bytes encode, whatever their file was called; `OSError` if they are none of these formats."""
-    return Image.open(io.BytesIO(data), formats=formats())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of bombs: the size is looked at here
+            found = Image.open(io.BytesIO(data), formats=formats())
+        examined(*found.size, "it")
+    except OSError:
+        raise
+    except Exception as error:  # a bomb, and whatever else Pillow's readers raise
+        raise OSError(str(error) if isinstance(error, UserError) else first_line(error)) from None
+    return found
 
 
 def counted(left_out: Mapping[str, int]) -> str:

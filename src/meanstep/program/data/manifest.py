@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from meanstep.program.console import UserError
+from meanstep.program.reading import files, trees
+from meanstep.program.reading.files import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,12 +115,12 @@ class Manifest:
     @classmethod
     def read(cls, path: Path) -> "Manifest":
         """From a file; `UserError` if it is none, damaged or of another version."""
+        if not path.exists():
+            raise UserError(f"{path.parent} is no cache: it has no {path.name}; make one with `meanstep cache`")
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path.parent} is no cache: it has no {path.name}; make one with `meanstep cache`") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is damaged: {str(error)[:120]}; make the cache again") from error
+            held = trees.from_json(files.content(path))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}; make the cache again") from None
         version = held.get("version") if isinstance(held, dict) else None
         if version != VERSION:
             raise UserError(f"{path} is of version {version}, this program reads {VERSION}: make the cache again")
@@ -136,6 +138,8 @@ class Manifest:
             left_out = None if held["left_out"] is None else {str(kind): int(n) for kind, n in held["left_out"].items()}
             found = cls(**{**held, **triple, "shards": shards, "empty": empty, "left_out": left_out})
             fits = sum(s.rows for s in shards) == found.count and len(found.mean) == len(found.std) == found.shape[0]
+            if not all(isinstance(number, int | float) for number in (*found.mean, *found.std, *found.shape, found.scaling, found.shift)):
+                raise ValueError("its sizes and moments are no numbers")
             if found.codec not in ("pixels", "latents", "plain") or (found.codec == "pixels") != (found.dtype == "uint8"):
                 raise ValueError(f"there is no codec {found.codec!r} of {found.dtype}")
         except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
@@ -182,7 +186,7 @@ def _short(value: Any) -> str:
 def sha256(file: Path) -> str:
     """Of a file's contents, in hex; `UserError` if it cannot be read."""
     try:
-        with file.open("rb") as held:
+        with opened(file) as held:
             return hashlib.file_digest(held, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error

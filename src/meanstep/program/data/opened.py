@@ -42,7 +42,6 @@ class Opened:
     @classmethod
     def of(cls, request: Request) -> "Opened":
         """`UserError` in one line for what cannot be made."""
-        request.check()
         source = open_source(request.source, request.split, request.image, request.label)
         autoencoder = open_autoencoder(request.autoencoder, request.device)
         if source.plain:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from meanstep.program.console import UserError
-from meanstep.program.flags import at_least, readable
+from meanstep.program.flags import readable
+from meanstep.program.ranges import Ranged, Rows, Whole, ranged
 
 SOURCES = (
     "digits, a folder of images (labels are its sub-folders), .npz or .npy of images (uint8) or rows of any shape (floats), "
@@ -23,7 +24,7 @@ KINDS, FILES = ("identity", "taesd", "taef2", "tiny", "kl", "dc"), ("taesd", "ta
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Ranged):
     """What is asked for. `channels` 0: the source's own. `shard`: rows of a shard, 0: of about 32 MiB. `like`: a cache whose mean and
     standard deviation hold here too (a test split's train split). Without `normalise` latents and numbers stay as they are. `dtype`: how
     they are stored; empty: float16 for latents of pictures, as the source has them for numbers."""
@@ -32,27 +33,22 @@ class Request:
     autoencoder: str = "identity"
     split: str = "train"
     channels: Literal[0, 1, 3] = 0
-    size: int = 0
+    size: Annotated[int, ranged("INT from 0 to 65536")] = 0
     crop: Crop = "center"
     resample: Resample = "bicubic"
     enlarge: bool = False
     flips: bool = False
-    limit: int = 0
+    limit: Whole = 0
     dtype: Literal["", "float16", "float32"] = ""
     like: Path | None = None
     normalise: bool = True
     skip_broken: bool = False
-    shard: int = 0
-    batch: int = 32
-    workers: int = 4
+    shard: Whole = 0
+    batch: Rows = 32
+    workers: Annotated[int, ranged("INT from 1 to 4096")] = 4
     device: str = "cpu"
     image: str = "image"
     label: str = "label"
-
-    def check(self) -> None:
-        """`UserError` for a number that cannot be."""
-        at_least(0, size=self.size, limit=self.limit, shard=self.shard)
-        at_least(1, batch=self.batch, workers=self.workers)
 
 
 def present(source: str) -> None:

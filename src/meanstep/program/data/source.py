@@ -66,8 +66,13 @@ class Source:
         return hashlib.sha256("\n".join([*self.hashing(), *self.classes]).encode()).hexdigest()
 
 
+CLASSES = 1 << 20
+
+
 def numbered(labels: np.ndarray) -> tuple[str, ...]:
-    """Names for labels that have none: their numbers."""
+    """Names for labels that have none: their numbers. `UserError` for one that numbers no class."""
+    if int(labels.max(initial=0)) >= CLASSES:
+        raise UserError(f"a label is {labels.max()}: labels count classes from 0, of which there are at most {CLASSES:,}")
     return tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
 
 

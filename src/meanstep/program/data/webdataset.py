@@ -3,7 +3,6 @@
 A key is a member's name up to the first dot of its last part, as in the webdataset package; there, too, one name twice is an error.
 """
 
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -11,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError
 from meanstep.program.data.formats import readable
+from meanstep.program.data.source import CLASSES
+from meanstep.program.errors import UserError, first_line, shown
+from meanstep.program.reading import trees
+from meanstep.program.reading.files import opened, regular
 
-NAMED = 3
-"""Endings that a complaint lists."""
+NAMED, SMALL = 3, 1 << 20
+"""Endings that a complaint lists; most bytes of a member that holds a label."""
 Members = dict[str, tarfile.TarInfo]
 
 
@@ -36,7 +38,7 @@ def samples(path: Path, file: int, chosen: str, label: str, left_out: Counter[st
     `chosen`: the ending of the images, such as `.mask.png`; empty: a key has one image, and several are a `UserError`.
     """
     try:
-        with tarfile.open(path, "r:") as held:
+        with opened(path) as file_held, tarfile.open(fileobj=file_held, mode="r:") as held:
             for key, parts in _keyed(path, held, left_out).items():
                 image = _image(parts, chosen, f"{path}, {key}")
                 read = {image} if image else set()
@@ -46,8 +48,8 @@ def samples(path: Path, file: int, chosen: str, label: str, left_out: Counter[st
                     member = parts[image]
                     yield Sample(file, member.offset_data, member.size, member.name, found)
                 left_out.update(end or "no ending" for end in parts if end not in read)
-    except tarfile.TarError as error:
-        raise UserError(f"cannot read {path}: {error}; it is cut short, compressed or no tar file") from error
+    except (tarfile.TarError, OverflowError, ValueError, MemoryError, OSError) as error:
+        raise UserError(f"cannot read {path}: {first_line(error)}; it is cut short, compressed or no tar file") from error
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -60,7 +62,10 @@ def split_name(name: str) -> tuple[str, str]:
 def _keyed(path: Path, held: tarfile.TarFile, left_out: Counter[str]) -> dict[str, Members]:
     """The files of each key by their endings, also where they do not lie side by side."""
     found: dict[str, Members] = {}
+    size = regular(path).st_size
     for member in held:
+        if not 0 <= member.size <= size - member.offset_data:
+            raise UserError(f"{path} is damaged: {member.name} has {shown(member.size)} bytes, of which not all are there")
         if member.isdir():
             continue
         key, end = split_name(member.name)
@@ -93,15 +98,24 @@ def _label(held: tarfile.TarFile, parts: Members, label: str, where: str) -> tup
     """The label, and the endings of the members that it was looked up in."""
     try:
         if ".cls" in parts:
-            return int(_bytes(held, parts[".cls"])), {".cls"}
+            return _number(_bytes(held, parts[".cls"])), {".cls"}
         if ".json" in parts:
-            value: Any = json.loads(_bytes(held, parts[".json"])).get(label)
-            return (None, set()) if value is None else (int(value), {".json"})
+            value: Any = trees.entries(_bytes(held, parts[".json"])).get(label)
+            return (None, set()) if value is None else (_number(value), {".json"})
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: its label is no whole number") from error
+        raise UserError(f"{where}: its label is no whole number from 0 below {CLASSES:,}") from error
     return None, set()
 
 
+def _number(value: Any) -> int:
+    found = int(value)
+    if not 0 <= found < CLASSES:
+        raise ValueError
+    return found
+
+
 def _bytes(held: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > SMALL:
+        raise ValueError
     file = held.extractfile(member)
     return b"" if file is None else file.read()

@@ -1,8 +1,5 @@
 """A user's data of any event shape, and their labels: opened without reading more than is drawn. Knows no networks."""
 
-import io
-import pickle
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data import Cache
 from meanstep.program.data.manifest import NAME
 from meanstep.program.diagnose import target
+from meanstep.program.reading import arrays
 from meanstep.program.reproduce.points import points
 
 FEWEST = 16
@@ -127,22 +125,11 @@ def _labels(path: Path) -> np.ndarray:
 
 
 def _npy(path: Path) -> tuple[np.ndarray, None]:
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}; save a whole array [N, ...] with numpy.save") from error
-    if not isinstance(found, np.ndarray):
-        raise UserError(f"{path} holds several arrays: name it .npz")
-    return found, None
+    return arrays.mapped(path), None
 
 
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
-            parts = {name: held[name] for name in held.files}
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}; save arrays x and y with numpy.savez") from error
-    return _named(path, parts)
+    return _named(path, arrays.archive(path))
 
 
 def _safetensors(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -169,8 +156,6 @@ def _table(path: Path) -> tuple[np.ndarray, None]:
 
 
 def _reason(error: BaseException) -> str:
-    if "allow_pickle" in str(error):  # numpy's guess about whatever is no array, and an option that is not offered here
-        return "it holds no plain array of numbers"
     return str(error).split("\n")[0].rstrip(".")[:160] or type(error).__name__
 
 

@@ -13,6 +13,7 @@ from meanstep.program.diagnose import target
 from meanstep.program.disk import writable
 from meanstep.program.flags import DIAGONAL, ORDER, POWER, TIMES, Device, Json, Network, Options, hinted
 from meanstep.program.pages.page import require
+from meanstep.program.ranges import Ranged, Seed, ranged
 from meanstep.program.registry import PATHS, READ, check_path, find
 from meanstep.program.runs.saved import CONFIG, held, located
 
@@ -26,7 +27,7 @@ DATA = f"Rows [N, ...]: {target.KINDS}; .npz and .safetensors may hold labels y.
 
 
 @dataclass(frozen=True)
-class Diagnose:
+class Diagnose(Ranged):
     """Where the noise of a network's training signal is, and what to change: one page here, one HTML report that works offline.
 
     The target is a run of meanstep train, package.module:factory, found from the current folder, or a folder or file of weights with
@@ -52,23 +53,26 @@ class Diagnose:
     recipe: Annotated[str | None, hinted(f"What trains it: {', '.join(READ)}.", "the run's, or meanflow", "NAME")] = None
     path: Annotated[str | None, hinted(f"Its path: {', '.join(PATHS)}, or package.module:name.", "the run's, or linear", "NAME")] = None
     times: Annotated[Literal["uniform", "logit-normal"] | None, hinted(TIMES, "the recipe's", "{uniform,logit-normal}")] = None
-    diagonal_share: Annotated[float | None, hinted(DIAGONAL, "the recipe's", "SHARE")] = None
-    power: Annotated[float | None, hinted(POWER, "the recipe's", "P")] = None
-    beta: Annotated[float | None, hinted("The coefficient of --recipe coefficient.", "the recipe's, or 1", "BETA")] = None
+    diagonal_share: Annotated[float | None, hinted(DIAGONAL, "the recipe's", "SHARE from 0 to 1")] = None
+    power: Annotated[float | None, hinted(POWER, "the recipe's", "P from 0 to 4")] = None
+    beta: Annotated[float | None, hinted("The coefficient of --recipe coefficient.", "the recipe's, or 1", "BETA from 0 to 1")] = None
     progress: Annotated[
-        float | None, hinted("The share of the training that is done, for recipes with a schedule.", "the run's, or 1", "SHARE")
+        float | None, hinted("The share of the training that is done, for recipes with a schedule.", "the run's, or 1", "SHARE from 0 to 1")
     ] = None
     batch: Annotated[
-        int | None, hinted("Rows of a training step: for the signal to noise of a batch's gradient.", "the run's, or 256", "N")
+        int | None,
+        hinted("Rows of a training step: for the signal to noise of a batch's gradient.", "the run's, or 256", "N from 1 to 1048576"),
     ] = None
     budget: Annotated[str, tyro.conf.arg(metavar="TIME")] = "60s"
     """Time for all measurements: 60, 60s, 2m."""
-    tolerance: float = 0.03
+    tolerance: Annotated[float, ranged("FLOAT above 0 to 1")] = 0.03
     """Stop earlier, when the noise at beta = 0 (relatively) and the quietest beta are known so well."""
-    rows: Annotated[int | None, hinted("Draw at most so many rows.", "no limit", "N")] = None
-    chunk: Annotated[int | None, hinted("Rows of one pass of the network: bounds the memory.", "by the size of a row", "N")] = None
+    rows: Annotated[int | None, hinted("Draw at most so many rows.", "no limit", "N from 8")] = None
+    chunk: Annotated[
+        int | None, hinted("Rows of one pass of the network: bounds the memory.", "by the size of a row", "N from 1 to 1048576")
+    ] = None
     device: Device = "auto"
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every draw: of rows, and of torch's global generator while the factory runs."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("diagnosis")
     """Where results go: a folder for report.html; it is made if it does not exist."""
@@ -84,14 +88,6 @@ class Diagnose:
     def _checked(self) -> tuple[float, Path]:
         """Seconds, and the folder of the report; `UserError` for what can be known to fail."""
         budget = seconds(self.budget)
-        for name in ("beta", "progress", "diagonal_share"):
-            if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
-                raise UserError(f"--{name.replace('_', '-')} lies in [0, 1], got {value:g}")
-        if not 0 < self.tolerance < 1:
-            raise UserError(f"--tolerance lies inside (0, 1), got {self.tolerance:g}")
-        flags.at_least(8, rows=self.rows)
-        flags.at_least(1, batch=self.batch, chunk=self.chunk)
-        flags.at_least(0, seed=self.seed)
         flags.device(self.device)
         flags.factory(self.network)
         check_path(self.path or "linear", "--path")

@@ -15,6 +15,7 @@ from meanstep.program.bar import shown
 from meanstep.program.console import UserError, out, put_json, stage, takes_json
 from meanstep.program.doctor.findings import CHECKS, FAIL, PASS, WARN, Finding, Report
 from meanstep.program.flags import ORDER, Device, Json, Options, hinted
+from meanstep.program.ranges import Ranged
 from meanstep.program.tables import fitted
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ OPTIONS = "The factory's arguments, e.g. '{width: 64}'."
 
 
 @dataclass(frozen=True)
-class Doctor:
+class Doctor(Ranged):
     """Examine a network for use as a MeanFlow field u(z, r, t, y): what would break, where, and what to do. Seconds; nothing is trained.
 
     The network comes from package.module:factory, found from the current folder: a function without arguments (or with those of
@@ -43,9 +44,9 @@ class Doctor:
     shape: Annotated[
         str | None, hinted("Shape of one sample, e.g. 4,32,32.", "the factory's example, or read from the network", "N,N,...")
     ] = None
-    chunk: Annotated[int, tyro.conf.arg(metavar="N")] = 8
+    chunk: Annotated[int, tyro.conf.arg(metavar="N from 2 to 65536")] = 8
     """Rows of one pass of the network: at least 2."""
-    classes: Annotated[int, hinted("Number of labels y.", "0, no labels", "N")] = 0
+    classes: Annotated[int, hinted("Number of labels y.", "0, no labels", "N from 0 to 1048576")] = 0
     order: Annotated[str | None, hinted(ORDER, "read from the names of its arguments", "ROLE,...")] = None
     device: Device = "auto"
     only: Annotated[tuple[str, ...], hinted(f"Only these: the checks {', '.join(CHECKS)}.", "all", "[CHECK ...]")] = ()
@@ -55,9 +56,7 @@ class Doctor:
         """0 if no check fails, 1 if one does. `UserError` if the network cannot be examined."""
         flags.factory(self.factory, "the network")
         flags.device(self.device)
-        flags.among(self.only, CHECKS, "check")
-        flags.at_least(2, chunk=self.chunk)
-        flags.at_least(0, classes=self.classes)
+        flags.among(self.only, CHECKS, "check", "--only")
         takes_json(self.json)
         shape = _shape(self.shape)
         with stage("importing PyTorch"):

@@ -1,6 +1,5 @@
 """The command `meanstep evaluate RUN`: what is asked for, and whether that can be. `session` does it."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +10,7 @@ from meanstep.program import flags
 from meanstep.program.console import UserError, stage, takes_json
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, hinted
+from meanstep.program.ranges import Ranged, Seed, ranged
 from meanstep.program.registry import METRICS, SAMPLER_HELP, check_sampler, described, unknown
 from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import Saved, averages, checkpoints
@@ -20,7 +20,7 @@ METRICS_HELP = f"What is measured: {described(METRICS)}."
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Ranged):
     """How far a run's samples are from data: a table over checkpoints, averages, samplers, steps, guidance. docs/evaluation.md says more.
 
     Every cell is sampled from the same seeds. Cells that were computed with the same settings are not computed again; interrupt it at any
@@ -38,13 +38,13 @@ class Evaluate:
     ] = ("last",)
     average: Annotated[tuple[str, ...], hinted(AVERAGE, "the run's first", "NAME ...")] = ()
     sampler: Annotated[tuple[str, ...], hinted(SAMPLER_HELP, "the run's own", "NAME ...")] = ()
-    steps: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (1,)
+    steps: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N from 1 to 100000 ...")] = (1,)
     """Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."""
-    guidance: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SCALE ...")] = (1.0,)
+    guidance: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SCALE from 0 ...")] = (1.0,)
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
-    count: int = 10_000
+    count: Annotated[int, ranged("INT from 2 to 100000000")] = 10_000
     """Samples of each cell."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every draw: the first sample's, from which all others count on."""
     class_shares: Literal["data", "uniform"] = "data"
     """How frequent classes are among the samples of a conditional model: as in the reference, or all alike."""
@@ -56,14 +56,14 @@ class Evaluate:
     split: str = "train"
     """Which part of the source, if it has several: train or test, any name on the hub; of a --reference that is a source."""
     reference_limit: Annotated[
-        int | None, hinted("At most so many images of the reference: drawn at random, always the same.", "all", "N")
+        int | None, hinted("At most so many images of the reference: drawn at random, always the same.", "all", "N from 1")
     ] = None
     held_out: Annotated[
         str | None, hinted("Images that show what fresh data would score.", "the source's test split", "CACHE | SOURCE")
     ] = None
     network: Network = None
     autoencoder: Autoencoder = None
-    chunk: Annotated[int, tyro.conf.arg(metavar="N")] = 64
+    chunk: Annotated[int, tyro.conf.arg(metavar="N from 1 to 1048576")] = 64
     """Rows of one pass of the network: it changes memory and speed, nothing else beyond rounding."""
     device: Device = "auto"
     json: Json = None
@@ -78,11 +78,6 @@ class Evaluate:
 
     def _checked(self) -> tuple[Path, list[Saved]]:
         """The run and its checkpoints that are meant; `UserError` for what can be known to fail."""
-        flags.at_least(2, count=self.count)
-        flags.at_least(1, chunk=self.chunk, reference_limit=self.reference_limit, steps=min(self.steps, default=1))
-        flags.at_least(0, seed=self.seed)
-        if not all(map(math.isfinite, self.guidance)):
-            raise UserError("--guidance: finite numbers")
         if not (self.steps and self.guidance and self.checkpoint and self.metrics):
             raise UserError("give at least one of each: checkpoint, steps, guidance, metrics")
         for metric in self.metrics:

@@ -10,15 +10,18 @@ VALUES: {"count", "reference_count", "frechet", "frechet_low", "frechet_high" (9
 """
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError
 from meanstep.program.disk import clean, lock, write
+from meanstep.program.reading import files, trees
 
 Row = dict[str, Any]
 NAME = "evaluations.jsonl"
+LARGE = 1 << 28
+"""Most bytes of the file."""
 WHAT = ("kind", "seen", "average", "weights", "sampler", "steps", "guidance", "labels", "count", "seed")
 IDENTITY = (*WHAT, "extractor_digest", "reference_digest", "autoencoder", "data_digest")
 """What two rows agree in that state the same cell."""
@@ -27,18 +30,23 @@ IDENTITY = (*WHAT, "extractor_digest", "reference_digest", "autoencoder", "data_
 def load(run: Path) -> list[Row]:
     """The rows of a run; a last line that a kill cut is skipped, another damaged one is a `UserError`."""
     path = run / NAME
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    lines, found = path.read_text(encoding="utf-8", errors="replace").split("\n"), []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line or "null")
-            if row is not None:
-                found.append({"kind": row["kind"], "metrics": row["metrics"], **row})
-        except (ValueError, KeyError, TypeError):
-            if number < len(lines):
-                raise UserError(f"{path}, line {number} is damaged: delete that line, and its cell is computed again") from None
-    return found
+    return trees.lines(files.content(path, LARGE), _valid, str(path), "delete that line, and its cell is computed again")
+
+
+def _valid(row: Any) -> Row:
+    """A row that holds what a table of rows shows; `ValueError`, `KeyError` or `TypeError` for another."""
+    if not isinstance(row, dict) or row["kind"] not in ("cell", "floor"):
+        raise ValueError("it is no row")
+    values = row.get("values") or {}
+    numbers = [row[name] for name in ("seen", "steps", "guidance", "count") if row["kind"] == "cell"]
+    words = [row["extractor"], row["reference"], row["distance"], *row["metrics"], *(row[n] for n in ("average",) if row["kind"] == "cell")]
+    if not all(isinstance(word, str) for word in words) or not all(isinstance(n, int | float) for n in numbers):
+        raise TypeError("its place is none")
+    if not all(value is None or isinstance(value, int | float | str | list) for value in values.values()):
+        raise TypeError("its values are no numbers")
+    return dict(row)
 
 
 def append(run: Path, row: Row) -> None:

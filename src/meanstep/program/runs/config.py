@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from meanstep.program.console import UserError
+from meanstep.program.errors import UserError, shown
 from meanstep.program.evaluation import specs
-from meanstep.program.flags import Device, Options, at_least, unset
+from meanstep.program.flags import Device, Options, unset
+from meanstep.program.ranges import Amount, Below, Count, Ranged, Rows, Seed, Share, Whole, ranged
+from meanstep.program.reading import trees
 from meanstep.program.registry import NETWORKS, check_options, check_path, find
 
 RECIPE = (
@@ -23,13 +25,15 @@ RECIPE = (
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Ranged):
     """What is trained on."""
+
+    PREFIX = "data."
 
     source: str = "digits"
     """A folder that `meanstep cache` made, or any source that it reads: digits, a folder of images, .npz or .npy of images (uint8) or of
     rows of any shape (floats), .tar, hub:owner/name."""
-    size: Annotated[int, unset("as the images are", "N")] = 0
+    size: Annotated[int, unset("as the images are", "INT from 0 to 65536")] = 0
     """Side of the images in pixels, if the source has to be cached first."""
     flips: bool = False
     """Show every other image mirrored; a cache with mirror images shows them anyway."""
@@ -38,8 +42,10 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Ranged):
     """What is trained."""
+
+    PREFIX = "network."
 
     name: str = "dit"
     """A network's name, which decides what options there are, or your own as package.module:factory, called with size, channels and
@@ -51,69 +57,79 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
-class MethodConfig:
+class MethodConfig(Ranged):
     """How it is trained. What is left out is as published, see docs/choosing.md."""
+
+    PREFIX = "method."
 
     recipe: str = "meanflow"
     """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching, or a function of yours, package.module:function."""
     options: Annotated[Options, unset("none", "YAML", "{}", RECIPE)] = field(default_factory=dict)
     path: str = "linear"
     """The path between data and noise: linear, trigonometric, or one of yours, package.module:name."""
-    proxy_decay: float = 0.999
+    proxy_decay: Below = 0.999
     """Decay of the EMA copy that serves as a proxy."""
-    references: int = 2048
+    references: Rows = 2048
     """Rows of the data that a posterior velocity compares with."""
-    components: Annotated[int, unset("all entries", "N")] = 0
+    components: Annotated[int, unset("all entries", "INT from 0 to 1048576")] = 0
     """Principal components of the data in which a posterior velocity compares rows."""
-    dropout: float = 0.1
+    dropout: Below = 0.1
     """Share of the rows whose label is hidden, which guidance needs."""
-    omega: float = 1.0
+    omega: Amount = 1.0
     """Guidance in the training target: its scale; the effective one is omega / (1 - kappa)."""
-    kappa: float = 0.0
+    kappa: Below = 0.0
     """Guidance in the training target: the share of the network's own conditional velocity."""
-    window: tuple[float, float] = (0.0, 1.0)
-    """Times at which the target is guided."""
+    window: tuple[Share, Share] = (0.0, 1.0)
+    """Times at which the target is guided: from the first one to the second."""
+
+    def __post_init__(self) -> None:
+        """`UserError` for a number out of its range, and for a window that ends before it begins."""
+        super().__post_init__()
+        if self.window[0] > self.window[1]:
+            raise UserError(f"--method.window: the first time is at most the second, got {self.window[0]:g} {self.window[1]:g}")
 
 
 @dataclass(frozen=True)
-class OptimiserConfig:
+class OptimiserConfig(Ranged):
     """AdamW and its learning rate, in samples seen."""
 
-    rate: float = 1e-3
+    rate: Annotated[float, ranged("FLOAT above 0 below 1000")] = 1e-3
     """The learning rate: after the warm-up."""
-    warmup: int = 10_000
+    warmup: Whole = 10_000
     """Samples over which the rate rises from 0."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """How the rate goes on: it stays, or falls to 0 at the end."""
-    betas: Annotated[tuple[float, float], tyro.conf.arg(name="adam-betas")] = (0.9, 0.95)
+    betas: Annotated[tuple[Below, Below], tyro.conf.arg(name="adam-betas")] = (0.9, 0.95)
     """AdamW's decays of its two moments."""
-    weight_decay: float = 0.0
+    weight_decay: Amount = 0.0
     """AdamW's decay of the weights."""
-    clip: float = 1.0
+    clip: Annotated[float, ranged("FLOAT from 0 or inf")] = 1.0
     """Largest norm of the gradient; 0 does not clip."""
 
 
 @dataclass(frozen=True)
-class AveragesConfig:
+class AveragesConfig(Ranged):
     """Averages of the weights. The first is what samples are made with."""
 
-    decays: tuple[float, ...] = (0.999,)
+    PREFIX = "averages."
+
+    decays: tuple[Below, ...] = (0.999,)
     """Exponential averages: what each keeps at a step."""
-    widths: Annotated[tuple[float, ...], unset("none", "[WIDTH ...]", "")] = ()
+    widths: Annotated[tuple[float, ...], unset("none", "[FLOAT above 0 below 1 ...]", "")] = ()
     """Power-function averages: relative widths, such as 0.05 0.10; arXiv 2312.02696."""
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Ranged):
     """How long, how, and what is kept."""
 
-    samples: int = 1_000_000
+    samples: Count = 1_000_000
     """Samples to see in all."""
-    batch: int = 128
+    batch: Rows = 128
     """Rows of a training step: of all ranks together."""
-    chunk: Annotated[int, unset("the batch over the ranks", "N")] = 0
+    chunk: Annotated[int, unset("the batch over the ranks", "INT from 0 to 1048576")] = 0
     """Rows of one pass of the network: a divisor of the batch; with the same chunk any number of ranks makes the same steps."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every draw: weights, order, noise and times."""
     device: Device = "auto"
     precision: Literal["float32", "bf16", "float64"] = "float32"
@@ -122,18 +138,18 @@ class RunConfig:
     """torch.compile the step; the random numbers are then those of the compiled program."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several ranks under torchrun: copies of the network, or its shards."""
-    log_every: int = 6_400
+    log_every: Count = 6_400
     """Samples between two records."""
-    sample_every: int = 100_000
+    sample_every: Whole = 100_000
     """Samples between two pictures."""
-    evaluate_every: int = 100_000
+    evaluate_every: Whole = 100_000
     """Samples between two evaluations; 0: never."""
-    save_every: int = 100_000
+    save_every: Count = 100_000
     """Samples between two checkpoints."""
-    keep: int = 2
+    keep: Count = 2
     """Checkpoints that are kept beside the best one."""
     extractor: Annotated[str, tyro.conf.arg(metavar="KIND", help=specs.HELP)] = "pixels"
-    evaluate_count: int = 1024
+    evaluate_count: Annotated[int, ranged("INT from 2")] = 1024
     """Samples of an evaluation."""
     loggers: Annotated[tuple[str, ...], unset("none", "[NAME ...]", "")] = ()
     """Beside records.jsonl: tensorboard, wandb, mlflow, trackio."""
@@ -159,10 +175,7 @@ def to_yaml(config: Config) -> str:
 
 def from_yaml(text: str, where: str, base: Config | None = None) -> Config:
     """The configuration of a text on top of `base`; `UserError` names `where` and the entry that is none."""
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
+    found = trees.from_yaml(text, where)
     base = base or Config()
     if isinstance(found, dict) and isinstance(found.get("network"), dict):
         found = found | {"network": laid(base.network, found["network"])}
@@ -196,7 +209,7 @@ def over(name: str, base: dict[str, Any], given: dict[str, Any]) -> dict[str, An
 def _filled(base: Any, values: Any, where: str) -> Any:
     """A dataclass with some of its entries replaced by plain values."""
     if not isinstance(values, dict):
-        raise UserError(f"{where}: expected entries such as {fields(base)[0].name}: ..., got {values!r:.60}")
+        raise UserError(f"{where}: expected entries such as {fields(base)[0].name}: ..., got {shown(values, 60)}")
     if isinstance(base, MethodConfig) and values.get("recipe", base.recipe) != base.recipe:
         base = dataclasses.replace(base, options={})  # those of another recipe are not its own
     types, new = typing.get_type_hints(type(base)), {}
@@ -204,10 +217,13 @@ def _filled(base: Any, values: Any, where: str) -> Any:
         if name not in types:
             near = difflib.get_close_matches(str(name), types, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(types)}"
-            raise UserError(f"{where}: there is no entry {name!r}; {hint}")
+            raise UserError(f"{where}: there is no entry {shown(name)}; {hint}")
         old, place = getattr(base, name), f"{where}, {name}"
         new[name] = _filled(old, value, place) if dataclasses.is_dataclass(old) else cast(types[name], value, place)
-    return dataclasses.replace(base, **new)
+    try:
+        return dataclasses.replace(base, **new)
+    except UserError as error:  # a number out of its range
+        raise UserError(f"{where}: {error}") from None
 
 
 def cast(kind: Any, value: Any, where: str) -> Any:
@@ -215,16 +231,16 @@ def cast(kind: Any, value: Any, where: str) -> Any:
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if value not in inside:
-            raise UserError(f"{where}: one of {', '.join(map(str, inside))}, got {value!r}")
+            raise UserError(f"{where}: one of {', '.join(map(str, inside))}, got {shown(value)}")
         return value
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else [value]
         if inside[-1] is not ... and len(items) != len(inside):
-            raise UserError(f"{where}: {len(inside)} values, got {value!r}")
+            raise UserError(f"{where}: {len(inside)} values, got {shown(value)}")
         return tuple(cast(inside[0], item, where) for item in items)
     if origin is dict or kind is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{where}: entries such as {{beta: 0.5}}, got {value!r}")
+            raise UserError(f"{where}: entries such as {{beta: 0.5}}, got {shown(value)}")
         return value
     if origin in (UnionType, typing.Union):
         return value if value is None and type(None) in inside else cast(next(k for k in inside if k is not type(None)), value, where)
@@ -237,7 +253,7 @@ def _number(kind: type, value: Any, where: str) -> Any:
         try:
             return float(value)
         except (TypeError, ValueError):
-            raise UserError(f"{where}: a number, got {value!r}") from None
+            raise UserError(f"{where}: a number, got {shown(value)}") from None
     if kind is int and isinstance(value, float | str):
         try:
             if float(value) == int(float(value)):
@@ -246,7 +262,7 @@ def _number(kind: type, value: Any, where: str) -> Any:
             pass
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         word = {int: "a whole number", str: "a text", bool: "true or false"}[kind]
-        raise UserError(f"{where}: {word}, got {value!r}")
+        raise UserError(f"{where}: {word}, got {shown(value)}")
     return value
 
 
@@ -273,21 +289,11 @@ def chunk(run: RunConfig, ranks: int) -> int:
 
 def checked(config: Config) -> Config:
     """The configuration, or `UserError` for numbers that cannot be."""
-    run, optimiser, method = config.run, config.optimiser, config.method
-    at_least(1, samples=run.samples, batch=run.batch, log_every=run.log_every, save_every=run.save_every, keep=run.keep)
-    at_least(2, evaluate_count=run.evaluate_count)
-    at_least(0, chunk=run.chunk, sample_every=run.sample_every, evaluate_every=run.evaluate_every, seed=run.seed)
-    at_least(0, warmup=optimiser.warmup, clip=optimiser.clip, weight_decay=optimiser.weight_decay)
+    run, method = config.run, config.method
     if run.precision == "float64" and run.device.startswith("mps"):
         raise UserError(f"--precision float64: {run.device} has no such numbers, choose --device cpu")
     if run.chunk and run.batch % run.chunk:
         raise UserError(f"--chunk: a divisor of the batch {run.batch}, got {run.chunk}")
-    if not 0 < optimiser.rate < 1e3:
-        raise UserError(f"--rate: between 0 and 1000, got {optimiser.rate:g}")
-    if not all(0 <= beta < 1 for beta in optimiser.betas):
-        raise UserError(f"--adam-betas: both lie in [0, 1), got {optimiser.betas[0]:g} and {optimiser.betas[1]:g}")
-    if not (0 <= method.dropout < 1 and method.references >= 1 and method.components >= 0 and 0 <= method.kappa < 1):
-        raise UserError("--method: dropout and kappa lie in [0, 1), references is at least 1, components at least 0")
     check_path(method.path)
     if ":" not in method.recipe:  # a function of the user's own is looked at when it is imported
         check_options(find(method.recipe), method.options)

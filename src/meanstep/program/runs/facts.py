@@ -7,13 +7,15 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from meanstep.program.console import UserError
 from meanstep.program.disk import write
+from meanstep.program.errors import UserError, shown
 from meanstep.program.registry import AVERAGE, INSTANTANEOUS, METHODS
 from meanstep.program.runs.config import Config
+from meanstep.program.runs.integrity import read
 from meanstep.program.runs.saved import held
 
 NAME = "method.json"
+AGAIN = "remove it and train the run a step further, which writes it again"
 LEARNS = (AVERAGE, INSTANTANEOUS)
 
 
@@ -37,12 +39,12 @@ def known(run: Path) -> Facts:
     path = run / NAME
     if path.is_file():
         try:
-            found = Facts(**json.loads(path.read_text(encoding="utf-8")))
+            found = Facts(**read(path, AGAIN))
             if found.learns not in LEARNS or not isinstance(found.recipe, str) or not isinstance(found.path, str):
-                raise ValueError(f"{found} is no method")
+                raise TypeError(f"{shown(found)} is no method")
             return found
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error}; remove it and train the run a step further, which writes it again") from None
+        except TypeError as error:
+            raise UserError(f"{path} is damaged: {error}; {AGAIN}") from None
     config = held(run)
     recipe = config.method.recipe if config else "meanflow"
     if recipe not in METHODS:

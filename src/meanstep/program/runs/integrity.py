@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError
+from meanstep.program.errors import UserError, shown
+from meanstep.program.reading import files, trees
 
 STATE, NETWORK, MODEL = "state.json", "network.json", "model.safetensors"
 VERSION = 2
@@ -29,15 +30,17 @@ def damaged(path: Path, what: str) -> UserError:
 
 def entries(path: Path) -> dict[str, Any]:
     """What a JSON file of a checkpoint holds; `UserError` if it is missing or no such file."""
+    if not path.exists():
+        raise UserError(f"the checkpoint {path.parent} has no {path.name}: it is not complete, or no checkpoint")
+    return read(path, f"delete {path.parent} to use the one before it")
+
+
+def read(path: Path, remedy: str) -> dict[str, Any]:
+    """The entries of a JSON file; `UserError` ends with the remedy."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"the checkpoint {path.parent} has no {path.name}: it is not complete, or no checkpoint") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged: it holds no entries")
-    return found
+        return trees.entries(files.content(path))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}; {remedy}") from None
 
 
 def statement(path: Path) -> dict[str, Any]:
@@ -45,7 +48,7 @@ def statement(path: Path) -> dict[str, Any]:
     about = entries(path / STATE)
     version = about.get("version", 1)
     if version not in range(1, VERSION + 1):
-        raise UserError(f"the checkpoint {path} is of version {version}, this program reads up to {VERSION}: use a newer one")
+        raise UserError(f"the checkpoint {path} is of version {shown(version)}, this program reads up to {VERSION}: use a newer one")
     if wrong := _wrong(about, version):
         raise damaged(path, f"{STATE} {wrong}")
     if path.name.isdecimal() and int(path.name) != about["seen"]:
@@ -59,12 +62,12 @@ def _wrong(about: dict[str, Any], version: int) -> str:
     for name, least in LEAST.items():
         value = about.get(name, -1 if name == "best_seen" else None)
         if type(value) is not int or value < least:
-            return f"says {name}: {value!r}"
+            return f"says {name}: {shown(value)}"
     sizes, sums = about.get("sizes"), about.get("sha256", {})
     if not isinstance(sizes, dict) or MODEL not in sizes or not all(Path(n).name == n and type(s) is int for n, s in sizes.items()):
         return "does not say the sizes of its files"
     if version > 1 and (not isinstance(sums, dict) or {*sums} != {*sizes, NETWORK}):
         return "does not say the checksums of its files"
     if about.get("best_seen", -1) >= 0 and type(about.get("best")) not in (int, float):
-        return f"says best: {about.get('best')!r}"
+        return f"says best: {shown(about.get('best'))}"
     return ""

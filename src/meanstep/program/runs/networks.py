@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from meanstep.keys import key
 from meanstep.program.console import UserError
 from meanstep.program.doctor.arguments import read
 from meanstep.program.factories import attribute, load
+from meanstep.program.reading.arrays import memory
 from meanstep.program.registry import NETWORKS
 from meanstep.program.runs.config import NetworkConfig
 from meanstep.program.runs.families import Family
@@ -75,12 +77,17 @@ def _called(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _ours(name: str, options: dict[str, Any], generator: Generator) -> nn.Module:
+    depth, width = (n if isinstance(n := options.get(size), int) else 0 for size in ("depth", "width"))
+    if (needed := depth * (48 * width**2 + 100_000)) > memory():
+        what = f"about {needed / 1e9:,.0f} GB for {depth:,} blocks of width {width:,}, more than half of this machine's memory"
+        raise UserError(f"--network.depth: {what}: choose a smaller --network.depth or --network.width")
     try:
         sizes = {size: options.pop(size, 0) for size in SIZES}
         shape = tuple(sizes["shape"] or (sizes["channels"], sizes["size"], sizes["size"]))
         return family(NetworkConfig(name, options)).make(shape, sizes["classes"], generator)
     except (TypeError, ValueError) as error:
-        raise UserError(f"--network: {error}") from None
+        named = next((option for option in options if re.search(rf"\b{option}\b", str(error))), "")
+        raise UserError(f"--network{'.' + named.replace('_', '-') if named else ''}: {error}") from None
 
 
 def foreign(description: Description) -> str:

@@ -12,14 +12,18 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError
 from meanstep.program.disk import append, write
+from meanstep.program.ranges import LARGEST
+from meanstep.program.reading import files, trees
 
 Record = dict[str, Any]
+LARGE = 1 << 30
+"""Most bytes of a file of records."""
 SYNCED = ("checkpoint", "moment", "stop")
 """Kinds after which a run does not go back."""
 
@@ -39,31 +43,31 @@ class Records:
         return record
 
 
+HOLDS: dict[str, dict[str, type]] = {
+    "evaluation": {"average": str, "extractor": str, "count": int, "steps": dict},
+    "picture": {"file": str},
+    "checkpoint": {"folder": str},
+    "failure": {"error": str},
+}
+"""What a record of a kind holds at least, beside the samples seen."""
+
+
 def _placed(record: Any) -> Record:
     found: Record = record | {"seen": int(record["seen"])}
+    parts = found["steps"] if found["kind"] == "evaluation" else {}
+    if not 0 <= found["seen"] < LARGEST or not all(isinstance(found[name], kind) for name, kind in HOLDS.get(found["kind"], {}).items()):
+        raise ValueError("it lacks what its kind holds")
+    if not all(name.isdecimal() and (value is None or isinstance(value, int | float)) for name, value in parts.items()):
+        raise ValueError("its distances are no numbers")
     return found
 
 
 def load(path: Path, valid: Callable[[Any], Record] = _placed) -> list[Record]:
     """The records of a file, none if there is no file; a last line that was cut is skipped, another damaged one is a `UserError`.
 
-    `valid`: a record as it is to be read; what it raises of ValueError, KeyError and TypeError says that the line is damaged.
+    `valid`: a record as it is to be read; see `trees.lines`.
     """
-    try:
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            found.append(valid(json.loads(line)))
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines):
-                break
-            raise UserError(f"{path}, line {number} is damaged: repair or delete that line") from None
-    return found
+    return trees.lines(files.content(path, LARGE), valid, str(path), "repair or delete that line") if os.path.lexists(path) else []
 
 
 def _line(record: Record) -> str:

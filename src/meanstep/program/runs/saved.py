@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from meanstep.program.console import UserError
+from meanstep.program.errors import UserError, shown
 from meanstep.program.data.manifest import Manifest, sha256
 from meanstep.program.flags import CHECKPOINT
+from meanstep.program.reading import files, trees
 from meanstep.program.runs.config import Config, from_yaml, to_yaml
 from meanstep.program.runs.integrity import NETWORK, STATE, VERSION, damaged, entries, statement
 
@@ -43,12 +42,8 @@ def held(folder: Path) -> Config | None:
     path = folder.expanduser() / CONFIG
     if not path.is_file():
         return None
-    try:
-        found = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    config = from_yaml(found, str(path))
-    parts = yaml.safe_load(found) or {}
+    found = files.text(path, trees.LONG)
+    config, parts = from_yaml(found, str(path)), trees.from_yaml(found, str(path)) or {}
     whole = all(parts.get(part) for part in PARTS) and (found.rstrip().endswith(f"\n{END}") or not found.startswith(HEAD[:16]))
     if not whole or (not found.startswith(HEAD[:16]) and LAST not in parts[PARTS[-1]]):  # without a head: older, or by hand
         remedy = "put the whole file back, which is what `meanstep train --dry-run` prints with the run's options"
@@ -175,7 +170,7 @@ def _seen(run: Path, word: str, there: dict[int, Path]) -> int:
             raise UserError(f"{run} was not evaluated while it trained: there is no best checkpoint, give its samples seen")
         return best if best in there else _none(run, best, there)
     if not word.isdecimal():
-        raise UserError(f"--checkpoint: {CHECKPOINT}, got {word!r}; there are {_numbers(there)}")
+        raise UserError(f"--checkpoint: {CHECKPOINT}, got {shown(word)}; there are {_numbers(there)}")
     return int(word) if int(word) in there else _none(run, int(word), there)
 
 

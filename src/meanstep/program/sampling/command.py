@@ -1,6 +1,5 @@
 """`meanstep sample`: what is asked for, and whether that can be. `session` does it."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from meanstep.program import flags
 from meanstep.program.console import UserError, stage, takes_json
 from meanstep.program.disk import writable
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, Seeds, hinted
+from meanstep.program.ranges import Amount, Ranged
 from meanstep.program.registry import SAMPLER_HELP, check_sampler
 from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import chosen, located, manifest
@@ -21,7 +21,7 @@ LABELS = "Which classes: one, or several that are repeated over the seeds, by na
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Ranged):
     """Make samples with a trained model: an image of them as PNG, or all of them as arrays in an .npz.
 
     A sample is a seed: the same seed makes the same sample whatever else is sampled beside it. docs/training.md says more.
@@ -36,19 +36,19 @@ class Sample:
     numbers, `x` float32 [N, ...], which are also written beside a .png; `seeds`, `labels` and `classes`; .npy the first of them."""
     seeds: Seeds = tuple(range(64))
     """Which seeds: 0:64 (without 64), 3,5,8 or 0:4,7."""
-    steps: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    steps: Annotated[int, tyro.conf.arg(metavar="N from 1 to 100000")] = 1
     """Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."""
     labels: Annotated[
         str | None, hinted(LABELS, "drawn from those that have images, the same for a seed each time", "N,... | NAME,...")
     ] = None
-    guidance: float = 1.0
+    guidance: Amount = 1.0
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
     average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
     checkpoint: Annotated[str, tyro.conf.arg(metavar="CHECKPOINT", help=f"Which checkpoint: {CHECKPOINT}.")] = "last"
-    chunk: Annotated[int, tyro.conf.arg(metavar="N")] = 64
+    chunk: Annotated[int, tyro.conf.arg(metavar="N from 1 to 1048576")] = 64
     """Rows of one pass of the network: it changes memory and speed, nothing else beyond rounding."""
-    columns: Annotated[int | None, hinted("Columns of the grid.", "as many as rows", "N")] = None
+    columns: Annotated[int | None, hinted("Columns of the grid.", "as many as rows", "N from 1 to 65536")] = None
     device: Device = "auto"
     network: Network = None
     autoencoder: Autoencoder = None
@@ -67,9 +67,6 @@ class Sample:
         path = writable(self.out)
         if path.suffix.lower() not in KINDS:
             raise UserError(f"--out: a name that ends in {', '.join(KINDS)}, got {self.out}")
-        flags.at_least(1, steps=self.steps, chunk=self.chunk, columns=self.columns)
-        if not math.isfinite(self.guidance):
-            raise UserError(f"--guidance: a finite number, got {self.guidance}")
         flags.device(self.device)
         flags.factory(self.network)
         if self.sampler is not None:

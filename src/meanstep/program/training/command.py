@@ -16,6 +16,7 @@ from meanstep.program.data.request import present
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import Json, hinted
 from meanstep.program.parsing import known
+from meanstep.program.reading import files, trees
 from meanstep.program.runs import options, saved
 from meanstep.program.runs.config import (
     AveragesConfig,
@@ -152,7 +153,7 @@ def suited(found: Config, start: Config, source: str) -> Config:
 
 def started(preset: str) -> Config:
     """A preset's configuration; `UserError` for one that there is not, `list` starts from the default."""
-    flags.among([preset], (*PRESETS, "list"), "preset")
+    flags.among([preset], (*PRESETS, "list"), "preset", "--preset")
     return PRESETS[DEFAULT if preset == "list" else preset].config
 
 
@@ -160,12 +161,9 @@ def based(where: Where, start: Config) -> Config:
     """The configuration with the entries of the file that is named, if one is."""
     if where.config is not None:
         try:
-            text = where.config.expanduser().read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"--config: {where.config} is no text in UTF-8") from error
-        except OSError as error:
-            raise UserError(f"--config: cannot read {where.config}: {error.strerror}") from error
-        return from_yaml(text, str(where.config), start)
+            return from_yaml(files.text(where.config.expanduser(), trees.LONG), str(where.config), start)
+        except (UserError, RuntimeError) as error:  # there is no such user
+            raise UserError(f"--config: {error}") from None
     return start
 
 

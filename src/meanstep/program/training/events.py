@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from meanstep.coefficients import Climber
 from meanstep.program import console, disk
-from meanstep.program.bar import clock
+from meanstep.program.bar import Pace, listeners, phase
 from meanstep.program.console import err, say
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.records import Records, load
@@ -69,6 +69,7 @@ class Events:
             logger.log(state.seen, {k: v for k, v in means.items() if v == v} | {"samples_per_second": speed})
         return means | {"samples_per_second": speed}
 
+    @phase("making pictures")
     def picture(self, state: State) -> None:
         """A preview of samples of the same seeds, and labels, each time: in one step where the field knows the average velocity."""
         image = self.samples.preview(state)
@@ -78,6 +79,7 @@ class Events:
             disk.write(self.folder / name, image)
             self._note("picture", state.seen, file=name)
 
+    @phase("evaluating")
     def evaluate(self, state: State) -> bool:
         """Distances of samples to data, and whether they are the best: the least at the steps that are pictured."""
         assert self.judge is not None
@@ -97,6 +99,7 @@ class Events:
             logger.log(state.seen, {f"distance/{steps}": value for steps, value in found.items()})
         return better
 
+    @phase("saving")
     def save(self, state: State) -> None:
         """A checkpoint, unless this moment has one; older ones go."""
         if self.saved == state.seen:
@@ -145,14 +148,20 @@ def progress(config: Config, state: State, ranks: Ranks) -> Iterator[Show]:
     if not err.is_terminal:
         yield _lines(config)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, speed_estimate_period=60) as bar:
-        task = bar.add_task("compiling" if config.run.compile else _words({}), total=config.run.samples, completed=state.seen)
-        yield lambda state, means: _shown(bar, task, state, means)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+    pace, said = Pace(config.run.samples, state.seen), ["compiling" if config.run.compile else _words({})]
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task(said[0], total=config.run.samples, completed=state.seen, left="")
 
+        def show(state: State, means: dict[str, float]) -> None:
+            said[0] = _words(means) if means else said[0]
+            bar.update(task, completed=state.seen, description=said[0], left=pace.left(state.seen))
 
-def _shown(bar: Progress, task: TaskID, state: State, means: dict[str, float]) -> None:
-    bar.update(task, completed=state.seen, description=_words(means) if means else None)
+        listeners.append(lambda words: bar.update(task, description=words or said[0], refresh=True))
+        try:
+            yield show
+        finally:
+            listeners.pop()
 
 
 def _words(means: dict[str, float]) -> str:
@@ -165,15 +174,10 @@ NAMES = {"residual_diagonal": "residual r = t", "residual_gap": "r < t", "loss":
 
 
 def _lines(config: Config) -> Show:
-    begun: list[tuple[float, int]] = []
+    pace = Pace(config.run.samples)
 
     def show(state: State, means: dict[str, float]) -> None:
-        now = time.perf_counter()
-        if not begun:
-            begun.append((now, state.seen))
-        spent, done = now - begun[0][0], state.seen - begun[0][1]
-        left = (config.run.samples - state.seen) * spent / done if done else None
-        remaining = f", {clock(left)} left" if left is not None else ""
-        say(f"{state.seen:,} of {config.run.samples:,} samples: {_words(means)}{remaining}")
+        words = ", ".join(filter(None, (_words(means), pace.left(state.seen))))
+        say(f"{state.seen:,} of {config.run.samples:,} samples: {words}")
 
     return show

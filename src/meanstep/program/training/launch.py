@@ -15,9 +15,11 @@ from typing import Annotated
 
 import tyro
 
-from meanstep.program.console import UserError, out
-from meanstep.program.flags import at_least, hinted
+from meanstep.program.console import out
+from meanstep.program.errors import UserError, shown
+from meanstep.program.flags import hinted
 from meanstep.program.parsing import parsed
+from meanstep.program.ranges import Ranged, ranged
 from meanstep.program.runs.config import Config, checked, chunk
 from meanstep.program.training.command import Train
 
@@ -38,6 +40,8 @@ code=$?
 {after}exit "$code"
 """
 SBATCH = "Further settings of the batch script, such as account=abc constraint=h100."
+BARE = ("contiguous", "exclusive", "hold", "ignore-pbs", "overcommit", "oversubscribe", "reboot", "spread-job", "use-min-nodes", "wait")
+"""Settings of sbatch that take no value."""
 ARRAY = "Jobs of an array, each of which does its part of reproduce latents; at most one a run."
 AGAIN = """if [ "$code" -eq 138 ]; then
     scontrol requeue "$SLURM_JOB_ID"
@@ -46,7 +50,7 @@ fi
 
 
 @dataclass(frozen=True)
-class Launch:
+class Launch(Ranged):
     """Train under Slurm on one node or many, or a study's runs as an array of jobs that share its folder.
 
     What follows -- is the command as without Slurm; it is checked here, before it waits in a queue. --dry-run shows the batch script,
@@ -57,20 +61,20 @@ class Launch:
     reproduce latents --out runs/study
     """
 
-    nodes: int = 1
+    nodes: Annotated[int, ranged("INT from 1 to 100000")] = 1
     """Machines."""
-    gpus_per_node: int = 8
+    gpus_per_node: Annotated[int, ranged("INT from 0 to 1024")] = 8
     """Accelerators of each, one rank each; 0: one rank each on processors."""
-    cpus_per_task: int = 8
+    cpus_per_task: Annotated[int, ranged("INT from 1 to 65536")] = 8
     """Processors of each rank."""
     time: str = "24:00:00"
     """Longest duration, hours:minutes:seconds or days-hours."""
     partition: Annotated[str | None, hinted("The partition.", "the cluster's", "NAME")] = None
     sbatch: Annotated[tuple[str, ...], hinted(SBATCH, "none", "[NAME=VALUE ...]")] = ()
-    array: Annotated[int | None, hinted(ARRAY, "one job", "N")] = None
+    array: Annotated[int | None, hinted(ARRAY, "one job", "N from 1 to 100000")] = None
     requeue: tyro.conf.FlagCreatePairsOff[bool] = False
     """Queue the job again when its time is over or it is preempted: it goes on from its checkpoint, until it is done."""
-    signal: int = 300
+    signal: Annotated[int, ranged("INT from 30 to 65535")] = 300
     """Seconds before the end at which the ranks are told to save; longer than a step and a checkpoint take."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Say what would be made, and make nothing: print the script, submit nothing."""
@@ -121,21 +125,25 @@ class Launch:
         return max(1, self.gpus_per_node)
 
     def _check(self) -> None:
-        at_least(1, nodes=self.nodes, cpus_per_task=self.cpus_per_task, array=self.array)
-        at_least(0, gpus_per_node=self.gpus_per_node)
-        at_least(30, signal=self.signal)
         if not TIME.fullmatch(self.time):
             raise UserError(f"--time: hours:minutes:seconds such as 24:00:00, or days-hours such as 2-12, got {self.time!r}")
-        for line in (self.partition or "", *self.sbatch):
-            if line.startswith("-") or "\n" in line:
-                raise UserError(f"--partition and --sbatch: words such as account=abc, without dashes before them, got {line!r}")
+        if self.partition and not re.fullmatch(r"[^\s-]\S*", self.partition):
+            raise UserError(f"--partition: one word such as gpu, without dashes before them, got {shown(self.partition)}")
+        for line in self.sbatch:
+            if not re.fullmatch(r"[a-zA-Z][\w-]*=[^\n]+", line) and line not in BARE:
+                raise UserError(
+                    f"--sbatch: NAME=VALUE such as account=abc, or one of {', '.join(BARE)}, without dashes before them, got {shown(line)}"
+                )
         if self.command[:1] != ("train",) and self.command[:2] != STUDY:
             raise UserError("give the command to launch after --, such as: meanstep launch --nodes 2 -- train --preset digits")
         if self.array and self.command[:2] != STUDY:
             raise UserError("--array: an array does the parts of a study, after -- comes reproduce latents")
         if self.array and "--part" in self.command:
             raise UserError("--array: it gives each job its part, leave --part out")
-        chunk(self._config().run, self.nodes * self._ranks)
+        try:
+            chunk(self._config().run, self.nodes * self._ranks)
+        except UserError as error:
+            raise UserError(f"--nodes and --gpus-per-node: {error}" if "dealt" in str(error) else error) from None
 
     def _config(self) -> Config:
         """What the command would train, or `UserError` as it would say it."""

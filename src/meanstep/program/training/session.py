@@ -90,7 +90,9 @@ def _trained(config: Config, place: Path, cache: Cache, here: Ranks, json: Path 
 
 def _report(place: Path, here: Ranks) -> None:
     if here.first:
-        say(wanted(place))
+        with stage("writing the report"):
+            said = wanted(place)
+        say(said)
     here.wait()  # a launcher ends all when one has failed: none goes before the first has written
 
 

@@ -13,13 +13,14 @@ from meanstep.program import flags
 from meanstep.program.bar import shown
 from meanstep.program.console import out, put_json, stage, takes_json
 from meanstep.program.flags import Json, hinted
+from meanstep.program.ranges import Ranged, Seed
 from meanstep.program.tables import fitted
 from meanstep.program.verify.groups import GROUPS, measure
 from meanstep.program.verify.rows import Row
 
 
 @dataclass(frozen=True)
-class Verify:
+class Verify(Ranged):
     """Measure the theory: each claim with what was found, what was expected, and a verdict. About half a minute on two cores.
 
     The exit code is 0 if every claim holds and 1 if one fails. A verdict such as "only for kappa >= 0" marks a published form that was
@@ -29,14 +30,13 @@ class Verify:
     """
 
     only: Annotated[tuple[str, ...], hinted(f"Only these: the groups {', '.join(GROUPS)}.", "all", "[GROUP ...]")] = ()
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every draw: of samples and of networks."""
     json: Json = None
 
     def run(self) -> int:
         """0 if every claim holds, 1 if one fails. `UserError` for a group that does not exist or a file that cannot be written."""
-        flags.among(self.only, GROUPS, "group")
-        flags.at_least(0, seed=self.seed)
+        flags.among(self.only, GROUPS, "group", "--only")
         takes_json(self.json)
         with stage("importing PyTorch"):
             import torch

@@ -13,6 +13,7 @@ from meanstep.program.console import UserError, stage
 from meanstep.program.flags import Seeds, hinted
 from meanstep.program.pages.page import require
 from meanstep.program.parsing import known
+from meanstep.program.ranges import Ranged, ranged
 from meanstep.program.reproduce.images.arms import GROUPS, SINGLES, SWEPT, arms, from_yaml
 from meanstep.program.reproduce.images.records import held
 from meanstep.program.reproduce.images.sizes import Sizes
@@ -60,7 +61,7 @@ class StudyRun(RunConfig):
 
 
 @dataclass(frozen=True)
-class Latents:
+class Latents(Ranged):
     """Train arms of the coefficient side by side on images or latents, and report: is the quietest gradient the best generator?
 
     Each arm and seed is a run of `meanstep train`, measured at the same moments: distances in 1, 2 and 4 steps, raw and EMA weights;
@@ -80,9 +81,9 @@ class Latents:
     arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ARM ...]", help=ARMS_HELP)] = ("constants", "anchors")
     arms_file: Annotated[Path | None, hinted(FILE_HELP, "none", "FILE")] = None
     seeds: Annotated[Seeds, tyro.conf.arg(help=SEEDS_HELP)] = (0, 1, 2)
-    moments: int = 6
+    moments: Annotated[int, ranged("INT from 1 to 1000")] = 6
     """How often each run is measured, evenly spaced over --samples."""
-    workers: Annotated[int | None, hinted(WORKERS_HELP, "one a core, or one a CUDA device", "N")] = None
+    workers: Annotated[int | None, hinted(WORKERS_HELP, "one a core, or one a CUDA device", "N from 1 to 4096")] = None
     part: Annotated[str | None, hinted(PART_HELP, "all runs", "K/N")] = None
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Say what would be made, and make nothing: the runs, what each costs, how long all would take here."""
@@ -134,7 +135,6 @@ class Latents:
         if not chosen:
             raise UserError("nothing to train: --arms is empty; leave it out for the paper's coefficients, or name at least one")
         parted(self.part)
-        flags.at_least(1, workers=self.workers, moments=self.moments)
         for name, value in dataclasses.asdict(self.measure).items():
             if name == "steps" and 1 not in value:
                 raise UserError(f"--measure.steps: 1 and whatever else, got {' '.join(map(str, value)) or 'none'}")

@@ -1,22 +1,27 @@
 """Numbers of a study: what a measurement takes, what a step costs. Measures nothing, and needs no torch."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from meanstep.program.ranges import Count, Ranged, Rows, ranged
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(Ranged):
     """What a measurement takes; the defaults are for small images on a CPU.
 
     `count`, `steps`: samples of a distance, and steps of the sampler; `rows`: of the parabola; `times`, `rows_at`: of the loss over t;
     `references`: most rows of the data behind the center "data".
     """
 
-    count: int = 2048
-    steps: tuple[int, ...] = (1, 2, 4)
-    rows: int = 2048
-    times: int = 10
-    rows_at: int = 256
-    references: int = 20_000
+    PREFIX = "measure."
+
+    count: Annotated[int, ranged("INT from 2 to 10000000")] = 2048
+    steps: tuple[Annotated[int, ranged("INT from 1 to 100000")], ...] = (1, 2, 4)
+    rows: Rows = 2048
+    times: Annotated[int, ranged("INT from 1 to 100000")] = 10
+    rows_at: Rows = 256
+    references: Count = 20_000
 
 
 @dataclass(frozen=True)

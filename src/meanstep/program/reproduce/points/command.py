@@ -15,6 +15,7 @@ from meanstep.program.console import UserError, chat, err, out, stage
 from meanstep.program.flags import DIAGONAL, POWER, TIMES, Device, Seeds, hinted
 from meanstep.program.machine import available, cores
 from meanstep.program.pages.page import require
+from meanstep.program.ranges import Ranged, ranged
 from meanstep.program.reproduce.points.folder import claim, examined
 from meanstep.program.reproduce.points.records import Record
 from meanstep.program.reproduce.points.settings import DIMENSIONS, SETS, Settings, coefficients, known_sets, mixture_dimension, models
@@ -43,23 +44,24 @@ POINTS_HELP = "Your own points as one more set: .csv, .npy or .parquet, a point 
 
 
 @dataclass(frozen=True)
-class _Sweep:
+class _Sweep(Ranged):
     """What both studies share."""
 
     scale: Scale = "quick"
     """smoke: under a minute, for a look; quick: up to ten minutes on two cores; paper: 200,000 updates, hours on two cores."""
     arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ARM ...]", help=ARMS_HELP)] = DEFAULT
     seeds: Annotated[Seeds | None, hinted(SEEDS_HELP, "by the scale: 0,1 and 0:3", "SEEDS")] = None
-    updates: Annotated[int | None, hinted("Training steps of each model.", "by the scale: 160, 2,800, 200,000", "N")] = None
+    updates: Annotated[int | None, hinted("Training steps of each model.", "by the scale: 160, 2,800, 200,000", "N from 1")] = None
     batch: Annotated[
-        int | None, hinted("Rows of a training step: the paper's own number is unknown.", "by the scale: 128, 256, 1024", "N")
+        int | None,
+        hinted("Rows of a training step: the paper's own number is unknown.", "by the scale: 128, 256, 1024", "N from 8 to 1048576"),
     ] = None
-    diagonal_share: Annotated[float, tyro.conf.arg(help=DIAGONAL)] = 0.5
+    diagonal_share: Annotated[float, tyro.conf.arg(help=DIAGONAL, metavar="FLOAT above 0 below 1")] = 0.5
     times: Annotated[Literal["uniform", "logit-normal"], tyro.conf.arg(help=TIMES)] = "uniform"
-    rate: float = 1e-3
+    rate: Annotated[float, ranged("FLOAT above 0 below 1000")] = 1e-3
     """The learning rate: Adam's, constant."""
-    power: Annotated[float, tyro.conf.arg(help=POWER)] = 0.0
-    workers: Annotated[int | None, hinted(WORKERS_HELP, "one a core", "N")] = None
+    power: Annotated[float, tyro.conf.arg(help=POWER, metavar="FLOAT from 0 to 4")] = 0.0
+    workers: Annotated[int | None, hinted(WORKERS_HELP, "one a core", "N from 1 to 4096")] = None
     device: Device = "auto"
 
     def _settings(self, sets: Sequence[str], betas: Sequence[float], points: Path | None) -> Settings:
@@ -82,7 +84,6 @@ class _Sweep:
         return settings
 
     def _go(self, settings: Settings, folder: Path, study: str) -> int:
-        flags.at_least(1, workers=self.workers)
         if flags.device(self.device) == "mps":
             raise UserError("--device: a sweep runs on cpu or cuda, got 'mps'")
         require()
@@ -147,7 +148,7 @@ class Mixtures(_Sweep):
     Examples: meanstep reproduce mixtures; meanstep reproduce mixtures --dims 64 --seeds 0:5
     """
 
-    dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[D ...]")] = DIMENSIONS
+    dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[D from 2 to 256 ...]")] = DIMENSIONS
     """Dimensions, 2 to 256."""
     betas: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA ...]", help=BETAS_HELP)] = ("0", "0.2", "0.4", "0.6", "0.8", "1")
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/mixtures")
@@ -157,9 +158,6 @@ class Mixtures(_Sweep):
         """0 when the report is written. `UserError` for settings that make no sense."""
         if not self.dims:
             raise UserError("nothing to train: --dims is empty; leave it out for its default, or give at least one")
-        for dim in self.dims:
-            if mixture_dimension(f"mixture-{dim}") is None:
-                raise UserError(f"--dims: a mixture has 2 to 256 dimensions, got {dim}")
         sets = [f"mixture-{dim}" for dim in dict.fromkeys(self.dims)]
         return self._go(self._settings(sets, coefficients(self.betas), None), self.out, "mixtures")
 
@@ -176,15 +174,10 @@ def _check(settings: Settings) -> None:
         if not held:
             raise UserError(f"nothing to train: {option} is empty; leave it out for its default, or name at least one")
     wrong = [
-        (settings.steps < 1, f"--updates: at least 1, got {settings.steps}"),
-        (settings.batch < 8, f"--batch: at least 8 rows, got {settings.batch}"),
-        (not 0 < settings.diagonal_share < 1, f"--diagonal-share lies inside (0, 1), got {settings.diagonal_share:g}"),
         (
             not 1 <= settings.moving < settings.batch,
             f"--diagonal-share {settings.diagonal_share:g} leaves no row of {settings.batch} moving",
         ),
-        (not 0 < settings.lr < float("inf"), f"--rate: a positive number, got {settings.lr:g}"),
-        (not 0 <= settings.power <= 4, f"--power: a number in [0, 4], got {settings.power:g}"),
     ]
     for bad, message in wrong:
         if bad:

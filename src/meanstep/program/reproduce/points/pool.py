@@ -120,7 +120,7 @@ class _Board:
         for what, *values in waiting(messages):
             if what in ("steps", "resumed"):
                 self.done += values[0]
-                self.bar.before += values[0] if what == "resumed" else 0.0
+                self.bar.pace.skip(values[0] if what == "resumed" else 0.0)
             else:
                 self.latest[values[0], values[1]] = values[2]
         self.bar.reach(self.done)

@@ -1,6 +1,5 @@
 """What a run's folder tells of the run: read once, asked by figures and page. Draws nothing."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from meanstep.program.evaluation import rows
 from meanstep.program.inside import inside
 from meanstep.program.runs import saved
 from meanstep.program.runs.config import Config
+from meanstep.program.runs.integrity import read as entries
 from meanstep.program.runs.records import Record, load
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -96,10 +96,4 @@ def read(folder: Path) -> History:
 
 
 def _environment(path: Path | None) -> dict[str, Any]:
-    if path is None or not path.is_file():
-        return {}
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    return held if isinstance(held, dict) else {}
+    return {} if path is None or not path.is_file() else entries(path, "remove it: the page goes without it")

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from meanstep.program.console import UserError
+from meanstep.program.errors import UserError, first_line
 from meanstep.program.inside import inside
 from meanstep.program.pages import page
+from meanstep.program.reading import files
+from meanstep.program.reading.images import picture
 from meanstep.program.runs.report import prose
 from meanstep.program.runs.report.history import History, read
 
@@ -35,6 +37,8 @@ def wanted(folder: Path) -> str:
         return f"report: {build(folder)}"
     except UserError as error:
         return f"no report.html: {error}"
+    except Exception as error:  # what is drawn must never end a training
+        return f"no report.html: {first_line(error)}; `meanstep report {folder}` tries again"
 
 
 def _content(run: History, drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
@@ -69,16 +73,14 @@ def _pictures(run: History) -> tuple[list[dict[str, Any]], int]:
 
 def _image(path: Path) -> str:
     """A picture in a URL, empty for a file that is none."""
-    from PIL import Image
-
-    data = path.read_bytes()
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        data = files.content(path)
+        with picture(data, str(path)) as image:
             if len(data) <= LARGE:
                 return page.embedded(data)
             image.thumbnail((SIDE, SIDE))
             box = io.BytesIO()
             image.convert("RGB").save(box, format="JPEG", quality=88)
-    except (OSError, ValueError, SyntaxError):
+    except UserError:
         return ""
     return page.embedded(box.getvalue(), "jpeg")

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import yaml
 
 from meanstep.program.console import UserError
@@ -56,7 +57,7 @@ def tiles(run: History) -> list[tuple[str, str, str]]:
         if len(x):
             found.append((_g(y[-1]), words, f"{_g(y[0])} at {int(x[0]):,} samples, the least was {_g(y.min())}"))
     if run.seconds and len(x := run.curve("samples_per_second")[1]):
-        found.append((f"{x[-1]:,.0f}", "samples a second", f"{clock(run.seconds)} of training on {run.environment.get('device', '?')}"))
+        found.append((f"{np.median(x):,.0f}", "samples a second", f"median of the records; {clock(run.seconds)} of training on {run.environment.get('device', '?')}"))
     return found
 
 
