@@ -1,6 +1,6 @@
 """What is measured on trained weights: sample quality, gradient variance over beta, noise over (r, t), the proxies' bias.
 
-Reads weights and laws; knows neither training nor files.
+Rows are drawn by keys of their own, so that all models of a set and seed are measured on the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from meanstep.fields.flat import Passes, Runner, Shape
 from meanstep.keys import key
 from meanstep.metrics.distances import Sliced, directions, energy_distance, mode_coverage
 from meanstep.paths import linear
+from meanstep.probes.exact import noise_map
 from meanstep.program.reproduce.points.draws import TIMES, Stream
 from meanstep.program.reproduce.points.settings import Settings
 from meanstep.types import Bridge
@@ -108,60 +109,10 @@ def _record(parts: Sequence[Tensor], rows: int) -> dict[str, Any]:
     return {"edges": edges, **grids, "rows": rows}
 
 
-@torch.no_grad()
-def exact_map(law: Any, seed: int, n: int = 2048, substeps: int = 8) -> dict[str, Any]:
-    """The MAP of the exact flow at the bins' centres, eq. (12), (17), (41): one RK4 trajectory a row serves every pair of times.
-
-    `n` rows in the plane, fewer above. Plain draws: on separated modes the mean at `beta = 0` is too low (docs/theory.md, section 4).
-    """
-    dim = law.dim
-    rows = max(n // 8, 2 * n // dim)
-    z = torch.randn(rows, dim, generator=key(seed, "law"), dtype=torch.float64)
-    growth = torch.eye(dim, dtype=torch.float64).expand(rows, dim, dim).clone()
-    centres = [(k + 0.5) / BINS for k in range(BINS)]
-    states, t = {}, 1.0
-    for centre in reversed(centres):
-        z, growth = _transport(law, z, growth, (t, centre), substeps)
-        states[centre], t = (z, growth), centre
-    out = torch.full((4, BINS, BINS), float("nan"), dtype=torch.float64)
-    for i, late in enumerate(centres):
-        z, start = states[late]
-        covariance = law.covariance(z, torch.full((rows,), late, dtype=torch.float64))
-        for j in range(i + 1):
-            jacobi = -torch.linalg.solve(start.mT, states[centres[j]][1].mT).mT
-            out[:, i, j] = torch.stack(_moments(jacobi, covariance))
-    return _record(out.unbind(), rows)
-
-
-def _moments(j: Tensor, s: Tensor) -> tuple[Tensor, ...]:
-    """`E Tr(J S J^T)`, `E Tr(J S (J + I)^T)`, `E Tr((J + I) S (J + I)^T)`, `E Tr S`."""
-    k = j + torch.eye(j.shape[-1], dtype=j.dtype)
-
-    def mean(p: Tensor, q: Tensor) -> Tensor:
-        return torch.einsum("nij,njk,nik->n", p, s, q).mean()
-
-    return mean(j, j), mean(j, k), mean(k, k), torch.einsum("nii->n", s).mean()
-
-
-def _transport(law: Any, z: Tensor, growth: Tensor, times: tuple[float, float], steps: int) -> tuple[Tensor, Tensor]:
-    """RK4 for the flow and its Jacobian `growth` `[N, D, D]` from `times[0]` to `times[1]`, both above 0.
-
-    The velocity's own Jacobian needs no derivative: on the linear interpolant it is `(I - (1 - t) S) / t`.
-    """
-    t, h = times[0], (times[1] - times[0]) / steps
-
-    def slope(t: float, z: Tensor, growth: Tensor) -> tuple[Tensor, Tensor]:
-        full = torch.full_like(z[:, 0], t)
-        return law.velocity(z, full), (growth - (1 - t) * law.covariance(z, full) @ growth) / t
-
-    for _ in range(steps):
-        k1 = slope(t, z, growth)
-        k2 = slope(t + h / 2, z + h / 2 * k1[0], growth + h / 2 * k1[1])
-        k3 = slope(t + h / 2, z + h / 2 * k2[0], growth + h / 2 * k2[1])
-        k4 = slope(t + h, z + h * k3[0], growth + h * k3[1])
-        z, growth = (p + h / 6 * (a + 2 * b + 2 * c + d) for p, a, b, c, d in zip((z, growth), k1, k2, k3, k4, strict=True))
-        t += h
-    return z, growth
+def exact_map(law: Any, seed: int, n: int = 2048) -> dict[str, Any]:
+    """The MAP of the exact flow at the bins' centres, from `n` rows in the plane, fewer above."""
+    rows = max(n // 8, 2 * n // law.dim)
+    return _record(noise_map(law, torch.randn(rows, law.dim, generator=key(seed, "law"), dtype=torch.float64), BINS).unbind(), rows)
 
 
 def exact_beta(found: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -1,26 +1,29 @@
-"""What a sweep trains: the arms by name, their models, and every setting. Knows no networks and no files."""
+"""What a sweep trains: the arms by name, their models, and every setting that its numbers depend on."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from meanstep.program.console import UserError
 from meanstep.program.registry import INSTANTANEOUS, METHODS
+from meanstep.program.reproduce import records
+from meanstep.program.reproduce.arms import coefficients, unknown
+from meanstep.program.reproduce.points import KIND
+from meanstep.program.reproduce.records import Record
+from meanstep.program.reproduce.study import Study, Tell
+
+if TYPE_CHECKING:
+    from meanstep.program.reproduce.points.jobs import Job
 
 PROXIES = ("ema", "own", "posterior", "oracle")
-REFERENCES = (
-    "flow_matching",
-    "alpha_flow",
-    "improved_meanflow",
-    "terminal_velocity",
-    "split_meanflow",
-    "solution_flow",
-    "shortcut",
-)
+REFERENCES = tuple("flow_matching alpha_flow improved_meanflow terminal_velocity split_meanflow solution_flow shortcut".split())
 SETS = ("swiss_roll", "checkerboard", "pinwheel", "eight_gaussians", "two_moons", "two_spirals")
 """Built-in sets in the plane: those of `fields.planar.PLANAR`, in its order."""
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
+MEASURING, SET_COST = 250, 2000
+"""What measuring a model and describing a set cost, in steps of plain MeanFlow: for the remaining time only."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Spec:
         """Whether the engine writes its gradient out; other recipes go through `Loss`, one model at a time."""
         return self.family or self.still
 
+    @property
+    def cost(self) -> float:
+        """Of a step, in steps of plain MeanFlow: for the remaining time only."""
+        return 5.0 if not self.by_hand else 2.0 if self.anchor else 1.0
+
     def canonical(self) -> "Spec":
         """The same training without names that mean nothing: at `beta = 0` no proxy is asked."""
         return replace(self, proxy=None, both=False) if self.beta == 0 and not self.matrix else self
@@ -91,26 +99,12 @@ def models(arm: str, betas: Sequence[float]) -> list[tuple[float | None, Spec]]:
     """The models of an arm `name` or `name@beta,beta`, each with its beta (None for a single model). `UserError` if there is none."""
     name, _, chosen = arm.partition("@")
     if name not in ARMS:
-        raise UserError(f"there is no arm {name!r}: choose among {', '.join(ARMS)}")
+        raise unknown(name, tuple(SWEPT), tuple(SINGLE))
     if name in SINGLE:
         if chosen:
             raise UserError(f"the arm {name} is one model and takes no beta: write {name!r}, not {arm!r}")
         return [(None, SINGLE[name])]
     return [(beta, SWEPT[name](beta)) for beta in (coefficients(chosen.split(","), arm) if chosen else betas)]
-
-
-def coefficients(words: Iterable[float | str], where: str = "--betas") -> list[float]:
-    """The values as numbers in [0, 1], sorted and each once; `UserError` names the first that is not one."""
-    found = set()
-    for word in [part for some in words for part in str(some).split(",")]:
-        try:
-            beta = float(word)
-        except ValueError:
-            raise UserError(f"{where}: {word!r} is not a number: give coefficients in [0, 1], such as 0 0.5 1") from None
-        if not 0 <= beta <= 1:
-            raise UserError(f"{where}: a coefficient lies in [0, 1], got {beta:g}")
-        found.add(beta + 0.0)
-    return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -160,9 +154,52 @@ class Settings:
         """Rows of a batch with `r < t`."""
         return round((1 - self.diagonal_share) * self.batch)
 
-    def record(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class Sweep(Study):
+    """A study of all sets, seeds and models of the settings; `name`: toy or mixtures."""
+
+    name: str
+    settings: Settings
+    kind: ClassVar = KIND
+
+    @property
+    def title(self) -> str:
+        """How many models."""
+        return f"{len(self.settings.sets) * len(self.settings.seeds) * len(self.settings.specs())} models"
+
+    def stated(self) -> Record:
+        """All settings."""
+        return asdict(self.settings)
+
+    def described(self) -> Record:
+        """What sweep.json holds."""
+        lines = [{"arm": arm, "beta": beta, "id": spec.id} for arm, beta, spec in self.settings.lines()]
+        return {"study": self.name, "settings": self.stated(), "lines": lines}
+
+    def left(self, here: Path) -> "list[Job]":
+        """Sets without their own record, then pairs of set and seed without all their models; what finished jobs left is removed."""
+        from meanstep.program.reproduce.points import jobs
+
+        return jobs.left(self.settings, records.load(here, self.kind), here)
+
+    def cost(self, job: "Job | None") -> float:
+        """In steps of plain MeanFlow."""
+        settings = self.settings
+        pair = sum(settings.steps * spec.cost + MEASURING for spec in settings.specs())
+        if job is None:
+            return len(settings.sets) * (len(settings.seeds) * pair + SET_COST)
+        return pair * len(job.pairs) if job.models else SET_COST
+
+    def do(self, job: "Job", here: Path, tell: Tell, device: str) -> tuple[str, list[Record]]:
+        """Train and measure all models of a set and seed, or describe a set."""
+        from meanstep.program.reproduce.points import jobs
+
+        return jobs.done(job, self.settings, here, tell, device)
+
+    def finished(self, job: "Job", here: Path) -> None:
+        """Remove its state."""
+        job.forget(here)
 
 
 def mixture_dimension(name: str) -> int | None:
