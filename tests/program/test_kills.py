@@ -415,8 +415,9 @@ def test_no_lock_or_shard_empties_what_a_link_points_at(name: str, precious: Pat
 
 
 def test_a_sweep_and_a_study_follow_no_lock(precious: Path, tmp_path: Path):
-    from meanstep.program.reproduce.images.study import locked
     from meanstep.program.reproduce.points.folder import claim
+
+    from meanstep.program.reproduce.images.study import locked
 
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / ".lock").symlink_to(precious)

@@ -34,7 +34,7 @@ def examined(out: Path, study: Study) -> Record | None:
 def _same(here: Path, study: Study, before: Record) -> None:
     if before.get("study", study.name) != study.name:
         raise UserError(f"{here} holds the study {before['study']!r}, not {study.name!r}: choose another folder with --out")
-    theirs, ours = study.kind.stated(before), _plain(study.stated())
+    theirs, ours = study.stated(before), _plain(study.stated(None))
     for name in dict.fromkeys([*ours, *(name for name in theirs if name.startswith("--"))]):
         if (was := theirs.get(name)) != (value := ours.get(name)):
             differs = f"{study.kind.option(name)} {_short(was)}, now {_short(value)}"
@@ -45,17 +45,16 @@ def chosen(out: Path | None, root: Path, study: Study) -> Path:
     """The folder that was named; without one the first of ROOT, ROOT-2, ROOT-3, ... that is this study's or nobody's."""
     if out is not None:
         return out
-    for k in count(1):
-        place = root if k == 1 else root.with_name(f"{root.name}-{k}")
+    found, told = root, ""
+    for k in count(2):
         try:
-            examined(place, study)
+            examined(found, study)
+            break
         except UserError as error:
-            first = str(error) if k == 1 else first
-            continue
-        if k > 1:
-            err.print(f"{first.rpartition(': ')[0]}: this one is in {place}", soft_wrap=True)
-        return place
-    raise AssertionError
+            told, found = told or str(error), root.with_name(f"{root.name}-{k}")
+    if told:
+        err.print(f"{told.rpartition(': ')[0]}: this study is in {found}", soft_wrap=True)
+    return found
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A study's jobs on several processes: progress with the time that is left, Ctrl-C that loses nothing, records as they come."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.text import Text
 from meanstep.program import workers
 from meanstep.program.bar import Bar, waiting
 from meanstep.program.console import Interrupted, err
+from meanstep.program.disk import remove
 from meanstep.program.reproduce import records
 from meanstep.program.reproduce.records import Record
 from meanstep.program.reproduce.study import DONE, STOPPED, Job, Stopped, Study
@@ -27,13 +28,22 @@ def run(study: Study, todo: Sequence[Job], here: Path, devices: Sequence[str]) -
         if made:
             records.add(here, made, study.kind)
         if found[job.name] == DONE:
-            study.finished(job, here)
+            _clear(here, lambda name: name == job.name)
 
+    if not study.kind.shared:
+        names = {job.name for job in todo}
+        _clear(here, lambda name: name not in names)  # a kill came between the records and this
     if todo:
         workers.do(here, devices[: len(todo)], todo, _work, (study, here), Board(study, todo), keep)
     if STOPPED in found.values():  # somebody stopped a worker and not us
         raise Interrupted(workers.AGAIN.format(here))
     return found
+
+
+def _clear(here: Path, which: Callable[[str], bool]) -> None:
+    for path in (here / "state").glob("*"):
+        if which(path.stem):
+            remove(path)
 
 
 def _work(job: Job, study: Study, here: Path) -> tuple[str, list[Record]]:

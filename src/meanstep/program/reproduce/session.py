@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from meanstep.program.console import chat, err, out, stage
 from meanstep.program.reproduce import pool, records
 from meanstep.program.reproduce.folder import claimed, note
 from meanstep.program.reproduce.report.page import build, spoken
-from meanstep.program.reproduce.study import Job, Study
+from meanstep.program.reproduce.study import Study
 
-Run = Callable[[Study, Sequence[Job], Path, Sequence[str]], dict[str, str]]
+Run = Callable[[Any, Sequence[Any], Path, Sequence[str]], dict[str, str]]
 
 
 def conduct(study: Study, folder: Path, devices: Sequence[str], run: Run = pool.run) -> tuple[Path, dict[str, str]]:

@@ -5,6 +5,7 @@ A workload is a package in this one that has a `KIND` and a command; nothing els
 KIND.file       {"study", "settings", "lines": [{arm, beta, id}]} and whatever else the workload says of itself: what was asked for
 env.json        commit, versions, machine
 records.jsonl   {"kind", "seed", ...}, one object a line: what was found, see the workload's own text
+state/JOB.*     what a job that is not finished needs to go on, removed when its records are there
 """
 
 import importlib
@@ -62,7 +63,6 @@ class Kind:
     version: int = 1
     entries: Mapping[str, type] = field(default_factory=lambda: {"settings": dict, "lines": list})
     lines: Callable[[Record], list[Line]] = _lines
-    stated: Callable[[Record], Record] = lambda about: about["settings"]
     parts: str = ""
     order: tuple[str, ...] = ()
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -100,8 +100,8 @@ class Study(ABC):
         """What is done, in words such as "12 models"."""
 
     @abstractmethod
-    def stated(self) -> Record:
-        """The settings, as `kind.stated` reads them from a file: they may not change when a study goes on."""
+    def stated(self, about: Record | None) -> Record:
+        """What may not change when a study goes on, by setting or by option: as a file of its kind has it, or with None its own."""
 
     @abstractmethod
     def described(self) -> Record:
@@ -122,9 +122,6 @@ class Study(ABC):
     def joined(self, here: Path) -> "Study":
         """The study with what its folder has already."""
         return self
-
-    def finished(self, job: Any, here: Path) -> None:
-        """Its records are on disk: remove what it needed to go on."""
 
     def remarks(self, found: Mapping[str, str], here: Path) -> list[str]:
         """What is to be said after the work, a line each; `found`: what became of each job."""

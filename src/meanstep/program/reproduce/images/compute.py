@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from meanstep.coefficients import Running
 from meanstep.keys import key
 from meanstep.program.data.cache import Cache
-from meanstep.program.reproduce.images.sizes import Compute
+from meanstep.program.reproduce.images.study import Compute
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config
 from meanstep.program.training.loop import OBSERVE_EVERY

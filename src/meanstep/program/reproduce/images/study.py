@@ -1,33 +1,71 @@
-"""What a study is made of: configuration, arms, seeds, moments; and its folder, which belongs to it. Trains nothing."""
+"""What a study is made of: configuration, arms, seeds, moments; what it costs, and what it may go on with."""
 
 import dataclasses
 import json
 import math
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 from meanstep.program.console import UserError
-from meanstep.program.disk import clean, foreign, lock, made, write
-from meanstep.program.machine import environment
+from meanstep.program.reproduce import study as engine
+from meanstep.program.reproduce.images import KIND
 from meanstep.program.reproduce.images.arms import ANCHORED, CONSTANT, Arm
-from meanstep.program.reproduce.images.records import STUDY, VERSION, held
-from meanstep.program.reproduce.images.sizes import Compute, Sizes
+from meanstep.program.reproduce.records import Record
 from meanstep.program.runs.config import Config, flag, from_yaml
 from meanstep.program.runs.options import flat
 
 if TYPE_CHECKING:
     from meanstep.program.data.cache import Cache
+    from meanstep.program.reproduce.images.jobs import Job
 
 FURTHER = 1.5
 """Constant coefficients train on for at most this factor, to where they have spent what a dearer arm spends."""
+DECIDED = ("seed", "sample_every", "evaluate_every", "save_every", "keep", "evaluate_count")
+"""Entries of `run` that a study decides for each of its runs, or has no use for."""
+FREE = {("run", "device"), ("run", "seed"), ("run", "log_every"), ("run", "loggers"), ("data", "source")}
+"""Entries that may change when a study goes on."""
 
 
 @dataclass(frozen=True)
-class Study:
-    """`config`: what all arms share; `moments`: how often each is measured; `compute`: of each arm, by name."""
+class Sizes:
+    """What a measurement takes; the defaults are for small images on a CPU.
+
+    `count`, `steps`: samples of a distance, and steps of the sampler; `rows`: of the parabola; `times`, `rows_at`: of the loss over t;
+    `references`: most rows of the data behind the center "data".
+    """
+
+    count: int = 2048
+    steps: tuple[int, ...] = (1, 2, 4)
+    rows: int = 2048
+    times: int = 10
+    rows_at: int = 256
+    references: int = 20_000
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Rows through a network for one row of training: passes forward, passes backward, tangents."""
+
+    forwards: float
+    backwards: float
+    tangents: float
+
+    @property
+    def passes(self) -> float:
+        """In passes forward: a pass backward counts two, a tangent one."""
+        return self.forwards + 2 * self.backwards + self.tangents
+
+
+@dataclass(frozen=True)
+class Study(engine.Study):
+    """`config`: what all arms share; `moments`: how often each is measured; `compute`: of each arm, by name; `part`: K/N,
+    whose runs are done here.
+
+    Once it has joined its folder: `asked`, the runs that were ever asked for; `todo`, those now; `data`, `floor`: entries of study.json;
+    `rows`: the cache that is trained on.
+    """
 
     config: Config
     arms: tuple[Arm, ...]
@@ -35,6 +73,19 @@ class Study:
     moments: int
     sizes: Sizes
     compute: dict[str, Compute]
+    part: str | None = None
+    asked: tuple[tuple[str, int], ...] = ()
+    todo: "tuple[Job, ...]" = ()
+    data: Record = field(default_factory=dict)
+    floor: dict[str, float] = field(default_factory=dict)
+    rows: Path = Path()
+    name: str = "latents"
+    kind: ClassVar = KIND
+
+    @property
+    def title(self) -> str:
+        """How many runs."""
+        return f"{len(self.todo)} runs"
 
     @property
     def spacing(self) -> int:
@@ -58,57 +109,89 @@ class Study:
         )
         return dataclasses.replace(self.config, method=arm.of(self.config.method), run=run)
 
-    def described(self, cache: "Cache", floor: dict[str, float], asked: Collection[tuple[str, int]]) -> dict[str, Any]:
-        """What study.json holds; `asked`: the runs that it is to have, arm and seed."""
+    def stated(self, about: Record | None) -> Record:
+        """Sizes and configuration, by option."""
+        config = held_config(about) if about else self.config
+        sizes = {("measure", name): value for name, value in (about or self._settings())["settings"].items()}
+        entries = sizes | {entry: value for entry, value in flat(config).items() if entry not in FREE}
+        named = {"--moments" if name == "moments" else flag(part, name): value for (part, name), value in entries.items()}
+        found: Record = json.loads(json.dumps(named))
+        return found
+
+    def _settings(self) -> Record:
+        return {"settings": {"moments": self.moments, **asdict(self.sizes)}}
+
+    def joined(self, here: Path) -> "Study":
+        """With the arms and seeds that the folder has, and the floor."""
+        from meanstep.program.reproduce.images import jobs
+
+        return jobs.joined(self, here)
+
+    def described(self) -> Record:
+        """What study.json holds."""
+        arms = [asdict(arm) | {"samples": self.samples(arm), "compute": asdict(self.compute[arm.name])} for arm in self.arms]
         return {
-            "study": "latents",
-            "version": VERSION,
-            "settings": {"moments": self.moments, **dataclasses.asdict(self.sizes)},
-            "config": json.loads(json.dumps(dataclasses.asdict(self.config))),
-            "data": {
-                "name": cache.manifest.source,
-                "rows": len(cache),
-                "shape": list(cache.shape),
-                "classes": len(cache.classes),
-                "digest": cache.manifest.digest,
-            },
+            "study": self.name,
+            "version": KIND.version,
+            **self._settings(),
+            "config": asdict(self.config),
+            "data": self.data,
             "extractor": self.config.run.extractor,
-            "floor": floor,
+            "floor": self.floor,
             "seeds": list(self.seeds),
-            "asked": sorted(asked),
+            "asked": sorted(self.asked),
             "moments": [self.spacing * (k + 1) for k in range(self.moments)],
-            "arms": [self._arm(arm) for arm in self.arms],
+            "arms": arms,
         }
 
-    def _arm(self, arm: Arm) -> dict[str, Any]:
-        compute = dataclasses.asdict(self.compute[arm.name])
-        return dataclasses.asdict(arm) | {"samples": self.samples(arm), "compute": compute}
+    def left(self, here: Path) -> "Sequence[Job]":
+        """Runs that are asked for now and are not at their end."""
+        from meanstep.program.reproduce.images import jobs
+
+        return [job for job in self.todo if jobs.seen(job, here) < self.samples(job.arm)]
+
+    def cost(self, job: "Job | None") -> float:
+        """In rows passed forward through a network."""
+        return sum(self.compute[j.arm.name].passes * self.samples(j.arm) for j in ([job] if job else self.todo))
+
+    def do(self, job: "Job", here: Path, tell: engine.Tell, device: str) -> tuple[str, list[Record]]:
+        """Train and measure one run."""
+        from meanstep.program.reproduce.images import jobs
+
+        return jobs.told(job, self, here, tell, device), []
+
+    def remarks(self, found: Mapping[str, str], here: Path) -> list[str]:
+        """Runs that others are at, and those that broke off."""
+        from meanstep.program.reproduce.images import jobs
+
+        return jobs.remarks(self, found, here)
 
 
-def held_arms(found: dict[str, Any]) -> list[Arm]:
+def held_arms(found: Record) -> list[Arm]:
     """The arms of a study.json."""
     return [Arm(**{f.name: entry.get(f.name) for f in dataclasses.fields(Arm)}) for entry in found["arms"]]
 
 
-def held_config(found: dict[str, Any]) -> Config:
+def held_config(found: Record) -> Config:
     """The configuration of a study.json."""
-    return from_yaml(json.dumps(found["config"]), STUDY)
+    return from_yaml(json.dumps(found["config"]), KIND.file)
 
 
-def completed(study: Study, folder: Path, cache: "Cache") -> Study:
-    """The study with the arms and seeds that the folder has already, all counted; `UserError` if the folder holds another study."""
-    before = held(folder)
+def completed(study: Study, before: Record | None, cache: "Cache", where: Path) -> Study:
+    """The study with the arms and seeds that its folder has already, all counted; `UserError` for other data, or another arm of a name."""
+    manifest = cache.manifest
+    about = {"name": manifest.source, "rows": len(cache), "shape": list(cache.shape), "classes": len(cache.classes)}
+    study = dataclasses.replace(study, rows=cache.path, data=about | {"digest": manifest.digest})
     if before is None:
         return _counted(study, study.arms, cache)
-    same(study, before, folder)
-    if (digest := before["data"].get("digest", cache.manifest.digest)) != cache.manifest.digest:
+    if (digest := before["data"].get("digest", manifest.digest)) != manifest.digest:
         remedy = "choose another folder with --out, or give the data that it has"
-        raise UserError(f"{folder} holds a study on other data ({before['data']['name']}, {digest[:12]}) than --data.source: {remedy}")
+        raise UserError(f"{where} holds a study on other data ({before['data']['name']}, {digest[:12]}) than --data.source: {remedy}")
     old = held_arms(before)
     arms = {arm.name: arm for arm in old} | {arm.name: arm for arm in study.arms}
     for arm in old:
         if arm != arms[arm.name] and arm.of(study.config.method) != arms[arm.name].of(study.config.method):
-            raise UserError(f"{folder} holds an arm {arm.name} with other options: give this one another name, or choose another --out")
+            raise UserError(f"{where} holds an arm {arm.name} with other options: give this one another name, or choose another --out")
     known = {entry["name"]: Compute(**entry["compute"]) for entry in before["arms"]}
     seeds = tuple(sorted({*before["seeds"], *study.seeds}))
     return _counted(dataclasses.replace(study, seeds=seeds, compute=known), tuple(arms.values()), cache)
@@ -125,59 +208,6 @@ def _counted(study: Study, arms: tuple[Arm, ...], cache: "Cache") -> Study:
             except UserError as error:
                 raise UserError(f"the arm {arm.name}: {error}") from error
     return dataclasses.replace(study, arms=arms, compute=compute)
-
-
-def same(study: Study, before: dict[str, Any], folder: Path) -> None:
-    """`UserError` for the first setting that the study in a folder has otherwise."""
-    now = {"moments": study.moments, **dataclasses.asdict(study.sizes)}
-    for name, value in json.loads(json.dumps(now)).items():
-        if before["settings"].get(name) != value:
-            word = "--moments" if name == "moments" else flag("measure", name)
-            remedy = "choose another folder with --out, or ask for the same"
-            raise UserError(f"{folder} holds a study with {word} {before['settings'].get(name)}, now {value}: {remedy}")
-    theirs, ours = flat(held_config(before)), flat(study.config)
-    for part, name in dict.fromkeys([*ours, *theirs]):
-        was, value = theirs.get((part, name)), ours.get((part, name))
-        if was != value and (part, name) not in FREE:
-            held_so = f"{folder} holds a study with {flag(part, name)} {_plain(was)}, now {_plain(value)}"
-            raise UserError(f"{held_so}: choose another folder with --out")
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
-
-
-DECIDED = ("seed", "sample_every", "evaluate_every", "save_every", "keep", "evaluate_count")
-"""Entries of `run` that a study decides for each of its runs, or has no use for."""
-FREE = {("run", "device"), ("run", "seed"), ("run", "log_every"), ("run", "loggers"), ("data", "source")}
-"""Entries that may change when a study goes on."""
-
-
-def examined(folder: Path) -> None:
-    """`UserError` for a folder that holds something else; nothing is touched."""
-    here = folder.expanduser().resolve()
-    if here.is_dir() and not (here / STUDY).exists() and foreign(here, [".lock", STUDY]):
-        raise UserError(f"{here} is not empty and holds no study: choose another folder with --out")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[Path]:
-    """The study's folder, made if need be; no other process writes study.json meanwhile. `UserError` if it is something else's."""
-    here = made(folder)
-    examined(here)
-    with lock(here / ".lock"):
-        clean(here, [STUDY, "env.json"])
-        clean(here / "samples", ["*.png"])
-        yield here
-
-
-def note(here: Path, study: Study, cache: "Cache", floor: dict[str, float], runs: Collection[tuple[str, int]]) -> None:
-    """Write study.json, with these runs beside those that it had, and env.json the first time."""
-    before = held(here) or {}
-    asked = {*runs, *((arm, seed) for arm, seed in before.get("asked", []))}
-    write(here / STUDY, json.dumps(study.described(cache, floor, asked), indent=1) + "\n")
-    if not (here / "env.json").exists():
-        write(here / "env.json", json.dumps(environment(study.config.run.device), indent=1) + "\n")
 
 
 def parted(part: str | None) -> tuple[int, int]:

@@ -49,14 +49,9 @@ class Job:
         (data, seed), more = self.pairs[0], len(self.pairs) - 1
         return f"{data}-{seed}" + (f"-and-{more}" if more else "")
 
-    def forget(self, folder: Path) -> None:
-        """Remove its state."""
-        for kind in ("jsonl", "safetensors"):
-            disk.remove(folder / "state" / f"{self.name}.{kind}")
 
-
-def left(settings: Settings, found: Sequence[Record], folder: Path) -> list[Job]:
-    """Sets without their own record, then pairs of set and seed without all their models; states of other jobs are removed."""
+def left(settings: Settings, found: Sequence[Record]) -> list[Job]:
+    """Sets without their own record, then pairs of set and seed without all their models."""
     described = {r["set"] for r in found if r["kind"] == "set"}
     done = {(r["set"], r["seed"], r["id"]) for r in found if r["kind"] == "model"}
     ids = {spec.id for spec in settings.specs()}
@@ -66,9 +61,6 @@ def left(settings: Settings, found: Sequence[Record], folder: Path) -> list[Job]
     for pair in more:
         groups.setdefault(law_of(pair[0], settings).dim if settings.ensemble else pair, []).append(pair)
     jobs = [Job(tuple(group)) for group in groups.values()]
-    for path in (folder / "state").glob("*"):
-        if path.stem not in [job.name for job in jobs]:
-            disk.remove(path)
     return [Job(((data, 0),), models=False) for data in settings.sets if data not in described] + jobs
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from meanstep.program.reproduce.points.jobs import Job
 
 PROXIES = ("ema", "own", "posterior", "oracle")
-REFERENCES = tuple("flow_matching alpha_flow improved_meanflow terminal_velocity split_meanflow solution_flow shortcut".split())
+REFERENCES = ("flow_matching", "alpha_flow", "improved_meanflow", "terminal_velocity", "split_meanflow", "solution_flow", "shortcut")
 SETS = ("swiss_roll", "checkerboard", "pinwheel", "eight_gaussians", "two_moons", "two_spirals")
 """Built-in sets in the plane: those of `fields.planar.PLANAR`, in its order."""
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
@@ -168,20 +168,20 @@ class Sweep(Study):
         """How many models."""
         return f"{len(self.settings.sets) * len(self.settings.seeds) * len(self.settings.specs())} models"
 
-    def stated(self) -> Record:
+    def stated(self, about: Record | None) -> Record:
         """All settings."""
-        return asdict(self.settings)
+        return asdict(self.settings) if about is None else about["settings"]
 
     def described(self) -> Record:
         """What sweep.json holds."""
         lines = [{"arm": arm, "beta": beta, "id": spec.id} for arm, beta, spec in self.settings.lines()]
-        return {"study": self.name, "settings": self.stated(), "lines": lines}
+        return {"study": self.name, "settings": self.stated(None), "lines": lines}
 
     def left(self, here: Path) -> "list[Job]":
-        """Sets without their own record, then pairs of set and seed without all their models; what finished jobs left is removed."""
+        """Sets without their own record, then pairs of set and seed without all their models."""
         from meanstep.program.reproduce.points import jobs
 
-        return jobs.left(self.settings, records.load(here, self.kind), here)
+        return jobs.left(self.settings, records.load(here, self.kind))
 
     def cost(self, job: "Job | None") -> float:
         """In steps of plain MeanFlow."""
@@ -196,10 +196,6 @@ class Sweep(Study):
         from meanstep.program.reproduce.points import jobs
 
         return jobs.done(job, self.settings, here, tell, device)
-
-    def finished(self, job: "Job", here: Path) -> None:
-        """Remove its state."""
-        job.forget(here)
 
 
 def mixture_dimension(name: str) -> int | None:
