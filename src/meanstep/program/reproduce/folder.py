@@ -34,7 +34,7 @@ def examined(out: Path, study: Study) -> Record | None:
 def _same(here: Path, study: Study, before: Record) -> None:
     if before.get("study", study.name) != study.name:
         raise UserError(f"{here} holds the study {before['study']!r}, not {study.name!r}: choose another folder with --out")
-    theirs, ours = study.stated(before), _plain(study.stated(None))
+    theirs, ours = (json.loads(json.dumps(study.stated(about))) for about in (before, None))
     for name in dict.fromkeys([*ours, *(name for name in theirs if name.startswith("--"))]):
         if (was := theirs.get(name)) != (value := ours.get(name)):
             differs = f"{study.kind.option(name)} {_short(was)}, now {_short(value)}"
@@ -68,8 +68,8 @@ def claimed(out: Path, study: Study) -> Iterator[Path]:
     busy = UserError(f"another process is at work in {here}: wait for it, or choose another folder with --out")
     with lock(here / ".lock", None if study.kind.shared else busy):
         examined(here, study)
-        own = {".": (study.kind.file, "env.json", "records.jsonl")} | dict(study.kind.own)
-        for where, names in own.items():
+        own = {".": (study.kind.file, "env.json", "records.jsonl", "summary.csv", "report.html"), "figures": ("*.png",)}
+        for where, names in (own | dict(study.kind.own)).items():
             clean(here / where, names)
         yield here
 
@@ -79,10 +79,6 @@ def note(here: Path, study: Study, device: str) -> None:
     write(here / study.kind.file, json.dumps(study.described(), indent=1) + "\n")
     if not (here / "env.json").exists():
         write(here / "env.json", json.dumps(environment(device), indent=1) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
 
 
 def _short(value: Any) -> str:

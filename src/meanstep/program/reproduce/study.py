@@ -172,10 +172,12 @@ def kinds() -> tuple[Kind, ...]:
 def kind_of(folder: Path) -> Kind | None:
     """The workload that a folder of results is of; None where it holds no study. `UserError` for a study that no workload here makes."""
     there = [kind for kind in kinds() if (folder / kind.file).is_file()]
-    named = [kind for kind in there if len(there) == 1 or _entry(folder / kind.file, "study") in kind.studies]
-    if there and not named:
-        raise UserError(f"{folder / there[0].file} is of a study {_entry(folder / there[0].file, 'study')!r}, which no workload here makes")
-    return named[0] if named else None
+    for kind in there:
+        if (name := _entry(folder / kind.file, "study")) is None or name in kind.studies:
+            return kind
+    if there:
+        raise UserError(f"{folder / there[0].file} is of a study {name!r}, which no workload here makes")
+    return None
 
 
 def read(folder: Path) -> Held:

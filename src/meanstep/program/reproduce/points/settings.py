@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -169,8 +169,9 @@ class Sweep(Study):
         return f"{len(self.settings.sets) * len(self.settings.seeds) * len(self.settings.specs())} models"
 
     def stated(self, about: Record | None) -> Record:
-        """All settings."""
-        return asdict(self.settings) if about is None else about["settings"]
+        """All settings; one that an older file has not was what is its default now."""
+        since = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
+        return asdict(self.settings) if about is None else since | about["settings"]
 
     def described(self) -> Record:
         """What sweep.json holds."""
