@@ -22,8 +22,8 @@ from meanstep.program.reproduce.images import KIND, jobs
 from meanstep.program.reproduce.images.arms import GROUPS, SINGLES, arms, from_yaml
 from meanstep.program.reproduce.images.command import Latents
 from meanstep.program.reproduce.images.compute import counted
-from meanstep.program.reproduce.images.jobs import Job
-from meanstep.program.reproduce.images.study import Compute, Sizes, Study, completed
+from meanstep.program.reproduce.images.settings import Compute, Job, Sizes
+from meanstep.program.reproduce.images.study import Study, completed
 from meanstep.program.reproduce.study import held
 from meanstep.program.runs.config import Config, NetworkConfig
 from meanstep.program.training.events import progress

@@ -1,4 +1,4 @@
-"""The engine under all studies, by a workload that only the tests have: kills, stops, others' folders, and that it needs no other change."""
+"""The engine of all studies, by a workload that only the tests have: kills, stops, folders of others, and no change elsewhere."""
 
 import contextlib
 import json
@@ -20,7 +20,8 @@ from meanstep.program.reproduce import folder, pool, records, session, study
 from meanstep.program.reproduce.images import KIND as IMAGES
 from meanstep.program.reproduce.points import KIND as POINTS
 from meanstep.program.reproduce.points import jobs
-from meanstep.program.reproduce.points.settings import Settings, Sweep
+from meanstep.program.reproduce.points.jobs import Sweep
+from meanstep.program.reproduce.points.settings import Settings
 
 from .quadratic import KIND
 from .quadratic.report import page
@@ -196,7 +197,8 @@ def test_a_folder_belongs_to_one_study_of_one_kind_and_version(inside: list[str]
 
 
 def test_each_workload_refuses_the_others_folders(inside: list[str], tmp_path: Path):
-    from meanstep.program.reproduce.images.study import Sizes, Study
+    from meanstep.program.reproduce.images.settings import Sizes
+    from meanstep.program.reproduce.images.study import Study
     from meanstep.program.runs.config import Config
 
     images = Study(Config(), (), (0,), 1, Sizes(), {})

@@ -13,10 +13,9 @@ from meanstep.program.console import UserError, stage
 from meanstep.program.flags import Seeds, hinted
 from meanstep.program.pages.page import require
 from meanstep.program.parsing import known
-from meanstep.program.reproduce.folder import examined
 from meanstep.program.reproduce.images import KIND
 from meanstep.program.reproduce.images.arms import GROUPS, SINGLES, SWEPT, arms, from_yaml
-from meanstep.program.reproduce.images.study import Sizes, Study, held_arms, held_config, parted
+from meanstep.program.reproduce.images.settings import Plan, Sizes, held_arms, held_config, parted
 from meanstep.program.reproduce.study import held
 from meanstep.program.runs import options
 from meanstep.program.runs.config import (
@@ -111,16 +110,15 @@ class Latents:
 
     def run(self) -> int:
         """0 when all runs asked for are done, or others are at them, and the report is written; 1 if a run's loss was not finite."""
-        study = self.study()
-        possible(study.config)
+        plan = self.study()
+        possible(plan.config)
         require()
         flags.folder(self.out)
-        examined(self.out, study)
         with stage("importing PyTorch"):
             from meanstep.program.reproduce.images import session
-        return session.run(self, study)
+        return session.run(self, plan)
 
-    def study(self) -> Study:
+    def study(self) -> Plan:
         """What is asked for, without what its folder holds already; `UserError` for what makes no sense."""
         there = held(self.out.expanduser(), KIND)
         own = {arm.name: arm for arm in held_arms(there)} if there else {}
@@ -142,7 +140,7 @@ class Latents:
         config = checked(Config(**parts(self), run=RunConfig(**vars(self.run_))))
         if self.moments > (steps := config.run.samples // config.run.batch):
             raise UserError(f"--moments: at most one a step, and {config.run.samples:,} samples are {steps} steps, got {self.moments}")
-        return Study(config, chosen, self.seeds, self.moments, self.measure, {}, self.part)
+        return Plan(config, chosen, self.seeds, self.moments, self.measure, {}, self.part)
 
 
 def _start(preset: str | None) -> Config:

@@ -1,55 +1,36 @@
-"""One run of a study: trained as `meanstep train` does, and measured at every moment. What a study finds in its folder."""
+"""One run of a study: trained as `meanstep train` does, and measured at every moment."""
 
-import dataclasses
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache as cache_once
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from meanstep.metrics import frechet
 from meanstep.program import disk
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache
-from meanstep.program.machine import available
 from meanstep.program.reproduce import records
 from meanstep.program.reproduce.images import KIND, MEASURES
-from meanstep.program.reproduce.images.arms import ANCHORED, CONSTANT, Arm
 from meanstep.program.reproduce.images.measure import Measurer
-from meanstep.program.reproduce.images.study import Study, completed, parted
-from meanstep.program.reproduce.study import DONE, ELSEWHERE, FAILED, STOPPED, Tell, held
+from meanstep.program.reproduce.images.settings import Job, Plan
+from meanstep.program.reproduce.study import DONE, ELSEWHERE, FAILED, STOPPED, Tell
 from meanstep.program.runs.config import Config, checked
 from meanstep.program.runs.saved import found
 from meanstep.program.training import folder
 from meanstep.program.training.events import Show
 from meanstep.program.training.loop import Failure
 from meanstep.program.training.ranks import Ranks
-from meanstep.program.training.samples import Nothing, Samples, against_data, distance
 from meanstep.program.training.state import State
 from meanstep.program.training.train import Shown, train
 
 WRONG, ENDLESS = "wrong", 2**62
-
-
-@dataclass(frozen=True)
-class Job:
-    """One arm with one seed."""
-
-    arm: Arm
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of its folder, and of its grid of samples."""
-        return f"{self.arm.name}-{self.seed}"
 
 
 def seen(job: Job, here: Path) -> int:
@@ -64,46 +45,7 @@ def opened(data: Path) -> Cache:
     return Cache.open(data, verify=False)
 
 
-def jobs_of(study: Study) -> list[Job]:
-    """Every arm with every seed."""
-    return [Job(arm, seed) for seed in study.seeds for arm in study.arms]
-
-
-def joined(study: Study, here: Path) -> Study:
-    """The study with what its folder has, the floor, and what is to do: its own part of the runs that were asked for.
-
-    Runs of constant coefficients that were at their end before a dearer arm came go on.
-    """
-    cache, before, mine = opened(study.rows), held(here, KIND) or {}, jobs_of(study)
-    whole = completed(study, before or None, cache, here)
-    asked = {*((job.arm.name, job.seed) for job in mine), *((arm, seed) for arm, seed in before.get("asked", []))}
-    constants = [job for job in jobs_of(whole) if job.arm.family in (CONSTANT, ANCHORED) and job not in mine]
-    longer = [job for job in constants if 0 < seen(job, here) < whole.samples(job.arm)]
-    k, n = parted(study.part)
-    todo = tuple([*mine, *longer][k - 1 :: n])
-    return dataclasses.replace(whole, floor=before.get("floor") or _floor(study, cache, here), asked=tuple(asked), todo=todo)
-
-
-def _floor(study: Study, cache: Cache, place: Path) -> dict[str, float]:
-    """The distance of one half of the data to the other, and that of noise, as many samples of it as of a network."""
-    samples = Samples.of(study.config, cache, place, Ranks(0, 1, available(study.config.run.device)))
-    against = against_data(samples)
-    return {"1": frechet(*against.halves), "noise": distance(samples, Nothing(), against, range(study.sizes.count), 1, "walk")}
-
-
-def remarks(study: Study, found: Mapping[str, str], here: Path) -> list[str]:
-    """Runs that other processes are at, and those whose loss was not finite."""
-    busy = [name for name, what in found.items() if what == ELSEWHERE]
-    lines = [f"{name}: another process is at work on it; the report has what is measured so far" for name in busy]
-    return lines + [f"{name}: its loss was not finite; runs/{name}/measures.jsonl says where" for name in failed(study, here)]
-
-
-def failed(study: Study, here: Path) -> list[str]:
-    """Runs whose loss was not finite."""
-    return [job.name for job in jobs_of(study) if seen(job, here) == ENDLESS]
-
-
-def told(job: Job, study: Study, here: Path, tell: Tell, device: str) -> str:
+def told(job: Job, study: Plan, here: Path, tell: Tell, device: str) -> str:
     """Work on a run alone, progress told to the parent; what became of it."""
     cost = study.compute[job.arm.name].passes
 
@@ -123,7 +65,7 @@ def told(job: Job, study: Study, here: Path, tell: Tell, device: str) -> str:
         return work(job, study, here, opened(study.rows), Ranks(0, 1, torch.device(device)), shown, tell)[0]
 
 
-def work(job: Job, study: Study, here: Path, cache: Cache, ranks: Ranks, shown: Shown, tell: Tell | None = None) -> tuple[str, int]:
+def work(job: Job, study: Plan, here: Path, cache: Cache, ranks: Ranks, shown: Shown, tell: Tell | None = None) -> tuple[str, int]:
     """Train and measure a run to its end, or until a signal; what became of it, the signal or 0. All ranks must ask together."""
     config, place = checked(study.run(job.arm, job.seed)), here / "runs" / job.name
     with ExitStack() as claim:
@@ -159,7 +101,7 @@ def _begun(config: Config, place: Path, cache: Cache, ranks: Ranks, claim: ExitS
 class _Measured:
     """What a run does at its evaluations: measure, note it down, and answer with the distances of the chosen average."""
 
-    def __init__(self, job: Job, study: Study, here: Path, measurer: Measurer, ranks: Ranks, tell: Tell | None) -> None:
+    def __init__(self, job: Job, study: Plan, here: Path, measurer: Measurer, ranks: Ranks, tell: Tell | None) -> None:
         self.job, self.here, self.measurer, self.ranks, self.tell = job, here, measurer, ranks, tell
         self.last = study.moments * study.spacing
         self.clock = time.process_time if ranks.device.type == "cpu" else time.perf_counter

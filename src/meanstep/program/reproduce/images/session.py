@@ -18,8 +18,10 @@ from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.machine import cores
 from meanstep.program.pages.statistics import detectable
 from meanstep.program.reproduce import pool
+from meanstep.program.reproduce.folder import examined
 from meanstep.program.reproduce.images import KIND
-from meanstep.program.reproduce.images.jobs import Job, failed, jobs_of, opened, seen, work
+from meanstep.program.reproduce.images.jobs import opened, seen, work
+from meanstep.program.reproduce.images.settings import Job, Plan
 from meanstep.program.reproduce.images.study import Study, completed
 from meanstep.program.reproduce.session import conduct
 from meanstep.program.reproduce.study import held
@@ -36,8 +38,9 @@ if TYPE_CHECKING:
     from meanstep.program.reproduce.images.command import Latents
 
 
-def run(asked: "Latents", study: Study) -> int:
+def run(asked: "Latents", plan: Plan) -> int:
     """Do what is asked for: 0, or 1 if a run's loss was not finite."""
+    study = Study(**vars(plan))
     with ranks(study.config.run.device) as here:
         if here.first:
             return _first(asked, study, here)
@@ -61,8 +64,9 @@ def _first(asked: "Latents", study: Study, here: Ranks) -> int:
         return _in_turn(here, whole, todo, place) if here.size > 1 else pool.run(whole, todo, place, devices)
 
     try:
+        examined(asked.out, study)
         cache = data_cache(study.config)
-        _examined(study, cache)
+        _possible(study, cache)
         devices = _devices(asked.workers, here, study.config.run.device)
         if asked.dry_run:
             return _dry(study, asked.out.expanduser(), cache, here, len(devices))
@@ -70,7 +74,7 @@ def _first(asked: "Latents", study: Study, here: Ranks) -> int:
     finally:
         if not told:
             here.told(None)  # the others wait for it
-    return 1 if failed(study, place) else 0
+    return 1 if study.failed(place) else 0
 
 
 def _in_turn(here: Ranks, study: Study, todo: Sequence[Job], place: Path) -> dict[str, str]:
@@ -96,7 +100,7 @@ def _spoken(job: Job, config: Config, state: State, ranks: Ranks) -> Iterator[Sh
     yield show
 
 
-def _examined(study: Study, cache: Cache) -> None:
+def _possible(study: Study, cache: Cache) -> None:
     """What can be known before anything is written: that the network fits the data, each arm the network, and the extractor is there."""
     config = study.config
     open_extractor(config.run.extractor)
@@ -131,7 +135,7 @@ def _dry(asked: Study, place: Path, cache: Cache, here: Ranks, workers: int) -> 
         numbers = [f"{x:.2f}" for x in (c.forwards, c.backwards, c.tangents, c.passes)]
         table.add_row(arm.name, arm.about, *numbers, f"{study.samples(arm):,}")
     out.print(fitted(table, out))
-    jobs = jobs_of(asked)
+    jobs = asked.jobs
     todo = [(job.arm.name, left) for job in jobs if (left := study.samples(job.arm) - seen(job, place)) > 0]
     if not todo:
         out.print("nothing is left to do")

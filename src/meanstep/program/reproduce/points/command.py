@@ -15,7 +15,7 @@ from meanstep.program.machine import available, cores
 from meanstep.program.pages.page import require
 from meanstep.program.reproduce.arms import coefficients
 from meanstep.program.reproduce.folder import chosen
-from meanstep.program.reproduce.points.settings import DIMENSIONS, SETS, Settings, Sweep, known_sets, mixture_dimension
+from meanstep.program.reproduce.points.settings import DIMENSIONS, SETS, Settings, known_sets, mixture_dimension
 
 Scale = Literal["smoke", "quick", "paper"]
 DEFAULT = ("paper", "plain@1", "anchored@0", "posterior-both@1", "flow_matching")
@@ -89,6 +89,7 @@ class _Sweep:
             flags.folder(named)
         with stage("importing PyTorch"):
             from meanstep.program.reproduce.points import sets
+            from meanstep.program.reproduce.points.jobs import Sweep
             from meanstep.program.reproduce.session import conduct
         if settings.points is not None:
             sets.load(settings.points)

@@ -7,10 +7,10 @@ import functools
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from meanstep.coefficients import binned
 from meanstep.fields.flat import Runner, Shape
-from meanstep.fields.planar import PLANAR, gaussian_mixture
 from meanstep.keys import key
 from meanstep.program import disk
+from meanstep.program.reproduce import records
 from meanstep.program.reproduce.points import KIND
 from meanstep.program.reproduce.points.draws import BLOCK, Block, Needs, Stream, stack
 from meanstep.program.reproduce.points.engine import Cohort, structure
 from meanstep.program.reproduce.points.measure import Judge, Probe, exact_beta, exact_map, probe_rows
-from meanstep.program.reproduce.points.sets import Points, load
-from meanstep.program.reproduce.points.settings import MEASURING, SET_COST, Settings, mixture_dimension
+from meanstep.program.reproduce.points.sets import exact, law_of
+from meanstep.program.reproduce.points.settings import MEASURING, SET_COST, Settings
 from meanstep.program.reproduce.records import Part, Record
-from meanstep.program.reproduce.study import DONE, Stopped, Tell
+from meanstep.program.reproduce.study import DONE, Stopped, Study, Tell
 
 GLANCES = 8
 """Points of a training curve."""
@@ -50,33 +50,62 @@ class Job:
         return f"{data}-{seed}" + (f"-and-{more}" if more else "")
 
 
-def left(settings: Settings, found: Sequence[Record]) -> list[Job]:
-    """Sets without their own record, then pairs of set and seed without all their models."""
-    described = {r["set"] for r in found if r["kind"] == "set"}
-    done = {(r["set"], r["seed"], r["id"]) for r in found if r["kind"] == "model"}
-    ids = {spec.id for spec in settings.specs()}
-    pairs = [(data, seed) for seed in settings.seeds for data in settings.sets]
-    more = [pair for pair in pairs if not all((*pair, name) in done for name in ids)]
-    groups: dict[Any, list[tuple[str, int]]] = {}
-    for pair in more:
-        groups.setdefault(law_of(pair[0], settings).dim if settings.ensemble else pair, []).append(pair)
-    jobs = [Job(tuple(group)) for group in groups.values()]
-    return [Job(((data, 0),), models=False) for data in settings.sets if data not in described] + jobs
+@dataclass(frozen=True)
+class Sweep(Study):
+    """A study of all sets, seeds and models of the settings; `name`: toy or mixtures."""
 
+    name: str
+    settings: Settings
+    kind: ClassVar = KIND
 
-def law_of(name: str, settings: Settings) -> Any:
-    """The data of a set, in float32."""
-    return Points(load(settings.points or "")) if name == "points" else _exact(name).to(torch.float32)
+    @property
+    def title(self) -> str:
+        """How many models."""
+        return f"{len(self.settings.sets) * len(self.settings.seeds) * len(self.settings.specs())} models"
 
+    def stated(self, about: Record | None) -> Record:
+        """All settings; one that an older file has not was what is its default now."""
+        since = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
+        return asdict(self.settings) if about is None else since | about["settings"]
 
-def _exact(name: str) -> Any:
-    dim = mixture_dimension(name)
-    return gaussian_mixture(dim) if dim else PLANAR[name]()
+    def described(self) -> Record:
+        """What sweep.json holds."""
+        lines = [{"arm": arm, "beta": beta, "id": spec.id} for arm, beta, spec in self.settings.lines()]
+        return {"study": self.name, "settings": self.stated(None), "lines": lines}
+
+    def left(self, here: Path) -> list[Job]:
+        """Sets without their own record, then pairs of set and seed without all their models."""
+        settings, found = self.settings, records.load(here, KIND)
+        described = {r["set"] for r in found if r["kind"] == "set"}
+        done = {(r["set"], r["seed"], r["id"]) for r in found if r["kind"] == "model"}
+        ids = {spec.id for spec in settings.specs()}
+        groups: dict[Any, list[tuple[str, int]]] = {}
+        for pair in [(data, seed) for seed in settings.seeds for data in settings.sets]:
+            if not all((*pair, name) in done for name in ids):
+                groups.setdefault(law_of(pair[0], settings).dim if settings.ensemble else pair, []).append(pair)
+        sets = [Job(((data, 0),), models=False) for data in settings.sets if data not in described]
+        return sets + [Job(tuple(group)) for group in groups.values()]
+
+    def cost(self, job: Job | None) -> float:
+        """In steps of plain MeanFlow."""
+        settings = self.settings
+        pair = sum(settings.steps * spec.cost + MEASURING for spec in settings.specs())
+        if job is None:
+            return len(settings.sets) * (len(settings.seeds) * pair + SET_COST)
+        return pair * len(job.pairs) if job.models else SET_COST
+
+    def do(self, job: Job, here: Path, tell: Tell, device: str) -> tuple[str, list[Record]]:
+        """Train and measure all models of a set and seed, or describe a set."""
+        if job.models:
+            return DONE, train(job, self.settings, here, tell, device)
+        record = describe(job.pairs[0][0], self.settings)
+        tell("steps", SET_COST)
+        return DONE, [record]
 
 
 @functools.cache
 def _law_map(name: str, rows: int) -> dict[str, Any]:
-    return exact_map(_exact(name), 0, rows)
+    return exact_map(exact(name), 0, rows)
 
 
 def describe(name: str, settings: Settings) -> Record:
@@ -94,15 +123,6 @@ def describe(name: str, settings: Settings) -> Record:
         "law": _law_map(name, settings.probe) if name != "points" else None,
         "seconds": round(time.perf_counter() - started, 2),
     }
-
-
-def done(job: Job, settings: Settings, folder: Path, tell: Tell, device: str) -> tuple[str, list[Record]]:
-    """A job of a sweep: its records, and what they cost told."""
-    if job.models:
-        return DONE, train(job, settings, folder, tell, device)
-    record = describe(job.pairs[0][0], settings)
-    tell("steps", SET_COST)
-    return DONE, [record]
 
 
 def train(job: Job, settings: Settings, folder: Path, tell: Tell, device: str = "cpu") -> list[Record]:

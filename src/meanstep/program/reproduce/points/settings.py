@@ -2,20 +2,12 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 from meanstep.program.console import UserError
 from meanstep.program.registry import INSTANTANEOUS, METHODS
-from meanstep.program.reproduce import records
 from meanstep.program.reproduce.arms import coefficients, unknown
-from meanstep.program.reproduce.points import KIND
-from meanstep.program.reproduce.records import Record
-from meanstep.program.reproduce.study import Study, Tell
-
-if TYPE_CHECKING:
-    from meanstep.program.reproduce.points.jobs import Job
 
 PROXIES = ("ema", "own", "posterior", "oracle")
 REFERENCES = ("flow_matching", "alpha_flow", "improved_meanflow", "terminal_velocity", "split_meanflow", "solution_flow", "shortcut")
@@ -153,50 +145,6 @@ class Settings:
     def moving(self) -> int:
         """Rows of a batch with `r < t`."""
         return round((1 - self.diagonal_share) * self.batch)
-
-
-@dataclass(frozen=True)
-class Sweep(Study):
-    """A study of all sets, seeds and models of the settings; `name`: toy or mixtures."""
-
-    name: str
-    settings: Settings
-    kind: ClassVar = KIND
-
-    @property
-    def title(self) -> str:
-        """How many models."""
-        return f"{len(self.settings.sets) * len(self.settings.seeds) * len(self.settings.specs())} models"
-
-    def stated(self, about: Record | None) -> Record:
-        """All settings; one that an older file has not was what is its default now."""
-        since = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
-        return asdict(self.settings) if about is None else since | about["settings"]
-
-    def described(self) -> Record:
-        """What sweep.json holds."""
-        lines = [{"arm": arm, "beta": beta, "id": spec.id} for arm, beta, spec in self.settings.lines()]
-        return {"study": self.name, "settings": self.stated(None), "lines": lines}
-
-    def left(self, here: Path) -> "list[Job]":
-        """Sets without their own record, then pairs of set and seed without all their models."""
-        from meanstep.program.reproduce.points import jobs
-
-        return jobs.left(self.settings, records.load(here, self.kind))
-
-    def cost(self, job: "Job | None") -> float:
-        """In steps of plain MeanFlow."""
-        settings = self.settings
-        pair = sum(settings.steps * spec.cost + MEASURING for spec in settings.specs())
-        if job is None:
-            return len(settings.sets) * (len(settings.seeds) * pair + SET_COST)
-        return pair * len(job.pairs) if job.models else SET_COST
-
-    def do(self, job: "Job", here: Path, tell: Tell, device: str) -> tuple[str, list[Record]]:
-        """Train and measure all models of a set and seed, or describe a set."""
-        from meanstep.program.reproduce.points import jobs
-
-        return jobs.done(job, self.settings, here, tell, device)
 
 
 def mixture_dimension(name: str) -> int | None:

@@ -1,9 +1,14 @@
-"""The noise of an exact flow over pairs of times, from a law whose velocity and covariance are known in closed form."""
+"""The noise over pairs of times: of an exact flow, from a law whose velocity and covariance are known in closed form, and of measured rows.
+
+What the rows tell of the coefficient as plain numbers, without errors: `optimum` has them with errors.
+"""
 
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from meanstep.coefficients import clipped_optimum, scalar_optimum
 
 
 class Known(Protocol):
@@ -70,3 +75,40 @@ def _transport(law: Known, z: Tensor, growth: Tensor, times: tuple[float, float]
         z, growth = (p + h / 6 * (a + 2 * b + 2 * c + d) for p, a, b, c, d in zip((z, growth), k1, k2, k3, k4, strict=True))
         t += h
     return z, growth
+
+
+def measured_map(r: Tensor, t: Tensor, jn: Tensor, n: Tensor, bins: int = 8) -> Tensor:
+    """The same means of rows at `r`, `t` `[N]` with the noise `n` `[N, D]` and `J n`: `[4, bins, bins]`, nan where there is no row."""
+    inner = torch.arange(1, bins) / bins
+    cell = torch.bucketize(t, inner) * bins + torch.bucketize(r, inner)
+    count = torch.zeros(bins * bins, dtype=torch.float64).index_add_(0, cell, torch.ones(len(cell), dtype=torch.float64))
+    swing = jn + n
+
+    def mean(x: Tensor) -> Tensor:
+        total = torch.zeros(bins * bins, dtype=torch.float64).index_add_(0, cell, x.sum(-1).double())
+        return (total / count).view(bins, bins)
+
+    return torch.stack([mean(jn * jn), mean(jn * swing), mean(swing * swing), mean(n * n)])
+
+
+def ratio(x: Tensor, y: Tensor) -> float:
+    """`|x|^2 / |y|^2` over all entries."""
+    return float(x.double().square().sum() / y.double().square().sum())
+
+
+def optima(jn: Tensor, n: Tensor, jb: Tensor, bias: Tensor) -> dict[str, float]:
+    """Predicted coefficients: the scalar form with |kappa| and with the signed one, eq. (19), (19b); the matrix form, eq. (20).
+
+    `n`, `bias`: noise and the proxy's bias of rows `[N, D]`, `jn`, `jb`: `J` times them.
+    """
+    jn, n, jb, bias = (p.double() for p in (jn, n, jb, bias))
+    noise, square = n.square().sum(), bias.square().sum()
+    norm, signed = (jn.square().sum() / noise).sqrt(), (jn * n).sum() / noise
+    swing = jn + n
+    unbiased, curvature = (jn * swing).sum(), swing.square().sum()
+    return {
+        "norm": float(scalar_optimum(norm, noise, square)),
+        "signed": float(clipped_optimum(signed, noise, square)),
+        "matrix": float((unbiased / curvature).clamp(0, 1)),
+        "matrix_biased": float((unbiased / (curvature + jb.square().sum())).clamp(0, 1)),
+    }
