@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,17 @@ import pytest
 import meanstep
 from meanstep.program import disk, workers
 from meanstep.program.console import UserError, quiet
+from meanstep.program.data import Cache
 from meanstep.program.reproduce import folder, pool, records, session, study
 from meanstep.program.reproduce.images import KIND as IMAGES
+from meanstep.program.reproduce.images.arms import arms
+from meanstep.program.reproduce.images.settings import Sizes
+from meanstep.program.reproduce.images.study import Study as Images
 from meanstep.program.reproduce.points import KIND as POINTS
 from meanstep.program.reproduce.points import jobs
 from meanstep.program.reproduce.points.jobs import Sweep
 from meanstep.program.reproduce.points.settings import Settings
+from meanstep.program.runs.config import Config, NetworkConfig
 
 from .quadratic import KIND
 from .quadratic.report import page
@@ -163,6 +169,34 @@ def test_killed_at_every_operation_on_a_file_a_study_goes_on(
     assert kills >= {"make", "lock", "create", "write", "sync", "rename", "remove"}
 
 
+@pytest.mark.slow
+def test_a_study_of_images_killed_at_operations_on_files_goes_on(
+    inside: list[str], cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Every fifth of some hundred: training's own are killed one by one in test_kills."""
+    network = NetworkConfig(options={"patch": 4, "width": 8, "depth": 1, "heads": 1})
+    config = replace(Config(), network=network, run=replace(Config().run, samples=32, batch=16, device="cpu"))
+    sizes = Sizes(count=64, steps=(1,), rows=64, times=2, rows_at=16)
+    asked = Images(config, arms(["beta@0"]), (0,), 2, sizes, {}, rows=cache.path)
+
+    def numbers(here: Path) -> list[records.Record]:
+        return timeless(conducted(asked, here))
+
+    count = Fate(2**30)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "before", count)
+        expected = numbers(tmp_path / "straight")
+    assert [record["seen"] for record in expected] == [16, 32]
+    for at in range(0, count.done, 5):
+        fate, here = Fate(at), tmp_path / str(at)
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "before", fate)
+            with pytest.raises(Killed):
+                conducted(asked, here)
+        assert numbers(here) == expected, fate.what
+        shutil.rmtree(here)
+
+
 # Folders -----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -197,11 +231,7 @@ def test_a_folder_belongs_to_one_study_of_one_kind_and_version(inside: list[str]
 
 
 def test_each_workload_refuses_the_others_folders(inside: list[str], tmp_path: Path):
-    from meanstep.program.reproduce.images.settings import Sizes
-    from meanstep.program.reproduce.images.study import Study
-    from meanstep.program.runs.config import Config
-
-    images = Study(Config(), (), (0,), 1, Sizes(), {})
+    images = Images(Config(), (), (0,), 1, Sizes(), {})
     sweep, other = tmp_path / "sweep", tmp_path / "images"
     shutil.copytree(STUDIES / "plane" / "records" / "base", sweep)
     shutil.copytree(STUDIES / "latents" / "records" / "digits", other)
