@@ -183,6 +183,7 @@ def test_a_study_of_images_killed_at_operations_on_files_goes_on(
         return timeless(conducted(asked, here))
 
     count = Fate(2**30)
+    numbers(tmp_path / "first")  # which keeps the statistics of the data beside them
     with monkeypatch.context() as patch:
         patch.setattr(disk, "before", count)
         expected = numbers(tmp_path / "straight")
