@@ -28,8 +28,8 @@ from meanstep.fields.flat import Shape
 from meanstep.fields.planar import PLANAR
 from meanstep.program.machine import environment
 from meanstep.program.reproduce.points.draws import BLOCK, Needs, Stream
+from meanstep.program.reproduce.points.engine import Cohort
 from meanstep.program.reproduce.points.settings import Settings, Spec
-from meanstep.program.reproduce.points.train import Cohort
 
 WIDTH, DEPTH = 128, 3
 SPEC = Spec(beta=1.0, proxy="ema")

@@ -22,12 +22,11 @@ from torch import Tensor
 import meanstep as ms
 from meanstep.coefficients import Running
 from meanstep.fields import MLP
-from meanstep.fields.flat import Passes, Shape
+from meanstep.fields.flat import Passes, Shape, Trace
 from meanstep.fields.planar import PLANAR, gaussian_mixture
 from meanstep.metrics import directions, sliced_wasserstein
 from meanstep.program.console import write
 from meanstep.program.machine import environment
-from meanstep.program.reproduce.points.measure import Trace
 from meanstep.recipes import coefficient
 from meanstep.types import Bridge, Field, Velocity
 from meanstep.velocities import Posterior, conditional, mix, of, oracle

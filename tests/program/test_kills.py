@@ -29,6 +29,8 @@ from meanstep.program.training import session
 from meanstep.program.training.command import Train, parts
 from meanstep.program.training.ranks import Ranks
 
+from .quadratic.study import Quadratic
+
 NET = "--device cpu --network.width 8 --network.depth 1 --network.heads 1 --batch 8 --warmup 0 --averages.decays 0.9 --keep 1"
 RUN = "--samples 16 --log-every 8 --save-every 8 --sample-every 16 --evaluate-every 16 --evaluate-count 8"
 WORDS = [*NET.split(), *RUN.split()]
@@ -394,7 +396,7 @@ def _appended(here: Path) -> None:
 
 
 def _collected(here: Path) -> None:
-    from meanstep.program.reproduce.images import records
+    from meanstep.program.reproduce import records
 
     with records.alone(here):
         pass
@@ -414,16 +416,13 @@ def test_no_lock_or_shard_empties_what_a_link_points_at(name: str, precious: Pat
         assert "is a link" in str(error)
 
 
-def test_a_sweep_and_a_study_follow_no_lock(precious: Path, tmp_path: Path):
-    from meanstep.program.reproduce.images.study import locked
-    from meanstep.program.reproduce.points.folder import claim
+def test_a_study_follows_no_lock(precious: Path, tmp_path: Path):
+    from meanstep.program.reproduce.folder import claimed
 
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / ".lock").symlink_to(precious)
-    settings: Any = None
-    for claimed in (locked(tmp_path / "here"), claim(tmp_path / "here", settings, "toy")):
-        with pytest.raises(UserError, match="is a link"), claimed:
-            pass
+    with pytest.raises(UserError, match="is a link"), claimed(tmp_path / "here", Quadratic((0,))):
+        pass
 
 
 # Terminals ---------------------------------------------------------------------------------------------------------------------------

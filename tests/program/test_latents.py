@@ -17,13 +17,14 @@ import torch
 from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, ensure
-from meanstep.program.reproduce.images import work
+from meanstep.program.reproduce.folder import note
+from meanstep.program.reproduce.images import KIND, jobs
 from meanstep.program.reproduce.images.arms import GROUPS, SINGLES, arms, from_yaml
 from meanstep.program.reproduce.images.command import Latents
 from meanstep.program.reproduce.images.compute import counted
-from meanstep.program.reproduce.images.sizes import Compute, Sizes
-from meanstep.program.reproduce.images.study import Study, completed, note
-from meanstep.program.reproduce.images.work import Job
+from meanstep.program.reproduce.images.settings import Compute, Job, Sizes
+from meanstep.program.reproduce.images.study import Study, completed
+from meanstep.program.reproduce.study import held
 from meanstep.program.runs.config import Config, NetworkConfig
 from meanstep.program.training.events import progress
 from meanstep.program.training.loop import Failure
@@ -163,20 +164,25 @@ def test_constants_train_on_to_where_dearer_arms_can_be_met():
 def test_a_mistake_inside_an_arm_names_the_arm(cache: Cache, tmp_path: Path):
     own = from_yaml("twice: {options: {beta: 2}}", "mine.yaml")
     with pytest.raises(UserError, match=r"the arm twice: recipe coefficient: beta must lie in \[0, 1\], got 2"):
-        completed(replace(planned("beta@0"), arms=arms(["twice"], own)), tmp_path, cache)
+        completed(replace(planned("beta@0"), arms=arms(["twice"], own)), None, cache, tmp_path)
 
 
 def test_a_dearer_arm_makes_the_constants_longer(cache: Cache, tmp_path: Path):
-    first = completed(planned("beta@0"), tmp_path, cache)
-    note(tmp_path, first, cache, {"1": 0.1}, [("beta@0", 0)])
-    second = completed(planned("anchored@0", "rising", seeds=(7,)), tmp_path, cache)
+    def whole(asked: Study, *runs: tuple[str, int]) -> Study:
+        before = held(tmp_path, KIND) or {}
+        asked_so_far = {*runs, *map(tuple, before.get("asked", []))}
+        found = replace(completed(asked, before or None, cache, tmp_path), floor={"1": 0.1}, asked=tuple(asked_so_far))
+        note(tmp_path, found, "cpu")
+        return found
+
+    first = whole(planned("beta@0"), ("beta@0", 0))
+    second = whole(planned("anchored@0", "rising", seeds=(7,)), ("rising", 7))
     assert [arm.name for arm in second.arms] == ["beta@0", "anchored@0", "rising"] and second.seeds == (0, 1, 2, 7)
     assert second.samples(second.arms[0]) > first.samples(first.arms[0])
-    note(tmp_path, second, cache, {"1": 0.1}, [("rising", 7)])
     assert json.loads((tmp_path / "study.json").read_text())["asked"] == [["beta@0", 0], ["rising", 7]]
     other = replace(cache, manifest=replace(cache.manifest, source_digest="0" * 64))
     with pytest.raises(UserError, match="holds a study on other data"):
-        completed(planned("beta@0"), tmp_path, other)
+        completed(planned("beta@0"), held(tmp_path, KIND), other, tmp_path)
 
 
 # The study ---------------------------------------------------------------------------------------------------------------------------
@@ -260,14 +266,14 @@ def test_a_run_that_breaks_off_later_keeps_what_was_measured(study: Path, tmp_pa
     place = tmp_path / "study" / "runs" / "rising-0"
     job = Job(arms(["rising"])[0], 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "train", fails)
+        patch.setattr(jobs, "train", fails)
         config = Latents.parse(["--out", str(tmp_path / "study")])
-        whole = completed(config.study(), tmp_path / "study", ensure("digits"))
+        whole = completed(config.study(), held(tmp_path / "study", KIND), ensure("digits"), tmp_path / "study")
         kept = (place / "measures.jsonl").read_text()
-        assert work.work(job, whole, tmp_path / "study", ensure("digits"), ALONE, progress) == ("failed", 0)
+        assert jobs.work(job, whole, tmp_path / "study", ensure("digits"), ALONE, progress) == ("failed", 0)
     lines = (place / "measures.jsonl").read_text().splitlines()
     assert "\n".join(lines[:-1]) == kept.strip() and json.loads(lines[-1])["kind"] == "failure" and json.loads(lines[-1])["seen"] == 256
-    assert work.work(job, whole, tmp_path / "study", ensure("digits"), ALONE, progress) == ("failed", 0)  # not tried again
+    assert jobs.work(job, whole, tmp_path / "study", ensure("digits"), ALONE, progress) == ("failed", 0)  # not tried again
     assert len((place / "measures.jsonl").read_text().splitlines()) == len(lines)
 
 

@@ -20,7 +20,7 @@ from meanstep.program.data import Cache, ensure
 from meanstep.program.data.request import Request
 from meanstep.program.reproduce.images import measure
 from meanstep.program.reproduce.images.measure import Measurer
-from meanstep.program.reproduce.images.sizes import Sizes
+from meanstep.program.reproduce.images.settings import Sizes
 from meanstep.program.runs.config import AveragesConfig, Config, DataConfig, MethodConfig
 from meanstep.program.training.loop import Step
 from meanstep.program.training.ranks import Ranks

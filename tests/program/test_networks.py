@@ -20,7 +20,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data import Cache
 from meanstep.program.reproduce.images.command import Latents
 from meanstep.program.reproduce.images.report import rerun, results
-from meanstep.program.reproduce.images.study import held_config
+from meanstep.program.reproduce.images.settings import held_config
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, NetworkConfig, from_yaml, to_yaml
 from meanstep.program.runs.options import SIZES, flat, resolved

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import meanstep as ms
 from meanstep.program.console import UserError
-from meanstep.program.reproduce.points.points import Points, load
+from meanstep.program.reproduce.points.sets import Points, load
 
 N = 120
 GOOD = np.random.default_rng(0).normal(size=(N, 3)) * [1.0, 2.0, 0.5] + [5.0, -1.0, 0.0]

@@ -198,7 +198,7 @@ def test_points_that_make_no_sense(rows: np.ndarray, words: list[str], tmp_path:
 def test_another_sweeps_folder_is_left_alone(finished: Path, capsys: pytest.CaptureFixture[str]):
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != ".lock"}
     line = complaint(capsys, *SWEEP, "--rate", "0.01", "--out", str(finished))
-    assert "another sweep's records" in line and "lr 0.001, now 0.01" in line
+    assert "holds a study with --rate 0.001, now 0.01: choose another folder with --out, or ask for the same" in line
     line = complaint(capsys, "reproduce", "mixtures", "--out", str(finished))
     assert "'toy'" in line
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file() and p.name != ".lock"} == before
@@ -206,7 +206,7 @@ def test_another_sweeps_folder_is_left_alone(finished: Path, capsys: pytest.Capt
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "thesis.tex").write_text("x")
-    assert "holds no sweep" in complaint(capsys, *SWEEP, "--out", str(tmp_path))
+    assert "holds no study" in complaint(capsys, *SWEEP, "--out", str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 

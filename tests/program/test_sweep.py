@@ -12,11 +12,14 @@ import meanstep as ms
 from meanstep.coefficients import binned
 from meanstep.fields import gaussian_mixture
 from meanstep.fields.flat import Shape
-from meanstep.program.reproduce.points import jobs, pool
+from meanstep.program.reproduce import pool, records
+from meanstep.program.reproduce.arms import coefficients
+from meanstep.program.reproduce.points import jobs
 from meanstep.program.reproduce.points.draws import BLOCK, Block, Needs, Stream
-from meanstep.program.reproduce.points.jobs import Job, Stopped, train
-from meanstep.program.reproduce.points.settings import ARMS, REFERENCES, SINGLE, Settings, Spec, coefficients, models
-from meanstep.program.reproduce.points.train import Cohort
+from meanstep.program.reproduce.points.engine import Cohort
+from meanstep.program.reproduce.points.jobs import Job, Sweep, train
+from meanstep.program.reproduce.points.settings import ARMS, REFERENCES, SET_COST, SINGLE, Settings, Spec, models
+from meanstep.program.reproduce.study import Stopped
 from meanstep.types import Bridge
 from meanstep.velocities import own
 from meanstep.weights import adaptive
@@ -268,7 +271,7 @@ def test_a_diverged_model_is_null_not_an_error(tmp_path: Path):
 
 
 def test_numbers_that_are_not_finite_become_null():
-    assert jobs.finite({"a": float("nan"), "b": [1.0, float("inf")], "c": "x"}) == {"a": None, "b": [1.0, None], "c": "x"}
+    assert records.finite({"a": float("nan"), "b": [1.0, float("inf")], "c": "x"}) == {"a": None, "b": [1.0, None], "c": "x"}
 
 
 def test_a_whole_sweep_as_one_ensemble_equals_one_model_at_a_time(tmp_path: Path):
@@ -309,7 +312,7 @@ def test_models_that_were_measured_before_a_stop_are_kept_and_count(tmp_path: Pa
         return what == "stop?" and len(measured) >= count - 1  # while the models are measured
 
     monkeypatch.setattr(jobs._Work, "_record", record)
-    with pytest.raises(jobs.Stopped):
+    with pytest.raises(Stopped):
         jobs.train(job, settings, tmp_path / "again", tell)
     assert len(measured) == count - 1
     again = jobs.train(job, settings, tmp_path / "again", lambda what, *_: bool(made.append(what)))
@@ -320,8 +323,8 @@ def test_models_that_were_measured_before_a_stop_are_kept_and_count(tmp_path: Pa
     ]
 
 
-def test_a_sweep_that_goes_on_counts_what_is_finished():
-    settings = replace(SETTINGS, seeds=(0, 1))
-    jobs_of = pool.plan(settings, [])
-    whole, half = pool._Board(settings, jobs_of), pool._Board(settings, jobs_of[-1:])
-    assert whole.done == 0 and half.bar.total == whole.bar.total and half.done == pool.SET_COST + (whole.bar.total - pool.SET_COST) / 2
+def test_a_sweep_that_goes_on_counts_what_is_finished(tmp_path: Path):
+    sweep = Sweep("toy", replace(SETTINGS, seeds=(0, 1)))
+    todo = sweep.left(tmp_path)
+    whole, half = pool.Board(sweep, todo), pool.Board(sweep, todo[-1:])
+    assert whole.done == 0 and half.bar.total == whole.bar.total and half.done == SET_COST + (whole.bar.total - SET_COST) / 2

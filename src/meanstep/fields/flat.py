@@ -149,3 +149,18 @@ class Runner:
 
     def _spread(self, h: Tensor) -> Tensor:
         return h.expand(self.passes.members, -1, -1)
+
+
+class Trace:
+    """The trace of the covariance of one row's gradient, eq. (40), and its standard error, for a cotangent `[N, D]`."""
+
+    def __init__(self, passes: Passes, layers: Layers, grads: Layers) -> None:
+        self.passes, self.layers, self.grads = passes, layers, grads
+
+    def __call__(self, cotangent: Tensor) -> tuple[float, float]:
+        """The trace and its error."""
+        n, g = len(cotangent), cotangent[None]
+        norms = self.passes.norms(self.layers, g)[0].double()
+        self.passes.backward(self.layers, self.grads, g / n)
+        mean = sum(part.double().square().sum() for pair in self.grads for part in pair)
+        return float((norms.mean() - mean) * n / (n - 1)), float(norms.std() / n**0.5)

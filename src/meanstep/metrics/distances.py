@@ -1,6 +1,7 @@
 """Distances between two sets of points `[n, D]`, and the coverage of modes. Knows no distributions, only their samples."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,3 +84,22 @@ def mode_coverage(found: Tensor, expected: Tensor, total: int | None = None) -> 
     if (p < 0).any() or (q < 0).any() or q.sum() <= 0 or total <= 0 or p.sum() > total:
         raise ValueError(f"counts must be at least 0, not all 0, and at most {total} in all, got {found.tolist()} and {expected.tolist()}")
     return torch.minimum(p / total, q / q.sum()).sum().item()
+
+
+class Coverage:
+    """Mode coverage of samples `[N, D]` against `data` `[M, D]` of a law with `regions`, a `region` and a `log_density` of points.
+
+    A point counts if its log density is above the 0.5 percent quantile of the data's; `n`: at most so many rows of either are taken.
+    """
+
+    def __init__(self, law: Any, data: Tensor, n: int = 4096) -> None:
+        self.law, self.n = law, n
+        density = law.log_density(data[:n])
+        self.threshold = torch.quantile(density.double(), 0.005)
+        self.expected = torch.bincount(law.region(data[:n]), minlength=law.regions)
+
+    def __call__(self, x: Tensor) -> float:
+        """The overlap of the shares, see `mode_coverage`."""
+        x = x[: self.n]
+        on = x[self.law.log_density(x) >= self.threshold]
+        return mode_coverage(torch.bincount(self.law.region(on), minlength=self.law.regions), self.expected, len(x))

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from meanstep.program.reproduce.study import kinds
+
 
 class Command(NamedTuple):
     """`about`: one line for the list of commands; `name` in `module`: a frozen dataclass with the options and `run() -> exit code`.
@@ -27,11 +29,7 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command("Examine a network for use as a MeanFlow field: what would break.", "meanstep.program.doctor.command", "Doctor"),
     "diagnose": Command("Where the noise of a network's training signal is.", "meanstep.program.diagnose.command", "Diagnose"),
     "verify": Command("Measure the theory: each claim, what was found, a verdict.", "meanstep.program.verify.command", "Verify"),
-    "reproduce toy": Command("The paper's coefficient sweep on data in the plane.", "meanstep.program.reproduce.points.command", "Toy"),
-    "reproduce mixtures": Command("The same on mixtures of growing dimension.", "meanstep.program.reproduce.points.command", "Mixtures"),
-    "reproduce latents": Command(
-        "The same on images or latents, and schedules against it.", "meanstep.program.reproduce.images.command", "Latents"
-    ),
+    **{f"reproduce {word}": Command(about, f"{kind.package}.command", name) for kind in kinds() for word, about, name in kind.commands},
     "report": Command("Write the report of a run's or a sweep's folder again.", "meanstep.program.pages.command", "Report"),
     "completion": Command("Print what lets a shell complete commands and options.", "meanstep.program.completion", "Completion"),
 }

@@ -15,7 +15,7 @@ from meanstep.program.data import Cache
 from meanstep.program.data.manifest import NAME
 from meanstep.program.diagnose import target
 from meanstep.program.reading import arrays
-from meanstep.program.reproduce.points import points
+from meanstep.program.reproduce.points import sets
 
 FEWEST = 16
 
@@ -152,7 +152,7 @@ def _named(path: Path, parts: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nda
 
 
 def _table(path: Path) -> tuple[np.ndarray, None]:
-    return points.load(path).numpy(), None
+    return sets.load(path).numpy(), None
 
 
 def _reason(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from meanstep.program.console import UserError, chat, put_json, stage, takes_jso
 from meanstep.program.flags import Json
 from meanstep.program.pages.page import require
 
-KINDS = {"sweep.json": "reproduce.points", "study.json": "reproduce.images", "config.yaml": "runs"}
+KINDS = {"sweep.json": "reproduce", "study.json": "reproduce", "config.yaml": "runs"}
 """The file that tells what a folder holds, and the package that reports it."""
 
 

@@ -1,23 +1,21 @@
-"""What a study trains, by name: a recipe and its options on top of the study's configuration. Knows no files and no networks."""
+"""What a study trains, by name: a recipe and its options on top of the study's configuration. The table is arms.yaml."""
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any
 
 import yaml
 
 from meanstep.program import registry
 from meanstep.program.console import UserError
+from meanstep.program.reproduce.arms import unknown
 from meanstep.program.runs.config import MethodConfig
 from meanstep.program.runs.config import from_yaml as from_config
 
 CONSTANT, ANCHORED, SCHEDULE, RECIPE = "constant", "anchored", "schedule", "recipe"
-ANCHOR: dict[str, Any] = {"anchor": 0.1, "delta": [0.0, 0.001], "anchor_share": 0.25}
-"""Scale and gap of the paper's anchor on latents; that it takes a quarter of the rows is ours."""
-NONE = {"anchor": 0.0}
 
 
 @dataclass(frozen=True)
@@ -42,97 +40,44 @@ class Arm:
         return dataclasses.replace(base, recipe=self.recipe, options=kept | self.options, **self.method)
 
 
-def _schedule(name: str, about: str, **options: Any) -> Arm:
-    return Arm(name, about, SCHEDULE, "coefficient", NONE | options)
+def _listed(name: str, entries: dict[str, Any]) -> Arm:
+    rest = {key: value for key, value in entries.items() if key not in ("recipe", "options", "about", "family")}
+    recipe, options = str(entries.get("recipe", "coefficient")), entries.get("options", {})
+    about = entries["about"] if "about" in entries else registry.METHODS[recipe].about.partition(",")[0].rstrip(".")
+    return Arm(name, str(about), entries.get("family", SCHEDULE), recipe, options, rest)
 
 
-def _recipe(name: str, about: str, method: dict[str, Any] | None = None, **options: Any) -> Arm:
-    return Arm(name, about, RECIPE, name, options, method or {})
-
-
-OTHERS = ("flow_matching", "modular_meanflow", "curriculum_meanflow", "split_meanflow", "solution_flow", "transition", "shortcut")
-SINGLES: dict[str, Arm] = {
-    arm.name: arm
-    for arm in (
-        _schedule("rising", "EMA tangent, beta from 0 to 1 over the training", beta={"linear": [0, 1]}),
-        _schedule("falling", "EMA tangent, beta from 1 to 0 over the training", beta={"linear": [1, 0]}),
-        _schedule("falling-half", "EMA tangent, beta from 1 to 0 over the first half, then 0", beta={"linear": [1, 0, 0.5]}),
-        _schedule("cosine-falling", "EMA tangent, beta from 1 to 0 along a cosine", beta={"cosine": [1, 0]}),
-        _schedule("over-t", "EMA tangent, beta = t^4: only where the noise is", beta={"over_t": [0, 1, 4]}),
-        _schedule("running", "EMA tangent, beta per bin of (r, t), estimated in training", beta="running"),
-        _schedule("climber", "EMA tangent, beta moved by the one-step distance", beta="climber"),
-        Arm(
-            "projected",
-            "posterior in 16 principal components, tangent and target, plain squared error",
-            SCHEDULE,
-            "coefficient",
-            NONE | {"beta": 1.0, "target_beta": 1.0, "proxy": "posterior", "power": 0},
-            {"components": 16},
-        ),
-        _recipe("alpha_flow", "alpha-Flow: trajectory flow matching annealed into MeanFlow"),
-        _recipe("improved_meanflow", "iMF without a head: the network's own boundary as tangent", proxy="own"),
-        _recipe("terminal_velocity", "TVM: velocity matching at the arrival, gradient through the derivative in r", {"proxy_decay": 0.99}),
-        *(_recipe(name, registry.METHODS[name].about.partition(",")[0].rstrip(".")) for name in OTHERS),
-    )
-}
-SWEPT: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "beta": ("EMA tangent at beta = {}, no anchor", CONSTANT, NONE),
-    "anchored": ("EMA tangent at beta = {}, with the anchor", ANCHORED, ANCHOR),
-    "own": ("the network's own boundary in the tangent at beta = {}", SCHEDULE, NONE | {"proxy": "own"}),
-    "posterior": ("posterior in the tangent at beta = {}", SCHEDULE, NONE | {"proxy": "posterior"}),
-    "posterior-both": ("posterior in tangent and target at beta = {}", SCHEDULE, NONE | {"proxy": "posterior"}),
-    "squared": ("EMA tangent at beta = {}, plain squared error", SCHEDULE, NONE | {"power": 0}),
-    "squared-posterior": (
-        "posterior in the tangent at beta = {}, plain squared error",
-        SCHEDULE,
-        NONE | {"proxy": "posterior", "power": 0},
-    ),
-    "squared-both": ("posterior in both roles at beta = {}, plain squared error", SCHEDULE, NONE | {"proxy": "posterior", "power": 0}),
-}
-"""Arms with a coefficient, `NAME@BETA`: what it is, its family, its options."""
-BOTH = {"posterior-both", "squared-both"}
-GROUPS: dict[str, tuple[str, ...]] = {
-    "paper": ("beta@0", "beta@0.25", "beta@0.5", "anchored@1"),
-    "constants": ("beta@0", "beta@0.25", "beta@0.5", "beta@1"),
-    "anchors": ("anchored@0", "anchored@1"),
-    "schedules": ("rising", "falling", "over-t", "running", "climber", "posterior@1", "squared@0", "squared-both@1", "projected"),
-    "recipes": ("alpha_flow", "improved_meanflow", "terminal_velocity"),
-}
+_TABLE = yaml.safe_load(files(__package__ or "").joinpath("arms.yaml").read_text(encoding="utf-8"))
+SINGLES: dict[str, Arm] = {name: _listed(name, entries) for name, entries in _TABLE["single"].items()}
+SWEPT: dict[str, dict[str, Any]] = _TABLE["swept"]
+"""Arms with a coefficient, `NAME@BETA`."""
+GROUPS: dict[str, list[str]] = _TABLE["groups"]
 """Names for several arms."""
 
 
 def arms(names: Iterable[str], own: dict[str, Arm] | None = None) -> tuple[Arm, ...]:
     """The arms of these names and groups, each once, in order; `own`: further ones. `UserError` names what there is."""
     single = [part for name in names for part in GROUPS.get(name, (name,))]
-    found = [_arm(name, own or {}) for name in single]
+    found = [_arm(name, SINGLES | (own or {})) for name in single]
     return tuple({arm.name: arm for arm in found}.values())
 
 
-def _arm(name: str, own: dict[str, Arm]) -> Arm:
-    if name in own:
-        return own[name]
-    if name in SINGLES:
-        return SINGLES[name]
+def _arm(name: str, there: dict[str, Arm]) -> Arm:
+    if name in there:
+        return there[name]
     kind, _, number = name.partition("@")
     if kind not in SWEPT or not number:
-        raise UserError(_unknown(name, own))
+        raise unknown(name, tuple(SWEPT), (*GROUPS, *there), "@BETA")
     try:
         beta = float(number)
     except ValueError:
         beta = -1.0
     if not 0 <= beta <= 1:
         raise UserError(f"--arms {name}: the coefficient lies in [0, 1], got {number!r}")
-    about, family, options = SWEPT[kind]
-    both = {"target_beta": beta} if kind in BOTH else {}
-    short = f"{beta:.12g}"
-    return Arm(f"{kind}@{short}", about.format(short), family, "coefficient", options | {"beta": beta} | both, beta=beta)
-
-
-def _unknown(name: str, own: dict[str, Arm]) -> str:
-    known = [*GROUPS, *(f"{kind}@BETA" for kind in SWEPT), *SINGLES, *own]
-    near = difflib.get_close_matches(name, [*known, *SWEPT], 1)
-    hint = f"did you mean {near[0]}{'@BETA' if near[0] in SWEPT else ''}?" if near else f"there are {', '.join(known)}"
-    return f"--arms: there is no arm {name!r}; {hint}"
+    short, entries = f"{beta:.12g}", {key: value for key, value in SWEPT[kind].items() if key != "swept"}
+    options = entries["options"] | dict.fromkeys(SWEPT[kind].get("swept", ["beta"]), beta)
+    arm = _listed(f"{kind}@{short}", entries | {"about": entries["about"].format(short), "options": options})
+    return dataclasses.replace(arm, beta=beta)
 
 
 def from_yaml(text: str, where: str) -> dict[str, Arm]:
@@ -156,8 +101,7 @@ def _own(name: str, entries: Any, where: str) -> Arm:
         if entry not in allowed:
             raise UserError(f"{where}, {name}: there is no entry {entry!r}; there are {', '.join(sorted(allowed))}")
     from_config(yaml.safe_dump({"method": {key: value for key, value in entries.items() if key != "about"}}), f"{where}, {name}")
-    rest = {key: value for key, value in entries.items() if key not in ("recipe", "options", "about")}
-    recipe, options = str(entries.get("recipe", "coefficient")), entries.get("options", {})
-    if ":" not in recipe:  # a function of the user's own is looked at when it is imported
-        registry.check_options(registry.find(recipe), options, f"{where}, {name}")
-    return Arm(name, str(entries.get("about", "own")), SCHEDULE, recipe, options, rest)
+    arm = _listed(name, {"about": "own"} | entries)
+    if ":" not in arm.recipe:  # a function of the user's own is looked at when it is imported
+        registry.check_options(registry.find(arm.recipe), arm.options, f"{where}, {name}")
+    return arm

@@ -14,10 +14,10 @@ from meanstep.program.flags import Seeds, hinted
 from meanstep.program.pages.page import require
 from meanstep.program.parsing import known
 from meanstep.program.ranges import Ranged, ranged
+from meanstep.program.reproduce.images import KIND
 from meanstep.program.reproduce.images.arms import GROUPS, SINGLES, SWEPT, arms, from_yaml
-from meanstep.program.reproduce.images.records import held
-from meanstep.program.reproduce.images.sizes import Sizes
-from meanstep.program.reproduce.images.study import Study, examined, held_arms, held_config, parted, same
+from meanstep.program.reproduce.images.settings import Plan, Sizes, held_arms, held_config, parted
+from meanstep.program.reproduce.study import held
 from meanstep.program.runs import options
 from meanstep.program.runs.config import (
     AveragesConfig,
@@ -99,7 +99,7 @@ class Latents(Ranged):
     def parse(cls, args: Sequence[str]) -> "Latents":
         """The command of a command line: preset, file and the study that is there first, single entries on top."""
         where = known(Where, args)
-        there = None if where.preset else held((where.out or ROOT).expanduser())
+        there = None if where.preset else held((where.out or ROOT).expanduser(), KIND)
         found = based(where, held_config(there) if there else _start(where.preset))
         default = cls(**parts(found), run_=StudyRun(**vars(found.run)))
         if there:
@@ -111,20 +111,17 @@ class Latents(Ranged):
 
     def run(self) -> int:
         """0 when all runs asked for are done, or others are at them, and the report is written; 1 if a run's loss was not finite."""
-        study = self.study()
-        possible(study.config)
+        plan = self.study()
+        possible(plan.config)
         require()
         flags.folder(self.out)
-        examined(self.out)
-        if before := held(self.out.expanduser()):
-            same(study, before, self.out.expanduser())
         with stage("importing PyTorch"):
             from meanstep.program.reproduce.images import session
-        return session.run(self, study)
+        return session.run(self, plan)
 
-    def study(self) -> Study:
+    def study(self) -> Plan:
         """What is asked for, without what its folder holds already; `UserError` for what makes no sense."""
-        there = held(self.out.expanduser())
+        there = held(self.out.expanduser(), KIND)
         own = {arm.name: arm for arm in held_arms(there)} if there else {}
         if self.arms_file is not None:
             try:
@@ -143,7 +140,7 @@ class Latents(Ranged):
         config = checked(Config(**parts(self), run=RunConfig(**vars(self.run_))))
         if self.moments > (steps := config.run.samples // config.run.batch):
             raise UserError(f"--moments: at most one a step, and {config.run.samples:,} samples are {steps} steps, got {self.moments}")
-        return Study(config, chosen, self.seeds, self.moments, self.measure, {})
+        return Plan(config, chosen, self.seeds, self.moments, self.measure, {}, self.part)
 
 
 def _start(preset: str | None) -> Config:

@@ -23,7 +23,7 @@ from meanstep.program import methods, registry
 from meanstep.program.data import Cache
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.registry import INSTANTANEOUS
-from meanstep.program.reproduce.images.sizes import Sizes
+from meanstep.program.reproduce.images.settings import Sizes
 from meanstep.program.runs.config import Config
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.samples import Samples, against_data, distance

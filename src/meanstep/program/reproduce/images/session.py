@@ -1,121 +1,112 @@
-"""`meanstep reproduce latents` at work: its folder, its runs, and the report."""
+"""`meanstep reproduce latents` at work: on one process or on the ranks of a launcher, and what it would take."""
 
 import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from rich.table import Table
 
-from meanstep.metrics import frechet
-from meanstep.program.console import chat, err, out, stage
+from meanstep.program import workers
+from meanstep.program.console import Interrupted, err, out
 from meanstep.program.data.cache import Cache
 from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.machine import cores
 from meanstep.program.pages.statistics import detectable
-from meanstep.program.reproduce.images import pool
-from meanstep.program.reproduce.images.arms import ANCHORED, CONSTANT
-from meanstep.program.reproduce.images.records import held
-from meanstep.program.reproduce.images.report.page import build, spoken
-from meanstep.program.reproduce.images.study import Study, completed, locked, note, parted
-from meanstep.program.reproduce.images.work import ELSEWHERE, ENDLESS, Job, seen
+from meanstep.program.reproduce import pool
+from meanstep.program.reproduce.folder import examined
+from meanstep.program.reproduce.images import KIND
+from meanstep.program.reproduce.images.jobs import opened, seen, work
+from meanstep.program.reproduce.images.settings import Job, Plan
+from meanstep.program.reproduce.images.study import Study, completed
+from meanstep.program.reproduce.session import conduct
+from meanstep.program.reproduce.study import held
 from meanstep.program.runs import networks
-from meanstep.program.runs.config import checked
+from meanstep.program.runs.config import Config, checked
 from meanstep.program.tables import fitted
 from meanstep.program.training import estimate
+from meanstep.program.training.events import Show
 from meanstep.program.training.ranks import Ranks, ranks
-from meanstep.program.training.samples import Nothing, Samples, against_data, distance
 from meanstep.program.training.session import data_cache
-from meanstep.program.training.state import classes, fresh
+from meanstep.program.training.state import State, classes, fresh
 
 if TYPE_CHECKING:
     from meanstep.program.reproduce.images.command import Latents
 
 
-def run(asked: "Latents", study: Study) -> int:
+def run(asked: "Latents", plan: Plan) -> int:
     """Do what is asked for: 0, or 1 if a run's loss was not finite."""
+    study = Study(**vars(plan))
     with ranks(study.config.run.device) as here:
         if here.first:
             return _first(asked, study, here)
         told = here.told(None)
         if told is None:
             return 0 if asked.dry_run else 2
-        place, whole, todo, data = told
-        pool.in_turn(todo, whole, place, Cache.open(data, verify=False), here)
+        _in_turn(here, *told)
         return 0
 
 
 def _first(asked: "Latents", study: Study, here: Ranks) -> int:
+    told = False
+
+    def all_ranks(whole: Study, todo: Sequence[Job], place: Path, devices: Sequence[str]) -> dict[str, str]:
+        nonlocal told
+        here.told((whole, todo, place))
+        told = True
+        if todo:
+            data = f"{whole.data['rows']:,} x {' x '.join(map(str, whole.data['shape']))}"
+            err.print(f"{place}: {len(todo)} runs on {data}{_power(whole)}", soft_wrap=True)
+        return _in_turn(here, whole, todo, place) if here.size > 1 else pool.run(whole, todo, place, devices)
+
     try:
+        examined(asked.out, study)
         cache = data_cache(study.config)
-        _examined(study, cache)
+        _possible(study, cache)
+        devices = _devices(asked.workers, here, study.config.run.device)
         if asked.dry_run:
-            here.told(None)
-            place = asked.out.expanduser()
-            count = len(_devices(asked.workers, here, study.config.run.device))
-            return _dry(completed(study, place, cache), study, place, cache, here, count)
-        place, whole, todo = _begun(asked, study, cache, here)
-    except BaseException:
-        here.told(None)  # the others wait for it
-        raise
-    here.told((place, whole, todo, cache.path))
-    found = _done(asked, todo, whole, place, cache, here)
-    with stage("writing the report"):
-        page, failed = build(place), _failed(study, place)
-    for line in [*_missing(found, failed), *spoken(place)]:
-        out.print(line, soft_wrap=True, highlight=False, markup=False)
-    for line in (f"report: {page}", f"numbers: {place / 'summary.csv'}"):
-        chat.print(line, soft_wrap=True, highlight=False, markup=False)
-    return 1 if failed else 0
+            return _dry(study, asked.out.expanduser(), cache, here, len(devices))
+        place, _ = conduct(dataclasses.replace(study, rows=cache.path), asked.out, devices, all_ranks)
+    finally:
+        if not told:
+            here.told(None)  # the others wait for it
+    return 1 if study.failed(place) else 0
 
 
-def _begun(asked: "Latents", study: Study, cache: Cache, here: Ranks) -> tuple[Path, Study, list[Job]]:
-    """The folder, the study with what the folder had before, and what is left to do."""
-    with locked(asked.out) as place:
-        whole = completed(study, place, cache)
-        jobs = [Job(arm, seed) for seed in study.seeds for arm in study.arms]
-        floor = (held(place) or {}).get("floor") or _floor(study, cache, Ranks(0, 1, here.device), place)
-        note(place, whole, cache, floor, [(job.arm.name, job.seed) for job in jobs])
-    more = [job for job in _longer(whole, place) if job not in jobs]
-    return place, whole, pool.left(_part([*jobs, *more], asked.part), whole, place)
+def _in_turn(here: Ranks, study: Study, todo: Sequence[Job], place: Path) -> dict[str, str]:
+    """The jobs one after the other, each on all ranks of a launcher."""
+    found = {}
+    for job in todo:
+        found[job.name], number = work(job, study, place, opened(study.rows), here, partial(_spoken, job))
+        if number:
+            raise Interrupted(workers.AGAIN.format(place), number) if here.first else SystemExit(128 + number)
+    return found
 
 
-def _done(asked: "Latents", todo: list[Job], study: Study, place: Path, cache: Cache, here: Ranks) -> dict[str, str]:
-    if not todo:
-        return {}
-    if here.first:
-        err.print(f"{place}: {len(todo)} runs on {len(cache):,} x {' x '.join(map(str, cache.shape))}{_power(study)}", soft_wrap=True)
-    if here.size > 1:
-        return pool.in_turn(todo, study, place, cache, here)
-    return pool.run(todo, study, place, cache, _devices(asked.workers, here, study.config.run.device)[: len(todo)])
+@contextmanager
+def _spoken(job: Job, config: Config, state: State, ranks: Ranks) -> Iterator[Show]:
+    """A line now and then."""
+    said = [time.monotonic()]
+
+    def show(state: State, means: dict[str, float]) -> None:
+        if ranks.first and time.monotonic() - said[0] > 30:
+            said[0] = time.monotonic()
+            err.print(f"{job.name}: {state.seen:,} of {config.run.samples:,} samples", soft_wrap=True)
+
+    yield show
 
 
-def _examined(study: Study, cache: Cache) -> None:
+def _possible(study: Study, cache: Cache) -> None:
     """What can be known before anything is written: that the network fits the data, each arm the network, and the extractor is there."""
     config = study.config
     open_extractor(config.run.extractor)
     for arm in study.arms:
         checked(dataclasses.replace(config, method=arm.of(config.method)))
     networks.made(networks.described(config.network, cache.shape, classes(config, cache)), config.run.seed, config.network.name)
-
-
-def _floor(study: Study, cache: Cache, here: Ranks, place: Path) -> dict[str, float]:
-    """The distance of one half of the data to the other, and that of noise, as many samples of it as of a network."""
-    samples = Samples.of(study.config, cache, place, here)
-    against = against_data(samples)
-    return {"1": frechet(*against.halves), "noise": distance(samples, Nothing(), against, range(study.sizes.count), 1, "walk")}
-
-
-def _part(jobs: list[Job], part: str | None) -> list[Job]:
-    """Every N-th job, the K-th first."""
-    k, n = parted(part)
-    return jobs[k - 1 :: n]
-
-
-def _longer(whole: Study, place: Path) -> list[Job]:
-    """Runs of constant coefficients that were at their end before a dearer arm came."""
-    constants = [Job(arm, seed) for seed in whole.seeds for arm in whole.arms if arm.family in (CONSTANT, ANCHORED)]
-    return [job for job in constants if 0 < seen(job, place) < whole.samples(job.arm)]
 
 
 def _devices(count: int | None, here: Ranks, named: str) -> list[str]:
@@ -135,32 +126,24 @@ def _power(study: Study) -> str:
     return f"; {n} seeds: if ratios vary by 5 percent from seed to seed, a paired test sees gains of {gain:.0%} and more"
 
 
-def _missing(found: dict[str, str], failed: list[str]) -> list[str]:
-    busy = [name for name, what in found.items() if what == ELSEWHERE]
-    lines = [f"{name}: another process is at work on it; the report has what is measured so far" for name in busy]
-    return lines + [f"{name}: its loss was not finite; runs/{name}/measures.jsonl says where" for name in failed]
-
-
-def _failed(study: Study, place: Path) -> list[str]:
-    jobs = [Job(arm, seed) for seed in study.seeds for arm in study.arms]
-    return [job.name for job in jobs if seen(job, place) == ENDLESS]
-
-
-def _dry(study: Study, asked: Study, place: Path, cache: Cache, here: Ranks, workers: int) -> int:
+def _dry(asked: Study, place: Path, cache: Cache, here: Ranks, workers: int) -> int:
     """Every arm asked for with what it costs, and how long what is left takes, by the time of the first arm's steps."""
-    rows = [(arm, study.compute[arm.name], study.samples(arm)) for arm in asked.arms]
+    study = completed(asked, held(place, KIND), cache, place)
     table = Table("arm", "what", "forwards", "backwards", "tangents", "passes", "samples", box=None, header_style="bold")
-    for arm, c, n in rows:
-        numbers = (f"{c.forwards:.2f}", f"{c.backwards:.2f}", f"{c.tangents:.2f}", f"{c.passes:.2f}", f"{n:,}")
-        table.add_row(arm.name, arm.about, *numbers)
+    for arm in asked.arms:
+        c = study.compute[arm.name]
+        numbers = [f"{x:.2f}" for x in (c.forwards, c.backwards, c.tangents, c.passes)]
+        table.add_row(arm.name, arm.about, *numbers, f"{study.samples(arm):,}")
     out.print(fitted(table, out))
-    first, todo = rows[0][0], pool.left([Job(arm, seed) for seed in asked.seeds for arm in asked.arms], study, place)
+    jobs = asked.jobs
+    todo = [(job.arm.name, left) for job in jobs if (left := study.samples(job.arm) - seen(job, place)) > 0]
     if not todo:
         out.print("nothing is left to do")
         return 0
-    config = study.run(first, asked.seeds[0])
-    a_pass = estimate.a_step(config, cache, here, fresh(config, cache, here)) / config.run.batch / study.compute[first.name].passes
-    total = a_pass * sum(study.compute[job.arm.name].passes * (study.samples(job.arm) - seen(job, place)) for job in todo)
-    words = f"{len(todo)} of {len(rows) * len(asked.seeds)} runs are left: training takes about {estimate.clock(total)} of one worker here"
+    config = study.run(jobs[0].arm, jobs[0].seed)
+    a_row = estimate.a_step(config, cache, here, fresh(config, cache, here)) / config.run.batch
+    passes = {arm.name: study.compute[arm.name].passes / study.compute[jobs[0].arm.name].passes for arm in asked.arms}
+    total = a_row * sum(passes[name] * samples for name, samples in todo)
+    words = f"{len(todo)} of {len(jobs)} runs are left: training takes about {estimate.clock(total)} of one worker here"
     out.print(f"{words}, {estimate.clock(total / workers)} on {workers}; measuring comes on top", soft_wrap=True)
     return 0

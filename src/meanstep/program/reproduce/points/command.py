@@ -1,8 +1,6 @@
-"""`meanstep reproduce toy` and `meanstep reproduce mixtures`."""
+"""`meanstep reproduce toy` and `meanstep reproduce mixtures`: what is asked for, and whether that can be."""
 
 import hashlib
-import resource
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +9,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from meanstep.program import flags
-from meanstep.program.console import UserError, chat, err, out, stage
+from meanstep.program.console import UserError, stage
 from meanstep.program.flags import DIAGONAL, POWER, TIMES, Device, Seeds, hinted
 from meanstep.program.machine import available, cores
 from meanstep.program.pages.page import require
 from meanstep.program.ranges import Ranged, ranged
-from meanstep.program.reproduce.points.folder import claim, examined
-from meanstep.program.reproduce.points.records import Record
-from meanstep.program.reproduce.points.settings import DIMENSIONS, SETS, Settings, coefficients, known_sets, mixture_dimension, models
+from meanstep.program.reproduce.arms import coefficients
+from meanstep.program.reproduce.folder import chosen
+from meanstep.program.reproduce.points.settings import DIMENSIONS, SETS, Settings, known_sets, mixture_dimension
 
 Scale = Literal["smoke", "quick", "paper"]
 DEFAULT = ("paper", "plain@1", "anchored@0", "posterior-both@1", "flow_matching")
@@ -40,6 +38,7 @@ SEEDS_HELP = "Which seeds: 0:3 (without 3), 3,5,8 or 0:4,7. Models of one seed s
 WORKERS_HELP = "How many at a time: processes, each on one thread. The results do not depend on it."
 BETAS_HELP = "Coefficients of the swept arms, in [0, 1]."
 SETS_HELP = f"Which data: {', '.join(SETS)}, or mixture-D."
+FOLDER = "Where results go: the study's folder; it is made if it does not exist."
 POINTS_HELP = "Your own points as one more set: .csv, .npy or .parquet, a point a row, two or more columns. Standardised; half is held out."
 
 
@@ -83,31 +82,22 @@ class _Sweep(Ranged):
         _check(settings)
         return settings
 
-    def _go(self, settings: Settings, folder: Path, study: str) -> int:
+    def _go(self, settings: Settings, named: Path | None, study: str) -> int:
         if flags.device(self.device) == "mps":
             raise UserError("--device: a sweep runs on cpu or cuda, got 'mps'")
         require()
-        examined(flags.folder(folder))
+        if named is not None:
+            flags.folder(named)
         with stage("importing PyTorch"):
-            from meanstep.program.reproduce.points import points
-            from meanstep.program.reproduce.points.pool import run
-            from meanstep.program.reproduce.points.report.page import build, spoken
+            from meanstep.program.reproduce.points import sets
+            from meanstep.program.reproduce.points.jobs import Sweep
+            from meanstep.program.reproduce.session import conduct
         if settings.points is not None:
-            points.load(settings.points)
+            sets.load(settings.points)
         device = available(self.device)
-        settings = replace(settings, ensemble=device.type == "cuda")
-        workers = cores() if self.workers is None else self.workers
-        started = time.perf_counter()
-        with claim(folder, settings, study, str(device)) as (here, found):
-            records = run(settings, here, found, 1 if settings.ensemble else workers, str(device))
-            swept = time.perf_counter() - started
-            with stage("writing the report"):
-                page = build(here)
-        for line in spoken(here):
-            out.print(line, soft_wrap=True)
-        chat.print(f"report: {page}", soft_wrap=True)
-        chat.print(f"numbers: {page.parent / 'summary.csv'}", soft_wrap=True)
-        err.print(_spent(records, swept, time.perf_counter() - started - swept), style="dim", soft_wrap=True)
+        sweep = Sweep(study, replace(settings, ensemble=device.type == "cuda"))
+        count = 1 if sweep.settings.ensemble else self.workers or cores()
+        conduct(sweep, chosen(named, Path("runs") / study, sweep), [str(device)] * count)
         return 0
 
 
@@ -126,8 +116,7 @@ class Toy(_Sweep):
     sets: Annotated[tuple[str, ...], hinted(SETS_HELP, "the six; none with --points", "[SET ...]")] = ()
     betas: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA ...]", help=BETAS_HELP)] = ("0", "0.25", "0.5", "0.75", "1")
     points: Annotated[Path | None, hinted(POINTS_HELP, "none", "FILE")] = None
-    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/toy")
-    """Where results go: the sweep's folder; it is made if it does not exist."""
+    out: Annotated[Path | None, hinted(FOLDER, "runs/toy, or runs/toy-2, ... where that is another study's", "FOLDER")] = None
 
     def run(self) -> int:
         """0 when the report is written. `UserError` for settings that make no sense."""
@@ -151,8 +140,7 @@ class Mixtures(_Sweep):
     dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[D from 2 to 256 ...]")] = DIMENSIONS
     """Dimensions, 2 to 256."""
     betas: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA ...]", help=BETAS_HELP)] = ("0", "0.2", "0.4", "0.6", "0.8", "1")
-    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/mixtures")
-    """Where results go: the sweep's folder; it is made if it does not exist."""
+    out: Annotated[Path | None, hinted(FOLDER, "runs/mixtures, or runs/mixtures-2, ... where that is another study's", "FOLDER")] = None
 
     def run(self) -> int:
         """0 when the report is written. `UserError` for settings that make no sense."""
@@ -168,8 +156,7 @@ def _check(settings: Settings) -> None:
     for name in settings.sets:
         if name not in known and mixture_dimension(name) is None:
             raise UserError(f"there is no set {name!r}: choose among {', '.join(known_sets())}, or give your own with --points FILE")
-    for arm in settings.arms:
-        models(arm, settings.betas)
+    settings.lines()
     for option, held in (("--arms", settings.arms), ("--betas", settings.betas)):
         if not held:
             raise UserError(f"nothing to train: {option} is empty; leave it out for its default, or name at least one")
@@ -185,15 +172,3 @@ def _check(settings: Settings) -> None:
     exact = [arm for arm in settings.arms if "matrix" in arm]
     if exact and "points" in settings.sets:
         raise UserError(f"the arm {exact[0]} needs the exact law of the data, which is unknown for --points: leave it out")
-
-
-def _spent(records: list[Record], swept: float, report: float) -> str:
-    """Where the time and the memory went."""
-    models = [r for r in records if r["kind"] == "model" and "measuring" in r]
-    training, measuring = (sum(r[part] for r in models) for part in ("seconds", "measuring"))
-    measuring += sum(r["seconds"] for r in records if r["kind"] == "set")
-    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
-    return (
-        f"sweep {swept:.0f} s, report {report:.0f} s; all workers' time so far: {training:.0f} s training, {measuring:.0f} s measuring; "
-        f"peak memory of this process and of the largest worker {peak:.0f} MB"
-    )

@@ -1,18 +1,16 @@
-"""One unit of work: train and measure every model of one set and seed, from where an earlier run stopped. Knows no processes.
+"""One unit of work: train and measure every model of one set and seed, from where an earlier run stopped.
 
 On a GPU a unit holds several sets and seeds of one dimension, trained as one ensemble.
 """
 
-import contextlib
 import functools
 import io
 import json
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,33 +18,22 @@ from torch import Tensor
 
 from meanstep.coefficients import binned
 from meanstep.fields.flat import Runner, Shape
-from meanstep.fields.planar import PLANAR, gaussian_mixture
 from meanstep.keys import key
-from meanstep.program.disk import append, write
-from meanstep.program.disk import folder as subfolder
+from meanstep.program import disk
+from meanstep.program.reproduce import records
+from meanstep.program.reproduce.points import KIND
 from meanstep.program.reproduce.points.draws import BLOCK, Block, Needs, Stream, stack
+from meanstep.program.reproduce.points.engine import Cohort, structure
 from meanstep.program.reproduce.points.measure import Judge, Probe, exact_beta, exact_map, probe_rows
-from meanstep.program.reproduce.points.points import Points, load
-from meanstep.program.reproduce.points.records import Record
-from meanstep.program.reproduce.points.settings import Settings, Spec, mixture_dimension
-from meanstep.program.reproduce.points.train import Cohort, structure
+from meanstep.program.reproduce.points.sets import exact, law_of
+from meanstep.program.reproduce.points.settings import MEASURING, SET_COST, Settings
+from meanstep.program.reproduce.records import Part, Record
+from meanstep.program.reproduce.study import DONE, Stopped, Study, Tell
 
 GLANCES = 8
 """Points of a training curve."""
-MEASURING = 250
-"""What measuring one model costs, in plain training steps: for the remaining time only."""
 SAVE_EVERY = 20.0
 """Seconds between states on disk."""
-Tell = Callable[..., bool]
-
-
-def cost(spec: Spec) -> float:
-    """What a step of a model costs, in steps of plain MeanFlow: for the remaining time only."""
-    return 5.0 if not spec.by_hand else 2.0 if spec.anchor else 1.0
-
-
-class Stopped(Exception):
-    """The user asked to stop; the state is on disk."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +50,62 @@ class Job:
         return f"{data}-{seed}" + (f"-and-{more}" if more else "")
 
 
-def law_of(name: str, settings: Settings) -> Any:
-    """The data of a set, in float32."""
-    if name == "points":
-        assert settings.points is not None
-        return Points(load(Path(settings.points)))
-    dim = mixture_dimension(name)
-    return (gaussian_mixture(dim) if dim else PLANAR[name]()).to(torch.float32)
+@dataclass(frozen=True)
+class Sweep(Study):
+    """A study of all sets, seeds and models of the settings; `name`: toy or mixtures."""
+
+    name: str
+    settings: Settings
+    kind: ClassVar = KIND
+
+    @property
+    def title(self) -> str:
+        """How many models."""
+        return f"{len(self.settings.sets) * len(self.settings.seeds) * len(self.settings.specs())} models"
+
+    def stated(self, about: Record | None) -> Record:
+        """All settings; one that an older file has not was what is its default now."""
+        since = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
+        return asdict(self.settings) if about is None else since | about["settings"]
+
+    def described(self) -> Record:
+        """What sweep.json holds."""
+        lines = [{"arm": arm, "beta": beta, "id": spec.id} for arm, beta, spec in self.settings.lines()]
+        return {"study": self.name, "settings": self.stated(None), "lines": lines}
+
+    def left(self, here: Path) -> list[Job]:
+        """Sets without their own record, then pairs of set and seed without all their models."""
+        settings, found = self.settings, records.load(here, KIND)
+        described = {r["set"] for r in found if r["kind"] == "set"}
+        done = {(r["set"], r["seed"], r["id"]) for r in found if r["kind"] == "model"}
+        ids = {spec.id for spec in settings.specs()}
+        groups: dict[Any, list[tuple[str, int]]] = {}
+        for pair in [(data, seed) for seed in settings.seeds for data in settings.sets]:
+            if not all((*pair, name) in done for name in ids):
+                groups.setdefault(law_of(pair[0], settings).dim if settings.ensemble else pair, []).append(pair)
+        sets = [Job(((data, 0),), models=False) for data in settings.sets if data not in described]
+        return sets + [Job(tuple(group)) for group in groups.values()]
+
+    def cost(self, job: Job | None) -> float:
+        """In steps of plain MeanFlow."""
+        settings = self.settings
+        pair = sum(settings.steps * spec.cost + MEASURING for spec in settings.specs())
+        if job is None:
+            return len(settings.sets) * (len(settings.seeds) * pair + SET_COST)
+        return pair * len(job.pairs) if job.models else SET_COST
+
+    def do(self, job: Job, here: Path, tell: Tell, device: str) -> tuple[str, list[Record]]:
+        """Train and measure all models of a set and seed, or describe a set."""
+        if job.models:
+            return DONE, train(job, self.settings, here, tell, device)
+        record = describe(job.pairs[0][0], self.settings)
+        tell("steps", SET_COST)
+        return DONE, [record]
 
 
 @functools.cache
 def _law_map(name: str, rows: int) -> dict[str, Any]:
-    dim = mixture_dimension(name)
-    return exact_map(gaussian_mixture(dim) if dim else PLANAR[name](), 0, rows)
+    return exact_map(exact(name), 0, rows)
 
 
 def describe(name: str, settings: Settings) -> Record:
@@ -96,7 +126,7 @@ def describe(name: str, settings: Settings) -> Record:
 
 
 def train(job: Job, settings: Settings, folder: Path, tell: Tell, device: str = "cpu") -> list[Record]:
-    """The models' records. `tell("steps", n)` and `tell("glance", set, id, sw1)` report; `tell("stop?")` true raises `Stopped`."""
+    """The models' records, from where the job's state is; `tell` as the engine has it."""
     work = _Work(job, settings, folder, tell, device)
     work.resume()
     work.run()
@@ -114,7 +144,7 @@ class _Work:
         self.streams = [Stream(laws[name], name, seed, betas[name], device) for name, seed in job.pairs]
         self.shape = Shape(self.streams[0].law.dim, settings.width, settings.depth)
         self.members = [(s, spec) for s in range(len(self.streams)) for spec in self.specs]
-        self.cost = sum(cost(spec) for _, spec in self.members)
+        self.cost = sum(spec.cost for _, spec in self.members)
         self.groups = self._groups()
         self.cohorts = [self._cohort(group) for group in self.groups]
         self.judges = [Judge(stream, settings) for stream in self.streams]
@@ -176,7 +206,7 @@ class _Work:
                 values = [self.judges[s].glance(Runner(self.shape, flat[k : k + 1].detach().cpu())) for flat in (cohort.ema, cohort.flat)]
                 for name, value in zip(curve, (self.step, *values, *(total[:, k] / since).tolist()), strict=True):
                     curve[name].append(value)
-                self.tell("glance", self.streams[s].name, spec.id, values[0])
+                self.tell("best", f"{self.streams[s].name}, sliced W1", spec.id, values[0])
             total.zero_()
 
     # Stopping and resuming ----------------------------------------------------------------------------------------------------------
@@ -196,8 +226,8 @@ class _Work:
         tensors |= {f"{i}.sums": total for i, total in enumerate(self.sums)}
         clock = [self.drawing, *(cohort.seconds for cohort in self.cohorts)]
         meta = {"step": str(self.step), "clock": json.dumps(clock), "curves": json.dumps(self.curves)}
-        subfolder(self.file.parent)
-        write(self.file, save({name: p.cpu() for name, p in tensors.items()}, meta))
+        disk.folder(self.file.parent)
+        disk.write(self.file, save({name: p.cpu() for name, p in tensors.items()}, meta))
         self.saved = time.perf_counter()
 
     def resume(self) -> None:
@@ -205,6 +235,7 @@ class _Work:
         from safetensors import SafetensorError, safe_open
 
         if not self.file.exists():
+            disk.remove(self.file.with_suffix(".jsonl"))
             return
         try:
             with safe_open(self.file, "pt") as found:
@@ -226,8 +257,8 @@ class _Work:
         """One record a model, and the samples of the sweep's first seed."""
         probes = [Probe(probe_rows(s, self.shape, self.settings), self.shape, self.settings) for s in self.streams]
         kept: dict[int, dict[str, Tensor]] = {s: {"data": self.judges[s].data[:2000]} for s in range(len(self.streams))}
-        before = {(r["set"], r["seed"], r["id"]): r for r in measured(self.file)}
-        append(self.file.with_suffix(".jsonl"), "\n" if self.file.with_suffix(".jsonl").exists() else "")  # ends a line that a kill cut
+        part = Part(self.file.with_suffix(".jsonl"), KIND)
+        before = {(r["set"], r["seed"], r["id"]): r for r in part.found}
         for cohort, group in zip(self.cohorts, self.groups, strict=True):
             for k, i in enumerate(group):
                 if self.tell("stop?"):
@@ -235,61 +266,27 @@ class _Work:
                 began = time.perf_counter()
                 s, spec = self.members[i]
                 flat, ema, proxy = (p[k : k + 1].detach().cpu() for p in (cohort.flat, cohort.ema, cohort.proxy))
-                if (held := before.get((self.streams[s].name, self.streams[s].seed, spec.id))) is not None:
-                    yield held
-                    kept[s][spec.id] = self.judges[s].samples(Runner(self.shape, ema))
-                    self.tell("resumed", MEASURING)
-                    continue
-                record = self._record(i, (flat, ema), probes[s](flat, proxy) if spec.family else None)
-                seconds = cohort.seconds / len(group) + self.drawing / len(self.members)
-                clock = {"seconds": round(seconds, 3), "measuring": round(time.perf_counter() - began, 3)}
-                record = finite(record | clock)
-                append(self.file.with_suffix(".jsonl"), json.dumps(record) + "\n", sync=True)
-                yield record
+                held = before.get((self.streams[s].name, self.streams[s].seed, spec.id))
+                if held is None:
+                    record = self._record(i, (flat, ema), probes[s](flat, proxy) if spec.family else None)
+                    seconds = cohort.seconds / len(group) + self.drawing / len(self.members)
+                    record |= {"seconds": round(seconds, 3), "measuring": round(time.perf_counter() - began, 3)}
+                yield held or part.add(record)
                 kept[s][spec.id] = self.judges[s].samples(Runner(self.shape, ema))
-                self.tell("steps", MEASURING)
+                self.tell("resumed" if held else "steps", MEASURING)
         for s, arrays in kept.items():
             if self.streams[s].seed == self.settings.seeds[0]:
                 self._keep(s, arrays)
 
     def _record(self, i: int, weights: tuple[Tensor, Tensor], probe: Record | None) -> Record:
         s, spec = self.members[i]
-        steps = (1, 2, 4, 64) if spec.still else (1, 2, 4)
+        about = {"kind": "model", "set": self.streams[s].name, "seed": self.streams[s].seed, "id": spec.id, "spec": asdict(spec)}
         raw = self.judges[s].scores(Runner(self.shape, weights[0]))
-        ema = self.judges[s].scores(Runner(self.shape, weights[1]), steps)
-        return {
-            "kind": "model",
-            "set": self.streams[s].name,
-            "seed": self.streams[s].seed,
-            "id": spec.id,
-            "spec": vars(spec),
-            "steps": self.settings.steps,
-            "raw": raw,
-            "ema": ema,
-            "curve": self.curves[str(i)],
-            "probe": probe,
-        }
+        ema = self.judges[s].scores(Runner(self.shape, weights[1]), (1, 2, 4, 64) if spec.still else (1, 2, 4))
+        return about | {"steps": self.settings.steps, "raw": raw, "ema": ema, "curve": self.curves[str(i)], "probe": probe}
 
     def _keep(self, s: int, arrays: dict[str, Tensor]) -> None:
         file = io.BytesIO()
         np.savez_compressed(file, **{name: x.half().numpy() for name, x in arrays.items()})  # type: ignore[arg-type]
-        subfolder(self.samples)
-        write(self.samples / f"{self.streams[s].name}-{self.streams[s].seed}.npz", file.getvalue())
-
-
-def measured(state: Path) -> list[Record]:
-    """The models that were measured before a stop or a kill, of a job whose state is in that file; none of a line that was cut."""
-    path, found = state.with_suffix(".jsonl"), []
-    for line in path.read_bytes().split(b"\n") if state.exists() and path.is_file() else []:
-        with contextlib.suppress(ValueError):
-            found += [json.loads(line)] if line else []
-    return found
-
-
-def finite(x: Any) -> Any:
-    """The same structure with null for every number that is not finite: a model that diverged, written as JSON."""
-    if isinstance(x, dict):
-        return {name: finite(value) for name, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [finite(value) for value in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
+        disk.folder(self.samples)
+        disk.write(self.samples / f"{self.streams[s].name}-{self.streams[s].seed}.npz", file.getvalue())

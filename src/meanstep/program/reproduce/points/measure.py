@@ -1,6 +1,6 @@
 """What is measured on trained weights: sample quality, gradient variance over beta, noise over (r, t), the proxies' bias.
 
-Reads weights and laws; knows neither training nor files.
+Rows are drawn by keys of their own, so that all models of a set and seed are measured on the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from meanstep import samplers
-from meanstep.coefficients import clipped_optimum, scalar_optimum
-from meanstep.fields.flat import Passes, Runner, Shape
+from meanstep.fields.flat import Passes, Runner, Shape, Trace
 from meanstep.keys import key
-from meanstep.metrics.distances import Sliced, directions, energy_distance, mode_coverage
+from meanstep.metrics.distances import Coverage, Sliced, directions, energy_distance
 from meanstep.paths import linear
+from meanstep.probes.maps import measured_map, noise_map, optima, ratio
 from meanstep.program.reproduce.points.draws import TIMES, Stream
 from meanstep.program.reproduce.points.settings import Settings
 from meanstep.types import Bridge
@@ -43,7 +43,7 @@ class Judge:
         self.directions = directions(law.dim, settings.directions, key(0, "directions"))
         self.sliced, self.quick = Sliced(self.data, self.directions), Sliced(self.data[:2048], self.directions[::4])
         self.noise = torch.randn(1, n, law.dim, generator=key(*self.path, "noise"))
-        self.modes = _Modes(law, self.data) if getattr(law, "regions", 0) else None
+        self.modes = Coverage(law, self.data) if getattr(law, "regions", 0) else None
 
     def scores(self, runner: Runner, steps: tuple[int, ...] = (1,)) -> dict[str, Any]:
         """SCORES of one model's weights (see records.py) by numbers of jumps; 64 means Euler steps along the instantaneous velocity.
@@ -83,21 +83,6 @@ def _or_nan(distance: Callable[[Tensor], float], x: Tensor) -> float:
     return distance(x) if x.isfinite().all() else float("nan")
 
 
-class _Modes:
-    """Mode coverage against known data."""
-
-    def __init__(self, law: Any, data: Tensor, n: int = 4096) -> None:
-        self.law, self.n = law, n
-        density = law.log_density(data[:n])
-        self.threshold = torch.quantile(density.double(), 0.005)
-        self.expected = torch.bincount(law.region(data[:n]), minlength=law.regions)
-
-    def __call__(self, x: Tensor) -> float:
-        x = x[: self.n]
-        on = x[self.law.log_density(x) >= self.threshold]
-        return mode_coverage(torch.bincount(self.law.region(on), minlength=self.law.regions), self.expected, len(x))
-
-
 # Noise over (r, t) ------------------------------------------------------------------------------------------------------------------
 
 
@@ -108,60 +93,10 @@ def _record(parts: Sequence[Tensor], rows: int) -> dict[str, Any]:
     return {"edges": edges, **grids, "rows": rows}
 
 
-@torch.no_grad()
-def exact_map(law: Any, seed: int, n: int = 2048, substeps: int = 8) -> dict[str, Any]:
-    """The MAP of the exact flow at the bins' centres, eq. (12), (17), (41): one RK4 trajectory a row serves every pair of times.
-
-    `n` rows in the plane, fewer above. Plain draws: on separated modes the mean at `beta = 0` is too low (docs/theory.md, section 4).
-    """
-    dim = law.dim
-    rows = max(n // 8, 2 * n // dim)
-    z = torch.randn(rows, dim, generator=key(seed, "law"), dtype=torch.float64)
-    growth = torch.eye(dim, dtype=torch.float64).expand(rows, dim, dim).clone()
-    centres = [(k + 0.5) / BINS for k in range(BINS)]
-    states, t = {}, 1.0
-    for centre in reversed(centres):
-        z, growth = _transport(law, z, growth, (t, centre), substeps)
-        states[centre], t = (z, growth), centre
-    out = torch.full((4, BINS, BINS), float("nan"), dtype=torch.float64)
-    for i, late in enumerate(centres):
-        z, start = states[late]
-        covariance = law.covariance(z, torch.full((rows,), late, dtype=torch.float64))
-        for j in range(i + 1):
-            jacobi = -torch.linalg.solve(start.mT, states[centres[j]][1].mT).mT
-            out[:, i, j] = torch.stack(_moments(jacobi, covariance))
-    return _record(out.unbind(), rows)
-
-
-def _moments(j: Tensor, s: Tensor) -> tuple[Tensor, ...]:
-    """`E Tr(J S J^T)`, `E Tr(J S (J + I)^T)`, `E Tr((J + I) S (J + I)^T)`, `E Tr S`."""
-    k = j + torch.eye(j.shape[-1], dtype=j.dtype)
-
-    def mean(p: Tensor, q: Tensor) -> Tensor:
-        return torch.einsum("nij,njk,nik->n", p, s, q).mean()
-
-    return mean(j, j), mean(j, k), mean(k, k), torch.einsum("nii->n", s).mean()
-
-
-def _transport(law: Any, z: Tensor, growth: Tensor, times: tuple[float, float], steps: int) -> tuple[Tensor, Tensor]:
-    """RK4 for the flow and its Jacobian `growth` `[N, D, D]` from `times[0]` to `times[1]`, both above 0.
-
-    The velocity's own Jacobian needs no derivative: on the linear interpolant it is `(I - (1 - t) S) / t`.
-    """
-    t, h = times[0], (times[1] - times[0]) / steps
-
-    def slope(t: float, z: Tensor, growth: Tensor) -> tuple[Tensor, Tensor]:
-        full = torch.full_like(z[:, 0], t)
-        return law.velocity(z, full), (growth - (1 - t) * law.covariance(z, full) @ growth) / t
-
-    for _ in range(steps):
-        k1 = slope(t, z, growth)
-        k2 = slope(t + h / 2, z + h / 2 * k1[0], growth + h / 2 * k1[1])
-        k3 = slope(t + h / 2, z + h / 2 * k2[0], growth + h / 2 * k2[1])
-        k4 = slope(t + h, z + h * k3[0], growth + h * k3[1])
-        z, growth = (p + h / 6 * (a + 2 * b + 2 * c + d) for p, a, b, c, d in zip((z, growth), k1, k2, k3, k4, strict=True))
-        t += h
-    return z, growth
+def exact_map(law: Any, seed: int, n: int = 2048) -> dict[str, Any]:
+    """The MAP of the exact flow at the bins' centres, from `n` rows in the plane, fewer above."""
+    rows = max(n // 8, 2 * n // law.dim)
+    return _record(noise_map(law, torch.randn(rows, law.dim, generator=key(seed, "law"), dtype=torch.float64), BINS).unbind(), rows)
 
 
 def exact_beta(found: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -234,62 +169,12 @@ class Probe:
             "trace_se": [p[1] for p in plain],
             "weighted": [trace(2 * r * self._weight(r))[0] if self.settings.power else p[0] for r, p in zip(residuals, plain, strict=True)],
             "noise": noises,
-            "error": _errors(jn, rows.noise, jb),
+            "error": [ratio(torch.lerp(jn, -rows.noise, beta), rows.noise) + beta**2 * ratio(jb, rows.noise) for beta in PROBE_BETAS],
             "proxies": {name: trace(2 * (u + moved[name] - b.v))[0] for name in proxies} | both,
-            "bias": {name: _ratio(w - rows.exact, rows.noise) for name, w in proxies.items() if name != "oracle"},
-            "map": _measured_map(b, jn, rows.noise),
-            "optimum": _optima(jn, rows.noise, jb, slow - rows.exact),
+            "bias": {name: ratio(w - rows.exact, rows.noise) for name, w in proxies.items() if name != "oracle"},
+            "map": _record(measured_map(b.r, b.t, jn, rows.noise, BINS).unbind(), len(b.t)),
+            "optimum": optima(jn, rows.noise, jb, slow - rows.exact),
         }
 
     def _weight(self, residual: Tensor) -> Tensor:
         return (residual.square().sum(-1, keepdim=True) + self.settings.c) ** -self.settings.power
-
-
-class Trace:
-    """The trace of the covariance of one row's gradient, eq. (40), and its standard error, for a cotangent `[N, D]`."""
-
-    def __init__(self, passes: Passes, layers: Any, grads: Any) -> None:
-        self.passes, self.layers, self.grads = passes, layers, grads
-
-    def __call__(self, cotangent: Tensor) -> tuple[float, float]:
-        n, g = len(cotangent), cotangent[None]
-        norms = self.passes.norms(self.layers, g)[0].double()
-        self.passes.backward(self.layers, self.grads, g / n)
-        mean = sum(part.double().square().sum() for pair in self.grads for part in pair)
-        return float((norms.mean() - mean) * n / (n - 1)), float(norms.std() / n**0.5)
-
-
-def _ratio(x: Tensor, y: Tensor) -> float:
-    return float(x.double().square().sum() / y.double().square().sum())
-
-
-def _errors(jn: Tensor, n: Tensor, jb: Tensor) -> list[float]:
-    return [_ratio(torch.lerp(jn, -n, beta), n) + beta**2 * _ratio(jb, n) for beta in PROBE_BETAS]
-
-
-def _measured_map(b: Bridge, jn: Tensor, n: Tensor) -> dict[str, Any]:
-    inner = torch.arange(1, BINS) / BINS
-    cell = torch.bucketize(b.t, inner) * BINS + torch.bucketize(b.r, inner)
-    count = torch.zeros(BINS * BINS, dtype=torch.float64).index_add_(0, cell, torch.ones(len(cell), dtype=torch.float64))
-
-    def mean(x: Tensor) -> Tensor:
-        total = torch.zeros(BINS * BINS, dtype=torch.float64).index_add_(0, cell, x.sum(-1).double())
-        return (total / count).view(BINS, BINS)
-
-    swing = jn + n
-    return _record((mean(jn * jn), mean(jn * swing), mean(swing * swing), mean(n * n)), len(cell))
-
-
-def _optima(jn: Tensor, n: Tensor, jb: Tensor, bias: Tensor) -> dict[str, float]:
-    """Predicted coefficients: the scalar form with |kappa| and with the signed one, eq. (19), (19b); the matrix form, eq. (20)."""
-    jn, n, jb, bias = (p.double() for p in (jn, n, jb, bias))
-    noise, square = n.square().sum(), bias.square().sum()
-    norm, signed = (jn.square().sum() / noise).sqrt(), (jn * n).sum() / noise
-    swing = jn + n
-    unbiased, curvature = (jn * swing).sum(), swing.square().sum()
-    return {
-        "norm": float(scalar_optimum(norm, noise, square)),
-        "signed": float(clipped_optimum(signed, noise, square)),
-        "matrix": float((unbiased / curvature).clamp(0, 1)),
-        "matrix_biased": float((unbiased / (curvature + jb.square().sum())).clamp(0, 1)),
-    }

@@ -1,26 +1,21 @@
-"""What a sweep trains: the arms by name, their models, and every setting. Knows no networks and no files."""
+"""What a sweep trains: the arms by name, their models, and every setting that its numbers depend on."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from meanstep.program.console import UserError
 from meanstep.program.registry import INSTANTANEOUS, METHODS
+from meanstep.program.reproduce.arms import coefficients, unknown
 
 PROXIES = ("ema", "own", "posterior", "oracle")
-REFERENCES = (
-    "flow_matching",
-    "alpha_flow",
-    "improved_meanflow",
-    "terminal_velocity",
-    "split_meanflow",
-    "solution_flow",
-    "shortcut",
-)
+REFERENCES = ("flow_matching", "alpha_flow", "improved_meanflow", "terminal_velocity", "split_meanflow", "solution_flow", "shortcut")
 SETS = ("swiss_roll", "checkerboard", "pinwheel", "eight_gaussians", "two_moons", "two_spirals")
 """Built-in sets in the plane: those of `fields.planar.PLANAR`, in its order."""
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
+MEASURING, SET_COST = 250, 2000
+"""What measuring a model and describing a set cost, in steps of plain MeanFlow: for the remaining time only."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,11 @@ class Spec:
         """Whether the engine writes its gradient out; other recipes go through `Loss`, one model at a time."""
         return self.family or self.still
 
+    @property
+    def cost(self) -> float:
+        """Of a step, in steps of plain MeanFlow: for the remaining time only."""
+        return 5.0 if not self.by_hand else 2.0 if self.anchor else 1.0
+
     def canonical(self) -> "Spec":
         """The same training without names that mean nothing: at `beta = 0` no proxy is asked."""
         return replace(self, proxy=None, both=False) if self.beta == 0 and not self.matrix else self
@@ -91,26 +91,12 @@ def models(arm: str, betas: Sequence[float]) -> list[tuple[float | None, Spec]]:
     """The models of an arm `name` or `name@beta,beta`, each with its beta (None for a single model). `UserError` if there is none."""
     name, _, chosen = arm.partition("@")
     if name not in ARMS:
-        raise UserError(f"there is no arm {name!r}: choose among {', '.join(ARMS)}")
+        raise unknown(name, tuple(SWEPT), tuple(SINGLE))
     if name in SINGLE:
         if chosen:
             raise UserError(f"the arm {name} is one model and takes no beta: write {name!r}, not {arm!r}")
         return [(None, SINGLE[name])]
     return [(beta, SWEPT[name](beta)) for beta in (coefficients(chosen.split(","), arm) if chosen else betas)]
-
-
-def coefficients(words: Iterable[float | str], where: str = "--betas") -> list[float]:
-    """The values as numbers in [0, 1], sorted and each once; `UserError` names the first that is not one."""
-    found = set()
-    for word in [part for some in words for part in str(some).split(",")]:
-        try:
-            beta = float(word)
-        except ValueError:
-            raise UserError(f"{where}: {word!r} is not a number: give coefficients in [0, 1], such as 0 0.5 1") from None
-        if not 0 <= beta <= 1:
-            raise UserError(f"{where}: a coefficient lies in [0, 1], got {beta:g}")
-        found.add(beta + 0.0)
-    return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -159,10 +145,6 @@ class Settings:
     def moving(self) -> int:
         """Rows of a batch with `r < t`."""
         return round((1 - self.diagonal_share) * self.batch)
-
-    def record(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def mixture_dimension(name: str) -> int | None:

@@ -7,20 +7,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from functools import cache as cache_once
 from functools import partial
 from pathlib import Path
 
+import torch
+
+from meanstep.program import disk
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache
-from meanstep.program.disk import folder as subfolder
-from meanstep.program.disk import write
-from meanstep.program.reproduce.images.arms import Arm
+from meanstep.program.reproduce import records
+from meanstep.program.reproduce.images import KIND, MEASURES
 from meanstep.program.reproduce.images.measure import Measurer
-from meanstep.program.reproduce.images.records import MEASURES
-from meanstep.program.reproduce.images.study import Study
+from meanstep.program.reproduce.images.settings import Job, Plan
+from meanstep.program.reproduce.study import DONE, ELSEWHERE, FAILED, STOPPED, Tell
 from meanstep.program.runs.config import Config, checked
-from meanstep.program.runs.records import Records, load
 from meanstep.program.runs.saved import found
 from meanstep.program.training import folder
 from meanstep.program.training.events import Show
@@ -29,30 +30,42 @@ from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
 from meanstep.program.training.train import Shown, train
 
-DONE, STOPPED, ELSEWHERE, FAILED, WRONG = "done", "stopped", "elsewhere", "failed", "wrong"
-ENDLESS = 2**62
-
-
-@dataclass(frozen=True)
-class Job:
-    """One arm with one seed."""
-
-    arm: Arm
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of its folder, and of its grid of samples."""
-        return f"{self.arm.name}-{self.seed}"
+WRONG, ENDLESS = "wrong", 2**62
 
 
 def seen(job: Job, here: Path) -> int:
     """How many samples it had seen when it was last measured; endless if its loss was not finite: it would be so again."""
-    records = load(here / "runs" / job.name / MEASURES)
-    return max((ENDLESS if r["kind"] == "failure" else r["seen"] for r in records), default=0)
+    there = records.read(here / "runs" / job.name / MEASURES, KIND)
+    return max((ENDLESS if r["kind"] == "failure" else r["seen"] for r in there), default=0)
 
 
-def work(job: Job, study: Study, here: Path, cache: Cache, ranks: Ranks, shown: Shown) -> tuple[str, int]:
+@cache_once
+def opened(data: Path) -> Cache:
+    """Opened by each worker: rows that were sent to it would be copied into shared memory."""
+    return Cache.open(data, verify=False)
+
+
+def told(job: Job, study: Plan, here: Path, tell: Tell, device: str) -> str:
+    """Work on a run alone, progress told to the parent; what became of it."""
+    cost = study.compute[job.arm.name].passes
+
+    @contextmanager
+    def shown(config: Config, state: State, ranks: Ranks) -> Iterator[Show]:
+        at = state.seen
+        tell("resumed", cost * at)
+
+        def show(state: State, means: dict[str, float]) -> None:
+            nonlocal at
+            tell("steps", cost * (state.seen - at))
+            at = state.seen
+
+        yield show
+
+    with stopped_when(lambda: tell("stop?")):
+        return work(job, study, here, opened(study.rows), Ranks(0, 1, torch.device(device)), shown, tell)[0]
+
+
+def work(job: Job, study: Plan, here: Path, cache: Cache, ranks: Ranks, shown: Shown, tell: Tell | None = None) -> tuple[str, int]:
     """Train and measure a run to its end, or until a signal; what became of it, the signal or 0. All ranks must ask together."""
     config, place = checked(study.run(job.arm, job.seed)), here / "runs" / job.name
     with ExitStack() as claim:
@@ -63,7 +76,7 @@ def work(job: Job, study: Study, here: Path, cache: Cache, ranks: Ranks, shown: 
             raise error or SystemExit(2)
         if outcome:
             return outcome, 0
-        measured = _Measured(job, study.moments * study.spacing, here, Measurer.of(config, cache, place, ranks, study.sizes), ranks)
+        measured = _Measured(job, study, here, Measurer.of(config, cache, place, ranks, study.sizes), ranks, tell)
         try:
             state, stopped = train(config, place, cache, ranks, measured, partial(measured.timed, shown))
         except Failure as failure:
@@ -76,8 +89,8 @@ def work(job: Job, study: Study, here: Path, cache: Cache, ranks: Ranks, shown: 
 
 def _begun(config: Config, place: Path, cache: Cache, ranks: Ranks, claim: ExitStack) -> UserError | None:
     try:
-        subfolder(place.parent)
-        subfolder(place)
+        disk.folder(place.parent)
+        disk.folder(place)
         claim.enter_context(folder.claimed(place))
         folder.begin(place, config, cache, str(ranks.device))
     except UserError as error:
@@ -88,14 +101,14 @@ def _begun(config: Config, place: Path, cache: Cache, ranks: Ranks, claim: ExitS
 class _Measured:
     """What a run does at its evaluations: measure, note it down, and answer with the distances of the chosen average."""
 
-    def __init__(self, job: Job, last: int, here: Path, measurer: Measurer, ranks: Ranks) -> None:
-        self.job, self.last, self.here, self.measurer, self.ranks = job, last, here, measurer, ranks
-        self.place = here / "runs" / job.name
+    def __init__(self, job: Job, study: Plan, here: Path, measurer: Measurer, ranks: Ranks, tell: Tell | None) -> None:
+        self.job, self.here, self.measurer, self.ranks, self.tell = job, here, measurer, ranks, tell
+        self.last = study.moments * study.spacing
         self.clock = time.process_time if ranks.device.type == "cpu" else time.perf_counter
-        there = found(self.place)
-        self.at = int(there[-1].name) if there else 0  # what was measured beyond a checkpoint will be measured again
-        self.records = Records(self.place, self.at, MEASURES) if ranks.first else None
-        before = [r for r in load(self.place / MEASURES) if r["kind"] == "moment"]
+        there, path = found(here / "runs" / job.name), here / "runs" / job.name / MEASURES
+        self.at = at = int(there[-1].name) if there else 0  # what was measured beyond a checkpoint will be measured again
+        before = [r for r in records.read(path, KIND) if r["seen"] <= at and r["kind"] == "moment"]
+        self.part = records.Part(path, KIND, lambda record: bool(record["seen"] <= at)) if ranks.first else None
         self.reached: int = before[-1]["seen"] if before else 0
         self.spent: float = before[-1]["seconds"] if before else 0.0
         self.began = self.clock()
@@ -113,20 +126,22 @@ class _Measured:
         if state.seen == self.last:
             picture = self.measurer.picture(state)
             if self.ranks.first:
-                subfolder(self.here / "samples")
-                write(self.here / "samples" / f"{self.job.name}.png", picture)
+                disk.folder(self.here / "samples")
+                disk.write(self.here / "samples" / f"{self.job.name}.png", picture)
         self.spent += a_sample * (state.seen - self.reached)
         times = {"seconds": round(self.spent, 3), "measuring": round(time.perf_counter() - began, 3)}
         self.note("moment", state.seen, **times, clock="processor" if self.clock is time.process_time else "wall", **entries)
         self.reached = self.at = state.seen
         self.began = self.clock()
-        distances = entries["distance"]["ema"] or entries["distance"]["raw"]
-        return {name: value if value is not None else math.nan for name, value in distances.items()}
+        distances = {n: math.nan if x is None else x for n, x in (entries["distance"]["ema"] or entries["distance"]["raw"]).items()}
+        if self.tell:
+            self.tell("best", "distance in one step", self.job.name, distances["1"])
+        return distances
 
     def note(self, kind: str, at: int, **entries: object) -> None:
         """One record."""
-        if self.records is not None:
-            self.records.add(kind, at, arm=self.job.arm.name, seed=self.job.seed, **entries)
+        if self.part is not None:
+            self.part.add({"kind": kind, "seen": at, "arm": self.job.arm.name, "seed": self.job.seed, **entries})
 
 
 @contextmanager

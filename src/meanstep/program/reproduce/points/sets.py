@@ -1,4 +1,4 @@
-"""A user's own points: read from a file with every mistake named, then scaled and split. Knows no models."""
+"""The sets: built-in laws by name, and a user's own points, read from a file with every mistake named, then scaled and split."""
 
 import csv
 import io
@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from meanstep.fields.planar import PLANAR, gaussian_mixture
 from meanstep.keys import key
 from meanstep.program.console import UserError
+from meanstep.program.reproduce.points.settings import Settings, mixture_dimension
 from meanstep.types import Bridge
 from meanstep.velocities import Posterior
 
@@ -177,3 +179,14 @@ class Points:
     def original(self, x: Tensor) -> Tensor:
         """Samples `[*B, D]` in the coordinates of the file."""
         return (x * self.scale + self.shift).to(x)
+
+
+def law_of(name: str, settings: Settings) -> Any:
+    """The data of a set, in float32."""
+    return Points(load(settings.points or "")) if name == "points" else exact(name).to(torch.float32)
+
+
+def exact(name: str) -> Any:
+    """The law of a built-in set, as it is known in closed form."""
+    dim = mixture_dimension(name)
+    return gaussian_mixture(dim) if dim else PLANAR[name]()

@@ -5,6 +5,7 @@ On a CPU a cohort is one model; on a GPU it is every model with the same structu
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from meanstep.times import diagonal
 from meanstep.velocities import own
 from meanstep.weights import adaptive
 
+ADAM: dict[str, Any] = dict(fused=True, amsgrad=False, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, maximize=False)
+"""For the kernel of torch.optim.Adam, which is called without its bookkeeping."""
 Structure = tuple[str, str | None, bool, bool, bool]
 
 
@@ -75,22 +78,8 @@ class Cohort:
         return self.graph(block.step(step % BLOCK))
 
     def _update(self, residual: Tensor) -> Tensor:
-        adam(  # the kernel of torch.optim.Adam without its bookkeeping
-            [self.flat],
-            [self.grad],
-            [self.moments["exp_avg"]],
-            [self.moments["exp_avg_sq"]],
-            [],
-            [self.count],
-            fused=True,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self.settings.lr,
-            weight_decay=0.0,
-            eps=1e-8,
-            maximize=False,
-        )
+        first, second = self.moments.values()
+        adam([self.flat], [self.grad], [first], [second], [], [self.count], lr=self.settings.lr, **ADAM)
         self.averages.lerp_(self.flat, self.decays)
         return residual
 

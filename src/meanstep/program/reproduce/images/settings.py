@@ -1,0 +1,155 @@
+"""What a study is made of: configuration, arms, seeds, moments; and how it says so in its file."""
+
+import dataclasses
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from meanstep.program.console import UserError
+from meanstep.program.ranges import Count, Ranged, Rows, ranged
+from meanstep.program.reproduce.images import KIND
+from meanstep.program.reproduce.images.arms import ANCHORED, CONSTANT, Arm
+from meanstep.program.reproduce.records import Record
+from meanstep.program.runs.config import Config, from_yaml
+
+FURTHER = 1.5
+"""Constant coefficients train on for at most this factor, to where they have spent what a dearer arm spends."""
+DECIDED = ("seed", "sample_every", "evaluate_every", "save_every", "keep", "evaluate_count")
+"""Entries of `run` that a study decides for each of its runs, or has no use for."""
+
+
+@dataclass(frozen=True)
+class Sizes(Ranged):
+    """What a measurement takes; the defaults are for small images on a CPU.
+
+    `count`, `steps`: samples of a distance, and steps of the sampler; `rows`: of the parabola; `times`, `rows_at`: of the loss over t;
+    `references`: most rows of the data behind the center "data".
+    """
+
+    PREFIX = "measure."
+
+    count: Annotated[int, ranged("INT from 2 to 10000000")] = 2048
+    steps: tuple[Annotated[int, ranged("INT from 1 to 100000")], ...] = (1, 2, 4)
+    rows: Rows = 2048
+    times: Annotated[int, ranged("INT from 1 to 100000")] = 10
+    rows_at: Rows = 256
+    references: Count = 20_000
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Rows through a network for one row of training: passes forward, passes backward, tangents."""
+
+    forwards: float
+    backwards: float
+    tangents: float
+
+    @property
+    def passes(self) -> float:
+        """In passes forward: a pass backward counts two, a tangent one."""
+        return self.forwards + 2 * self.backwards + self.tangents
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm with one seed."""
+
+    arm: Arm
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and of its grid of samples."""
+        return f"{self.arm.name}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`config`: what all arms share; `moments`: how often each is measured; `compute`: of each arm, by name; `part`: K/N,
+    whose runs are done here.
+
+    Once it has joined its folder: `asked`, the runs that were ever asked for; `todo`, those now; `data`, `floor`: entries of study.json;
+    `rows`: the cache that is trained on.
+    """
+
+    config: Config
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    moments: int
+    sizes: Sizes
+    compute: dict[str, Compute]
+    part: str | None = None
+    asked: tuple[tuple[str, int], ...] = ()
+    todo: tuple[Job, ...] = ()
+    data: Record = field(default_factory=dict)
+    floor: dict[str, float] = field(default_factory=dict)
+    rows: Path = Path()
+    name: str = "latents"
+
+    @property
+    def spacing(self) -> int:
+        """Samples between two measurements: a whole number of batches."""
+        batch = self.config.run.batch
+        return math.ceil(self.config.run.samples / self.moments / batch) * batch
+
+    def samples(self, arm: Arm) -> int:
+        """Samples that an arm sees in all. A constant coefficient needs no end, so it trains on to where dearer arms can be met."""
+        if arm.family not in (CONSTANT, ANCHORED) or self.config.optimiser.schedule != "constant":
+            return self.spacing * self.moments
+        own = self.compute[arm.name].passes
+        others = [self.compute[a.name].passes / own for a in self.arms]
+        return self.spacing * math.ceil(self.moments * max([1.0, *(f for f in others if f <= FURTHER)]) - 1e-9)
+
+    def run(self, arm: Arm, seed: int) -> Config:
+        """The configuration of one run."""
+        every = self.spacing
+        run = dataclasses.replace(
+            self.config.run, seed=seed, keep=1, samples=self.samples(arm), evaluate_every=every, save_every=every, sample_every=2**62
+        )
+        return dataclasses.replace(self.config, method=arm.of(self.config.method), run=run)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every arm with every seed."""
+        return [Job(arm, seed) for seed in self.seeds for arm in self.arms]
+
+    def settings(self) -> Record:
+        """Its entry "settings"."""
+        return {"settings": {"moments": self.moments, **asdict(self.sizes)}}
+
+    def described(self) -> Record:
+        """What study.json holds."""
+        arms = [asdict(arm) | {"samples": self.samples(arm), "compute": asdict(self.compute[arm.name])} for arm in self.arms]
+        return {
+            "study": self.name,
+            "version": KIND.version,
+            **self.settings(),
+            "config": asdict(self.config),
+            "data": self.data,
+            "extractor": self.config.run.extractor,
+            "floor": self.floor,
+            "seeds": list(self.seeds),
+            "asked": sorted(self.asked),
+            "moments": [self.spacing * (k + 1) for k in range(self.moments)],
+            "arms": arms,
+        }
+
+
+def held_arms(found: Record) -> list[Arm]:
+    """The arms of a study.json."""
+    return [Arm(**{f.name: entry.get(f.name) for f in dataclasses.fields(Arm)}) for entry in found["arms"]]
+
+
+def held_config(found: Record) -> Config:
+    """The configuration of a study.json."""
+    return from_yaml(json.dumps(found["config"]), KIND.file)
+
+
+def parted(part: str | None) -> tuple[int, int]:
+    """K and N of `K/N`, 1 and 1 of None; `UserError` for another word."""
+    k, _, n = (part or "1/1").partition("/")
+    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise UserError(f"--part: K/N with 1 <= K <= N, such as 2/8, got {part!r}")
+    return int(k), int(n)
