@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "meanstep"
 
 ROOT = "__init__"  # the public names: only the program and the command line may go through them
-BASE = {"types", "shapes", "paths", "catalogue", "calls", "conditions", "precise"}
+BASE = {"types", "shapes", "paths", "catalogue", "calls", "conditions", "precise", "values"}
 PARTS = {"times", "velocities", "coefficients", "rates", "weights"}
 MATHS = (
     BASE
@@ -37,8 +37,9 @@ MATHS = (
 MAY_IMPORT: dict[str, set[str]] = {
     "catalogue": set(),
     "shapes": set(),
-    "paths": {"catalogue", "shapes"},
-    "types": {"paths"},
+    "values": set(),
+    "paths": {"catalogue", "shapes", "values"},
+    "types": {"paths", "values"},
     "calls": {"types"},
     "conditions": set(),
     "precise": set(),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.precise import Precise, low
+from meanstep.values import told, value
 
 
 class Average(Precise):
@@ -25,6 +26,10 @@ class Average(Precise):
         self.precise = _raised(self.module) if any(map(low, self.module.parameters())) else None
         self.decay = decay if callable(decay) else exponential(decay)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def extra_repr(self) -> str:
+        """The decay and the number of updates."""
+        return f"decay={told(self.decay)}, steps={told(self.steps)}"
 
     @property
     def exact(self) -> nn.Module:
@@ -57,6 +62,7 @@ class Average(Precise):
                 rounded.copy_(exact)
 
 
+@value
 def exponential(decay: float) -> Callable[[int], float]:
     """The decay of every step, at most `(1 + step) / (10 + step)`."""
     if not 0 <= decay < 1:

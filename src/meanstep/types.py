@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from meanstep.paths import Path, linear
+from meanstep.values import record
 
 
 class Field(Protocol):
@@ -37,6 +38,8 @@ class Bridge(NamedTuple):
     progress: float | Tensor | None = None
     path: Path = linear
     independent: bool = True
+
+    __repr__ = record
 
     @property
     def gap(self) -> Tensor:
@@ -85,6 +88,8 @@ class Regression(NamedTuple):
     average: Tensor | None = None
     tangent: Tensor | None = None
 
+    __repr__ = record
+
 
 class Query(NamedTuple):
     """The one evaluation of the field that carries an objective's gradient; the loss joins those of all terms into one forward pass.
@@ -101,6 +106,8 @@ class Query(NamedTuple):
     way: Any = None
     value: Tensor | None = None
     head: bool = False
+
+    __repr__ = record
 
 
 Coefficient = float | Tensor | Callable[[Bridge], "float | Tensor"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from meanstep.coefficients import binned, scalar_optimum
 from meanstep.probes.rows import EDGES, Estimate, Table, influenced, student
 from meanstep.types import Bridge
+from meanstep.values import record
 
 GRID = torch.linspace(0, 1, 11, dtype=torch.float64)
 
@@ -24,6 +25,8 @@ class Curve(NamedTuple):
     betas: Tensor
     noise: Estimate
     top: Tensor
+
+    __repr__ = record
 
 
 def curve(table: Table, betas: Tensor = GRID, *, relative: bool = True) -> Curve:

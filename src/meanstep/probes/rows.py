@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from meanstep import shapes
 from meanstep.coefficients import part
 from meanstep.types import Bridge
+from meanstep.values import record
 
 NORMAL = 1.959963984540054  # the normal distribution's 97.5 percent point
 EDGES = torch.linspace(0, 1, 9, dtype=torch.float64)
@@ -28,6 +29,8 @@ class Estimate(NamedTuple):
     value: Tensor
     error: Tensor
     dof: Tensor
+
+    __repr__ = record
 
     def interval(self) -> tuple[Tensor, Tensor]:
         """The 95 percent interval, with Student's quantile at `dof`. It knows of rows it has seen: too short if the seams are missed."""
@@ -52,6 +55,8 @@ class Clipped(NamedTuple):
     low: Tensor
     high: Tensor
 
+    __repr__ = record
+
 
 def student(dof: Tensor) -> Tensor:
     """Student's 97.5 percent point by its expansion in `1 / dof`: 2 percent off at 2 degrees of freedom, 0.1 percent at 5."""
@@ -75,6 +80,8 @@ class Table(NamedTuple):
     r: Tensor
     t: Tensor
     columns: dict[str, Tensor]
+
+    __repr__ = record
 
     def mean(self, name: str) -> Estimate:
         """The mean of a column, `[*M]`."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from meanstep.calls import guarded
 from meanstep.shapes import tree_map
-from meanstep.tangents import heads, rules, shape_rules  # noqa: F401 (they fill the table)
+from meanstep.tangents import heads, layer_rules, rules, shape_rules  # noqa: F401 (they fill the table)
 from meanstep.tangents.dual import Dual, Unsupported
 from meanstep.tangents.forward_mode import Directions, Rules, derivative
 from meanstep.types import Field
