@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from meanstep.precise import Precise, low
-from meanstep.values import told, value
+from meanstep.values import like, told, value
 
 
 class Average(Precise):
@@ -40,6 +41,11 @@ class Average(Precise):
         """The copy's velocity, `[*B, *E]`."""
         u: Tensor = self.module(z, r, t, y)
         return u
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     @torch.no_grad()
     def update(self, net: nn.Module, step: int | None = None) -> None:

@@ -39,7 +39,8 @@ class Bridge(NamedTuple):
     path: Path = linear
     independent: bool = True
 
-    __repr__ = record
+    def __repr__(self) -> str:
+        return record(self)
 
     @property
     def gap(self) -> Tensor:
@@ -88,7 +89,8 @@ class Regression(NamedTuple):
     average: Tensor | None = None
     tangent: Tensor | None = None
 
-    __repr__ = record
+    def __repr__(self) -> str:
+        return record(self)
 
 
 class Query(NamedTuple):
@@ -107,7 +109,8 @@ class Query(NamedTuple):
     value: Tensor | None = None
     head: bool = False
 
-    __repr__ = record
+    def __repr__(self) -> str:
+        return record(self)
 
 
 Coefficient = float | Tensor | Callable[[Bridge], "float | Tensor"]

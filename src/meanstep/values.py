@@ -7,7 +7,7 @@ is what is shown, compared and pickled. Frozen dataclasses inherit from `Value` 
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
@@ -32,7 +32,9 @@ def told(x: Any) -> str:
         return f"[{parts}]" if isinstance(x, list) else f"({parts},)" if len(x) == 1 else f"({parts})"
     if inspect.isroutine(x) or isinstance(x, type):
         return str(getattr(x, "__name__", type(x).__name__))
-    if type(x).__repr__ is object.__repr__:
+    if isinstance(x, functools.partial):
+        return called_as("partial", [x.func, *x.args], x.keywords)
+    if "__repr__" not in {name for kind in type(x).__mro__[:-1] for name in vars(kind)}:
         return f"{type(x).__name__}(...)"
     return repr(x)
 
@@ -41,7 +43,7 @@ def _tensor(x: Tensor) -> str:
     kind = str(x.dtype).removeprefix("torch.")
     if x.is_meta or x.layout != torch.strided or x.numel() > FEW:
         return f"tensor{list(x.shape)} {kind}"
-    plain = x.detach().tolist()
+    plain: Any = x.detach().tolist()
     return f"{plain:.6g}" if isinstance(plain, float) else str(plain) if x.ndim == 0 else f"tensor({_rounded(plain)})"
 
 
@@ -75,6 +77,11 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def like(function: T) -> Callable[[Callable[..., Any]], T]:
+    """For type checkers: gives a method another's signature, a module's `__call__` that of `forward`, which torch types as Any."""
+    return lambda _: function
+
+
 def record(self: Any) -> str:
     """The `repr` of a named tuple of tensors, on one line: parts that are None are not shown."""
     return called_as(type(self).__name__, [], {name: part for name, part in self._asdict().items() if part is not None})
@@ -86,15 +93,13 @@ class Value:
     __slots__ = ()
 
     def _parts(self) -> dict[str, Any]:
-        assert is_dataclass(self)
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        return {f.name: getattr(self, f.name) for f in fields(cast(Any, self)) if f.compare}
 
     def __repr__(self) -> str:
-        assert is_dataclass(self)
         positional: list[Any] = []
         named: dict[str, Any] = {}
         left_out = False
-        for f in (f for f in fields(self) if f.repr):
+        for f in (f for f in fields(cast(Any, self)) if f.repr):
             part = getattr(self, f.name)
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             if default is not MISSING and same(part, default):
@@ -106,7 +111,7 @@ class Value:
         return called_as(type(self).__name__, positional, named)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and same(self._parts(), cast(Value, other)._parts())
+        return isinstance(other, Value) and type(other) is type(self) and same(self._parts(), other._parts())
 
     def __hash__(self) -> int:
         return hash(type(self).__qualname__)

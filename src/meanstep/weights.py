@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from meanstep.coefficients import at
 from meanstep.precise import Precise
 from meanstep.shapes import event_size
 from meanstep.types import Bridge, Coefficient, Weight
-from meanstep.values import Value, called_as, value
+from meanstep.values import Value, called_as, like, value
 
 
 def constant(error: Tensor, b: Bridge) -> Tensor:
@@ -133,3 +134,8 @@ class Cauchy(Precise):
         features = torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
         s: Tensor = self.log_scale(features.to(self.log_scale.weight)).squeeze(-1).to(error)
         return torch.log(error * torch.exp(-s) + self.c) + s
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...

@@ -1,6 +1,7 @@
 """Coefficients that learn while training goes on: `Running` from the noise, `Climber` from a metric. Their state is in a checkpoint."""
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from meanstep.precise import Precise
 from meanstep.shapes import inner, over, tree_map
 from meanstep.tangents import automatic
 from meanstep.types import Bridge, Field, Velocity
-from meanstep.values import told
+from meanstep.values import like, told
 
 
 class Running(Precise):
@@ -53,6 +54,11 @@ class Running(Precise):
     def forward(self, b: Bridge) -> Tensor:
         """The coefficient of every row, `[*B]`."""
         return self.table.to(b.t).flatten()[self._cells(b)]
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def _shrunk(self) -> Tensor:
         """The coefficient of every bin on [0, 1]: shrunk towards the pooled value, which is itself shrunk towards the prior, eq. (53)."""
@@ -140,6 +146,11 @@ class Climber(Precise):
     def forward(self, b: Bridge) -> Tensor:
         """The coefficient, 0-d."""
         return self.beta.to(b.t)
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     @torch.no_grad()
     def report(self, metric: float) -> float:

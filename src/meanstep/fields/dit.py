@@ -4,7 +4,7 @@ Its tangents are carried by the rules of `meanstep.tangents`, like those of any 
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from meanstep.fields.adapt import towards
 from meanstep.paths import linear
+from meanstep.values import like
 
 
 class TimeEmbedding(nn.Module):
@@ -243,6 +244,11 @@ class DiT(nn.Module):
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         """The average velocity: `[B, C, H, W], [B], [B], [B] -> [B, C, H, W]`; `ValueError` for other images, or labels without classes."""
         return self._velocities(z, r, t, y)[0]
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def with_head(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
         """The average and the auxiliary velocity in one pass, both `[B, C, H, W]`."""

@@ -1,7 +1,7 @@
 """The criterion that a user calls: draws noise and times, splits the rows among a recipe's terms, returns a loss and what to log."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,7 +15,7 @@ from meanstep.paths import Path, linear
 from meanstep.shapes import over, per_sample, tree_map
 from meanstep.terms import Recipe, Term
 from meanstep.types import Answer, Bridge, Field, Objective, Query, Regression
-from meanstep.values import record
+from meanstep.values import like, record
 
 
 class Output(NamedTuple):
@@ -24,7 +24,8 @@ class Output(NamedTuple):
     loss: Tensor
     metrics: dict[str, Tensor]
 
-    __repr__ = record
+    def __repr__(self) -> str:
+        return record(self)
 
 
 class Loss(nn.Module):
@@ -79,6 +80,11 @@ class Loss(nn.Module):
         if self.check and not torch.isfinite(loss):
             raise FloatingPointError(culprits(rows, [part.start for part in self._deal(n)]))
         return Output(loss, metrics_of(rows, n) if self.measure else {})
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def draw(
         self,

@@ -20,7 +20,8 @@ class Rows(NamedTuple):
     regression: Regression
     error: Tensor
 
-    __repr__ = record
+    def __repr__(self) -> str:
+        return record(self)
 
 
 def share(rows: Rows, n: int) -> float:

@@ -26,7 +26,8 @@ class Curve(NamedTuple):
     noise: Estimate
     top: Tensor
 
-    __repr__ = record
+    def __repr__(self) -> str:
+        return record(self)
 
 
 def curve(table: Table, betas: Tensor = GRID, *, relative: bool = True) -> Curve:
@@ -118,6 +119,9 @@ class Grid(NamedTuple):
     d: Tensor
     counts: Tensor
     beta: Estimate
+
+    def __repr__(self) -> str:
+        return record(self)
 
     def noise(self, beta: float | Tensor) -> Tensor:
         """The error in each bin at one coefficient, or at a table of them `[n, n]`, not divided by anything."""

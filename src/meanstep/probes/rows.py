@@ -30,7 +30,8 @@ class Estimate(NamedTuple):
     error: Tensor
     dof: Tensor
 
-    __repr__ = record
+    def __repr__(self) -> str:
+        return record(self)
 
     def interval(self) -> tuple[Tensor, Tensor]:
         """The 95 percent interval, with Student's quantile at `dof`. It knows of rows it has seen: too short if the seams are missed."""
@@ -55,7 +56,8 @@ class Clipped(NamedTuple):
     low: Tensor
     high: Tensor
 
-    __repr__ = record
+    def __repr__(self) -> str:
+        return record(self)
 
 
 def student(dof: Tensor) -> Tensor:
@@ -81,7 +83,8 @@ class Table(NamedTuple):
     t: Tensor
     columns: dict[str, Tensor]
 
-    __repr__ = record
+    def __repr__(self) -> str:
+        return record(self)
 
     def mean(self, name: str) -> Estimate:
         """The mean of a column, `[*M]`."""

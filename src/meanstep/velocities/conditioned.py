@@ -22,7 +22,8 @@ class Condition(NamedTuple):
     low: Tensor
     high: Tensor
 
-    __repr__ = record
+    def __repr__(self) -> str:
+        return record(self)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
