@@ -47,6 +47,8 @@ class MLP(nn.Module):
         self.two = head
 
     def _run(self, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
+        if z.shape[-1:] != (self.dim,) or z.ndim != t.ndim + 1:
+            raise ValueError(f"z has shape {tuple(z.shape)}, and this MLP takes points of {self.dim} numbers, {(*t.shape, self.dim)}")
         angles = torch.stack([t, t - r], -1)[..., None] * self.frequencies
         parts = [z, angles.sin().flatten(-2), angles.cos().flatten(-2)]
         if self.classes:

@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 
 from meanstep.calls import real, wrong_shape
 from meanstep.joint_pass import together
+from meanstep.loss.inputs import batch_of
 from meanstep.loss.metrics import metrics_of
 from meanstep.loss.mistakes import culprits, mistake_of
 from meanstep.loss.rows import Rows, part, reads_head, shows_the_same
@@ -79,6 +80,8 @@ class Loss(nn.Module):
         loss = torch.stack([part(row, n) for row in rows]).sum()
         if self.check and not torch.isfinite(loss):
             raise FloatingPointError(culprits(rows, [part.start for part in self._deal(n)]))
+        if self.check and mask is not None and not torch.stack([row.regression.prediction.isfinite().all() for row in rows]).all():
+            raise FloatingPointError("the field returned numbers that are not finite under the mask, which reach the weights' gradient")
         return Output(loss, metrics_of(rows, n) if self.measure else {})
 
     if TYPE_CHECKING:
@@ -98,7 +101,7 @@ class Loss(nn.Module):
         independent: bool = False,
     ) -> list[tuple[Term, Bridge]]:
         """The bridges that each term of the recipe gets: what `forward` regresses on, for probes and tests. Arguments as there."""
-        batch = self._validated(x, y, noise, mask, progress, generator)
+        batch = batch_of(self.batch_dims, x, y, noise, mask, progress, generator)
         if mask is not None:  # a nan there would reach the weights' gradient even through an error of weight 0
             x = torch.where(over(mask, x), x, 0.0)
             noise = None if noise is None else torch.where(over(mask, x), noise, 0.0)
@@ -116,27 +119,6 @@ class Loss(nn.Module):
             held = Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress, self.path, independent or noise is None)
             draws.append((term, term.prepare(held)))
         return draws
-
-    def _validated(
-        self, x: Tensor, y: Any, noise: Tensor | None, mask: Tensor | None, progress: float | Tensor | None, generator: Generator | None
-    ) -> tuple[int, ...]:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"data must be a torch tensor, got {type(x).__name__}: the call is loss(field, x, y)")
-        if x.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"data must be float32 or float64, got {x.dtype}: convert it, and use torch.autocast for half precision")
-        if x.ndim <= self.batch_dims:
-            raise ValueError(f"data of shape {tuple(x.shape)} leaves no event axis after batch_dims={self.batch_dims}: use x[..., None]")
-        batch = tuple(x.shape[: self.batch_dims])
-        if noise is not None and (noise.shape != x.shape or noise.dtype != x.dtype):
-            raise ValueError(f"noise must match the data: {tuple(x.shape)} {x.dtype}, got {tuple(noise.shape)} {noise.dtype}")
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[: mask.ndim] or mask.ndim < self.batch_dims):
-            raise ValueError(f"mask must be boolean and cover leading axes of {tuple(x.shape)}, got {tuple(mask.shape)} {mask.dtype}")
-        if not (progress is None or torch.compiler.is_compiling() or 0 <= progress <= 1):
-            raise ValueError(f"progress is the share of the training done, in [0, 1], got {progress:g}")
-        if generator is not None and not isinstance(generator, Generator):
-            raise TypeError(f"generator must be a torch.Generator such as ms.key(0), got {generator!r}")
-        tree_map(lambda p: _leads(p, batch), y)
-        return batch
 
     def _deal(self, n: int) -> Iterator[slice]:
         """Consecutive rows for one term after the other, starting over when the batch is full."""
@@ -228,11 +210,3 @@ class _Cut:
 
     def __call__(self, p: Tensor) -> Tensor:
         return p.narrow(self.axis, self.rows.start, self.rows.stop - self.rows.start)
-
-
-def _leads(p: Any, batch: tuple[int, ...]) -> Any:
-    if not isinstance(p, Tensor):
-        raise TypeError(f"a condition is a tensor, or a tuple, list or dict of tensors, got {type(p).__name__} {p!r:.40}")
-    if tuple(p.shape[: len(batch)]) != batch:
-        raise ValueError(f"a condition of shape {tuple(p.shape)} does not start with the batch shape {batch}")
-    return p

@@ -145,6 +145,8 @@ def _summed(x: Tensor, cell: Tensor, n: int) -> Tensor:
 
 def pieces(b: Bridge, size: int) -> Iterator[Bridge]:
     """A bridge in pieces of at most `size` rows along its last batch axis."""
+    if not isinstance(b, Bridge):
+        raise TypeError(f"a probe is given a Bridge such as loss.draw(x)[0][1], got {type(b).__name__}")
     axis = b.t.ndim - 1
     for start in range(0, b.t.shape[axis], size):
         length = min(size, b.t.shape[axis] - start)

@@ -16,9 +16,11 @@ from meanstep.recipes.differences import alpha_flow, solution_flow, transition
 from meanstep.recipes.jumps import shortcut, split_meanflow, terminal_velocity
 from meanstep.recipes.proxies import coefficient, improved_meanflow, pixel_meanflow, posterior_meanflow
 from meanstep.recipes.shares import IMAGENET
+from meanstep.terms import Recipe, method
 
 __all__ = [
     "IMAGENET",
+    "Recipe",
     "alpha_flow",
     "coefficient",
     "curriculum_meanflow",
@@ -26,6 +28,7 @@ __all__ = [
     "flow_matching",
     "improved_meanflow",
     "meanflow",
+    "method",
     "modular_meanflow",
     "pixel_meanflow",
     "posterior_meanflow",

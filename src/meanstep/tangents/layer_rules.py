@@ -90,7 +90,7 @@ def _log_softmax(out: Tensor, x: Dual, dim: int, *args: Any, **kwargs: Any) -> t
     return x.tangent - (x.first(out).exp() * x.tangent).sum(dim, keepdim=True), x.axis
 
 
-@rule("scaled_dotproduct_attention")
+@rule("scaled_dot_product_attention")
 def _attention(
     out: Tensor,
     q: Any,
