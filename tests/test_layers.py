@@ -75,6 +75,7 @@ OUTSIDE_OF = {
 }
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc"}
 LONGEST = 300
+PHYSICAL_PROGRAM = False  # whether the program's files are counted with their prose too
 
 
 def modules(package: Path) -> Iterator[tuple[str, Path]]:
@@ -162,6 +163,12 @@ def test_no_file_is_a_drawer_for_anything():
 
 def test_files_are_short():
     sizes = {module: lines_of_code(path.read_text(encoding="utf-8")) for module, path in modules(PACKAGE)}
+    assert {module: size for module, size in sizes.items() if size > LONGEST} == {}
+
+
+def test_files_are_short_with_their_prose():
+    counted = {module: path for module, path in modules(PACKAGE) if PHYSICAL_PROGRAM or module.split(".")[0] not in {"program", "cli"}}
+    sizes = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in counted.items()}
     assert {module: size for module, size in sizes.items() if size > LONGEST} == {}
 
 

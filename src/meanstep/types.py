@@ -113,7 +113,7 @@ class Query(NamedTuple):
         return record(self)
 
 
-Coefficient = float | Tensor | Callable[[Bridge], "float | Tensor"]
+Coefficient = float | Tensor | Callable[[Bridge], float | Tensor]
 """A number, a tensor over leading batch axes (one value an ensemble member), or a function of the bridge: of `(r, t)` or of progress."""
 Times = Callable[[tuple[int, ...], torch.Generator | None], tuple[Tensor, Tensor]]
 """`(shape, generator) -> (r, t)` with `0 <= r <= t <= 1`."""

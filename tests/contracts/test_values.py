@@ -22,7 +22,22 @@ from meanstep.fields import PLANAR
 from meanstep.paths import linear, trigonometric
 from meanstep.velocities import Guided, LabelDropout, Posterior, conditional
 
-NET = ms.MLP(2, width=8, head=True, classes=3, generator=torch.Generator().manual_seed(0)).double()
+
+class Labelled(nn.Module):
+    """An MLP under labels, which a `Condition` holds where guidance is an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = ms.MLP(2, width=8, head=True, classes=3, generator=torch.Generator().manual_seed(0)).double()
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return self.net(z, r, t, getattr(y, "label", y))
+
+    def head(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return self.net.head(z, r, t, getattr(y, "label", y))
+
+
+NET = Labelled()
 DROP = LabelDropout(3)
 GUIDED = Guided(conditional, DROP, 1.5, 0.25)
 

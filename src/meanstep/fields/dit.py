@@ -214,6 +214,9 @@ class DiT(nn.Module):
 
     def stem(self, z: Tensor) -> Tensor:
         """Tokens `[B, N, width]` of an image."""
+        if z.shape[1:] != (self.channels, self.size, self.size):
+            wanted = (self.channels, self.size, self.size)
+            raise ValueError(f"z has shape {tuple(z.shape)}, and this DiT takes rows of shape {wanted}")
         side, p = self.size // self.patch, self.patch
         tokens = z.reshape(-1, self.channels, side, p, side, p).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         return self.patches(tokens) + self.positions.to(z)
