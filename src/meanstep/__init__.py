@@ -5,7 +5,21 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meanstep import averages, coefficients, fields, metrics, objectives, paths, rates, recipes, samplers, times, velocities, weights
+    from meanstep import (
+        averages,
+        coefficients,
+        fields,
+        metrics,
+        objectives,
+        paths,
+        probes,
+        rates,
+        recipes,
+        samplers,
+        times,
+        velocities,
+        weights,
+    )
     from meanstep.averages import Average
     from meanstep.fields import MLP, Gaussian, Mixture, as_field
     from meanstep.keys import key
@@ -41,6 +55,7 @@ __all__ = [
     "noise",
     "objectives",
     "paths",
+    "probes",
     "rates",
     "recipes",
     "samplers",
@@ -73,4 +88,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The public names, loaded or not."""
-    return sorted({*globals(), *__all__})
+    return list(__all__)

@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from meanstep.precise import Precise, low
+from meanstep.values import like, told, value
 
 
 class Average(Precise):
@@ -26,6 +28,10 @@ class Average(Precise):
         self.decay = decay if callable(decay) else exponential(decay)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
+    def extra_repr(self) -> str:
+        """The decay and the number of updates."""
+        return f"decay={told(self.decay)}, steps={told(self.steps)}"
+
     @property
     def exact(self) -> nn.Module:
         """The copy that holds the average as it is, in float32 or better."""
@@ -35,6 +41,11 @@ class Average(Precise):
         """The copy's velocity, `[*B, *E]`."""
         u: Tensor = self.module(z, r, t, y)
         return u
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     @torch.no_grad()
     def update(self, net: nn.Module, step: int | None = None) -> None:
@@ -57,6 +68,7 @@ class Average(Precise):
                 rounded.copy_(exact)
 
 
+@value
 def exponential(decay: float) -> Callable[[int], float]:
     """The decay of every step, at most `(1 + step) / (10 + step)`."""
     if not 0 <= decay < 1:

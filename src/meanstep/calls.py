@@ -21,8 +21,15 @@ def called(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tens
 
 def guarded(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
     """`field(z, r, t, y)` of any shape; `ValueError` if it changed an input in place, which is seen wherever torch counts changes."""
+    if torch.compiler.is_compiling():
+        return real(field(z, r, t, y), "the field")
     before = dict(_versions(z, r, t, y))
-    u = real(field(z, r, t, y), "the field")
+    try:
+        u = real(field(z, r, t, y), "the field")
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if not getattr(error, "__notes__", None):
+            error.add_note(f"the network was called as field(z, r, t, y) with z {_form(z)}, r {_form(r)}, t {_form(t)}, y {_form(y)}")
+        raise
     for name, version in _versions(z, r, t, y):
         if version != before.get(name, version):
             raise ValueError(f"the network changes its input {name} in place, so its passes see different inputs: work on a copy")
@@ -36,6 +43,25 @@ def real(x: Any, what: str) -> Any:
     return x
 
 
+def samples(z: Any, batch_dims: int = 1, name: str = "z", remedy: str = "ms.noise(seeds, shape)") -> Tensor:
+    """`z` itself, `[*B, *E]` of real floating-point numbers with `batch_dims` batch axes before the event's; else an error."""
+    if not isinstance(z, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, one row for each sample, got {type(z).__name__} {z!r:.40}: {remedy}")
+    if not z.is_floating_point():
+        raise TypeError(f"{name} must hold floating-point numbers, got {z.dtype}: {remedy}, or {name}.float()")
+    if z.ndim <= batch_dims:
+        raise ValueError(f"{name} of shape {tuple(z.shape)} leaves no event axis after batch_dims={batch_dims}: use {name}[..., None]")
+    return z
+
+
+def _form(x: Any) -> str:
+    if isinstance(x, dict):
+        return "{" + ", ".join(f"{k!r}: {_form(p)}" for k, p in x.items()) + "}"
+    if isinstance(x, (tuple, list)):
+        return "(" + ", ".join(map(_form, x)) + ")"
+    return f"{list(x.shape)} {str(x.dtype).removeprefix('torch.')}" if hasattr(x, "dtype") else type(x).__name__
+
+
 def wrong_shape(found: Sequence[int], z: Tensor) -> str:
     """The complaint about a field's result."""
     return f"the field returned shape {tuple(found)} for samples of shape {tuple(z.shape)}: it must return one velocity per entry of z"
@@ -47,9 +73,7 @@ def no_tensor(u: Any) -> str:
 
 
 def _versions(z: Any, r: Any, t: Any, y: Any) -> Iterator[tuple[str, int]]:
-    """How often each input was changed in place, by its name; not under compile nor for tensors of inference mode, which do not count."""
-    if torch.compiler.is_compiling():
-        return
+    """How often each input was changed in place, by its name; not for tensors of inference mode, which do not count."""
     for name, part in _named((("z", z), ("r", r), ("t", t), ("y", y))):
         if isinstance(part, Tensor) and not part.is_inference():
             yield name, part._version

@@ -89,10 +89,14 @@ def marked(**facts: Any) -> Callable[[T], T]:
 
 @cache
 def declared(module: str, decorator: str) -> Mapping[str, Entry]:
-    """The parts of a module of this package that carry a decorator, by name, in order: its first argument if it has one, else their own."""
+    """The parts of a module or a package of this package that carry a decorator, by name, in order.
+
+    A name is the decorator's first argument if it has one, else the part's own. A package offers its parts under its own name too.
+    """
     path = PACKAGE.joinpath(*module.split(".")[1:])
-    text = (path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py").read_text(encoding="utf-8")
-    found = [entry for node in ast.parse(text).body if (entry := _entry(node, module, decorator))]
+    files = [path.with_suffix(".py")] if path.with_suffix(".py").is_file() else sorted(path.glob("*.py"))
+    nodes = [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]
+    found = [entry for node in nodes if (entry := _entry(node, module, decorator))]
     return {entry.name: entry for entry in found}
 
 

@@ -12,13 +12,14 @@ from meanstep.rates import Exact, plain
 from meanstep.shapes import over
 from meanstep.tangents import automatic, recorded, rehearsal
 from meanstep.types import Answer, Bridge, Coefficient, Field, Query, Rate, Regression, Velocity
+from meanstep.values import Value
 from meanstep.velocities import as_is, auxiliary, conditional, own
 
 Finish = Callable[[Answer], Regression]
 
 
-@dataclass(frozen=True)
-class Eulerian:
+@dataclass(frozen=True, repr=False, eq=False)
+class Eulerian(Value):
     """`D_t X = v` along the flow, eq. (7). Methods differ in the tangent, the target and the rate; `given` hides conditions from `u`."""
 
     tangent: Velocity = conditional
@@ -54,8 +55,8 @@ def average(field: Field) -> Field:
     return field
 
 
-@dataclass(frozen=True)
-class Matching:
+@dataclass(frozen=True, repr=False, eq=False)
+class Matching(Value):
     """`u = v`, eq. (7) without its derivative: flow matching on `r = t` rows, the anchor on rows near it, eq. (18).
 
     `read` picks what is regressed: the field itself, or its `auxiliary` head (iMF, arXiv 2512.02012).
@@ -78,8 +79,8 @@ class Matching:
         return asked, lambda found: Regression(found[0], v, found[0].detach())
 
 
-@dataclass(frozen=True)
-class Lagrangian:
+@dataclass(frozen=True, repr=False, eq=False)
+class Lagrangian(Value):
     """`-d_r X = v` at the arrival point, eq. (8): terminal velocity matching, arXiv 2511.19797. No spatial tangent, so no noise.
 
     `arrival`: the velocity at the arrival point (`own`, or `of` an EMA copy); `through`: share of the gradient that flows through the
@@ -113,8 +114,8 @@ class Lagrangian:
         return Query(b.z, b.r, b.t, b.y, (None, torch.ones_like(b.r), None), recorded if flows else automatic), finish
 
 
-@dataclass(frozen=True)
-class Semigroup:
+@dataclass(frozen=True, repr=False, eq=False)
+class Semigroup(Value):
     """`(t - r) u(t, r) = (t - s) u(t, s) + (s - r) u(s, r)` at `s = t - split (t - r)`, eq. (9): SplitMeanFlow, Shortcut.
 
     `split`: 1/2, or a function of the bridge; `by`: the field that makes the two shorter jumps (None: the trained one, without gradient);

@@ -1,7 +1,7 @@
 """The displacement's rate `D_t[(t - r) u]` along a tangent: exact, or by a difference. How a derivative is made is not known here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from meanstep.joint_pass import answered
 from meanstep.shapes import over
 from meanstep.tangents import Way, automatic, recorded, rehearsal
 from meanstep.types import Answer, Bridge, Coefficient, Field, Query
+from meanstep.values import Value
 
 Change = tuple[Tensor, Tensor]
 
@@ -21,8 +22,8 @@ def plain(field: Field, b: Bridge, drew: bool) -> Query:
     return Query(b.z, b.r, b.t, b.y, value=called(field, b.z, b.r, b.t, b.y) if drew else None)
 
 
-@dataclass(frozen=True)
-class Exact:
+@dataclass(frozen=True, repr=False, eq=False)
+class Exact(Value):
     """The derivative itself, eq. (10). The gradient flows through `u`; the share `through` of it through the derivative too.
 
     With `through = 0` the derivative costs neither a graph nor a pass of its own where its rules reach: `way` is one of
@@ -30,7 +31,7 @@ class Exact:
     """
 
     through: Coefficient = 0.0
-    way: Way = field(default=automatic, repr=False)
+    way: Way = automatic
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "through", checked(self.through, "through"))
@@ -53,8 +54,8 @@ class Exact:
         return Query(b.z, b.r, b.t, b.y, (w, None, torch.ones_like(b.t)), recorded if flows else self.way), finish
 
 
-@dataclass(frozen=True)
-class Backward:
+@dataclass(frozen=True, repr=False, eq=False)
+class Backward(Value):
     """One-sided difference over the share `ratio` of the gap, eq. (22): needs no forward mode. `ratio` 0 is `Exact`, 1 is `u` itself.
 
     A tensor of ratios must be positive. The gradient flows through `u`. `clamp` bounds the discrete target elementwise, also at ratio 1
@@ -94,8 +95,8 @@ class Backward:
         return plain(field, b, rehearsed.drew), finish
 
 
-@dataclass(frozen=True)
-class Central:
+@dataclass(frozen=True, repr=False, eq=False)
+class Central(Value):
     """Symmetric difference over `t +- step`, eq. (23), with both probes in float32 whatever the autocast. TiM, arXiv 2509.04394.
 
     Times are not clamped, as in the source: the field is asked slightly outside [0, 1] near the ends, and with `r > t` on gaps below

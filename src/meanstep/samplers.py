@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from meanstep.calls import called
+from meanstep.calls import called, samples
 from meanstep.catalogue import marked
 from meanstep.keys import key
 from meanstep.paths import Path, linear
@@ -67,8 +67,7 @@ def _pairs(times: Iterable[float]) -> list[tuple[float, float]]:
 
 
 def _u(field: Field, z: Tensor, r: float, t: float, y: Any, batch_dims: int) -> Tensor:
-    if not z.is_floating_point():
-        raise TypeError(f"a sampler starts from noise in floating-point numbers, got {z.dtype}: ms.noise(seeds, shape), or z.float()")
+    samples(z, batch_dims)
     full = torch.ones(z.shape[:batch_dims], dtype=z.dtype, device=z.device)
     return called(field, z, r * full, t * full, y)
 

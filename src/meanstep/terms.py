@@ -9,14 +9,15 @@ from torch import Generator
 from meanstep.catalogue import marked
 from meanstep.objectives import Matching
 from meanstep.types import Bridge, Objective, Times, Weight
+from meanstep.values import Value
 from meanstep.velocities import as_is
 from meanstep.weights import constant
 
 Given = Callable[[Bridge], Bridge]
 
 
-@dataclass(frozen=True)
-class Term:
+@dataclass(frozen=True, repr=False, eq=False)
+class Term(Value):
     """A fixed `share` of the batch's rows under one objective. Terms take rows one after the other and start over when the batch is full.
 
     `times` None keeps the times that the rows already have from the terms before. The term adds `scale` times the mean of its weighted

@@ -7,6 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from meanstep.types import Times
+from meanstep.values import value
 
 Shape = tuple[int, ...]
 
@@ -20,24 +21,32 @@ def _logistic(shape: Shape, g: Generator | None, mean: float, std: float) -> Ten
     return torch.sigmoid(mean + std * normal)
 
 
-def _sorted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def capped(r: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """`r` at most `t`: more rows with `r = t`."""
+    return torch.minimum(r, t), t
+
+
+def ascending(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The smaller and the larger of each pair."""
     return torch.minimum(a, b), torch.maximum(a, b)
 
 
 def uniform(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
     """Two sorted uniforms."""
-    return _sorted(_rand(shape, g), _rand(shape, g))
+    return ascending(_rand(shape, g), _rand(shape, g))
 
 
+@value
 def logit_normal(mean: float = -0.4, std: float = 1.0) -> Times:
     """Two sorted logit-normals; MeanFlow's ImageNet sampler, arXiv 2505.13447."""
-    return lambda shape, g: _sorted(_logistic(shape, g, mean, std), _logistic(shape, g, mean, std))
+    return lambda shape, g: ascending(_logistic(shape, g, mean, std), _logistic(shape, g, mean, std))
 
 
+@value
 def logit_normal_pair(
     t: tuple[float, float] = (-0.6, 1.6),
     r: tuple[float, float] = (-4.0, 1.6),
-    join: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda r, t: (torch.minimum(r, t), t),
+    join: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = capped,
 ) -> Times:
     """Independent logit-normals `(mean, std)` for `t` and `r`, then `r = min(r, t)` (more `r = t` rows): MeanFlow's later CIFAR sampler."""
     return lambda shape, g: join(_logistic(shape, g, *r), _logistic(shape, g, *t))
@@ -45,9 +54,10 @@ def logit_normal_pair(
 
 def sorted_pair(t: tuple[float, float] = (0.4, 1.0), r: tuple[float, float] = (-1.2, 1.0)) -> Times:
     """Two different logit-normals, sorted; decoupled MeanFlow, arXiv 2510.24474."""
-    return logit_normal_pair(t, r, join=_sorted)
+    return logit_normal_pair(t, r, join=ascending)
 
 
+@value
 def separated(times: Times, least: float = 1e-4) -> Times:
     """`r` moved below `t - least` (and `t` up to `least` where it is smaller); SoFlow needs a positive gap."""
 
@@ -59,6 +69,7 @@ def separated(times: Times, least: float = 1e-4) -> Times:
     return draw
 
 
+@value
 def gap_first(gap: tuple[float, float] = (-0.8, 1.0), r: tuple[float, float] = (-0.4, 1.0)) -> Times:
     """A logit-normal gap, then `r` logit-normal truncated to `[0, 1 - gap]` by its inverse distribution function; TVM, arXiv 2511.19797."""
 
@@ -71,6 +82,7 @@ def gap_first(gap: tuple[float, float] = (-0.8, 1.0), r: tuple[float, float] = (
     return draw
 
 
+@value
 def u_shaped(a: float = 4.0, gap: tuple[float, float] = (-0.8, 1.0), top: float = 80 / 81) -> Times:
     """`t` from an exponential density and its mirror, a logit-normal gap, long jumps sent to `r = 0`; Re-MeanFlow, arXiv 2511.23342."""
 
@@ -83,6 +95,7 @@ def u_shaped(a: float = 4.0, gap: tuple[float, float] = (-0.8, 1.0), top: float 
     return draw
 
 
+@value
 def instants(mean: float = -0.4, std: float = 1.0) -> Times:
     """`r = t`, a single logit-normal time."""
 
@@ -93,6 +106,7 @@ def instants(mean: float = -0.4, std: float = 1.0) -> Times:
     return draw
 
 
+@value
 def diagonal(times: Times) -> Times:
     """The `t` of another sampler with `r = t`: the flow-matching rows."""
 
@@ -103,6 +117,7 @@ def diagonal(times: Times) -> Times:
     return draw
 
 
+@value
 def terminal(times: Times) -> Times:
     """The `t` of another sampler with `r = 0`: jumps to the data."""
 
@@ -113,6 +128,7 @@ def terminal(times: Times) -> Times:
     return draw
 
 
+@value
 def anchor(times: Times, low: float = 1e-4, high: float = 1e-2) -> Times:
     """The `t` of another sampler with `r = t - delta`, `delta` uniform on [low, high], eq. (18); arXiv 2605.09235.
 
@@ -128,6 +144,7 @@ def anchor(times: Times, low: float = 1e-4, high: float = 1e-2) -> Times:
     return draw
 
 
+@value
 def dyadic(levels: Sequence[int]) -> Times:
     """Gap `2^-k`, `k` drawn from `levels`, `t` on the grid of that gap; Shortcut models, arXiv 2410.12557."""
     if not levels or min(levels) < 0:

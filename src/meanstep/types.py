@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from meanstep.paths import Path, linear
+from meanstep.values import record
 
 
 class Field(Protocol):
@@ -37,6 +38,9 @@ class Bridge(NamedTuple):
     progress: float | Tensor | None = None
     path: Path = linear
     independent: bool = True
+
+    def __repr__(self) -> str:
+        return record(self)
 
     @property
     def gap(self) -> Tensor:
@@ -85,6 +89,9 @@ class Regression(NamedTuple):
     average: Tensor | None = None
     tangent: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return record(self)
+
 
 class Query(NamedTuple):
     """The one evaluation of the field that carries an objective's gradient; the loss joins those of all terms into one forward pass.
@@ -102,8 +109,11 @@ class Query(NamedTuple):
     value: Tensor | None = None
     head: bool = False
 
+    def __repr__(self) -> str:
+        return record(self)
 
-Coefficient = float | Tensor | Callable[[Bridge], "float | Tensor"]
+
+Coefficient = float | Tensor | Callable[[Bridge], float | Tensor]
 """A number, a tensor over leading batch axes (one value an ensemble member), or a function of the bridge: of `(r, t)` or of progress."""
 Times = Callable[[tuple[int, ...], torch.Generator | None], tuple[Tensor, Tensor]]
 """`(shape, generator) -> (r, t)` with `0 <= r <= t <= 1`."""

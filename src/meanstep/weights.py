@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from meanstep.coefficients import at
 from meanstep.precise import Precise
 from meanstep.shapes import event_size
 from meanstep.types import Bridge, Coefficient, Weight
+from meanstep.values import Value, called_as, like, value
 
 
 def constant(error: Tensor, b: Bridge) -> Tensor:
@@ -17,8 +19,8 @@ def constant(error: Tensor, b: Bridge) -> Tensor:
     return error
 
 
-@dataclass(frozen=True)
-class Adaptive:
+@dataclass(frozen=True, repr=False, eq=False)
+class Adaptive(Value):
     """`q / sg(q + c)^power`, eq. (24), `q` the squared error summed (or averaged: `reduction="mean"`) over the event.
 
     At `power = 1` the logged loss is about 1 whatever the error: read `metrics["residual"]`. `ValueError` unless `c > 0`, `power >= 0`.
@@ -35,7 +37,7 @@ class Adaptive:
             raise ValueError(f"reduction must be 'sum' or 'mean', got {self.reduction!r}")
 
     def __repr__(self) -> str:
-        return f"adaptive({self.power!r}, {self.c!r}, {self.reduction!r})"
+        return called_as("adaptive", [self.power, self.c, self.reduction], {})
 
     def __call__(self, error: Tensor, b: Bridge) -> Tensor:
         """`[*B]` error -> `[*B]` loss."""
@@ -48,6 +50,7 @@ def adaptive(power: float = 1.0, c: float = 1e-2, reduction: str = "sum") -> Ada
     return Adaptive(power, c, reduction)
 
 
+@value
 def times_factor(weight: Weight, factor: Callable[[Bridge], Tensor | float]) -> Weight:
     """`factor(bridge)` times another weight's loss: it comes strictly after the adaptive weight and does not enter its `q`."""
     if isinstance(weight, nn.Module):
@@ -55,6 +58,7 @@ def times_factor(weight: Weight, factor: Callable[[Bridge], Tensor | float]) -> 
     return lambda error, b: factor(b) * weight(error, b)
 
 
+@value
 def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
     """alpha-Flow's weight, eq. (25), on the error of the `Backward(ratio)` rate; `q / (q + c)` at `ratio = 0` and where `r = t`.
 
@@ -71,6 +75,7 @@ def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
     return weight
 
 
+@value
 def shrinking_gap(scale: float, power: float = 1.0) -> Callable[[Bridge], Tensor]:
     """The curriculum factor `1 - s + scale s (1 - (t - r))`, `s = 1 - progress^power`, eq. (26): short gaps first; arXiv 2511.19065."""
 
@@ -81,6 +86,7 @@ def shrinking_gap(scale: float, power: float = 1.0) -> Callable[[Bridge], Tensor
     return factor
 
 
+@value
 def min_snr(gamma: float = 5.0) -> Callable[[Bridge], Tensor]:
     """`min(SNR, gamma) / (SNR + 1)` with the path's `SNR = (a / b)^2`, the Min-SNR weight of velocity regression, arXiv 2303.09556."""
 
@@ -118,9 +124,18 @@ class Cauchy(Precise):
         nn.init.zeros_(self.log_scale.weight)
         nn.init.zeros_(self.log_scale.bias)
 
+    def extra_repr(self) -> str:
+        """What the log is bounded by."""
+        return f"c={self.c:g}"
+
     def forward(self, error: Tensor, b: Bridge) -> Tensor:
         """`[*B]` error -> `[*B]` loss; the gradient reaches the field through the error and the log-scale through `s`."""
         angles = torch.stack([b.t, b.r], -1)[..., None] * self.frequencies
         features = torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
         s: Tensor = self.log_scale(features.to(self.log_scale.weight)).squeeze(-1).to(error)
         return torch.log(error * torch.exp(-s) + self.c) + s
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...

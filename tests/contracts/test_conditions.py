@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import meanstep as ms
 from meanstep import recipes, velocities
 from meanstep.program.sampling import draw
+from meanstep.shapes import where
 from meanstep.velocities import Condition, Guided, LabelDropout, LabelOnly, Posterior, conditional, flexibly_guided, own
 
 N = 32
@@ -89,7 +90,7 @@ def test_only_the_dropped_rows_are_hidden(form: str):
     dropout, b = LabelDropout(null, share=0.4), bridge(y)
     rows = dropout.rows(b)
     assert rows.any() and not rows.all()
-    assert same(dropout(b).y, velocities.where(rows, expected, y))
+    assert same(dropout(b).y, where(rows, expected, y))
 
 
 REFUSED: dict[str, tuple[Any, Any, str]] = {

@@ -14,7 +14,8 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from meanstep.fields import PLANAR, Law, Mixture, gaussian_mixture
-from meanstep.fields.planar import Checkerboard, Isotropic
+from meanstep.fields.boxes import Checkerboard
+from meanstep.fields.isotropic import Isotropic
 
 F = torch.float64
 LAWS: dict[str, Callable[..., Law]] = {

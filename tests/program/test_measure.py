@@ -10,7 +10,7 @@ import meanstep as ms
 from meanstep.coefficients import matrix_optimum
 from meanstep.fields import PLANAR, Mixture
 from meanstep.fields.flat import Runner, Shape
-from meanstep.fields.planar import Isotropic
+from meanstep.fields.isotropic import Isotropic
 from meanstep.program.reproduce.points.draws import Stream
 from meanstep.program.reproduce.points.measure import BINS, PROBE_BETAS, Judge, Probe, Rows, exact_beta, exact_map, probe_rows
 from meanstep.program.reproduce.points.settings import Settings

@@ -1,13 +1,14 @@
 """Adapters: networks of other people, with their own argument order and parameterisation, as fields."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from meanstep.paths import linear
 from meanstep.shapes import over
 from meanstep.types import Field
+from meanstep.values import like
 
 ROLES = ("z", "r", "t", "gap", "y")
 
@@ -39,6 +40,11 @@ class Adapted(nn.Module):
         """The average velocity `[*B, *E]`."""
         out = self._call(z, r, t, y)
         return self.output(out) if self.output else out
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def with_head(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
         """Both velocities of one call; the network must have a head."""
@@ -96,6 +102,11 @@ class DataPrediction(nn.Module):
         """The average velocity `[*B, *E]`."""
         return self._velocity(self.net, z, r, t, y)
 
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
     @property
     def with_head(self) -> Callable[..., tuple[Tensor, Tensor]] | None:
         """Both velocities in one pass, if the network offers it."""
@@ -131,6 +142,11 @@ class Scaled(nn.Module):
             )
         return over(y.omega, z) * self.net(z, r, t, y)
 
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
 
 class Decoupled(nn.Module):
     """A flow-matching network made an average velocity: its first `split` blocks see `t`, the others and the last layer see `r`, eq. (33).
@@ -158,3 +174,8 @@ class Decoupled(nn.Module):
             h = block(h, early if k < self.split else late)
         out: Tensor = self.net.final(h, late)
         return out
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from meanstep.paths import linear
 from meanstep.shapes import over
+from meanstep.values import told
 
 Marginal = Callable[[Tensor, Tensor], Tensor]
 Differential = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -33,6 +34,9 @@ class Mixture:
         if not (self.stds > 0).all() or not (w > 0).all():
             raise ValueError("standard deviations and weights of a mixture must be positive")
         self.weights = w / w.sum()
+
+    def __repr__(self) -> str:
+        return f"Mixture({told(self.means)}, {told(self.stds)}, {told(self.weights)})"
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """`n` draws, `[n, D]`."""
@@ -93,6 +97,9 @@ class Gaussian:
         self.mixture = Mixture(mean[None], self.std[None])
         self.velocity, self.covariance, self.sample = self.mixture.velocity, self.mixture.covariance, self.mixture.sample
 
+    def __repr__(self) -> str:
+        return f"Gaussian({told(self.mean)}, {told(self.std)})"
+
     def _growth(self, r: Tensor, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`(sd_t - sd_r) / (t - r)`, without a difference and so exact at `r = t`; `sd_t`; `sd_r`."""
         r, t, s2 = over(r, z), over(t, z), self.std**2
@@ -125,6 +132,11 @@ class Averaged:
     def __init__(self, velocity: Marginal, rtol: float = 1e-10, atol: float = 1e-12, differential: Differential | None = None) -> None:
         self.velocity, self.rtol, self.atol = velocity, rtol, atol
         self.differential = differential or self._by_forward_mode
+
+    def __repr__(self) -> str:
+        owner = getattr(self.velocity, "__self__", None)
+        of = told(self.velocity) if owner is None else f"{told(owner)}.{told(self.velocity)}"
+        return f"Averaged({of}, rtol={self.rtol:g}, atol={self.atol:g})"
 
     def _by_forward_mode(self, z: Tensor, t: Tensor, dz: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         v, dv = torch.func.jvp(self.velocity, (z, t), (dz, dt))[:2]

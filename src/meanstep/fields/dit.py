@@ -4,7 +4,7 @@ Its tangents are carried by the rules of `meanstep.tangents`, like those of any 
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from meanstep.fields.adapt import towards
 from meanstep.paths import linear
+from meanstep.values import like
 
 
 class TimeEmbedding(nn.Module):
@@ -213,6 +214,9 @@ class DiT(nn.Module):
 
     def stem(self, z: Tensor) -> Tensor:
         """Tokens `[B, N, width]` of an image."""
+        if z.shape[1:] != (self.channels, self.size, self.size):
+            wanted = (self.channels, self.size, self.size)
+            raise ValueError(f"z has shape {tuple(z.shape)}, and this DiT takes rows of shape {wanted}")
         side, p = self.size // self.patch, self.patch
         tokens = z.reshape(-1, self.channels, side, p, side, p).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         return self.patches(tokens) + self.positions.to(z)
@@ -243,6 +247,11 @@ class DiT(nn.Module):
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         """The average velocity: `[B, C, H, W], [B], [B], [B] -> [B, C, H, W]`; `ValueError` for other images, or labels without classes."""
         return self._velocities(z, r, t, y)[0]
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def with_head(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
         """The average and the auxiliary velocity in one pass, both `[B, C, H, W]`."""

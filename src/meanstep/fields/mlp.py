@@ -2,10 +2,12 @@
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
+
+from meanstep.values import like
 
 
 class MLP(nn.Module):
@@ -45,6 +47,8 @@ class MLP(nn.Module):
         self.two = head
 
     def _run(self, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
+        if z.shape[-1:] != (self.dim,) or z.ndim != t.ndim + 1:
+            raise ValueError(f"z has shape {tuple(z.shape)}, and this MLP takes points of {self.dim} numbers, {(*t.shape, self.dim)}")
         angles = torch.stack([t, t - r], -1)[..., None] * self.frequencies
         parts = [z, angles.sin().flatten(-2), angles.cos().flatten(-2)]
         if self.classes:
@@ -58,6 +62,11 @@ class MLP(nn.Module):
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         """The average velocity: `[*M, B, D], [*M, B], [*M, B] -> [*M, B, D]`."""
         return self._run(z, r, t, y)[..., : self.dim]
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def with_head(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
         """Both velocities in one pass."""

@@ -35,6 +35,9 @@ class Sliced:
         self.shape, self.directions = reference.shape, directions.to(reference)
         self.sorted = self._sorted(_points("the reference", reference))
 
+    def __repr__(self) -> str:
+        return f"Sliced({self.shape[0]} points in {self.shape[1]} dimensions, {len(self.directions)} directions)"
+
     def _sorted(self, x: Tensor) -> Tensor:
         """Sorted projections, `[m, n]`, on the CPU: there numpy sorts float32 several times faster than torch."""
         projections: np.ndarray[tuple[int, ...], np.dtype[np.floating]] = (self.directions @ x.mT).cpu().numpy()

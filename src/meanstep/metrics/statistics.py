@@ -21,6 +21,9 @@ class Statistics:
         self.mean = torch.zeros(dim, dtype=torch.float64, device=device)
         self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
+    def __repr__(self) -> str:
+        return f"Statistics({self.n} rows of {len(self.mean)} features)"
+
     @property
     def dim(self) -> int:
         """D."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from meanstep.probes.rows import Estimate, Table, inner, tabulated
 from meanstep.types import Bridge, Field, Velocity
+from meanstep.values import record
 
 
 class Bias(NamedTuple):
@@ -16,6 +17,9 @@ class Bias(NamedTuple):
     square: Estimate
     kind: str
     rows: Table
+
+    def __repr__(self) -> str:
+        return record(self)
 
 
 @torch.no_grad()

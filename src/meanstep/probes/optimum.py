@@ -14,6 +14,7 @@ from torch import Tensor
 from meanstep.coefficients import binned, scalar_optimum
 from meanstep.probes.rows import EDGES, Estimate, Table, influenced, student
 from meanstep.types import Bridge
+from meanstep.values import record
 
 GRID = torch.linspace(0, 1, 11, dtype=torch.float64)
 
@@ -24,6 +25,9 @@ class Curve(NamedTuple):
     betas: Tensor
     noise: Estimate
     top: Tensor
+
+    def __repr__(self) -> str:
+        return record(self)
 
 
 def curve(table: Table, betas: Tensor = GRID, *, relative: bool = True) -> Curve:
@@ -115,6 +119,9 @@ class Grid(NamedTuple):
     d: Tensor
     counts: Tensor
     beta: Estimate
+
+    def __repr__(self) -> str:
+        return record(self)
 
     def noise(self, beta: float | Tensor) -> Tensor:
         """The error in each bin at one coefficient, or at a table of them `[n, n]`, not divided by anything."""

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from meanstep import shapes
 from meanstep.coefficients import part
 from meanstep.types import Bridge
+from meanstep.values import record
 
 NORMAL = 1.959963984540054  # the normal distribution's 97.5 percent point
 EDGES = torch.linspace(0, 1, 9, dtype=torch.float64)
@@ -28,6 +29,9 @@ class Estimate(NamedTuple):
     value: Tensor
     error: Tensor
     dof: Tensor
+
+    def __repr__(self) -> str:
+        return record(self)
 
     def interval(self) -> tuple[Tensor, Tensor]:
         """The 95 percent interval, with Student's quantile at `dof`. It knows of rows it has seen: too short if the seams are missed."""
@@ -52,6 +56,9 @@ class Clipped(NamedTuple):
     low: Tensor
     high: Tensor
 
+    def __repr__(self) -> str:
+        return record(self)
+
 
 def student(dof: Tensor) -> Tensor:
     """Student's 97.5 percent point by its expansion in `1 / dof`: 2 percent off at 2 degrees of freedom, 0.1 percent at 5."""
@@ -75,6 +82,9 @@ class Table(NamedTuple):
     r: Tensor
     t: Tensor
     columns: dict[str, Tensor]
+
+    def __repr__(self) -> str:
+        return record(self)
 
     def mean(self, name: str) -> Estimate:
         """The mean of a column, `[*M]`."""
@@ -135,6 +145,8 @@ def _summed(x: Tensor, cell: Tensor, n: int) -> Tensor:
 
 def pieces(b: Bridge, size: int) -> Iterator[Bridge]:
     """A bridge in pieces of at most `size` rows along its last batch axis."""
+    if not isinstance(b, Bridge):
+        raise TypeError(f"a probe is given a Bridge such as loss.draw(x)[0][1], got {type(b).__name__}")
     axis = b.t.ndim - 1
     for start in range(0, b.t.shape[axis], size):
         length = min(size, b.t.shape[axis] - start)

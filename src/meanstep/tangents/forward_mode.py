@@ -38,6 +38,9 @@ def differentiable_kernels() -> Iterator[None]:
 def derivative(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """`u(z, r, t)` and its derivative along `(dz, dr, dt)`, None meaning 0, eq. (10). `TypeError` names a module that has none."""
 
+    if not torch.compiler.is_compiling() and (name := _scripted(field)):
+        raise TypeError(f"{name} is a TorchScript module, without a reliable forward derivative: pass the module before torch.jit.script")
+
     def u(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
         return guarded(field, z, r, t, y)
 
@@ -55,6 +58,12 @@ def derivative(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dir
             with torch.no_grad():
                 guarded(field, *tree_map(torch.clone, (z, r, t, y)))
         raise TypeError(_diagnosis(field, lambda: torch.func.jvp(u, primals, tangents), error)) from error
+
+
+def _scripted(field: Field) -> str:
+    """The first TorchScript module in a network, by its name there; empty if there is none."""
+    modules = field.named_modules() if isinstance(field, nn.Module) else ()
+    return next((name or "the network" for name, module in modules if isinstance(module, torch.jit.ScriptModule)), "")
 
 
 class Rules(TorchFunctionMode):

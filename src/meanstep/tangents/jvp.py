@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from meanstep.calls import guarded
 from meanstep.shapes import tree_map
-from meanstep.tangents import heads, rules, shape_rules  # noqa: F401 (they fill the table)
+from meanstep.tangents import heads, layer_rules, rules, shape_rules  # noqa: F401 (they fill the table)
 from meanstep.tangents.dual import Dual, Unsupported
 from meanstep.tangents.forward_mode import Directions, Rules, derivative
 from meanstep.types import Field
@@ -160,8 +160,10 @@ def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dire
     if not verdict.reason:
         try:
             return carried(field, z, r, t, y, along)
-        except Unsupported as missing:
-            verdict.reason = str(missing)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as missing:  # whatever a network does with an object that is no tensor
+            verdict.reason = str(missing) or type(missing).__name__
             _mark(module, False)
     return separate(field, z, r, t, y, along)
 
@@ -246,7 +248,9 @@ def _reference(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dir
         found = derivative(field, z, r, t, y, along)[1]
         half = torch.is_autocast_enabled(z.device.type) or found.dtype in (torch.bfloat16, torch.float16)
         return found, 0.1 if half else 1e-3
-    except TypeError:
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, RuntimeError):  # no derivative, or none of this layout: `Rules`, which `separate` has, may do without
         return _difference(field, z, r, t, y, along)
 
 

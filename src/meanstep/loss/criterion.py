@@ -1,25 +1,22 @@
-"""The criterion that a user calls: draws noise and times, splits the rows among a recipe's terms, returns a loss and what to log.
+"""The criterion that a user calls: draws noise and times, splits the rows among a recipe's terms, returns a loss and what to log."""
 
-Knows no optimiser, no device and no parallelism: wrap a module that owns the field and calls this one in DDP, FSDP or compile.
-"""
-
-import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
-from meanstep.calls import no_tensor, real, wrong_shape
+from meanstep.calls import real, wrong_shape
 from meanstep.joint_pass import together
-from meanstep.objectives import Matching
+from meanstep.loss.inputs import batch_of
+from meanstep.loss.metrics import metrics_of
+from meanstep.loss.mistakes import culprits, mistake_of
+from meanstep.loss.rows import Rows, part, reads_head, shows_the_same
 from meanstep.paths import Path, linear
 from meanstep.shapes import over, per_sample, tree_map
 from meanstep.terms import Recipe, Term
 from meanstep.types import Answer, Bridge, Field, Objective, Query, Regression
-from meanstep.velocities import auxiliary
-
-GAPS = (0.25, 0.5, 0.75, 1.0)
+from meanstep.values import like, record
 
 
 class Output(NamedTuple):
@@ -28,14 +25,8 @@ class Output(NamedTuple):
     loss: Tensor
     metrics: dict[str, Tensor]
 
-
-class Rows(NamedTuple):
-    """What one term made of its rows: the regression and its raw error `[*B]`."""
-
-    term: Term
-    bridge: Bridge
-    regression: Regression
-    error: Tensor
+    def __repr__(self) -> str:
+        return record(self)
 
 
 class Loss(nn.Module):
@@ -86,10 +77,17 @@ class Loss(nn.Module):
         draws = self.draw(x, y, noise=noise, mask=mask, progress=progress, generator=generator, independent=independent)
         n = x.shape[self.batch_dims - 1]
         rows = self._regress(field, draws, n)
-        loss = torch.stack([_part(row, n) for row in rows]).sum()
+        loss = torch.stack([part(row, n) for row in rows]).sum()
         if self.check and not torch.isfinite(loss):
-            raise FloatingPointError(_culprits(rows, [part.start for part in self._deal(n)]))
-        return Output(loss, _metrics(rows, n) if self.measure else {})
+            raise FloatingPointError(culprits(rows, [part.start for part in self._deal(n)]))
+        if self.check and mask is not None and not torch.stack([row.regression.prediction.isfinite().all() for row in rows]).all():
+            raise FloatingPointError("the field returned numbers that are not finite under the mask, which reach the weights' gradient")
+        return Output(loss, metrics_of(rows, n) if self.measure else {})
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def draw(
         self,
@@ -103,7 +101,7 @@ class Loss(nn.Module):
         independent: bool = False,
     ) -> list[tuple[Term, Bridge]]:
         """The bridges that each term of the recipe gets: what `forward` regresses on, for probes and tests. Arguments as there."""
-        batch = self._validated(x, y, noise, mask, progress, generator)
+        batch = batch_of(self.batch_dims, x, y, noise, mask, progress, generator)
         if mask is not None:  # a nan there would reach the weights' gradient even through an error of weight 0
             x = torch.where(over(mask, x), x, 0.0)
             noise = None if noise is None else torch.where(over(mask, x), noise, 0.0)
@@ -121,27 +119,6 @@ class Loss(nn.Module):
             held = Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress, self.path, independent or noise is None)
             draws.append((term, term.prepare(held)))
         return draws
-
-    def _validated(
-        self, x: Tensor, y: Any, noise: Tensor | None, mask: Tensor | None, progress: float | Tensor | None, generator: Generator | None
-    ) -> tuple[int, ...]:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"data must be a torch tensor, got {type(x).__name__}: the call is loss(field, x, y)")
-        if x.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"data must be float32 or float64, got {x.dtype}: convert it, and use torch.autocast for half precision")
-        if x.ndim <= self.batch_dims:
-            raise ValueError(f"data of shape {tuple(x.shape)} leaves no event axis after batch_dims={self.batch_dims}: use x[..., None]")
-        batch = tuple(x.shape[: self.batch_dims])
-        if noise is not None and (noise.shape != x.shape or noise.dtype != x.dtype):
-            raise ValueError(f"noise must match the data: {tuple(x.shape)} {x.dtype}, got {tuple(noise.shape)} {noise.dtype}")
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[: mask.ndim] or mask.ndim < self.batch_dims):
-            raise ValueError(f"mask must be boolean and cover leading axes of {tuple(x.shape)}, got {tuple(mask.shape)} {mask.dtype}")
-        if not (progress is None or torch.compiler.is_compiling() or 0 <= progress <= 1):
-            raise ValueError(f"progress is the share of the training done, in [0, 1], got {progress:g}")
-        if generator is not None and not isinstance(generator, Generator):
-            raise TypeError(f"generator must be a torch.Generator such as ms.key(0), got {generator!r}")
-        tree_map(lambda p: _leads(p, batch), y)
-        return batch
 
     def _deal(self, n: int) -> Iterator[slice]:
         """Consecutive rows for one term after the other, starting over when the batch is full."""
@@ -175,7 +152,7 @@ class Loss(nn.Module):
             answers = together(field, [query for query, _ in asked], self._heads(n))
             regressions = [finish(found) for (_, finish), found in zip(asked, answers, strict=True)]
         except (AttributeError, RuntimeError, TypeError) as failure:
-            if (mistake := _mistake(field, draws[0][1])) is None:
+            if (mistake := mistake_of(field, draws[0][1])) is None:
                 raise
             raise mistake from failure
         return [_rows(term, b, regression) for (term, b), regression in zip(draws, regressions, strict=True)]
@@ -184,8 +161,8 @@ class Loss(nn.Module):
         """Terms that regress the head on rows with the inputs of the terms before them, which then share a pass: those terms, in order."""
         dealt, found = list(self._deal(n)), {}
         for k, term in enumerate(self.recipe):
-            if term.times is None and _reads_head(term):
-                alike = [j for j in range(k) if _shows_the_same(self.recipe[j], term) and dealt[j].start >= dealt[k].start]
+            if term.times is None and reads_head(term):
+                alike = [j for j in range(k) if shows_the_same(self.recipe[j], term) and dealt[j].start >= dealt[k].start]
                 ends = [dealt[k].start, *(dealt[j].stop for j in alike)]
                 if [dealt[j].start for j in alike] == ends[:-1] and ends[-1] == dealt[k].stop:
                     found[k] = alike
@@ -233,133 +210,3 @@ class _Cut:
 
     def __call__(self, p: Tensor) -> Tensor:
         return p.narrow(self.axis, self.rows.start, self.rows.stop - self.rows.start)
-
-
-def _share(rows: Rows, n: int) -> float:
-    """What one row counts for in the loss of a batch of `n`: `scale` over the term's rows, by default one n-th."""
-    return 1 / n if rows.term.scale is None else rows.term.scale / rows.error.shape[-1]
-
-
-def _part(rows: Rows, n: int) -> Tensor:
-    """A term's part of the loss, summed over members; a row without an entry counts nothing, whatever its weight makes of 0."""
-    loss = torch.where(_filled(rows), rows.term.weight(rows.error, rows.bridge), 0.0)
-    return loss.sum() * _share(rows, n)
-
-
-def _filled(rows: Rows) -> Tensor:
-    mask = rows.bridge.mask
-    return torch.ones_like(rows.error, dtype=torch.bool) if mask is None else mask.reshape(*rows.error.shape, -1).any(-1)
-
-
-def _leads(p: Any, batch: tuple[int, ...]) -> Any:
-    if not isinstance(p, Tensor):
-        raise TypeError(f"a condition is a tensor, or a tuple, list or dict of tensors, got {type(p).__name__} {p!r:.40}")
-    if tuple(p.shape[: len(batch)]) != batch:
-        raise ValueError(f"a condition of shape {tuple(p.shape)} does not start with the batch shape {batch}")
-    return p
-
-
-@torch.enable_grad()
-def _slope(rows: Rows, error: Tensor) -> Tensor:
-    """The derivative of each row's loss in its error: the effective weight."""
-    leaf = error.detach().requires_grad_()
-    return torch.autograd.grad(rows.term.weight(leaf, rows.bridge).sum(), leaf)[0]
-
-
-@torch.no_grad()
-def _metrics(rows: list[Rows], n: int) -> dict[str, Tensor]:
-    """Raw residuals, never only the weighted loss; `docs/conventions.md` explains each."""
-
-    def joined(f: Callable[[Rows], Tensor]) -> Tensor:
-        return torch.cat([f(row) for row in rows], -1)
-
-    gap, error, filled = joined(lambda row: row.bridge.gap), joined(lambda row: row.error), joined(_filled)
-    head = joined(lambda row: torch.full_like(row.error, _reads_head(row.term), dtype=torch.bool))
-    match = joined(lambda row: torch.full_like(row.error, isinstance(row.term.objective, Matching), dtype=torch.bool))
-    moving = filled & ~match & (gap > 0)
-    out = {
-        "residual": _mean(error, filled),
-        "residual_diagonal": _mean(error, filled & ~head & (match | (gap == 0))),
-        "residual_gap": _mean(error, moving),
-    }
-    for low, high in zip((0.0, *GAPS), GAPS, strict=False):
-        out[f"residual_gap_{high:g}"] = _mean(error, moving & (gap > low) & (gap <= high))
-    if any(_reads_head(row.term) for row in rows):
-        out["residual_head"] = _mean(error, filled & head)
-    if not torch.is_inference_mode_enabled():  # the weights' slopes are derivatives
-        weight, at_zero = joined(lambda row: _slope(row, row.error)), joined(lambda row: _slope(row, torch.zeros_like(row.error)))
-        out["saturated"] = _mean((weight < 0.1 * at_zero).to(error), filled)
-        pull = torch.where(filled, weight * error.sqrt() * joined(lambda row: torch.full_like(row.error, _share(row, n))), 0.0)
-        out["effective_rows"] = pull.sum(-1).square() / (pull.square().sum(-1) * filled.sum(-1))
-    if moved := [row for row in rows if row.regression.tangent is not None]:
-        change, average, tangent, noise = (torch.cat([q[k] for q in map(_squares, moved)], -1) for k in range(4))
-        here = torch.cat([_filled(row) & (row.bridge.gap > 0) for row in moved], -1)
-        out["change_ratio"] = (_mean(change, here) / _mean(average, here)).sqrt()
-        out["tangent_rms"] = _mean(tangent, here).sqrt()
-        out["tangent_noise"] = _mean(noise, here)
-    return out
-
-
-def _reads_head(term: Term) -> bool:
-    return isinstance(term.objective, Matching) and term.objective.read is auxiliary
-
-
-def _shows_the_same(a: Term, b: Term) -> bool:
-    """Whether two terms give the field the same inputs on the same rows."""
-    given = [getattr(term.objective, "given", None) for term in (a, b)]
-    return a.times is not None and a.prepare is b.prepare and given[0] is not None and given[0] is given[1]
-
-
-def _squares(row: Rows) -> list[Tensor]:
-    b, (prediction, _, average, tangent) = row.bridge, row.regression
-    assert average is not None and tangent is not None
-    return [per_sample(q.to(b.z).square(), b.t, b.mask) for q in (prediction - average, average, tangent, b.v - tangent)]
-
-
-def _mean(x: Tensor, where: Tensor) -> Tensor:
-    """Mean over the last axis where true, nan where nothing is."""
-    return torch.where(where, x, 0.0).sum(-1) / where.sum(-1)
-
-
-def _mistake(field: Field, b: Bridge) -> Exception | None:
-    """The user's mistake behind a failure inside the field, if it is one of the common ones."""
-    call = field.forward if isinstance(field, nn.Module) else field
-    try:
-        signature = inspect.signature(call)
-    except (TypeError, ValueError):  # not a function, or a built-in one
-        return None
-    try:
-        signature.bind(b.z, b.r, b.t, b.y)
-    except TypeError:
-        return TypeError(
-            f"a field is called as field(z, r, t, y), and {type(field).__name__} takes {signature}: "
-            'adapt it, e.g. ms.as_field(net, ("z", "t", "r")) or ms.as_field(net, ("z",), {"timestep": "t", "delta": "gap"})'
-        )
-    weights = next((p for p in field.parameters() if p.is_floating_point()), None) if isinstance(field, nn.Module) else None
-    if weights is not None and weights.device != b.z.device:
-        return ValueError(f"the network is on {weights.device} and the data on {b.z.device}: move one of them")
-    if weights is not None and weights.dtype != b.z.dtype and not torch.is_autocast_enabled(b.z.device.type):
-        return TypeError(f"the network's weights are {weights.dtype} and the data {b.z.dtype}: convert one, or use torch.autocast")
-    try:
-        with torch.no_grad():
-            u: Any = field(b.z, b.r, b.t, b.y)
-    except Exception:  # the network fails by itself: its own error is the best one
-        return None
-    if not isinstance(u, Tensor):
-        return TypeError(no_tensor(u))
-    return ValueError(wrong_shape(u.shape, b.z)) if u.shape != b.z.shape else None
-
-
-def _culprits(rows: list[Rows], starts: list[int]) -> str:
-    found = []
-    for k, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        b, bad = row.bridge, ~torch.isfinite(row.error)
-        tangent = row.regression.tangent
-        norms = per_sample(tangent.square(), b.t, b.mask).sqrt() if tangent is not None else torch.full_like(b.t, float("nan"))
-        for index in bad.nonzero()[:4]:
-            i = tuple(index.tolist())
-            place = (*i[:-1], i[-1] + start)
-            name = f"term {k}, row {place if len(place) > 1 else place[0]}"
-            found.append(f"{name}: r={b.r[i]:.6g}, t={b.t[i]:.6g}, error={row.error[i]:.3g}, tangent rms={norms[i]:.3g}")
-    rows_named = "; ".join(found[:4]) or "no single row (a weight is not finite)"
-    return f"the loss is not finite. {rows_named}. Nothing was repaired: look at the data, the learning rate and metrics['change_ratio']"

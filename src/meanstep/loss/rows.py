@@ -1,0 +1,52 @@
+"""What one term made of its rows, and what they count for in the loss."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from meanstep.objectives import Matching
+from meanstep.terms import Term
+from meanstep.types import Bridge, Regression
+from meanstep.values import record
+from meanstep.velocities import auxiliary
+
+
+class Rows(NamedTuple):
+    """What one term made of its rows: the regression and its raw error `[*B]`."""
+
+    term: Term
+    bridge: Bridge
+    regression: Regression
+    error: Tensor
+
+    def __repr__(self) -> str:
+        return record(self)
+
+
+def share(rows: Rows, n: int) -> float:
+    """What one row counts for in the loss of a batch of `n`: `scale` over the term's rows, by default one n-th."""
+    return 1 / n if rows.term.scale is None else rows.term.scale / rows.error.shape[-1]
+
+
+def part(rows: Rows, n: int) -> Tensor:
+    """A term's part of the loss, summed over members; a row without an entry counts nothing, whatever its weight makes of 0."""
+    loss = torch.where(filled_rows(rows), rows.term.weight(rows.error, rows.bridge), 0.0)
+    return loss.sum() * share(rows, n)
+
+
+def filled_rows(rows: Rows) -> Tensor:
+    """The rows with an entry that counts, `[*B]`."""
+    mask = rows.bridge.mask
+    return torch.ones_like(rows.error, dtype=torch.bool) if mask is None else mask.reshape(*rows.error.shape, -1).any(-1)
+
+
+def reads_head(term: Term) -> bool:
+    """Whether a term regresses the auxiliary head."""
+    return isinstance(term.objective, Matching) and term.objective.read is auxiliary
+
+
+def shows_the_same(a: Term, b: Term) -> bool:
+    """Whether two terms give the field the same inputs on the same rows."""
+    given = [getattr(term.objective, "given", None) for term in (a, b)]
+    return a.times is not None and a.prepare is b.prepare and given[0] is not None and given[0] is given[1]

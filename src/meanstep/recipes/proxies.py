@@ -1,0 +1,182 @@
+"""MeanFlow with another velocity than the draw's own in the tangent: a proxy, a posterior, a head."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import nn
+
+from meanstep import times as at_times
+from meanstep.objectives import Eulerian, Matching
+from meanstep.rates import Exact
+from meanstep.recipes.conditional import meanflow
+from meanstep.recipes.shares import IMAGENET, expect_dropout, source_of, with_diagonal
+from meanstep.terms import Recipe, Term, method
+from meanstep.types import Bridge, Coefficient, Rate, Times, Velocity, Weight
+from meanstep.velocities import (
+    Guided,
+    LabelDropout,
+    LabelOnly,
+    Posterior,
+    as_is,
+    auxiliary,
+    conditional,
+    flexible_scale,
+    flexibly_guided,
+    floored,
+    head,
+    hidden_from,
+    in_window,
+    mix,
+    shown,
+)
+from meanstep.weights import adaptive, constant
+
+
+@method(slot="proxy", proxies=("ema", "own", "posterior"), idle=("beta", "target_beta"), coefficient="beta")
+def coefficient(
+    beta: Coefficient = 1.0,
+    proxy: Velocity | nn.Module | None = None,
+    *,
+    anchor: float | None = None,
+    anchor_share: float = 1.0,
+    delta: tuple[float, float] = (1e-4, 1e-2),
+    target_beta: Coefficient = 0.0,
+    times: Times = IMAGENET,
+    diagonal_share: float = 0.75,
+    weight: Weight = adaptive(1.0, 1e-2),
+    velocity: Velocity = conditional,
+    rate: Rate = Exact(),
+) -> Recipe:
+    """The coefficient family, eq. (17), (18): tangent `(1 - beta) v + beta proxy`, target `v`; arXiv 2605.09235, Algorithm 1.
+
+    On rows whose label is dropped a network that is the proxy does not see it either: with guidance its velocity under the label is not
+    that of the row's target. A `Posterior` sees it, which is unbiased. The paper's own row shares and weights for the samples are unknown
+    to us: times, shares and weight are MeanFlow's.
+
+    - `beta` ([0, 1], or a function of the bridge, or a tensor over an ensemble; 1; published): 0 is MeanFlow.
+    - `proxy` (a velocity, or a module whose boundary is taken; none; published): an EMA copy; or `own`, a `Posterior`. Needed unless `beta`
+      is the number 0.
+    - `anchor` (scale of a loss term, at least 0; None, which is 0.5 at `beta = 1`, off below; published): matching at `r = t - delta`.
+    - `anchor_share` (share of the rows, (0, 1]; 1; published): how many get an anchor.
+    - `delta` (two times, `0 <= low <= high <= 1`; (1e-4, 1e-2); published for toys; latents have `delta=(0, 1e-3)`, `anchor=0.1`).
+    - `target_beta` ([0, 1], a function or a tensor; 0; ours): puts the proxy into the target as well (not the anchor's), which only a
+      consistent proxy bears.
+    - `times` (pairs `0 <= r <= t <= 1`; two sorted logit-normals of mean -0.4 and std 1; ours, MeanFlow's).
+    - `diagonal_share` ([0, 1]; 0.75; ours, MeanFlow's): the share of rows with `r = t`.
+    - `weight` (a function of a row's error; `adaptive(1.0, 1e-2)`; ours, MeanFlow's).
+    - `velocity` (a velocity; `conditional`; published): the unbiased part of tangent and target.
+    - `rate` (a way to differentiate; `Exact()`; published).
+    """
+    if anchor is not None and anchor < 0:
+        raise ValueError(f"anchor is the scale of a loss term, at least 0, got {anchor:g}")
+    plain = all(isinstance(value, (int, float)) and value == 0 for value in (beta, target_beta))
+    other = velocity if plain else _hidden(source_of(proxy, "coefficient with beta > 0", "a proxy velocity"), velocity)
+    tangent, target = mix(velocity, other, beta), mix(velocity, other, target_beta, "target_beta")
+    alike = beta is target_beta or (isinstance(beta, (int, float)) and isinstance(target_beta, (int, float)) and beta == target_beta)
+    target = tangent if alike else target  # then the proxy is evaluated once
+    still = Term(Matching(target, shown(velocity)), at_times.diagonal(times), weight)
+    recipe = with_diagonal(Eulerian(tangent, target, rate, shown(velocity)), times, weight, diagonal_share, still)
+    scale = anchor if anchor is not None else 0.5 if isinstance(beta, (int, float)) and beta == 1 else 0.0
+    near = Term(Matching(velocity, shown(velocity)), at_times.anchor(times, *delta), weight, anchor_share, scale)
+    return (*recipe, near) if scale else recipe
+
+
+def _hidden(proxy: Velocity, velocity: Velocity) -> Velocity:
+    """A network's velocity under the label that the trained one is shown; a posterior has none for a hidden label."""
+    given = shown(velocity)
+    return proxy if given is as_is or isinstance(proxy, Posterior) else hidden_from(proxy, given)
+
+
+@method(
+    slot="posterior",
+    proxies=("posterior",),
+    unread="its velocity compares with rows of the data, and only a run knows which: diagnose the folder of the run, or read "
+    "the network with --recipe meanflow",
+)
+def posterior_meanflow(
+    posterior: Velocity | None = None,
+    times: Times = at_times.uniform,
+    diagonal_share: float = 0.5,
+    weight: Weight = constant,
+    velocity: Velocity = conditional,
+) -> Recipe:
+    """MeanFlow with a posterior velocity in both roles and the plain squared error, eq. (24), (31), (51); ours, for small rows.
+
+    Evidence: studies/latents, a DiT on 64 numbers a row, 500 steps, three seeds, one-step samples of digits: 0.86 [0.77, 0.95] of the
+    distance of the best constant `coefficient` under the same weight, 0.76 [0.74, 0.77] of the best one under the adaptive weight.
+    Where it stops to pay: studies/posterior. Not with an adaptive
+    weight, which gives all the weight to rows whose residual nearly vanishes.
+
+    - `posterior` (a velocity; none, it is needed; ours): a `Posterior` over rows of the data, of their labels for a conditional network.
+    - `times` (pairs `0 <= r <= t <= 1`; two sorted uniforms; ours).
+    - `diagonal_share` ([0, 1]; 0.5; ours): the share of rows with `r = t`.
+    - `weight` (a function of a row's error; `constant`; ours).
+    - `velocity` (a velocity; `conditional`; ours): a `Guided` guides the posterior and hides labels.
+    """
+    base = source_of(
+        posterior, "posterior_meanflow", "a velocity that is consistent in both roles, velocities.Posterior over rows of the data"
+    )
+    return meanflow(times, diagonal_share, weight, replace(velocity, base=base) if isinstance(velocity, Guided) else base)
+
+
+@method(slot="tangent", proxies=("head", "own"), coefficient=1.0)
+def improved_meanflow(
+    tangent: Velocity = head,
+    guidance: LabelDropout | None = None,
+    top_scale: float = 8.0,
+    scale_power: float = 1.0,
+    times: Times = IMAGENET,
+    diagonal_share: float = 0.5,
+    weight: Weight = adaptive(1.0, 1e-2),
+    velocity: Velocity = conditional,
+) -> Recipe:
+    """Improved MeanFlow, eq. (17) at `beta = 1` with a predicted tangent, eq. (29); arXiv 2512.02012.
+
+    The head costs a forward pass of its own here unless the field has `with_head`: the published code reads it off the first.
+
+    - `tangent` (a velocity; `head`; published): `head` takes and trains the field's auxiliary head on all rows; `own` needs none,
+      which is reported to diverge when the boundary is not supervised: keep `diagonal_share` near 0.5.
+    - `guidance` (a `LabelDropout`, or None; None; ours): the network is then given a `Condition` with a random scale and a random interval;
+      the published runs have guidance.
+    - `top_scale` (a guidance scale, above 1; 8; published): the largest that is drawn.
+    - `scale_power` (a number; 1; published): the density of the scale is `omega^-scale_power`.
+    - `times` (pairs `0 <= r <= t <= 1`; two sorted logit-normals of mean -0.4 and std 1; published).
+    - `diagonal_share` ([0, 1]; 0.5; published): the share of rows with `r = t`.
+    - `weight` (a function of a row's error; `adaptive(1.0, 1e-2)`; published).
+    - `velocity` (a velocity; `conditional`; published): what is regressed on.
+    """
+    expect_dropout(guidance)
+    prepare: Callable[[Bridge], Bridge] = as_is if guidance is None else flexible_scale(top_scale, scale_power)
+    given: Callable[[Bridge], Bridge] = shown(velocity) if guidance is None else LabelOnly(guidance)
+    inside = tangent if guidance is None else in_window(tangent)
+    target = velocity if guidance is None else flexibly_guided(velocity, guidance, by=tangent)
+    still = Term(Matching(target, given), at_times.diagonal(times), weight)
+    recipe = with_diagonal(Eulerian(inside, target, Exact(), given), times, weight, diagonal_share, still)
+    if tangent is head:
+        recipe += (Term(Matching(target, given, auxiliary), None, weight),)
+    return tuple(replace(term, prepare=prepare) for term in recipe)
+
+
+@method(slot="tangent", proxies=("head", "own"), needs=("data prediction",), coefficient=1.0)
+def pixel_meanflow(
+    floor: float = 0.05,
+    tangent: Velocity = head,
+    guidance: LabelDropout | None = None,
+    scale_power: float = 1.0,
+    times: Times = at_times.logit_normal(0.8, 0.8),
+    diagonal_share: float = 0.5,
+) -> Recipe:
+    """Pixel MeanFlow: improved MeanFlow on a network that predicts data, eq. (32); arXiv 2601.22158.
+
+    The field is `fields.DataPrediction(net, floor)` with the same `floor`. The perceptual terms of the source are not part of this recipe.
+
+    - `floor` (a time in (0, 1]; 0.05; published): below it the velocity is no longer divided by `t`.
+    - `tangent` (a velocity; `head`; published): as of `improved_meanflow`.
+    - `guidance` (a `LabelDropout`, or None; None; ours): as of `improved_meanflow`; the published runs have guidance.
+    - `scale_power` (a number; 1; published): the density of the guidance scale is `omega^-scale_power`.
+    - `times` (pairs `0 <= r <= t <= 1`; two sorted logit-normals of mean 0.8 and std 0.8; published).
+    - `diagonal_share` ([0, 1]; 0.5; published): the share of rows with `r = t`.
+    """
+    return improved_meanflow(
+        tangent, guidance, scale_power=scale_power, times=times, diagonal_share=diagonal_share, velocity=floored(conditional, floor)
+    )

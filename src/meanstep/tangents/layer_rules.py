@@ -1,0 +1,152 @@
+"""The tangents of layers: norms, attention, dropout, convolutions and pooling.
+
+LayerNorm without its weight, softmax and elementwise functions have symmetric Jacobians, so their tangent is the fused backward kernel
+with the tangent in place of the incoming gradient.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from meanstep.attention import attention_with_tangent
+from meanstep.tangents.dual import WHOLE, Dual, Unsupported, duals, rule
+from meanstep.tangents.rules import alone, kept, outside, shared_axis
+
+aten = torch.ops.aten
+
+
+def _scaled(d: Tensor, weight: Tensor | None) -> Tensor:
+    return d if weight is None else d * weight
+
+
+@rule("layer_norm")
+def _layer_norm(
+    out: Tensor, x: Dual, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, int]:
+    alone("a norm's weight", weight, bias)
+    outside(x, *range(-len(shape), 0))
+    rows, d = x.rows.to(out.dtype).contiguous(), x.tangent.to(out.dtype).contiguous()
+    _, mean, rstd = torch.native_layer_norm(rows, shape, None, None, eps)
+    back = aten.native_layer_norm_backward(d, rows, shape, mean, rstd, None, None, [True, False, False])
+    return _scaled(back[0], weight), x.axis
+
+
+@rule("rms_norm")
+def _rms_norm(out: Tensor, x: Dual, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> tuple[Tensor, int]:
+    alone("a norm's weight", weight)
+    dims = tuple(range(-len(shape), 0))
+    outside(x, *dims)
+    rows = x.rows
+    scale = (rows.square().mean(dims, keepdim=True) + (torch.finfo(rows.dtype).eps if eps is None else eps)).rsqrt()
+    unit = rows * scale
+    return _scaled((x.tangent - unit * (unit * x.tangent).mean(dims, keepdim=True)) * scale, weight), x.axis
+
+
+@rule("group_norm")
+def _group_norm(
+    out: Tensor, x: Dual, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, int]:
+    alone("a norm's weight", weight, bias)
+    outside(x, *range(1, x.dim()))
+    rows, d = x.rows.to(out.dtype).contiguous(), x.tangent.to(out.dtype).contiguous()
+    n, c, size = rows.shape[0], rows.shape[1], math.prod(rows.shape[2:])
+    _, mean, rstd = torch.native_group_norm(rows, None, None, n, c, size, groups, eps)
+    back = aten.native_group_norm_backward(d, rows, mean, rstd, None, n, c, size, groups, [True, False, False])[0]
+    return _scaled(back, None if weight is None else weight.reshape(-1, *(1,) * (rows.ndim - 2))), x.axis
+
+
+@rule("batch_norm", places=(F,))
+def _batch_norm(
+    out: Tensor,
+    x: Dual,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Tensor, int]:
+    if training or variance is None:
+        raise Unsupported("BatchNorm in train mode mixes the rows")
+    outside(x, *range(1, x.dim()))
+    return x.tangent * _scaled((variance + eps).rsqrt(), weight).reshape(-1, *(1,) * (x.dim() - 2)), x.axis
+
+
+@rule("softmax")
+def _softmax(out: Tensor, x: Dual, dim: int, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+    outside(x, dim)
+    y = x.first(out)
+    return torch._softmax_backward_data(x.tangent.to(y.dtype), y, dim, y.dtype), x.axis
+
+
+@rule("log_softmax")
+def _log_softmax(out: Tensor, x: Dual, dim: int, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+    outside(x, dim)
+    return x.tangent - (x.first(out).exp() * x.tangent).sum(dim, keepdim=True), x.axis
+
+
+@rule("scaled_dot_product_attention")
+def _attention(
+    out: Tensor,
+    q: Any,
+    k: Any,
+    v: Any,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[Tensor, int]:
+    alone("an attention mask", attn_mask)
+    axis = shared_axis(found := duals((q, k, v), {}))
+    if dropout_p or axis > -3 or enable_gqa:
+        raise Unsupported("attention with dropout, with groups of heads, or along the batch axis")
+    x = found[0]
+    rows = [x.first(p) for p in (q, k, v)]
+    tangents = [p.tangent if isinstance(p, Dual) else torch.zeros_like(r) for p, r in zip((q, k, v), rows, strict=True)]
+    mask = x.first(attn_mask) if isinstance(attn_mask, Tensor) else None
+    same = [p.to(out.dtype) for p in (*rows, *tangents)]  # autocast decides in which type the attention runs
+    q, k, v, dq, dk, dv = same
+    return attention_with_tangent(q, k, v, dq, dk, dv, mask, causal=is_causal, scale=scale)[1], axis
+
+
+@rule("dropout", table=WHOLE)
+def _dropout(x: Dual, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """One mask for both: what dropout makes of ones, which draws the same random numbers."""
+    kept(inplace, x.tangent)
+    return x * F.dropout(torch.ones_like(x.primal), p, training) if training and p else x  # type: ignore[operator]
+
+
+def _batched(name: str, bias: bool = False, **where: Any) -> None:
+    """Functions that are linear in `x` `[B, ...]` and keep its first axis."""
+
+    def tangent(out: Tensor, x: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+        alone("a layer's weight", *args, *kwargs.values())
+        outside(x, *range(1, x.dim()))
+        args = (args[0], None, *args[2:]) if bias and len(args) > 1 else args
+        function = getattr(F, name)
+        return function(x.tangent, *args, **{k: None if k == "bias" else v for k, v in kwargs.items()}), -out.ndim
+
+    rule(name, **where)(tangent)
+
+
+for _name in (f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)):
+    _batched(_name, bias=True)
+for _name in ("interpolate", "pixel_shuffle", "pixel_unshuffle", "fold"):
+    _batched(_name)
+_batched("unfold", places=(F,))
+for _name in (f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)):
+    _batched(_name)
+
+
+@rule("pad")
+def _pad(out: Tensor, x: Dual, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> tuple[Tensor, int]:
+    if len(pad) // 2 >= -x.axis:
+        raise Unsupported("padding the batch axis")
+    return F.pad(x.tangent, list(pad), mode), x.axis
