@@ -69,13 +69,13 @@ def doctor(
             if not only or name in only:
                 told(name)
                 found.append(_made(name, examined))
-    return Report(tuple(found), described(net), examined.call.line, time.perf_counter() - started)
+    return Report(tuple(found), described(examined.body(examined.field)), examined.call.line, time.perf_counter() - started)
 
 
 def _made(name: str, examined: Examined) -> Finding:
     try:
         return RUN[name](examined)
-    except Exception as error:  # a network can do anything
+    except (Exception, SystemExit) as error:  # a network can do anything
         return Finding(name, WARN, f"this check could not be made: {first_line(error)}", "look at the other findings first")
 
 
@@ -85,4 +85,5 @@ def described(net: nn.Module) -> str:
 
 
 def _size(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters()) if isinstance(net, nn.Module) else 0
+    weights = net.parameters() if isinstance(net, nn.Module) else ()
+    return sum(p.numel() for p in weights if not isinstance(p, nn.parameter.UninitializedParameter))

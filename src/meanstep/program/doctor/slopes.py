@@ -15,12 +15,14 @@ from meanstep.program.console import first_line
 from meanstep.program.doctor.derivatives import Difference, difference, directions, flat, forward, off
 from meanstep.program.doctor.examined import Examined
 from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding, reason, some
-from meanstep.program.doctor.trace import Visit, function_of, hooked, visits
+from meanstep.program.doctor.trace import Visit, coarse, function_of, hooked, scripted, visits
 from meanstep.tangents import VERDICTS, automatic, carried
 
 EXACT = 1e-3  # of the derivative's norm: the tolerance of tangents.automatic
 HALF = 0.05  # bfloat16 keeps 8 bits: 0.4 percent an operation
 ROUNDS, PATIENCE = 4, 3.0  # of the step's cost: at least so many, more while fewer seconds are spent
+SCRIPTED = "is a TorchScript module, which has no reliable forward derivative"
+SCRIPT = "pass the module before torch.jit.script"
 WITHOUT = "or train without forward mode: rate=ms.rates.Central() or Backward(0.1)"
 
 REMEDIES = (
@@ -72,7 +74,7 @@ def gradients(p: Examined) -> Finding:
 @torch.no_grad()
 def _matters(p: Examined, field: nn.Module, name: str) -> bool:
     """Whether another value of a parameter gives another u."""
-    weight, before = p.body(field).get_parameter(name), p.u(field)
+    weight, before = dict(p.body(field).named_parameters())[name], p.u(field)
     kept = weight.clone()
     weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)).to(weight) * (0.1 + weight.abs().mean()))
     after = p.u(field)
@@ -92,6 +94,8 @@ def _last_owner(lost: list[str], order: list[str], p: Examined, field: nn.Module
 
 def forward_mode(p: Examined) -> Finding:
     """torch's forward mode, and tangents carried by the rules, against differences."""
+    if where := scripted(p.body(p.field)):
+        return Finding("forward-mode", FAIL, SCRIPTED, SCRIPT, where)
     field, given = p.double() or (p.fresh(), p.rows)
     y, inputs = given[3], given[:3]
 
@@ -103,6 +107,9 @@ def forward_mode(p: Examined) -> Finding:
     plain, switched = _against(true, f, inputs, along, False), _against(true, f, inputs, along, True)
     ours = _carried(p, true, given, field)
     if isinstance(switched, float) and switched > max(EXACT, 5 * true.doubt):
+        if low := coarse(p.body(field), lambda: f(*inputs)):
+            found = f"off by {switched:.2g} of its norm from differences, which the steps of {low[1]} numbers inside spoil"
+            return Finding("forward-mode", FAIL, found, precision(low[1]), low[0])
         if _calm(p, field, inputs, along, f):
             return _by_chance(switched, ours)
         return _wrong(p, field, switched, lambda: f(*inputs))
@@ -118,6 +125,11 @@ def forward_mode(p: Examined) -> Finding:
     if ours is not None:
         return Finding("forward-mode", PASS, f"{measured}, but rules carry it through fused attention", "", where)
     return Finding("forward-mode", WARN, measured, "attention is switched to math by itself: that pass stores N x N scores", where)
+
+
+def precision(kind: str) -> str:
+    """What to do about times that are computed in less than float32."""
+    return f"u is a staircase of t in {kind}: compute the time embedding in float32, and round its result only"
 
 
 def _calm(p: Examined, field: nn.Module, inputs: Any, along: Any, f: Any) -> bool:
@@ -218,6 +230,8 @@ def remedy_for(text: str) -> str:
 
 def way(p: Examined) -> Finding:
     """How `rates.Exact` makes the derivative of this network, why, and what a training step costs beside flow matching."""
+    if where := scripted(p.body(p.field)):
+        return Finding("way", FAIL, SCRIPTED, f"{SCRIPT}; {WITHOUT}", where)
     field, (z, r, t, y) = p.fresh(), p.rows
     try:
         torch.default_generator.manual_seed(0)
