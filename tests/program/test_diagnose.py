@@ -326,7 +326,7 @@ def test_ctrl_c_reports_what_is_there(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(probe, "_step", interrupted)
     assert code("diagnose", "diagnosed_nets:mlp", "--data", "x.npy") == 130
     assert "Ctrl-C ended it" in " ".join(capsys.readouterr().out.split())
-    assert "Interrupted" in Path("diagnosis/report.html").read_text(encoding="utf-8")
+    assert "Interrupted" in Path("diagnose/report.html").read_text(encoding="utf-8")
 
 
 def test_ctrl_c_before_the_first_rows_writes_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -336,7 +336,7 @@ def test_ctrl_c_before_the_first_rows_writes_nothing(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(probe, "_warm", stop)
     assert code("diagnose", "diagnosed_nets:mlp", "--data", "x.npy") == 130
     assert "nothing was written" in capsys.readouterr().err
-    assert not Path("diagnosis").exists()
+    assert not Path("diagnose").exists()
 
 
 # The command -------------------------------------------------------------------------------------------------------------------------
@@ -408,7 +408,7 @@ def test_a_network_that_predicts_data(capsys: pytest.CaptureFixture[str]):
     assert code("diagnose", "diagnosed_nets:predicts", *args, "--rows", "40", "--json", "d.json") == 0
     assert json.loads(Path("d.json").read_text(encoding="utf-8"))["recipe"] == "pixel_meanflow(proxy=own)"
     capsys.readouterr()
-    Path("diagnosis/report.html").unlink()
+    Path("diagnose/report.html").unlink()
     assert "fields.DataPrediction(net, floor)" in complaint(capsys, "diagnosed_nets:mlp", *args)
 
 
@@ -477,7 +477,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     assert code("diagnose", *args) == 2
     text = capsys.readouterr().err.strip()
     assert text.startswith("meanstep: ") and "\n" not in text and "Traceback" not in text
-    assert not Path("diagnosis/report.html").exists()
+    assert not Path("diagnose/report.html").exists()
     return text
 
 

@@ -51,6 +51,8 @@ REMEDIES = (
 def gradients(p: Examined) -> Finding:
     """Whether every parameter that u depends on gets a gradient."""
     field = p.fresh()
+    if where := scripted(p.body(field)):
+        return Finding("gradients", NONE, "no gradient reaches the weights of a TorchScript module's copy", SCRIPT, where)
     weights = {n: w for n, w in p.body(field).named_parameters() if w.requires_grad}
     if not weights:
         return Finding("gradients", FAIL, "no parameter requires a gradient", "unfreeze what shall be trained")
