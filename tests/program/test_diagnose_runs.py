@@ -83,7 +83,10 @@ def test_a_report_lies_beside_its_run_and_replaces_nothing_unsaid(runs: Path, ca
 
 
 def test_a_folder_without_the_optimisers_state_is_read(runs: Path):
-    run, slim = runs / "coefficient", shutil.copytree(runs / "coefficient", Path("slim"), ignore=shutil.ignore_patterns("state.*", "diagnose*"))
+    run, slim = (
+        runs / "coefficient",
+        shutil.copytree(runs / "coefficient", Path("slim"), ignore=shutil.ignore_patterns("state.*", "diagnose*")),
+    )
     assert not list(slim.rglob("state.*")) and code(str(slim)) == 0
     held = json.loads(Path("d.json").read_text(encoding="utf-8"))
     assert "the run's" in held["recipe"] and held["measures"]["noise_0"][0] > 0 and held["report"] == "slim/diagnose/report.html"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import meanstep as ms
 from meanstep.program.console import UserError
-from meanstep.program.doctor import slopes
+from meanstep.program.doctor import ways
 from meanstep.program.doctor.findings import CHECKS, FAIL, NONE, PASS, WARN, Report
 
 FAST = tuple(name for name in CHECKS if name not in ("compile", "ddp", "fsdp"))
@@ -19,7 +19,7 @@ FAST = tuple(name for name in CHECKS if name not in ("compile", "ddp", "fsdp"))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slopes, "PATIENCE", 0.0)
+    monkeypatch.setattr(ways, "PATIENCE", 0.0)
 
 
 class Core(nn.Module):
@@ -120,7 +120,7 @@ HOSTILE: dict[str, Callable[[], nn.Module]] = {
     "compiled": lambda: torch.compile(Core(), backend="eager"),  # type: ignore[dict-item, return-value]
     "compiled inside": lambda: Core(torch.compile(nn.Sequential(nn.Linear(8, 8)), backend="eager")),  # type: ignore[arg-type]
     "frozen": lambda: Core().requires_grad_(False),
-    "no parameters": lambda: nn.Identity(),
+    "no parameters": nn.Identity,
     "lazy": lazy,
     "whole numbers in buffers": lambda: Core(Counted()),
     "refuses a copy": Refuses,
@@ -165,7 +165,7 @@ def test_no_network_makes_the_wrappers_fall_over(name: str):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_nor_do_two_of_them_one_after_the_other(seed: int):
-    acting = [name for name, make in HOSTILE.items() if "Hostile" in make.__code__.co_names]
+    acting = [name for name, make in HOSTILE.items() if "Hostile" in getattr(getattr(make, "__code__", None), "co_names", ())]
     one, two = (HOSTILE[name]() for name in random.Random(seed).sample(acting, 2))
     first, second = one.act, two.act
     one.act = lambda net, z, r, t, u: second(net, z, r, t, v) if isinstance(v := first(net, z, r, t, u), Tensor) else v

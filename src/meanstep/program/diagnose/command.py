@@ -24,6 +24,7 @@ CENTER_HELP = (
 )
 CENTER_DEFAULT = "posterior for many rows of few numbers, else ema if there is one, else own"
 OUT = "Where results go: a folder for report.html, which is made if it does not exist; a report that is there is replaced."
+OUT_DEFAULT = "diagnose in the folder of TARGET, or here for a factory or a file; where that is there, diagnose-2 and so on"
 DATA = f"Rows [N, ...]: {target.KINDS}; .npz and .safetensors may hold labels y."
 
 
@@ -72,7 +73,7 @@ class Diagnose:
     device: Device = "auto"
     seed: int = 0
     """Seed of every draw: of rows, and of torch's global generator while the factory runs."""
-    out: Annotated[Path | None, hinted(OUT, "diagnose in TARGET if that is a folder, else here; diagnose-2 beside it and so on", "FOLDER")] = None
+    out: Annotated[Path | None, hinted(OUT, OUT_DEFAULT, "FOLDER")] = None
     json: Json = None
 
     def run(self) -> int:

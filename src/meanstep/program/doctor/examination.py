@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from meanstep.program.console import first_line
-from meanstep.program.doctor import calls, machinery, slopes, times
+from meanstep.program.doctor import calls, compiling, machinery, slopes, times, ways
 from meanstep.program.doctor.examined import Examined, admit, undisturbed
 from meanstep.program.doctor.findings import CHECKS, WARN, Finding, Report
 from meanstep.program.flags import among
@@ -28,12 +28,12 @@ RUN: dict[str, Callable[[Examined], Finding]] = dict(
             times.scale,
             times.labels,
             slopes.forward_mode,
-            slopes.way,
-            slopes.autocast,
+            ways.way,
+            ways.autocast,
             machinery.types,
             machinery.devices,
             machinery.checkpoints,
-            machinery.compiled,
+            compiling.compiled,
             machinery.ddp,
             machinery.fsdp,
         ),

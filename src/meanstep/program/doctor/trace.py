@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from meanstep.precise import low
 
-Enter = Callable[[str, nn.Module, Any], None]
-Leave = Callable[[str, nn.Module, Any, Any], None]
+Enter = Callable[[str, nn.Module, Any], Any]
+Leave = Callable[[str, nn.Module, Any, Any], Any]
 
 
 class Visit(NamedTuple):
@@ -81,7 +81,7 @@ def coarse(net: nn.Module, run: Callable[[], Any]) -> tuple[str, str] | None:
             found.extend((inside[-1] if inside else label("", net), str(x.dtype).removeprefix("torch.")) for x in floats(out) if low(x))
             return out
 
-    with torch.no_grad(), hooked(net, lambda text, *_: inside.append(text), lambda *_: _left(inside)), Watched():
+    with torch.no_grad(), hooked(net, lambda text, *_: inside.append(text), lambda *_: inside.pop()), Watched():
         run()
     return found[0] if found else None
 
@@ -90,15 +90,11 @@ def where_it_stops(net: nn.Module, run: Callable[[], Any]) -> str:
     """The innermost module inside which `run` raises, or nothing."""
     inside: list[str] = []
     try:
-        with hooked(net, lambda text, *_: inside.append(text), lambda *_: _left(inside)):
+        with hooked(net, lambda text, *_: inside.append(text), lambda *_: inside.pop()):
             run()
     except Exception:  # the caller knows it already: only where it happens is of interest
         return inside[-1] if inside else ""
     return ""
-
-
-def _left(inside: list[str]) -> None:
-    inside.pop()
 
 
 def _copied(tree: Any) -> Any:

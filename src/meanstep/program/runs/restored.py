@@ -24,9 +24,9 @@ def put(module: nn.Module, tensors: dict[str, Any], where: Path) -> None:
             here = own.get(name, "unknown")
             raise UserError(f"{where} holds another architecture: {name} is {theirs} there and {here} in this network")
     for name, value in module.state_dict().items():
-        theirs = tensors[name].dtype
-        if theirs != value.dtype and not (theirs.is_floating_point and value.dtype.is_floating_point):
-            raise UserError(f"{where} is damaged: {name} is of {theirs} there and of {value.dtype} in this network")
+        kind = tensors[name].dtype
+        if kind != value.dtype and not (kind.is_floating_point and value.dtype.is_floating_point):
+            raise UserError(f"{where} is damaged: {name} is of {kind} there and of {value.dtype} in this network")
     if any(isinstance(p, DTensor) for p in module.parameters()):
         set_model_state_dict(module, {bare(k): v for k, v in tensors.items()}, options=StateDictOptions(full_state_dict=True))
     else:
