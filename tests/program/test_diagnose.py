@@ -59,6 +59,10 @@ def nowhere(): return mlp().to("cuda:7")
 def meta(): return mlp().to("meta")
 def needs(width): return ms.MLP(2, width)
 def broken(): raise RuntimeError("no weights today")
+class Sound(torch.nn.Module):
+    def __init__(self):
+        super().__init__(); self.c = torch.nn.Conv1d(3, 3, 3, padding=1)
+    def forward(self, z, r, t, y=None): return self.c(z) * (1 + t - r)[:, None, None]
 class Image(torch.nn.Module):
     def __init__(self):
         super().__init__(); self.c = torch.nn.Conv2d(3, 3, 3, padding=1)
@@ -462,6 +466,15 @@ def test_images_with_their_own_arguments_and_a_folder():
     )
     record = json.loads(Path("d.json").read_text(encoding="utf-8"))
     assert record["center"] == "ema" and record["measures"]["factor"][0] > 0 and "ema_0.99" in record["probed"]
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mlp", (2,)), ("Sound", (3, 12))])
+def test_rows_of_any_shape_are_read(name: str, shape: tuple[int, ...]):
+    np.save("rows.npy", torch.randn(64, *shape, generator=ms.key(0)).numpy())
+    assert code("diagnose", f"diagnosed_nets:{name}", "--data", "rows.npy", "--rows", "40", "--json", "d.json") == 0
+    record = json.loads(Path("d.json").read_text(encoding="utf-8"))
+    assert record["probed"].endswith(f"64 rows of {'x'.join(map(str, shape))}") and record["rows"] == 40
+    assert record["measures"]["noise_0"][0] > 0 and record["measures"]["factor"][0] > 0 and record["report"] == "diagnose/report.html"
 
 
 def test_labels_reach_the_network_and_the_posterior():

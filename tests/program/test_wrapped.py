@@ -41,7 +41,8 @@ def blocks(**sizes):
     return net
 """
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile looks at it
-SHORT = ["--device", "cpu", "--batch", "32", "--save-every", "64", "--seed", "3", "--method.recipe", "flow_matching"]
+SHORT = ["--device", "cpu", "--batch", "32", "--save-every", "64", "--sample-every", "0", "--seed", "3", "--method.recipe", "flow_matching"]
+EXAMINED = ["--only", "arguments", "gradients", "times", "forward-mode", "--device", "cpu"]
 
 
 def state(net: nn.Module) -> dict[str, Tensor]:
@@ -164,19 +165,8 @@ def test_checkpoints_have_the_names_of_the_network_itself_and_training_goes_on(f
 
 def test_another_run_starts_from_compiled_weights(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
-    words = [
-        "--out",
-        "started",
-        "--evaluate-every",
-        "0",
-        "--network.name",
-        "compiling_nets:blocks",
-        "--network.start",
-        "whole",
-        "--samples",
-        "32",
-    ]
-    assert Train.parse([*words, *SHORT, "--optimiser.lr", "0"]).run() == 0
+    words = ["--out", "started", "--evaluate-every", "0", "--network.name", "compiling_nets:blocks", "--samples", "32"]
+    assert Train.parse([*words, *SHORT, "--rate", "0", "--network.start", "whole"]).run() == 0
     assert all(torch.equal(v, values(folder, "whole", "ema_0.5")[k]) for k, v in values(folder, "started", "model").items())
 
 
@@ -193,24 +183,9 @@ def test_a_compiled_run_is_loaded_sampled_evaluated_diagnosed_and_examined(
     assert model.sample(2).shape == (2, 1, 8, 8)
     for words in (
         ["sample", name, "--network", allowed, "--seeds", "0:2", "--out", str(tmp_path / "s.png")],
+        ["evaluate", name, "--network", allowed, "--count", "32", "--device", "cpu", "--extractor", "pixels"],
         ["diagnose", name, "--network", allowed, "--rows", "16", "--budget", "1", "--json", str(tmp_path / "d.json")],
-        [
-            "doctor",
-            allowed,
-            "--options",
-            "{size: 8, channels: 1, classes: 10}",
-            "--shape",
-            "1,8,8",
-            "--classes",
-            "10",
-            "--only",
-            "arguments",
-            "gradients",
-            "times",
-            "forward-mode",
-            "--device",
-            "cpu",
-        ],
+        ["doctor", allowed, "--options", "{size: 8, channels: 1, classes: 10}", "--shape", "1,8,8", "--classes", "10", *EXAMINED],
     ):
         with pytest.raises(SystemExit) as stop:
             main(words)

@@ -39,10 +39,16 @@ def hooked(net: nn.Module, enter: Enter | None = None, leave: Leave | None = Non
             continue
         text = label(name, module)
         if enter is not None:
-            act = lambda m, a, k, text=text: enter(text, m, (a, k))  # noqa: E731
-            hooks.append(module.register_forward_pre_hook(act, with_kwargs=True))
+
+            def before(m: nn.Module, a: Any, k: Any, text: str = text) -> None:  # torch takes what a hook returns for the input
+                enter(text, m, (a, k))
+
+            hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
         if leave is not None:
-            after = lambda m, a, k, o, text=text: leave(text, m, (a, k), o)  # noqa: E731
+
+            def after(m: nn.Module, a: Any, k: Any, o: Any, text: str = text) -> None:
+                leave(text, m, (a, k), o)
+
             hooks.append(module.register_forward_hook(after, with_kwargs=True))
     try:
         yield
