@@ -59,6 +59,10 @@ def nowhere(): return mlp().to("cuda:7")
 def meta(): return mlp().to("meta")
 def needs(width): return ms.MLP(2, width)
 def broken(): raise RuntimeError("no weights today")
+class Sound(torch.nn.Module):
+    def __init__(self):
+        super().__init__(); self.c = torch.nn.Conv1d(3, 3, 3, padding=1)
+    def forward(self, z, r, t, y=None): return self.c(z) * (1 + t - r)[:, None, None]
 class Image(torch.nn.Module):
     def __init__(self):
         super().__init__(); self.c = torch.nn.Conv2d(3, 3, 3, padding=1)
@@ -326,7 +330,7 @@ def test_ctrl_c_reports_what_is_there(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(probe, "_step", interrupted)
     assert code("diagnose", "diagnosed_nets:mlp", "--data", "x.npy") == 130
     assert "Ctrl-C ended it" in " ".join(capsys.readouterr().out.split())
-    assert "Interrupted" in Path("diagnosis/report.html").read_text(encoding="utf-8")
+    assert "Interrupted" in Path("diagnose/report.html").read_text(encoding="utf-8")
 
 
 def test_ctrl_c_before_the_first_rows_writes_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -336,7 +340,7 @@ def test_ctrl_c_before_the_first_rows_writes_nothing(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(probe, "_warm", stop)
     assert code("diagnose", "diagnosed_nets:mlp", "--data", "x.npy") == 130
     assert "nothing was written" in capsys.readouterr().err
-    assert not Path("diagnosis").exists()
+    assert not Path("diagnose").exists()
 
 
 # The command -------------------------------------------------------------------------------------------------------------------------
@@ -408,7 +412,7 @@ def test_a_network_that_predicts_data(capsys: pytest.CaptureFixture[str]):
     assert code("diagnose", "diagnosed_nets:predicts", *args, "--rows", "40", "--json", "d.json") == 0
     assert json.loads(Path("d.json").read_text(encoding="utf-8"))["recipe"] == "pixel_meanflow(proxy=own)"
     capsys.readouterr()
-    Path("diagnosis/report.html").unlink()
+    Path("diagnose/report.html").unlink()
     assert "fields.DataPrediction(net, floor)" in complaint(capsys, "diagnosed_nets:mlp", *args)
 
 
@@ -464,6 +468,15 @@ def test_images_with_their_own_arguments_and_a_folder():
     assert record["center"] == "ema" and record["measures"]["factor"][0] > 0 and "ema_0.99" in record["probed"]
 
 
+@pytest.mark.parametrize(("name", "shape"), [("mlp", (2,)), ("Sound", (3, 12))])
+def test_rows_of_any_shape_are_read(name: str, shape: tuple[int, ...]):
+    np.save("rows.npy", torch.randn(64, *shape, generator=ms.key(0)).numpy())
+    assert code("diagnose", f"diagnosed_nets:{name}", "--data", "rows.npy", "--rows", "40", "--json", "d.json") == 0
+    record = json.loads(Path("d.json").read_text(encoding="utf-8"))
+    assert record["probed"].endswith(f"64 rows of {'x'.join(map(str, shape))}") and record["rows"] == 40
+    assert record["measures"]["noise_0"][0] > 0 and record["measures"]["factor"][0] > 0 and record["report"] == "diagnose/report.html"
+
+
 def test_labels_reach_the_network_and_the_posterior():
     np.savez("d.npz", x=np.load("x.npy"), y=np.arange(600) % 3)
     assert code("diagnose", "diagnosed_nets:strict", "--data", "d.npz", "--rows", "64", "--json", "d.json") == 0
@@ -477,7 +490,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     assert code("diagnose", *args) == 2
     text = capsys.readouterr().err.strip()
     assert text.startswith("meanstep: ") and "\n" not in text and "Traceback" not in text
-    assert not Path("diagnosis/report.html").exists()
+    assert not Path("diagnose/report.html").exists()
     return text
 
 

@@ -49,9 +49,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def code(*args: str) -> int:
+def code(*args: str, json: bool = True) -> int:
     with pytest.raises(SystemExit) as stop:
-        main(["diagnose", *args, "--rows", "16", "--budget", "1", "--json", "d.json"])
+        main(["diagnose", *args, "--rows", "16", "--budget", "1", *(["--json", "d.json"] if json else [])])
     return int(stop.value.code or 0)
 
 
@@ -66,7 +66,33 @@ def test_a_run_is_read_as_it_was_trained(runs: Path):
     held: dict[str, Any] = json.loads(Path("d.json").read_text(encoding="utf-8"))
     assert held["center"] == "ema" and held["recipe"].startswith("coefficient(beta={'linear': [0, 1]}, times=uniform, power=0), the run's")
     assert "000000000064/model.safetensors" in held["probed"] and "ema_0.75.safetensors" in held["probed"], "the proxy's copy"
-    assert "data digits, 1,797 rows of 1x8x8" in held["probed"] and Path("diagnosis/report.html").is_file()
+    assert "data digits, 1,797 rows of 1x8x8" in held["probed"] and (runs / "coefficient" / "diagnose" / "report.html").is_file()
+    assert not Path("diagnose").exists(), "nothing is left in the current folder"
+
+
+def test_a_report_lies_beside_its_run_and_replaces_nothing_unsaid(runs: Path, capsys: pytest.CaptureFixture[str]):
+    run = shutil.copytree(runs / "coefficient", Path("run"), ignore=shutil.ignore_patterns("diagnose*"))
+    last = str(found(run)[-1])
+    for target, folder in ((str(run), "diagnose"), (last, "diagnose-2"), (str(run), "diagnose-3")):
+        assert Diagnose(target)._checked()[1] == run / folder
+        (run / folder).mkdir()
+    Path("mine").mkdir()
+    Path("mine/report.html").write_text("old", encoding="utf-8")
+    assert code(str(run), "--out", "mine", json=False) == 0
+    assert "report: mine/report.html (it replaces the one that was there)" in capsys.readouterr().out
+
+
+def test_a_folder_without_the_optimisers_state_is_read(runs: Path):
+    run, slim = (
+        runs / "coefficient",
+        shutil.copytree(runs / "coefficient", Path("slim"), ignore=shutil.ignore_patterns("state.*", "diagnose*")),
+    )
+    assert not list(slim.rglob("state.*")) and code(str(slim)) == 0
+    held = json.loads(Path("d.json").read_text(encoding="utf-8"))
+    assert "the run's" in held["recipe"] and held["measures"]["noise_0"][0] > 0 and held["report"] == "slim/diagnose/report.html"
+    assert (opened(slim).progress, opened(slim).copy) == (opened(run).progress, opened(run).copy)
+    data = opened(slim).data(None)
+    assert not opened(slim).method(admit(opened(slim).found(None, None), data, "", CPU), data, {}).restored
 
 
 def test_a_checkpoint_has_its_own_moment(runs: Path):

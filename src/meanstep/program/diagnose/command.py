@@ -1,5 +1,6 @@
 """The command `meanstep diagnose`: what is asked for, and whether that can be. `session` does it."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ CENTER_HELP = (
     "network's own u(z, t, t). The error of an imperfect one counts as noise; the report says how much that can matter."
 )
 CENTER_DEFAULT = "posterior for many rows of few numbers, else ema if there is one, else own"
+OUT = "Where results go: a folder for report.html, which is made if it does not exist; a report that is there is replaced."
+OUT_DEFAULT = "diagnose in the folder of TARGET, or here for a factory or a file; where that is there, diagnose-2 and so on"
 DATA = f"Rows [N, ...]: {target.KINDS}; .npz and .safetensors may hold labels y."
 
 
@@ -74,8 +77,7 @@ class Diagnose(Ranged):
     device: Device = "auto"
     seed: Seed = 0
     """Seed of every draw: of rows, and of torch's global generator while the factory runs."""
-    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("diagnosis")
-    """Where results go: a folder for report.html; it is made if it does not exist."""
+    out: Annotated[Path | None, hinted(OUT, OUT_DEFAULT, "FOLDER")] = None
     json: Json = None
 
     def run(self) -> int:
@@ -95,11 +97,18 @@ class Diagnose(Ranged):
             find(self.recipe, "--recipe")
         require()
         takes_json(self.json)
-        folder = flags.folder(self.out)
+        folder = flags.folder(self._folder() if self.out is None else self.out)
         if folder.is_dir():
             writable(folder / "report.html")
         self._files()
         return budget, folder
+
+    def _folder(self) -> Path:
+        """The first free place for a report beside what it is of: in the run's folder, or that of the weights; of a factory, here."""
+        path = Path(self.target).expanduser()
+        home = located(path)[0] if target.is_run(self.target) else path if path.is_dir() else Path()
+        names = ("diagnose", *(f"diagnose-{k}" for k in range(2, 10_000)))
+        return next(home / name for name in names if not os.path.lexists(home / name))
 
     def _files(self) -> None:
         """`UserError` if a file is not there that will be read."""

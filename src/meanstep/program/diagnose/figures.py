@@ -12,7 +12,7 @@ from meanstep import probes
 from meanstep.probes.rows import EDGES
 from meanstep.program.diagnose.diagnosis import Diagnosis
 from meanstep.program.diagnose.measures import maps as gridded
-from meanstep.program.diagnose.measures import part
+from meanstep.program.diagnose.tables import part
 from meanstep.program.pages.look import BLUE, GREEN, INK, MUTED, ORANGE, PINK, WHITE, drawing, key, log_ticks, png, sheet
 
 FINE = torch.linspace(0, 1, 41, dtype=torch.float64)

@@ -12,6 +12,7 @@ from meanstep import probes
 from meanstep.probes import Estimate, Table
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.probe import Measured
+from meanstep.program.diagnose.tables import part
 
 LATE = 0.75
 COARSE = torch.linspace(0, 1, 5, dtype=torch.float64)
@@ -147,11 +148,6 @@ def _answers(table: Table) -> dict[str, Measure]:
 def _jacobian(table: Table) -> dict[str, Measure]:
     found = {"kappa": measured(table.mean("kappa")), "factor": root(table.mean("square")), "expanding": measured(table.mean("expanding"))}
     return found | ({"norm": Measure(float(table.columns["norm"].max()))} if "norm" in table.columns else {})
-
-
-def part(table: Table, rows: Tensor) -> Table:
-    """Some rows of a table."""
-    return Table(table.r[rows], table.t[rows], {name: p[rows] for name, p in table.columns.items()})
 
 
 def maps(found: Measured, edges: Tensor) -> dict[str, Tensor]:

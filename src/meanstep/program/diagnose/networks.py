@@ -16,8 +16,8 @@ from meanstep.program.diagnose.arrays import Dataset
 from meanstep.program.diagnose.target import checked_weights, files
 from meanstep.program.doctor.arguments import Call, candidates, read, reading, stated
 from meanstep.program.factories import load
+from meanstep.program.wrapped import matched
 
-PREFIXES = ("module.", "_orig_mod.")
 Make = Callable[[int], nn.Module]
 
 
@@ -83,14 +83,14 @@ def _at_hand(net: nn.Module, name: str) -> nn.Module:
 
 
 def _fill(net: nn.Module, path: Path) -> None:
-    """Load weights strictly. Names may carry the prefixes that DDP, compile and averaged copies put before them."""
+    """Load weights strictly, whatever wrapped the network that they were written from."""
     checked_weights(path, "weights")
     try:
         held = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0][:120]}; it is cut short or no safetensors file") from error
     own = net.state_dict()
-    held = _bare(held, own)
+    held = matched(held, own)
     wrong = [f"{k} is {list(held[k].shape)} in the file and {list(own[k].shape)} in the network" for k in own if _differs(held, own, k)]
     missing, extra = [k for k in own if k not in held], [k for k in held if k not in own]
     if wrong or missing or extra:
@@ -104,15 +104,6 @@ def _fill(net: nn.Module, path: Path) -> None:
 
 def _differs(held: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> bool:
     return name in held and held[name].shape != own[name].shape
-
-
-def _bare(held: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    held = {k: p for k, p in held.items() if k != "n_averaged" or k in own}
-    for _ in PREFIXES:
-        for prefix in PREFIXES:
-            if held and all(k.startswith(prefix) for k in held) and not all(k.startswith(prefix) for k in own):
-                held = {k.removeprefix(prefix): p for k, p in held.items()}
-    return held
 
 
 # How it is called ------------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from meanstep.probes.rows import inner, tabulated
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.gradient import Gradient, gradient
 from meanstep.program.diagnose.reading import second
+from meanstep.program.diagnose.tables import finite, joined, stacked
 from meanstep.shapes import event_size
 from meanstep.tangents import automatic
 from meanstep.terms import Term, moving
@@ -151,9 +152,9 @@ def _batch(case: Case, found: Measured, n: int, left: Callable[[], float], told:
             continue
         told(name)
         _timed(found, name, partial(_kept, new, what))
-    kept, lost = _finite(new)
+    kept, lost = finite(new)
     found.lost += lost
-    found.tables = {name: _joined(found.tables.get(name), table) for name, table in (found.tables | kept).items() if name in kept} | {
+    found.tables = {name: joined(found.tables.get(name), table) for name, table in (found.tables | kept).items() if name in kept} | {
         name: table for name, table in found.tables.items() if name not in kept
     }
     found.rows, found.batches = found.rows + n, number + 1
@@ -198,7 +199,7 @@ def _sections(case: Case, draws: list[tuple[Term, Bridge]], b: Bridge) -> dict[s
         "Jacobian": lambda: {"jacobian": probes.factor(field, b, draws=1, steps=0, exact=EXACT, chunk=chunk)},
     }
     if run:
-        sections["noise over beta"] = lambda: {"train": _stacked([probes.moments(field, p, center, proxy, chunk=chunk) for _, p in run])}
+        sections["noise over beta"] = lambda: {"train": stacked([probes.moments(field, p, center, proxy, chunk=chunk) for _, p in run])}
         sections["center"] = lambda: _shift(case, run[0][1], chunk)
     if draws:
         sections["roles"] = lambda: _roles(case, run, still, chunk)
@@ -258,7 +259,7 @@ def _roles(case: Case, run: list[tuple[Term, Bridge]], still: list[tuple[Term, B
             table = probes.roles(case.probed.field, b, term.objective, case.center.velocity, chunk=chunk)
             found[name].append(table)
             found["pull"].append(_pull(term, b, table))
-    return {name: _stacked(tables) for name, tables in found.items() if tables}
+    return {name: stacked(tables) for name, tables in found.items() if tables}
 
 
 @torch.enable_grad()
@@ -276,34 +277,6 @@ def _pull(term: Term, b: Bridge, table: probes.Table) -> probes.Table:
     share = 1.0 if term.scale is None else term.scale / term.share
     columns = {"error": error, "value": value, "slope": here, "zero": zero, "pull": share * here * error.sqrt()}
     return probes.Table(b.r, b.t, {name: p.double() for name, p in columns.items()})
-
-
-# Tables ------------------------------------------------------------------------------------------------------------------------------
-
-
-def _stacked(tables: list[probes.Table]) -> probes.Table:
-    whole = tables[0]
-    for table in tables[1:]:
-        whole = _joined(whole, table)
-    return whole
-
-
-def _joined(a: probes.Table | None, b: probes.Table) -> probes.Table:
-    b = probes.Table(b.r.detach().cpu(), b.t.detach().cpu(), {name: p.detach().cpu() for name, p in b.columns.items()})
-    if a is None:
-        return b
-    parts = {name: torch.cat([a.columns[name].cpu(), p]) for name, p in b.columns.items()}
-    return probes.Table(torch.cat([a.r.cpu(), b.r]), torch.cat([a.t.cpu(), b.t]), parts)
-
-
-def _finite(tables: dict[str, probes.Table]) -> tuple[dict[str, probes.Table], int]:
-    """The tables without rows that hold a value that is not finite, and the largest number of such rows in one table."""
-    kept, lost = {}, 0
-    for name, table in tables.items():
-        good = torch.stack([p.isfinite() for p in table.columns.values()]).all(0)
-        lost = max(lost, int((~good).sum()))
-        kept[name] = probes.Table(table.r[good], table.t[good], {column: p[good] for column, p in table.columns.items()})
-    return kept, lost
 
 
 class _Counted:

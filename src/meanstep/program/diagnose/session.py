@@ -26,6 +26,7 @@ from meanstep.program.diagnose.runs import Trained, trained
 from meanstep.program.diagnose.target import KINDS
 from meanstep.program.diagnose.terminal import show
 from meanstep.program.machine import available
+from meanstep.program.pages.page import NAME
 
 if TYPE_CHECKING:
     from meanstep.program.diagnose.command import Diagnose
@@ -40,10 +41,11 @@ def diagnose(asked: "Diagnose", budget: float, folder: Path) -> int:
     with threads(case):
         found = _measure(asked, case, budget)
     diagnosis = diagnosed(case, found, budget, asked.tolerance, shlex.join(["meanstep", *sys.argv[1:]]))
+    replaced = " (it replaces the one that was there)" if (folder / NAME).exists() else ""
     page = build(diagnosis, folder)
-    if not put_json(asked.json, diagnosis.record()):
+    if not put_json(asked.json, diagnosis.record() | {"report": str(page)}):
         show(diagnosis)
-        chat.print(f"report: {page}", soft_wrap=True)
+        chat.print(f"report: {page}{replaced}", soft_wrap=True)
     return 130 if diagnosis.interrupted else 0
 
 

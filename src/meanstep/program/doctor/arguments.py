@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from meanstep.fields import Adapted, as_field
 from meanstep.program.console import UserError
+from meanstep.program.wrapped import unwrapped
 
 NAMES = {
     "z": "z x zt xt z_t x_t sample samples hidden_states input inputs img image images noisy latent latents audio wav action actions",
@@ -80,10 +81,17 @@ def stated(text: str) -> Call:
 
 def parameters(net: nn.Module) -> list[inspect.Parameter]:
     """The arguments of a network's forward."""
+    forward = unwrapped(net).forward
+    if schema := getattr(forward, "schema", None):  # TorchScript's
+        return [inspect.Parameter(a.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=_default(a)) for a in schema.arguments[1:]]
     try:
-        return list(inspect.signature(net.forward).parameters.values())
+        return list(inspect.signature(forward).parameters.values())
     except (TypeError, ValueError):
         return []
+
+
+def _default(argument: Any) -> Any:
+    return argument.default_value if argument.has_default_value() else inspect.Parameter.empty
 
 
 def signature(net: nn.Module) -> str:

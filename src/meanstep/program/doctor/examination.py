@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from meanstep.program.console import first_line
-from meanstep.program.doctor import calls, machinery, slopes, times
+from meanstep.program.doctor import calls, compiling, machinery, slopes, times, ways
 from meanstep.program.doctor.examined import Examined, admit, undisturbed
 from meanstep.program.doctor.findings import CHECKS, WARN, Finding, Report
 from meanstep.program.flags import among
@@ -28,12 +28,12 @@ RUN: dict[str, Callable[[Examined], Finding]] = dict(
             times.scale,
             times.labels,
             slopes.forward_mode,
-            slopes.way,
-            slopes.autocast,
+            ways.way,
+            ways.autocast,
             machinery.types,
             machinery.devices,
             machinery.checkpoints,
-            machinery.compiled,
+            compiling.compiled,
             machinery.ddp,
             machinery.fsdp,
         ),
@@ -69,13 +69,13 @@ def doctor(
             if not only or name in only:
                 told(name)
                 found.append(_made(name, examined))
-    return Report(tuple(found), described(net), examined.call.line, time.perf_counter() - started)
+    return Report(tuple(found), described(examined.body(examined.field)), examined.call.line, time.perf_counter() - started)
 
 
 def _made(name: str, examined: Examined) -> Finding:
     try:
         return RUN[name](examined)
-    except Exception as error:  # a network can do anything
+    except (Exception, SystemExit) as error:  # a network can do anything
         return Finding(name, WARN, f"this check could not be made: {first_line(error)}", "look at the other findings first")
 
 
@@ -85,4 +85,5 @@ def described(net: nn.Module) -> str:
 
 
 def _size(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters()) if isinstance(net, nn.Module) else 0
+    weights = net.parameters() if isinstance(net, nn.Module) else ()
+    return sum(p.numel() for p in weights if not isinstance(p, nn.parameter.UninitializedParameter))

@@ -20,6 +20,7 @@ from meanstep.keys import key
 from meanstep.program.console import UserError, first_line
 from meanstep.program.doctor.arguments import ROLES, Call, candidates, parameters, read, reading, signature, stated
 from meanstep.program.doctor.trace import where_it_stops
+from meanstep.program.wrapped import uncompiled
 from meanstep.shapes import tree_map
 
 Rows = tuple[Tensor, Tensor, Tensor, Any]
@@ -107,13 +108,15 @@ def admit(net: nn.Module, example: Any, batch: int, classes: int, order: str, de
     given = example if isinstance(example, Mapping) else {"z": example} if isinstance(example, Tensor) else {"shape": example}
     order = order or str(given.get("order", ""))
     try:
-        theirs = copy.deepcopy(net).to(device).train()
+        theirs = uncompiled(copy.deepcopy(net).to(device).train())
     except Exception as error:
         reason = f"the network cannot be copied ({first_line(error)}), so it can have no EMA copy either"
         raise UserError(f"{reason}: hold no computed tensors in attributes") from error
+    first, rows = stated(order) if order else read(theirs), _rows(theirs, given, batch, int(given.get("classes", classes)), device)
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in theirs.parameters()):  # lazy layers know their sizes afterwards
+        _first_call(theirs, first, rows)
     _fill(theirs)
-    rows = _rows(theirs, given, batch, int(given.get("classes", classes)), device)
-    call, out = _first_call(theirs, stated(order) if order else read(theirs), rows)
+    call, out = _first_call(theirs, first, rows)
     call = Call(call.order, call.names, reading(out, rows[0]), call.native, call.known)
     return Examined(call.adapt(theirs), call, bool(order), rows, out)
 

@@ -1,26 +1,21 @@
-"""Checks of derivatives: gradients of the weights, forward mode, the way that is chosen and its cost, half precision."""
+"""Checks of derivatives: gradients of the weights, and forward mode against differences."""
 
 import re
-import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from meanstep import recipes
-from meanstep.loss import Loss
-from meanstep.program.console import first_line
 from meanstep.program.doctor.derivatives import Difference, difference, directions, flat, forward, off
 from meanstep.program.doctor.examined import Examined
 from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding, reason, some
-from meanstep.program.doctor.trace import Visit, function_of, hooked, visits
-from meanstep.tangents import VERDICTS, automatic, carried
+from meanstep.program.doctor.trace import Visit, coarse, function_of, hooked, scripted, visits
+from meanstep.tangents import carried
 
 EXACT = 1e-3  # of the derivative's norm: the tolerance of tangents.automatic
-HALF = 0.05  # bfloat16 keeps 8 bits: 0.4 percent an operation
-ROUNDS, PATIENCE = 4, 3.0  # of the step's cost: at least so many, more while fewer seconds are spent
+SCRIPTED = "is a TorchScript module, which has no reliable forward derivative"
+SCRIPT = "pass the module before torch.jit.script"
 WITHOUT = "or train without forward mode: rate=ms.rates.Central() or Backward(0.1)"
 
 REMEDIES = (
@@ -49,6 +44,8 @@ REMEDIES = (
 def gradients(p: Examined) -> Finding:
     """Whether every parameter that u depends on gets a gradient."""
     field = p.fresh()
+    if where := scripted(p.body(field)):
+        return Finding("gradients", NONE, "no gradient reaches the weights of a TorchScript module's copy", SCRIPT, where)
     weights = {n: w for n, w in p.body(field).named_parameters() if w.requires_grad}
     if not weights:
         return Finding("gradients", FAIL, "no parameter requires a gradient", "unfreeze what shall be trained")
@@ -72,7 +69,7 @@ def gradients(p: Examined) -> Finding:
 @torch.no_grad()
 def _matters(p: Examined, field: nn.Module, name: str) -> bool:
     """Whether another value of a parameter gives another u."""
-    weight, before = p.body(field).get_parameter(name), p.u(field)
+    weight, before = dict(p.body(field).named_parameters())[name], p.u(field)
     kept = weight.clone()
     weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)).to(weight) * (0.1 + weight.abs().mean()))
     after = p.u(field)
@@ -92,6 +89,8 @@ def _last_owner(lost: list[str], order: list[str], p: Examined, field: nn.Module
 
 def forward_mode(p: Examined) -> Finding:
     """torch's forward mode, and tangents carried by the rules, against differences."""
+    if where := scripted(p.body(p.field)):
+        return Finding("forward-mode", FAIL, SCRIPTED, SCRIPT, where)
     field, given = p.double() or (p.fresh(), p.rows)
     y, inputs = given[3], given[:3]
 
@@ -103,6 +102,9 @@ def forward_mode(p: Examined) -> Finding:
     plain, switched = _against(true, f, inputs, along, False), _against(true, f, inputs, along, True)
     ours = _carried(p, true, given, field)
     if isinstance(switched, float) and switched > max(EXACT, 5 * true.doubt):
+        if low := coarse(p.body(field), lambda: f(*inputs)):
+            found = f"off by {switched:.2g} of its norm from differences, which the steps of {low[1]} numbers inside spoil"
+            return Finding("forward-mode", FAIL, found, precision(low[1]), low[0])
         if _calm(p, field, inputs, along, f):
             return _by_chance(switched, ours)
         return _wrong(p, field, switched, lambda: f(*inputs))
@@ -118,6 +120,11 @@ def forward_mode(p: Examined) -> Finding:
     if ours is not None:
         return Finding("forward-mode", PASS, f"{measured}, but rules carry it through fused attention", "", where)
     return Finding("forward-mode", WARN, measured, "attention is switched to math by itself: that pass stores N x N scores", where)
+
+
+def precision(kind: str) -> str:
+    """What to do about times that are computed in less than float32."""
+    return f"u is a staircase of t in {kind}: compute the time embedding in float32, and round its result only"
 
 
 def _calm(p: Examined, field: nn.Module, inputs: Any, along: Any, f: Any) -> bool:
@@ -211,102 +218,3 @@ def _refusal(visit: Visit, switched: bool) -> Exception | None:
 def remedy_for(text: str) -> str:
     """What to do about an operation without a forward derivative."""
     return next((remedy for pattern, remedy in REMEDIES if re.search(pattern, text)), "write this part by other torch operations")
-
-
-# The way and its cost ----------------------------------------------------------------------------------------------------------------
-
-
-def way(p: Examined) -> Finding:
-    """How `rates.Exact` makes the derivative of this network, why, and what a training step costs beside flow matching."""
-    field, (z, r, t, y) = p.fresh(), p.rows
-    try:
-        torch.default_generator.manual_seed(0)
-        automatic(field, z, r, t, y, (z, None, torch.ones_like(t)))
-        cost = _cost(p)
-    except Exception as error:
-        return Finding("way", FAIL, f"a training step fails: {reason(error)}", f"{remedy_for(reason(error))} (see forward-mode); {WITHOUT}")
-    verdict = VERDICTS.get(field)
-    costs = f"a step with a quarter of its rows at r < t takes {cost} one of flow matching here"
-    if verdict is None:
-        return Finding("way", PASS, f"carried (the network declares it); {costs}")
-    if not verdict.reason:
-        return Finding("way", PASS, f"carried beside one forward pass by rules; {costs}")
-    remedy = "fine for small networks: the r < t rows pay a forward-mode pass more. To have it carried, " + _to_carry(p, verdict.reason)
-    return Finding("way", WARN, f"separate, since {verdict.reason[:110]}; {costs}", remedy)
-
-
-def _to_carry(p: Examined, why: str) -> str:
-    if re.search(r"attention|heads", why):
-        return "build attention without add_bias_kv and add_zero_attn, or write it with F.scaled_dot_product_attention"
-    if "off by" not in why:
-        return "use functions that have rules, or add one: docs/extending.md"
-    calm, (z, r, t, y) = p.fresh().eval(), p.rows
-    automatic(calm, z, r, t, y, (z, None, torch.ones_like(t)))
-    if not VERDICTS[calm].reason:
-        return "draw random numbers by nn.Dropout only: in eval mode it is carried, in train mode its two trials draw others"
-    return "look for detach(), .data or constants made of z"
-
-
-def _cost(p: Examined) -> str:
-    """A step of MeanFlow over one of flow matching, in rounds of both: the median and the range, on which no verdict rests."""
-    z, _, _, y = p.rows
-    z = torch.cat([z, z]) if len(z) < 4 else z
-    y = torch.cat([y, y]) if isinstance(y, Tensor) and len(y) < len(z) else y
-    losses = Loss(recipes.flow_matching(), measure=False), Loss(recipes.meanflow(), measure=False)
-    fields, ratios, started = (p.fresh(), p.fresh()), [], time.monotonic()
-    for call in range(1, 16):
-        plain, ours = (_spent(loss, field, z, y) for loss, field in zip(losses, fields, strict=True))
-        if call & (call - 1):  # in calls 1, 2, 4, 8 and so on tangents.automatic tries the network
-            ratios.append(ours / plain)
-        if len(ratios) >= ROUNDS and time.monotonic() - started > PATIENCE:
-            break
-    unit = "the CPU time of" if z.device.type == "cpu" else "the time of"
-    return f"{median(ratios):.2f} (in {len(ratios)} rounds {min(ratios):.2f} to {max(ratios):.2f}) times {unit}"
-
-
-def _spent(loss: Loss, field: nn.Module, z: Tensor, y: Any) -> float:
-    """Seconds of a step: of this process's processors, whose time others do not take; on an accelerator, of the clock."""
-    here = z.device.type == "cpu"
-    clock, finish = (time.process_time, lambda device: None) if here else (time.perf_counter, torch.accelerator.synchronize)
-    finish(z.device)
-    started = clock()
-    loss(field, z, y).loss.backward()
-    finish(z.device)
-    return max(clock() - started, 1e-9)
-
-
-# Half precision ----------------------------------------------------------------------------------------------------------------------
-
-
-def autocast(p: Examined) -> Finding:
-    """The derivative under bfloat16 autocast against the one in full precision."""
-    z, r, t, y = p.rows
-    along = (torch.ones_like(z), None, torch.ones_like(t))
-
-    def run(half: bool) -> tuple[Tensor, Tensor]:
-        torch.default_generator.manual_seed(0)
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=half), torch.no_grad():
-            u, du = automatic(p.fresh(), z, r, t, y, along)
-        return u.detach(), du.detach()
-
-    try:
-        (u, du), (half_u, half_du) = run(False), run(True)
-    except Exception as error:
-        if _no_derivative(p):
-            return Finding("autocast", NONE, "the derivative fails in full precision, too: see `way`")
-        return Finding("autocast", WARN, f"it fails: {first_line(error)}", "train in float32")
-    eu, edu = off(half_u, u), off(half_du, du)
-    found = f"bfloat16: u off by {eu:.1g}, its derivative by {edu:.1g} of its norm"
-    if edu <= HALF:
-        return Finding("autocast", PASS, found)
-    remedy = "keep the time embedding out: with torch.autocast(device, enabled=False) around it, or train in float32"
-    return Finding("autocast", WARN, found, remedy)
-
-
-def _no_derivative(p: Examined) -> bool:
-    z, r, t, y = p.rows
-    try:
-        automatic(p.fresh(), z, r, t, y, (z, None, torch.ones_like(t)))
-    except Exception:
-        return True
-    return False

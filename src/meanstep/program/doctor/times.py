@@ -8,7 +8,8 @@ from meanstep.keys import key
 from meanstep.program.doctor.derivatives import difference
 from meanstep.program.doctor.examined import Examined
 from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding
-from meanstep.program.doctor.trace import Visit, floats, visits
+from meanstep.program.doctor.slopes import precision
+from meanstep.program.doctor.trace import Visit, coarse, floats, visits
 
 STEP = 0.005  # of rates.Central: over this change of t a field must be nearly straight
 FAST, TOO_FAST = 0.1, 0.4  # of its whole answer to t; meanstep.MLP gives 0.04, times of 1000 t in sines 0.6 and more
@@ -63,7 +64,8 @@ def scale(p: Examined) -> Finding:
     if far == 0:
         return Finding("time-scale", NONE, "u does not depend on t")
     if _stands(p, field):
-        remedy = "times are in [0, 1] and continuous: no rounding, .long() or table of integer steps"
+        low = coarse(p.body(field), lambda: p.u(field))
+        remedy = precision(low[1]) if low else "times are in [0, 1] and continuous: no rounding, .long() or table of integer steps"
         return Finding(
             "time-scale",
             FAIL,

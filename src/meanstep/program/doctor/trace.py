@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
-Enter = Callable[[str, nn.Module, Any], None]
-Leave = Callable[[str, nn.Module, Any, Any], None]
+from meanstep.precise import low
+
+Enter = Callable[[str, nn.Module, Any], Any]
+Leave = Callable[[str, nn.Module, Any, Any], Any]
 
 
 class Visit(NamedTuple):
@@ -32,12 +35,20 @@ def hooked(net: nn.Module, enter: Enter | None = None, leave: Leave | None = Non
     """Call `enter(label, module, (args, kwargs))` before and `leave(label, module, (args, kwargs), out)` after every module's forward."""
     hooks = []
     for name, module in net.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # it takes no hooks
+            continue
         text = label(name, module)
         if enter is not None:
-            act = lambda m, a, k, text=text: enter(text, m, (a, k))  # noqa: E731
-            hooks.append(module.register_forward_pre_hook(act, with_kwargs=True))
+
+            def before(m: nn.Module, a: Any, k: Any, text: str = text) -> None:  # torch takes what a hook returns for the input
+                enter(text, m, (a, k))
+
+            hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
         if leave is not None:
-            after = lambda m, a, k, o, text=text: leave(text, m, (a, k), o)  # noqa: E731
+
+            def after(m: nn.Module, a: Any, k: Any, o: Any, text: str = text) -> None:
+                leave(text, m, (a, k), o)
+
             hooks.append(module.register_forward_hook(after, with_kwargs=True))
     try:
         yield
@@ -56,23 +67,40 @@ def visits(net: nn.Module, run: Callable[[], Any]) -> list[Visit]:
         found.append(Visit(text, module, args, kwargs, _copied(out)))
 
     with hooked(net, lambda text, module, arguments: given.append(_copied(arguments)), leave):
+        out = run()
+    return found or [Visit(label("", net), net, (), {}, _copied(out))]
+
+
+def scripted(net: nn.Module) -> str:
+    """The first TorchScript module in it, or nothing."""
+    return next((label(name, module) for name, module in net.named_modules() if isinstance(module, torch.jit.ScriptModule)), "")
+
+
+def coarse(net: nn.Module, run: Callable[[], Any]) -> tuple[str, str] | None:
+    """The first module that computes in less precision than float32 during `run`, and in which; None if none does."""
+    inside: list[str] = []
+    found: list[tuple[str, str]] = []
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            found.extend((inside[-1] if inside else label("", net), str(x.dtype).removeprefix("torch.")) for x in floats(out) if low(x))
+            return out
+
+    with torch.no_grad(), hooked(net, lambda text, *_: inside.append(text), lambda *_: inside.pop()), Watched():
         run()
-    return found
+    return found[0] if found else None
 
 
 def where_it_stops(net: nn.Module, run: Callable[[], Any]) -> str:
     """The innermost module inside which `run` raises, or nothing."""
     inside: list[str] = []
     try:
-        with hooked(net, lambda text, *_: inside.append(text), lambda *_: _left(inside)):
+        with hooked(net, lambda text, *_: inside.append(text), lambda *_: inside.pop()):
             run()
     except Exception:  # the caller knows it already: only where it happens is of interest
         return inside[-1] if inside else ""
     return ""
-
-
-def _left(inside: list[str]) -> None:
-    inside.pop()
 
 
 def _copied(tree: Any) -> Any:

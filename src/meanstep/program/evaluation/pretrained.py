@@ -16,6 +16,7 @@ from meanstep.program.console import UserError
 from meanstep.program.evaluation.features import Extractor, digest, misfit
 from meanstep.program.evaluation.inputs import Input
 from meanstep.program.runs.public_weights import read
+from meanstep.program.wrapped import matched
 
 STANDARD = "6726825d"
 """Start of the sha256 of the published FID's Inception as torch-fidelity distributes it."""
@@ -49,7 +50,7 @@ def unseeded() -> Iterator[None]:
 def loaded(net: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """All weights of a network, no more and no less; `UserError` names the first that does not fit."""
     try:
-        net.load_state_dict(tensors)
+        net.load_state_dict(matched(tensors, net.state_dict()))
     except RuntimeError as error:
         raise UserError(f"{where} holds another network: {misfit(error)}") from None
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from meanstep.fields import DiT
 from meanstep.fields.public import SOURCES, converted
 from meanstep.program.console import UserError
+from meanstep.program.wrapped import plain, unwrapped
 
 NESTED = ("ema", "model", "state_dict")
 """Where training scripts put weights in a file, the one to be sampled from first."""
@@ -33,10 +34,11 @@ def load(net: nn.Module, spec: str, *, relabel: bool = False) -> tuple[str, ...]
     source, _, name = spec.partition(":")
     if source not in SOURCES or not name:
         raise UserError(f"public weights are given as {', '.join(f'{known}:FILE' for known in SOURCES)}, got {spec!r}")
-    if not isinstance(net, DiT):
+    if not isinstance(net := unwrapped(net), DiT):
         raise UserError(f"public DiT and SiT weights start the network dit, not {type(net).__name__}")
     try:
-        state, notes = converted(read(Path(name)), net, source, relabel=relabel)
+        held = read(Path(name))
+        state, notes = converted({short: held[name] for name, short in plain(held).items()}, net, source, relabel=relabel)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
     net.load_state_dict(state)

@@ -24,6 +24,7 @@ from meanstep.program.runs.restored import put, put_part
 from meanstep.program.runs.saved import CHECKPOINTS, Saved, found
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
+from meanstep.program.wrapped import bare
 
 LEFT = re.compile(r"\.\d+\.(aside|old)")
 """Names of what a kill leaves half-written, or half-removed."""
@@ -127,7 +128,8 @@ def _put_moments(state: State, moments: dict[str, dict[str, Tensor]], where: Pat
     names = [name for group in groups for name in group["params"]]
     if names and not moments and state.step:
         raise damaged(where, "it has no optimiser state")
-    shapes = {name: tuple(weight.shape) for name, weight in state.owner.named_parameters()}
+    weights = {bare(name): weight for name, weight in state.owner.named_parameters()}
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name, entries in moments.items():
         for kind, value in entries.items():
             wanted = () if kind == "step" else shapes.get(name, "unknown")
@@ -135,7 +137,7 @@ def _put_moments(state: State, moments: dict[str, dict[str, Tensor]], where: Pat
                 raise damaged(where, f"the optimiser's {kind} of {name} is {value.dtype} {tuple(value.shape)}, not floating {wanted}")
     found: Any = {"state": {name: moments[name] for name in names if name in moments}, "param_groups": groups}
     set_optimizer_state_dict(state.owner, state.optimiser, found, options=StateDictOptions(full_state_dict=True, strict=False))
-    for name, weight in state.owner.named_parameters():
+    for name, weight in weights.items():
         if name not in moments:  # it never had a gradient, and torch made it moments
             state.optimiser.state.pop(weight, None)
         elif low(weight):  # torch rounds moments to the type of the weight
