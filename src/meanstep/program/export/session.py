@@ -13,10 +13,8 @@ from meanstep.program.export import subject as subjects
 from meanstep.program.export.card import card
 from meanstep.program.export.checks import Difference, halved
 from meanstep.program.export.subject import Choice, Subject
-from meanstep.program.export.targets import TARGETS, Target, require
+from meanstep.program.export.targets import CARD, TARGETS, Target, require
 from meanstep.program.sampling.model import Model
-
-CARD = "card.json"
 
 
 def export(

@@ -28,6 +28,8 @@ TARGETS = {
     "hub": Target("a folder for the Hugging Face hub, with a model card", 0.0, "to_hub"),
 }
 """Every target by its name on the command line."""
+CARD = "card.json"
+"""What was exported, and how far it is from PyTorch."""
 HALF = 2e-2
 """The largest difference that rounding the weights to half precision may make, over the same spread."""
 
