@@ -40,7 +40,8 @@ class Choice:
 class Subject:
     """A generator that can leave. `net`: the network in float32; `sampler`: the function, and its `way` by name; `shape`: of one event;
     `classes`: names of its labels; `among`: those offered; `decode`: from what the network makes to what is wanted, under the names
-    `outputs`; `view`: how that is looked at; `facts`: what a card says of it; `run`: its folder; `saved`: its checkpoint.
+    `outputs`; `view`: how that is looked at; `facts`: what a card says of it; `run`: its folder; `saved`: its checkpoint;
+    `decoder`: where its autoencoder is, as `meanstep cache` names it, empty for none.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Subject:
     facts: dict[str, Any]
     run: Path | None = None
     saved: Saved | None = None
+    decoder: str = ""
 
     @property
     def label(self) -> int | None:
@@ -126,8 +128,10 @@ def of(source: str | Path | Model, choice: Choice, *, target: str, checkpoint: i
     decode, outputs, view = _decoding(model, choice)
     name = run.resolve().name if run else "model"
     net = copy.deepcopy(model.field).float().cpu().eval()
-    sampler = draw.named(model.sampler)
-    return Subject(name, net, sampler, model.shape, model.classes, among, choice, decode, outputs, view, _facts(model, choice), run, saved)
+    decoder = model.autoencoder.spec if model.manifest.latent else ""
+    more = {"run": run, "saved": saved, "decoder": decoder}
+    taken = (name, net, draw.named(model.sampler), model.shape, model.classes, among, choice, decode, outputs, view)
+    return Subject(*taken, _facts(model, choice), **more)
 
 
 def _check_finished(run: Path, saved: Saved) -> None:
