@@ -95,7 +95,9 @@ def _exportable(
     weights = {k: x + 0.1 * torch.randn(x.shape, generator=key(0, k)) for k, x in net.state_dict().items()}
     data = {name: save({k: 0.99 * x if name.startswith("ema") else x for k, x in weights.items()}) for name in WEIGHTS}
     data["network.json"] = json.dumps(description).encode()
-    plain = Manifest("shapes", "0" * 64, "train", 0, 30, 0, (1, 8, 8), (1, 8, 8), "none", "none", False, "none", CLASSES[:classes], **IDENTITY)
+    plain = Manifest(
+        "shapes", "0" * 64, "train", 0, 30, 0, (1, 8, 8), (1, 8, 8), "none", "none", False, "none", CLASSES[:classes], **IDENTITY
+    )
     stated = replace(plain, **manifest or {})
     sums = {name: hashlib.sha256(part).hexdigest() for name, part in data.items()}
     about = {"version": 2, "seen": 128, "step": 1, "best_seen": -1, "chosen": "0.9", "data": stated.digest, "sha256": sums}

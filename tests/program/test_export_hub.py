@@ -58,7 +58,9 @@ class Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, body.decode().splitlines()):
                 if line["key"] == "file":
                     self.files["owner/name"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            return self._json({"commitUrl": f"http://{self.headers['host']}/owner/name/commit/" + "a" * 40, "commitOid": "a" * 40, "hookOutput": ""})
+            return self._json(
+                {"commitUrl": f"http://{self.headers['host']}/owner/name/commit/" + "a" * 40, "commitOid": "a" * 40, "hookOutput": ""}
+            )
         return self._json({})
 
     def _chunks(self) -> bytes:

@@ -41,9 +41,9 @@ class Export:
     labels: Annotated[str | None, hinted(LABELS, "those that have data", "N,... | NAME,...")] = None
     sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
     average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
-    checkpoint: Annotated[str | None, hinted(f"Which checkpoint: {CHECKPOINT}.", "the last one, of a run that is finished", "CHECKPOINT")] = (
-        None
-    )
+    checkpoint: Annotated[
+        str | None, hinted(f"Which checkpoint: {CHECKPOINT}.", "the last one, of a run that is finished", "CHECKPOINT")
+    ] = None
     half: bool = False
     """Store the weights in half precision; they are computed with in float32."""
     decode: bool = True

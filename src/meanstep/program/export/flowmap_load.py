@@ -1,4 +1,4 @@
-"""The parts of an exported pipeline from installed code: of the folder only configurations and safetensors are read."""
+"""An exported pipeline from installed code: of the folder only configurations and safetensors are read."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,19 @@ from typing import Any
 import diffusers
 
 from meanstep.program.console import UserError
+from meanstep.program.export import flowmap_pipeline
 from meanstep.program.export.flowmap_transformer import FlowMapTransformer2DModel
 
 OURS = {"FlowMapTransformer2DModel": FlowMapTransformer2DModel}
+
+
+class FlowMapPipeline(flowmap_pipeline.FlowMapPipeline):
+    """The pipeline of this package, which is the one that an export carries."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> "FlowMapPipeline":
+        """The pipeline of an exported folder; `options`: of the `from_pretrained` of its parts, such as `torch_dtype`."""
+        return cls(**parts(Path(pretrained_model_name_or_path), **options))
 
 
 def parts(folder: Path, **options: Any) -> dict[str, Any]:

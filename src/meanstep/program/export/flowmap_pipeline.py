@@ -1,10 +1,9 @@
 """A pipeline of diffusers for networks that know average velocities: from seeds or a generator to pictures, in one step or a few.
 
-An export carries this file. `from_pretrained` of the class itself loads a folder without its code, by what this package installs.
+An export carries this file. `flowmap_load` opens a folder without its code, by what this package installs.
 """
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Generator, Tensor
 TRAINED = 1000
 
 
-class FlowMapPipeline(DiffusionPipeline):  # type: ignore[misc]
+class FlowMapPipeline(DiffusionPipeline):
     """`transformer` or `unet`: the network; `scheduler`: FlowMapEulerDiscreteScheduler; `vae`: from latents to pictures, None for pixels.
 
     `facts`: `shape` of what the network makes, `classes` (names) and those `offered`, `mean` and `std` of its latents by channel,
@@ -27,11 +26,13 @@ class FlowMapPipeline(DiffusionPipeline):  # type: ignore[misc]
     _optional_components = ["transformer", "unet", "vae"]  # noqa: RUF012
     model_cpu_offload_seq = "transformer->unet->vae"
 
-    def __init__(self, scheduler: Any, facts: dict[str, Any], transformer: Any = None, unet: Any = None, vae: Any = None) -> None:
+    def __init__(
+        self, scheduler: Any, transformer: Any = None, unet: Any = None, vae: Any = None, facts: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.register_modules(scheduler=scheduler, transformer=transformer, unet=unet, vae=vae)
         self.register_to_config(facts=facts)
-        self.facts = facts
+        self.facts = dict(facts or {})
 
     @torch.no_grad()
     def __call__(
@@ -107,19 +108,8 @@ class FlowMapPipeline(DiffusionPipeline):  # type: ignore[misc]
         arrays = levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         return arrays if kind == "np" else [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:
-        """The pipeline of an exported folder; no code of the folder runs where this class comes from the installed package."""
-        if cls.__module__ != "meanstep.program.export.flowmap_pipeline" or not Path(pretrained_model_name_or_path).is_dir():
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
-        from meanstep.program.export.flowmap_load import parts
-
-        return cls(**parts(Path(pretrained_model_name_or_path), **options))
-
 
 def _key(seed: int, *path: Any) -> Generator:
     """The generator of a seed's stream, as meanstep names it."""
     digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-

@@ -14,7 +14,7 @@ TRAINED = 1000
 """Timesteps of diffusers are our times, data at 0 and noise at 1, times this number."""
 
 
-class FlowMapTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class FlowMapTransformer2DModel(ModelMixin, ConfigMixin):
     """The average velocity of images or latents `[B, C, H, W]` between two timesteps; MeanFlow, arXiv 2505.13447."""
 
     @register_to_config
@@ -49,7 +49,7 @@ class FlowMapTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
         guidance: float = 1.0,
         return_dict: bool = True,
     ) -> Any:
-        """The velocity from `timestep` to `r_timestep` (or `timestep_r`), each a number or `[B]` in 0 to 1000; without one the instantaneous.
+        """The velocity from `timestep` to `r_timestep` (or `timestep_r`), a number or `[B]` in 0 to 1000; without it the instantaneous.
 
         `class_labels`: int64 `[B]`, None for no class; `guidance`: scale of classifier-free guidance, whose other part has no class.
         """

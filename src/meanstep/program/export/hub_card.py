@@ -56,7 +56,9 @@ def text(subject: Subject, difference: float, count: int) -> str:
     """README.md."""
     facts, more = subject.facts, []
     if subject.classes:
-        more.append(f"- It takes {len(subject.classes)} classes: {', '.join(subject.classes[:20])}{' ...' if len(subject.classes) > 20 else ''}.")
+        more.append(
+            f"- It takes {len(subject.classes)} classes: {', '.join(subject.classes[:20])}{' ...' if len(subject.classes) > 20 else ''}."
+        )
     if subject.choice.half:
         more.append("- The weights are stored in half precision and computed with in float32.")
     more.append(f"- Read back from this folder it makes the run's own samples: largest difference {difference:.2g} of their spread.")
@@ -64,8 +66,17 @@ def text(subject: Subject, difference: float, count: int) -> str:
     hidden = ("classes", "images", "data", "steps", "guidance")
     rows = "\n".join(f"| {name} | {_plain(value)} |" for name, value in told.items() if name not in hidden and value)
     s = "s" * (facts["steps"] > 1)
-    known = {"name": subject.name, "recipe": facts["recipe"], "data": facts["data"], "images": facts["images"], "steps": facts["steps"], "s": s}
-    return TEXT.format(matter=_matter(subject), distances=_distances(subject), facts=rows, more="\n".join(more) + "\n", count=count, **known)
+    known = {
+        "name": subject.name,
+        "recipe": facts["recipe"],
+        "data": facts["data"],
+        "images": facts["images"],
+        "steps": facts["steps"],
+        "s": s,
+    }
+    return TEXT.format(
+        matter=_matter(subject), distances=_distances(subject), facts=rows, more="\n".join(more) + "\n", count=count, **known
+    )
 
 
 def _matter(subject: Subject) -> str:
@@ -86,7 +97,9 @@ def _distances(subject: Subject) -> str:
     if not cells:
         return NONE
     floors = [row for row in held if row["kind"] == "floor"]
-    parts = [_table([row for row in cells if row["extractor"] == name], floors) for name in dict.fromkeys(row["extractor"] for row in cells)]
+    parts = [
+        _table([row for row in cells if row["extractor"] == name], floors) for name in dict.fromkeys(row["extractor"] for row in cells)
+    ]
     return "\n\n".join(parts)
 
 

