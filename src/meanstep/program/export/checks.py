@@ -44,7 +44,7 @@ def compared(subject: Subject, made: Made, bound: float, what: str) -> Differenc
     theirs, ours = (np.concatenate([pair[k][0].ravel() for pair in pairs]) for k in (0, 1))
     spread = float(ours.std()) or 1.0
     largest = float(np.abs(theirs - ours).max()) / spread if np.isfinite(theirs).all() else float("inf")
-    levels = [np.abs(a[1].astype(int) - b[1].astype(int)) for a, b in pairs if len(b) > 1]
+    levels = [np.abs(a[1].astype(int) - b[1].astype(int)) for a, b in pairs if len(b) > 1 and largest <= bound]
     if not largest <= bound or any(part.max() > 1 for part in levels):
         found = f"{largest:.3g} of the spread (the bound is {bound:g})"
         raise UserError(f"{what} differs from PyTorch by {found} on {_draws(pairs)} draws that it never saw: nothing was written")

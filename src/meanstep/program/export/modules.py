@@ -28,7 +28,7 @@ class Guided(nn.Module):
             return self.net(z, r, t, y)
         both = torch.cat([y, torch.full_like(y, self.null)])
         twice = self.net(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
-        labelled, without = twice.chunk(2)
+        labelled, without = twice.unflatten(0, (2, z.shape[0])).unbind(0)
         return torch.lerp(without, labelled, self.scale)
 
 

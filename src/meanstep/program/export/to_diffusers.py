@@ -173,7 +173,11 @@ def _source(name: str) -> str:
 
 
 def _weights(state: dict[str, Tensor], half: bool) -> bytes:
-    return save({name: (x.half() if half and x.is_floating_point() else x).contiguous() for name, x in state.items()})
+    """Safetensors whose values begin at a multiple of 64 bytes: read in place, kernels round as they do in memory of torch's own."""
+    data = save({name: (x.half() if half and x.is_floating_point() else x).contiguous() for name, x in state.items()})
+    size = int.from_bytes(data[:8], "little")
+    room = -(8 + size) % 64
+    return (size + room).to_bytes(8, "little") + data[8 : 8 + size] + b" " * room + data[8 + size :]
 
 
 def _json(entries: Any) -> bytes:

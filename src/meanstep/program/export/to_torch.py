@@ -41,15 +41,16 @@ def call(subject: Subject) -> str:
     return f"{', '.join([first, *others])}{'' if others else ','} = generate(torch.randn({shape}){label})"
 
 
-def example(subject: Subject) -> tuple[tuple[Tensor, ...], Any]:
+def example(subject: Subject) -> tuple[tuple[Any, ...], Any]:
     """Inputs to trace the whole with, of two rows or the fixed batch, and which of their sizes are free."""
     seeds = range(subject.choice.batch or 2)
-    inputs = [part for part in (subject.noise(seeds), subject.labels(seeds)) if part is not None]
-    free = None if subject.choice.batch else tuple({0: torch.export.Dim("batch", min=1, max=1 << 20)} for _ in inputs)
-    return tuple(inputs), free
+    inputs = (subject.noise(seeds), subject.labels(seeds))
+    dim = {0: torch.export.Dim("batch", min=1, max=1 << 20)}
+    free = None if subject.choice.batch else (dim, dim if subject.labelled else None)
+    return inputs, free
 
 
-def traced(net: nn.Module, inputs: tuple[Tensor, ...], free: Any) -> torch.export.ExportedProgram:
+def traced(net: nn.Module, inputs: tuple[Any, ...], free: Any) -> torch.export.ExportedProgram:
     """The program of a module; `UserError` names what it cannot take."""
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -69,7 +70,7 @@ class Halved(nn.Module):
         self.names = [name for name, p in net.named_parameters() if p.numel()]
         self.stored = nn.ParameterList(nn.Parameter(dict(net.named_parameters())[name].detach().half(), False) for name in self.names)
 
-    def forward(self, *given: Tensor) -> Any:
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Any:
         """What the module returns."""
         weights = {name: p.float() for name, p in zip(self.names, self.stored, strict=True)}
-        return torch.func.functional_call(self.inner[0], weights, given)
+        return torch.func.functional_call(self.inner[0], weights, (noise, label))
