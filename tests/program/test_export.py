@@ -114,7 +114,7 @@ def test_half_precision_halves_the_file_and_says_what_it_costs(exportable, tmp_p
     description = {"network": "dit", "options": {"size": 8, "channels": 1, "patch": 2, "width": 64, "depth": 2, "heads": 2, "classes": 3}}
     run = exportable(description=description)
     sizes = {half: ms.export(run, to="torch", out=tmp_path / str(half), half=half)["files"]["model.pt2"] for half in (False, True)}
-    assert sizes[True] < 0.65 * sizes[False]
+    assert sizes[True] < 0.7 * sizes[False]
     said = json.loads((tmp_path / "True" / "card.json").read_text())["difference"]
     assert said["largest"] == 0 and 0 < said["half"] < 2e-2
     assert "half precision" in (tmp_path / "True" / "README.md").read_text()
@@ -186,7 +186,9 @@ def latent_run(exportable, folder: Path) -> Path:
     """A run of latents, normalised by channel, with a TAESD of random weights beside it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_file(Tiny(4, False).state_dict(), folder / "taesd.safetensors")
+        net = Tiny(4, False)
+    net.decoder[-1].weight.data *= 20  # pictures that differ
+    save_file(net.state_dict(), folder / "taesd.safetensors")
     digest = hashlib.sha256((folder / "taesd.safetensors").read_bytes()).hexdigest()
     stated = {
         "autoencoder": f"taesd:{folder / 'taesd.safetensors'}",

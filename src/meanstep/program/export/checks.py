@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from meanstep.program.console import UserError
@@ -69,6 +70,7 @@ def halved(subject: Subject) -> float:
     return found
 
 
+@torch.no_grad()
 def _outputs(subject: Subject, made: Made, seeds: list[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     theirs = [np.asarray(part) for part in made(subject.noise(seeds), subject.labels(seeds))]
     ours = [part.numpy() for part in subject.reference(seeds)]

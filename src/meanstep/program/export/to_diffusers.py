@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from meanstep import samplers
@@ -28,6 +27,8 @@ from meanstep.shapes import over
 
 Files = dict[str, bytes]
 WEIGHTS, OWN = "diffusion_pytorch_model.safetensors", "meanflow_transformer"
+TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "int64": "I64", "bool": "BOOL", "uint8": "U8"}
+"""Types of numbers as safetensors names them."""
 HEADS = """\
 import math
 
@@ -173,11 +174,16 @@ def _source(name: str) -> str:
 
 
 def _weights(state: dict[str, Tensor], half: bool) -> bytes:
-    """Safetensors whose values begin at a multiple of 64 bytes: read in place, kernels round as they do in memory of torch's own."""
-    data = save({name: (x.half() if half and x.is_floating_point() else x).contiguous() for name, x in state.items()})
-    size = int.from_bytes(data[:8], "little")
-    room = -(8 + size) % 64
-    return (size + room).to_bytes(8, "little") + data[8 : 8 + size] + b" " * room + data[8 + size :]
+    """Safetensors whose tensors begin at multiples of 64 bytes, as far as their sizes allow: read in place, they are rounded as here."""
+    held = {name: (x.half() if half and x.is_floating_point() else x).contiguous().numpy() for name, x in state.items()}
+    header, at = {"__metadata__": {"format": "pt"}}, 0
+    order = sorted(held, key=lambda name: (held[name].nbytes % 64 > 0, name))
+    for name in order:
+        entry: Any = {"dtype": TYPES[held[name].dtype.name], "shape": list(held[name].shape), "data_offsets": [at, at + held[name].nbytes]}
+        header[name], at = entry, entry["data_offsets"][1]
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    return len(text).to_bytes(8, "little") + text + b"".join(held[name].tobytes() for name in order)
 
 
 def _json(entries: Any) -> bytes:
