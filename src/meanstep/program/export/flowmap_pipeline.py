@@ -30,6 +30,9 @@ class FlowMapPipeline(DiffusionPipeline):
         self, scheduler: Any, transformer: Any = None, unet: Any = None, vae: Any = None, facts: dict[str, Any] | None = None
     ) -> None:
         super().__init__()
+        for part in (transformer, unet, vae):
+            if part is not None:
+                part.requires_grad_(False)  # torch rounds otherwise where it might have to go back
         self.register_modules(scheduler=scheduler, transformer=transformer, unet=unet, vae=vae)
         self.register_to_config(facts=facts)
         self.facts = dict(facts or {})
