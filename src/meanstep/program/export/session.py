@@ -14,6 +14,7 @@ from meanstep.program.export.card import card
 from meanstep.program.export.checks import Difference, halved
 from meanstep.program.export.subject import Choice, Subject
 from meanstep.program.export.targets import CARD, TARGETS, Target, require
+from meanstep.program.runs.report.page import TRY, wanted
 from meanstep.program.sampling.model import Model
 
 
@@ -74,7 +75,14 @@ def written(subject: Subject, to: str, folder: Path, asked: dict[str, Any]) -> d
         files["README.md"] = card(record, use).encode()
     with stage("writing"):
         tree(made(folder.parent) / folder.name, files.items())
+        _linked(subject, folder)
     return record
+
+
+def _linked(subject: Subject, folder: Path) -> None:
+    """A page that lies in its run as `try` is linked from the run's report, where there is one."""
+    if subject.run and (subject.run / TRY).resolve() == (folder / "index.html").resolve() and (subject.run / "report.html").is_file():
+        wanted(subject.run)
 
 
 def _module(target: Target) -> Any:

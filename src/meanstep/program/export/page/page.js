@@ -128,7 +128,7 @@ function shown(place, count, captions) {
 
 // What is chosen --------------------------------------------------------------------------------------------------------------------
 
-const digits = (ms) => (ms >= 10 ? ms.toFixed(0) : ms.toFixed(ms >= 1 ? 1 : 2));
+const digits = (ms) => (ms >= 10 ? ms.toFixed(0) : ms >= 0.01 ? ms.toFixed(ms >= 1 ? 1 : 2) : "< 0.01");
 
 async function refresh() {
   const seeds = Array.from({ length: FACTS.many }, (_, i) => state.seed + i);
