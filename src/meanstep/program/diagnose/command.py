@@ -59,7 +59,7 @@ class Diagnose:
         float | None, hinted("The share of the training that is done, for recipes with a schedule.", "the run's, or 1", "SHARE")
     ] = None
     batch: Annotated[
-        int | None, hinted("Rows of a training step: for the signal to noise of a batch's gradient.", "the run's, or 256", "N")
+        int | None, hinted("Rows at a time: of a training step, for the signal to noise of a batch's gradient.", "the run's, or 256", "N")
     ] = None
     budget: Annotated[str, tyro.conf.arg(metavar="TIME")] = "60s"
     """Time for all measurements: 60, 60s, 2m."""

@@ -16,7 +16,7 @@ from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
 
 TO = "What to make. " + "; ".join(f"{name}: {target.about}" for name, target in TARGETS.items()) + "."
-LABELS = "Which classes are offered, by name or number; a single one is always meant."
+LABELS = "Which classes: those that are offered, by name or number; a single one is always meant."
 RUNTIME = "With web: onnxruntime-web's .tgz or folder, where npm cannot fetch it."
 
 
@@ -37,7 +37,7 @@ class Export:
     steps: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Steps of the sampler, inside; the page offers 1, 2 and 4 beside."""
     guidance: float = 1.0
-    """Scale of classifier-free guidance, inside; 1 is the conditional model."""
+    """Scale of classifier-free guidance at sampling time, inside; 1 is the conditional model."""
     labels: Annotated[str | None, hinted(LABELS, "those that have data", "N,... | NAME,...")] = None
     sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
     average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
@@ -49,7 +49,7 @@ class Export:
     decode: bool = True
     """Decode latents to pictures inside; without it they come out as they are."""
     batch: Annotated[str, tyro.conf.arg(metavar="dynamic | N")] = "dynamic"
-    """Rows at a time: any number, or always so many."""
+    """Rows at a time: dynamic for any number, or always so many."""
     field: bool = False
     """With onnx: write the velocity u(z, r, t, y) as well, for samplers of your own."""
     runtime: Annotated[Path | None, hinted(RUNTIME, "fetched by its name, and kept", "FILE")] = None

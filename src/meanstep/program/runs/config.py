@@ -109,7 +109,7 @@ class RunConfig:
     samples: int = 1_000_000
     """Samples to see in all."""
     batch: int = 128
-    """Rows of a training step: of all ranks together."""
+    """Rows at a time: of a training step, of all ranks together."""
     chunk: Annotated[int, unset("the batch over the ranks", "N")] = 0
     """Rows of one pass of the network: a divisor of the batch; with the same chunk any number of ranks makes the same steps."""
     seed: int = 0

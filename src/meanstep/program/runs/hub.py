@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from meanstep.program.console import UserError
-from meanstep.program.data.ensured import user_folder
 from meanstep.program.disk import made
 
 PREFIX = "hub:"
@@ -25,6 +24,8 @@ def local(path: Path) -> Path:
 @functools.cache
 def _copied(spec: str) -> Path:
     name, _, revision = spec.partition("@")
+    from meanstep.program.data.ensured import user_folder  # which imports torch
+
     library, folder = hub(f"{PREFIX}{spec}"), user_folder() / "hub" / spec.replace("/", "--")
     check(name, f"{PREFIX}{spec}")
     try:

@@ -52,7 +52,7 @@ class _Sweep:
     seeds: Annotated[Seeds | None, hinted(SEEDS_HELP, "by the scale: 0,1 and 0:3", "SEEDS")] = None
     updates: Annotated[int | None, hinted("Training steps of each model.", "by the scale: 160, 2,800, 200,000", "N")] = None
     batch: Annotated[
-        int | None, hinted("Rows of a training step: the paper's own number is unknown.", "by the scale: 128, 256, 1024", "N")
+        int | None, hinted("Rows at a time: of a training step; the paper's own number is unknown.", "by the scale: 128, 256, 1024", "N")
     ] = None
     diagonal_share: Annotated[float, tyro.conf.arg(help=DIAGONAL)] = 0.5
     times: Annotated[Literal["uniform", "logit-normal"], tyro.conf.arg(help=TIMES)] = "uniform"
