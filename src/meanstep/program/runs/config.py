@@ -46,7 +46,7 @@ class NetworkConfig:
     options: Annotated[Options, unset("none", "YAML", "{}")] = field(default_factory=dict)
     """The network's options, on top of what there is: '{qk_norm: true, head: true}'."""
     start: Annotated[str, unset("weights drawn by the seed", "FOLDER | KIND:FILE", "")] = ""
-    """What to start from: a run, a checkpoint, or public weights as sit:FILE, repa:FILE, dit:FILE; relabel-sit:FILE for other classes."""
+    """What to start from: a run, a checkpoint, or public weights as sit:FILE, repa:FILE, meanflow:FILE, dit:FILE; relabel-sit:FILE for other classes."""
 
 
 @dataclass(frozen=True)
