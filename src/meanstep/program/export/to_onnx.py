@@ -125,6 +125,8 @@ def _round(found: Any) -> None:
         if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < SMALL:
             continue
         name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
+        if not np.array_equal(values.astype(np.float16).astype(np.float32), values):
+            continue  # a constant of the graph, no weight: those are rounded already
         tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
         casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
     nodes = [*casts, *found.node]
