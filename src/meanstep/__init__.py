@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from meanstep.keys import key
     from meanstep.loss import Loss, Output
     from meanstep.program.doctor.examination import doctor
+    from meanstep.program.export.session import export
     from meanstep.program.sampling.model import load
     from meanstep.samplers import jump, noise, walk
     from meanstep.terms import Recipe, Term
@@ -47,6 +48,7 @@ __all__ = [
     "averages",
     "coefficients",
     "doctor",
+    "export",
     "fields",
     "jump",
     "key",
@@ -73,6 +75,7 @@ _HOME = {
     **dict.fromkeys(("Bridge", "Field", "Regression"), "types"),
     "key": "keys",
     "doctor": "program.doctor.examination",  # of the program: loaded only when it is used
+    "export": "program.export.session",
     "load": "program.sampling.model",
 }
 

@@ -1,14 +1,28 @@
 """What the program's tests share: the digits' cache; torch-fidelity, or its arithmetic alone where torchvision cannot be imported."""
 
+import hashlib
 import importlib
 import importlib.util
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
-from meanstep.program.data import Cache, ensure
+from meanstep.cli import main
+from meanstep.keys import key
+from meanstep.program.data import Cache, Manifest, ensure
+from meanstep.program.data.manifest import Shard
+from meanstep.program.runs import networks
+from meanstep.program.runs.config import Config, DataConfig, RunConfig
+from meanstep.program.runs.integrity import digest
+from meanstep.program.runs.saved import text
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +64,67 @@ def fidelity(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         for name in set(sys.modules) - before:
             if name.split(".")[0] in {"torch_fidelity", "torchvision"}:
                 sys.modules.pop(name, None)
+
+
+TINY = {"size": 8, "channels": 1, "patch": 4, "width": 16, "depth": 1, "heads": 2}
+
+
+@pytest.fixture(scope="session")
+def exportable(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes the folder of a finished run of a small network that nothing trained, whose every weight counts.
+
+    `classes`: 0 for none; `learns`: the velocity that it knows; `samples`: that it was to see, of which it saw 128; `description`: of
+    another network, `manifest`: entries of another description of its data, with `autoencoder`, a file of its own.
+    """
+    return lambda **how: _exportable(tmp_path_factory.mktemp("exported") / "tiny", **how)
+
+
+def _exportable(
+    run: Path,
+    classes: int = 3,
+    learns: str = "average",
+    samples: int = 128,
+    description: dict[str, Any] | None = None,
+    manifest: dict[str, Any] | None = None,
+    autoencoder: Path | None = None,
+) -> Path:
+    description = description or {"network": "dit", "options": {**TINY, "classes": classes}}
+    here = run / "checkpoints" / "000000000128"
+    here.mkdir(parents=True)
+    net = networks.made(description, 0, str(description["network"]))
+    weights = {k: x + 0.1 * torch.randn(x.shape, generator=key(0, k)) for k, x in net.state_dict().items()}
+    data = {name: save({k: 0.99 * x if name.startswith("ema") else x for k, x in weights.items()}) for name in WEIGHTS}
+    data["network.json"] = json.dumps(description).encode()
+    plain = Manifest(
+        "shapes", "0" * 64, "train", 0, 30, 0, (1, 8, 8), (1, 8, 8), "none", "none", False, "none", CLASSES[:classes], **IDENTITY
+    )
+    stated = replace(plain, **manifest or {})
+    sums = {name: hashlib.sha256(part).hexdigest() for name, part in data.items()}
+    about = {"version": 2, "seen": 128, "step": 1, "best_seen": -1, "chosen": "0.9", "data": stated.digest, "sha256": sums}
+    about["sizes"] = {name: len(part) for name, part in data.items() if name != "network.json"}
+    data["state.json"] = json.dumps(about | {"digest": digest(about)}).encode()
+    for name, part in data.items():
+        (here / name).write_bytes(part)
+    (run / "data.json").write_text(stated.text())
+    (run / "config.yaml").write_text(text(Config(data=DataConfig(source=str(run / "data")), run=RunConfig(samples=samples))))
+    (run / "method.json").write_text(json.dumps({"recipe": "meanflow", "learns": learns, "path": "linear"}))
+    if autoencoder:
+        (run / "autoencoder.safetensors").write_bytes(autoencoder.read_bytes())
+    return run
+
+
+WEIGHTS, CLASSES = ("model.safetensors", "ema_0.9.safetensors"), ("cat", "dog", "fox")
+IDENTITY: dict[str, Any] = {"autoencoder": "identity", "autoencoder_digest": hashlib.sha256(b"identity").hexdigest(), "scaling": 1.0}
+IDENTITY |= {"shift": 0.0, "dtype": "uint8", "mean": (0.0,), "std": (1.0,), "statistics": "none", "shards": (Shard("a", 30, 1, "0"),)}
+
+
+@pytest.fixture(scope="session")
+def ran() -> Callable[..., int]:
+    """Runs a command line; its exit code."""
+
+    def run(*args: object) -> int:
+        with pytest.raises(SystemExit) as stop:
+            main(list(map(str, args)))
+        return int(stop.value.code or 0)
+
+    return run

@@ -22,6 +22,7 @@ from meanstep.program.training.pretrained import start_from
 
 WIDTH, DEPTH, HEADS, PATCH, CHANNELS, SIZE, CLASSES = 24, 3, 4, 2, 3, 8, 5
 State = dict[str, Tensor]
+RATES = 10000 ** (-torch.arange(128, dtype=torch.float64) / 128)
 
 
 # The public network, from its names ----------------------------------------------------------------------------------------------------
@@ -49,8 +50,8 @@ def weights(outputs: int = 2 * CHANNELS, depth: int = DEPTH, seed: int = 0) -> S
     return out | {"pos_embed": grid(SIZE // PATCH)}
 
 
-def public(w: State, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-    """What the public code computes of these weights, its time as it is given; the learned variance left out."""
+def public(w: State, x: Tensor, t: Tensor, y: Tensor, gap: Tensor | None = None) -> Tensor:
+    """What the public code computes of these weights, its time as it is given; the learned variance left out. `gap`: MeanFlow's t - r."""
 
     def layer(name: str, h: Tensor) -> Tensor:
         return h @ w[f"{name}.weight"].T + w[f"{name}.bias"]
@@ -59,8 +60,11 @@ def public(w: State, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         centred = h - h.mean(-1, keepdim=True)
         return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
 
-    angles = t[:, None] * 10000 ** (-torch.arange(128, dtype=torch.float64) / 128)
-    time = layer("t_embedder.mlp.2", F.silu(layer("t_embedder.mlp.0", torch.cat([angles.cos(), angles.sin()], 1))))
+    def embedded(name: str, time: Tensor) -> Tensor:
+        angles = time[:, None] * RATES
+        return layer(f"{name}.mlp.2", F.silu(layer(f"{name}.mlp.0", torch.cat([angles.cos(), angles.sin()], 1))))
+
+    time = embedded("t_embedder", t) if gap is None else embedded("t_embedder", t) + embedded("r_embedder", gap)
     c = F.silu(time + w["y_embedder.embedding_table.weight"][y])
     h = F.conv2d(x, w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=PATCH).flatten(2).transpose(1, 2) + w["pos_embed"]
     for k in range(sum(".attn.qkv.weight" in name for name in w)):
@@ -123,6 +127,21 @@ def test_repa_weights_give_their_velocity():
     """REPA's SiT runs as we do, and its projectors are of no use here."""
     w, (z, r, t, y) = weights(CHANNELS), inputs()
     close(started(w | {"projectors.0.0.weight": torch.zeros(3)}, "repa")(z, r, t, y), public(w, z, t, y))
+
+
+def test_meanflow_weights_give_their_average_velocity():
+    """A public MeanFlow's SiT embeds t and t - r, each as SiT does: exact in float64, where the fixed sines and cosines are, too."""
+    w, (z, r, t, y) = weights(CHANNELS), inputs()
+    w |= {name.replace("t_embedder", "r_embedder"): x.flip(0) for name, x in w.items() if name.startswith("t_embedder")}
+    made = started(w, "meanflow")
+    made.time.frequencies, made.gap.frequencies, made.positions = RATES, RATES, w["pos_embed"][0]
+    close(made(z, r, t, y), public(w, z, t, y, t - r), 1e-10)
+    assert (made(z, r, t, y) - made(z, t, t, y)).abs().max() > 0.1
+    assert "u(z, r, t) is the file's average velocity" in converted(w, net(), "meanflow").notes
+    with pytest.raises(ValueError, match="build the network without split"):
+        started(w, "meanflow", split=2)
+    with pytest.raises(ValueError, match=r"lacks r_embedder\.mlp\.0\.weight"):
+        started(weights(CHANNELS), "meanflow")
 
 
 def test_dit_weights_are_the_files_network_of_a_thousand_steps():
@@ -273,7 +292,7 @@ def test_a_published_size_with_other_heads_is_refused():
 
 
 def test_another_source_is_refused():
-    with pytest.raises(ValueError, match="weights come from sit, repa, dit, got 'mdt'"):
+    with pytest.raises(ValueError, match="weights come from sit, repa, meanflow, dit, got 'mdt'"):
         converted(weights(), net(), "mdt")
 
 
@@ -359,7 +378,7 @@ def test_what_the_user_gave_is_named(tmp_path: Path):
         load(net(classes=2), f"sit:{path}")
     load(net(classes=2), f"sit:{path}", relabel=True)
     for spec in (str(path), "vae:w.pt", "sit:"):
-        with pytest.raises(UserError, match="given as sit:FILE, repa:FILE, dit:FILE, got "):
+        with pytest.raises(UserError, match="given as sit:FILE, repa:FILE, meanflow:FILE, dit:FILE, got "):
             load(net(), spec)
     with pytest.raises(UserError, match=r"cannot read .*nowhere.pt: No such file"):
         load(net(), f"sit:{tmp_path / 'nowhere.pt'}")

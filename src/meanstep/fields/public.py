@@ -1,11 +1,12 @@
 """Weights under the names of public DiT and SiT code, as weights of our `DiT`. Knows no files.
 
-Three public codes share one layout of names, and diffusers has a second for the same network; what the weights mean differs:
+Four public codes share one layout of names, and diffusers has a second for the same network; what the weights mean differs:
 
 | source | the network's output | its time | here |
 |---|---|---|---|
 | `sit` (2401.08740) | `x - e`, the velocity from noise to data | 0 = noise, 1 = data | `u(z, t, t) = -SiT(z, 1 - t)` |
 | `repa` (2410.06940) | `e - x` | 0 = data, 1 = noise | `u(z, t, t) = SiT(z, t)` |
+| `meanflow` (2505.13447) | `e - x` | 0 = data, 1 = noise; and the gap `t - r` | `u(z, r, t) = SiT(z, r, t)` |
 | `dit` (2212.09748) | the noise `e` on a variance-preserving path | steps 0 (data) to 999 (noise) | an initialisation, no velocity |
 
 Neither sign nor direction costs anything later: the sign goes into the last layer, and cosines and sines of `1 - t` are linear in those
@@ -24,18 +25,23 @@ State = dict[str, Tensor]
 
 
 class Source(NamedTuple):
-    """What public weights mean: `sign` times the output is the velocity; their time is `scale t`, or `scale (1 - t)` if `reversed`."""
+    """What public weights mean: `sign` times the output is the velocity; their time is `scale t`, or `scale (1 - t)` if `reversed`.
+
+    `gap`: they embed `t - r`, as `r_embedder`, and are an average velocity.
+    """
 
     sign: float = 1.0
     reversed: bool = False
     scale: float = 1.0
     velocity: bool = True
     dropped: tuple[str, ...] = ()
+    gap: bool = False
 
 
 SOURCES = {
     "sit": Source(sign=-1.0, reversed=True),
     "repa": Source(dropped=("projectors.",)),
+    "meanflow": Source(gap=True),
     "dit": Source(scale=1000.0, velocity=False),
 }
 
@@ -51,9 +57,9 @@ def converted(given: Mapping[str, Tensor], net: DiT, source: str, *, relabel: bo
     """Weights of a public DiT or SiT as a start for `net`, whose weights they do not touch.
 
     For `sit` and `repa` `u(z, r, t, y)` of the result is the file's velocity at `t`, whatever `r`: the gap embedding starts at zero (a
-    split network: where `r = t`). A head starts as the same velocity. `relabel`: for a network of other classes, or of none, each label
-    starts as the file's own "no class". Raises `ValueError` for another architecture: the first name that is missing or left over, or
-    whose shape differs.
+    split network: where `r = t`); for `meanflow` it is the file's average velocity. A head starts as the same velocity. `relabel`: for a
+    network of other classes, or of none, each label starts as the file's own "no class". Raises `ValueError` for another architecture:
+    the first name that is missing or left over, or whose shape differs.
     """
     if source not in SOURCES:
         raise ValueError(f"weights come from {', '.join(SOURCES)}, got {source!r}")
@@ -61,10 +67,10 @@ def converted(given: Mapping[str, Tensor], net: DiT, source: str, *, relabel: bo
     _fits(net, source, meaning)
     state = _undiffused(state) if "transformer_blocks.0.norm1.linear.weight" in state else state
     state = {name: tensor for name, tensor in state.items() if not name.startswith(meaning.dropped)} if meaning.dropped else state
-    _check(state, net, relabel)
+    _check(state, net, relabel, meaning.gap)
     doubled = state["final_layer.linear.weight"].shape[0] == 2 * net.patch**2 * net.channels
     mine = net.state_dict()
-    out = {ours: state[public] for public, ours in _names(len(net.blocks)) if ours in mine}
+    out = {ours: state[public] for public, ours in _names(len(net.blocks), meaning.gap) if ours in mine}
     out["patches.weight"] = out["patches.weight"].flatten(1)
     for part in ("weight", "bias"):
         out[f"last.out.{part}"] = _output(state[f"final_layer.linear.{part}"], net, meaning.sign)
@@ -91,27 +97,34 @@ BLOCK = {
 }
 
 
-def _names(depth: int) -> Iterator[tuple[str, str]]:
-    """Every public name and ours."""
-    layers = LAYERS | {f"blocks.{k}.{public}": f"blocks.{k}.{ours}" for k in range(depth) for public, ours in BLOCK.items()}
+GAP = {"r_embedder.mlp.0": "gap.first", "r_embedder.mlp.2": "gap.second"}
+
+
+def _names(depth: int, gap: bool) -> Iterator[tuple[str, str]]:
+    """Every public name and ours; `gap`: with those of the gap's embedding."""
+    layers = (
+        LAYERS
+        | (GAP if gap else {})
+        | {f"blocks.{k}.{public}": f"blocks.{k}.{ours}" for k in range(depth) for public, ours in BLOCK.items()}
+    )
     for public, ours in layers.items():
         yield from ((f"{public}.{part}", f"{ours}.{part}") for part in ("weight", "bias"))
     yield "y_embedder.embedding_table.weight", "labels.weight"
 
 
-def _shapes(net: DiT) -> dict[str, list[int]]:
+def _shapes(net: DiT, gap: bool) -> dict[str, list[int]]:
     """The public names and shapes of a network like this one; the last layer's output may be twice as long."""
     mine, width = net.state_dict(), net.positions.shape[-1]
-    wanted = {public: list(mine[ours].shape) for public, ours in _names(len(net.blocks)) if ours in mine}
+    wanted = {public: list(mine[ours].shape) for public, ours in _names(len(net.blocks), gap) if ours in mine}
     wanted["x_embedder.proj.weight"] = [width, net.channels, net.patch, net.patch]
     wanted["y_embedder.embedding_table.weight"] = [net.classes + 1, width]
     features = net.patch**2 * net.channels
     return wanted | {"final_layer.linear.weight": [features, width], "final_layer.linear.bias": [features]}
 
 
-def _check(state: State, net: DiT, relabel: bool) -> None:
+def _check(state: State, net: DiT, relabel: bool, gap: bool) -> None:
     """`ValueError` unless these are the weights of a network like this one."""
-    wanted = _shapes(net)
+    wanted = _shapes(net, gap)
     missing = next((name for name in wanted if name not in state), None)
     left = next((name for name in state if name not in wanted and name != "pos_embed"), None)
     if missing or left:
@@ -154,6 +167,8 @@ def _fits(net: DiT, source: str, meaning: Source) -> None:
     odd = [name for name in ("qk_norm", "rms") if getattr(net, name)]
     if odd:
         raise ValueError(f"public DiT and SiT weights know no {odd[0]}: build the network without it")
+    if meaning.gap and net.gap is None:
+        raise ValueError(f"weights of {source} embed the gap t - r: build the network without split")
     if net.data_floor is not None:
         raise ValueError(f"weights of {source} do not predict data: build the network without data_floor")
     heads = {shape[:2]: shape[2] for shape in SIZES.values()}.get((net.positions.shape[-1], len(net.blocks)), net.heads)
@@ -201,7 +216,7 @@ def _output(given: Tensor, net: DiT, sign: float) -> Tensor:
 
 def _time(out: State, net: DiT, mine: State, meaning: Source) -> None:
     """The embeddings of the time, turned around if need be, and of the gap, which starts at zero."""
-    if net.gap is not None:
+    if net.gap is not None and not meaning.gap:
         out |= {name: mine[name] for name in mine if name.startswith("gap.first.")}
         out |= {name: torch.zeros_like(mine[name]) for name in mine if name.startswith("gap.second.")}
     if net.time_scale != meaning.scale:
@@ -226,11 +241,12 @@ def _labels(out: State, net: DiT, table: Tensor) -> bool:
 
 def _notes(net: DiT, meaning: Source, doubled: bool, relabelled: bool) -> tuple[str, ...]:
     where = "u(z, t, t)" if net.gap is None else "u(z, r, t)"
+    what = "average velocity" if meaning.gap else "velocity at t"
     first = "an initialisation only: the file predicts noise on another path, not a velocity"
     published = {shape[:2] for shape in SIZES.values()}
     fresh = not meaning.velocity and net.time_scale != meaning.scale
     sentences = {
-        f"{where} is the file's velocity at t" if meaning.velocity else first: True,
+        f"{where} is the file's {what}" if meaning.velocity else first: True,
         f"the file does not say its number of heads: {net.heads} are taken": (net.positions.shape[-1], len(net.blocks)) not in published,
         f"the time embedding is fresh: the file's wants DiT(time_scale={meaning.scale:g})": fresh,
         "the second half of the file's outputs, a learned variance, is left out": doubled,

@@ -25,6 +25,10 @@ COMMANDS: dict[str, Command] = {
     "launch": Command("Train under Slurm, on one node or many.", "meanstep.program.training.launch", "Launch"),
     "sample": Command("Make pictures with a trained model.", "meanstep.program.sampling.command", "Sample"),
     "evaluate": Command("How far samples are from data, by checkpoint and step.", "meanstep.program.evaluation.command", "Evaluate"),
+    "export": Command(
+        "Make a trained model into a page, ONNX, torch.export, diffusers or hub.", "meanstep.program.export.command", "Export"
+    ),
+    "push": Command("Upload an export to the Hugging Face hub.", "meanstep.program.export.push", "Push"),
     "cache": Command("Crop, resize and encode images once, for training to read.", "meanstep.program.data.command", "MakeCache"),
     "doctor": Command("Examine a network for use as a MeanFlow field: what would break.", "meanstep.program.doctor.command", "Doctor"),
     "diagnose": Command("Where the noise of a network's training signal is.", "meanstep.program.diagnose.command", "Diagnose"),

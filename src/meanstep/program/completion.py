@@ -10,6 +10,7 @@ import tyro
 from meanstep.program.commands import COMMANDS
 from meanstep.program.console import out
 from meanstep.program.doctor.findings import CHECKS
+from meanstep.program.export.targets import TARGETS
 from meanstep.program.parsing import Flag, flags
 from meanstep.program.registry import METHODS, METRICS, NETWORKS, PATHS, READ, SAMPLERS
 from meanstep.program.reproduce.images.arms import GROUPS as ARM_GROUPS
@@ -75,6 +76,7 @@ compdef _meanstep meanstep
 WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("", "--device"): ("auto", "cpu", "cuda", "mps"),
     ("", "--checkpoint"): ("last", "best"),
+    ("export", "--to"): tuple(TARGETS),
     ("", "--preset"): (*PRESETS, "list"),
     ("", "--method.recipe"): tuple(METHODS),
     ("", "--recipe"): READ,

@@ -192,7 +192,8 @@ def _umask() -> int:
 def tree(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
     """Write a folder so that it is there with all its files or not at all; `OSError` if that cannot be done.
 
-    What is there under its name is moved aside, to NAME.incomplete: it is for the caller to know that it is not good.
+    A name may be one in a folder, `part/file`. What is there under its name is moved aside, to NAME.incomplete: it is for the caller to
+    know that it is not good.
     """
     folder(target.parent)
     aside = target.with_name(f".{target.name}.aside")
@@ -201,6 +202,7 @@ def tree(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
     aside.mkdir()
     for name, data in files:
         before("create", aside / name)
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(aside / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             _filled(handle, aside / name, data)

@@ -64,7 +64,9 @@ class Diagnose(Ranged):
     ] = None
     batch: Annotated[
         int | None,
-        hinted("Rows of a training step: for the signal to noise of a batch's gradient.", "the run's, or 256", "N from 1 to 1048576"),
+        hinted(
+            "Rows at a time: of a training step, for the signal to noise of a batch's gradient.", "the run's, or 256", "N from 1 to 1048576"
+        ),
     ] = None
     budget: Annotated[str, tyro.conf.arg(metavar="TIME")] = "60s"
     """Time for all measurements: 60, 60s, 2m."""

@@ -53,7 +53,7 @@ class NetworkConfig(Ranged):
     options: Annotated[Options, unset("none", "YAML", "{}")] = field(default_factory=dict)
     """The network's options, on top of what there is: '{qk_norm: true, head: true}'."""
     start: Annotated[str, unset("weights drawn by the seed", "FOLDER | KIND:FILE", "")] = ""
-    """What to start from: a run, a checkpoint, or public weights as sit:FILE, repa:FILE, dit:FILE; relabel-sit:FILE for other classes."""
+    """What to start from: a run, a checkpoint, or public weights as sit:FILE, repa:FILE, meanflow:FILE, dit:FILE; relabel-sit:FILE for other classes."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class RunConfig(Ranged):
     samples: Count = 1_000_000
     """Samples to see in all."""
     batch: Rows = 128
-    """Rows of a training step: of all ranks together."""
+    """Rows at a time: of a training step, of all ranks together."""
     chunk: Annotated[int, unset("the batch over the ranks", "INT from 0 to 1048576")] = 0
     """Rows of one pass of the network: a divisor of the batch; with the same chunk any number of ranks makes the same steps."""
     seed: Seed = 0

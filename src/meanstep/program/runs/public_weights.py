@@ -26,7 +26,7 @@ NESTED = ("ema", "model", "state_dict")
 
 
 def load(net: nn.Module, spec: str, *, relabel: bool = False) -> tuple[str, ...]:
-    """Start a `DiT` from public weights: `sit:FILE`, `repa:FILE` or `dit:FILE`; what was done to them, a sentence each.
+    """Start a `DiT` from public weights: `sit:FILE`, `repa:FILE`, `meanflow:FILE` or `dit:FILE`; what was done to them, a sentence each.
 
     `relabel`: every label starts as the file's "no class", for a network of other classes or of none. `UserError` in one line if the file
     cannot be read or holds another architecture; the network is then as it was. See docs/dit.md.

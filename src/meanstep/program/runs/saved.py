@@ -21,6 +21,7 @@ from meanstep.program.data.manifest import Manifest, sha256
 from meanstep.program.flags import CHECKPOINT
 from meanstep.program.reading import files, trees
 from meanstep.program.runs.config import Config, from_yaml, to_yaml
+from meanstep.program.runs.hub import local
 from meanstep.program.runs.integrity import NETWORK, STATE, VERSION, damaged, entries, statement
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def located(path: Path, checkpoint: str | int = "last") -> tuple[Path, Saved]:
 
 def checkpoints(path: Path, words: Sequence[str]) -> tuple[Path, list[Saved]]:
     """The run's folder and the checkpoints that are meant: each word is `last`, `best`, `all`, or the samples that one had seen."""
+    path = local(path)
     if not path.is_dir():
         raise UserError(f"there is no folder {path}: give a run's folder, or one of its checkpoints")
     if (path / STATE).exists() or (path / NETWORK).exists():

@@ -9,6 +9,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data import Manifest
 from meanstep.program.runs import public_weights
 from meanstep.program.runs.facts import known
+from meanstep.program.runs.hub import local
 from meanstep.program.runs.restored import put
 from meanstep.program.runs.saved import chosen, located
 
@@ -29,7 +30,7 @@ def start_from(net: nn.Module, source: str, manifest: Manifest, path: str = "lin
         _check_scaling(manifest)
         found = public_weights.load(net, source.removeprefix("relabel-"), relabel=relabelled)
         return (*found, *(_other_path("linear", path) if SOURCES[kind].velocity else ()))
-    folder = Path(source).expanduser()
+    folder = local(Path(source).expanduser())
     if not folder.is_dir():
         listed = ", ".join(f"{name}:FILE" for name in SOURCES)
         raise UserError(f"--network.start: there is no folder {folder}: give a run's, or public weights as {listed}")

@@ -53,7 +53,9 @@ class _Sweep(Ranged):
     updates: Annotated[int | None, hinted("Training steps of each model.", "by the scale: 160, 2,800, 200,000", "N from 1")] = None
     batch: Annotated[
         int | None,
-        hinted("Rows of a training step: the paper's own number is unknown.", "by the scale: 128, 256, 1024", "N from 8 to 1048576"),
+        hinted(
+            "Rows at a time: of a training step; the paper's own number is unknown.", "by the scale: 128, 256, 1024", "N from 8 to 1048576"
+        ),
     ] = None
     diagonal_share: Annotated[float, tyro.conf.arg(help=DIAGONAL, metavar="FLOAT above 0 below 1")] = 0.5
     times: Annotated[Literal["uniform", "logit-normal"], tyro.conf.arg(help=TIMES)] = "uniform"

@@ -15,6 +15,8 @@ from meanstep.program.runs.report import prose
 from meanstep.program.runs.report.history import History, read
 
 MOST, LARGE, SIDE = 16, 300_000, 1024
+TRY = "try/index.html"
+"""Where `meanstep export --to web` may put a page for the report to link to."""
 """At most MOST pictures; one of more than LARGE bytes is made smaller, to SIDE pixels."""
 
 
@@ -49,6 +51,7 @@ def _content(run: History, drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
         "title": prose.title(run),
         "state": prose.state(run),
         "lead": prose.lead(run),
+        "page": TRY if inside(run.folder, TRY) else "",
         "tiles": prose.tiles(run),
         "gaps": prose.gaps(run) + ([f"Pictures of the records that are not there any more: {lost}."] if lost else []),
         "pictures": pictures,

@@ -1,0 +1,48 @@
+"""The card of an export in Markdown: what it is, how far from PyTorch, how it is used."""
+
+from typing import Any
+
+TEXT = """\
+# {name}
+
+{about}, exported by meanstep {meanstep} to {target}: {what}.
+
+| | |
+|---|---|
+{rows}
+
+{difference}
+
+## How to use it
+
+{use}"""
+
+
+def card(record: dict[str, Any], use: str) -> str:
+    """The text of README.md, of what card.json says."""
+    hidden = {"meanstep", "name", "target", "difference", "files", "classes"}
+    rows = [f"| {name} | {_plain(value)} |" for name, value in record.items() if name not in hidden]
+    if record["classes"]:
+        rows.append(f"| classes | {', '.join(record['classes'][:20])}{' ...' if len(record['classes']) > 20 else ''} |")
+    about = f"A generator of {record['data']}"
+    what = f"{record['steps']} step{'s' * (record['steps'] > 1)} of {record['sampler']}, guidance {record['guidance']:g}"
+    filled = {**record, "about": about, "what": what, "rows": "\n".join(rows)}
+    return TEXT.format(**filled | {"difference": sentence(record["difference"]), "use": use})
+
+
+def sentence(difference: dict[str, Any]) -> str:
+    """How far it is from PyTorch, in words."""
+    found = f"{difference['largest']:.2g} of the spread of the samples (bound {difference['bound']:g})"
+    text = f"On {difference['draws']} draws that it never saw, the largest difference to PyTorch in float32 is {found}"
+    if (levels := difference.get("levels")) is not None:
+        text += f"; {difference['bytes_that_differ']:,} bytes of the pictures differ{', each by one level' if levels else ''}"
+    text += "."
+    if (half := difference.get("half")) is not None:
+        text += f" The weights are stored in half precision, which moves the samples by {half:.2g} of their spread."
+    return text
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " x ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

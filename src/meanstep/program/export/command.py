@@ -1,0 +1,101 @@
+"""`meanstep export`: what is asked for, and whether that can be. `session` does it."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from meanstep.program import flags
+from meanstep.program.console import UserError, chat, put_json, stage, takes_json
+from meanstep.program.export.targets import TARGETS, require
+from meanstep.program.flags import CHECKPOINT, Autoencoder, Json, Network, hinted
+from meanstep.program.registry import SAMPLER_HELP, check_sampler
+from meanstep.program.runs.saved import chosen, located, manifest
+from meanstep.program.sampling.labels import position
+
+TO = "What to make. " + "; ".join(f"{name}: {target.about}" for name, target in TARGETS.items()) + "."
+LABELS = "Which classes: those that are offered, by name or number; a single one is always meant."
+RUNTIME = "With web: onnxruntime-web's .tgz or folder, where npm cannot fetch it."
+
+
+@dataclass(frozen=True)
+class Export:
+    """Make a trained model into something that runs without this program; it is compared with PyTorch before it is written.
+
+    Sampler, guidance and decoding are inside. docs/export.md says what is in each folder, and how it is used.
+
+    Examples: meanstep export runs/digits --to web --out page; meanstep export runs/digits --to onnx --steps 2 --out onnx
+    """
+
+    folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
+    """A run's folder, or one of its checkpoints."""
+    to: Annotated[str, tyro.conf.arg(metavar="TARGET", help=TO)]
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """Where results go: a new folder."""
+    steps: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Steps of the sampler, inside; the page offers 1, 2 and 4 beside."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance at sampling time, inside; 1 is the conditional model."""
+    labels: Annotated[str | None, hinted(LABELS, "those that have data", "N,... | NAME,...")] = None
+    sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
+    average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
+    checkpoint: Annotated[
+        str | None, hinted(f"Which checkpoint: {CHECKPOINT}.", "the last one, of a run that is finished", "CHECKPOINT")
+    ] = None
+    half: bool = False
+    """Store the weights in half precision; they are computed with in float32."""
+    decode: bool = True
+    """Decode latents to pictures inside; without it they come out as they are."""
+    batch: Annotated[str, tyro.conf.arg(metavar="dynamic | N")] = "dynamic"
+    """Rows at a time: dynamic for any number, or always so many."""
+    field: bool = False
+    """With onnx: write the velocity u(z, r, t, y) as well, for samplers of your own."""
+    runtime: Annotated[Path | None, hinted(RUNTIME, "fetched by its name, and kept", "FILE")] = None
+    network: Network = None
+    autoencoder: Autoencoder = None
+    json: Json = None
+
+    def run(self) -> int:
+        """Export and write. Exit code 0."""
+        given = self._checked()
+        with stage("importing PyTorch"):
+            from meanstep.program.export.session import export
+        record = export(self.folder, to=self.to, out=self.out, **given)
+        if not put_json(self.json, {"command": "export", "out": str(self.out)} | record):
+            size = sum(record["files"].values())
+            difference, bound = record["difference"]["largest"], record["difference"]["bound"]
+            said = f"{size / 1e6:.1f} MB, largest difference to PyTorch {difference:.2g} of the spread (bound {bound:g})"
+            chat.print(f"{self.out}: {said}", highlight=False, soft_wrap=True, markup=False)
+        return 0
+
+    def _checked(self) -> dict[str, Any]:
+        """The arguments of `meanstep.export`; `UserError` for what can be known to fail."""
+        require(self.to)
+        if (out := flags.folder(self.out)).exists() or out.is_symlink():
+            raise UserError(f"--out: {out} exists: give the name of a new folder, or remove it")
+        flags.at_least(1, steps=self.steps)
+        flags.factory(self.network)
+        flags.readable(self.runtime if self.runtime and not self.runtime.expanduser().is_dir() else None, "--runtime")
+        takes_json(self.json)
+        if not math.isfinite(self.guidance):
+            raise UserError(f"--guidance: a finite number, got {self.guidance}")
+        if self.batch != "dynamic" and not (self.batch.isdecimal() and int(self.batch) > 0):
+            raise UserError(f"--batch: dynamic, or a number of rows, got {self.batch!r}")
+        for name, wanted in (("field", "onnx"), ("runtime", "web")):
+            if getattr(self, name) and self.to != wanted:
+                raise UserError(f"--{name} belongs to --to {wanted}, and this is --to {self.to}: leave it out")
+        if self.sampler is not None:
+            check_sampler(self.sampler)
+        return self._of_run()
+
+    def _of_run(self) -> dict[str, Any]:
+        run, saved = located(self.folder.expanduser(), self.checkpoint or "last")
+        chosen(saved, self.average)
+        classes = manifest(run).classes if saved.description.get("options", {}).get("classes") else ()
+        if self.labels is not None and not classes:
+            raise UserError("--labels: this model was trained without labels")
+        labels = None if self.labels is None else [position(word, classes) for word in self.labels.split(",")]
+        same = ("steps", "guidance", "sampler", "average", "half", "decode", "batch", "field", "runtime", "network", "autoencoder")
+        return {name: getattr(self, name) for name in same} | {"labels": labels, "checkpoint": self.checkpoint or ""}

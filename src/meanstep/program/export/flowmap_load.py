@@ -1,0 +1,41 @@
+"""An exported pipeline from installed code: of the folder only configurations and safetensors are read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from meanstep.program.console import UserError
+from meanstep.program.export import flowmap_pipeline
+from meanstep.program.export.flowmap_transformer import FlowMapTransformer2DModel
+
+OURS = {"FlowMapTransformer2DModel": FlowMapTransformer2DModel}
+
+
+class FlowMapPipeline(flowmap_pipeline.FlowMapPipeline):
+    """The pipeline of this package, which is the one that an export carries."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> "FlowMapPipeline":
+        """The pipeline of an exported folder; `options`: of the `from_pretrained` of its parts, such as `torch_dtype`."""
+        return cls(**parts(Path(pretrained_model_name_or_path), **options))
+
+
+def parts(folder: Path, **options: Any) -> dict[str, Any]:
+    """The arguments of the pipeline; `UserError` for a folder that names other classes than diffusers' and ours."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no exported pipeline: {error}") from None
+    found: dict[str, Any] = {"facts": index["facts"]}
+    for name in ("scheduler", "transformer", "unet", "vae"):
+        _, kind = index.get(name) or (None, None)
+        if kind is None:
+            continue
+        known = OURS.get(kind) or (getattr(diffusers, kind, None) if isinstance(kind, str) else None)
+        if known is None:
+            raise UserError(f"{folder} names a {name} of class {kind!r}, which neither diffusers nor this package has")
+        how = {} if name == "scheduler" else {"use_safetensors": True, "low_cpu_mem_usage": False, **options}
+        found[name] = known.from_pretrained(folder / name, **how)
+    return found

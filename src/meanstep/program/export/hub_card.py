@@ -1,0 +1,140 @@
+"""The model card of a hub folder: front matter, the table of distances, recipe and data, how to sample, limits."""
+
+import json
+from typing import Any
+
+import yaml
+
+from meanstep.program.evaluation.rows import Row, load
+from meanstep.program.evaluation.table import columns, floor_line, line, places
+from meanstep.program.export.subject import Subject
+from meanstep.program.runs.records import load as records
+
+TEXT = """\
+---
+{matter}---
+
+# {name}
+
+A generator that turns noise into data in one evaluation of its network, trained by {recipe} on
+{data} with meanstep.
+
+![{count} samples, {steps} step{s} each](preview.png)
+
+## How to sample
+
+```python
+import meanstep as ms
+
+samples = ms.load("hub:owner/name").sample(16, steps={steps})  # or the path of this folder
+```
+
+`meanstep sample hub:owner/name` writes a grid, and `--network.start` trains from these weights. They are safetensors: nothing here is a
+pickle, and no code of this folder runs.
+
+## How far from the data
+
+{distances}
+
+## How it was made
+
+| | |
+|---|---|
+{facts}
+
+`config.yaml` holds the whole recipe.
+
+## Limits
+
+- It knows what its data hold: {images:,} rows of {data}. Nothing was filtered, and nothing is claimed beyond the table.
+- Distances compare with those data by the features that the table names; they do not say that single samples are good.
+{more}"""
+NONE = "Not evaluated. `meanstep evaluate RUN --steps 1 2 4` writes the rows that belong here."
+
+
+def text(subject: Subject, difference: float, count: int) -> str:
+    """README.md."""
+    facts, more = subject.facts, []
+    if subject.classes:
+        more.append(
+            f"- It takes {len(subject.classes)} classes: {', '.join(subject.classes[:20])}{' ...' if len(subject.classes) > 20 else ''}."
+        )
+    if subject.choice.half:
+        more.append("- The weights are stored in half precision and computed with in float32.")
+    more.append(f"- Read back from this folder it makes the run's own samples: largest difference {difference:.2g} of their spread.")
+    told = {**facts, "cost": _cost(subject), "commit": _environment(subject).get("commit", "not known")}
+    hidden = ("classes", "images", "data", "steps", "guidance")
+    rows = "\n".join(f"| {name} | {_plain(value)} |" for name, value in told.items() if name not in hidden and value)
+    s = "s" * (facts["steps"] > 1)
+    known = {
+        "name": subject.name,
+        "recipe": facts["recipe"],
+        "data": facts["data"],
+        "images": facts["images"],
+        "steps": facts["steps"],
+        "s": s,
+    }
+    return TEXT.format(
+        matter=_matter(subject), distances=_distances(subject), facts=rows, more="\n".join(more) + "\n", count=count, **known
+    )
+
+
+def _matter(subject: Subject) -> str:
+    entries = {
+        "library_name": "meanstep",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["meanstep", "meanflow", "one-step-generation", str(subject.facts["recipe"]).split(":")[-1]],
+    }
+    return str(yaml.safe_dump(entries, sort_keys=False))
+
+
+def _distances(subject: Subject) -> str:
+    """A Markdown table of the evaluations of this checkpoint."""
+    run, facts = subject.run, subject.facts
+    held = load(run) if run else []
+    cells = [row for row in held if row["kind"] == "cell" and (row["seen"], row["average"]) == (facts["samples seen"], facts["weights"])]
+    cells = sorted((row for row in cells if row["values"] is not None), key=lambda row: (row["extractor"], row["steps"], row["guidance"]))
+    if not cells:
+        return NONE
+    floors = [row for row in held if row["kind"] == "floor"]
+    parts = [
+        _table([row for row in cells if row["extractor"] == name], floors) for name in dict.fromkeys(row["extractor"] for row in cells)
+    ]
+    return "\n\n".join(parts)
+
+
+def _table(cells: list[Row], floors: list[Row]) -> str:
+    metrics = [metric for metric in cells[0]["metrics"] if all(metric in row["metrics"] for row in cells)]
+    place, numbers = places(cells), columns(metrics, cells[0]["distance"])
+    keys = [*place, *numbers, ("seeds", lambda row: f"{row['seed']} to {row['seed'] + row['count'] - 1}")]
+    rows = [[*line(row, place, numbers), keys[-1][1](row)] for row in cells]
+    same = [row for row in floors if row["reference_digest"] == cells[0]["reference_digest"] and row["extractor"] == cells[0]["extractor"]]
+    rows += [[*floor_line(row, place, numbers), ""] for row in same[-1:]]
+    lines = [" | ".join(words) for words in ([name for name, _ in keys], ["---"] * len(keys), *rows)]
+    below = f"± is half of a 95 percent interval. Reference: {cells[0]['reference']}."
+    floor = f" Last line, the floor: {same[-1]['data']}." if same else ""
+    return "\n".join(f"| {words} |" for words in lines) + f"\n\n{below}{floor}"
+
+
+def _environment(subject: Subject) -> dict[str, Any]:
+    path = subject.run / "env.json" if subject.run else None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError):
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def _cost(subject: Subject) -> str:
+    """Time of training and the device."""
+    trained = [r for r in records(subject.run / "records.jsonl") if r["kind"] == "train"] if subject.run else []
+    if not trained:
+        return ""
+    environment = _environment(subject)
+    return f"{trained[-1]['seconds'] / 60:,.1f} minutes on {environment.get('device', '?')} ({environment.get('processor', '?')})"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " x ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,114 @@
+"""The pieces of a generator as modules that can be traced: guidance, a step, the decoding, and all of it as one. Knows no files."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meanstep import samplers
+from meanstep.shapes import over
+
+
+class Guided(nn.Module):
+    """A field at a fixed scale of classifier-free guidance: `u(null) + scale (u(y) - u(null))`, both in one pass; scale 1 asks once.
+
+    `null`: the label that means none; `label`: the one that is always meant, None if it is an argument.
+    """
+
+    def __init__(self, net: nn.Module, scale: float, null: int, label: int | None = None) -> None:
+        super().__init__()
+        self.net, self.scale, self.null, self.label = net, scale, null, label
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """The velocity `[B, *E]` of `z` `[B, *E]`, times `[B]` and labels int64 `[B]`."""
+        if self.label is not None:
+            y = torch.full_like(t, self.label, dtype=torch.int64)
+        if y is None or self.scale == 1:
+            return self.net(z, r, t, y)
+        both = torch.cat([y, torch.full_like(y, self.null)])
+        twice = self.net(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
+        labelled, without = twice.unflatten(0, (2, z.shape[0])).unbind(0)
+        return torch.lerp(without, labelled, self.scale)
+
+
+def _jump(field: nn.Module, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
+    return z - over(t - r, z) * field(z, r, t, y)
+
+
+def _euler(field: nn.Module, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
+    return z - over(t - r, z) * field(z, t, t, y)
+
+
+def _heun(field: nn.Module, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
+    v = field(z, t, t, y)
+    return z - over(t - r, z) / 2 * (v + field(z - over(t - r, z) * v, r, r, y))
+
+
+STEPS: Mapping[Callable[..., Tensor], Callable[..., Tensor]] = {samplers.walk: _jump, samplers.euler: _euler, samplers.heun: _heun}
+"""One step from the times `t` `[B]` to `r` `[B]`, of those samplers that draw nothing on their way."""
+
+
+class Step(nn.Module):
+    """One step of a sampler, whose times are inputs: one graph serves any number of steps."""
+
+    def __init__(self, field: nn.Module, sampler: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.field, self.way = field, STEPS[sampler]
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """The sample at time `r` `[B]` of `z` at time `t` `[B]`."""
+        return self.way(self.field, z, r, t, y)
+
+
+class Pictures(nn.Module):
+    """From what a network makes to `(values, images)`: pictures as floats, where -1 is black and 1 is white, and their bytes.
+
+    `mean`, `std` `[C, 1, 1]`: of the latents that the network sees; `inner`: the decoder, None for pictures themselves; its input is
+    divided by `scaling` and shifted; `channels`: 1 makes colours grey.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor, inner: nn.Module | None, scaling: float, shift: float, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.inner, self.scaling, self.shift, self.channels = inner, scaling, shift, channels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Float32 and uint8 `[B, C, H, W]` of `x` `[B, c, h, w]`."""
+        values = x if self.inner is None else self.inner((x * self.std + self.mean) / self.scaling + self.shift)
+        levels = ((values + 1) * 127.5).round().clamp(0, 255)
+        if levels.shape[1] != self.channels:
+            levels = levels.mean(1, keepdim=True).round()
+        return values, levels.to(torch.uint8)
+
+
+class Plain(nn.Module):
+    """From what a network makes to `(values,)` in the units of the data, `[B, *E]`: `x * std + mean`, which broadcast to an event."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """The values of `x` `[B, *E]`."""
+        return (x * self.std + self.mean,)
+
+
+class Whole(nn.Module):
+    """From noise (and a label) to what is wanted: all steps, guidance and decoding inside."""
+
+    def __init__(self, field: nn.Module, sampler: Callable[..., Tensor], times: Sequence[float], decode: nn.Module) -> None:
+        super().__init__()
+        self.field, self.sampler, self.times, self.decode = field, sampler, tuple(times), decode
+
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What `decode` returns, of `noise` `[B, *E]` and `label` int64 `[B]`."""
+        return self.decode(self.sampler(self.field, noise, times=self.times, y=label))

@@ -1,0 +1,72 @@
+"""`meanstep push`: a hub folder goes up to the Hugging Face hub, with the token that huggingface_hub knows."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from meanstep.program.console import UserError, chat, put_json, stage, takes_json
+from meanstep.program.export.targets import CARD
+from meanstep.program.flags import Json, hinted
+from meanstep.program.runs.hub import check, endpoint, hub, told
+
+PUSHED = ("hub", "diffusers", "onnx")
+
+
+@dataclass(frozen=True)
+class Push:
+    """Upload what `meanstep export` made to the Hugging Face hub, where hub:owner/name then means it.
+
+    The token is the one that `hf auth login` keeps, or $HF_TOKEN; it is never shown. Nothing is uploaded but the files of the export.
+
+    Examples: meanstep push exported owner/name; meanstep push exported owner/name --private
+    """
+
+    folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="folder", metavar="FOLDER")]]
+    """A folder that `meanstep export --to hub` (or diffusers, or onnx) made."""
+    name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OWNER/NAME")]]
+    """What the model is called on the hub; it is made if it is not there."""
+    private: bool = False
+    """Make it so that others do not see it."""
+    message: Annotated[str | None, hinted("The message of the commit.", "what was exported", "TEXT")] = None
+    json: Json = None
+
+    def run(self) -> int:
+        """Upload. Exit code 0."""
+        check(self.name, self.name)
+        takes_json(self.json)
+        folder = self.folder.expanduser()
+        files, record = exported(folder)
+        with stage("uploading"):
+            url = self._uploaded(folder, files, self.message or f"{record['name']}, {record['samples seen']:,} samples seen")
+        if not put_json(self.json, {"command": "push", "name": self.name, "url": url}):
+            chat.print(f"{url}\nread it: meanstep sample hub:{self.name}", highlight=False, soft_wrap=True, markup=False)
+        return 0
+
+    def _uploaded(self, folder: Path, files: list[str], message: str) -> str:
+        library = hub("meanstep push")
+        api = library.HfApi(endpoint=endpoint())
+        try:
+            api.create_repo(self.name, private=self.private or None, exist_ok=True)
+            done = api.upload_folder(repo_id=self.name, folder_path=folder, allow_patterns=files, commit_message=message)
+        except Exception as error:  # the library raises dozens of kinds, of its own and of the network's
+            raise UserError(f"the hub did not take {self.name}: {told(error)}") from None
+        return str(getattr(done, "commit_url", done))
+
+
+def exported(folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """The files of an export and what its card.json says; `UserError` for another folder, or one with a file missing."""
+    try:
+        record = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        target, files = record["target"], list(record["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder} was not made by meanstep export: meanstep export RUN --to hub --out FOLDER makes what can be pushed"
+        ) from None
+    if target not in PUSHED:
+        raise UserError(f"{folder} was exported to {target}, and the hub takes {', '.join(PUSHED)}")
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise UserError(f"{folder} has no {missing[0]}: export it again")
+    return [*files, CARD, *(["README.md"] if "README.md" not in files else [])], record

@@ -1,0 +1,96 @@
+"""An export at work: load, build, compare with PyTorch, write the folder whole. `meanstep.export` is here."""
+
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from meanstep import __version__
+from meanstep.program.console import UserError, stage
+from meanstep.program.disk import made, tree
+from meanstep.program.export import subject as subjects
+from meanstep.program.export.card import card
+from meanstep.program.export.checks import Difference, halved
+from meanstep.program.export.subject import Choice, Subject
+from meanstep.program.export.targets import CARD, TARGETS, Target, require
+from meanstep.program.runs.report.page import TRY, wanted
+from meanstep.program.sampling.model import Model
+
+
+def export(
+    run: str | Path | Model,
+    *,
+    to: str,
+    out: str | Path,
+    steps: int = 1,
+    guidance: float = 1.0,
+    labels: Sequence[int] | None = None,
+    half: bool = False,
+    decode: bool = True,
+    batch: int | str = "dynamic",
+    field: bool = False,
+    checkpoint: int | str = "",
+    runtime: str | Path | None = None,
+    **loaded: Any,
+) -> dict[str, Any]:
+    """Export a trained generator into the new folder `out`, and return what its card.json says.
+
+    `run`: a run's folder, or what `meanstep.load` returned. `to`: web, onnx, torch, diffusers or hub. `steps` of the sampler, `guidance`
+    (1 is the conditional model) and the decoding are inside; `labels`: numbers of the classes that are offered, by default all that have
+    data, and a single one is always meant. `half`: store the weights in half precision; `decode`: False exports latents; `batch`: a
+    number of rows, or "dynamic"; `field`: with "onnx" also u(z, r, t, y). `checkpoint`: "last", "best" or samples seen, by default the
+    last one of a run that is finished. `runtime`: with "web", the file of onnxruntime-web. `loaded`: other arguments of `meanstep.load`.
+
+    The export is compared with PyTorch on draws that it never saw; `UserError` if they differ by more than the target's bound, and for all
+    that cannot be exported. Nothing is written then.
+    """
+    require(to)
+    folder = fresh(Path(out))
+    chosen = tuple(labels) if labels is not None else None
+    choice = Choice(steps, float(guidance), chosen, decode, half, 0 if batch == "dynamic" else int(batch), field)
+    with stage("building the network"):
+        subject = subjects.of(run, choice, target=to, checkpoint=checkpoint, **loaded)
+    return written(subject, to, folder, {"runtime": Path(runtime).expanduser()} if runtime else {})
+
+
+def fresh(folder: Path) -> Path:
+    """The folder that is to be made; `UserError` if there is something of that name."""
+    folder = folder.expanduser()
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"--out: {folder} exists: give the name of a new folder, or remove it")
+    return folder
+
+
+def written(subject: Subject, to: str, folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """Make the files of a target, compare them, and write the folder; what its card says."""
+    target = TARGETS[to]
+    with stage("comparing half precision with float32"):
+        half = halved(subject) if subject.choice.half else None
+    with stage(f"exporting to {to} and comparing with PyTorch"):
+        files, found, use = _module(target).files(subject.rounded() if subject.choice.half else subject, target, **asked)
+    record = told(subject, to, found, half, {name: len(data) for name, data in files.items()})
+    files = {**files, CARD: (json.dumps(record, indent=1) + "\n").encode()}
+    if "README.md" not in files:
+        files["README.md"] = card(record, use).encode()
+    with stage("writing"):
+        tree(made(folder.parent) / folder.name, files.items())
+        _linked(subject, folder)
+    return record
+
+
+def _linked(subject: Subject, folder: Path) -> None:
+    """A page that lies in its run as `try` is linked from the run's report, where there is one."""
+    if subject.run and (subject.run / TRY).resolve() == (folder / "index.html").resolve() and (subject.run / "report.html").is_file():
+        wanted(subject.run)
+
+
+def _module(target: Target) -> Any:
+    return import_module(f"meanstep.program.export.{target.module}")
+
+
+def told(subject: Subject, to: str, found: Difference, half: float | None, sizes: dict[str, int]) -> dict[str, Any]:
+    """What card.json says."""
+    difference = found.record() | ({"half": half} if half is not None else {})
+    made_by = {"meanstep": __version__, "name": subject.name, "target": to}
+    return made_by | subject.facts | {"difference": difference, "files": sizes}

@@ -1,0 +1,230 @@
+"""What is exported, read off a trained model. The only file of the export that knows runs, their data and their autoencoders."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from meanstep.program.console import UserError
+from meanstep.program.data.autoencoders import DIFFUSERS, weights
+from meanstep.program.data.tiny import Tiny
+from meanstep.program.export.modules import STEPS, Guided, Pictures, Plain, Step, Whole
+from meanstep.program.registry import SAMPLERS
+from meanstep.program.runs.saved import Saved, held, located
+from meanstep.program.sampling import draw
+from meanstep.program.sampling.model import Model, load
+from meanstep.samplers import grid, noise
+
+PICTURES, LINES, POINTS = "pictures", "lines", "points"
+"""How what a network makes is looked at."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is baked into an export. `labels`: the classes that are offered, all that have data if None; one is always meant then."""
+
+    steps: int = 1
+    guidance: float = 1.0
+    labels: tuple[int, ...] | None = None
+    decode: bool = True
+    half: bool = False
+    batch: int = 0
+    field: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A generator that can leave. `net`: the network in float32; `sampler`: the function, and its `way` by name; `shape`: of one event;
+    `classes`: names of its labels; `among`: those offered; `decode`: from what the network makes to what is wanted, under the names
+    `outputs`; `view`: how that is looked at; `facts`: what a card says of it; `run`: its folder; `saved`: its checkpoint;
+    `decoder`: where its autoencoder is, as `meanstep cache` names it, empty for none.
+    """
+
+    name: str
+    net: nn.Module
+    sampler: Callable[..., Tensor]
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    among: tuple[int, ...]
+    choice: Choice
+    decode: nn.Module
+    outputs: tuple[str, ...]
+    view: str
+    facts: dict[str, Any]
+    run: Path | None = None
+    saved: Saved | None = None
+    decoder: str = ""
+
+    @property
+    def label(self) -> int | None:
+        """The label that is always meant, None if it is an input, or there are none."""
+        return self.among[0] if len(self.among) == 1 else None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a label is an input."""
+        return len(self.among) > 1
+
+    @property
+    def field(self) -> nn.Module:
+        """The velocity at the choice's guidance, and of the label that is always meant."""
+        return Guided(self.net, self.choice.guidance, len(self.classes), self.label).eval()
+
+    def whole(self) -> nn.Module:
+        """Noise to what is wanted, as one module."""
+        return Whole(self.field, self.sampler, grid(self.choice.steps), self.decode).eval()
+
+    def step(self, target: str) -> nn.Module:
+        """One step as a module; `UserError` for a sampler that is more than that."""
+        if self.sampler not in STEPS:
+            way = self.facts["sampler"]
+            raise UserError(f"--to {target} takes steps one by one, and the sampler {way} does not work so: --to onnx or --to torch can")
+        return Step(self.field, self.sampler).eval()
+
+    def labels(self, seeds: Sequence[int]) -> Tensor | None:
+        """The labels of these seeds, drawn from those offered as `meanstep sample` draws them; None if they are no input."""
+        return draw.drawn_labels(seeds, self.among) if self.labelled else None
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """The noise `[N, *shape]` of these seeds."""
+        return noise(seeds, self.shape)
+
+    @torch.no_grad()
+    def reference(self, seeds: Sequence[int], steps: int | None = None) -> tuple[Tensor, ...]:
+        """What PyTorch makes of these seeds, by the path that `meanstep sample` takes."""
+        drawn = self.labels(seeds) if self.labelled else None if self.label is None else torch.full((len(seeds),), self.label)
+        asked: dict[str, Any] = {"labels": drawn, "guidance": self.choice.guidance, "null": len(self.classes), "batch": max(1, len(seeds))}
+        found = draw.latents(self.net, self.shape, seeds, steps=steps or self.choice.steps, sampler=self.sampler, **asked)
+        return self.decode(found)
+
+    def rounded(self) -> "Subject":
+        """The same with weights that half precision can hold; `UserError` for one too large for it."""
+        net = copy.deepcopy(self.net)
+        for name, value in net.named_parameters():
+            if (most := float(value.detach().abs().max())) > 65_504:
+                raise UserError(f"--half: {name} has an entry of {most:.3g}, more than half precision holds: leave it out")
+            value.data = value.data.half().float()
+        return replace(self, net=net)
+
+
+def of(source: str | Path | Model, choice: Choice, *, target: str, checkpoint: int | str = "", **loaded: Any) -> Subject:
+    """The generator of a run's folder, or of a loaded model. `checkpoint`: empty for the last one of a run that is finished.
+
+    `loaded`: further arguments of `meanstep.load`. `UserError` for a run that is not finished, labels that do not exist, guidance without
+    labels, or a sampler that draws noise on its way.
+    """
+    run, saved = (None, None) if isinstance(source, Model) else located(Path(source).expanduser(), checkpoint or "last")
+    if run and saved and not checkpoint:
+        _check_finished(run, saved)
+    model = source if isinstance(source, Model) else load(source, checkpoint=checkpoint or "last", **loaded)
+    if draw.asks(model.sampler, "fresh"):
+        others = ", ".join(name for name, e in SAMPLERS.items() if name != model.sampler and e.facts["reads"] == model.facts.learns)
+        raise UserError(f"--to {target}: the sampler {model.sampler} draws noise on its way, which an export cannot: --sampler {others}")
+    among = _offered(model, choice)
+    decode, outputs, view = _decoding(model, choice)
+    name = run.resolve().name if run else "model"
+    net = copy.deepcopy(model.field).float().cpu().eval()
+    return Subject(
+        name=name,
+        net=net,
+        sampler=draw.named(model.sampler),
+        shape=model.shape,
+        classes=model.classes,
+        among=among,
+        choice=choice,
+        decode=decode,
+        outputs=outputs,
+        view=view,
+        facts=_facts(model, choice),
+        run=run,
+        saved=saved,
+        decoder=model.autoencoder.spec if model.manifest.latent else "",
+    )
+
+
+def _check_finished(run: Path, saved: Saved) -> None:
+    config = held(run)
+    seen = int(saved.about["seen"])
+    if config and seen < config.run.samples and saved.path != run:
+        go_on = f"`meanstep train --out {run}` goes on, and --checkpoint {seen} exports it as it is"
+        raise UserError(f"{run} is not finished: it stands at {seen:,} of {config.run.samples:,} samples; {go_on}")
+
+
+def _offered(model: Model, choice: Choice) -> tuple[int, ...]:
+    """The labels that the export offers."""
+    if not model.classes:
+        if choice.labels is not None:
+            raise UserError("--labels: this model was trained without labels")
+        if choice.guidance != 1:
+            raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
+        return ()
+    wrong = [k for k in choice.labels or () if not 0 <= k < len(model.classes)]
+    if wrong:
+        raise UserError(f"--labels: there are {len(model.classes)} classes, 0 to {len(model.classes) - 1}, got {wrong[0]}")
+    return tuple(dict.fromkeys(choice.labels)) if choice.labels else tuple(model.shown)
+
+
+def _decoding(model: Model, choice: Choice) -> tuple[nn.Module, tuple[str, ...], str]:
+    """From what the network makes to what is wanted, and the names of that."""
+    manifest, nothing = model.manifest, torch.zeros(1, 1, 1)
+    if manifest.latent and not choice.decode:
+        return Plain(nothing, nothing + 1), ("latents",), LINES
+    mean, std = (torch.tensor(m, dtype=torch.float32)[:, None, None] for m in (manifest.mean, manifest.std))
+    inner = _decoder(model.autoencoder.spec) if manifest.latent else None
+    pictures = Pictures(mean, std, inner, model.autoencoder.scaling, model.autoencoder.shift, manifest.image[0])
+    return pictures.eval(), ("values", "images"), PICTURES
+
+
+class _Scaled(nn.Module):
+    """TAESD's decoder, whose pictures lie in [0, 1]."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, z: Tensor) -> Tensor:
+        return 2 * self.decoder(z) - 1
+
+
+class _Sample(nn.Module):
+    """The decoder of an autoencoder of diffusers."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.net.decode(z, return_dict=False)[0]
+
+
+def _decoder(spec: str) -> nn.Module:
+    """The decoder of an autoencoder that is open already: its weights lie where it says."""
+    kind, _, where = spec.partition(":")
+    if kind in DIFFUSERS:
+        import diffusers
+
+        return _Sample(getattr(diffusers, DIFFUSERS[kind]).from_pretrained(where, use_safetensors=True, local_files_only=True).eval())
+    return _Scaled(Tiny.of(weights(Path(where).expanduser())).decoder)
+
+
+def _facts(model: Model, choice: Choice) -> dict[str, Any]:
+    """What a card says of the model."""
+    return {
+        "data": model.manifest.source,
+        "images": model.manifest.count,
+        "recipe": model.facts.recipe,
+        "learns": model.facts.learns,
+        "sampler": model.sampler,
+        "steps": choice.steps,
+        "guidance": choice.guidance,
+        "samples seen": model.seen,
+        "weights": model.average,
+        "parameters": sum(p.numel() for p in model.field.parameters()),
+        "shape": list(model.shape),
+        "classes": list(model.classes),
+        "precision": "half: weights are stored so, and computed with in float32" if choice.half else "float32",
+    }

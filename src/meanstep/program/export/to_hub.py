@@ -1,0 +1,105 @@
+"""`--to hub`: a folder that `meanstep.load` reads like a checkpoint, with a model card and a preview; `hub:owner/name` is such a folder."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from meanstep.program.console import UserError
+from meanstep.program.disk import tree
+from meanstep.program.export.checks import Difference, compared
+from meanstep.program.export.hub_card import text
+from meanstep.program.export.subject import Subject
+from meanstep.program.export.targets import Target
+from meanstep.program.runs.facts import NAME as METHOD
+from meanstep.program.runs.facts import known
+from meanstep.program.runs.integrity import MODEL, NETWORK, STATE, VERSION, digest
+from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held
+from meanstep.program.runs.saved import manifest as described
+from meanstep.program.runs.saved import text as configured
+from meanstep.program.sampling.model import load
+from meanstep.program.sampling.pictures import encoded, grid
+
+Files = dict[str, bytes]
+PREVIEW = 64
+"""Samples of the preview: the seeds from 0 on."""
+
+
+def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
+    """The files of the folder, its difference to PyTorch once it is read back, and nothing more to say: the card does."""
+    if subject.run is None or subject.saved is None:
+        raise UserError("--to hub exports a run's folder, which says what it was trained on: give its path instead of a model")
+    if len(subject.among) == 1 or subject.choice.guidance != 1 or subject.choice.batch:
+        raise UserError(
+            "--to hub exports the network, which takes every label, guidance and batch: leave --labels, --guidance and --batch out"
+        )
+    found = {**_described(subject), **_weights(subject)}
+    state = _state(subject, found)
+    found[STATE] = (json.dumps(state | {"digest": digest(state)}, indent=1) + "\n").encode()
+    difference = compared(subject, _read_back(subject, found), target.bound, "the folder")
+    found["preview.png"] = encoded(grid(subject.reference(range(PREVIEW))[1]))
+    found["README.md"] = text(subject, difference.largest, PREVIEW).encode()
+    return found, difference, ""
+
+
+def _described(subject: Subject) -> Files:
+    """What says how the network is made and what it was trained on, without paths of this machine."""
+    run, saved = subject.run, subject.saved
+    assert run and saved
+    manifest, config, facts = described(run), held(run), known(run)
+    kind = manifest.autoencoder.partition(":")[0]
+    copy = run / AUTOENCODER
+    manifest = replace(manifest, autoencoder=f"{kind}:{AUTOENCODER}" if copy.is_file() else manifest.autoencoder)
+    found = {
+        NETWORK: saved.file(NETWORK).read_bytes(),
+        MANIFEST: manifest.text().encode(),
+        "config.json": _config(subject, saved.description),
+    }
+    found[METHOD] = (json.dumps({"recipe": facts.recipe, "learns": facts.learns, "path": facts.path}, indent=1) + "\n").encode()
+    if config:
+        start = config.network.start
+        kept = replace(config.network, start=f"{start.partition(':')[0]}:{Path(start).name}" if ":" in start else Path(start).name)
+        found[CONFIG] = configured(replace(config, data=replace(config.data, source=manifest.source), network=kept)).encode()
+    return found | ({AUTOENCODER: copy.read_bytes()} if copy.is_file() else {})
+
+
+def _config(subject: Subject, description: dict[str, Any]) -> bytes:
+    """config.json, by which a hub knows the library."""
+    entries = {"library_name": "meanstep", **description, "shape": list(subject.shape), "classes": list(subject.classes)}
+    return (json.dumps(entries, indent=1) + "\n").encode()
+
+
+def _weights(subject: Subject) -> Files:
+    wanted = torch.float16 if subject.choice.half else None
+    state = {name: x.to(wanted if x.is_floating_point() else None).contiguous() for name, x in subject.net.state_dict().items()}
+    return {MODEL: save(state)}
+
+
+def _state(subject: Subject, found: Files) -> dict[str, Any]:
+    """What state.json says: whole or refused, as a checkpoint is. The average that was chosen is the model itself here."""
+    assert subject.run
+    sums = {name: hashlib.sha256(found[name]).hexdigest() for name in (MODEL, NETWORK)}
+    seen = {"seen": subject.facts["samples seen"], "step": 0, "best_seen": -1, "chosen": "raw", "sizes": {MODEL: len(found[MODEL])}}
+    return {"version": VERSION, **seen, "data": described(subject.run).digest, "sha256": sums}
+
+
+def _read_back(subject: Subject, found: Files) -> Any:
+    """From noise and labels to outputs, by what a reader of the folder gets: the seeds are those of the draws."""
+    with tempfile.TemporaryDirectory() as parent:
+        tree(Path(parent) / "folder", found.items())
+        spec = None if AUTOENCODER in found or subject.saved is None else described(subject.run).autoencoder  # type: ignore[arg-type]
+        allowed = str(subject.saved.description.get("network")) if subject.saved else ""
+        model = load(Path(parent) / "folder", autoencoder=spec if spec and spec != "identity" else None, network=allowed)
+    again = replace(subject, net=model.field.float())
+
+    def made(z: Tensor, y: Tensor | None) -> Sequence[Tensor]:
+        return again.whole()(z, y)
+
+    return torch.no_grad()(made)

@@ -1,0 +1,150 @@
+"""`--to onnx`: model.onnx by torch.onnx's exporter, and with --field the average velocity u(z, r, t, y) as field.onnx."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from meanstep.program.console import UserError, first_line
+from meanstep.program.export.checks import FIRST, Difference, compared
+from meanstep.program.export.subject import Subject
+from meanstep.program.export.targets import Target
+
+OPSET, LARGEST, SMALL = 20, 2**31 - 1, 1024
+"""Version of the operators; bytes that one file may have; entries below which weights are not worth rounding."""
+Files = dict[str, bytes]
+USE = """\
+```python
+import numpy as np, onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+{names} = session.run(None, {{"noise": np.random.randn(16, {shape}).astype("float32"){label}}})
+```
+"""
+
+
+def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
+    """The files, their difference to PyTorch, and how they are used."""
+    seeds = range(subject.choice.batch or 2)
+    given = named(noise=subject.noise(seeds), label=subject.labels(seeds))
+    model = graph(subject.whole(), given, subject.outputs, subject)
+    found = compared(subject, running(model, tuple(given)), target.bound, "model.onnx")
+    extra = {"field.onnx": field(subject, target)} if subject.choice.field else {}
+    label = ', "label": np.arange(16) % ' + str(len(subject.classes)) if subject.labelled else ""
+    names = ", ".join(subject.outputs) + ("," if len(subject.outputs) == 1 else "")
+    return {"model.onnx": model, **extra}, found, USE.format(names=names, shape=", ".join(map(str, subject.shape)), label=label)
+
+
+def field(subject: Subject, target: Target) -> bytes:
+    """The graph of `u(z, r, t, y)`, compared at times that were not traced."""
+    model = graph(subject.field, times(subject, range(subject.choice.batch or 2)), ("velocity",), subject)
+    asked = times(subject, range(FIRST, FIRST + (subject.choice.batch or 5)))
+    with torch.no_grad():
+        ours = subject.field(*asked.values())
+    theirs = session(model).run(None, {name: x.numpy() for name, x in asked.items()})[0]
+    found = float(np.abs(theirs - ours.numpy()).max()) / float(ours.std())
+    if not found <= target.bound:
+        raise UserError(
+            f"field.onnx differs from PyTorch by {found:.3g} of the spread (the bound is {target.bound:g}): nothing was written"
+        )
+    return model
+
+
+def times(subject: Subject, seeds: Sequence[int]) -> dict[str, Tensor]:
+    """Inputs of a field: noise of these seeds, times that differ from row to row, and labels."""
+    t = 0.5 + torch.arange(1, len(seeds) + 1) / (2 * len(seeds) + 1)
+    return named(z=subject.noise(seeds), r=t / 3, t=t, y=subject.labels(seeds))
+
+
+def named(**inputs: Tensor | None) -> dict[str, Tensor]:
+    """The inputs that there are."""
+    return {name: x for name, x in inputs.items() if x is not None}
+
+
+def graph(net: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], subject: Subject) -> bytes:
+    """A module as the bytes of an ONNX file that any runtime reads; `UserError` names the operation that it cannot take."""
+    batch = torch.export.Dim("batch", min=1, max=1 << 20)
+    free = None if subject.choice.batch else tuple({0: batch} for _ in inputs)
+    names: dict[str, Any] = {"input_names": list(inputs), "output_names": list(outputs), "opset_version": OPSET}
+    try:
+        with _silent(), torch.no_grad():
+            program = torch.onnx.export(net, tuple(inputs.values()), dynamo=True, dynamic_shapes=free, verbose=False, **names)
+    except Exception as error:  # the exporter raises dozens of kinds
+        raise UserError(f"--to onnx: {reason(error)}; --to torch may take it") from error
+    assert program is not None
+    return slim(program.model_proto, subject.choice.half)
+
+
+def reason(error: BaseException) -> str:
+    """The exporter's complaint in one line, the first of its chain, which names the operation."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"the network cannot be exported: {first_line(error)}"
+
+
+@contextlib.contextmanager
+def _silent() -> Any:
+    """The exporter speaks of itself on every channel that there is."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def slim(model: Any, half: bool) -> bytes:
+    """The file without what only the exporter reads; `half`: large weights are stored in half precision and cast when it is opened."""
+    del model.metadata_props[:], model.graph.value_info[:], model.graph.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+        if hasattr(part, "doc_string"):
+            part.doc_string = ""
+    if half:
+        _round(model.graph)
+    if model.ByteSize() > LARGEST:
+        raise UserError(
+            f"--to onnx writes one file, of at most 2 GiB, and this is {model.ByteSize() / 2**30:.1f} GiB: --half, or --to torch"
+        )
+    return bytes(model.SerializeToString())
+
+
+def _round(found: Any) -> None:
+    import onnx
+
+    casts = []
+    for tensor in found.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < SMALL:
+            continue
+        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
+        if not np.array_equal(values.astype(np.float16).astype(np.float32), values):
+            continue  # a constant of the graph, no weight: those are rounded already
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *found.node]
+    del found.node[:]
+    found.node.extend(nodes)
+
+
+def session(model: bytes) -> Any:
+    """ONNX Runtime on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def running(model: bytes, names: tuple[str, ...]) -> Any:
+    """From noise and labels to outputs, by ONNX Runtime."""
+    opened = session(model)
+    return lambda *given: opened.run(None, {name: x.numpy() for name, x in zip(names, [g for g in given if g is not None], strict=True)})

@@ -1,0 +1,151 @@
+"""A run to a hub folder and back: by its path, and over a fake hub on the loopback; the token is never shown."""
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import meanstep as ms
+from meanstep.program.console import UserError
+from meanstep.program.runs import hub, networks
+from meanstep.program.training.pretrained import start_from
+
+pytest.importorskip("huggingface_hub", reason="the hub needs huggingface_hub: pip install 'meanstep[hub]'")
+TOKEN = "hf_thisIsNoToken0123456789"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as an upload and a download of small files ask for; `files` by repository, `asked` with their headers."""
+
+    files: dict[str, dict[str, bytes]]
+    asked: list[tuple[str, str, str]]
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+    def _answer(self, code: int, body: bytes = b"", **headers: str) -> None:
+        self.asked.append((self.command, self.path, self.headers.get("authorization", "")))
+        self.send_response(code)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _json(self, found: object, code: int = 200) -> None:
+        self._answer(code, json.dumps(found).encode(), Content_Type="application/json")
+
+    def do_POST(self) -> None:
+        size = self.headers.get("content-length")
+        body = self.rfile.read(int(size)) if size else self._chunks()
+        if self.headers.get("authorization") != f"Bearer {TOKEN}":
+            return self._json({"error": f"Invalid token {TOKEN}"}, 401)
+        if self.path == "/api/repos/create":
+            self.files.setdefault("owner/name", {})
+            return self._json({"url": f"http://{self.headers['host']}/owner/name", "id": "owner/name", "name": "owner/name"})
+        if "/preupload/" in self.path:
+            names = [f["path"] for f in json.loads(body)["files"]]
+            return self._json({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+        if "/commit/" in self.path:
+            for line in map(json.loads, body.decode().splitlines()):
+                if line["key"] == "file":
+                    self.files["owner/name"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            return self._json(
+                {"commitUrl": f"http://{self.headers['host']}/owner/name/commit/" + "a" * 40, "commitOid": "a" * 40, "hookOutput": ""}
+            )
+        return self._json({})
+
+    def _chunks(self) -> bytes:
+        found = b""
+        while n := int(self.rfile.readline(), 16):
+            found += self.rfile.read(n)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
+
+    def do_GET(self) -> None:
+        files = self.files.get("owner/name", {})
+        if "/resolve/" in self.path:
+            data = files[self.path.split("/", 5)[5].partition("?")[0]]
+            return self._answer(200, data, ETag=f'"{hashlib.sha256(data).hexdigest()}"', X_Repo_Commit="a" * 40)
+        if not self.path.startswith("/api/models/owner/name"):
+            return self._json({"error": "Repository not found"}, 404)
+        if "/tree/" in self.path:
+            return self._json([{"type": "file", "path": n, "size": len(d), "oid": "b" * 40} for n, d in files.items()])
+        return self._json({"id": "owner/name", "sha": "a" * 40, "siblings": [{"rfilename": n, "size": len(d)} for n, d in files.items()]})
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
+    kind = type("Own", (Hub,), {"files": {}, "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
+    hub._copied.cache_clear()
+    yield kind
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_hub_folder_is_read_back_by_every_reader(exportable, ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = exportable()
+    record = ms.export(run, to="hub", out=tmp_path / "hub")
+    assert record["difference"]["largest"] == 0 and record["difference"]["bytes_that_differ"] == 0
+    assert torch.equal(ms.load(run).sample(range(5)), ms.load(tmp_path / "hub").sample(range(5)))
+    assert ran("sample", tmp_path / "hub", "--out", tmp_path / "a.png", "--seeds", "0:4") == 0
+    assert ran("sample", run, "--out", tmp_path / "b.png", "--seeds", "0:4") == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    text = (tmp_path / "hub" / "README.md").read_text()
+    matter = yaml.safe_load(text.split("---")[1])
+    assert matter["library_name"] == "meanstep" and "meanflow" in matter["tags"] and "Not evaluated" in text
+    assert str(tmp_path) not in "".join(p.read_text(errors="replace") for p in (tmp_path / "hub").iterdir()), "a path of this machine"
+
+
+def test_half_precision_and_damage(exportable, ran, tmp_path: Path):
+    run = exportable()
+    record = ms.export(run, to="hub", out=tmp_path / "hub", half=True)
+    assert 0 < record["difference"]["half"] < 2e-2 and record["difference"]["largest"] == 0
+    (tmp_path / "hub" / "model.safetensors").write_bytes((tmp_path / "hub" / "model.safetensors").read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"model\.safetensors has"):
+        ms.load(tmp_path / "hub")
+
+
+def test_push_and_load_over_a_fake_hub(exportable, ran, tmp_path: Path, fake: type[Hub], capsys: pytest.CaptureFixture[str], monkeypatch):
+    run = exportable()
+    ms.export(run, to="hub", out=tmp_path / "hub")
+    assert ran("push", tmp_path / "hub", "owner/name") == 0
+    assert {"model.safetensors", "README.md", "network.json", "config.json"} <= set(fake.files["owner/name"])
+    assert any(head == f"Bearer {TOKEN}" for _, _, head in fake.asked)
+    assert torch.equal(ms.load("hub:owner/name").sample(range(3)), ms.load(run).sample(range(3)))
+    assert ran("sample", "hub:owner/name", "--out", tmp_path / "a.png") == 0
+    net, manifest = networks.made(json.loads(fake.files["owner/name"]["network.json"]), 1), ms.load(run).manifest
+    assert "weights raw" in start_from(net, "hub:owner/name", manifest)[0]
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), ms.load(run).field.parameters(), strict=True))
+    monkeypatch.setenv("HF_TOKEN", TOKEN + "other")
+    assert ran("push", tmp_path / "hub", "owner/name") == 2
+    printed = "".join(capsys.readouterr())
+    assert TOKEN not in printed and "did not take owner/name" in printed
+    with pytest.raises(UserError, match="cannot fetch hub:owner/absent"):
+        ms.load("hub:owner/absent")
+
+
+def test_what_cannot_be_pushed(exportable, ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = exportable()
+    for folder, name in ((run, "owner/name"), (tmp_path, "noowner"), (tmp_path, "a/../b")):
+        assert ran("push", folder, name) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and "was not made by meanstep export" in lines[0] and all("owner/name" in line for line in lines[1:])
