@@ -23,6 +23,8 @@ VALUES: tuple[Any, ...] = (
     *("../../x", "/dev/zero", "a\0b", "\ud800", "x" * 100_000, [[[[]]]], {"x": 1}, ["x"] * 1000, "2020-99-99", "nan", "[bold]\x1b[31m"),
 )
 ALIASES = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+BOMB = "{" + ALIASES.strip().replace("\n", ", ") + "}"
+"""Two billion words, told in nine lines; in a line."""
 
 
 # Any file ----------------------------------------------------------------------------------------------------------------------------
@@ -154,6 +156,26 @@ def lines_json(path: Path, draw: Draw) -> str:
 
 
 YAMLS = (
+    *(
+        f"run: {{batch: {BOMB}}}\n",
+        f"run: {BOMB}\n",
+        f"run: {{loggers: [{BOMB}]}}\n",
+        f"data: {{source: {BOMB}}}\n",
+        f"network: {{options: {BOMB}}}\n",
+    ),
+    *(
+        f"method: {{options: {{beta: {BOMB}}}}}\n",
+        f"averages: {{decays: [{BOMB}]}}\n",
+        f"beta@0: {{recipe: coefficient, options: {{beta: {BOMB}}}}}\n",
+    ),
+    *("run: {loggers: &a [*a]}\n", "method: {options: &a {beta: *a}}\n", "beta@0: &a {recipe: coefficient, options: {beta: *a}}\n"),
+    *(
+        "beta@0: {recipe: coefficient, options: 3}\n",
+        "beta@0: [1]\n",
+        "beta@0: {about: 2020-99-99}\n",
+        "1: {recipe: coefficient}\n",
+        "beta@0:\n",
+    ),
     *(ALIASES, "a: &a [*a]\n", "&a {a: *a}\n", "a: 2020-99-99\n", "a: !!int abc\n", f"a: {'1' * 6000}\n", "a: !!binary é\n"),
     *("a: !!timestamp x\n", "a: !!python/object/apply:os.getcwd []\n", "? [a]\n: b\n", "<<: 3\n", "a: 1\na: 2\n", "a: b: c\n", "\t- a\n"),
     *(
