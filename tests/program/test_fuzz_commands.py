@@ -337,6 +337,7 @@ def settle(here: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setenv(name, str(here / folder))
     patch.setattr("tempfile.tempdir", str(here))
     patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setattr("os.fsync", lambda handle: None)  # a slow disk hangs no command
     furnish(here)
 
 

@@ -181,6 +181,7 @@ def settle(here: Path, patch: pytest.MonkeyPatch) -> Path:
     patch.chdir(here / "good")
     patch.setattr("tempfile.tempdir", str(here))
     patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setattr("os.fsync", lambda handle: None)  # a slow disk hangs no command
     for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
         patch.setenv(name, str(here))
     patch.setenv("MEANSTEP_CACHE", "user")  # of whichever folder is the current one
