@@ -102,7 +102,7 @@ sys.addaudithook(_audit)
 
 
 @contextlib.contextmanager
-def _limits(folder: Path) -> Iterator[None]:
+def _limits(folder: Path, seconds: float) -> Iterator[None]:
     """Time, memory and the place where something is written; none of them holds afterwards."""
 
     def over(*_: Any) -> None:
@@ -111,7 +111,7 @@ def _limits(folder: Path) -> Iterator[None]:
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS, 1.0)  # and again, if the first one was caught
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # and again, if the first one was caught
     if pages:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
     _seen.clear()
@@ -125,14 +125,14 @@ def _limits(folder: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def ran(act: Callable[[], Any], folder: Path) -> Outcome:
+def ran(act: Callable[[], Any], folder: Path, seconds: float = SECONDS) -> Outcome:
     """A case under watch; it starts in the current folder, and may write into `folder` only. `SystemExit` is its exit code."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors, write_through=True) for errors in ("strict", "backslashreplace"))
     code, escaped, started = None, "", time.monotonic()
     with warnings.catch_warnings(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         warnings.simplefilter("ignore")
         try:
-            with _limits(folder):
+            with _limits(folder, seconds):
                 act()
             code = 0
         except SystemExit as end:
@@ -145,9 +145,9 @@ def ran(act: Callable[[], Any], folder: Path) -> Outcome:
     return Outcome(code, texts[0], texts[1], time.monotonic() - started, escaped, next(iter(_seen), ""))
 
 
-def called(words: Sequence[str], folder: Path) -> Outcome:
+def called(words: Sequence[str], folder: Path, seconds: float = SECONDS) -> Outcome:
     """A command line under watch."""
-    return ran(lambda: main(list(words)), folder)
+    return ran(lambda: main(list(words)), folder, seconds)
 
 
 def _where(error: BaseException) -> str:

@@ -168,8 +168,8 @@ def furnish(here: Path) -> None:
         *("cache images.npz --out made", TOY, LATENTS),
     )
     for line in lines:
-        outcome = called([*line.split(), "--quiet"], here)
-        assert outcome.code == 0 and not outcome.broken(), (line, outcome)
+        outcome = called([*line.split(), "--quiet"], here, 300)
+        assert outcome.code == 0, (line, outcome)
     shutil.copytree("made", "part")
     Path("part/manifest.json").unlink()
     Path("part/unfinished.json").write_text('{"asked": {}, "parts": []}', encoding="utf-8")
@@ -267,10 +267,9 @@ def asked(numbers: range) -> range:
     return range(int(first), int(end) if colon else int(first) + 1) if first else numbers
 
 
-@pytest.mark.parametrize("number", asked(range(PLAIN)))
-def test_a_damaged_file(number: int, maker: Maker):
-    broken = told(number, maker.case(number), maker.here)
-    assert not broken, broken
+def test_damaged_files(maker: Maker):
+    broken = [told(number, maker.case(number), maker.here) for number in asked(range(PLAIN))]
+    assert not any(broken), "\n" + "\n".join(filter(None, broken))
 
 
 @pytest.mark.slow
