@@ -42,7 +42,7 @@ RIGHT = {
 """A line of each command that ends well, and soon. The others are only given what is certainly wrong."""
 START = {
     "reproduce toy": "reproduce toy --scale smoke --updates 2 --batch 8 --seeds 0 --sets two_moons --arms plain@1 --workers 1 --out sweep",
-    "reproduce mixtures": "reproduce mixtures --scale smoke --updates 2 --batch 8 --seeds 0 --dims 2 --arms plain@1 --workers 1 --out sweep",
+    "reproduce mixtures": "reproduce mixtures --scale smoke --updates 2 --batch 8 --seeds 0 --dims 2 --arms plain@1 --workers 1 --out sums",
 }
 SMALL = (
     "--dry-run",
@@ -59,7 +59,7 @@ SMALL = (
     "--arms",
 )
 """What keeps a line's work small."""
-MADE = ("new", "page", "study", "sweep", "runs", "diagnosis")
+MADE = ("new", "page", "study", "sweep", "sums", "runs", "diagnosis")
 """Where lines write to."""
 LEFT_ALONE = {"--help", "--compile", "--parallel", "--dry-run", "--workers"}
 """What would start programs, or ends the dry run."""
