@@ -1,6 +1,5 @@
 """`meanstep export`: what is asked for, and whether that can be. `session` does it."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from meanstep.program import flags
 from meanstep.program.console import UserError, chat, put_json, stage, takes_json
 from meanstep.program.export.targets import TARGETS, require
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Json, Network, hinted
+from meanstep.program.ranges import Amount, Count, Ranged
 from meanstep.program.registry import SAMPLER_HELP, check_sampler
 from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
@@ -21,7 +21,7 @@ RUNTIME = "With web: onnxruntime-web's .tgz or folder, where npm cannot fetch it
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Ranged):
     """Make a trained model into something that runs without this program; it is compared with PyTorch before it is written.
 
     Sampler, guidance and decoding are inside. docs/export.md says what is in each folder, and how it is used.
@@ -34,9 +34,9 @@ class Export:
     to: Annotated[str, tyro.conf.arg(metavar="TARGET", help=TO)]
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Where results go: a new folder."""
-    steps: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    steps: Count = 1
     """Steps of the sampler, inside; the page offers 1, 2 and 4 beside."""
-    guidance: float = 1.0
+    guidance: Amount = 1.0
     """Scale of classifier-free guidance at sampling time, inside; 1 is the conditional model."""
     labels: Annotated[str | None, hinted(LABELS, "those that have data", "N,... | NAME,...")] = None
     sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
@@ -75,12 +75,9 @@ class Export:
         require(self.to)
         if (out := flags.folder(self.out)).exists() or out.is_symlink():
             raise UserError(f"--out: {out} exists: give the name of a new folder, or remove it")
-        flags.at_least(1, steps=self.steps)
         flags.factory(self.network)
         flags.readable(self.runtime if self.runtime and not self.runtime.expanduser().is_dir() else None, "--runtime")
         takes_json(self.json)
-        if not math.isfinite(self.guidance):
-            raise UserError(f"--guidance: a finite number, got {self.guidance}")
         if self.batch != "dynamic" and not (self.batch.isdecimal() and int(self.batch) > 0):
             raise UserError(f"--batch: dynamic, or a number of rows, got {self.batch!r}")
         for name, wanted in (("field", "onnx"), ("runtime", "web")):

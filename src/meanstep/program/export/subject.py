@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from meanstep.program.console import UserError
 from meanstep.program.data.autoencoders import DIFFUSERS, weights
+from meanstep.program.data.codecs import CODECS
 from meanstep.program.data.tiny import Tiny
 from meanstep.program.export.modules import STEPS, Guided, Pictures, Plain, Step, Whole
 from meanstep.program.registry import SAMPLERS
@@ -142,7 +143,7 @@ def of(source: str | Path | Model, choice: Choice, *, target: str, checkpoint: i
         facts=_facts(model, choice),
         run=run,
         saved=saved,
-        decoder=model.autoencoder.spec if model.manifest.latent else "",
+        decoder=model.autoencoder.spec if model.manifest.codec == "latents" else "",
     )
 
 
@@ -170,11 +171,13 @@ def _offered(model: Model, choice: Choice) -> tuple[int, ...]:
 
 def _decoding(model: Model, choice: Choice) -> tuple[nn.Module, tuple[str, ...], str]:
     """From what the network makes to what is wanted, and the names of that."""
-    manifest, nothing = model.manifest, torch.zeros(1, 1, 1)
-    if manifest.latent and not choice.decode:
-        return Plain(nothing, nothing + 1), ("latents",), LINES
-    mean, std = (torch.tensor(m, dtype=torch.float32)[:, None, None] for m in (manifest.mean, manifest.std))
-    inner = _decoder(model.autoencoder.spec) if manifest.latent else None
+    manifest, encoded = model.manifest, model.manifest.codec == "latents"
+    mean, std = manifest.moments(torch.zeros(1))
+    if encoded and not choice.decode:
+        return Plain(torch.zeros_like(mean), torch.ones_like(std)), ("latents",), LINES
+    if not CODECS[manifest.codec].pictures:
+        return Plain(mean, std).eval(), ("values",), POINTS if model.shape == (2,) else LINES
+    inner = _decoder(model.autoencoder.spec) if encoded else None
     pictures = Pictures(mean, std, inner, model.autoencoder.scaling, model.autoencoder.shift, manifest.image[0])
     return pictures.eval(), ("values", "images"), PICTURES
 
