@@ -32,7 +32,7 @@ class Gated(Deaf):
     def forward(self, z, r, t, y=None):
         return super().forward(z, r, t) + self.gate * self.label(y)
 """
-WORDS = "--device cpu --batch 16 --samples 64 --evaluate-every 0 --sample-every 0 --averages.decays 0.5"
+WORDS = "--device cpu --batch 16 --evaluate-every 0 --sample-every 0 --averages.decays 0.5"
 SHORT = WORDS.split()
 IGNORED, LARGE, SMALL = "the network ignores its labels", "root mean square of 96", "standard deviation of 0.0"
 
@@ -63,15 +63,15 @@ def test_a_run_says_what_is_odd_once_and_its_page_shows_it(
     x = scale * np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
     np.savez("x.npz", x=x, y=np.arange(64) % 4)
     assert ran("cache", "x.npz", "--out", "data", "--no-normalise") == 0
-    command = ["train", "--out", "run", "--data.source", "data", "--network.name", network, *SHORT]
-    assert ran(*command) == 0
+    command = ["train", "--out", "run", "--data.source", "data", "--network.name", network, *SHORT, "--samples"]
+    assert ran(*command, 64) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("caution: ")]
     assert len(said) == len(expected) and all(words in line for words, line in zip(expected, said, strict=True))
     noted = [record["words"] for record in load(Path("run/records.jsonl")) if record["kind"] == "caution"]
     assert [f"caution: {words}" for words in noted] == said
     assert [f"Said at the start: {words}." for words in noted] == prose.gaps(read(Path("run")))[: len(noted)]
     if case == "both":  # a run that goes on has them once, and keeps them
-        assert ran(*command, "--samples", "128") == 0 and "caution" not in capsys.readouterr().err
+        assert ran(*command, 128) == 0 and "caution" not in capsys.readouterr().err
         assert json.dumps(noted) == json.dumps([r["words"] for r in load(Path("run/records.jsonl")) if r["kind"] == "caution"])
 
 

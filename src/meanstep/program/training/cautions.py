@@ -27,7 +27,7 @@ def cautions(cache: Cache, state: State) -> Iterator[str]:
     if classes > 1 and networks.foreign(state.description) and ignores(net, x[:PROBED], y[:PROBED] % classes, classes):
         yield (
             f"the network ignores its labels: another label changes nothing, also with other weights. Let it use y ({classes} labels), or "
-            "train with --no-data.conditional"
+            "train with --data.no-conditional"
         )
 
 
