@@ -26,7 +26,7 @@ FREE = {"samples", "device", "compile", "parallel", "log_every", "sample_every",
 """Entries of `run` that may change when a run goes on."""
 
 
-WRITTEN = (".lock", MANIFEST, AUTOENCODER, "env.json", METHOD, "records.jsonl", CONFIG)
+WRITTEN = (".lock", MANIFEST, AUTOENCODER, "env.json", METHOD, "records.jsonl", "wandb.txt", "trackio.txt", "mlflow.txt", CONFIG)
 """What a run that has made no step has; the configuration makes it a run, so it comes last."""
 
 
