@@ -135,7 +135,7 @@ def blamed(message: str, words: Sequence[str]) -> str:
             told = printable(shown(value))
             head = printable(value.partition(":")[0].rstrip("/"))[:100]
             bare = re.escape(head) if len(head) > 1 and not re.fullmatch(r"[-+\d.e]*", head) else "(?!)"
-            if told in message or re.search(rf"(?<![\w-]){bare}", message):
+            if told in message or re.search(rf"(?<![\w-]){bare}(?![\w-]|\.\w)", message):
                 found.append(flag)
     return message if not found or any(name in message for name in found) else f"{found[0]}: {message}"
 
