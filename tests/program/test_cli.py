@@ -70,3 +70,10 @@ def test_a_pipe_is_given_no_trailing_spaces(capsys: pytest.CaptureFixture[str]):
     out.print(table)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) >= 4 and all(line == line.rstrip() for line in lines)
+
+
+def test_an_option_is_blamed_for_its_own_value_and_not_for_a_longer_name():
+    words = ["dots.tar", "--out", "dots"]
+    assert cli.blamed("dots.tar, frame_0: 8 images under one key", words) == "dots.tar, frame_0: 8 images under one key"
+    for message in ("/home/dots is not empty", "dots/config.yaml is damaged", "cannot write into dots: full"):
+        assert cli.blamed(message, words) == f"--out: {message}"
