@@ -124,7 +124,9 @@ def blamed(message: str, words: Sequence[str]) -> str:
     """The message with the option before it whose value it quotes, if it names none of the options whose value it quotes."""
     found, flag = list[str](), ""
     for word in words:
-        if re.match(r"--[A-Za-z]", word):
+        if word == "--quiet":  # takes no value
+            flag, given = "", []
+        elif re.match(r"--[A-Za-z]", word):
             flag, equals, value = word.partition("=")
             given = [value] if equals else []
         else:

@@ -226,7 +226,7 @@ def copied(net: nn.Module) -> nn.Module:
 
 
 def by(way: Way, recipe: Recipe) -> Recipe:
-    def term(t: recipes.Term) -> recipes.Term:
+    def term(t: ms.Term) -> ms.Term:
         exact = isinstance(t.objective, Eulerian) and isinstance(t.objective.rate, Exact)
         return replace(t, objective=replace(t.objective, rate=Exact(way=way))) if exact else t
 

@@ -284,7 +284,7 @@ def test_a_condition_may_be_any_structure_of_tensors():
         lambda c: recipes.meanflow(rate=Exact(c)),
         lambda c: recipes.meanflow(rate=Backward(c)),
         lambda c: recipes.terminal_velocity(own, through=c),
-        lambda c: (recipes.Term(Semigroup(c), times.uniform),),
+        lambda c: (ms.Term(Semigroup(c), times.uniform),),
     ],
     ids=["beta", "through", "ratio", "Lagrangian", "split"],
 )

@@ -124,14 +124,15 @@ def test_what_the_loss_had_learned_is_restored(runs: Path):
 
 
 def _learner(recipe: ms.Recipe) -> Running:
-    """The one in the closure of the tangent."""
+    """The one in the tangent."""
     (tangent,) = {term.objective.tangent for term in recipe if isinstance(term.objective, Eulerian) and term.objective.tangent}
     waiting = [tangent]
     while waiting:
         f = waiting.pop()
         if isinstance(f, Running):
             return f
-        waiting += [cell.cell_contents for cell in getattr(f, "__closure__", None) or () if callable(cell.cell_contents)]
+        held = [cell.cell_contents for cell in getattr(f, "__closure__", None) or ()]
+        waiting += [part for part in (*held, *getattr(f, "__dict__", {}).values()) if callable(part)]
     raise AssertionError("no learner")
 
 

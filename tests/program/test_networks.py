@@ -234,7 +234,7 @@ def test_an_old_description_gives_the_same_network():
     assert same(networks.made(old, 5), DiT(8, 1, 4, 16, 1, 2, classes=3, head=True, generator=ms.key(5, "weights")))
     named = {"network": "dit", "options": {"model": "Nano/4", "size": 8, "channels": 1, "classes": 3}}
     assert same(networks.made(named, 5), DiT.named("Nano/4", 8, 1, classes=3, generator=ms.key(5, "weights")))
-    with pytest.raises(UserError, match="--network: "):
+    with pytest.raises(UserError, match=r"--network\.wide: "):
         networks.made({"network": "dit", "options": {"size": 8, "channels": 1, "classes": 0, "wide": 1}})
 
 

@@ -207,7 +207,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "none": ({"x": np.zeros((0, 3), np.float32)}, "holds no rows for the split 'train'"),
     "complex": ({"x": np.zeros((5, 2), np.complex64)}, "type complex64: save uint8 from 0 to 255, or rows of float32"),
     "whole": ({"x": np.zeros((5, 2), np.int64)}, "type int64: save uint8"),
-    "not alike": ({"x": np.array([np.zeros(2), np.zeros(3)], dtype=object)}, "pickled objects or no arrays"),
+    "not alike": ({"x": np.array([np.zeros(2), np.zeros(3)], dtype=object)}, "holds pickled objects, which are not read"),
     "floats called images": ({"images": np.zeros((5, 2), np.float32)}, "images of type float32: save uint8"),
     "infinite": ({"x": np.full((5, 2), np.inf)}, "row 0 .* is not finite"),
     "too large": ({"x": np.full((5, 2), 1e200)}, "row 0 .* is not finite in float32"),

@@ -101,10 +101,10 @@ def test_a_stop_loses_nothing(after: int, inside: list[str], tmp_path: Path):
 
 def test_the_board_counts_what_was_resumed_as_no_work_of_this_start(tmp_path: Path):
     board = pool.Board(Quadratic((1, 2)), [Job("flat", 1)])
-    assert (board.bar.total, board.done) == (32, 24)
+    assert (board.bar.pace.total, board.done) == (32, 24)
     said = [("resumed", 4.0), ("steps", 2.0), ("best", "flat", "beta 0.1", 3.0), ("best", "flat", "beta 0.5", 2.0)]
     board.read(SimpleNamespace(get_nowait=lambda: said.pop(0) if said else empty()))
-    assert (board.done, board.bar.before) == (30, 28) and str(board._best()).split() == ["flat", "2.0000", "beta", "0.5"]
+    assert (board.done, board.bar.pace.begun) == (30, 28) and str(board._best()).split() == ["flat", "2.0000", "beta", "0.5"]
 
 
 def empty() -> None:

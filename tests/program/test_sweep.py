@@ -327,4 +327,4 @@ def test_a_sweep_that_goes_on_counts_what_is_finished(tmp_path: Path):
     sweep = Sweep("toy", replace(SETTINGS, seeds=(0, 1)))
     todo = sweep.left(tmp_path)
     whole, half = pool.Board(sweep, todo), pool.Board(sweep, todo[-1:])
-    assert whole.done == 0 and half.bar.total == whole.bar.total and half.done == SET_COST + (whole.bar.total - SET_COST) / 2
+    assert whole.done == 0 and half.bar.pace.total == whole.bar.pace.total and half.done == SET_COST + (whole.bar.pace.total - SET_COST) / 2

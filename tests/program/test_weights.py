@@ -389,9 +389,9 @@ def test_what_the_user_gave_is_named(tmp_path: Path):
 
 
 def test_a_run_starts_on_latents_of_the_weights_scale_only(tmp_path: Path):
-    file, latents = tmp_path / "sit.safetensors", SimpleNamespace(latent=True, mean=(0.0,) * 3, std=(1.0,) * 3, scaling=0.18215)
+    file, latents = tmp_path / "sit.safetensors", SimpleNamespace(codec="latents", mean=(0.0,) * 3, std=(1.0,) * 3, scaling=0.18215)
     save_file(weights(), file)
-    for odd in ({"latent": False}, {"std": (0.9,) * 3}, {"scaling": 1.0}):
+    for odd in ({"codec": "pixels"}, {"std": (0.9,) * 3}, {"scaling": 1.0}):
         with pytest.raises(UserError, match=r"know latents times 0\.18215, not normalised by channel"):
             start_from(net(), f"sit:{file}", SimpleNamespace(**vars(latents) | odd))
     here, there = net(), net()

@@ -5,6 +5,8 @@ from typing import Any
 
 WORD, WHOLE = 300, 3000
 """Characters of one word and of a whole message that are printed."""
+LARGEST = 2**63 - 1
+"""Whole numbers beyond it are held by no tensor."""
 
 
 class UserError(Exception):

@@ -15,10 +15,8 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from meanstep.program.errors import UserError, shown
+from meanstep.program.errors import LARGEST, UserError, shown
 
-LARGEST = 2**63 - 1
-"""Whole numbers beyond it are held by no tensor."""
 BOUNDS = {
     "from": ("at least", operator.ge),
     "above": ("more than", operator.gt),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from meanstep.program.disk import append, write
-from meanstep.program.ranges import LARGEST
+from meanstep.program.errors import LARGEST
 from meanstep.program.reading import files, trees
 
 Record = dict[str, Any]
