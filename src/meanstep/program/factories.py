@@ -107,7 +107,8 @@ def _call(factory: Any, spec: str, given: dict[str, Any]) -> Any:
     try:
         return factory(**given)
     except (Exception, SystemExit) as error:
-        raise UserError(f"{spec} failed: {first_line(error)}{_place(error)}") from error
+        called = f"{spec} failed with these --options" if given else f"{spec} failed"
+        raise UserError(f"{called}: {first_line(error)}{_place(error)}") from error
 
 
 def _fits(factory: Callable[..., Any], spec: str, given: dict[str, Any]) -> None:
