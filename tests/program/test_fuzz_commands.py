@@ -31,6 +31,7 @@ RIGHT = {
     "launch": "launch --dry-run --nodes 1 -- train --out new",
     "sample": "sample run --seeds 0:2 --out new.png --device cpu",
     "evaluate": "evaluate run --count 16 --metrics frechet --device cpu",
+    "export": "export run --to torch --out new",
     "cache": "cache images.npz --out new --dry-run --device cpu",
     "doctor": "doctor nets:build --only arguments --device cpu",
     "diagnose": "diagnose nets:build --data rows.npy --budget 0.1 --rows 8 --out page --device cpu",
@@ -41,6 +42,7 @@ RIGHT = {
 }
 """A line of each command that ends well, and soon. The others are only given what is certainly wrong."""
 START = {
+    "push": "push exported owner/name",
     "reproduce toy": "reproduce toy --scale smoke --updates 2 --batch 8 --seeds 0 --sets two_moons --arms plain@1 --workers 1 --out sweep",
     "reproduce mixtures": "reproduce mixtures --scale smoke --updates 2 --batch 8 --seeds 0 --dims 2 --arms plain@1 --workers 1 --out sums",
 }
@@ -137,6 +139,7 @@ FILES = {
         "--reference",
         "--held-out",
         "--data.source",
+        "--runtime",
     ),
     *("--network.start", "--autoencoder"),
 }
@@ -148,6 +151,7 @@ UNCERTAIN = {
     "--image-column",
     "--label-column",
     "--labels",
+    "--message",
     "--network.model",
     "--checkpoint",
     "--json",

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanstep.program.console import UserError, first_line
-from meanstep.program.errors import shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,8 +107,8 @@ def _call(factory: Any, spec: str, given: dict[str, Any]) -> Any:
     try:
         return factory(**given)
     except (Exception, SystemExit) as error:
-        told = f" with --options {shown(given)}" if given else ""
-        raise UserError(f"{spec} failed{told}: {first_line(error)}{_place(error)}") from error
+        called = f"{spec} failed with these --options" if given else f"{spec} failed"
+        raise UserError(f"{called}: {first_line(error)}{_place(error)}") from error
 
 
 def _fits(factory: Callable[..., Any], spec: str, given: dict[str, Any]) -> None:

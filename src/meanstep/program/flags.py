@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
+from meanstep.program.disk import writable
 from meanstep.program.errors import UserError, shown
 from meanstep.program.reading import trees
 from meanstep.program.reading.files import regular
@@ -155,6 +156,16 @@ def readable(path: Path | None, flag: str) -> None:
     try:
         regular(path.expanduser())
     except (UserError, RuntimeError) as error:
+        raise UserError(f"{flag}: {error}") from None
+
+
+def file(path: Path, flag: str = "--out") -> Path:
+    """The file with links followed, or `UserError` if it cannot be written; nothing is touched."""
+    try:
+        if path == Path():
+            raise UserError("it is empty: give the name of a file")
+        return writable(path)
+    except UserError as error:
         raise UserError(f"{flag}: {error}") from None
 
 

@@ -45,11 +45,11 @@ def wrong(value: Any, kind: type, words: str) -> str:
     """What a number should be and is not, empty for one that may be. `words`: its range."""
     if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and not isinstance(value, int)):
         return "a whole number" if kind is int else "a number"
-    if kind is float and abs(value) > 1.7e308 and value == value and not (math.isinf(value) and "or inf" in words):
-        return "a finite number"
-    if value != value:
-        return "a number"
     found = [(*BOUNDS[word], edge) for word, edge in BOUND.findall(words)]
+    if kind is float and abs(value) > 1.7e308 and not (math.isinf(value) and "or inf" in words):
+        return f"a finite number {_said(found, value)}".strip()
+    if value != value:
+        return f"a number {_said(found, value)}".strip()
     if not any(said in ("at most", "less than") for said, _, _ in found) and kind is int:
         found.append((*BOUNDS["to"], str(LARGEST)))
     return "" if all(holds(value, _number(edge)) for _, holds, edge in found) else _said(found, value)
@@ -82,7 +82,8 @@ class Ranged:
         for name, flag, kind, words in _numbers(type(self)):  # type: ignore[arg-type]
             check(getattr(self, name), kind, words, f"--{self.PREFIX}{flag}")
         for name, kind in typing.get_type_hints(type(self)).items():
-            if kind == str | None and getattr(self, name) == "":
+            value = getattr(self, name)
+            if kind == str | None and value is not None and not value.strip():
                 raise UserError(f"--{self.PREFIX}{name.replace('_', '-')}: it is empty: leave it out, or give a value")
 
 

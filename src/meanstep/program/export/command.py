@@ -1,5 +1,6 @@
 """`meanstep export`: what is asked for, and whether that can be. `session` does it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,9 +9,10 @@ import tyro
 
 from meanstep.program import flags
 from meanstep.program.console import UserError, chat, put_json, stage, takes_json
+from meanstep.program.errors import shown
 from meanstep.program.export.targets import TARGETS, require
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Json, Network, hinted
-from meanstep.program.ranges import Amount, Count, Ranged
+from meanstep.program.ranges import Amount, Ranged, check, ranged
 from meanstep.program.registry import SAMPLER_HELP, check_sampler
 from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
@@ -34,7 +36,7 @@ class Export(Ranged):
     to: Annotated[str, tyro.conf.arg(metavar="TARGET", help=TO)]
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Where results go: a new folder."""
-    steps: Count = 1
+    steps: Annotated[int, ranged("INT from 1 to 1000")] = 1
     """Steps of the sampler, inside; the page offers 1, 2 and 4 beside."""
     guidance: Amount = 1.0
     """Scale of classifier-free guidance at sampling time, inside; 1 is the conditional model."""
@@ -48,7 +50,7 @@ class Export(Ranged):
     """Store the weights in half precision; they are computed with in float32."""
     decode: bool = True
     """Decode latents to pictures inside; without it they come out as they are."""
-    batch: Annotated[str, tyro.conf.arg(metavar="dynamic | N")] = "dynamic"
+    batch: Annotated[str, tyro.conf.arg(metavar="dynamic | N from 1 to 65536")] = "dynamic"
     """Rows at a time: dynamic for any number, or always so many."""
     field: bool = False
     """With onnx: write the velocity u(z, r, t, y) as well, for samplers of your own."""
@@ -78,8 +80,10 @@ class Export(Ranged):
         flags.factory(self.network)
         flags.readable(self.runtime if self.runtime and not self.runtime.expanduser().is_dir() else None, "--runtime")
         takes_json(self.json)
-        if self.batch != "dynamic" and not (self.batch.isdecimal() and int(self.batch) > 0):
-            raise UserError(f"--batch: dynamic, or a number of rows, got {self.batch!r}")
+        if self.batch != "dynamic":
+            if not re.fullmatch("[0-9]{1,100}", self.batch):
+                raise UserError(f"--batch: dynamic, or a number of rows, got {shown(self.batch)}")
+            check(int(self.batch), int, "from 1 to 65536", "--batch")
         for name, wanted in (("field", "onnx"), ("runtime", "web")):
             if getattr(self, name) and self.to != wanted:
                 raise UserError(f"--{name} belongs to --to {wanted}, and this is --to {self.to}: leave it out")

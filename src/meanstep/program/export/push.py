@@ -10,13 +10,14 @@ import tyro
 from meanstep.program.console import UserError, chat, put_json, stage, takes_json
 from meanstep.program.export.targets import CARD
 from meanstep.program.flags import Json, hinted
+from meanstep.program.ranges import Ranged
 from meanstep.program.runs.hub import check, endpoint, hub, told
 
 PUSHED = ("hub", "diffusers", "onnx")
 
 
 @dataclass(frozen=True)
-class Push:
+class Push(Ranged):
     """Upload what `meanstep export` made to the Hugging Face hub, where hub:owner/name then means it.
 
     The token is the one that `hf auth login` keeps, or $HF_TOKEN; it is never shown. Nothing is uploaded but the files of the export.

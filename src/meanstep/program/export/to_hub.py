@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from meanstep.program.console import UserError
+from meanstep.program.data.previews import encoded, grid
 from meanstep.program.disk import tree
 from meanstep.program.export.checks import Difference, compared
 from meanstep.program.export.hub_card import text
@@ -25,7 +26,6 @@ from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held
 from meanstep.program.runs.saved import manifest as described
 from meanstep.program.runs.saved import text as configured
 from meanstep.program.sampling.model import load
-from meanstep.program.sampling.pictures import encoded, grid
 
 Files = dict[str, bytes]
 PREVIEW = 64

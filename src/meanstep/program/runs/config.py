@@ -79,7 +79,7 @@ class MethodConfig(Ranged):
     """Guidance in the training target: its scale; the effective one is omega / (1 - kappa)."""
     kappa: Below = 0.0
     """Guidance in the training target: the share of the network's own conditional velocity."""
-    window: tuple[Share, Share] = (0.0, 1.0)
+    window: Annotated[tuple[Share, Share], ranged("FLOAT FLOAT from 0 to 1")] = (0.0, 1.0)
     """Times at which the target is guided: from the first one to the second."""
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class OptimiserConfig(Ranged):
     """Samples over which the rate rises from 0."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """How the rate goes on: it stays, or falls to 0 at the end."""
-    betas: Annotated[tuple[Below, Below], tyro.conf.arg(name="adam-betas")] = (0.9, 0.95)
+    betas: Annotated[tuple[Below, Below], tyro.conf.arg(name="adam-betas", metavar="FLOAT FLOAT from 0 below 1")] = (0.9, 0.95)
     """AdamW's decays of its two moments."""
     weight_decay: Amount = 0.0
     """AdamW's decay of the weights."""
@@ -113,7 +113,7 @@ class AveragesConfig(Ranged):
 
     PREFIX = "averages."
 
-    decays: tuple[Below, ...] = (0.999,)
+    decays: Annotated[tuple[Below, ...], ranged("[FLOAT from 0 below 1 ...]")] = (0.999,)
     """Exponential averages: what each keeps at a step."""
     widths: Annotated[tuple[float, ...], unset("none", "[FLOAT above 0 below 1 ...]", "")] = ()
     """Power-function averages: relative widths, such as 0.05 0.10; arXiv 2312.02696."""

@@ -17,12 +17,15 @@ from meanstep.fields import MLP, DiT
 C = TypeVar("C", bound="type[Family]")
 
 
-def network(name: str, *, instead: dict[str, tuple[str, ...]] | None = None, shapes: bool = False) -> Callable[[C], C]:
+def network(
+    name: str, *, instead: dict[str, tuple[str, ...]] | None = None, shapes: bool = False, ranges: dict[str, str] | None = None
+) -> Callable[[C], C]:
     """Declares a `Family` for the table of networks by `name`; `instead`: options that others say already, once these are given.
 
     `shapes`: it takes rows of any shape, not only square pictures and latents `[channels, side, side]`.
+    `ranges`: which numbers an option takes, in the words that help shows, such as `INT from 1`.
     """
-    return marked(name=name, instead=instead or {}, shapes=shapes)
+    return marked(name=name, instead=instead or {}, shapes=shapes, ranges=ranges or {})
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,20 @@ class Family:
         return self
 
 
-@network("dit", instead={"model": ("patch", "width", "depth", "heads")})
+@network(
+    "dit",
+    instead={"model": ("patch", "width", "depth", "heads")},
+    ranges={
+        "patch": "INT from 1 to 65536",
+        "width": "INT from 1 to 1048576",
+        "depth": "INT from 1 to 1000000",
+        "heads": "INT from 1 to 65536",
+        "ratio": "FLOAT above 0 to 1024",
+        "split": "INT from 0 to 1000000",
+        "data_floor": "FLOAT above 0 to 1",
+        "time_scale": "FLOAT above 0",
+    },
+)
 @dataclass(frozen=True)
 class Dit(Family):
     """The Diffusion Transformer, `fields.DiT`; arXiv 2212.09748, 2505.13447."""
@@ -87,7 +103,11 @@ class Dit(Family):
         return type(self)(patch=size, width=16, depth=1, heads=2, head=self.head, data_floor=self.data_floor)
 
 
-@network("mlp", shapes=True)
+@network(
+    "mlp",
+    shapes=True,
+    ranges={"width": "INT from 1 to 1048576", "depth": "INT from 1 to 1000000", "frequencies": "INT from 1 to 1024"},
+)
 @dataclass(frozen=True)
 class Mlp(Family):
     """A perceptron on the entries of a row, `fields.MLP`: for points, short signals and other rows of few entries."""

@@ -15,6 +15,7 @@ from meanstep.catalogue import Option
 from meanstep.program import parsing
 from meanstep.program.console import UserError
 from meanstep.program.factories import attribute
+from meanstep.program.ranges import check
 from meanstep.program.registry import NETWORKS, unknown
 from meanstep.program.runs.config import Config, NetworkConfig, cast, over
 
@@ -36,6 +37,8 @@ def resolved(network: NetworkConfig) -> NetworkConfig:
         if option not in types:
             raise UserError(_strange("--network.options", name, option, types))
     given = {option: cast(types[option], value, f"--network.{_flag(option)}") for option, value in network.options.items()}
+    for option, words in NETWORKS[name].facts.get("ranges", {}).items():
+        check(given.get(option), int if words.startswith("INT") else float, words, f"--network.{_flag(option)}")
     for option, others in NETWORKS[name].facts.get("instead", {}).items():
         for other in others:
             if given.get(option) and other in given:
@@ -148,7 +151,7 @@ def _kind(cls: type[T], full: NetworkConfig) -> tuple[Any, NetworkConfig]:
     """A command's class with the typed flags of a network, and that network as they hold it."""
     table = _table(full.name)
     shown = {f"option_{option.name}": full.options[option.name] for option in table if option.name in full.options}
-    start: NetworkConfig = _flags(table)(name=full.name, options={} if table else full.options, start=full.start, **shown)
+    start: NetworkConfig = _flags(full.name)(name=full.name, options={} if table else full.options, start=full.start, **shown)
     change = [("network", type(start), field(default=start))]
     return dataclasses.make_dataclass(cls.__name__, change, bases=(cls,), namespace={"__doc__": cls.__doc__}, frozen=True), start
 
@@ -163,16 +166,17 @@ def _given(args: Sequence[str]) -> list[str]:
     return [word.removeprefix("no_") for word in dict.fromkeys(words)]
 
 
-def _shown(option: Option) -> Any:
-    """How help shows an option: one that may be left unset says so in a word."""
+def _shown(option: Option, range_: str | None) -> Any:
+    """How help shows an option: its range, and of one that may be left unset that it is, in a word."""
     about, words = option.about.replace("\n", " "), {"int": "INT", "float": "FLOAT", "str": "STR"}
     if option.value not in (None, ""):
-        return tyro.conf.arg(name=option.name, help=about)
+        return tyro.conf.arg(name=option.name, help=about, metavar=range_)
     hint = lambda shown: f"(default: {shown if shown not in ('None', '', repr('')) else 'none'})"  # noqa: E731
-    return tyro.conf.arg(name=option.name, help=about, metavar=words[option.kind.partition(" ")[0]], help_behavior_hint=hint)
+    return tyro.conf.arg(name=option.name, help=about, metavar=range_ or words[option.kind.partition(" ")[0]], help_behavior_hint=hint)
 
 
-def _flags(options: Sequence[Option]) -> type[Any]:
+def _flags(name: str) -> type[Any]:
     """Entries of `NetworkConfig` and the options of a network, as tyro reads them."""
-    made = [(f"option_{o.name}", Annotated[o.type, _shown(o)], field(default=o.value)) for o in options]
+    ranges = NETWORKS[name].facts.get("ranges", {}) if name in NETWORKS else {}
+    made = [(f"option_{o.name}", Annotated[o.type, _shown(o, ranges.get(o.name))], field(default=o.value)) for o in _table(name)]
     return dataclasses.make_dataclass("Network", made, bases=(NetworkConfig,), frozen=True, namespace={"__doc__": NetworkConfig.__doc__})

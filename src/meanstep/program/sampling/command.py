@@ -8,7 +8,6 @@ import tyro
 
 from meanstep.program import flags
 from meanstep.program.console import UserError, stage, takes_json
-from meanstep.program.disk import writable
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, Seeds, hinted
 from meanstep.program.ranges import Amount, Ranged
 from meanstep.program.registry import SAMPLER_HELP, check_sampler
@@ -64,7 +63,7 @@ class Sample(Ranged):
 
     def _checked(self) -> tuple[Path, list[int] | None]:
         """The file to write and the labels that are asked for; `UserError` for what can be known to fail."""
-        path = writable(self.out)
+        path = flags.file(self.out)
         if path.suffix.lower() not in KINDS:
             raise UserError(f"--out: a name that ends in {', '.join(KINDS)}, got {self.out}")
         flags.device(self.device)

@@ -31,7 +31,7 @@ class Sizes(Ranged):
     PREFIX = "measure."
 
     count: Annotated[int, ranged("INT from 2 to 10000000")] = 2048
-    steps: tuple[Annotated[int, ranged("INT from 1 to 100000")], ...] = (1, 2, 4)
+    steps: Annotated[tuple[int, ...], ranged("[INT from 1 to 100000 ...]")] = (1, 2, 4)
     rows: Rows = 2048
     times: Annotated[int, ranged("INT from 1 to 100000")] = 10
     rows_at: Rows = 256

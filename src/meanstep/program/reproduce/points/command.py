@@ -116,7 +116,7 @@ class Toy(_Sweep):
     """
 
     sets: Annotated[tuple[str, ...], hinted(SETS_HELP, "the six; none with --points", "[SET ...]")] = ()
-    betas: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA ...]", help=BETAS_HELP)] = ("0", "0.25", "0.5", "0.75", "1")
+    betas: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA from 0 to 1 ...]", help=BETAS_HELP)] = ("0", "0.25", "0.5", "0.75", "1")
     points: Annotated[Path | None, hinted(POINTS_HELP, "none", "FILE")] = None
     out: Annotated[Path | None, hinted(FOLDER, "runs/toy, or runs/toy-2, ... where that is another study's", "FOLDER")] = None
 
@@ -141,7 +141,14 @@ class Mixtures(_Sweep):
 
     dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[D from 2 to 256 ...]")] = DIMENSIONS
     """Dimensions, 2 to 256."""
-    betas: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA ...]", help=BETAS_HELP)] = ("0", "0.2", "0.4", "0.6", "0.8", "1")
+    betas: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[BETA from 0 to 1 ...]", help=BETAS_HELP)] = (
+        "0",
+        "0.2",
+        "0.4",
+        "0.6",
+        "0.8",
+        "1",
+    )
     out: Annotated[Path | None, hinted(FOLDER, "runs/mixtures, or runs/mixtures-2, ... where that is another study's", "FOLDER")] = None
 
     def run(self) -> int:
