@@ -1,11 +1,12 @@
 """Data for a run: a cache as it is, or one made of a source in the user's own folder, with a line that says so."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from meanstep.program.bar import counting
-from meanstep.program.console import Interrupted, err, say
+from meanstep.program.console import Interrupted, UserError, err, say
 from meanstep.program.data.build import make
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.formats import counted
@@ -32,7 +33,12 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
         return Cache.open(folder)
     lost = f"; left out: {counted(opened.source.left_out)}" if opened.source.left_out else ""
     say(f"{spec} is no cache: making one in {folder}{lost}", on=err)
-    return with_bar(opened, folder)
+    try:
+        return with_bar(opened, folder)
+    except UserError as error:
+        if type(error) is not UserError:
+            raise
+        raise UserError(re.sub(r"--(crop|enlarge)", r"meanstep cache --\1", str(error).replace(" --size", " --data.size"))) from None
 
 
 def with_bar(opened: Opened, folder: Path) -> Cache:
