@@ -27,18 +27,21 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
     """
     if (Path(spec).expanduser() / NAME).exists():
         return Cache.open(spec)
-    opened = Opened.of(replace(request or Request(spec), source=spec))
+    try:
+        return _made(spec, Opened.of(replace(request or Request(spec), source=spec)))
+    except UserError as error:
+        if type(error) is not UserError:
+            raise
+        raise UserError(re.sub(r"--(crop|enlarge)", r"meanstep cache --\1", str(error).replace(" --size", " --data.size"))) from None
+
+
+def _made(spec: str, opened: Opened) -> Cache:
     folder = user_folder() / "data" / f"{Path(opened.source.name).stem}-{opened.digest[:16]}"
     if (folder / NAME).exists():
         return Cache.open(folder)
     lost = f"; left out: {counted(opened.source.left_out)}" if opened.source.left_out else ""
     say(f"{spec} is no cache: making one in {folder}{lost}", on=err)
-    try:
-        return with_bar(opened, folder)
-    except UserError as error:
-        if type(error) is not UserError:
-            raise
-        raise UserError(re.sub(r"--(crop|enlarge)", r"meanstep cache --\1", str(error).replace(" --size", " --data.size"))) from None
+    return with_bar(opened, folder)
 
 
 def with_bar(opened: Opened, folder: Path) -> Cache:
