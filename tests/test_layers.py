@@ -75,7 +75,6 @@ OUTSIDE_OF = {
 }
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc"}
 LONGEST = 300
-PHYSICAL_PROGRAM = False  # whether the program's files are counted with their prose too
 
 
 def modules(package: Path) -> Iterator[tuple[str, Path]]:
@@ -167,7 +166,7 @@ def test_files_are_short():
 
 
 def test_files_are_short_with_their_prose():
-    counted = {module: path for module, path in modules(PACKAGE) if PHYSICAL_PROGRAM or module.split(".")[0] not in {"program", "cli"}}
+    counted = dict(modules(PACKAGE))
     sizes = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in counted.items()}
     assert {module: size for module, size in sizes.items() if size > LONGEST} == {}
 

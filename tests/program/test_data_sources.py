@@ -5,6 +5,7 @@ import json
 import sys
 import tarfile
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,59 @@ def test_modes_become_grey_or_colour():
     assert np.array_equal(Preparation(1)(Image.fromarray(grey).convert("RGB"), "x")[0], grey)
     assert np.array_equal(Preparation(3)(Image.fromarray(grey), "x"), np.stack([grey] * 3))
     with pytest.raises(UserError, match="deep has pixels of mode I;16: convert it to 8 bits"):
-        Preparation()(Image.fromarray(np.zeros((4, 4), np.uint16)), "deep")
+        Preparation()(Image.fromarray(np.full((4, 4), 40_000, np.uint16)), "deep")
+    for kind in ("PNG", "TIFF"):
+        held = io.BytesIO()
+        Image.fromarray(grey.astype(np.uint16) * 257).save(held, kind)
+        assert np.array_equal(Preparation(1)(Image.open(held), "x")[0], grey)  # 16 bits that 8 bits hold exactly
+
+
+# What cannot be taken ----------------------------------------------------------------------------------------------------------------
+
+
+def deep(path: Path, value: int = 40_000) -> None:
+    Image.fromarray(np.full((10, 12), value, np.uint16)).save(path)
+
+
+def test_all_that_cannot_be_taken_is_listed_once(tmp_path: Path):
+    spec = tmp_path / "images"
+    for k in range(20):
+        picture(spec / f"{k:02d}.png")
+    for k in (3, 7, 11, 12, 13, 19):
+        deep(spec / f"{k:02d}.png")
+    deep(spec / "05.png", 257 * 9)
+    listed = r"03\.png has pixels of mode I;16.*\. 6 of 20 images cannot be taken: .*03\.png, .*12\.png, and 2 more; meanstep cache --skip"
+    with pytest.raises(UserError, match=listed):
+        make(Opened.of(Request(str(spec), shard=4)), tmp_path / "cache")
+    deep(spec / "00.png")
+    with pytest.raises(UserError, match=r"00\.png has pixels.* 7 of 20 images cannot be taken"):  # found before anything is written
+        Opened.of(Request(str(spec)))
+    picture(spec / "18.png", pixels(9, 9))
+    with pytest.raises(UserError, match=r"18\.png has 9 x 9 pixels, others 12 x 10: give --size"):  # not broken: nothing leaves it out
+        make(Opened.of(Request(str(spec), skip_broken=True)), tmp_path / "skipped")
+    cache = make(Opened.of(Request(str(spec), skip_broken=True, size=8)), tmp_path / "sized")
+    assert (len(cache), cache.manifest.skipped) == (13, 7)
+
+
+def test_a_dry_run_finds_what_making_would(tmp_path: Path, ran: Callable[..., int], capsys: pytest.CaptureFixture[str]):
+    spec = tmp_path / "images"
+    for k in range(9):
+        picture(spec / f"{k}.png")
+    deep(spec / "4.png")
+    (spec / "6.png").write_bytes((spec / "6.png").read_bytes()[:200])
+
+    def called(*words: str) -> tuple[int, str]:
+        code = ran("cache", str(spec), "--out", str(tmp_path / "cache"), *words)
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    refusals = [called("--dry-run"), called()]
+    assert refusals[0] == refusals[1] and refusals[0][0] == 2
+    assert "2 of 9 images cannot be taken: " in refusals[0][1]
+    code, told = called("--dry-run", "--skip-broken")
+    assert code == 0 and "7 images of images" in told and "left out as broken, 2 of 9 images: " in told
+    code, made = called("--skip-broken")
+    assert code == 0 and "left out as broken, 2 of 9 images: " in made and "4.png has pixels of mode I;16" in made
 
 
 # Arrays ------------------------------------------------------------------------------------------------------------------------------

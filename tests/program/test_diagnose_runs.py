@@ -126,9 +126,12 @@ def test_what_the_loss_had_learned_is_restored(runs: Path):
 def _learner(recipe: ms.Recipe) -> Running:
     """The one in the tangent."""
     (tangent,) = {term.objective.tangent for term in recipe if isinstance(term.objective, Eulerian) and term.objective.tangent}
-    waiting = [tangent]
+    waiting, met = [tangent], list[object]()
     while waiting:
         f = waiting.pop()
+        if any(f is other for other in met):
+            continue
+        met.append(f)
         if isinstance(f, Running):
             return f
         held = [cell.cell_contents for cell in getattr(f, "__closure__", None) or ()]

@@ -17,7 +17,7 @@ from scipy import stats
 from meanstep.program.console import UserError
 from meanstep.program.pages import look, statistics, strips, trained, verdicts
 from meanstep.program.pages.statistics import Change
-from meanstep.program.reproduce.points.report import claims, prose, results
+from meanstep.program.reproduce.points.report import claims, comparisons, prose, results
 from meanstep.program.reproduce.points.report.page import build, spoken
 from meanstep.program.reproduce.points.settings import mixture_dimension
 
@@ -361,8 +361,8 @@ def test_mixtures(tmp_path: Path):
 
 
 def test_rises():
-    assert claims.rise([4, 3, 2]) == 0 and claims.rise([1, 2]) == 1 and claims.rise([1, 1]) == 0
-    assert claims.rise([4, 1, 2]) == pytest.approx(1 / 3)
+    assert comparisons.rise([4, 3, 2]) == 0 and comparisons.rise([1, 2]) == 1 and comparisons.rise([1, 1]) == 0
+    assert comparisons.rise([4, 1, 2]) == pytest.approx(1 / 3)
 
 
 # The page ----------------------------------------------------------------------------------------------------------------------------

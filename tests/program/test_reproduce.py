@@ -110,6 +110,18 @@ def finish(run: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
+def test_the_readmes_two_commands_of_points_do_not_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("mine.csv", np.random.default_rng(0).normal(size=(200, 3)), delimiter=",")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    commands = [line.partition("#")[0].split()[1:] for line in readme.splitlines() if line.startswith(".venv/bin/meanstep reproduce toy")]
+    assert len(commands) == 2 and "--points" in commands[1]
+    for command in commands:  # each in the folder that it chooses itself
+        assert code(*command, "--scale", "smoke", "--workers", "2") == 0
+    assert sorted(path.parent.name for path in Path("runs").glob("*/report.html")) == ["toy", "toy-2"]
+
+
+@pytest.mark.slow
 def test_ctrl_c_before_anything_has_started(tmp_path: Path):
     run = start(tmp_path / "toy")
     wait_for((tmp_path / "toy" / "sweep.json").exists, 60)

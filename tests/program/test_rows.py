@@ -202,7 +202,7 @@ def test_latents_of_ones_own_are_decoded_by_their_autoencoder(here: Path):
 # What is refused ---------------------------------------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "rank 0": ({"x": np.zeros(5, np.float32)}, r"shape \(5,\): give rows with at least one axis"),
+    "rank 0": ({"x": np.zeros(5, np.float32)}, r"shape \(5,\): give rows with at least one axis .* one number, save x\[:, None\]"),
     "no entries": ({"x": np.zeros((5, 0), np.float32)}, "at least one axis after the first and an entry"),
     "none": ({"x": np.zeros((0, 3), np.float32)}, "holds no rows for the split 'train'"),
     "complex": ({"x": np.zeros((5, 2), np.complex64)}, "type complex64: save uint8 from 0 to 255, or rows of float32"),

@@ -118,6 +118,13 @@ def history(here: Path, plan: Plan) -> History:
 # Words -------------------------------------------------------------------------------------------------------------------------------
 
 
+def test_the_speed_is_that_of_most_records_whatever_the_last_one_is(whole: Path):
+    run = read(whole)
+    slow = [record | {"samples_per_second": 1.0} if record.get("seen", 0) > 3000 else record for record in run.records]
+    speed = {words: (value, why) for value, words, why in prose.tiles(replace(run, records=slow))}["samples a second"]
+    assert speed[0] == "100" and speed[1].startswith("median of the records")
+
+
 def test_what_is_best_and_what_was_measured(whole: Path):
     run = read(whole)
     assert run.best is not None and (run.best["seen"], run.seen, run.finished, run.resumed) == (3000, 4000, True, [2000])

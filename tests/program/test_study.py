@@ -265,6 +265,16 @@ def test_without_a_name_a_study_has_a_folder_of_its_own(inside: list[str], tmp_p
     assert "holds a study with --steps 4, now 5: this study is in" in " ".join(capsys.readouterr().err.split())
 
 
+def test_the_sets_and_points_of_ones_own_have_a_folder_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root, own = tmp_path / "runs" / "toy", replace(TINY, points="mine.csv", digest="0" * 64)
+    for settings, name in ((TINY, "toy"), (own, "toy-2"), (TINY, "toy"), (own, "toy-2")):
+        sweep = Sweep("toy", settings)
+        with folder.claimed(folder.chosen(None, root, sweep), sweep) as place:
+            folder.note(place, sweep, "cpu")
+        assert place == root.with_name(name).resolve()
+    assert "runs/toy holds a study with" in "".join(capsys.readouterr().err.split("\n"))
+
+
 def test_damaged_records_are_named(inside: list[str], tmp_path: Path):
     conducted(Quadratic((1,)), tmp_path)
     lines = (tmp_path / "records.jsonl").read_text().splitlines()

@@ -117,9 +117,8 @@ def _stacked(name: str, x: np.ndarray, y: np.ndarray | None, classes: tuple[str,
 def _rows(name: str, x: np.ndarray, y: np.ndarray | None, classes: tuple[str, ...]) -> Source:
     """Rows `[N, ...]` of numbers, of float64 as float32."""
     if x.ndim < 2 or not math.prod(x.shape[1:]):
-        raise UserError(
-            f"{name} holds an array of shape {x.shape}: give rows with at least one axis after the first and an entry, [N, ...]"
-        )
+        what = f"{name} holds an array of shape {x.shape}: give rows with at least one axis after the first and an entry, [N, ...]"
+        raise UserError(what + arrays.ONE * (x.ndim == 1))
     kind = np.float16 if x.dtype.itemsize == 2 else np.float32
 
     def read(i: int) -> np.ndarray:

@@ -16,17 +16,19 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from meanstep.program.console import UserError
+from meanstep.program.console import UserError, err, say
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.codecs import DTYPES
 from meanstep.program.data.manifest import NAME, Manifest, Shard
+from meanstep.program.data.offenders import FEW, Offence, found, refused, skipped
 from meanstep.program.data.opened import Opened
 from meanstep.program.data.source import Broken
 from meanstep.program.data.unfinished import Unfinished, claim
 from meanstep.program.disk import remove, write
 
 Told = Callable[[int], None]
-Item = tuple[np.ndarray, int]
+Read = tuple[list[tuple[np.ndarray, int]], list[str]]
+"""Items and labels, and what was wrong with those that are left out."""
 
 
 def make(opened: Opened, folder: Path, told: Told = lambda done: None) -> Cache:
@@ -40,14 +42,24 @@ def make(opened: Opened, folder: Path, told: Told = lambda done: None) -> Cache:
         index = opened.index
         starts = range(0, len(index), opened.rows)
         _room(folder, opened, len(index) - len(held.parts) * opened.rows)
-        with ThreadPoolExecutor(opened.request.workers) as pool:
-            for k in range(len(held.parts), len(starts)):
-                told(starts[k])
-                held.add(_shard(opened, k, index[starts[k] : starts[k] + opened.rows], folder, pool, told))
+        try:
+            with ThreadPoolExecutor(opened.request.workers) as pool:
+                for k in range(len(held.parts), len(starts)):
+                    told(starts[k])
+                    held.add(_shard(opened, k, index[starts[k] : starts[k] + opened.rows], folder, pool, told))
+        except Offence as error:
+            raise refused(opened, found(opened, told)) or error from None
         write(folder / NAME, _manifest(opened, held, folder).text())
         remove(held.path)
+        _tell(opened, held)
     told(len(index))
     return Cache.open(folder, verify=False)
+
+
+def _tell(opened: Opened, held: Unfinished) -> None:
+    """What was left out, in one line."""
+    if count := sum(part["skipped"] for part in held.parts):
+        say(skipped(opened, [error for part in held.parts for error in part.get("broken", ())], count), on=err)
 
 
 def _plain(value: Any) -> Any:
@@ -63,8 +75,9 @@ def _room(folder: Path, opened: Opened, rows: int) -> None:
 def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: ThreadPoolExecutor, told: Told) -> dict[str, Any]:
     """Read, encode and write one shard; its entry in the list of finished ones."""
     tensors: dict[str, list[Tensor]] = {name: [] for name in ("x", "y", "x_flip")[: 3 if opened.flips == "stored" else 2]}
-    done = 0
-    for at, batch in _batches(opened, index, pool):
+    done, broken = 0, list[str]()
+    for at, (batch, errors) in _batches(opened, index, pool):
+        broken += errors
         if batch:
             items = torch.from_numpy(np.stack([item for item, _ in batch]))
             tensors["x"].append(_encode(opened, items, at))
@@ -76,6 +89,7 @@ def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: Thread
     whole = {name: torch.cat(parts) for name, parts in tensors.items()} if tensors["x"] else {}
     rows = len(whole.get("y", ()))
     entry: dict[str, Any] = {"name": f"shard-{k:05d}.safetensors", "rows": rows, "skipped": len(index) - rows}
+    entry |= {"broken": broken[:FEW]} if broken else {}
     if rows:
         data = save(whole)
         write(folder / entry["name"], data)
@@ -83,9 +97,9 @@ def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: Thread
     return entry
 
 
-def _batches(opened: Opened, index: np.ndarray, pool: ThreadPoolExecutor) -> Iterator[tuple[np.ndarray, list[Item]]]:
+def _batches(opened: Opened, index: np.ndarray, pool: ThreadPoolExecutor) -> Iterator[tuple[np.ndarray, Read]]:
     """Items of the shard in batches, as many ahead as there are threads, one thread for each; without the broken ones."""
-    waiting: deque[tuple[np.ndarray, Future[list[Item]]]] = deque()
+    waiting: deque[tuple[np.ndarray, Future[Read]]] = deque()
     try:
         for start in range(0, len(index), opened.request.batch):
             at = index[start : start + opened.request.batch]
@@ -101,16 +115,16 @@ def _batches(opened: Opened, index: np.ndarray, pool: ThreadPoolExecutor) -> Ite
             items.cancel()
 
 
-def _read(opened: Opened, at: np.ndarray) -> list[Item]:
-    found = []
+def _read(opened: Opened, at: np.ndarray) -> Read:
+    items, errors = list[tuple[np.ndarray, int]](), list[str]()
     for i in at.tolist():
         try:
-            item, label = opened.source[i]
-            found.append((opened.item(item, opened.source.where(i)), label))
-        except Broken:
-            if not opened.request.skip_broken:
-                raise
-    return found
+            items.append(opened.take(i))
+        except UserError as error:
+            if not (opened.request.skip_broken and isinstance(error, Broken)):
+                raise Offence(str(error)) from error
+            errors.append(str(error))
+    return items, errors
 
 
 def _encode(opened: Opened, items: Tensor, at: np.ndarray) -> Tensor:

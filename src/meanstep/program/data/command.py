@@ -115,15 +115,25 @@ ZEROS: dict[str, Any] = {"channels": 0, "size": 0, "limit": 0, "shard": 0, "dtyp
 
 
 def _foresee(opened: "Opened", folder: Path, json: Path | None) -> None:
+    """What would be made, after everything was read: what cannot be taken is found here too."""
+    from meanstep.program.data.ensured import survey
+    from meanstep.program.data.offenders import refused, skipped
+
+    offenders = survey(opened)
+    if error := refused(opened, offenders):
+        raise error
     there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.is_dir())
-    n, free = len(opened.index), shutil.disk_usage(there).free
+    n, free = len(opened.index) - len(offenders), shutil.disk_usage(there).free
     record = _record(opened, folder, n, -(-n // opened.rows), n * opened.row_bytes)
-    if put_json(json, record | {"made": False}):
+    if put_json(json, record | {"made": False, "skipped": len(offenders)}):
         return
     words = opened.autoencoder.spec if opened.name != "plain" else "as they are"
-    empty = set(range(len(opened.source.classes))) - {opened.source.label(int(i)) for i in opened.index}
+    left = set(opened.index.tolist()) - {i for i, _ in offenders}
+    empty = set(range(len(opened.source.classes))) - {opened.source.label(i) for i in left}
     for line in _lines(record, opened, opened.source.name, empty, f", {words}"):
         say(line, on=out)
+    if offenders:
+        say(skipped(opened, [str(error) for _, error in offenders], len(offenders)), on=out)
     say(f"{free / 1e6:,.0f} MB are free in {folder}; nothing was written", on=out)
 
 

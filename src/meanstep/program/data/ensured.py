@@ -7,6 +7,7 @@ from pathlib import Path
 
 from meanstep.program.bar import counting
 from meanstep.program.console import Interrupted, UserError, err, say
+from meanstep.program.data import offenders
 from meanstep.program.data.build import make
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.formats import counted
@@ -52,3 +53,10 @@ def with_bar(opened: Opened, folder: Path) -> Cache:
             return make(opened, folder, lambda done: bar.update(task, completed=done))
         except KeyboardInterrupt:
             raise Interrupted(f"stopped: the full shards in {folder} stay, the same command goes on after them") from None
+
+
+def survey(opened: Opened) -> list[offenders.Offender]:
+    """What cannot be taken, looked for with a progress bar."""
+    with counting(opened.noun) as bar:
+        task = bar.add_task("reading", total=len(opened.index))
+        return offenders.found(opened, lambda done: bar.update(task, completed=done))

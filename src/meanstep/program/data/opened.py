@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from meanstep.program.console import UserError
+from meanstep.program.data import offenders
 from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
 from meanstep.program.data.codecs import CODECS, DTYPES, Codec
 from meanstep.program.data.manifest import LATER, NAME, STRUCTURE, Manifest
@@ -19,6 +20,8 @@ from meanstep.program.data.request import Request
 from meanstep.program.data.sources import Broken, Source, open_source
 
 SHARD_BYTES = 1 << 25
+LOOKED = 64
+"""Items after which those of a source are taken to be alike, all of them of no use."""
 Item = Callable[[Any, str], np.ndarray]
 """From an item of a source and its place, for complaints, to an array."""
 
@@ -47,9 +50,10 @@ class Opened:
         if source.plain:
             return cls._plain(request, source, autoencoder)
         item = Preparation.asked(request, source)
-        image = _first(source, item, request.skip_broken).shape
+        at, image = _first(source, item, request.skip_broken)
         name, dtype = ("latents", request.dtype or "float16") if autoencoder.encodes else ("pixels", "uint8")
-        return cls(request, source, autoencoder, name, replace(item, shape=image), image, autoencoder.shape(image), dtype)
+        shape = autoencoder.shape(image.shape)
+        return cls(request, source, autoencoder, name, replace(item, shape=image.shape), image.shape, shape, dtype)._admitted(at)
 
     @classmethod
     def _plain(cls, request: Request, source: Source, autoencoder: Autoencoder) -> "Opened":
@@ -57,10 +61,21 @@ class Opened:
         for name in ("size", "channels", "flips", "enlarge"):
             if getattr(request, name):
                 raise UserError(f"{source.name} holds rows of numbers, and --{name} is for pictures: leave it out")
-        first = _first(source, numbers, request.skip_broken)
+        at, first = _first(source, numbers, request.skip_broken)
         image = autoencoder.image(first.shape) if autoencoder.encodes else first.shape
         name = "latents" if autoencoder.encodes else "plain"
-        return cls(request, source, autoencoder, name, numbers, image, first.shape, request.dtype or first.dtype.name)
+        return cls(request, source, autoencoder, name, numbers, image, first.shape, request.dtype or first.dtype.name)._admitted(at)
+
+    def _admitted(self, at: int) -> "Opened":
+        """Itself, or `UserError` that lists all that cannot be taken where the items before `at` could not."""
+        if at and (error := offenders.refused(self, offenders.found(self))):
+            raise error
+        return self
+
+    def take(self, i: int) -> tuple[np.ndarray, int]:
+        """Item `i` as an array of shape `image`, and its label; `UserError` if it cannot be taken, `Broken` if it cannot be read."""
+        item, label = self.source[i]
+        return self.item(item, self.source.where(i)), label
 
     @property
     def codec(self) -> Codec:
@@ -142,11 +157,16 @@ def numbers(item: Any, where: str) -> np.ndarray:
     return np.asarray(item)
 
 
-def _first(source: Source, item: Item, skip: bool) -> np.ndarray:
-    for i in range(len(source)):
+def _first(source: Source, item: Item, skip: bool) -> tuple[int, np.ndarray]:
+    """The first item that can be taken, with its number; `skip`: looked for behind broken ones however many they are."""
+    error: UserError | None = None
+    for i in range(len(source) if skip else min(len(source), LOOKED)):
         try:
-            return item(source[i][0], source.where(i))
-        except Broken:
-            if not skip:
+            return i, item(source[i][0], source.where(i))
+        except UserError as said:
+            if skip and not isinstance(said, Broken):
                 raise
-    raise UserError(f"none of the {len(source)} {source.noun} of {source.name} can be read")
+            error = error or said
+    if error is None or skip:
+        raise UserError(f"none of the {len(source)} {source.noun} of {source.name} can be read")
+    raise error

@@ -8,10 +8,12 @@ from PIL import Image, ImageOps
 from meanstep.program.console import UserError
 from meanstep.program.data.manifest import Manifest
 from meanstep.program.data.request import Crop, Request, Resample
-from meanstep.program.data.source import Source
+from meanstep.program.data.source import Broken, Source
 
 FILTERS = {"box": Image.Resampling.BOX, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 GREY, COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
+DEEP = ("I;16", "I;16L", "I;16B")
+"""Grey of 16 bits: white is 65,535 = 257 * 255."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Preparation:
     `center`: the shorter side is resized to `size` with `resample`, then the middle is cut out. `adm`: likewise with bicubic, after
     halvings by box while the shorter side is at least twice `size` (arXiv 2105.05233). An image smaller than `size` is an error unless
     `enlarge`, and so is one of another than a given `shape`. Transparency is laid over white; a photograph's stated orientation is
-    followed.
+    followed. Grey of 16 bits is taken where 8 bits hold it exactly.
     """
 
     channels: int = 3
@@ -58,8 +60,11 @@ class Preparation:
         return pixels
 
     def _mode(self, image: Image.Image, where: str) -> Image.Image:
+        image = _eight_bits(image)
         if image.mode not in GREY + COLOUR:
-            raise UserError(f"{where} has pixels of mode {image.mode}: convert it to 8 bits a channel")
+            lost = ", which loses some of its 65,536 levels" if image.mode in DEEP else ""
+            remedy = f"convert it to 8 bits a channel{lost}, or leave it out with --skip-broken"
+            raise Broken(f"{where} has pixels of mode {image.mode}: {remedy}")
         if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -87,3 +92,11 @@ class Preparation:
             image = image.resize((round(image.width * scale), round(image.height * scale)), FILTERS[self.resample])
         left, top = (image.width - size) // 2, (image.height - size) // 2
         return image.crop((left, top, left + size, top + size))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits whose levels are those of 8 bits, times 257, with these; any other as it is."""
+    if image.mode not in DEEP:
+        return image
+    pixels = np.asarray(image).astype(np.uint16)
+    return image if (pixels % 257).any() else Image.fromarray((pixels // 257).astype(np.uint8))

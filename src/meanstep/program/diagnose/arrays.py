@@ -62,7 +62,8 @@ def load(path: Path, labels: Path | None = None) -> Dataset:
 def _whole(path: Path, x: Any, y: Any, labels: Path | None = None) -> Dataset:
     _real(path, x)
     if x.ndim < 2 or min(x.shape) < 1:
-        raise UserError(f"{path} holds an array of shape {tuple(x.shape)}: give rows with at least one axis after the first, [N, ...]")
+        what = f"{path} holds an array of shape {tuple(x.shape)}: give rows with at least one axis after the first, [N, ...]"
+        raise UserError(what + arrays.ONE * (x.ndim == 1))
     if len(x) < FEWEST:
         raise UserError(f"{path} has {len(x)} rows; give at least {FEWEST}")
     if y is not None:

@@ -26,6 +26,8 @@ FAULTS = (
 """What NumPy and zipfile raise of a file that is none."""
 EXPANDS = 1100
 """Most bytes that one of deflate can stand for."""
+ONE = "; where a row is one number, save x[:, None]"
+"""The remedy for an array [N], which may be N rows or one."""
 
 
 def memory() -> int:

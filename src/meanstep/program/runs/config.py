@@ -152,7 +152,7 @@ class RunConfig(Ranged):
     evaluate_count: Annotated[int, ranged("INT from 2")] = 1024
     """Samples of an evaluation."""
     loggers: Annotated[tuple[str, ...], unset("none", "[NAME ...]", "")] = ()
-    """Beside records.jsonl: tensorboard, wandb, mlflow, trackio."""
+    """Beside records.jsonl: tensorboard, wandb, mlflow, trackio; WANDB_PROJECT, WANDB_TAGS and MLFLOW_EXPERIMENT_NAME hold."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
     means over the steps since the record before; null where no row had a value
 {"kind": "evaluation", "seen", "average", "extractor", "count", "steps": {"1": distance, ...}}
 {"kind": "failure", "seen", "error"}   the loss or the gradient was not finite: the run ended here
+{"kind": "caution", "seen", "words"}   what was said of the data and the network at the start
 {"kind": "picture", "seen", "file"}   {"kind": "checkpoint", "seen", "folder"}
 {"kind": "stop", "seen", "signal", "folder"}   a signal stopped the run, which is saved there
 {"kind": "output", "seen", "lost"}   the terminal, file or reader of its words was gone; the run goes on
@@ -48,6 +49,7 @@ HOLDS: dict[str, dict[str, type]] = {
     "picture": {"file": str},
     "checkpoint": {"folder": str},
     "failure": {"error": str},
+    "caution": {"words": str},
 }
 """What a record of a kind holds at least, beside the samples seen."""
 

@@ -26,7 +26,7 @@ FREE = {"samples", "device", "compile", "parallel", "log_every", "sample_every",
 """Entries of `run` that may change when a run goes on."""
 
 
-WRITTEN = (".lock", MANIFEST, AUTOENCODER, "env.json", METHOD, "records.jsonl", CONFIG)
+WRITTEN = (".lock", MANIFEST, AUTOENCODER, "env.json", METHOD, "records.jsonl", "wandb.txt", "trackio.txt", "mlflow.txt", CONFIG)
 """What a run that has made no step has; the configuration makes it a run, so it comes last."""
 
 
@@ -76,7 +76,7 @@ def begin(here: Path, config: Config, cache: "Cache", device: str) -> None:
 
 def withdraw(here: Path) -> None:
     """Take back what was written for a run that failed before its first step, so that the corrected command finds no other run."""
-    if disk.foreign(here, WRITTEN) or any(record["kind"] != "start" for record in load(here / "records.jsonl")):
+    if disk.foreign(here, WRITTEN) or any(record["kind"] not in ("start", "caution") for record in load(here / "records.jsonl")):
         return
     for name in WRITTEN[1:]:
         disk.remove(here / name)

@@ -1,6 +1,9 @@
 """Trackers beside records.jsonl, each an extra of its own."""
 
 import importlib
+import os
+import re
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +12,9 @@ from typing import Any
 from meanstep.program.console import UserError
 from meanstep.program.disk import folder as subfolder
 from meanstep.program.disk import write
+
+PROJECT = "meanstep"
+"""The project or experiment of runs, unless the tracker's own variable names another."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +32,31 @@ def _tensorboard(module: Any, folder: Path, config: dict[str, Any]) -> Logger:
 
 
 def _wandb(module: Any, folder: Path, config: dict[str, Any]) -> Logger:
-    """W&B and trackio, which has the same calls; the run keeps its name when it goes on."""
-    named = {"id": folder.name} if module.__name__ == "wandb" else {}
-    module.init(project="meanstep", name=folder.name, config=config, resume="allow", **named)
+    """A run of its own, whatever other folders are called; WANDB_PROJECT and WANDB_TAGS say where it belongs."""
+    project, run = os.environ.get("WANDB_PROJECT") or PROJECT, _id(folder / "wandb.txt", folder)
+    module.init(project=project, id=run, name=folder.name, config=config, resume="allow")
     return Logger(lambda seen, values: module.log({**values, "seen": seen}), module.finish)
 
 
+def _trackio(module: Any, folder: Path, config: dict[str, Any]) -> Logger:
+    """Calls like W&B's, but a run is told from others by its name."""
+    module.init(
+        project=os.environ.get("TRACKIO_PROJECT") or PROJECT, name=_id(folder / "trackio.txt", folder), config=config, resume="allow"
+    )
+    return Logger(lambda seen, values: module.log({**values, "seen": seen}), module.finish)
+
+
+def _id(noted: Path, folder: Path) -> str:
+    """The tracker's name for this run: drawn once, and kept in the folder so that the run goes on under it."""
+    if not (noted.exists() and noted.read_text(encoding="utf-8").strip()):
+        write(noted, f"{re.sub('[^A-Za-z0-9_-]', '-', folder.name)[:40]}-{uuid.uuid4().hex[:12]}")
+    return noted.read_text(encoding="utf-8").strip()
+
+
 def _mlflow(module: Any, folder: Path, config: dict[str, Any]) -> Logger:
+    """Its experiment is MLFLOW_EXPERIMENT_NAME, if that is set."""
     noted = folder / "mlflow.txt"
-    module.set_experiment("meanstep")
+    module.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT)
     run = module.start_run(run_id=noted.read_text() if noted.exists() else None, run_name=folder.name)
     write(noted, run.info.run_id)
     return Logger(lambda seen, values: module.log_metrics(values, step=seen), module.end_run)
@@ -44,7 +66,7 @@ KINDS: dict[str, tuple[str, Callable[[Any, Path, dict[str, Any]], Logger]]] = {
     "tensorboard": ("torch.utils.tensorboard", _tensorboard),
     "wandb": ("wandb", _wandb),
     "mlflow": ("mlflow", _mlflow),
-    "trackio": ("trackio", _wandb),
+    "trackio": ("trackio", _trackio),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from meanstep.program import disk
-from meanstep.program.console import UserError, stage
+from meanstep.program.console import UserError, err, say, stage
 from meanstep.program.data import Cache, Loader
 from meanstep.program.runs import facts
 from meanstep.program.runs.config import Config, chunk
@@ -18,6 +18,7 @@ from meanstep.program.runs.integrity import STATE
 from meanstep.program.runs.records import Records
 from meanstep.program.runs.saved import Saved, found, numbered
 from meanstep.program.training import checkpoints, loggers
+from meanstep.program.training.cautions import cautions
 from meanstep.program.training.events import Events, Show, progress
 from meanstep.program.training.loop import Failure, Step, batches, stopping
 from meanstep.program.training.ranks import Ranks
@@ -109,6 +110,9 @@ def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State
     if records is not None:
         facts.keep(here, config, state.learns)
         records.add("start", state.seen, time=time.time(), ranks=ranks.size, device=str(ranks.device))
+        for words in () if state.seen else cautions(cache, state):
+            say(f"caution: {words}", on=err)
+            records.add("caution", state.seen, words=words)
     events = Events(config, here, ranks, samples, judged, records, followed)
     if state.seen:
         events.complete(state)

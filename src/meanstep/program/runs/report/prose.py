@@ -65,6 +65,7 @@ def gaps(run: History) -> list[str]:
     """What a reader must know before the numbers."""
     failed = run.records and run.records[-1].get("kind") == "failure"
     found = [f"The run broke off: {run.records[-1]['error']}"] if failed else []
+    found += [f"Said at the start: {record['words']}." for record in run.of("caution")]
     if not run.of("train"):
         return [*found, "There is no record of a step yet."]
     if not run.of("evaluation"):

@@ -9,9 +9,20 @@ from math import inf, log
 import numpy as np
 
 from meanstep.program.pages.statistics import Change, across, difference, ratio
-from meanstep.program.pages.trained import FAR, covered, undecided, way
+from meanstep.program.pages.trained import undecided
 from meanstep.program.pages.verdicts import HIGHER, LOWER, Claim, Row, claim
-from meanstep.program.reproduce.points.report.results import ANCHORED, BASE, BOTH, PLANE, Results, Seeds
+from meanstep.program.reproduce.points.report.comparisons import (
+    changes_of,
+    far,
+    gaps_of,
+    overall,
+    plane,
+    price,
+    rise,
+    sw1_ratio,
+    trace_ratio,
+)
+from meanstep.program.reproduce.points.report.results import ANCHORED, BASE, BOTH, Results
 from meanstep.program.reproduce.points.settings import mixture_dimension
 
 PAPER = "arXiv 2605.09235, quoted from summaries"
@@ -38,46 +49,9 @@ def claims(results: Results) -> list[Claim]:
     return [undecided(each, f"Too far from the data to judge: {why}.") for each in made] if (why := far(results)) else made
 
 
-def far(results: Results) -> str:
-    """How far one-step samples at beta 0 are from the data, where nothing follows from them; else empty."""
-    scores = [[*results.score(name, BASE).values()] for name in results.sets]
-    floors, starts = ([read(name) for name in results.sets] for read in (results.floor, results.noise))
-    found = way(*([float(np.mean(x)) if x else None for x in values] for values in (scores, floors, starts)))
-    if not found.far:
-        return ""
-    times = f"SW1 at β = 0 is {found.times:.0f} times its floor, more than {FAR:g} times"
-    return times if found.times > FAR else f"at β = 0 one-step samples {covered(found)}"
-
-
-def trace_ratio(results: Results, name: str) -> Change:
-    """Tr Cov of the gradient at beta 0 over beta 1, on the weights trained at beta 0."""
-    return ratio(results.probed(name, BASE, "trace", 0), results.probed(name, BASE, "trace", 1))
-
-
-def sw1_ratio(results: Results, name: str, id: str, base: str = BASE, weights: str = "ema") -> Change:
-    """One-step SW1 of a model over that of another, paired by seed."""
-    return ratio(results.score(name, id, weights=weights), results.score(name, base, weights=weights))
-
-
-def _plane(results: Results) -> list[str]:
-    return [name for name in PLANE if name in results.sets]
-
-
-def _overall(changes: dict[str, Change]) -> tuple[str, Change]:
-    """Across sets with the set means as units; of a single set, its seeds."""
-    several = across(changes.values())
-    if several.n > 1:
-        return f"{several.n} sets as units", several
-    return next(((name, change) for name, change in changes.items() if change.n), ("", Change(())))
-
-
-def _changes(results: Results, id: str, base: str = BASE) -> dict[str, Change]:
-    return {name: change for name in results.sets if (change := sw1_ratio(results, name, id, base)).n}
-
-
 def _falls(results: Results) -> Claim:
-    rows = [Row(name, trace_ratio(results, name), claimed=HIGHER[0], shown=HIGHER[1]) for name in _plane(results)]
-    for name in _plane(results):
+    rows = [Row(name, trace_ratio(results, name), claimed=HIGHER[0], shown=HIGHER[1]) for name in plane(results)]
+    for name in plane(results):
         own = ratio(results.probed(name, BASE, "trace", 0), results.probed(name, ANCHORED, "trace", 1))
         rows.append(Row(f"{name}, at the weights of each β", own))
     return claim(
@@ -93,7 +67,7 @@ def _falls(results: Results) -> Claim:
 
 def _size(results: Results) -> Claim:
     shown = f"{TRACE_RANGE[0]} to {TRACE_RANGE[1]}"
-    rows = [Row(name, trace_ratio(results, name), shown, TRACE_RANGE, (1.0, inf)) for name in _plane(results)]
+    rows = [Row(name, trace_ratio(results, name), shown, TRACE_RANGE, (1.0, inf)) for name in plane(results)]
     return claim(
         "variance-size",
         f"It is lower by a factor between {TRACE_RANGE[0]} and {TRACE_RANGE[1]}.",
@@ -107,7 +81,7 @@ def _size(results: Results) -> Claim:
 
 def _monotone(results: Results) -> Claim:
     rows = []
-    for name in _plane(results):
+    for name in plane(results):
         shares = tuple(rise(probe["trace"]) for probe in results.probes(name, BASE) if len(probe["betas"]) > 2)
         rows.append(Row(name, Change(shares, logs=False), "nearly 0", (-inf, RISE), (-inf, RISE), against_none=False))
     return claim(
@@ -122,14 +96,8 @@ def _monotone(results: Results) -> Claim:
     )
 
 
-def rise(trace: Sequence[float | None]) -> float:
-    """The share of rises in the total variation of the logarithm; 0 if nothing varies."""
-    steps = np.diff(np.log([x for x in trace if x is not None and x > 0]))
-    return float(steps[steps > 0].sum() / total) if (total := np.abs(steps).sum()) > 0 else 0.0
-
-
 def _where(results: Results) -> Claim:
-    changes = {name: trace_ratio(results, name) for name in _plane(results)}
+    changes = {name: trace_ratio(results, name) for name in plane(results)}
     contrast = _contrast(results, [name for name in LARGER if name in changes], [name for name in changes if name not in LARGER])
     rows = [Row(" and ".join(LARGER) + " over the rest", contrast, claimed=HIGHER[0], shown=HIGHER[1])]
     return claim(
@@ -156,10 +124,10 @@ def _contrast(results: Results, some: Sequence[str], others: Sequence[str]) -> C
 
 
 def _gain(results: Results) -> Claim:
-    names = [name for name in _plane(results) if name != EXCEPTION]
+    names = [name for name in plane(results) if name != EXCEPTION]
     changes = {name: sw1_ratio(results, name, ANCHORED) for name in names}
     rows = [Row(name, change, _paper(name), SW1_RANGE, (0.0, 1.0)) for name, change in changes.items()]
-    every = {name: sw1_ratio(results, name, ANCHORED) for name in _plane(results)}
+    every = {name: sw1_ratio(results, name, ANCHORED) for name in plane(results)}
     rows.append(Row(f"all of these sets{f' and {EXCEPTION}' if EXCEPTION in every else ''}, set means as units", across(every.values())))
     rows += [Row(f"{name}, raw weights", sw1_ratio(results, name, ANCHORED, weights="raw")) for name in names]
     return claim(
@@ -197,14 +165,14 @@ def _exception(results: Results) -> Claim:
 def _whose(results: Results) -> Claim:
     plain, anchored = "ema 1", "beta 0 anchor"
     rows = []
-    contrast = _changes(results, plain, anchored)
+    contrast = changes_of(results, plain, anchored)
     if contrast:
-        where, change = _overall(contrast)
+        where, change = overall(contrast)
         rows.append(Row(f"β = 1 alone over anchor alone, {where}", change, "", *LOWER))
-        where, change = _overall(_changes(results, plain))
+        where, change = overall(changes_of(results, plain))
         rows.append(Row(f"β = 1 alone over neither, {where}", change, "", *LOWER))
         for words, id in (("anchor alone", anchored), ("both", ANCHORED)):
-            where, change = _overall(_changes(results, id))
+            where, change = overall(changes_of(results, id))
             rows.append(Row(f"{words} over neither, {where}", change))
     return claim(
         "whose-gain",
@@ -220,7 +188,7 @@ def _whose(results: Results) -> Claim:
 
 def _mismatch(results: Results) -> Claim:
     changes = {name: change for name in results.sets if (change := price(results, name, "matrix")).n}
-    where, change = _overall(changes)
+    where, change = overall(changes)
     rows = [Row(where, change, "", *HIGHER), *(Row(name, found) for name, found in changes.items())] if changes else []
     return claim(
         "mismatch",
@@ -234,30 +202,14 @@ def _mismatch(results: Results) -> Claim:
     )
 
 
-def price(results: Results, name: str, rule: str) -> Change:
-    """SW1 at the predicted coefficient over SW1 at the best of the other seeds, seed by seed; none below three coefficients."""
-    grid = results.paper_betas()
-    scores = {beta: results.score(name, results.paper(beta)) for beta in grid}
-    predicted = results.probe(name, BASE, "optimum", rule)
-    seeds = sorted(set.intersection(set(predicted), *(set(found) for found in scores.values()))) if grid else []
-    if len(grid) < 3 or len(seeds) < 2:
-        return Change(())
-    ratios = {}
-    for seed in seeds:
-        near = min(grid, key=lambda beta: abs(beta - predicted[seed]))
-        best = min(grid, key=lambda beta: float(np.mean([log(scores[beta][other]) for other in seeds if other != seed])))
-        ratios[seed] = scores[near][seed] / scores[best][seed]
-    return ratio(ratios, dict.fromkeys(seeds, 1.0))
-
-
 def _rules(results: Results) -> Claim:
-    gaps = {rule: {name: _gaps(results, name, rule) for name in results.sets} for rule in ("norm", "signed", "matrix")}
+    gaps = {rule: {name: gaps_of(results, name, rule) for name in results.sets} for rule in ("norm", "signed", "matrix")}
     changes = {name: change for name in results.sets if (change := difference(gaps["norm"][name], gaps["matrix"][name])).n}
-    where, change = _overall(changes)
+    where, change = overall(changes)
     rows = [Row(where, change, "", (0.0, inf), (0.0, inf))] if changes else []
     for rule, words in (("norm", "eq. (19) with |κ|"), ("signed", "eq. (19b)"), ("matrix", "eq. (20)")):
         apart = {name: Change(tuple(found.values()), logs=False) for name, found in gaps[rule].items() if found}
-        rows += [Row(f"{words}: mean distance to the measured optimum", _overall(apart)[1], against_none=False)] if apart and rows else []
+        rows += [Row(f"{words}: mean distance to the measured optimum", overall(apart)[1], against_none=False)] if apart and rows else []
     return claim(
         "predicted",
         "The matrix form of the optimum predicts where the gradient's error is least better than the scalar form with |κ| does.",
@@ -270,27 +222,14 @@ def _rules(results: Results) -> Claim:
     )
 
 
-def least(results: Results, name: str, quantity: str) -> Seeds:
-    """The probed coefficient with the least `trace` or `error` on the weights trained at beta 0, by seed."""
-    grid = results.probe_betas(name, BASE)
-    curves = {beta: results.probed(name, BASE, quantity, beta) for beta in grid}
-    seeds = set.intersection(*(set(found) for found in curves.values())) if len(grid) > 2 else set()
-    return {seed: min(grid, key=lambda beta: curves[beta][seed]) for seed in sorted(seeds)}
-
-
-def _gaps(results: Results, name: str, rule: str) -> Seeds:
-    best, predicted = least(results, name, "error"), results.probe(name, BASE, "optimum", rule)
-    return {seed: abs(predicted[seed] - best[seed]) for seed in best.keys() & predicted.keys()}
-
-
 def _posterior(results: Results) -> Claim:
     both = BOTH
-    base = "ema 1" if _changes(results, both, "ema 1") else ANCHORED
-    changes = _changes(results, both, base)
-    where, change = _overall(changes)
+    base = "ema 1" if changes_of(results, both, "ema 1") else ANCHORED
+    changes = changes_of(results, both, base)
+    where, change = overall(changes)
     rows = [Row(where, change, "", *LOWER), *(Row(name, found) for name, found in changes.items())] if changes else []
     if changes:
-        rows.append(Row(f"over β = 0, {_overall(_changes(results, both))[0]}", _overall(_changes(results, both))[1]))
+        rows.append(Row(f"over β = 0, {overall(changes_of(results, both))[0]}", overall(changes_of(results, both))[1]))
     return claim(
         "posterior",
         "At β = 1 a posterior velocity in the target and in the tangent gives better samples than the EMA proxy in the tangent.",

@@ -25,7 +25,7 @@ from meanstep.program.pages.look import (
 from meanstep.program.pages.statistics import across, mean, ratio
 from meanstep.program.pages.verdicts import shown
 from meanstep.program.reproduce.points.records import Record
-from meanstep.program.reproduce.points.report.claims import least
+from meanstep.program.reproduce.points.report.comparisons import least
 from meanstep.program.reproduce.points.report.results import BASE, Results, Seeds
 
 ROLES = (("ema", "EMA"), ("own", "own"), ("posterior", "posterior"), ("oracle", "oracle"))

@@ -27,20 +27,14 @@ from meanstep.program.pages.look import (
 from meanstep.program.pages.statistics import Change, across, ratio
 from meanstep.program.pages.verdicts import shown
 from meanstep.program.reproduce.points.report import pictures
-from meanstep.program.reproduce.points.report.claims import SW1_OF_PAPER, TRACE_RANGE, sw1_ratio, trace_ratio
+from meanstep.program.reproduce.points.report.claims import SW1_OF_PAPER, TRACE_RANGE
+from meanstep.program.reproduce.points.report.comparisons import sw1_ratio, trace_ratio
 from meanstep.program.reproduce.points.report.results import ANCHORED, BASE, BOTH, PLANE, Line, Results, Seeds
 from meanstep.program.reproduce.points.settings import SINGLE
 
 BETAS: dict[str, Any] = {"xticks": [0, 0.25, 0.5, 0.75, 1], "xticklabels": ["0", "¼", "½", "¾", "1"]}
-SHORT = {
-    "flow_matching": "FM",
-    "alpha_flow": "α-Flow",
-    "improved_meanflow": "iMF",
-    "terminal_velocity": "TVM",
-    "split_meanflow": "SplitMF",
-    "solution_flow": "SoFlow",
-    "shortcut": "Shortcut",
-}
+LONG = ("flow_matching", "alpha_flow", "improved_meanflow", "terminal_velocity", "split_meanflow", "solution_flow", "shortcut")
+SHORT = dict(zip(LONG, ("FM", "α-Flow", "iMF", "TVM", "SplitMF", "SoFlow", "Shortcut"), strict=True))
 
 
 def overview(results: Results) -> bytes | None:

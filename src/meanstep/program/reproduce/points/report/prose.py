@@ -10,7 +10,7 @@ import numpy as np
 from meanstep.program.pages.page import flat
 from meanstep.program.pages.statistics import Change, across
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, number, shown
-from meanstep.program.reproduce.points.report.claims import far, sw1_ratio, trace_ratio
+from meanstep.program.reproduce.points.report.comparisons import far, sw1_ratio, trace_ratio
 from meanstep.program.reproduce.points.report.results import ANCHORED, BASE, Results
 
 OF_PAPER: dict[str, Any] = {"steps": 200_000, "width": 128, "depth": 3, "anchor": 0.5, "delta": [1e-4, 1e-2]}

@@ -1,0 +1,72 @@
+"""What is said once at the start of a run: data far from the noise's scale, labels that the network does not read."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from meanstep.keys import key
+from meanstep.program.data.cache import Cache
+from meanstep.program.runs import networks
+from meanstep.program.training.state import State
+from meanstep.program.wrapped import uncompiled
+
+LARGE, SMALL = 5.0, 0.1
+"""Root mean square above which, and standard deviation below which, data are far from noise, which has 1 in both."""
+ROWS, PROBED, MOVED = 512, 8, 0.1
+"""Rows whose scale is measured; rows on which labels are tried; the deviation of what moves the weights of the copy that is asked."""
+
+
+def cautions(cache: Cache, state: State) -> Iterator[str]:
+    """A line for each; nothing of the run is changed, nor are torch's random numbers."""
+    x, y = cache.rows(torch.linspace(0, len(cache) - 1, min(ROWS, len(cache))).round().long())
+    yield from _scale(x, ": make the cache without --no-normalise" if cache.manifest.statistics == "none" else "")
+    net, classes = state.owner.net, int(state.description["options"].get("classes") or 0)
+    if classes > 1 and networks.foreign(state.description) and ignores(net, x[:PROBED], y[:PROBED] % classes, classes):
+        yield (
+            f"the network ignores its labels: another label changes nothing, also with other weights. Let it use y ({classes} labels), or "
+            "train with --data.no-conditional"
+        )
+
+
+def _scale(x: Tensor, remedy: str) -> Iterator[str]:
+    large, spread = float(x.square().mean().sqrt()), float(x.std(correction=0)) if x.numel() > 1 else 1.0
+    if large > LARGE:
+        what = f"the data that the network sees have a root mean square of {large:.3g}, and the noise has 1"
+        yield f"{what}, so that nearly all times look like data{remedy}"
+    elif spread < SMALL:
+        what = f"the data that the network sees have a standard deviation of {spread:.2g}, and the noise has 1"
+        yield f"{what}, so that their differences drown{remedy}"
+
+
+def ignores(net: nn.Module, x: Tensor, y: Tensor, classes: int) -> bool:
+    """Whether other labels give the very same output; `x` `[B, *E]`, `y` int64 `[B]` below `classes`.
+
+    It is asked of a copy whose weights were moved, as a layer that starts at 0 hides what lies before it. False where it cannot be told.
+    """
+    if any(isinstance(p, DTensor) for p in net.parameters()):  # a shard knows only its own part
+        return False
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=_devices(net)):
+            moved = uncompiled(copy.deepcopy(net)).eval()
+            generator = key(0, "labels")
+            for p in moved.parameters():
+                p.add_(MOVED * torch.randn(p.shape, generator=generator).to(p))
+            place = next(moved.parameters()).device
+            z, labels = x.to(place, networks.dtype(net)), y.to(place)
+            t = torch.linspace(0.3, 1.0, len(z)).to(z)
+            return torch.equal(*(_output(moved, z, t, which) for which in (labels, (labels + 1) % classes)))
+    except Exception:  # an odd network trains without this line
+        return False
+
+
+def _output(net: nn.Module, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    out: Tensor = net(z, t / 2, t, y)
+    return out
+
+
+def _devices(net: nn.Module) -> list[torch.device]:
+    return [p.device for p in net.parameters() if p.device.type == "cuda"][:1]

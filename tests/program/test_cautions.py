@@ -1,0 +1,96 @@
+"""What training says at its start, in one line each, and the run's page shows: data off scale, labels that are not read."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import meanstep as ms
+from meanstep.program.runs.records import load
+from meanstep.program.runs.report import prose
+from meanstep.program.runs.report.history import read
+from meanstep.program.training.cautions import ignores
+
+NETS = """
+from torch import nn
+import torch
+class Deaf(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.layer = nn.Linear(shape[0] + 2, shape[0])
+    def forward(self, z, r, t, y=None):
+        return self.layer(torch.cat([z, r[:, None], t[:, None]], 1))
+class Gated(Deaf):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.label, self.gate = nn.Embedding(classes + 1, shape[0]), nn.Parameter(torch.zeros(shape[0]))
+        nn.init.zeros_(self.layer.weight)
+    def forward(self, z, r, t, y=None):
+        return super().forward(z, r, t) + self.gate * self.label(y)
+"""
+WORDS = "--device cpu --batch 16 --evaluate-every 0 --sample-every 0 --averages.decays 0.5"
+SHORT = WORDS.split()
+IGNORED, LARGE, SMALL = "the network ignores its labels", "root mean square of 96", "standard deviation of 0.0"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "caution_nets.py").write_text(NETS, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
+    yield tmp_path
+
+
+CASES: dict[str, tuple[float, str, tuple[str, ...]]] = {
+    "all is well": (1.0, "caution_nets:Gated", ()),
+    "data a hundred times too large": (100.0, "mlp", (LARGE,)),
+    "data all alike": (0.01, "mlp", (SMALL,)),
+    "labels ignored": (1.0, "caution_nets:Deaf", (IGNORED,)),
+    "both": (100.0, "caution_nets:Deaf", (LARGE, IGNORED)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_says_what_is_odd_once_and_its_page_shows_it(
+    case: str, here: Path, ran: Callable[..., int], capsys: pytest.CaptureFixture[str]
+):
+    scale, network, expected = CASES[case]
+    x = scale * np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    np.savez("x.npz", x=x, y=np.arange(64) % 4)
+    assert ran("cache", "x.npz", "--out", "data", "--no-normalise") == 0
+    command = ["train", "--out", "run", "--data.source", "data", "--network.name", network, *SHORT, "--samples"]
+    assert ran(*command, 64) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("caution: ")]
+    assert len(said) == len(expected) and all(words in line for words, line in zip(expected, said, strict=True))
+    noted = [record["words"] for record in load(Path("run/records.jsonl")) if record["kind"] == "caution"]
+    assert [f"caution: {words}" for words in noted] == said
+    assert [f"Said at the start: {words}." for words in noted] == prose.gaps(read(Path("run")))[: len(noted)]
+    if case == "both":  # a run that goes on has them once, and keeps them
+        assert ran(*command, 128) == 0 and "caution" not in capsys.readouterr().err
+        assert json.dumps(noted) == json.dumps([r["words"] for r in load(Path("run/records.jsonl")) if r["kind"] == "caution"])
+
+
+class Odd(nn.Module):
+    """A network that cannot be asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        raise RuntimeError("not today")
+
+
+def test_whether_labels_are_read_is_asked_of_a_copy_and_never_raises():
+    x, y = ms.noise(range(8), (2,)), torch.arange(8) % 3
+    net = ms.fields.DiT(size=4, channels=1, patch=2, width=8, depth=1, heads=1, classes=3)
+    before, state = [p.clone() for p in net.parameters()], torch.get_rng_state()
+    assert not ignores(net, ms.noise(range(8), (1, 4, 4)), y, 3)  # its last layer starts at 0
+    assert all(torch.equal(p, q) for p, q in zip(before, net.parameters(), strict=True)) and torch.equal(state, torch.get_rng_state())
+    assert net.training
+    assert ignores(ms.MLP(2), x, y, 3) and not ignores(Odd(), x, y, 3)
