@@ -134,8 +134,9 @@ def blamed(message: str, words: Sequence[str]) -> str:
         for value in given:
             told = printable(shown(value))
             head = printable(value.partition(":")[0].rstrip("/"))[:100]
-            bare = re.escape(head) if len(head) > 1 and not re.fullmatch(r"[-+\d.e]*", head) else "(?!)"
-            if told in message or re.search(rf"(?<![\w-]){bare}(?![\w-]|\.\w)", message):
+            bare = re.escape(head) if len(head) > 1 and not re.fullmatch(r"[-+\d.e]{0,20}", head) else "(?!)"
+            end = r"(?![\w-]|\.\w)" if len(head) < 100 else ""
+            if told in message or re.search(rf"(?<![\w-]){bare}{end}", message):
                 found.append(flag)
     return message if not found or any(name in message for name in found) else f"{found[0]}: {message}"
 

@@ -149,3 +149,9 @@ def test_an_empty_word_is_no_value():
     for word in ("", " "):
         with pytest.raises(UserError, match="--name: it is empty"):
             Named(word)
+
+
+def test_a_file_with_a_slash_at_its_end_is_no_folder(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+    outcome = called(["diagnose", "nets:build", "--data", "nets.py/"], place)
+    assert outcome.code == 2 and outcome.err == "meanstep: --data: nets.py/ is no folder: leave out the slash at its end\n"

@@ -16,6 +16,7 @@ from meanstep.program.disk import put, writable
 from meanstep.program.errors import Interrupted as Interrupted
 from meanstep.program.errors import UserError as UserError
 from meanstep.program.errors import first_line as first_line
+from meanstep.program.errors import naming
 
 
 class _Plain:
@@ -174,7 +175,5 @@ def put_json(path: Path | None, record: Any) -> bool:
 def takes_json(path: Path | None) -> None:
     """Before the work: `UserError` if --json names no file that can be written."""
     if path is not None and str(path) != "-":
-        try:
+        with naming("--json"):
             writable(path)
-        except UserError as error:
-            raise UserError(f"--json: {error}") from None

@@ -1,6 +1,8 @@
 """A user's mistakes: what is printed as one line. Knows no console."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 WORD, WHOLE = 300, 3000
@@ -24,6 +26,17 @@ class Interrupted(UserError):
     def __init__(self, message: str, number: int = 2) -> None:
         super().__init__(message)
         self.code = 128 + number
+
+
+@contextlib.contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """Within it a `UserError` names the option whose value is wrong, if it does not do so by itself."""
+    try:
+        yield
+    except UserError as error:
+        if type(error) is not UserError or flag in str(error):
+            raise
+        raise UserError(f"{flag}: {error}") from None
 
 
 def printable(text: str) -> str:

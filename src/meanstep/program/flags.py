@@ -11,7 +11,7 @@ import tyro
 import yaml
 
 from meanstep.program.disk import writable
-from meanstep.program.errors import UserError, shown
+from meanstep.program.errors import UserError, naming, shown
 from meanstep.program.reading import trees
 from meanstep.program.reading.files import regular
 
@@ -161,12 +161,10 @@ def readable(path: Path | None, flag: str) -> None:
 
 def file(path: Path, flag: str = "--out") -> Path:
     """The file with links followed, or `UserError` if it cannot be written; nothing is touched."""
-    try:
+    with naming(flag):
         if path == Path():
             raise UserError("it is empty: give the name of a file")
         return writable(path)
-    except UserError as error:
-        raise UserError(f"{flag}: {error}") from None
 
 
 def folder(path: Path, flag: str = "--out") -> Path:

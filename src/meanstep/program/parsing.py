@@ -7,6 +7,7 @@ what was wrong.
 import contextlib
 import difflib
 import io
+import os
 import re
 import textwrap
 import warnings
@@ -48,6 +49,7 @@ class Flag:
 def parsed(kind: type[T], name: str, args: Sequence[str], default: T | None = None) -> T:
     """The command of class `kind` with these words; `UserError` for a mistake. --help is printed, and exits."""
     _once(args)
+    _slashed(args)
     start: dict[str, Any] = {} if default is None else {"default": default}
     box = io.StringIO()
     if {"--help", "-h"}.intersection(args):
@@ -119,6 +121,14 @@ def _once(args: Sequence[str]) -> None:
             if (name := _spelled(word)) in seen:
                 raise UserError(f"{name} is given twice: leave one out")
             seen.add(name)
+
+
+def _slashed(args: Sequence[str]) -> None:
+    """`UserError` for a file with a slash at its end, which paths would drop in silence."""
+    for word in args:
+        value = word.partition("=")[2] if word.startswith("--") else word
+        if value.endswith("/") and os.path.isfile(value.rstrip("/")):
+            raise UserError(f"{value} is no folder: leave out the slash at its end")
 
 
 def _plain(box: str) -> str:

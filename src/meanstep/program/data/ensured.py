@@ -1,11 +1,12 @@
 """Data for a run: a cache as it is, or one made of a source in the user's own folder, with a line that says so."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from meanstep.program.bar import counting
-from meanstep.program.console import Interrupted, err, say
+from meanstep.program.console import Interrupted, UserError, err, say
 from meanstep.program.data import offenders
 from meanstep.program.data.build import make
 from meanstep.program.data.cache import Cache
@@ -27,7 +28,15 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
     """
     if (Path(spec).expanduser() / NAME).exists():
         return Cache.open(spec)
-    opened = Opened.of(replace(request or Request(spec), source=spec))
+    try:
+        return _made(spec, Opened.of(replace(request or Request(spec), source=spec)))
+    except UserError as error:
+        if type(error) is not UserError:
+            raise
+        raise UserError(re.sub(r"--(crop|enlarge)", r"meanstep cache --\1", str(error).replace(" --size", " --data.size"))) from None
+
+
+def _made(spec: str, opened: Opened) -> Cache:
     folder = user_folder() / "data" / f"{Path(opened.source.name).stem}-{opened.digest[:16]}"
     if (folder / NAME).exists():
         return Cache.open(folder)

@@ -12,6 +12,7 @@ from meanstep.program import flags
 from meanstep.program.console import UserError, stage, takes_json
 from meanstep.program.diagnose import target
 from meanstep.program.disk import writable
+from meanstep.program.errors import naming
 from meanstep.program.flags import DIAGONAL, ORDER, POWER, TIMES, Device, Json, Network, Options, hinted
 from meanstep.program.pages.page import require
 from meanstep.program.ranges import Ranged, Seed, ranged
@@ -118,7 +119,8 @@ class Diagnose(Ranged):
         target.checked_weights(self.average, "--average")
         for path, flag in ((self.data, "--data"), (self.labels_file, "--labels-file")):
             if path is not None:
-                target.rows(path, flag)
+                with naming(flag):
+                    target.rows(path, flag)
         if target.is_run(self.target):
             run, _ = located(Path(self.target).expanduser())
             if held(run) is None:

@@ -7,6 +7,7 @@ from meanstep.metrics import frechet
 from meanstep.program.console import UserError
 from meanstep.program.data import Autoencoder, Manifest, open_source
 from meanstep.program.data.manifest import NAME
+from meanstep.program.errors import naming
 from meanstep.program.evaluation.examples import Examples, examples, of_cache, of_source
 from meanstep.program.evaluation.measures import Values, gathering, measured
 from meanstep.program.evaluation.references import Reference
@@ -36,7 +37,8 @@ class RunData:
         None if there is no such split, or the reference is of it, or it would be fetched. `UserError` if `spec` names the reference.
         """
         if spec:
-            named = examples(spec, self.manifest, self.autoencoder, "test" if _has_test(spec) else "train")
+            with naming("--held-out"):
+                named = examples(spec, self.manifest, self.autoencoder, "test" if _has_test(spec) else "train")
             if named.origin == reference.origin:
                 raise UserError(f"--held-out {spec} holds the {named.noun} of the reference: give others, or leave it out")
             return named

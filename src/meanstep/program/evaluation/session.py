@@ -12,6 +12,7 @@ from torch import Tensor
 
 from meanstep.program.bar import counting
 from meanstep.program.console import Interrupted, UserError, err, out, put_json, say, stage
+from meanstep.program.errors import naming
 from meanstep.program.evaluation import rows, samples, specs
 from meanstep.program.evaluation.examples import Examples, examples
 from meanstep.program.evaluation.extractors import open_extractor
@@ -50,7 +51,8 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
         for name in samplers:
             models.check_sampler(name, facts)
         data = RunData(run, manifest, decoder(run, manifest, device, asked.autoencoder))
-    real = examples(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
+    with naming("--reference"):
+        real = examples(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
     with counting() as bar:
         work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, bar)
         try:

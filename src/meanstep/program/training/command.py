@@ -13,6 +13,7 @@ from meanstep.program import flags
 from meanstep.program.console import UserError, alone, out, put_json, say, stage, takes_json
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.request import present
+from meanstep.program.errors import naming
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import Json, hinted
 from meanstep.program.parsing import known
@@ -108,7 +109,8 @@ def examined(config: Config) -> Config:
     options.resolved(config.network)
     source, start = config.data.source, config.network.start
     if not (Path(source).expanduser() / NAME).is_file():
-        present(source)
+        with naming("--data.source"):
+            present(source)
     if start and ":" not in start:
         if not Path(start).expanduser().is_dir():
             raise UserError(f"--network.start: there is no folder {start}: give a run's, or public weights as sit:FILE")
