@@ -197,7 +197,7 @@ def latent_run(exportable, folder: Path) -> Path:
         "shape": (4, 2, 2),
         "image": (3, 16, 16),
     }
-    stated |= {"dtype": "float32", "mean": (0.1, 0.2, 0.3, 0.4), "std": (1.0, 1.5, 0.5, 2.0), "statistics": "own"}
+    stated |= {"codec": "latents", "dtype": "float32", "mean": (0.1, 0.2, 0.3, 0.4), "std": (1.0, 1.5, 0.5, 2.0), "statistics": "own"}
     description = {"network": "dit", "options": {"size": 2, "channels": 4, "patch": 1, "width": 16, "depth": 1, "heads": 2, "classes": 0}}
     return exportable(classes=0, manifest=stated, description=description, autoencoder=folder / "taesd.safetensors")
 
