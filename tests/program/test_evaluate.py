@@ -428,7 +428,7 @@ def test_a_sampler_that_cannot_read_the_run_is_refused(name: str, said: str, tmp
         (("--average", "0.5"), "has no average '0.5': choose among raw, 0.9"),
         (("--count", 3), "--count: at least 6 for precision-recall, got 3"),
         (("--steps", 0), "--steps: at least 1 and at most 100000, got 0"),
-        (("--guidance", 1, "nan"), "--guidance: a number, got nan"),
+        (("--guidance", 1, "nan"), "--guidance: a number at least 0, got nan"),
         (("--metrics", "inception-score"), "--metrics inception-score needs class logits, which pixels has not"),
         (("--metrics", "frechet", "kd"), "--metrics: there is no metric 'kd' (did you mean kid?)"),
         (("--metrics", "frechet", "kid", "--count", 1), "--count: at least 2 and at most 100000000, got 1"),

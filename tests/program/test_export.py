@@ -331,7 +331,7 @@ def test_a_network_of_diffusers_keeps_its_class(exportable, tmp_path: Path, monk
         (["--to", "torch", "--batch", "-1"], "--batch: dynamic, or a number of rows"),
         (["--to", "torch", "--field"], "--field belongs to --to onnx"),
         (["--to", "torch", "--runtime", "."], "--runtime belongs to --to web"),
-        (["--to", "torch", "--guidance", "nan"], "--guidance: a finite number"),
+        (["--to", "torch", "--guidance", "nan"], "--guidance: a number at least 0"),
         (["--to", "torch", "--sampler", "renoise"], "draws noise on its way, which an export cannot: --sampler walk"),
         (["--to", "hub", "--guidance", "2"], "--to hub exports the network, which takes every label"),
         (["--to", "web", "--batch", "4"], "a page makes any number of samples"),

@@ -163,6 +163,7 @@ def _renamed(name: str) -> str:
 def standalone() -> str:
     """The module of the transformer with our DiT in it, which imports torch and diffusers only."""
     inner = re.sub(r"^(from meanstep|import).*\n|^from (typing|torch).*\n", "", inspect.getsource(dit), flags=re.M).partition('"""\n')[2]
+    inner = re.sub(r"^    if TYPE_CHECKING:\n(?:\n|        .*\n)+", "", inner, flags=re.M)  # read by type checkers only
     inner = f"{inspect.getsource(over)}\n\n{inspect.getsource(towards)}\n\nlinear = None\n{inner}"
     text = _source("flowmap_transformer.py").replace("from meanstep.fields.dit import DiT\n", f"{HEADS}\n\n{inner}")
     assert "meanstep." not in re.sub(r'""".*?"""|#.*', "", text, flags=re.S), "an import of ours is left"
