@@ -18,9 +18,12 @@ from meanstep.program.data.ensured import user_folder
 from meanstep.program.disk import clean, made, write
 from meanstep.program.evaluation.examples import Examples
 from meanstep.program.evaluation.features import Extractor
+from meanstep.program.reading import files
 
 VERSION = 2
 """2: subsets and halves are drawn at random; those of 1 followed the order of the data."""
+LARGEST = 1 << 31
+"""Bytes of a reference that are read."""
 KEPT = 10_000
 """Features kept for the kernel distance and the nearest neighbours."""
 Told = Callable[[int], None]
@@ -114,10 +117,10 @@ def _held(path: Path, about: dict[str, Any]) -> dict[str, Tensor] | None:
     if not path.exists():
         return None
     try:
-        stated, data = json.loads(path.with_suffix(".json").read_text(encoding="utf-8")), path.read_bytes()
+        stated, data = json.loads(files.text(path.with_suffix(".json"))), files.content(path, LARGEST)
         if stated != about | {"sha256": hashlib.sha256(data).hexdigest()}:
             raise ValueError("it is not what its statement says")
         return dict(load(data))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (UserError, OSError, ValueError, SafetensorError) as error:
         say(f"{path} is damaged ({str(error)[:80]}): computed again", on=err)
         return None

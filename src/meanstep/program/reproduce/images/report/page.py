@@ -138,7 +138,7 @@ def _picture(path: Path) -> str:
             if image.width <= WIDEST:
                 return page.embedded(path.read_bytes())
             small = image.convert("RGB")
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it, the report can do without") from None
     small.thumbnail((WIDEST, 4 * WIDEST))
     held = io.BytesIO()
