@@ -25,13 +25,13 @@ DESCRIPTION = (
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: its own, 2 for a user's mistake, 130 for Ctrl-C, 141 for a reader that went away."""
     _opened()
+    words, hushed = _hushed(list(sys.argv[1:] if args is None else args))
     try:
-        words, hushed = _hushed(list(sys.argv[1:] if args is None else args))
         with quiet(hushed):
             code = _run(words)
         sys.stdout.flush()
     except UserError as mistake:
-        code = _complain(blamed(str(mistake), list(sys.argv[1:] if args is None else args)), mistake.code)
+        code = _complain(blamed(str(mistake), words), mistake.code)
     except KeyboardInterrupt:
         code = _complain("stopped", 130)
     except BrokenPipeError:
@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
         code = 141
     except OSError as error:
         said = printable(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-        code = _complain(blamed(said, list(sys.argv[1:] if args is None else args)), 2)
+        code = _complain(blamed(said, words), 2)
     raise SystemExit(code)
 
 
@@ -124,9 +124,7 @@ def blamed(message: str, words: Sequence[str]) -> str:
     """The message with the option before it whose value it quotes, if it names none of the options whose value it quotes."""
     found, flag = list[str](), ""
     for word in words:
-        if word == "--quiet":  # takes no value
-            flag, given = "", []
-        elif re.match(r"--[A-Za-z]", word):
+        if re.match(r"--[A-Za-z]", word):
             flag, equals, value = word.partition("=")
             given = [value] if equals else []
         else:

@@ -29,6 +29,7 @@ from meanstep.program.training import session
 from meanstep.program.training.command import Train, parts
 from meanstep.program.training.ranks import Ranks
 
+from .killing import Fate, Killed
 from .quadratic.study import Quadratic
 
 NET = "--device cpu --network.width 8 --network.depth 1 --network.heads 1 --batch 8 --warmup 0 --averages.decays 0.9 --keep 1"
@@ -79,27 +80,6 @@ def last(out: Path) -> Path:
 
 
 # Kills -------------------------------------------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing is done after it."""
-
-
-class Fate:
-    """Kills at the operation `at`, and lets nothing be written after it."""
-
-    def __init__(self, at: int) -> None:
-        self.at, self.done, self.what = at, 0, ""
-
-    def __call__(self, operation: str, path: Path) -> None:
-        self.done += 1
-        if self.done > self.at:
-            if self.done == self.at + 1:
-                self.what = f"{operation} {path.name}"
-                if operation == "append":
-                    with path.open("a") as file:  # the half of a line that a kill leaves
-                        file.write('{"kind": "tr')
-            raise Killed
 
 
 def test_a_run_killed_at_every_operation_on_a_file_goes_on_and_ends_as_if_it_had_not_been(

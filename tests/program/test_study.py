@@ -29,6 +29,7 @@ from meanstep.program.reproduce.points.jobs import Sweep
 from meanstep.program.reproduce.points.settings import Settings
 from meanstep.program.runs.config import Config, NetworkConfig
 
+from .killing import Fate, Killed
 from .quadratic import KIND
 from .quadratic.report import page
 from .quadratic.study import Job, Quadratic, known
@@ -114,27 +115,6 @@ def empty() -> None:
 
 
 # Kills -------------------------------------------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing is done after it."""
-
-
-class Fate:
-    """Kills at the operation `at` on a file, and lets nothing be written after it."""
-
-    def __init__(self, at: int) -> None:
-        self.at, self.done, self.what = at, 0, ""
-
-    def __call__(self, operation: str, path: Path) -> None:
-        self.done += 1
-        if self.done > self.at:
-            if self.done == self.at + 1:
-                self.what = f"{operation} {path.name}"
-                if operation == "append":
-                    with path.open("a") as file:  # the half of a line that a kill leaves
-                        file.write('{"kind": "mo')
-            raise Killed
 
 
 def timeless(found: list[records.Record]) -> list[records.Record]:
