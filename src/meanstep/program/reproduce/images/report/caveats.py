@@ -3,9 +3,9 @@
 from typing import Any
 
 from meanstep.program.registry import METHODS, POSTERIOR
-from meanstep.program.reproduce.images.records import Record
 from meanstep.program.reproduce.images.report.contests import COMPUTE_EQUAL
 from meanstep.program.reproduce.images.report.results import Results, at
+from meanstep.program.reproduce.records import Record
 
 
 def caveats(results: Results, terms: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from meanstep.program.pages.statistics import Change, difference, ratio
-from meanstep.program.reproduce.images.records import Record
 from meanstep.program.reproduce.images.report.results import Arm, Results, Seeds, at, is_number
+from meanstep.program.reproduce.records import Record
 
 PROCESSOR, WALL = "processor", "wall"
 LEVEL_T = 0.9

@@ -13,8 +13,7 @@ from meanstep.program.flags import shown_options, shown_seeds
 from meanstep.program.reproduce.images.arms import arms
 from meanstep.program.reproduce.images.records import STUDY, Record
 from meanstep.program.reproduce.images.report.results import Results
-from meanstep.program.reproduce.images.settings import DECIDED
-from meanstep.program.reproduce.images.sizes import Sizes
+from meanstep.program.reproduce.images.settings import DECIDED, Sizes
 from meanstep.program.runs.config import flag, from_yaml
 from meanstep.program.runs.options import flat
 from meanstep.program.training.presets import DEFAULT, PRESETS

@@ -12,8 +12,8 @@ from meanstep.program.console import UserError
 from meanstep.program.inside import inside
 from meanstep.program.reproduce.images import records
 from meanstep.program.reproduce.images.arms import ANCHORED, CONSTANT
-from meanstep.program.reproduce.images.records import Record
-from meanstep.program.reproduce.images.sizes import Compute
+from meanstep.program.reproduce.images.settings import Compute
+from meanstep.program.reproduce.records import Record
 
 WEIGHTS, CENTERS = ("ema", "raw"), ("data", "ema")
 CENTER_WORDS = {"data": "about the data's own velocity", "ema": "about the EMA copy"}

@@ -24,9 +24,9 @@ from meanstep.program.pages.look import (
 )
 from meanstep.program.pages.statistics import across, mean, ratio
 from meanstep.program.pages.verdicts import shown
-from meanstep.program.reproduce.points.records import Record
 from meanstep.program.reproduce.points.report.comparisons import least
 from meanstep.program.reproduce.points.report.results import BASE, Results, Seeds
+from meanstep.program.reproduce.records import Record
 
 ROLES = (("ema", "EMA"), ("own", "own"), ("posterior", "posterior"), ("oracle", "oracle"))
 PREDICTED = (("norm", "scalar, |κ|", "o", "white"), ("signed", "scalar, signed", "v", "white"), ("matrix", "matrix", "D", BLUE))
