@@ -7,6 +7,7 @@ records.jsonl   in any order:
     floor: fresh data against fresh data, one value a replicate, with the same number of samples as the models
     "noise": {"sw1": [..]}: the noise that samples are made of against fresh data, likewise; older records have none
 {"kind": "model", "set", "seed", "id", "spec": {..}, "steps", "seconds" (training), "measuring" (seconds),
+ "variance": mean over the second half of training of Tr Cov of a batch's gradient, by replicates, eq. (14); the authors' protocol only
  "raw": SCORES (one jump only), "ema": SCORES,      raw weights and EMA weights
  "curve": {"step": [..], "sw1": [..], "sw1_raw": [..], "residual": [..], "residual_gap": [..]},
     residual: mean squared residual an entry since the point before, over all rows but the anchors; residual_gap: over those with r < t
@@ -22,7 +23,7 @@ records.jsonl   in any order:
     "map": MAP,
     "optimum": {"norm", "signed", "matrix", "matrix_biased"}   predicted: eq. (19) with |kappa|, (19b), (20) with b = 0, (20)
  }}
-SCORES: {"sw1": {"1": .., "2": .., "4": ..}, "energy": .., "coverage": ..}   by steps of the sampler; flow matching also has "64" (Euler)
+SCORES: {"sw1": {"1": .., "2": .., "4": .., and by the fewest jumps within a cap}, "energy": .., "coverage": ..}   by steps of the sampler; flow matching also has "64" (Euler)
 MAP: {"edges": [..], "a": [[..]], "b": [[..]], "c": [[..]], "s": [[..]], "rows"}   [bin of t][bin of r], null where there is no row:
     a = E|J v'|^2, b = E<J v', (J + I) v'>, c = E|(J + I) v'|^2, s = E|v'|^2, so the noise at beta is (a - 2 beta b + beta^2 c) / s
 

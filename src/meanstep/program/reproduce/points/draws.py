@@ -14,20 +14,20 @@ from meanstep import times as samplers
 from meanstep.fields.flat import Shape
 from meanstep.keys import key
 from meanstep.paths import linear
-from meanstep.program.reproduce.points.settings import Settings, Spec
-from meanstep.types import Bridge, Times
+from meanstep.program.reproduce.points.protocols import TIMES, protocol
+from meanstep.program.reproduce.points.settings import BLOCK, Settings, Spec
+from meanstep.types import Bridge
 from meanstep.velocities import Posterior
 
-BLOCK = 32
-"""Steps drawn at once."""
-TIMES: dict[str, Times] = {"logit-normal": samplers.logit_normal(-0.4, 1.0), "uniform": samplers.uniform}
 
 
 class Step(NamedTuple):
     """One step's inputs for `S` streams; rows are `n` moving, `B - n` on the diagonal, then `A` anchors. None where no model asks.
 
+    Of several streams with other numbers of moving rows `n` is the largest: those between have a gap of 0.
+
     `velocity` `[S, B + A, D]`; `inputs` `[S, B + A, F]`; `boundary` `[S, n, F]`: the moving rows at `r = t`; `tangents` `[S, n, F - D]`;
-    `gap` `[S, n, 1]`; `oracle`, `posterior` `[S, B, D]`; `beta` `[S, n, 1]`: the coefficient of the exact law.
+    `gap` `[S, n, 1]`; `oracle`, `posterior` `[S, B, D]`; `beta` `[S, n, 1]`: the coefficient of the exact law; `signs` `[S, n, D]`: the probe of the trace weight; `t` `[S, B]`: for its deviation.
     """
 
     velocity: Tensor
@@ -38,14 +38,23 @@ class Step(NamedTuple):
     oracle: Tensor | None
     posterior: Tensor | None
     beta: Tensor | None
+    signs: Tensor | None
+    t: Tensor | None
 
     def map(self, f: Callable[..., Tensor], *others: "Step") -> "Step":
         """`f` of every part that is there, and of the same part of other steps."""
         return Step(*(None if part[0] is None else f(*part) for part in zip(self, *others, strict=True)))  # type: ignore[arg-type]
 
 
+MOVING = ("boundary", "tangents", "gap", "beta", "signs")
+"""Parts of a step that only its moving rows have."""
+
+
 class Block(NamedTuple):
-    """`BLOCK` steps stacked on the second axis; what they came from, `x`, `e` `[S, K, B, D]`, `r`, `t` `[S, K, B + A]`; the seeds."""
+    """`BLOCK` steps stacked on the second axis; what they came from, `x`, `e` `[S, K, B, D]`, `r`, `t` `[S, K, B + A]`; the seeds.
+
+    `moving`: of each step, how many rows have `r < t`.
+    """
 
     x: Tensor
     e: Tensor
@@ -53,10 +62,15 @@ class Block(NamedTuple):
     t: Tensor
     steps: Step
     seeds: tuple[int, ...]
+    moving: tuple[int, ...]
 
     def step(self, k: int) -> Step:
         """The `k`-th step."""
-        return self.steps.map(lambda part: part[:, k])
+        step, n = self.steps.map(lambda part: part[:, k]), self.moving[k]
+        if n == step.gap.shape[1]:
+            return step
+        cut = {name: part[:, :n] for name in MOVING if (part := getattr(step, name)) is not None}
+        return step._replace(**cut)
 
 
 @dataclass(frozen=True)
@@ -66,12 +80,13 @@ class Needs:
     anchor: bool
     oracle: bool
     posterior: bool
+    trace: bool = False
 
     @staticmethod
     def of(specs: list[Spec]) -> "Needs":
         """The union of what the specs need."""
         proxies = {spec.proxy for spec in specs}
-        return Needs(any(s.anchor for s in specs), "oracle" in proxies, "posterior" in proxies)
+        return Needs(any(s.anchor for s in specs), "oracle" in proxies, "posterior" in proxies, any(s.sigma for s in specs))
 
 
 @dataclass(frozen=True)
@@ -92,10 +107,16 @@ class Stream:
         points: Tensor = self.law.sample(n, key(self.seed, "reference", self.name))
         return points
 
-    def block(self, index: int, shape: Shape, settings: Settings, needs: Needs) -> Block:
-        """The steps `index * BLOCK` to `(index + 1) * BLOCK - 1`, with one stream."""
-        n, batch = settings.moving, settings.batch
-        x, e, r, t = self._pairs(index, settings)
+    def block(self, index: int, shape: Shape, settings: Settings, needs: Needs, of: str = "train", dtype: Any = None) -> Block:
+        """The steps `index * BLOCK` to `(index + 1) * BLOCK - 1`, with one stream; `of`: other draws for another purpose.
+
+        What is drawn in float32 may be computed in another precision, `dtype`.
+        """
+        batch = settings.batch
+        *drawn, counts = protocol(settings).pairs(self.law, settings, key(self.seed, of, self.name, index))
+        x, e, r, t = drawn if dtype is None else (p.to(dtype) for p in drawn)
+        counts = [batch] * BLOCK if settings.ensemble and len(set(counts)) > 1 else counts  # one shape for all streams, and for a graph
+        n = max(counts)
         known = _rowwise(self.law.velocity, linear(x, e, t)[0], t) if needs.oracle else None
         near_r, near_t = r[:, :0], t[:, :0]
         if needs.anchor:  # its times come from a key of their own: other models' draws do not depend on whether there is one
@@ -104,6 +125,10 @@ class Stream:
         x, e, r, t, near_r, near_t = (p.to(self.device) for p in (x, e, r, t, near_r, near_t))
         z, v = linear(x, e, t)
         near_z = linear(x, e, near_t)[0] if needs.anchor else z[:, :0]
+        signs = torch.empty(0)
+        if needs.trace:
+            coins = torch.randint(2, (BLOCK, batch, x.shape[-1]), generator=key(self.seed, of, "signs", self.name, index))
+            signs = (2 * coins[:, :n] - 1).to(z)
         moving, rs, ts = Bridge(z[:, :n], v[:, :n], r[:, :n], t[:, :n]), torch.cat([r, near_r], 1), torch.cat([t, near_t], 1)
         steps = Step(
             torch.cat([v, v], 1) if needs.anchor else v,
@@ -114,24 +139,15 @@ class Stream:
             None if known is None else known.to(self.device),
             self._posterior(Bridge(z, v, r, t), settings.reference) if needs.posterior else None,
             self.beta(moving)[..., None] if self.beta else None,
+            signs if needs.trace else None,
+            t if needs.trace else None,
         )
-        return Block(x[None], e[None], rs[None], ts[None], steps.map(lambda part: part[None]), (self.seed,))
-
-    def _pairs(self, index: int, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        g = key(self.seed, "train", self.name, index)
-        x = self.law.sample(BLOCK * settings.batch, g).view(BLOCK, settings.batch, -1)
-        return x, torch.randn(x.shape, generator=g), *_times(settings, g)
+        return Block(x[None], e[None], rs[None], ts[None], steps.map(lambda part: part[None]), (self.seed,), tuple(counts))
 
     def _posterior(self, b: Bridge, n: int) -> Tensor:
         proxy = Posterior(self.reference(n).to(self.device), dtype=b.z.dtype)
         parts = [proxy(None, Bridge(*q)) for q in zip(*b[:4], strict=True)]  # type: ignore[arg-type]
         return torch.stack(parts)
-
-
-def _times(settings: Settings, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Times of the moving rows, then of the diagonal ones: `[BLOCK, B]` both."""
-    r, t = TIMES[settings.times]((BLOCK, settings.batch), g)
-    return torch.cat([r[:, : settings.moving], t[:, settings.moving :]], 1), t
 
 
 def _rowwise(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, t: Tensor, rows: int = 1024) -> Tensor:
@@ -150,4 +166,5 @@ def stack(blocks: list[Block]) -> Block:
 
     x, e, r, t = (torch.cat(part) for part in zip(*(block[:4] for block in blocks), strict=True))
     first, *others = (block.steps for block in blocks)
-    return Block(x, e, r, t, first.map(join, *others), tuple(seed for block in blocks for seed in block.seeds))
+    moving = tuple(max(counts) for counts in zip(*(block.moving for block in blocks), strict=True))
+    return Block(x, e, r, t, first.map(join, *others), tuple(seed for block in blocks for seed in block.seeds), moving)

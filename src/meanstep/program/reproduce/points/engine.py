@@ -15,8 +15,9 @@ from meanstep import recipes
 from meanstep.fields.flat import Passes, Shape
 from meanstep.keys import key
 from meanstep.loss import Loss
-from meanstep.program.reproduce.points.draws import BLOCK, TIMES, Block, Step
-from meanstep.program.reproduce.points.settings import Settings, Spec
+from meanstep.program.reproduce.points.draws import Block, Step
+from meanstep.program.reproduce.points.protocols import TIMES, protocol
+from meanstep.program.reproduce.points.settings import BLOCK, Settings, Spec
 from meanstep.terms import Recipe
 from meanstep.times import diagonal
 from meanstep.velocities import own
@@ -24,12 +25,14 @@ from meanstep.weights import adaptive
 
 ADAM: dict[str, Any] = dict(fused=True, amsgrad=False, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, maximize=False)
 """For the kernel of torch.optim.Adam, which is called without its bookkeeping."""
-Structure = tuple[str, str | None, bool, bool, bool]
+SIGMAS: dict[str, Callable[[Tensor], Tensor]] = {"one": torch.ones_like, "t": lambda t: t, "t2": torch.square}
+"""Deviations of the trace weight by name, functions of `t`."""
+Structure = tuple[str, str | None, bool, bool, bool, str | None]
 
 
 def structure(spec: Spec) -> Structure:
     """What decides the operations of a step: models that agree on it can share an ensemble."""
-    return (spec.recipe, spec.proxy, spec.both, spec.anchor, spec.matrix)
+    return (spec.recipe, spec.proxy, spec.both, spec.anchor, spec.matrix, spec.sigma)
 
 
 class Cohort:
@@ -48,6 +51,11 @@ class Cohort:
         self.streams = torch.tensor(streams, device=initial.device)
         self.decays = torch.zeros(2, 1, 1, dtype=initial.dtype, device=initial.device)
         self.seconds = 0.0
+        self.protocol = protocol(settings)
+        # a captured step reads a rate that changes from the device
+        self.rate: float | Tensor = settings.lr
+        if self.protocol.falls and initial.is_cuda:
+            self.rate = torch.tensor(settings.lr, device=initial.device)
         self.gradient: _Coefficient | _Composed = _Coefficient(self) if specs[0].by_hand else _Composed(self)
         self.graph: _Graph | None = None
 
@@ -59,15 +67,31 @@ class Cohort:
         """
         began = time.perf_counter()
         total = torch.zeros(2, len(self.specs), dtype=self.flat.dtype, device=self.flat.device)
-        young = ((1 + step) / (10 + step) for step in range(start, stop))  # an average that young must not remember the initial weights
-        rates = [[1 - min(decay, age) for decay in (self.settings.ema_decay, self.settings.proxy_decay)] for age in young]
+        # an average that young must not remember the initial weights
+        ages = [(1 + step) / (10 + step) if self.protocol.young else 1.0 for step in range(start, stop)]
+        rates = [[1 - min(decay, age) for decay in (self.settings.ema_decay, self.settings.proxy_decay)] for age in ages]
         decays = torch.tensor(rates, dtype=self.flat.dtype, device=self.flat.device)[..., None, None]
         for k, step in enumerate(range(start, stop)):
             self.decays.copy_(decays[k])
+            self._set_rate(self.protocol.rate(step, self.settings))
             total += self._step(block, step)
         found = total.cpu()  # on a GPU this waits for the steps: before the clock is read
         self.seconds += time.perf_counter() - began
         return found
+
+    def variance(self, block: Block) -> Tensor:
+        """The trace of the covariance of a batch's gradient, over the first batches of a block, at the present weights: `[E]`, eq. (14)."""
+        found = []
+        for k in range(self.protocol.replicates):
+            self.gradient(block, k)
+            found.append(self.grad.clone())
+        return torch.stack(found).double().var(0).sum(-1).cpu()
+
+    def _set_rate(self, rate: float) -> None:
+        if isinstance(self.rate, Tensor):
+            self.rate.fill_(rate)
+        else:
+            self.rate = rate
 
     def _step(self, block: Block, step: int) -> Tensor:
         """Gradient, Adam, EMA copies."""
@@ -79,7 +103,7 @@ class Cohort:
 
     def _update(self, residual: Tensor) -> Tensor:
         first, second = self.moments.values()
-        adam([self.flat], [self.grad], [first], [second], [], [self.count], lr=self.settings.lr, **ADAM)
+        adam([self.flat], [self.grad], [first], [second], [], [self.count], lr=self.rate, **ADAM)
         self.averages.lerp_(self.flat, self.decays)
         return residual
 
@@ -102,18 +126,18 @@ class _Coefficient:
         self.cohort, self.spec, self.members = cohort, spec, len(cohort.specs)
         shape = cohort.shape
         self.matching = spec.still
-        self.moving = 0 if self.matching else settings.moving
         self.rows_used = settings.batch * (2 if spec.anchor else 1)
         self.passes = Passes(shape, self.members, self.rows_used, flat)
-        aside = settings.batch if spec.both else self.moving
-        self.aside = Passes(shape, self.members, aside, flat) if spec.proxy in ("ema", "own") else None
+        self.aside = Passes(shape, self.members, settings.batch, flat) if spec.proxy in ("ema", "own") else None
         self.layers, self.grads, self.others = shape.layers(flat), shape.layers(cohort.grad), shape.layers(cohort.proxy)
         self.beta = torch.tensor([s.beta for s in cohort.specs], dtype=flat.dtype, device=flat.device)[:, None, None]
         self.share = torch.full((self.members, self.rows_used), 2 / settings.batch, dtype=flat.dtype, device=flat.device)
         self.share[:, settings.batch :] *= settings.anchor
         if self.matching:
             self.share /= shape.dim
-        counted = [torch.arange(self.rows_used, device=flat.device) < n for n in (settings.batch, self.moving or settings.batch)]
+        self.sigma = SIGMAS[spec.sigma] if spec.sigma else None
+        moving = settings.batch if self.matching else settings.moving
+        counted = [torch.arange(self.rows_used, device=flat.device) < n for n in (settings.batch, moving)]
         self.means = torch.stack([rows / rows.sum() / shape.dim for rows in counted], 1).to(flat)
 
     def __call__(self, block: Block, step: int) -> Tensor:
@@ -125,7 +149,7 @@ class _Coefficient:
     @torch.no_grad()
     def rows(self, inputs: Step) -> Tensor:
         """Writes the gradient; returns the mean squared residuals `[2, E]`."""
-        n, batch = self.moving, self.cohort.settings.batch
+        n, batch = 0 if self.matching else inputs.gap.shape[1], self.cohort.settings.batch
         h, v = self._mine(inputs.inputs[:, : self.rows_used]), self._mine(inputs.velocity[:, : self.rows_used])
         if self.matching:
             h = torch.cat([self._mine(inputs.boundary), h[:, inputs.boundary.shape[1] :]], 1)
@@ -144,16 +168,31 @@ class _Coefficient:
             change = self.passes.tangent(self.layers, torch.cat([tangent, self._mine(inputs.tangents)], -1))
             residual[:, :n].addcmul_(self._mine(inputs.gap), change)
         error = residual.square().sum(-1)
-        self.passes.backward(self.layers, self.grads, residual * self._weight(error)[..., None])
-        return (error @ self.means).mT
+        weight = self._weight(error)
+        if self.sigma is not None:
+            weight = weight * self._traced(inputs)
+        self.passes.backward(self.layers, self.grads, residual * weight[..., None])
+        if self.matching or self.cohort.protocol.counted:
+            return (error @ self.means).mT
+        moved = torch.linalg.vecdot(error[:, :n], self._mine((inputs.gap[..., 0] > 0).to(error)))
+        return torch.stack([error.mean(-1), moved / self._mine((inputs.gap > 0).sum((1, 2)))]) / self.cohort.shape.dim
 
     def _weight(self, error: Tensor) -> Tensor:
         settings = self.cohort.settings
         return self.share if self.matching or not settings.power else self.share / (error + settings.c) ** settings.power
 
+    def _traced(self, inputs: Step) -> Tensor:
+        """The trace weight of every row by one probe of signs; where `r = t` the trace is `D`."""
+        assert self.sigma is not None and inputs.signs is not None and inputs.t is not None
+        signs, n = self._mine(inputs.signs), inputs.gap.shape[1]
+        change = self.passes.tangent(self.layers, torch.cat([signs, torch.zeros_like(self._mine(inputs.tangents))], -1))
+        spread = torch.ones_like(self.share)
+        spread[:, :n] = torch.addcmul(-signs, self._mine(inputs.gap), change).square().mean(-1)
+        return 1 / (1 + self.sigma(self._mine(inputs.t)).square() * spread)
+
     def _proxy(self, inputs: Step, h: Tensor) -> Tensor:
         """The proxy velocity on the moving rows, or on all rows if it enters the target."""
-        n, batch, both = self.moving, self.cohort.settings.batch, self.spec.both
+        n, batch, both = inputs.gap.shape[1], self.cohort.settings.batch, self.spec.both
         if self.aside is not None:
             boundary = self._mine(inputs.boundary)
             rows = torch.cat([boundary, h[:, n:batch]], 1) if both else boundary

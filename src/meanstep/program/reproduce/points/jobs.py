@@ -17,21 +17,24 @@ import torch
 from torch import Tensor
 
 from meanstep.coefficients import binned
-from meanstep.fields.flat import Runner, Shape
+from meanstep.fields.flat import Runner
 from meanstep.keys import key
 from meanstep.program import disk
 from meanstep.program.reproduce import records
 from meanstep.program.reproduce.points import KIND
-from meanstep.program.reproduce.points.draws import BLOCK, Block, Needs, Stream, stack
+from meanstep.program.reproduce.points.draws import Block, Needs, Stream, stack
 from meanstep.program.reproduce.points.engine import Cohort, structure
 from meanstep.program.reproduce.points.measure import Judge, Probe, exact_beta, exact_map, probe_rows
-from meanstep.program.reproduce.points.sets import exact, law_of
-from meanstep.program.reproduce.points.settings import MEASURING, SET_COST, Settings
+from meanstep.program.reproduce.points.protocols import protocol
+from meanstep.program.reproduce.points.sets import exact
+from meanstep.program.reproduce.points.settings import BLOCK, MEASURING, SET_COST, Settings
 from meanstep.program.reproduce.records import Part, Record
 from meanstep.program.reproduce.study import DONE, Stopped, Study, Tell
 
 GLANCES = 8
 """Points of a training curve."""
+VARIANCES = 32
+"""Moments of the second half of training at which the variance of the gradient is measured, where batches measure it."""
 SAVE_EVERY = 20.0
 """Seconds between states on disk."""
 
@@ -82,7 +85,7 @@ class Sweep(Study):
         groups: dict[Any, list[tuple[str, int]]] = {}
         for pair in [(data, seed) for seed in settings.seeds for data in settings.sets]:
             if not all((*pair, name) in done for name in ids):
-                groups.setdefault(law_of(pair[0], settings).dim if settings.ensemble else pair, []).append(pair)
+                groups.setdefault(protocol(settings).law(pair[0], settings).dim if settings.ensemble else pair, []).append(pair)
         sets = [Job(((data, 0),), models=False) for data in settings.sets if data not in described]
         return sets + [Job(tuple(group)) for group in groups.values()]
 
@@ -110,7 +113,7 @@ def _law_map(name: str, rows: int) -> dict[str, Any]:
 
 def describe(name: str, settings: Settings) -> Record:
     """The set's own record: what fresh data score against fresh data, and the exact law's noise."""
-    started, law = time.perf_counter(), law_of(name, settings)
+    started, law = time.perf_counter(), protocol(settings).law(name, settings)
     judges = [Judge(Stream(law, name, -1 - k), settings) for k in range(8)]  # data that no model is compared with
     floors = [judge.floor() for judge in judges]
     return {
@@ -120,7 +123,7 @@ def describe(name: str, settings: Settings) -> Record:
         "regions": law.regions,
         "floor": {metric: [f[metric] for f in floors] for metric in ("sw1", "energy", "coverage")},
         "noise": {"sw1": [judge.start() for judge in judges]},
-        "law": _law_map(name, settings.probe) if name != "points" else None,
+        "law": _law_map(name, settings.probe) if settings.protocol == "ours" and name != "points" else None,
         "seconds": round(time.perf_counter() - started, 2),
     }
 
@@ -138,11 +141,12 @@ class _Work:
         self.settings, self.tell, self.device = settings, tell, device
         self.specs = settings.specs()
         self.needs = Needs.of(self.specs)
-        laws = {name: law_of(name, settings) for name, _ in job.pairs}
+        self.protocol = protocol(settings)
+        laws = {name: self.protocol.law(name, settings) for name, _ in job.pairs}
         matrix = any(spec.matrix for spec in self.specs)
         betas = {name: binned(*exact_beta(_law_map(name, settings.probe))) if matrix else None for name in laws}
         self.streams = [Stream(laws[name], name, seed, betas[name], device) for name, seed in job.pairs]
-        self.shape = Shape(self.streams[0].law.dim, settings.width, settings.depth)
+        self.shape = self.protocol.shape(self.streams[0].law.dim, settings.width, settings.depth)
         self.members = [(s, spec) for s in range(len(self.streams)) for spec in self.specs]
         self.cost = sum(spec.cost for _, spec in self.members)
         self.groups = self._groups()
@@ -154,6 +158,9 @@ class _Work:
         self.sums = [torch.zeros(2, len(group)) for group in self.groups]
         self.kept: tuple[int, Block] | None = None
         self.curves: dict[str, dict[str, list[float]]] = {}
+        self.traces: dict[str, list[float]] = {}
+        late = range(VARIANCES if self.protocol.replicates else 0)
+        self.variances = sorted({settings.steps // 2 + (settings.steps * (2 * k + 1)) // (4 * VARIANCES) for k in late})
         self.glances = sorted({max(1, round(settings.steps * k / GLANCES)) for k in range(1, GLANCES + 1)})
 
     def _groups(self) -> list[list[int]]:
@@ -178,7 +185,7 @@ class _Work:
         """All steps from the present one."""
         while self.step < self.settings.steps:
             index = self.step // BLOCK
-            stop = min((index + 1) * BLOCK, self.settings.steps, *(g for g in self.glances if g > self.step))
+            stop = min((index + 1) * BLOCK, self.settings.steps, *(g for g in (*self.glances, *self.variances) if g > self.step))
             began = time.perf_counter()
             block = self._block(index)
             self.drawing += time.perf_counter() - began
@@ -186,6 +193,8 @@ class _Work:
                 total += cohort.run(block, self.step, stop).to(total)
             self.tell("steps", (stop - self.step) * self.cost)
             self.step = stop
+            if stop in self.variances:
+                self._vary()
             if stop in self.glances:
                 self._glance()
             self._pause()
@@ -196,6 +205,15 @@ class _Work:
         if self.kept is None or self.kept[0] != index:
             self.kept = index, stack([s.block(index, self.shape, self.settings, self.needs) for s in self.streams])
         return self.kept[1]
+
+    def _vary(self) -> None:
+        """The variance of a batch's gradient at the present weights, on draws that nothing trains on."""
+        began = time.perf_counter()
+        block = stack([s.block(self.step, self.shape, self.settings, self.needs, "variance") for s in self.streams])
+        for cohort, group in zip(self.cohorts, self.groups, strict=True):
+            for i, value in zip(group, cohort.variance(block).tolist(), strict=True):
+                self.traces.setdefault(str(i), []).append(value)
+        self.drawing += time.perf_counter() - began
 
     def _glance(self) -> None:
         since = self.step - max([0, *(g for g in self.glances if g < self.step)])
@@ -225,7 +243,7 @@ class _Work:
         tensors = {f"{i}.{name}": p.contiguous() for i, cohort in enumerate(self.cohorts) for name, p in cohort.state().items()}
         tensors |= {f"{i}.sums": total for i, total in enumerate(self.sums)}
         clock = [self.drawing, *(cohort.seconds for cohort in self.cohorts)]
-        meta = {"step": str(self.step), "clock": json.dumps(clock), "curves": json.dumps(self.curves)}
+        meta = {"step": str(self.step), "clock": json.dumps(clock), "curves": json.dumps(self.curves), "traces": json.dumps(self.traces)}
         disk.folder(self.file.parent)
         disk.write(self.file, save({name: p.cpu() for name, p in tensors.items()}, meta))
         self.saved = time.perf_counter()
@@ -242,7 +260,7 @@ class _Work:
                 meta, tensors = found.metadata(), {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
         except (SafetensorError, OSError):
             return
-        self.step, self.curves = int(meta["step"]), json.loads(meta["curves"])
+        self.step, self.curves, self.traces = int(meta["step"]), json.loads(meta["curves"]), json.loads(meta.get("traces", "{}"))
         self.drawing, *clocks = json.loads(meta["clock"])
         for cohort, seconds in zip(self.cohorts, clocks, strict=True):
             cohort.seconds = seconds
@@ -255,7 +273,8 @@ class _Work:
 
     def measure(self) -> Iterator[Record]:
         """One record a model, and the samples of the sweep's first seed."""
-        probes = [Probe(probe_rows(s, self.shape, self.settings), self.shape, self.settings) for s in self.streams]
+        exactly = not self.protocol.replicates
+        probes = [Probe(probe_rows(s, self.shape, self.settings), self.shape, self.settings) if exactly else None for s in self.streams]
         kept: dict[int, dict[str, Tensor]] = {s: {"data": self.judges[s].data[:2000]} for s in range(len(self.streams))}
         part = Part(self.file.with_suffix(".jsonl"), KIND)
         before = {(r["set"], r["seed"], r["id"]): r for r in part.found}
@@ -268,7 +287,8 @@ class _Work:
                 flat, ema, proxy = (p[k : k + 1].detach().cpu() for p in (cohort.flat, cohort.ema, cohort.proxy))
                 held = before.get((self.streams[s].name, self.streams[s].seed, spec.id))
                 if held is None:
-                    record = self._record(i, (flat, ema), probes[s](flat, proxy) if spec.family else None)
+                    probe = probes[s]
+                    record = self._record(i, (flat, ema), probe(flat, proxy) if probe and spec.family else None)
                     seconds = cohort.seconds / len(group) + self.drawing / len(self.members)
                     record |= {"seconds": round(seconds, 3), "measuring": round(time.perf_counter() - began, 3)}
                 yield held or part.add(record)
@@ -282,8 +302,12 @@ class _Work:
         s, spec = self.members[i]
         about = {"kind": "model", "set": self.streams[s].name, "seed": self.streams[s].seed, "id": spec.id, "spec": asdict(spec)}
         raw = self.judges[s].scores(Runner(self.shape, weights[0]))
-        ema = self.judges[s].scores(Runner(self.shape, weights[1]), (1, 2, 4, 64) if spec.still else (1, 2, 4))
-        return about | {"steps": self.settings.steps, "raw": raw, "ema": ema, "curve": self.curves[str(i)], "probe": probe}
+        jumps = sorted({1, 2, 4, self.settings.jumps, *([64] if spec.still else [])})
+        ema = self.judges[s].scores(Runner(self.shape, weights[1]), tuple(jumps))
+        record = about | {"steps": self.settings.steps, "raw": raw, "ema": ema, "curve": self.curves[str(i)], "probe": probe}
+        if (traces := self.traces.get(str(i))) is not None:
+            record["variance"] = sum(traces) / len(traces)
+        return record
 
     def _keep(self, s: int, arrays: dict[str, Tensor]) -> None:
         file = io.BytesIO()

@@ -13,10 +13,11 @@ from torch import Tensor
 from meanstep import samplers
 from meanstep.fields.flat import Passes, Runner, Shape, Trace
 from meanstep.keys import key
-from meanstep.metrics.distances import Coverage, Sliced, directions, energy_distance
+from meanstep.metrics.distances import Coverage, Sliced, energy_distance
 from meanstep.paths import linear
 from meanstep.probes.maps import measured_map, noise_map, optima, ratio
-from meanstep.program.reproduce.points.draws import TIMES, Stream
+from meanstep.program.reproduce.points.draws import Stream
+from meanstep.program.reproduce.points.protocols import TIMES, protocol
 from meanstep.program.reproduce.points.settings import Settings
 from meanstep.types import Bridge
 from meanstep.velocities import Posterior
@@ -40,7 +41,7 @@ class Judge:
         self.law, self.n, self.path = law, n, (stream.seed, "evaluate", stream.name)
         fresh = getattr(law, "held_out_sample", law.sample)  # a user's points: the half that is not trained on
         self.data = fresh(n, key(*self.path, "data"))
-        self.directions = directions(law.dim, settings.directions, key(0, "directions"))
+        self.directions = protocol(settings).directions(law.dim, settings, self.path)
         self.sliced, self.quick = Sliced(self.data, self.directions), Sliced(self.data[:2048], self.directions[::4])
         self.noise = torch.randn(1, n, law.dim, generator=key(*self.path, "noise"))
         self.modes = Coverage(law, self.data) if getattr(law, "regions", 0) else None

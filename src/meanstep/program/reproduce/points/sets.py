@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from meanstep.fields.planar import PLANAR, gaussian_mixture
 from meanstep.keys import key
 from meanstep.program.console import UserError
+from meanstep.program.reproduce.points.published_sets import Drawn, dense_mixture
 from meanstep.program.reproduce.points.settings import Settings, mixture_dimension
 from meanstep.types import Bridge
 from meanstep.velocities import Posterior
@@ -184,6 +185,12 @@ class Points:
 def law_of(name: str, settings: Settings) -> Any:
     """The data of a set, in float32."""
     return Points(load(settings.points or "")) if name == "points" else exact(name).to(torch.float32)
+
+
+def published_law(name: str, settings: Settings) -> Any:
+    """A set as the authors draw it, unscaled, in float32."""
+    dim = mixture_dimension(name)
+    return dense_mixture(dim, settings.centres == "fixed") if dim else Drawn(name, 2)
 
 
 def exact(name: str) -> Any:

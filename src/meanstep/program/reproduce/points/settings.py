@@ -1,5 +1,6 @@
 """What a sweep trains: the arms by name, their models, and every setting that its numbers depend on."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +11,13 @@ from meanstep.program.registry import INSTANTANEOUS, METHODS
 from meanstep.program.reproduce.arms import coefficients, unknown
 
 PROXIES = ("ema", "own", "posterior", "oracle")
+SIGMAS = ("one", "t", "t2")
 REFERENCES = ("flow_matching", "alpha_flow", "improved_meanflow", "terminal_velocity", "split_meanflow", "solution_flow", "shortcut")
 SETS = ("swiss_roll", "checkerboard", "pinwheel", "eight_gaussians", "two_moons", "two_spirals")
 """Built-in sets in the plane: those of `fields.planar.PLANAR`, in its order."""
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
+BLOCK = 32
+"""Steps drawn at once."""
 MEASURING, SET_COST = 250, 2000
 """What measuring a model and describing a set cost, in steps of plain MeanFlow: for the remaining time only."""
 
@@ -23,7 +27,8 @@ class Spec:
     """One model of the coefficient family, eq. (17), (18), or a reference recipe by its name.
 
     `proxy` in the tangent with coefficient `beta`, with `both` in the target too; `matrix`: beta per (r, t) from the exact law, eq. (20),
-    in place of the number; `anchor`: whether the flow-matching anchor is on. Specs that train alike are equal: see `canonical`.
+    in place of the number; `anchor`: whether the flow-matching anchor is on; `sigma`: by its name the deviation of the trace weight,
+    None without it. Specs that train alike are equal: see `canonical`.
     """
 
     recipe: str = "coefficient"
@@ -32,6 +37,7 @@ class Spec:
     both: bool = False
     anchor: bool = False
     matrix: bool = False
+    sigma: str | None = None
 
     @property
     def family(self) -> bool:
@@ -45,11 +51,11 @@ class Spec:
 
     @property
     def id(self) -> str:
-        """A short name, unique in a sweep: `beta 0`, `ema 0.5`, `posterior-both 1`, `ema 1 anchor`, `ema matrix`, `shortcut`."""
+        """A short name, unique in a sweep: `beta 0`, `ema 0.5`, `posterior-both 1`, `ema 1 anchor`, `ema matrix`, `ema 1 trace t2`, `shortcut`."""
         if not self.family:
             return self.recipe
         words = [f"{self.proxy}{'-both' if self.both else ''}" if self.proxy else "beta", "matrix" if self.matrix else f"{self.beta:.12g}"]
-        return " ".join([*words, "anchor"] if self.anchor else words)
+        return " ".join([*words, *(["anchor"] if self.anchor else []), *([f"trace {self.sigma}"] if self.sigma else [])])
 
     @property
     def by_hand(self) -> bool:
@@ -59,7 +65,7 @@ class Spec:
     @property
     def cost(self) -> float:
         """Of a step, in steps of plain MeanFlow: for the remaining time only."""
-        return 5.0 if not self.by_hand else 2.0 if self.anchor else 1.0
+        return 5.0 if not self.by_hand else 2.0 if self.anchor else 1.3 if self.sigma else 1.0
 
     def canonical(self) -> "Spec":
         """The same training without names that mean nothing: at `beta = 0` no proxy is asked."""
@@ -74,6 +80,7 @@ SWEPT: dict[str, Callable[[float], Spec]] = {
     "paper": lambda beta: Spec(beta=beta, proxy="ema", anchor=beta == 1).canonical(),
     "plain": _member(proxy="ema"),
     "anchored": _member(proxy="ema", anchor=True),
+    **{f"trace-{sigma}": _member(proxy="ema", sigma=sigma) for sigma in SIGMAS},
     **{proxy: _member(proxy=proxy) for proxy in PROXIES[1:]},
     **{f"{proxy}-both": _member(proxy=proxy, both=True) for proxy in PROXIES},
 }
@@ -103,9 +110,8 @@ def models(arm: str, betas: Sequence[float]) -> list[tuple[float | None, Spec]]:
 class Settings:
     """Everything that the numbers of a sweep depend on; what they do not depend on (workers, device's place) is not here.
 
-    Where the paper (arXiv 2605.09235) does not state a setting it is ours: batch, learning rate, times, row shares, weight, decays,
-    scale of the data, network inputs, numbers of samples and directions. Known: MLP 3 x 128, 200,000 steps (`paper` scale), anchor
-    `delta` on [1e-4, 1e-2] with scale 0.5.
+    `protocol`: see protocols.py; the numbers that the authors' of arXiv 2605.09235 states are in `PUBLISHED`, the defaults are ours.
+    `largest_gap`: a cap on `t - r` in training, None without one; `centres`: of their dense mixtures, redrawn for every batch or fixed.
     """
 
     sets: tuple[str, ...]
@@ -132,6 +138,9 @@ class Settings:
     points: str | None = None
     digest: str | None = None
     ensemble: bool = False
+    protocol: str = "ours"
+    largest_gap: float | None = None
+    centres: str | None = None
 
     def lines(self) -> list[tuple[str, float | None, Spec]]:
         """Arm, beta and model of every line of the sweep, arms in order."""
@@ -145,6 +154,25 @@ class Settings:
     def moving(self) -> int:
         """Rows of a batch with `r < t`."""
         return round((1 - self.diagonal_share) * self.batch)
+
+    @property
+    def jumps(self) -> int:
+        """The fewest equal jumps from noise to data that stay within the largest gap of training."""
+        return 1 if self.largest_gap is None else math.ceil(1 / self.largest_gap - 1e-9)
+
+
+PUBLISHED: dict[str, Any] = {
+    "batch": 256,
+    "diagonal_share": 0.25,
+    "times": "uniform",
+    "lr": 1e-3,
+    "power": 0.0,
+    "proxy_decay": 0.999,
+    "ema_decay": 0.999,
+    "samples": 4096,
+    "directions": 500,
+}
+"""What the authors' protocol fixes; the cap of 0.5 and the seeds 42, 0, 1 are its defaults, and may be changed."""
 
 
 def mixture_dimension(name: str) -> int | None:
