@@ -218,3 +218,10 @@ def test_a_member_of_an_ensemble_trains_as_if_alone():
 def test_the_fewest_jumps_within_a_cap():
     for cap, jumps in ((None, 1), (1.0, 1), (0.5, 2), (0.4, 3), (1 / 3, 3), (0.1, 10)):
         assert replace(SETTINGS, largest_gap=cap).jumps == jumps
+
+
+def test_both_orders_of_the_sliced_distance():
+    x, y = (torch.randn(50, 3, generator=ms.key(k, "both"), dtype=torch.float64) for k in (0, 1))
+    directions = torch.nn.functional.normalize(torch.randn(40, 3, generator=ms.key(2, "both"), dtype=torch.float64), dim=-1)
+    apart = (x @ directions.T).sort(0).values - (y @ directions.T).sort(0).values
+    assert Sliced(y, directions).both(x) == pytest.approx((apart.abs().mean().item(), apart.square().mean().sqrt().item()), rel=1e-12)

@@ -46,9 +46,14 @@ class Sliced:
 
     def __call__(self, x: Tensor) -> float:
         """Mean over directions of the mean absolute difference of the sorted projections; `ValueError` unless `x` is `[n, D]` too."""
+        return self.both(x)[0]
+
+    def both(self, x: Tensor) -> tuple[float, float]:
+        """The sliced distances of order 1 and 2, the second the root of the mean squared difference: one sorting for both."""
         if x.shape != self.shape:
             raise ValueError(f"the points {tuple(x.shape)} must have the shape of the reference, {tuple(self.shape)}")
-        return (self._sorted(_points("x", x).to(self.directions)) - self.sorted).abs().mean().item()
+        apart = self._sorted(_points("x", x).to(self.directions)) - self.sorted
+        return apart.abs().mean().item(), apart.square().mean().sqrt().item()
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> float:

@@ -16,29 +16,55 @@ from meanstep.program.pages.page import require
 from meanstep.program.ranges import Ranged, ranged
 from meanstep.program.reproduce.arms import coefficients
 from meanstep.program.reproduce.folder import chosen
-from meanstep.program.reproduce.points.settings import DIMENSIONS, SETS, Settings, known_sets, mixture_dimension
+from meanstep.program.reproduce.points import KIND
+from meanstep.program.reproduce.points.settings import (
+    DIMENSIONS,
+    PUBLISHED,
+    SETS,
+    SIGMAS,
+    Settings,
+    Spec,
+    known_sets,
+    mixture_dimension,
+)
 
 Scale = Literal["smoke", "quick", "paper"]
+Protocol = Literal["ours", "authors"]
 DEFAULT = ("paper", "plain@1", "anchored@0", "posterior-both@1", "flow_matching")
+THEIRS = ("plain", "trace-t2@1")
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": {"steps": 160, "seeds": (0, 1), "batch": 128, "samples": 1000, "directions": 32, "probe": 512, "reference": 512},
     "quick": {"steps": 2800, "seeds": (0, 1, 2)},
     "paper": {"steps": 200_000, "seeds": (0, 1, 2), "batch": 1024, "ema_decay": 0.9999, "samples": 20_000},
 }
 """What each scale sets; the rest are the defaults of `Settings`."""
+PUBLISHED_SCALES: dict[str, dict[str, Any]] = {
+    "smoke": {"steps": 160, "seeds": (42, 0)},
+    "quick": {"steps": 12_000, "seeds": (42, 0, 1)},
+    "paper": {"steps": 200_000, "seeds": (42, 0, 1)},
+}
+"""The same under the authors' protocol: its own numbers hold at every scale."""
 
 
 ARMS_HELP = (
     "What to train: ARM@BETA,BETA restricts an arm to some coefficients. Swept over beta: paper (EMA copy in the tangent, anchor at "
     "beta = 1 only), plain (never an anchor), anchored (always), own, posterior, oracle (other proxies in the tangent), ema-both, "
-    "own-both, posterior-both, oracle-both (the proxy in tangent and target). One model: matrix, matrix-oracle (beta per (r, t) from "
+    "own-both, posterior-both, oracle-both (the proxy in tangent and target), trace-one, trace-t, trace-t2 (EMA copy in the tangent and "
+    "the trace weight of the authors' first draft, its deviation 1, t or t^2). One model: matrix, matrix-oracle (beta per (r, t) from "
     "the exact law), flow_matching, alpha_flow, improved_meanflow, terminal_velocity, split_meanflow, solution_flow, shortcut."
 )
 SEEDS_HELP = "Which seeds: 0:3 (without 3), 3,5,8 or 0:4,7. Models of one seed share all draws, so that differences are paired."
 WORKERS_HELP = "How many at a time: processes, each on one thread. The results do not depend on it."
 BETAS_HELP = "Coefficients of the swept arms, in [0, 1]."
 SETS_HELP = f"Which data: {', '.join(SETS)}, or mixture-D."
+PROTOCOL_HELP = (
+    "ours, or that of the paper's authors as their public code has it: network, sets unscaled, batch, times and their cap, rows, rate, "
+    "averages, no anchor, 4,096 samples along 500 directions, seeds 42, 0, 1, the gradient's variance measured in training."
+)
+CENTRES_HELP = "Of the authors' mixtures: drawn anew for every batch, as their code does, or once."
+GAP_HELP = "The largest t - r that is trained: gaps above it are cut. One jump from noise to data has gap 1."
 FOLDER = "Where results go: the study's folder; it is made if it does not exist."
+STANDARD = {"times": "uniform", "lr": 1e-3, "power": 0.0}
 POINTS_HELP = "Your own points as one more set: .csv, .npy or .parquet, a point a row, two or more columns. Standardised; half is held out."
 
 
@@ -48,41 +74,49 @@ class _Sweep(Ranged):
 
     scale: Scale = "quick"
     """smoke: under a minute, for a look; quick: up to ten minutes on two cores; paper: 200,000 updates, hours on two cores."""
-    arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ARM ...]", help=ARMS_HELP)] = DEFAULT
-    seeds: Annotated[Seeds | None, hinted(SEEDS_HELP, "by the scale: 0,1 and 0:3", "SEEDS")] = None
-    updates: Annotated[int | None, hinted("Training steps of each model.", "by the scale: 160, 2,800, 200,000", "N from 1")] = None
+    protocol: Annotated[Protocol, tyro.conf.arg(help=PROTOCOL_HELP)] = "ours"
+    arms: Annotated[tuple[str, ...], hinted(ARMS_HELP, f"{' '.join(DEFAULT)}; authors: {' '.join(THEIRS)}", "[ARM ...]")] = ()
+    seeds: Annotated[Seeds | None, hinted(SEEDS_HELP, "by the scale: 0,1 and 0:3; authors: 42,0 and 42,0,1", "SEEDS")] = None
+    updates: Annotated[
+        int | None, hinted("Training steps of each model.", "by the scale: 160, 2,800 (authors: 12,000), 200,000", "N from 1")
+    ] = None
     batch: Annotated[
         int | None,
-        hinted(
-            "Rows at a time: of a training step; the paper's own number is unknown.", "by the scale: 128, 256, 1024", "N from 8 to 1048576"
-        ),
+        hinted("Rows at a time: of a training step.", "by the scale: 128, 256, 1024; authors: 256", "N from 8 to 1048576"),
     ] = None
-    diagonal_share: Annotated[float, tyro.conf.arg(help=DIAGONAL, metavar="FLOAT above 0 below 1")] = 0.5
+    diagonal_share: Annotated[float | None, hinted(DIAGONAL, "0.5; authors: 0.25, a coin a row", "FLOAT above 0 below 1")] = None
     times: Annotated[Literal["uniform", "logit-normal"], tyro.conf.arg(help=TIMES)] = "uniform"
+    largest_gap: Annotated[float | None, hinted(GAP_HELP, "none; authors: 0.5", "FLOAT above 0 to 1")] = None
     rate: Annotated[float, ranged("FLOAT above 0 below 1000")] = 1e-3
-    """The learning rate: Adam's, constant."""
+    """The learning rate of Adam: constant; authors: falls by a cosine to a hundredth of it."""
     power: Annotated[float, tyro.conf.arg(help=POWER, metavar="FLOAT from 0 to 4")] = 0.0
     workers: Annotated[int | None, hinted(WORKERS_HELP, "one a core", "N from 1 to 4096")] = None
     device: Device = "auto"
 
     def _settings(self, sets: Sequence[str], betas: Sequence[float], points: Path | None) -> Settings:
-        scale = dict(SCALES[self.scale])
-        given = {"steps": self.updates, "batch": self.batch, "seeds": self.seeds}
+        theirs = self.protocol == "authors"
+        scale = dict(PUBLISHED_SCALES[self.scale] | PUBLISHED if theirs else SCALES[self.scale])
+        given = {"steps": self.updates, "batch": self.batch, "seeds": self.seeds, "diagonal_share": self.diagonal_share}
+        given |= {
+            name: value for name, value in (("times", self.times), ("lr", self.rate), ("power", self.power)) if value != STANDARD[name]
+        }
         scale |= {name: value for name, value in given.items() if value is not None}
         settings = Settings(
             sets=tuple(dict.fromkeys(sets)),
             betas=tuple(betas),
-            arms=tuple(dict.fromkeys(self.arms)),
-            diagonal_share=self.diagonal_share,
-            times=self.times,
-            lr=self.rate,
-            power=self.power,
+            arms=tuple(dict.fromkeys(self.arms or (THEIRS if theirs else DEFAULT))),
+            largest_gap=0.5 if theirs and self.largest_gap is None else self.largest_gap,
+            protocol=self.protocol,
+            centres=self._centres(),
             points=None if points is None else str(points.expanduser().resolve()),
             digest=None if points is None else hashlib.sha256(points.expanduser().read_bytes()).hexdigest(),
             **scale,
         )
         _check(settings)
         return settings
+
+    def _centres(self) -> str | None:
+        return None
 
     def _go(self, settings: Settings, named: Path | None, study: str) -> int:
         if flags.device(self.device) == "mps":
@@ -133,10 +167,11 @@ class Toy(_Sweep):
 class Mixtures(_Sweep):
     """Train the coefficient sweep on Gaussian mixtures of growing dimension and write a report.
 
-    Eight Gaussians with standard deviation 0.3 in d = 2 to 64 dimensions, of unit variance in all (ours: the
-    paper's mixtures are unknown). docs/sweep.md says more.
+    Eight Gaussians with standard deviation 0.3 in d = 2 to 64 dimensions, of unit variance in all; under the authors' protocol 64
+    about a sphere, with other centres for every batch. docs/sweep.md says more.
 
-    Examples: meanstep reproduce mixtures; meanstep reproduce mixtures --dims 64 --seeds 0:5
+    Examples: meanstep reproduce mixtures; meanstep reproduce mixtures --dims 64 --seeds 0:5; meanstep reproduce mixtures --protocol
+    authors --centres fixed --dims 16
     """
 
     dims: Annotated[tuple[int, ...], tyro.conf.arg(metavar="[D from 2 to 256 ...]")] = DIMENSIONS
@@ -149,6 +184,7 @@ class Mixtures(_Sweep):
         "0.8",
         "1",
     )
+    centres: Annotated[Literal["redrawn", "fixed"] | None, hinted(CENTRES_HELP, "redrawn under authors", "{redrawn,fixed}")] = None
     out: Annotated[Path | None, hinted(FOLDER, "runs/mixtures, or runs/mixtures-2, ... where that is another study's", "FOLDER")] = None
 
     def run(self) -> int:
@@ -158,6 +194,40 @@ class Mixtures(_Sweep):
         sets = [f"mixture-{dim}" for dim in dict.fromkeys(self.dims)]
         return self._go(self._settings(sets, coefficients(self.betas), None), self.out, "mixtures")
 
+    def _centres(self) -> str | None:
+        if self.protocol == "authors":
+            return self.centres or "redrawn"
+        if self.centres is not None:
+            raise UserError(
+                f"--centres {self.centres}: the mixtures of --protocol ours have centres that stay; leave it out, or add --protocol authors"
+            )
+        return None
+
+
+def _contradicted(settings: Settings) -> None:
+    """`UserError` for the first setting that is not the authors'."""
+    own = "leave it out, or use --protocol ours"
+    if settings.points:
+        raise UserError(f"--points: the authors' protocol has their sets, unscaled, and none of yours: {own}")
+    for name, value in PUBLISHED.items():
+        if getattr(settings, name) != value:
+            option = KIND.option(name)
+            raise UserError(f"{option} {getattr(settings, name)}: the authors' protocol has {value}: {own}")
+    for _, _, spec in settings.lines():
+        if why := _untold(spec):
+            raise UserError(
+                f"--arms: {spec.id} {why}: choose among plain, own, posterior, {', '.join(f'trace-{s}' for s in SIGMAS)}, or use --protocol ours"
+            )
+
+
+def _untold(spec: Spec) -> str:
+    """Why the authors' protocol does not train a model; empty for one that it does."""
+    if spec.anchor:
+        return "has a flow-matching anchor, which the authors' toy code has not"
+    if spec.matrix or spec.proxy == "oracle":
+        return "needs the exact law of the data, and the authors' sets are draws only"
+    return "" if spec.by_hand else "is a recipe of its own, which the authors did not train"
+
 
 def _check(settings: Settings) -> None:
     """`UserError` for the first setting that makes no sense."""
@@ -165,6 +235,8 @@ def _check(settings: Settings) -> None:
     for name in settings.sets:
         if name not in known and mixture_dimension(name) is None:
             raise UserError(f"there is no set {name!r}: choose among {', '.join(known_sets())}, or give your own with --points FILE")
+    if settings.protocol == "authors":
+        _contradicted(settings)
     settings.lines()
     for option, held in (("--arms", settings.arms), ("--betas", settings.betas)):
         if not held:

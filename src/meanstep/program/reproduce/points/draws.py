@@ -20,7 +20,6 @@ from meanstep.types import Bridge
 from meanstep.velocities import Posterior
 
 
-
 class Step(NamedTuple):
     """One step's inputs for `S` streams; rows are `n` moving, `B - n` on the diagonal, then `A` anchors. None where no model asks.
 

@@ -34,7 +34,7 @@ from meanstep.program.reproduce.study import DONE, Stopped, Study, Tell
 GLANCES = 8
 """Points of a training curve."""
 VARIANCES = 32
-"""Moments of the second half of training at which the variance of the gradient is measured, where batches measure it."""
+"""Most moments of the second half of training at which the variance of the gradient is measured, where batches measure it."""
 SAVE_EVERY = 20.0
 """Seconds between states on disk."""
 
@@ -69,7 +69,8 @@ class Sweep(Study):
     def stated(self, about: Record | None) -> Record:
         """All settings; one that an older file has not was what is its default now."""
         since = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
-        return asdict(self.settings) if about is None else since | about["settings"]
+        found = asdict(self.settings) if about is None else since | about["settings"]
+        return {"protocol": found["protocol"], **found}  # what everything else follows from is named first
 
     def described(self) -> Record:
         """What sweep.json holds."""
@@ -121,7 +122,7 @@ def describe(name: str, settings: Settings) -> Record:
         "set": name,
         "dim": law.dim,
         "regions": law.regions,
-        "floor": {metric: [f[metric] for f in floors] for metric in ("sw1", "energy", "coverage")},
+        "floor": {metric: [f[metric] for f in floors] for metric in ("sw1", "sw2", "energy", "coverage")},
         "noise": {"sw1": [judge.start() for judge in judges]},
         "law": _law_map(name, settings.probe) if settings.protocol == "ours" and name != "points" else None,
         "seconds": round(time.perf_counter() - started, 2),
@@ -159,8 +160,8 @@ class _Work:
         self.kept: tuple[int, Block] | None = None
         self.curves: dict[str, dict[str, list[float]]] = {}
         self.traces: dict[str, list[float]] = {}
-        late = range(VARIANCES if self.protocol.replicates else 0)
-        self.variances = sorted({settings.steps // 2 + (settings.steps * (2 * k + 1)) // (4 * VARIANCES) for k in late})
+        late = max(4, min(VARIANCES, settings.steps // 1000)) if self.protocol.replicates else 0
+        self.variances = sorted({settings.steps // 2 + (settings.steps * (2 * k + 1)) // (4 * late) for k in range(late)})
         self.glances = sorted({max(1, round(settings.steps * k / GLANCES)) for k in range(1, GLANCES + 1)})
 
     def _groups(self) -> list[list[int]]:

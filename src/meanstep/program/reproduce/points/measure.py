@@ -3,6 +3,7 @@
 Rows are drawn by keys of their own, so that all models of a set and seed are measured on the same.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -54,7 +55,9 @@ class Judge:
         made = {str(k): samplers.walk(runner, self.noise, samplers.grid(k), batch_dims=2)[0] for k in steps if k < 64}
         if 64 in steps:
             made["64"] = samplers.euler(runner, self.noise, samplers.grid(64), batch_dims=2)[0]
-        return {"sw1": {k: _or_nan(self.sliced, x) for k, x in made.items()}, **self._one_step(made["1"])}
+        apart = {k: self.sliced.both(x) if x.isfinite().all() else (math.nan, math.nan) for k, x in made.items()}
+        orders = {f"sw{p}": {k: found[p - 1] for k, found in apart.items()} for p in (1, 2)}
+        return {**orders, **self._one_step(made["1"])}
 
     def _one_step(self, x: Tensor) -> dict[str, Any]:
         if not x.isfinite().all():
@@ -73,7 +76,8 @@ class Judge:
     def floor(self) -> dict[str, Any]:
         """The scores of fresh data, what a perfect model would get; of a user's points, those of the training half."""
         x = self.law.sample(self.n, key(*self.path, "floor"))
-        return {"sw1": self.sliced(x), **self._one_step(x)}
+        first, second = self.sliced.both(x)
+        return {"sw1": first, "sw2": second, **self._one_step(x)}
 
     def start(self) -> float:
         """The sliced W1 of the noise itself: what a network gets that has learnt nothing."""
