@@ -17,8 +17,9 @@ from meanstep.program.reproduce.arms import coefficients
 from meanstep.program.reproduce.points import jobs
 from meanstep.program.reproduce.points.draws import BLOCK, Block, Needs, Stream
 from meanstep.program.reproduce.points.engine import Cohort
-from meanstep.program.reproduce.points.jobs import Job, Sweep, train
+from meanstep.program.reproduce.points.jobs import Job, train
 from meanstep.program.reproduce.points.settings import ARMS, REFERENCES, SET_COST, SINGLE, Settings, Spec, models
+from meanstep.program.reproduce.points.study import Sweep
 from meanstep.program.reproduce.study import Stopped
 from meanstep.types import Bridge
 from meanstep.velocities import own

@@ -23,7 +23,8 @@ records.jsonl   in any order:
     "map": MAP,
     "optimum": {"norm", "signed", "matrix", "matrix_biased"}   predicted: eq. (19) with |kappa|, (19b), (20) with b = 0, (20)
  }}
-SCORES: {"sw1": {"1": .., "2": .., "4": .., and by the fewest jumps within a cap}, "sw2": likewise, older records have none, "energy": .., "coverage": ..}   by steps of the sampler; flow matching also has "64" (Euler)
+SCORES: {"sw1": {"1": .., "2": .., "4": ..}, "sw2": likewise, "energy": .., "coverage": ..}   by steps of the sampler: also the fewest
+    jumps within a cap, and flow matching "64" (Euler); sw2 is not in older records
 MAP: {"edges": [..], "a": [[..]], "b": [[..]], "c": [[..]], "s": [[..]], "rows"}   [bin of t][bin of r], null where there is no row:
     a = E|J v'|^2, b = E<J v', (J + I) v'>, c = E|(J + I) v'|^2, s = E|v'|^2, so the noise at beta is (a - 2 beta b + beta^2 c) / s
 

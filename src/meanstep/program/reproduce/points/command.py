@@ -126,7 +126,7 @@ class _Sweep(Ranged):
             flags.folder(named)
         with stage("importing PyTorch"):
             from meanstep.program.reproduce.points import sets
-            from meanstep.program.reproduce.points.jobs import Sweep
+            from meanstep.program.reproduce.points.study import Sweep
             from meanstep.program.reproduce.session import conduct
         if settings.points is not None:
             sets.load(settings.points)
@@ -198,9 +198,8 @@ class Mixtures(_Sweep):
         if self.protocol == "authors":
             return self.centres or "redrawn"
         if self.centres is not None:
-            raise UserError(
-                f"--centres {self.centres}: the mixtures of --protocol ours have centres that stay; leave it out, or add --protocol authors"
-            )
+            held = f"--centres {self.centres}: the mixtures of --protocol ours have centres that stay"
+            raise UserError(f"{held}: leave it out, or use --protocol authors")
         return None
 
 
@@ -215,9 +214,8 @@ def _contradicted(settings: Settings) -> None:
             raise UserError(f"{option} {getattr(settings, name)}: the authors' protocol has {value}: {own}")
     for _, _, spec in settings.lines():
         if why := _untold(spec):
-            raise UserError(
-                f"--arms: {spec.id} {why}: choose among plain, own, posterior, {', '.join(f'trace-{s}' for s in SIGMAS)}, or use --protocol ours"
-            )
+            there = ", ".join(["plain", "own", "posterior", *(f"trace-{sigma}" for sigma in SIGMAS)])
+            raise UserError(f"--arms: {spec.id} {why}: choose among {there}, or use --protocol ours")
 
 
 def _untold(spec: Spec) -> str:

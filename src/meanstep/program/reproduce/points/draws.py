@@ -26,7 +26,8 @@ class Step(NamedTuple):
     Of several streams with other numbers of moving rows `n` is the largest: those between have a gap of 0.
 
     `velocity` `[S, B + A, D]`; `inputs` `[S, B + A, F]`; `boundary` `[S, n, F]`: the moving rows at `r = t`; `tangents` `[S, n, F - D]`;
-    `gap` `[S, n, 1]`; `oracle`, `posterior` `[S, B, D]`; `beta` `[S, n, 1]`: the coefficient of the exact law; `signs` `[S, n, D]`: the probe of the trace weight; `t` `[S, B]`: for its deviation.
+    `gap` `[S, n, 1]`; `oracle`, `posterior` `[S, B, D]`; `beta` `[S, n, 1]`: the coefficient of the exact law; `signs`
+    `[S, n, D]`: the probe of the trace weight; `t` `[S, B]`: for its deviation.
     """
 
     velocity: Tensor

@@ -82,7 +82,7 @@ def _on_sphere(dim: int, g: Generator | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A set of which only draws are known. `centres`: of a mixture whose centres stay; None where every call draws its own, or of a curve."""
+    """A set of which only draws are known. `centres`: of a mixture whose centres stay, `[64, D]`; None where every call draws its own."""
 
     name: str
     dim: int

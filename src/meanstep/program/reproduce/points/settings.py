@@ -51,7 +51,7 @@ class Spec:
 
     @property
     def id(self) -> str:
-        """A short name, unique in a sweep: `beta 0`, `ema 0.5`, `posterior-both 1`, `ema 1 anchor`, `ema matrix`, `ema 1 trace t2`, `shortcut`."""
+        """A short name, unique in a sweep: `beta 0`, `ema 0.5`, `posterior-both 1`, `ema 1 trace t2`, `shortcut`."""
         if not self.family:
             return self.recipe
         words = [f"{self.proxy}{'-both' if self.both else ''}" if self.proxy else "beta", "matrix" if self.matrix else f"{self.beta:.12g}"]
