@@ -25,8 +25,8 @@ from meanstep.program.reproduce.images.settings import Sizes
 from meanstep.program.reproduce.images.study import Study as Images
 from meanstep.program.reproduce.points import KIND as POINTS
 from meanstep.program.reproduce.points import jobs
-from meanstep.program.reproduce.points.study import Sweep
 from meanstep.program.reproduce.points.settings import Settings
+from meanstep.program.reproduce.points.study import Sweep
 from meanstep.program.runs.config import Config, NetworkConfig
 
 from .killing import Fate, Killed

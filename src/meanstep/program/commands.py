@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "diagnose": Command("Where the noise of a network's training signal is.", "meanstep.program.diagnose.command", "Diagnose"),
     "verify": Command("Measure the theory: each claim, what was found, a verdict.", "meanstep.program.verify.command", "Verify"),
     **{f"reproduce {word}": Command(about, f"{kind.package}.command", name) for kind in kinds() for word, about, name in kind.commands},
+    "reproduce paper": Command("Every published number beside what comes out here.", "meanstep.program.reproduce.paper.command", "Paper"),
     "report": Command("Write the report of a run's or a sweep's folder again.", "meanstep.program.pages.command", "Report"),
     "completion": Command("Print what lets a shell complete commands and options.", "meanstep.program.completion", "Completion"),
 }

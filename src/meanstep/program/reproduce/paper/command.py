@@ -1,0 +1,104 @@
+"""`meanstep reproduce paper`: every published number beside what comes out here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from meanstep.program import flags
+from meanstep.program.console import UserError, chat, out, stage
+from meanstep.program.flags import hinted
+from meanstep.program.pages.page import require
+from meanstep.program.ranges import Ranged
+from meanstep.program.reproduce.images.settings import parted
+from meanstep.program.reproduce.paper.published import PARTS
+from meanstep.program.reproduce.points.command import WORKERS_HELP, Mixtures, Toy
+from meanstep.program.reproduce.points.settings import DIMENSIONS, SETS
+
+Scale = Literal["smoke", "quick", "paper"]
+PART_HELP = (
+    f"Which parts: {', '.join(PARTS)}. With K/N only every N-th set of each, for N processes or machines that share --out (toy 1/3, ...)."
+)
+TWO = ("0", "1")
+STUDIES: dict[str, dict[str, tuple[tuple[str, Callable[..., Any], dict[str, Any]], ...]]] = {
+    "smoke": {
+        "toy": (("toy", Toy, {"scale": "smoke", "sets": ("swiss_roll",), "arms": ("plain",), "betas": TWO}),),
+        "mixtures": (("mixtures", Mixtures, {"scale": "smoke", "dims": (2,), "arms": ("plain",), "betas": TWO}),),
+    },
+    "quick": {"toy": (("toy", Toy, {"updates": 30_000, "arms": ("plain",), "betas": TWO}),)},
+    "paper": {
+        "toy": (
+            ("toy", Toy, {"scale": "paper", "betas": ("0", "0.5", "1"), "arms": ("plain", "trace-t2@1")}),
+            ("toy-all-gaps", Toy, {"scale": "paper", "betas": TWO, "arms": ("plain",), "largest_gap": 1.0}),
+        ),
+        "mixtures": (
+            ("mixtures", Mixtures, {"scale": "paper", "arms": ("plain",), "betas": ("0", "0.4", "1")}),
+            ("mixtures-fixed", Mixtures, {"scale": "paper", "arms": ("plain",), "betas": ("0", "0.4", "1"), "centres": "fixed"}),
+        ),
+    },
+}
+"""What a scale trains by part, all under the authors' protocol: folder, command, options."""
+
+
+@dataclass(frozen=True)
+class Paper(Ranged):
+    """Put every number that the paper's authors printed beside what comes out here, under their own protocol, and say what can be told.
+
+    It trains what the scale names, in folders of their own in --out, reads the committed studies for the rest, and writes report.html and
+    table.csv: published value, ours with its interval, a verdict by rules that were fixed before any run. Interrupt it at any moment; the
+    same command goes on. docs/paper.md says more.
+
+    Examples: meanstep reproduce paper --scale smoke; meanstep reproduce paper --part history --out runs/history; meanstep reproduce paper
+    --scale paper --part toy 1/3
+    """
+
+    scale: Scale = "quick"
+    """smoke: a minute, for a look; quick: 36 models of 30,000 steps in the plane, some twenty minutes on two idle cores; paper: days."""
+    part: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[PART ...]", help=PART_HELP)] = PARTS
+    workers: Annotated[int | None, hinted(WORKERS_HELP, "one a core", "N from 1 to 4096")] = None
+    device: flags.Device = "auto"
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/paper")
+    """Where results go; it is made if it does not exist."""
+
+    def run(self) -> int:
+        """0 when the table is written. `UserError` for parts that there are not."""
+        parts, share = self._parts()
+        require()
+        flags.folder(self.out)
+        for part in parts:
+            for name, command, options in STUDIES[self.scale].get(part, ()):
+                chat.print(f"{part}: {name}")
+                folder, chosen = (self.out / name, options) if share is None else _shared(self.out / name, options, command, *share)
+                command(protocol="authors", workers=self.workers, device=self.device, out=folder, **chosen).run()
+        from meanstep.program.reproduce.paper import page
+
+        with stage("writing the table"):
+            there = page.build(self.out, parts)
+        for line in page.spoken(self.out, parts):
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
+        for line in (f"report: {there}", f"numbers: {self.out / 'table.csv'}"):
+            chat.print(line, soft_wrap=True, highlight=False, markup=False)
+        return 0
+
+    def _parts(self) -> tuple[list[str], tuple[int, int] | None]:
+        """The parts, all where only a share is named, and the share. `UserError` for what is neither."""
+        shares = [word for word in self.part if "/" in word]
+        parts = list(dict.fromkeys(word for word in self.part if word not in shares))
+        for word in parts:
+            if word not in PARTS:
+                raise UserError(f"--part: there is no part {word!r}: choose among {', '.join(PARTS)}, and K/N for a share of the sets")
+        if len(shares) > 1:
+            raise UserError(f"--part: one share K/N at most, got {' '.join(shares)}")
+        if not self.part:
+            raise UserError(f"--part is empty: choose among {', '.join(PARTS)}, or leave it out for all")
+        return parts or list(PARTS), parted(shares[0]) if shares else None
+
+
+def _shared(folder: Path, options: dict[str, Any], command: Callable[..., Any], k: int, n: int) -> tuple[Path, dict[str, Any]]:
+    """The K-th of N shares of a study, by its sets, in a folder of its own; the table joins them."""
+    name, every = ("sets", options.get("sets", SETS)) if command is Toy else ("dims", options.get("dims", DIMENSIONS))
+    if n > len(every):
+        raise UserError(f"--part {k}/{n}: {folder.name} has {len(every)} sets, so at most {k if k <= len(every) else 1}/{len(every)}")
+    return folder.with_name(f"{folder.name}-{k}-of-{n}"), options | {name: tuple(every[k - 1 :: n])}

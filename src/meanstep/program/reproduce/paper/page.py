@@ -1,0 +1,129 @@
+"""The table of all published numbers as one page and one CSV: `meanstep reproduce paper`'s report. Trains nothing."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from meanstep.program.disk import folder as subfolder
+from meanstep.program.disk import write
+from meanstep.program.pages import page
+from meanstep.program.reproduce.paper import history, measured
+from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD
+from meanstep.program.reproduce.paper.published import PARTS, numbers
+from meanstep.program.reproduce.paper.rows import Row, shown, table
+
+BADGES = {OUT: "holds", NOT: "fails", UNTOLD: "open"}
+TITLES = {
+    "toy": "Sets in the plane",
+    "mixtures": "Dense mixtures",
+    "latents": "The latent Diffusion Transformer",
+    "history": "The published histories",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of table.csv."""
+
+    part: str
+    quantity: str
+    where: str
+    arm: str
+    beta: float | None
+    published: str
+    deviation: float | None
+    published_seeds: int
+    measured: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+    ours: float | None
+    verdict: str
+    detectable: float | None
+    why: str
+    also: str
+    cause: str
+    source: str
+    note: str
+
+
+def build(folder: Path, parts: Sequence[str] = PARTS) -> Path:
+    """Write report.html, table.csv and figures of the studies in a folder and of the committed ones; the page's path."""
+    page.require()
+    from meanstep.program.reproduce.paper.figures import FIGURES
+
+    found = [*measured.held(), *(model for there in _studies(folder) for model in measured.models(there))]
+    rows = [row for row in table(numbers(), found) if row.published.part in parts]
+    subfolder(folder)
+    write(folder / "table.csv", page.as_csv(Line, [_line(row) for row in rows]))
+    drawn = page.drawn(folder / "figures", {name: partial(draw, found) for name, draw in FIGURES.items()})
+    return page.published(page.rendered(__package__ or "", _content(rows, page.figures(drawn))), folder)
+
+
+def spoken(folder: Path, parts: Sequence[str] = PARTS) -> list[str]:
+    """What the table says, a line a part."""
+    found = [*measured.held(), *(model for there in _studies(folder) for model in measured.models(there))]
+    rows = [row for row in table(numbers(), found) if row.published.part in parts]
+    return [f"{TITLES[part]}: {_counts([row for row in rows if row.published.part == part])}" for part in parts]
+
+
+def _studies(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    found = Counter(row.verdict.word for row in rows)
+    return f"of {len(rows)} published numbers {found[OUT]} come out, {found[NOT]} do not, {found[UNTOLD]} cannot be told"
+
+
+def _line(row: Row) -> Line:
+    number, theirs = row.published, row.theirs
+    return Line(
+        number.part,
+        number.quantity,
+        number.where,
+        number.arm,
+        number.beta,
+        number.value,
+        number.deviation,
+        number.seeds,
+        theirs.mean if theirs else None,
+        theirs.low if theirs else None,
+        theirs.high if theirs else None,
+        theirs.n if theirs else 0,
+        row.ours.mean if row.ours else None,
+        row.verdict.word,
+        row.verdict.detectable,
+        row.verdict.why,
+        row.also,
+        row.cause,
+        number.source,
+        number.note,
+    )
+
+
+def _content(rows: Sequence[Row], drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
+    parts = {part: [row for row in rows if row.published.part == part] for part in PARTS}
+    return {
+        "title": f"The paper's numbers: {_counts(rows)}",
+        "tiles": [_tile(word, rows) for word in (OUT, NOT, UNTOLD)],
+        "parts": [(TITLES[part], part, _counts(some), some) for part, some in parts.items() if some],
+        "badges": BADGES,
+        "shown": shown,
+        "drawn": drawn,
+        "summary": history.summary(history.histories()),
+    }
+
+
+def _tile(word: str, rows: Sequence[Row]) -> tuple[str, str, str]:
+    count = sum(row.verdict.word == word for row in rows)
+    told = {
+        OUT: ("come out", "within an interval that is narrow enough to tell"),
+        NOT: ("do not", "the interval of the difference excludes none"),
+        UNTOLD: ("cannot be told", "too few seeds, another length of training, or data and machines that are not here"),
+    }
+    words, sure = told[word]
+    return f"{count}", f"of {len(rows)} published numbers {words}", sure

@@ -1,0 +1,236 @@
+"""The table: every published number, ours under the authors' protocol and under our own, a verdict and, where it is known, a cause."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from meanstep.program.pages.statistics import Mean, mean, ratio
+from meanstep.program.reproduce.paper import history
+from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD, Verdict, compared, summed
+from meanstep.program.reproduce.paper.measured import Model, chosen
+from meanstep.program.reproduce.paper.published import Published
+
+LENGTH = 200_000
+"""Steps of the published models of points."""
+CAP = 0.5
+
+
+@dataclass(frozen=True)
+class Row:
+    """`theirs`: under the authors' protocol, a mean with its interval, None where it was not measured; `ours`: under our protocol, in units
+    of data with variance 1 where it is a distance; `also`: the same number read as another arm; `cause`: what varied alone says.
+    """
+
+    published: Published
+    theirs: Mean | None
+    ours: Mean | None
+    verdict: Verdict
+    also: str = ""
+    cause: str = ""
+
+
+def table(numbers: Sequence[Published], models: Sequence[Model]) -> list[Row]:
+    """A row for every published number, in order."""
+    return [ROWS.get(number.part, _unmeasured)(number, models) for number in numbers]
+
+
+# Points ------------------------------------------------------------------------------------------------------------------------------
+
+ARMS = {
+    "plain": "ema",
+    "anchored": "ema",
+    "ema": "ema",
+    "trace": "trace-one",
+    "trace, sigma 1": "trace-one",
+    "trace, sigma t^2": "trace-t2",
+}
+"""What a published arm is called here; the toy code has no anchor, so that the published "anchored" is the tangent alone."""
+TRACE = "trace weight"
+
+
+def identifier(arm: str, beta: float | None) -> str | None:
+    """The id of the model that a published arm and coefficient name; None for one that is not trained here."""
+    name, _, sigma = ARMS.get(arm, "").partition("-")
+    if not name or beta is None:
+        return None
+    if beta == 0 and name == "ema":
+        return "beta 0"
+    return f"ema {beta:g} trace {sigma}" if sigma else f"ema {beta:g}"
+
+
+def _where(number: Published) -> dict[str, str]:
+    if number.where.startswith("dense-"):
+        return {"where": number.where.replace("dense", "mixture"), "centres": "redrawn"}
+    return {"where": number.where, "centres": ""}
+
+
+def _points(number: Published, models: Sequence[Model]) -> Row:
+    quantity = number.quantity.partition(",")[0]
+    if quantity in ("sw1", "sw2"):
+        return _distance(number, quantity, models)
+    if quantity == "sw1 change":
+        return _change(number, models)
+    if quantity == "gradient variance":
+        return _variance(number, models)
+    if quantity == "best beta by sw1":
+        return _best(number, models)
+    return _unmeasured(number, models)
+
+
+def _distance(number: Published, quantity: str, models: Sequence[Model]) -> Row:
+    name = identifier(number.arm, number.beta)
+    found = _theirs(number, models, name)
+    values = _finite(found, quantity)
+    own = _finite(_own(number, models, name), quantity)
+    assert number.number is not None
+    verdict = _at_length(found, compared(list(values.values()), number.number, number.deviation, number.seeds))
+    also = _as_trace(number, quantity, models)
+    return Row(number, mean(values.values()), mean(own.values()), verdict, also, _cause(number, models))
+
+
+def _change(number: Published, models: Sequence[Model]) -> Row:
+    """In percent; their own interval is not printed, so theirs is a number without a spread."""
+    pairs = [_theirs(number, models, name) for name in (identifier(number.arm, number.beta), "beta 0")]
+    own = [_own(number, models, name) for name in (identifier(number.arm, number.beta), "beta 0")]
+    above, below = (_finite(found, "sw1") for found in pairs)
+    changes = {seed: 100 * (above[seed] / below[seed] - 1) for seed in above.keys() & below.keys()}
+    ours = ratio(*(_finite(found, "sw1") for found in own))
+    found = ratio(above, below)
+    assert number.number is not None
+    verdict = _at_length(pairs[0], compared(list(changes.values()), number.number, None, number.seeds, 100.0))
+    return Row(number, summed(found, _percent), summed(ours, _percent), verdict, cause=_cause(number, models))
+
+
+def _percent(factor: float) -> float:
+    return 100 * (factor - 1)
+
+
+def _variance(number: Published, models: Sequence[Model]) -> Row:
+    """A ratio of the two coefficients, as the quantity says which over which."""
+    zero, other = (_finite(_theirs(number, models, name), "variance") for name in ("beta 0", identifier(number.arm, number.beta)))
+    above, below = (zero, other) if number.quantity.endswith("0 over 1") else (other, zero)
+    found, seeds = ratio(above, below), sorted(above.keys() & below.keys())
+    assert number.number is not None
+    verdict = compared([above[s] / below[s] for s in seeds], number.number, None, number.seeds)
+    return Row(number, summed(found), None, _at_length(_theirs(number, models, "beta 0"), verdict))
+
+
+def _best(number: Published, models: Sequence[Model]) -> Row:
+    """The coefficient with the least mean; it does not come out only where ours is better than theirs by an interval that excludes 1."""
+    betas = sorted({_beta(m.id) for m in models if _beta(m.id) is not None and m.protocol == "authors"}, key=lambda b: b or 0.0)
+    by_beta = {b: _finite(_theirs(number, models, identifier("plain", b)), "sw1") for b in betas if b is not None}
+    means = {b: fmean(values.values()) for b, values in by_beta.items() if values}
+    named = [float(word) for word in number.value.replace("or", " ").split()]
+    there = [b for b in named if b in means]
+    if len(means) < 2 or not there:
+        return Row(number, None, None, Verdict(UNTOLD, "too few coefficients measured here"))
+    best = min(means, key=lambda b: means[b])
+    found = Mean(best, None, None, None, len(by_beta[best]))
+    length = _theirs(number, models, identifier("plain", best))
+    if best in named:
+        return Row(number, found, None, _at_length(length, Verdict(OUT, f"least of {', '.join(f'{b:g}' for b in means)}")))
+    against = ratio(by_beta[there[0]], by_beta[best])
+    told = against.interval is not None and against.interval[0] > 1
+    why = f"{there[0]:g} over {best:g}: {shown(summed(against))}" if against.n else "no common seed"
+    return Row(number, found, None, _at_length(length, Verdict(NOT if told else UNTOLD, why)))
+
+
+def _beta(name: str) -> float | None:
+    words = name.split()
+    return float(words[1]) if len(words) == 2 and words[0] in ("beta", "ema") and words[1] != "matrix" else None
+
+
+def _theirs(number: Published, models: Sequence[Model], name: str | None) -> Mapping[int, Model]:
+    return {} if name is None else chosen(models, protocol="authors", id=name, gap=CAP, **_where(number))
+
+
+def _own(number: Published, models: Sequence[Model], name: str | None) -> Mapping[int, Model]:
+    return {} if name is None else chosen(models, protocol="ours", id=name, gap=1.0, where=_where(number)["where"])
+
+
+def _finite(found: Mapping[int, Model], quantity: str) -> dict[int, float]:
+    return {seed: value for seed, m in found.items() if math.isfinite(value := getattr(m, quantity))}
+
+
+def _at_length(found: Mapping[int, Model], verdict: Verdict) -> Verdict:
+    """No verdict on a number of another length of training."""
+    steps = {m.steps for m in found.values()}
+    if found and steps != {LENGTH}:
+        return Verdict(UNTOLD, f"at {max(steps):,} of {LENGTH:,} steps; {verdict.why}", verdict.detectable)
+    return verdict
+
+
+def _as_trace(number: Published, quantity: str, models: Sequence[Model]) -> str:
+    """A number that an older draft prints for the trace weight, compared with that."""
+    if TRACE not in number.note:
+        return ""
+    found = _theirs(number, models, "ema 1 trace t2")
+    values = list(_finite(found, quantity).values())
+    if len(values) < 2 or number.number is None:
+        return ""
+    verdict = _at_length(found, compared(values, number.number, number.deviation, number.seeds))
+    return f"as the trace weight: {shown(mean(values))}, {verdict.word}"
+
+
+def _cause(number: Published, models: Sequence[Model]) -> str:
+    """Of a change by the coefficient: what is left of it where all gaps are trained, and in two jumps that are trained."""
+    if number.part != "toy" or number.quantity.partition(",")[0] not in ("sw1", "sw1 change") or number.beta != 1:
+        return ""
+    where, lines = _where(number), []
+    for words, gap, quantity in (
+        ("capped, one jump", CAP, "sw1"),
+        ("capped, two jumps", CAP, "sw1_two"),
+        ("all gaps, one jump", 1.0, "sw1"),
+    ):
+        uncapped = {m.seed for m in models if m.protocol == "authors" and m.gap == 1.0 and m.where == where["where"]}
+        pair = [chosen(models, protocol="authors", id=name, gap=gap, **where) for name in ("ema 1", "beta 0")]
+        found = summed(ratio(*(_finite(part, quantity) for part in pair)))
+        if found is not None and uncapped:
+            lines.append(f"{words} {shown(found)}")
+    return "1 over 0: " + "; ".join(lines) if len(lines) == 3 else ""
+
+
+# Histories ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _history(number: Published, models: Sequence[Model]) -> Row:
+    """Counted again from the logged histories."""
+    found = history.summary(history.histories())
+    points = history.counted(history.histories())
+    counts: dict[str, float] = {
+        "checkpoints in the order 0, .25, .5, 1, of 54, published run of 0": found.ordered,
+        "checkpoints in the order 0, .25, .5, 1, of 54, other run of 0": found.ordered_again,
+        "median difference of the two runs of 0, FID": found.seeds,
+        "median FID of .25 less that of 0": median(point.at["beta_0.25"] - point.at[history.ZERO] for point in points),
+    }
+    key = ", ".join(part for part in (number.quantity, number.arm) if part)
+    value = counts[key]
+    digits = len(number.value.partition(".")[2])
+    same = abs(value - float(number.value)) <= 0.51 * 10**-digits
+    return Row(number, Mean(value, None, None, None, 1), None, Verdict(OUT if same else NOT, "counted from the logged histories"))
+
+
+# Latents -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _latents(number: Published, models: Sequence[Model]) -> Row:
+    if number.quantity != "FID":
+        return _unmeasured(number, models)
+    seeds = history.summary(history.histories()).seeds
+    why = f"one run on ImageNet; two runs of beta = 0 differ by {seeds:.2g} FID in the median"
+    return Row(number, None, None, Verdict(UNTOLD, why), cause=number.note)
+
+
+def _unmeasured(number: Published, models: Sequence[Model]) -> Row:
+    return Row(number, None, None, Verdict(UNTOLD, "not measured here"), cause=number.note)
+
+
+def shown(found: Mean | None) -> str:
+    """`0.93 [0.90, 0.96]`, three digits; nothing for what was not measured."""
+    if found is None:
+        return ""
+    return f"{found.mean:.3g}" if found.low is None else f"{found.mean:.3g} [{found.low:.3g}, {found.high:.3g}]"
+
+
+ROWS = {"toy": _points, "mixtures": _points, "history": _history, "latents": _latents}

@@ -1,0 +1,187 @@
+"""Published numbers beside measured ones: the rules of the verdicts, the rows of the table, the page, and the command's mistakes."""
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from meanstep.program.console import UserError
+from meanstep.program.reproduce.paper import measured, page
+from meanstep.program.reproduce.paper.command import Paper
+from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD, compared
+from meanstep.program.reproduce.paper.figures import FIGURES
+from meanstep.program.reproduce.paper.measured import Model
+from meanstep.program.reproduce.paper.published import PARTS, Published, numbers
+from meanstep.program.reproduce.paper.rows import table
+
+NAN = math.nan
+SWISS = Published("toy", "sw1", "swiss_roll", "plain", 0.0, "0.1", 0.01, 3, "table.tex@abc", "")
+
+
+def model(id: str = "beta 0", seed: int = 0, sw1: float = 0.1, **other) -> Model:
+    about = {"study": "s", "protocol": "authors", "where": "swiss_roll", "centres": "", "steps": 200_000, "gap": 0.5}
+    scores = {"sw2": 2 * sw1, "sw1_two": sw1 / 2, "variance": 1.0}
+    return Model(**about | {"id": id, "seed": seed, "sw1": sw1} | scores | other)
+
+
+def three(id: str = "beta 0", at: float = 0.1, **other) -> list[Model]:
+    return [model(id, seed, at * factor, **other) for seed, factor in enumerate((0.97, 1.0, 1.03))]
+
+
+# Rules -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_with_a_spread_it_is_welchs_test():
+    ours, theirs = [0.11, 0.13, 0.10, 0.12], [0.16, 0.19, 0.13]
+    n = len(theirs)
+    verdict = compared(ours, float(np.mean(theirs)), float(np.std(theirs, ddof=1)), n)
+    found = stats.ttest_ind(ours, theirs, equal_var=False)
+    half = (found.confidence_interval(0.95).high - found.confidence_interval(0.95).low) / 2
+    assert verdict.detectable == pytest.approx(half, rel=1e-9)
+    assert (verdict.word == NOT) == (found.pvalue < 0.05)
+
+
+def test_without_a_spread_theirs_is_one_more_run_of_ours():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(1.0, 0.1, (4000, 6))
+    wrong = np.mean([compared(list(row[:5]), row[5], None, 1).word == NOT for row in draws])
+    assert 0.04 < wrong < 0.06
+
+
+def test_two_laboratories_with_one_truth_disagree_in_a_twentieth():
+    rng = np.random.default_rng(1)
+    words = []
+    for _ in range(3000):
+        a, b = rng.normal(1, 0.1, 3), rng.normal(1, 0.2, 3)
+        words.append(compared(list(a), b.mean(), b.std(ddof=1), 3).word)
+    assert words.count(NOT) / 3000 < 0.06
+    assert words.count(UNTOLD) > words.count(OUT)  # three seeds with such spreads seldom tell
+
+
+def test_the_words():
+    assert compared([1.0, 1.01, 0.99], 1.0, 0.01, 3).word == OUT
+    assert compared([1.0, 1.01, 0.99], 2.0, 0.01, 3).word == NOT
+    assert compared([1.0, 1.9, 0.1], 1.1, 0.5, 3).word == UNTOLD
+    assert compared([1.0], 1.0, 0.01, 3).word == compared([], 1.0, 0.01, 3).word == UNTOLD
+
+
+# Rows --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_published_number_has_a_row_and_a_verdict():
+    rows = table(numbers(), [])
+    assert [row.published for row in rows] == numbers()
+    assert len(rows) == 211
+    assert {row.published.part for row in rows} == set(PARTS)
+    assert all(row.verdict.why for row in rows)
+    assert {row.verdict.word for row in rows if row.published.part != "history"} == {UNTOLD}  # nothing was measured
+
+
+def test_the_histories_are_counted_again():
+    assert [row.verdict.word for row in table(numbers(), []) if row.published.part == "history"] == [OUT] * 4
+
+
+def test_a_number_comes_out_or_not_at_its_own_length_only():
+    assert table([SWISS], three())[0].verdict.word == OUT
+    assert table([SWISS], three(at=0.2))[0].verdict.word == NOT
+    short = table([SWISS], three(steps=50_000))[0]
+    assert short.verdict.word == UNTOLD
+    assert "50,000 of 200,000" in short.verdict.why
+    assert short.theirs is not None
+    assert short.theirs.mean == pytest.approx(0.1)
+
+
+def test_other_protocols_caps_and_sets_do_not_count():
+    for other in ({"protocol": "ours"}, {"gap": 1.0}, {"where": "two_moons"}, {"centres": "fixed"}):
+        assert table([SWISS], three(**other))[0].theirs is None
+    assert table([SWISS], three(protocol="ours", gap=1.0))[0].ours is not None
+
+
+def test_the_longest_training_is_taken():
+    assert table([SWISS], three(at=0.3, steps=50_000) + three())[0].verdict.word == OUT
+
+
+def test_a_change_is_paired_by_seed():
+    change = replace(SWISS, quantity="sw1 change, percent", arm="anchored", beta=1.0, value="-20", deviation=None)
+    below = [model("beta 0", seed, at) for seed, at in enumerate((0.05, 0.1, 0.4))]
+    above = [
+        model("ema 1", seed, 0.8 * at * wiggle) for seed, (at, wiggle) in enumerate(zip((0.05, 0.1, 0.4), (0.99, 1.0, 1.01), strict=True))
+    ]
+    row = table([change], below + above)[0]
+    assert row.theirs is not None
+    assert row.theirs.mean == pytest.approx(-20, abs=0.1)
+    assert row.verdict.word == OUT
+    assert table([replace(change, value="-54")], below + above)[0].verdict.word == NOT
+
+
+def test_a_number_that_a_draft_prints_for_the_trace_weight_is_compared_with_that_too():
+    printed = replace(SWISS, arm="anchored", beta=1.0, note="an older draft prints this number for the trace weight")
+    row = table([printed], three("ema 1", 0.2) + three("ema 1 trace t2", 0.1))[0]
+    assert row.verdict.word == NOT
+    assert row.also.startswith("as the trace weight: 0.1 [") and row.also.endswith(OUT)
+
+
+def test_a_cause_is_named_only_where_the_cap_was_varied_alone():
+    gain = replace(SWISS, arm="plain", beta=1.0)
+    capped = three() + three("ema 1", 0.08)
+    assert table([gain], capped)[0].cause == ""
+    cause = table([gain], capped + three(gap=1.0) + three("ema 1", gap=1.0))[0].cause
+    assert cause == "1 over 0: capped, one jump 0.8 [0.8, 0.8]; capped, two jumps 0.8 [0.8, 0.8]; all gaps, one jump 1"
+
+
+def test_the_variance_and_the_best_coefficient():
+    variance = replace(SWISS, quantity="gradient variance, 0 over 1", beta=1.0, value="2", deviation=None)
+    found = [model("beta 0", s, variance=v) for s, v in enumerate((2.0, 2.1, 1.9))] + [model("ema 1", s, variance=1.0) for s in range(3)]
+    assert table([variance], found)[0].verdict.word == OUT
+    best = replace(SWISS, quantity="best beta by sw1", beta=None, value="0.8 or 1", deviation=None)
+    assert table([best], three() + three("ema 1", 0.05))[0].verdict.word == OUT
+    assert table([best], three() + three("ema 1", 0.3))[0].verdict.word == NOT
+    level = [model("ema 1", s, v) for s, v in enumerate((0.12, 0.09, 0.13))]
+    assert table([best], three() + level)[0].verdict.word == UNTOLD
+
+
+def test_models_come_back_from_the_table_that_is_committed(tmp_path: Path):
+    models = [*three(), model("ema 1", 4, sw1=0.123456789, variance=NAN)]
+    measured.written(models, tmp_path / "measured.csv")
+    found = measured.held(tmp_path / "measured.csv")
+    assert [m.seed for m in found] == [0, 1, 2, 4]
+    assert found[3].sw1 == 0.12346
+    assert math.isnan(found[3].variance)
+
+
+# Page and command --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_number_and_the_figures_what_was_measured(tmp_path: Path):
+    models = [m for gap in (0.5, 1.0) for id, at in (("beta 0", 0.1), ("ema 1", 0.08)) for m in three(id, at, gap=gap)]
+    assert all(draw(models) for draw in FIGURES.values())
+    assert FIGURES["cap"](three()) is None
+    there = page.build(tmp_path)
+    text = there.read_text(encoding="utf-8")
+    for part in PARTS:
+        assert f'id="{part}"' in text
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(numbers())
+    assert {row["verdict"] for row in rows} <= {OUT, NOT, UNTOLD}
+    assert len(page.spoken(tmp_path)) == len(PARTS)
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        (("toys",), "no part 'toys'"),
+        ((), "--part is empty"),
+        (("toy", "4/3"), "K/N with 1 <= K <= N"),
+        (("toy", "1/2", "2/2"), "one share K/N at most"),
+        (("toy", "7/7"), "so at most 1/6"),
+    ],
+)
+def test_parts_that_do_not_exist(part: tuple[str, ...], says: str, tmp_path: Path):
+    with pytest.raises(UserError, match=says):
+        Paper(scale="quick", part=part, out=tmp_path / "paper").run()
+    assert not [path for path in (tmp_path / "paper").glob("*") if path.is_dir()]
