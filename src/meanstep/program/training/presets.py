@@ -75,7 +75,7 @@ PRESETS: dict[str, Preset] = {
         IMAGENET,
     ),
     "imagenet256-dit-b4-ema": Preset(
-        "The same with the paper's EMA tangent and anchor, 2605.09235 at beta = 1; its EMA decay and batch are unknown, these are ours",
+        "The same with the paper's EMA tangent and anchor, 2605.09235 at beta = 1; the authors' run has p = 0 beside",
         replace(
             IMAGENET,
             method=MethodConfig(

@@ -50,15 +50,15 @@ def histories(models: Sequence[Model]) -> bytes | None:
     with look.drawing():
         figure, (ax,) = look.sheet(1, height=3.4)
         apart = [abs(point.at[history.ZERO] - point.at[history.AGAIN]) / 2 for point in points]
-        ax.fill_between(steps, [-x for x in apart], apart, color=look.BAND)
+        ax.fill_between(steps, [-x for x in apart], apart, color="#9aa5b1", alpha=0.45, linewidth=0)
         colours = dict(zip(history.OTHERS, (look.BLUE, look.GREEN, look.ORANGE), strict=True))
         for name, colour in colours.items():
             y = [point.at[name] - z for point, z in zip(points, zero, strict=True)]
             ax.plot(steps, y, color=colour)
         ax.axhline(0, color=look.MUTED, linewidth=0.8)
-        ax.set(xlabel="thousand steps", ylabel="FID less the mean at β = 0", ylim=(-2, 8))
+        ax.set(xlabel="thousand steps", ylabel="FID less the mean at β = 0", ylim=(-3, 22))
         key: list[tuple[str, str, dict[str, Any]]] = [(name.replace("beta_", "β = "), colour, {}) for name, colour in colours.items()]
-        look.key(figure, [*key, ("between the two runs at β = 0", look.GRID, {"linewidth": 8})])
+        look.key(figure, [*key, ("between the two runs at β = 0", "#9aa5b1", {"linewidth": 8})])
         return look.png(figure)
 
 
