@@ -2,6 +2,7 @@
 
 import csv
 import math
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,3 +186,10 @@ def test_parts_that_do_not_exist(part: tuple[str, ...], says: str, tmp_path: Pat
     with pytest.raises(UserError, match=says):
         Paper(scale="quick", part=part, out=tmp_path / "paper").run()
     assert not [path for path in (tmp_path / "paper").glob("*") if path.is_dir()]
+
+
+def test_the_committed_table_is_what_the_committed_records_say(tmp_path: Path):
+    script = Path(__file__).parents[2] / "studies" / "paper" / "measured.py"
+    found = runpy.run_path(str(script))["gathered"]()
+    measured.written(found, tmp_path / "measured.csv")
+    assert (tmp_path / "measured.csv").read_text() == measured.FILE.read_text()
