@@ -60,7 +60,8 @@ class Law(Protocol):
 def gaussian_mixture(dim: int, components: int = 8, std: float = 0.3, seed: int = 0, dtype: torch.dtype = float64) -> Isotropic:
     """Equally likely Gaussians in `R^dim`, their means drawn once: normal, centred, scaled to a mean square of `1 - std^2`.
 
-    `std` is a component's, in units of the whole law's. The settings are ours; those of arXiv 2605.09235 are `reproduce mixtures --protocol authors`.
+    `std` is a component's, in units of the whole law's. The settings are ours; `reproduce mixtures --protocol authors` has those of arXiv
+    2605.09235.
     """
     if components < 2 or not 0 < std < 1:
         raise ValueError(f"a mixture of variance 1 needs components >= 2 and 0 < std < 1, got {components} and {std}")
