@@ -4,6 +4,8 @@
 `proxy` for the velocity or field that it asks beside the network.
 """
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -68,6 +70,17 @@ def _proxy(method: Method, proxy: Any, field: Field, ema: Field | None, posterio
         return ema if word == EMA else field
     velocities = {"own": own, "conditional": conditional, HEAD: head, POSTERIOR: posterior}
     return of(ema) if word == EMA and ema is not None else velocities[word]
+
+
+def times(method: Method, options: Mapping[str, Any]) -> Times:
+    """The sampler of times at these options: that of a word, or the recipe's own; `UserError` for a recipe that takes none."""
+    registry.check_capped(method)
+    own = inspect.signature(method.recipe()).parameters["times"].default
+    given = options.get("times", own)
+    if given is inspect.Parameter.empty:
+        raise UserError(f"--method.largest-gap: recipe {method.name} has no times of its own: give some in --method.options")
+    found: Times = TIMES[given] if isinstance(given, str) else given
+    return found
 
 
 def _weight(method: Method, given: dict[str, Any]) -> Weight:

@@ -15,7 +15,7 @@ from meanstep.program.evaluation import specs
 from meanstep.program.flags import Device, Options, unset
 from meanstep.program.ranges import Amount, Below, Count, Ranged, Rows, Seed, Share, Whole, ranged
 from meanstep.program.reading import trees
-from meanstep.program.registry import NETWORKS, check_options, check_path, find
+from meanstep.program.registry import NETWORKS, check_capped, check_options, check_path, find
 
 RECIPE = (
     "The recipe's options: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a number, or a "
@@ -65,6 +65,9 @@ class MethodConfig(Ranged):
     recipe: str = "meanflow"
     """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching, or a function of yours, package.module:function."""
     options: Annotated[Options, unset("none", "YAML", "{}", RECIPE)] = field(default_factory=dict)
+    largest_gap: Annotated[float | None, unset("none", "FLOAT above 0 to 1", "None")] = None
+    """Largest gap t - r of the recipe's times: r is raised to t minus it, before rows with r = t are chosen. Samples that jump further ask
+    for what was never learned."""
     path: str = "linear"
     """The path between data and noise: linear, trigonometric, or one of yours, package.module:name."""
     proxy_decay: Below = 0.999
@@ -297,4 +300,6 @@ def checked(config: Config) -> Config:
     check_path(method.path)
     if ":" not in method.recipe:  # a function of the user's own is looked at when it is imported
         check_options(find(method.recipe), method.options)
+        if method.largest_gap is not None:
+            check_capped(find(method.recipe))
     return config
