@@ -161,14 +161,19 @@ class Loss(nn.Module):
     def _regress(self, field: Field, draws: list[tuple[Term, Bridge]], n: int) -> list[Rows]:
         """The regressions of all terms; what they ask of the field is answered together."""
         try:
-            asked = [_asked(term, field, b) for term, b in draws]
-            answers = probed(field, [query for query, _ in asked], self._heads(n))
+            heads = self._heads(n)
+            shared = {k: rows for k, rows in heads.items() if all(self.recipe[j].weight is self.recipe[k].weight for j in rows)}
+            asked = [_asked(term, field, b, k not in shared) for k, (term, b) in enumerate(draws)]
+            answers = probed(field, [query for query, _ in asked], heads)
+            slopes = [found for _, _, found in answers]
+            for k, rows in shared.items():
+                slopes[k] = _rejoined(*draws[k], [(slopes[j], draws[j][1]) for j in rows])
             regressions = [finish((u, du)) for (_, finish), (u, du, _) in zip(asked, answers, strict=True)]
         except (AttributeError, RuntimeError, TypeError) as failure:
             if (mistake := mistake_of(field, draws[0][1])) is None:
                 raise
             raise mistake from failure
-        weights = [answered(term.weight, b, slopes) for (term, b), (_, _, slopes) in zip(draws, answers, strict=True)]
+        weights = [answered(term.weight, b, found) for (term, b), found in zip(draws, slopes, strict=True)]
         return [_rows(term, b, found, weight) for (term, b), found, weight in zip(draws, regressions, weights, strict=True)]
 
     def _heads(self, n: int) -> dict[int, list[int]]:
@@ -198,15 +203,24 @@ def settled(weight: Weight, field: Field, b: Bridge) -> Weight:
         return answered(weight, b, probed(field, [Query(b.z, b.r, b.t, b.y, probes=along)])[0][2])
 
 
-def _asked(term: Term, field: Field, b: Bridge) -> tuple[Query, Callable[[Answer], Regression]]:
-    """What an objective and its weight ask of the field; an objective that has no queries evaluates the field itself."""
+def _rejoined(term: Term, b: Bridge, parts: list[tuple[Tensor | None, Bridge]]) -> Tensor | None:
+    """The derivatives of the terms before, for a weight that asks for the same along the same probes; where `r` is `t` they do not count."""
+    if (along := probes(term.weight, b)) is None:
+        return None
+    filled = [there.z.new_zeros((len(along), *there.z.shape)) if found is None else found.to(b.z) for found, there in parts]
+    return torch.cat(filled, b.t.ndim)
+
+
+def _asked(term: Term, field: Field, b: Bridge, probing: bool) -> tuple[Query, Callable[[Answer], Regression]]:
+    """What an objective asks of the field, and its weight if it is `probing`; one that has no queries evaluates the field itself."""
     objective: Objective = term.objective
     if hasattr(objective, "query"):
         query, finish = objective.query(field, b)
     else:
         regression = objective(field, b)
         query, finish = Query(b.z, b.r, b.t, b.y, value=regression.prediction), lambda _: regression
-    return (query if (along := probes(term.weight, b)) is None else query._replace(probes=along)), finish
+    along = probes(term.weight, b) if probing else None
+    return (query if along is None else query._replace(probes=along)), finish
 
 
 def _rows(term: Term, b: Bridge, regression: Regression, weight: Weight) -> Rows:
