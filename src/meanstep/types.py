@@ -24,8 +24,8 @@ class Bridge(NamedTuple):
     `z`: the noisy sample `[*B, *E]`, eq. (1); `v`: its conditional velocity, eq. (2); `r <= t`: times in [0, 1], `[*B]`; `y`: the
     condition (a tensor or a tuple or dict of tensors with leading `*B`); `mask`: `[*B]` or more leading axes of `z`, true where the
     entries count; `aux`: `[*B, 4]` independent uniforms, the only randomness an objective has, and after them those that its weight asks
-    for; `progress`: the share of the training that is done, in [0, 1]; `path`: what `z` and `v` were drawn on; `independent`: whether the noise was a standard normal draw that knew
-    nothing of the data, and not handed in.
+    for; `progress`: the share of the training that is done, in [0, 1]; `path`: what `z` and `v` were drawn on; `independent`: whether the
+    noise was a standard normal draw that knew nothing of the data, and not handed in.
     """
 
     z: Tensor

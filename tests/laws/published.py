@@ -96,7 +96,7 @@ def anchor(u, b):
 
 
 def trace_weight(u, b, *, sigma, signs=None):
-    """The trace weight (older draft of 2605.09235): `1 / (1 + sigma_t^2 sg Tr(J J^T) / d)`, `J = (t-r) d_z u - 1`, by one probe or exactly."""
+    """The trace weight (a draft of 2605.09235): `1 / (1 + sigma_t^2 sg Tr(J J^T) / d)`, `J = (t-r) d_z u - 1`, by one probe or exactly."""
     one = torch.eye(b.z.shape[1], dtype=b.z.dtype)
     probes = [signs] if signs is not None else [unit.expand_as(b.z).contiguous() for unit in one]
     trace = 0.0

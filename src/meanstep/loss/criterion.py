@@ -204,7 +204,7 @@ def settled(weight: Weight, field: Field, b: Bridge) -> Weight:
 
 
 def _rejoined(term: Term, b: Bridge, parts: list[tuple[Tensor | None, Bridge]]) -> Tensor | None:
-    """The derivatives of the terms before, for a weight that asks for the same along the same probes; where `r` is `t` they do not count."""
+    """The derivatives of the terms before, for a weight that asks for the same ones; where `r` is `t` they count nothing."""
     if (along := probes(term.weight, b)) is None:
         return None
     filled = [there.z.new_zeros((len(along), *there.z.shape)) if found is None else found.to(b.z) for found, there in parts]

@@ -220,4 +220,6 @@ def _wanted(kind: str, value: Any) -> str:
         return "true or false"
     if kind.startswith("tuple[float, float]") and not (isinstance(value, list | tuple) and len(value) == 2):
         return "two numbers"
-    return "no word: give a number, or build the recipe in Python" if isinstance(value, str) and parts != {""} and "str" not in parts else ""
+    return (
+        "no word: give a number, or build the recipe in Python" if isinstance(value, str) and parts != {""} and "str" not in parts else ""
+    )

@@ -100,22 +100,22 @@ def trace_weighted(
 ) -> Recipe:
     """MeanFlow with a proxy's tangent, the squared error summed over the entries, and the trace weight, eq. (17), (55); arXiv 2605.09235.
 
-    As in the authors' first draft and their toys, which have no anchor. Any other recipe takes the weight as `weight=weights.trace()`. A row
-    with `r < t` takes a second tangent beside its own, see `docs/performance.md`.
+    As in the authors' first draft and their toys, which have no anchor; other recipes take `weight=weights.trace()`. A row with `r < t` takes
+    a second tangent beside its own, see `docs/performance.md`.
 
     - `sigma` (one, t, t2, bridge, scale, or a function of `t`; one; published): the noise scale: 1, `t`, `t^2`, `sqrt(t (1 - t))`,
       `1 / sqrt((1 - t)^2 + t^2)`. The draft's tables have `t^2`.
-    - `exact` (true or false; false; published): the trace by a derivative for each of at most 256 entries, else by one probe of random signs.
+    - `exact` (true or false; false; published): the trace by a derivative for each of at most 256 entries, else by one probe of signs.
     - `proxy` (a velocity, or a module whose boundary is taken; none, it is needed; published): an EMA copy (decay 0.999 as published).
     - `times` (pairs `0 <= r <= t <= 1`; two sorted uniforms; published but for their cap, `times.capped(times.uniform, 0.5)`, without which
       one-step samples ask for gaps that were trained).
     - `diagonal_share` ([0, 1]; 0.25; published): the share of rows with `r = t`.
-    - `velocity` (a velocity; `conditional`; published): the target, and what the proxy takes the place of; a `Guided` guides and hides labels.
+    - `velocity` (a velocity; `conditional`; published): the target; a `Guided` guides and hides labels.
     - `rate` (a way to differentiate; `Exact()`; published).
     """
     source = source_of(proxy, "trace_weighted", "a proxy velocity")
-    given = {"times": times, "diagonal_share": diagonal_share, "velocity": velocity, "rate": rate}
-    return coefficient(1.0, source, anchor=0.0, weight=trace(sigma, exact), **given)
+    weight = trace(sigma, exact)
+    return coefficient(1.0, source, anchor=0.0, times=times, diagonal_share=diagonal_share, weight=weight, velocity=velocity, rate=rate)
 
 
 @method(

@@ -141,8 +141,9 @@ def _transformed() -> bool:
 def several_along(
     way: Way, field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, directions: Sequence[Directions]
 ) -> tuple[Tensor, list[Tensor]]:
-    """`u` of all rows by a way, and the derivatives of the first rows along several directions: the first by the way, the others by its pass
-    where tangents are carried, else by a forward-mode pass each, without gradient and with the same random numbers."""
+    """`u` of all rows by a way, and the derivatives of the first rows along several directions: the first by the way, the others by its
+    pass where tangents are carried, else by a forward-mode pass each, without gradient and with the same random numbers.
+    """
     if len(directions) == 1:
         u, du = way(field, z, r, t, y, directions[0])
         return u, [du]

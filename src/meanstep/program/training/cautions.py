@@ -44,9 +44,9 @@ def unseen(recipe: Recipe, largest: float | None) -> Iterator[str]:
     rows = [(term.share, share_of_gaps(term.times, LONG)) for term in recipe if moving(term) and term.times is not None]
     if not rows or (found := sum(share * long for share, long in rows) / sum(share for share, _ in rows)) >= RARE:
         return
-    told = f"0 of {DRAWN:,}" if not found else f"{100 * found:.2g} %"
+    told = f"none of {DRAWN:,} rows" if not found else f"{100 * found:.2g} % of the rows"
     remedy = "draw longer gaps" if largest is None else f"sample with --steps {math.ceil(1 / largest)}, or leave --method.largest-gap out"
-    yield f"samples are one jump of gap 1, and {told} of the rows with r < t that are trained have a gap of {LONG:g} or more: {remedy}"
+    yield f"samples are one jump of gap 1, and {told} with r < t that training draws have a gap of {LONG:g} or more: {remedy}"
 
 
 def _scale(x: Tensor, remedy: str) -> Iterator[str]:
