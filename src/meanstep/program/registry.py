@@ -194,8 +194,10 @@ def check_options(method: Method, options: Mapping[str, Any], flag: str = "--met
             raise UserError(f"{flag}: recipe {method.name}: {name} is {wanted}, got {value!r}")
 
 
-def check_capped(method: Method) -> None:
+def check_capped(method: Method, largest: float | None) -> None:
     """`UserError` for a recipe whose gaps no cap can bound: it draws its times itself, or has none but `r = t`."""
+    if largest is None:
+        return
     if method.learns != AVERAGE:
         raise UserError(f"--method.largest-gap: recipe {method.name} has no gaps, all its rows have r = t: leave it out")
     if all(option.name != "times" for option in method.arguments):

@@ -100,8 +100,8 @@ def trace_weighted(
 ) -> Recipe:
     """MeanFlow with a proxy's tangent, the squared error summed over the entries, and the trace weight, eq. (17), (55); arXiv 2605.09235.
 
-    As in the authors' first draft and their toys, which have no anchor; other recipes take `weight=weights.trace()`. A row with `r < t` takes
-    a second tangent beside its own, see `docs/performance.md`.
+    As in the authors' first draft and their toys, without an anchor; other recipes take `weight=weights.trace()`. Rows with `r < t`
+    take a second tangent, see `docs/performance.md`.
 
     - `sigma` (one, t, t2, bridge, scale, or a function of `t`; one; published): the noise scale: 1, `t`, `t^2`, `sqrt(t (1 - t))`,
       `1 / sqrt((1 - t)^2 + t^2)`. The draft's tables have `t^2`.

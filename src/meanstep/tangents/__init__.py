@@ -2,7 +2,8 @@
 
 from meanstep.tangents.dual import Dual, Unsupported, has_rule
 from meanstep.tangents.forward_mode import Directions, derivative, differentiable_kernels
-from meanstep.tangents.jvp import VERDICTS, Way, automatic, carried, recorded, rehearsal, separate, several_along, trusted
+from meanstep.tangents.jvp import VERDICTS, Way, automatic, carried, recorded, rehearsal, separate, trusted
+from meanstep.tangents.several import several_along
 
 __all__ = [
     "VERDICTS",

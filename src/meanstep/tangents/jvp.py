@@ -80,7 +80,7 @@ def beside(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, directions: Se
     given: list[Any] = [_dual(p, ds, t, graded) for p, ds in zip((z, r, t), zip(*directions, strict=True), strict=True)]
     out: Any = guarded(field, given[0], given[1], given[2], y)
     if isinstance(out, Tensor):
-        return out, [torch.zeros_like(_divided(out, r, t, None, directions[0])[0][0]) for _ in directions]
+        return out, [torch.zeros_like(divided(out, r, t, None, directions[0])[0][0]) for _ in directions]
     if not isinstance(out, Dual) or out.axis % out.dim() != t.ndim - 1:
         raise Unsupported("the network's result is no tensor with the batch where it was")
     found = out.tangents if isinstance(out, Several) else (out.tangent,)
@@ -99,14 +99,14 @@ def separate(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Direc
 
     If the first pass draws random numbers (dropout), its rows get an ordinary pass of their own that draws the same.
     """
-    rows, rest = _divided(z, r, t, y, along)
-    du, drew = _aside(field, rows, along)
+    rows, rest = divided(z, r, t, y, along)
+    du, drew = aside(field, rows, along)
     if not drew or rest is None:
         return guarded(field, z, r, t, y), du
     return torch.cat([guarded(field, *rows), guarded(field, *rest)], t.ndim - 1), du
 
 
-def _aside(field: Field, rows: Any, along: Directions) -> tuple[Tensor, bool]:
+def aside(field: Field, rows: Any, along: Directions) -> tuple[Tensor, bool]:
     """The derivative by a forward-mode pass without gradient, and whether random numbers were drawn, which are drawn again afterwards."""
     with rehearsal(rows[0], field) as rehearsed, nullcontext() if _transformed() else Rules():
         du = derivative(_bare(field), rows[0], rows[1], rows[2], rows[3], along)[1]
@@ -115,12 +115,12 @@ def _aside(field: Field, rows: Any, along: Directions) -> tuple[Tensor, bool]:
 
 def recorded(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """A forward-mode pass of the first rows with its graph, the derivative's included, and an ordinary one of the other rows."""
-    rows, rest = _divided(z, r, t, y, along)
+    rows, rest = divided(z, r, t, y, along)
     u, du = derivative(field, rows[0], rows[1], rows[2], rows[3], along)
     return u if rest is None else torch.cat([u, guarded(field, *rest)], t.ndim - 1), du
 
 
-def _divided(z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Any, Any]:
+def divided(z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Any, Any]:
     """The rows that a derivative is asked for, and the others if there are any."""
     axis, n = t.ndim - 1, next(d.shape[t.ndim - 1] for d in along if d is not None)
     rows = tree_map(lambda p: p.narrow(axis, 0, n), (z, r, t, y))
@@ -136,25 +136,6 @@ def _bare(field: Field) -> Field:
 def _transformed() -> bool:
     """Whether this runs inside vmap, grad and the like, for which our operators have no rules."""
     return torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def several_along(
-    way: Way, field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, directions: Sequence[Directions]
-) -> tuple[Tensor, list[Tensor]]:
-    """`u` of all rows by a way, and the derivatives of the first rows along several directions: the first by the way, the others by its
-    pass where tangents are carried, else by a forward-mode pass each, without gradient and with the same random numbers.
-    """
-    if len(directions) == 1:
-        u, du = way(field, z, r, t, y, directions[0])
-        return u, [du]
-    if way is automatic:
-        return chosen(field, z, r, t, y, directions[0], lambda found: several_along(found, field, z, r, t, y, directions))
-    if way is carried:
-        return beside(field, z, r, t, y, directions)
-    rows, _ = _divided(z, r, t, y, directions[0])
-    others = [_aside(field, rows, along)[0] for along in directions[1:]]
-    u, du = way(field, z, r, t, y, directions[0])
-    return u, [du, *others]
 
 
 # The choice --------------------------------------------------------------------------------------------------------------------------

@@ -282,7 +282,7 @@ def _weighed(case: Case, term: Term, b: Bridge, error: Tensor) -> tuple[Tensor, 
         value = weight(leaf, b)
         return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
 
-    return *slope(error), slope(torch.zeros_like(error))[1]
+    return *slope(error), slope(0 * error)[1]
 
 
 class _Counted:

@@ -10,7 +10,6 @@ from meanstep.program.console import UserError
 from meanstep.program.registry import COUPLINGS, Method
 from meanstep.program.runs.config import MethodConfig
 from meanstep.terms import Recipe
-from meanstep.times import capped
 from meanstep.velocities import Guided, LabelDropout, Posterior, conditional
 
 
@@ -43,7 +42,7 @@ def needs(config: MethodConfig) -> frozenset[str]:
 
 def _times(config: MethodConfig, method: Method) -> dict[str, Any]:
     """The recipe's sampler of times under the configuration's cap, if it has one."""
-    return {} if config.largest_gap is None else {"times": capped(methods.times(method, config.options), config.largest_gap)}
+    return {} if config.largest_gap is None else {"times": methods.capped(method, config.options, config.largest_gap)}
 
 
 def _guidance(config: MethodConfig, takes: tuple[str, ...], classes: int) -> dict[str, Any]:

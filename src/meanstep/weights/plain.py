@@ -1,0 +1,133 @@
+"""Weights that need a row's error and bridge alone, and one that learns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from meanstep.coefficients import at
+from meanstep.precise import Precise
+from meanstep.shapes import event_size
+from meanstep.types import Bridge, Coefficient, Weight
+from meanstep.values import Value, called_as, like, value
+
+
+def constant(error: Tensor, b: Bridge) -> Tensor:
+    """The mean squared error itself."""
+    return error
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Adaptive(Value):
+    """`q / sg(q + c)^power`, eq. (24), `q` the squared error summed (or averaged: `reduction="mean"`) over the event.
+
+    At `power = 1` the logged loss is about 1 whatever the error: read `metrics["residual"]`. `ValueError` unless `c > 0`, `power >= 0`.
+    """
+
+    power: float = 1.0
+    c: float = 1e-2
+    reduction: str = "sum"
+
+    def __post_init__(self) -> None:
+        if self.c <= 0 or self.power < 0:
+            raise ValueError(f"the adaptive weight needs c > 0 and power >= 0, got c={self.c:g}, power={self.power:g}")
+        if self.reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction must be 'sum' or 'mean', got {self.reduction!r}")
+
+    def __repr__(self) -> str:
+        return called_as("adaptive", [self.power, self.c, self.reduction], {})
+
+    def __call__(self, error: Tensor, b: Bridge) -> Tensor:
+        """`[*B]` error -> `[*B]` loss."""
+        q = error * event_size(b.z, b.t, b.mask) if self.reduction == "sum" else error
+        return q / (q.detach() + self.c) ** self.power
+
+
+def adaptive(power: float = 1.0, c: float = 1e-2, reduction: str = "sum") -> Adaptive:
+    """MeanFlow's weight, see `Adaptive`; arXiv 2505.13447."""
+    return Adaptive(power, c, reduction)
+
+
+@value
+def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
+    """alpha-Flow's weight, eq. (25), on the error of the `Backward(ratio)` rate; `q / (q + c)` at `ratio = 0` and where `r = t`.
+
+    As published it falls silent when `ratio < sqrt(c / q)`; `adaptive(1, c, "mean")` is the same weight without the dip. Source: arXiv
+    2510.20771.
+    """
+
+    def weight(error: Tensor, b: Bridge) -> Tensor:
+        a = at(ratio, b)
+        moving = (b.gap > 0) & (torch.as_tensor(a, device=error.device) > 0)
+        square = torch.where(moving, torch.as_tensor(a, dtype=error.dtype, device=error.device) ** 2, 1.0)
+        return error * square / (square * error.detach() + c)
+
+    return weight
+
+
+@value
+def shrinking_gap(scale: float, power: float = 1.0) -> Callable[[Bridge], Tensor]:
+    """The curriculum factor `1 - s + scale s (1 - (t - r))`, `s = 1 - progress^power`, eq. (26): short gaps first; arXiv 2511.19065."""
+
+    def factor(b: Bridge) -> Tensor:
+        s = 1 - b.elapsed() ** power
+        return 1 - s + scale * s * (1 - b.gap)
+
+    return factor
+
+
+@value
+def min_snr(gamma: float = 5.0) -> Callable[[Bridge], Tensor]:
+    """`min(SNR, gamma) / (SNR + 1)` with the path's `SNR = (a / b)^2`, the Min-SNR weight of velocity regression, arXiv 2303.09556."""
+
+    def factor(b: Bridge) -> Tensor:
+        data, noise = (p**2 for p in b.path.scales(b.t))
+        return torch.minimum(data, gamma * noise) / (data + noise)
+
+    return factor
+
+
+def inverse_square_scale(b: Bridge) -> Tensor:
+    """`1 / omega^2` of the row's guidance scale; TVM, arXiv 2511.19797."""
+    scale: Tensor = b.y.omega
+    return scale.square().reciprocal()
+
+
+def tangent_gap(b: Bridge) -> Tensor:
+    """`(tan t - tan r + 1)^(-1/2)`, 1 on the diagonal, eq. (34); TiM, arXiv 2509.04394."""
+    return (b.t.tan() - b.r.tan() + 1).rsqrt()
+
+
+class Cauchy(Precise):
+    """`log(q exp(-s) + c) + s` with a learned log-scale `s(r, t)`, zero at the start, eq. (27); decoupled MeanFlow, arXiv 2510.24474.
+
+    The only weight with parameters: `Loss` registers it, so hand `loss.parameters()` to the optimiser too.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, c: float = 1e-2, frequencies: int = 16) -> None:
+        super().__init__()
+        self.c = c
+        self.register_buffer("frequencies", 2.0 ** torch.linspace(-1, 4, frequencies))
+        self.log_scale = nn.Linear(4 * frequencies, 1)
+        nn.init.zeros_(self.log_scale.weight)
+        nn.init.zeros_(self.log_scale.bias)
+
+    def extra_repr(self) -> str:
+        """What the log is bounded by."""
+        return f"c={self.c:g}"
+
+    def forward(self, error: Tensor, b: Bridge) -> Tensor:
+        """`[*B]` error -> `[*B]` loss; the gradient reaches the field through the error and the log-scale through `s`."""
+        angles = torch.stack([b.t, b.r], -1)[..., None] * self.frequencies
+        features = torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
+        s: Tensor = self.log_scale(features.to(self.log_scale.weight)).squeeze(-1).to(error)
+        return torch.log(error * torch.exp(-s) + self.c) + s
+
+    if TYPE_CHECKING:
+
+        @like(forward)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
