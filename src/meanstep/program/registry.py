@@ -194,6 +194,13 @@ def check_options(method: Method, options: Mapping[str, Any], flag: str = "--met
             raise UserError(f"{flag}: recipe {method.name}: {name} is {wanted}, got {value!r}")
 
 
+def check_method(name: str, options: Mapping[str, Any], largest_gap: float | None) -> None:
+    """`UserError` for a recipe that there is not, or that does not take these options or this cap."""
+    method = find(name)
+    check_options(method, options)
+    check_capped(method, largest_gap)
+
+
 def check_capped(method: Method, largest: float | None) -> None:
     """`UserError` for a recipe whose gaps no cap can bound: it draws its times itself, or has none but `r = t`."""
     if largest is None:

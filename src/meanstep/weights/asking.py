@@ -65,5 +65,6 @@ def times_factor(weight: Weight, factor: Callable[[Bridge], Tensor | float]) -> 
 
 
 def no_module(weight: Weight) -> None:
+    """`TypeError` for a weight that learns, which must be a term's own."""
     if isinstance(weight, nn.Module):
         raise TypeError("a learned weight must be a term's own weight, or its parameters are lost: put the factor inside the module")

@@ -13,13 +13,13 @@ from torch import Tensor
 from meanstep import probes
 from meanstep import times as at_times
 from meanstep.keys import key
-from meanstep.loss import Loss, settled
-from meanstep.probes.rows import inner, pieces, tabulated
+from meanstep.loss import Loss
+from meanstep.probes.rows import inner, tabulated
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.gradient import Gradient, gradient
+from meanstep.program.diagnose.pull import pull
 from meanstep.program.diagnose.reading import second
 from meanstep.program.diagnose.tables import finite, joined, stacked
-from meanstep.shapes import event_size
 from meanstep.tangents import automatic
 from meanstep.terms import Term, moving
 from meanstep.types import Bridge
@@ -258,31 +258,8 @@ def _roles(case: Case, run: list[tuple[Term, Bridge]], still: list[tuple[Term, B
         for term, b in terms:
             table = probes.roles(case.probed.field, b, term.objective, case.center.velocity, chunk=chunk)
             found[name].append(table)
-            found["pull"].append(_pull(case, term, b, table, chunk))
+            found["pull"].append(pull(case, term, b, table, chunk))
     return {name: stacked(tables) for name, tables in found.items() if tables}
-
-
-def _pull(case: Case, term: Term, b: Bridge, table: probes.Table, chunk: int) -> probes.Table:
-    """`error`: mean squared residual; `value`: its loss; `slope`, `zero`: the weight there and at no error; `pull`: on the gradient."""
-    errors = (table.columns["residual"] / event_size(b.z, b.t)).to(b.t)
-    rows = [_weighed(case, term, p, error) for p, error in zip(pieces(b, chunk), errors.split(chunk), strict=True)]
-    value, here, zero = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    share = 1.0 if term.scale is None else term.scale / term.share
-    columns = {"error": errors, "value": value, "slope": here, "zero": zero, "pull": share * here * errors.sqrt()}
-    return probes.Table(b.r, b.t, {name: p.double() for name, p in columns.items()})
-
-
-@torch.enable_grad()
-def _weighed(case: Case, term: Term, b: Bridge, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss of rows with these errors, and the weight there and at no error."""
-    weight = settled(term.weight, case.probed.field, b)
-
-    def slope(at: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = at.detach().requires_grad_()
-        value = weight(leaf, b)
-        return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
-
-    return *slope(error), slope(0 * error)[1]
 
 
 class _Counted:

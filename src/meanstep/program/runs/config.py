@@ -15,7 +15,7 @@ from meanstep.program.evaluation import specs
 from meanstep.program.flags import Device, Options, unset
 from meanstep.program.ranges import Amount, Below, Count, Ranged, Rows, Seed, Share, Whole, ranged
 from meanstep.program.reading import trees
-from meanstep.program.registry import NETWORKS, check_capped, check_options, check_path, find
+from meanstep.program.registry import NETWORKS, check_method, check_path
 
 RECIPE = (
     "The recipe's options: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a number, or a "
@@ -296,6 +296,5 @@ def checked(config: Config) -> Config:
         raise UserError(f"--chunk: a divisor of the batch {run.batch}, got {run.chunk}")
     check_path(method.path)
     if ":" not in method.recipe:  # a function of the user's own is looked at when it is imported
-        check_options(find(method.recipe), method.options)
-        check_capped(find(method.recipe), method.largest_gap)
+        check_method(method.recipe, method.options, method.largest_gap)
     return config
