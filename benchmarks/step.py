@@ -31,7 +31,7 @@ import meanstep as ms
 from meanstep.fields import DiT
 from meanstep.program.machine import environment
 from meanstep.rates import Exact
-from meanstep.recipes import Recipe, coefficient, meanflow
+from meanstep.recipes import Recipe, coefficient, meanflow, trace_weighted
 from meanstep.tangents import carried, recorded, separate
 
 SHARE = 0.25
@@ -108,6 +108,11 @@ def anchored(ema: nn.Module) -> Recipe:
     return coefficient(1.0, ema, anchor_share=SHARE)
 
 
+def trace(ema: nn.Module, **options: Any) -> Recipe:
+    """The trace weight at the row share of the others, beside the tangent of `coefficient, EMA tangent`."""
+    return trace_weighted(proxy=ema, diagonal_share=1 - SHARE, **options)
+
+
 EAGER = {
     "flow matching": Variant(flow_matching, 0),
     "meanflow": Variant(ours(lambda ema: meanflow()), SHARE),
@@ -118,6 +123,8 @@ EAGER = {
     "coefficient, EMA tangent": Variant(ours(lambda ema: coefficient(1.0, ema, anchor=0.0)), 2 * SHARE),
     "coefficient, by forward mode": Variant(ours(lambda ema: coefficient(1.0, ema, anchor=0.0, rate=Exact(way=separate))), 3 * SHARE),
     "coefficient, anchor on a quarter": Variant(ours(anchored), 5 * SHARE),
+    "trace weight, EMA tangent": Variant(ours(trace), 3 * SHARE),
+    "trace weight, by forward mode": Variant(ours(functools.partial(trace, rate=Exact(way=separate))), 5 * SHARE),
     "public meanflow": Variant(public, 1),
     "public, a forward of its own": Variant(functools.partial(public, apart=True), 2),
     "public, EMA tangent and anchor": Variant(functools.partial(public, apart=True, proxy=True, anchor=True), 6),
@@ -128,6 +135,7 @@ COMPILED = {
     "meanflow, a stranger's module": Variant(ours(lambda ema: meanflow(rate=Exact(way=recorded))), SHARE),
     "coefficient, EMA tangent": EAGER["coefficient, EMA tangent"],
     "coefficient, anchor on a quarter": EAGER["coefficient, anchor on a quarter"],
+    "trace weight, EMA tangent": EAGER["trace weight, EMA tangent"],
     "public meanflow": Variant(public, 1),
 }
 TABLES = {"eager": EAGER, "step": COMPILED, "blocks": {k: v for k, v in EAGER.items() if k in COMPILED and "public" not in k}}

@@ -38,6 +38,12 @@ BLOCKS = """`blocks` compiles each block by itself (`for block in net.blocks: bl
 start costs as much at depth 28 as at depth 6. The start is the time of the first three steps, compilation included. The public form is
 missing there: torch has no forward mode through a compiled block.
 """
+TRACE = """## The trace weight
+
+`python benchmarks/step.py --only trace "coefficient, EMA" --json benchmarks/records/trace.json`: a run of its own, on a busy machine. The
+weight's probe is a second tangent beside the one of `coefficient, EMA tangent`, in the same forward pass; where tangents cannot be carried
+it takes a pass of its own without gradient. A step is {longer} longer for it; the authors measured 20 percent (2.65 to 2.20 steps/s).
+"""
 ATTENTION = """## Attention with a tangent
 
 `python benchmarks/attention.py`. The tangent needs six products of N x N x D where attention needs two; its rate is counted in
@@ -94,6 +100,16 @@ def step(record: Record) -> Iterator[str]:
         yield from table(header, [cells(name, row, compiled) for name, row in rows.items()])
     if any("blocks" in title for title in record["runs"]):
         yield BLOCKS
+
+
+def trace(record: Record) -> Iterator[str]:
+    (run,) = record["runs"].values()
+    with_it, without = (run["rows"][name]["ratio"] for name in ("trace weight, EMA tangent", "coefficient, EMA tangent"))
+    yield TRACE.format(longer=f"{100 * (with_it / without - 1):.0f} percent")
+    yield place(record)
+    yield from table(
+        ["", "ms", "ratio", "half of the rounds", "floor", "memory"], [cells(name, row, False) for name, row in run["rows"].items()]
+    )
 
 
 def cells(name: str, row: dict[str, float], compiled: bool) -> list[str]:
@@ -192,7 +208,7 @@ def sweep(record: Record) -> Iterator[str]:
 
 
 def page(records: dict[str, Record]) -> str:
-    made = (step, training, attention, sampling, sweep)
+    made = (step, trace, training, attention, sampling, sweep)
     parts = [HEAD, *(part for make in made for part in make(records[make.__name__])), GPU]
     return "\n".join(part.rstrip("\n") if part.startswith("|") else part for part in parts).rstrip() + "\n"
 

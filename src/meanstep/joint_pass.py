@@ -9,11 +9,13 @@ from torch import Tensor
 
 from meanstep.calls import guarded, real, wrong_shape
 from meanstep.shapes import tree_map
-from meanstep.tangents import automatic, trusted
+from meanstep.tangents import Directions, automatic, several_along, trusted
 from meanstep.types import Answer, Field, Query
 from meanstep.velocities import auxiliary
 
 T = TypeVar("T")
+Probed = tuple[Tensor, Tensor | None, Tensor | None]
+"""`u` of a query, its derivative if one was asked for, and those along its probes."""
 
 
 @dataclass(frozen=True)
@@ -44,27 +46,62 @@ def together(field: Field, queries: Sequence[Query], heads: dict[int, list[int]]
     Rows with a derivative come first; no row is evaluated twice, and none without a derivative pays for one. `heads`: queries of the head
     that ask for the same rows as some others, in order; a field with a method `with_head` answers them by the same pass.
     """
+    return [(u, du) for u, du, _ in probed(field, queries, heads)]
+
+
+def probed(field: Field, queries: Sequence[Query], heads: dict[int, list[int]] | None = None) -> list[Probed]:
+    """`together`, and beside each answer the derivatives along the query's probes, `[K, *B, *E]`, or None without any.
+
+    They travel in the pass that answers the query. Of one whose answer is known already, or is the head's, they take a pass of their own.
+    """
     heads = {k: rows for k, rows in (heads or {}).items() if getattr(field, "with_head", None) is not None}
-    found: dict[int, Answer] = {k: (q.value, None) for k, q in enumerate(queries) if q.value is not None}
-    waiting = sorted((k for k in range(len(queries)) if k not in found | heads), key=lambda k: queries[k].along is None)
+    found: dict[int, Probed] = {k: (q.value, None, _apart(field, q)) for k, q in enumerate(queries) if q.value is not None}
+    waiting = sorted((k for k in range(len(queries)) if k not in found | heads), key=lambda k: len(_directions(queries[k])) == 0)
     read: dict[int, Tensor] = {}
     while waiting:
         lead = queries[waiting[0]]
         group = [k for k in waiting if _alike(queries[k], lead)]
         waiting = [k for k in waiting if k not in group]
         both = any(k in rows for rows in heads.values() for k in group)
-        for k, (u, v, du) in zip(group, _joined(field, [queries[k] for k in group], both), strict=True):
-            found[k] = u, du
+        for k, (u, v, slopes) in zip(group, _joined(field, [queries[k] for k in group], both), strict=True):
+            found[k] = _sorted(queries[k], u, slopes) if not queries[k].head else (u, None, _apart(field, queries[k]))
             if v is not None:
                 read[k] = v
     for k, rows in heads.items():
-        found[k] = torch.cat([read[j] for j in rows], queries[k].t.ndim - 1), None
+        found[k] = torch.cat([read[j] for j in rows], queries[k].t.ndim - 1), None, _apart(field, queries[k])
     return [found[k] for k in range(len(queries))]
 
 
+def _directions(q: Query) -> tuple[Directions, ...]:
+    """Along what a query asks for derivatives: its own first, then its probes; the head's probes are not its own."""
+    probes = () if q.probes is None or q.head else q.probes.unbind(0)
+    return (*(() if q.along is None else (q.along,)), *((e, None, None) for e in probes))
+
+
+def _sorted(q: Query, u: Tensor, slopes: list[Tensor]) -> Probed:
+    """The answer, and what its probes found."""
+    own = [] if q.along is None else slopes[:1]
+    return u, own[0] if own else None, None if q.probes is None else torch.stack(slopes[len(own) :])
+
+
+@torch.no_grad()
+def _apart(field: Field, q: Query) -> Tensor | None:
+    """The derivatives along a query's probes by a pass of their own."""
+    if q.probes is None:
+        return None
+    alone = Query(q.z, q.r, q.t, q.y, way=q.way, probes=q.probes)
+    return torch.stack(several_along(q.way or automatic, field, q.z, q.r, q.t, q.y, _directions(alone))[1])
+
+
 def _alike(q: Query, lead: Query) -> bool:
-    same_way = q.along is None or (q.way is lead.way and [d is None for d in q.along] == [d is None for d in lead.along or ()])
+    mine, theirs = _directions(q), _directions(lead)
+    same_way = len(mine) == 0 or (q.way is lead.way and _pattern(mine) == _pattern(theirs))
     return same_way and q.head == lead.head and _structure(q.y, q.t.ndim) == _structure(lead.y, lead.t.ndim) and q.z.dtype == lead.z.dtype
+
+
+def _pattern(directions: tuple[Directions, ...]) -> list[list[bool]]:
+    """Which of the inputs move along each direction."""
+    return [[d is not None for d in along] for along in directions]
 
 
 def _structure(y: Any, axes: int) -> Any:
@@ -76,27 +113,33 @@ def _structure(y: Any, axes: int) -> Any:
     return None if y is None else (y.dtype, y.shape[: axes - 1], y.shape[axes:])
 
 
-def _joined(field: Field, queries: list[Query], both: bool) -> list[tuple[Tensor, Tensor | None, Tensor | None]]:
-    """One pass of queries that fit together, those with a derivative first: `u`, the head's velocity if `both`, the derivative."""
+def _joined(field: Field, queries: list[Query], both: bool) -> list[tuple[Tensor, Tensor | None, list[Tensor]]]:
+    """One pass of queries that fit together, those with derivatives first: `u`, the head's velocity if `both`, the derivatives."""
     axis, read = queries[0].t.ndim - 1, WithHead(field) if both else auxiliary(field) if queries[0].head else field
 
     def join(*parts: Tensor) -> Tensor:
         return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
     z, r, t, y = tree_map(join, *[(q.z, q.r, q.t, q.y) for q in queries])
-    moving = [q.along for q in queries if q.along is not None]
+    moving = [directions for directions in map(_directions, queries) if len(directions)]
     if moving:
-        along: Any = tuple(None if ds[0] is None else join(*ds) for ds in zip(*moving, strict=True))
-        out, slope = (queries[0].way or automatic)(read, z, r, t, y, along)
+        along: Any = [_row(parts, join) for parts in zip(*moving, strict=True)]
+        out, found = several_along(queries[0].way or automatic, read, z, r, t, y, along)
     else:
-        out, slope = guarded(read, z, r, t, y), None
+        out, found = guarded(read, z, r, t, y), []
     _check(out, z, t, both)
     sizes = [q.t.shape[axis] for q in queries]
-    slopes = [*(() if slope is None else _cut(slope, sizes[: len(moving)], axis)), *[None] * len(queries)][: len(queries)]
+    cut = [_cut(slope, sizes[: len(moving)], axis) for slope in found]
+    slopes = [[part[k] for part in cut] if k < len(moving) else [] for k in range(len(queries))]
     if not both:
         return [(u, None, du) for u, du in zip(_cut(out, sizes, axis), slopes, strict=True)]
     pairs = (part.unbind(t.ndim) for part in _cut(out, sizes, axis))
-    return [(u, v, None if du is None else du.select(t.ndim, 0)) for (u, v), du in zip(pairs, slopes, strict=True)]
+    return [(u, v, [d.select(t.ndim, 0) for d in du]) for (u, v), du in zip(pairs, slopes, strict=True)]
+
+
+def _row(parts: Sequence[Directions], join: Callable[..., Tensor]) -> Any:
+    """One direction of several queries, joined."""
+    return tuple(None if ds[0] is None else join(*ds) for ds in zip(*parts, strict=True))
 
 
 def _cut(x: Tensor, sizes: list[int], axis: int) -> list[Tensor]:

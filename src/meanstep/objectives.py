@@ -40,7 +40,7 @@ class Eulerian(Value):
         shown = self.given(b)
         if not hasattr(self.rate, "query"):  # a rate of the user's own evaluates the field itself
             u, change = self.rate(field, shown, w)
-            return Query(shown.z, shown.r, shown.t, value=u), lambda _: Regression(u + change, v.detach(), u.detach(), w)
+            return Query(shown.z, shown.r, shown.t, shown.y, value=u), lambda _: Regression(u + change, v.detach(), u.detach(), w)
         query, made = self.rate.query(field, shown, w)
 
         def finish(found: Answer) -> Regression:

@@ -10,6 +10,8 @@ from meanstep.types import Times
 from meanstep.values import value
 
 Shape = tuple[int, ...]
+EDGE = 1e-6
+"""What rounding in float32 does to a gap."""
 
 
 def _rand(shape: Shape, g: Generator | None) -> Tensor:
@@ -21,7 +23,7 @@ def _logistic(shape: Shape, g: Generator | None, mean: float, std: float) -> Ten
     return torch.sigmoid(mean + std * normal)
 
 
-def capped(r: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def clipped(r: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """`r` at most `t`: more rows with `r = t`."""
     return torch.minimum(r, t), t
 
@@ -46,7 +48,7 @@ def logit_normal(mean: float = -0.4, std: float = 1.0) -> Times:
 def logit_normal_pair(
     t: tuple[float, float] = (-0.6, 1.6),
     r: tuple[float, float] = (-4.0, 1.6),
-    join: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = capped,
+    join: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = clipped,
 ) -> Times:
     """Independent logit-normals `(mean, std)` for `t` and `r`, then `r = min(r, t)` (more `r = t` rows): MeanFlow's later CIFAR sampler."""
     return lambda shape, g: join(_logistic(shape, g, *r), _logistic(shape, g, *t))
@@ -65,6 +67,22 @@ def separated(times: Times, least: float = 1e-4) -> Times:
         r, t = times(shape, g)
         t = t.clamp(min=least)
         return torch.minimum(r, t - least).clamp(min=0), t
+
+    return draw
+
+
+@value
+def capped(times: Times, largest_gap: float) -> Times:
+    """Another sampler's pairs with `r` raised to `t - largest_gap` where the gap is larger; the toys of arXiv 2605.09235 have 0.5.
+
+    A sample that jumps further than `largest_gap` asks the field for what it never learned. Raises `ValueError` outside (0, 1].
+    """
+    if not 0 < largest_gap <= 1:
+        raise ValueError(f"the largest gap lies in (0, 1], got {largest_gap:g}")
+
+    def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+        r, t = times(shape, g)
+        return (r, t) if r is t else (torch.maximum(r, t - largest_gap), t)
 
     return draw
 
@@ -159,7 +177,23 @@ def dyadic(levels: Sequence[int]) -> Times:
     return draw
 
 
-def mean_gap(times: Times, n: int = 1 << 17) -> float:
+DRAWN = 1 << 17
+"""Pairs behind a Monte Carlo mean over a sampler of times."""
+
+
+def mean_gap(times: Times, n: int = DRAWN) -> float:
     """Monte Carlo mean of `t - r` over the rows of `times` with `r < t` (fixed seed)."""
     r, t = times((n,), torch.Generator().manual_seed(0))
     return (t - r)[r < t].double().mean().item()
+
+
+def share_of_gaps(times: Times, gap: float, n: int = DRAWN) -> float:
+    """Monte Carlo share of the pairs with `t - r >= gap` among those with `r < t` (fixed seed); 0 for a sampler that draws `r = t` only.
+
+    The standard error is `sqrt(p (1 - p) / n)`: a share below `1 / n` reads 0. Raises `ValueError` outside (0, 1].
+    """
+    if not 0 < gap <= 1:
+        raise ValueError(f"a gap lies in (0, 1], got {gap:g}")
+    r, t = times((n,), torch.Generator().manual_seed(0))
+    moving = (r < t).sum().item()
+    return ((t - r).double() >= gap - EDGE).logical_and(r < t).sum().item() / moving if moving else 0.0

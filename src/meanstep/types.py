@@ -23,9 +23,9 @@ class Bridge(NamedTuple):
 
     `z`: the noisy sample `[*B, *E]`, eq. (1); `v`: its conditional velocity, eq. (2); `r <= t`: times in [0, 1], `[*B]`; `y`: the
     condition (a tensor or a tuple or dict of tensors with leading `*B`); `mask`: `[*B]` or more leading axes of `z`, true where the
-    entries count; `aux`: `[*B, 4]` independent uniforms, the only randomness an objective has; `progress`: the share of the training
-    that is done, in [0, 1]; `path`: what `z` and `v` were drawn on; `independent`: whether the noise was a standard normal draw that knew
-    nothing of the data, and not handed in.
+    entries count; `aux`: `[*B, 4]` independent uniforms, the only randomness an objective has, and after them those that its weight asks
+    for; `progress`: the share of the training that is done, in [0, 1]; `path`: what `z` and `v` were drawn on; `independent`: whether the
+    noise was a standard normal draw that knew nothing of the data, and not handed in.
     """
 
     z: Tensor
@@ -64,7 +64,7 @@ class Bridge(NamedTuple):
         return self.path.noise(self.z, self.v, self.t)
 
     def uniforms(self) -> Tensor:
-        """The auxiliary uniforms `[*B, 4]`; `ValueError` if this bridge was drawn without them."""
+        """The auxiliary uniforms `[*B, 4]` or more; `ValueError` if this bridge was drawn without them."""
         if self.aux is None:
             raise ValueError(
                 "this objective draws per-row random numbers: give the bridge aux=torch.rand(*t.shape, 4) or draw it with Loss.draw"
@@ -97,7 +97,8 @@ class Query(NamedTuple):
     """The one evaluation of the field that carries an objective's gradient; the loss joins those of all terms into one forward pass.
 
     `along`: the directions `(dz, dr, dt)` of a derivative (None is 0), or None without one; `way`: how it is made, see `meanstep.tangents`;
-    `value`: the answer, where it is known already; `head`: the field's head is asked, not the field.
+    `value`: the answer, where it is known already; `head`: the field's head is asked, not the field; `probes`: further directions of `z`,
+    `[K, *B, *E]`, along which a weight asks for the derivative of the field, without gradient.
     """
 
     z: Tensor
@@ -108,6 +109,7 @@ class Query(NamedTuple):
     way: Any = None
     value: Tensor | None = None
     head: bool = False
+    probes: Tensor | None = None
 
     def __repr__(self) -> str:
         return record(self)

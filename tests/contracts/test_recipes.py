@@ -14,6 +14,7 @@ from meanstep import recipes, times
 from meanstep.objectives import Eulerian, Semigroup
 from meanstep.rates import Backward, Exact
 from meanstep.tangents import Dual
+from meanstep.tangents.dual import Several
 from meanstep.velocities import own
 
 from .table import CASES, SHAPES, Setting
@@ -137,8 +138,12 @@ def test_masked_entries_may_hold_anything(name: str, garbage: float):
         assert p is not None and q is not None and torch.equal(p, q)
 
 
-# A Posterior's references are rows of one length, so its three cases cannot be cut: test_metrics.py has its law under a mask.
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("flow_matching/posterior", "coefficient/both", "posterior")])
+# A Posterior's references are rows of one length, so its three cases cannot be cut: test_metrics.py has its law under a mask. The signs of
+# a trace weight are drawn entry by entry, so another length has others: its exact form stands for it.
+UNCUT = ("flow_matching/posterior", "coefficient/both", "posterior", "trace", "trace/guided", "trace/anchored", "trace/head")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in UNCUT])
 def test_a_padded_batch_equals_the_batch_without_padding(name: str):
     """A network that treats positions alone: six positions of which four count are four positions."""
     setting = CASES[name].setting("ragged")
@@ -184,11 +189,11 @@ class Recorded(nn.Module):
         self.with_head = getattr(net, "with_head", None) and (lambda *a: self._noted(self.net.with_head, *a))
 
     def _noted(self, read: Any, z: Any, r: Any, t: Any, y: Any = None) -> Any:
-        carried = [p for p in (r, t) if isinstance(p, Dual)]  # one of the two has a tangent wherever there is one
+        carried = [p for p in (z, r, t) if isinstance(p, Dual)]
         level = forward_mode._current_level
         recorded = [p for p in (r, t) if isinstance(p, Tensor) and level >= 0 and forward_mode.unpack_dual(p).tangent is not None]
-        rows = carried[0].tangent.shape[-1] if carried else recorded[0].shape[-1] if recorded else 0
-        self.paid["tangent"] += rows
+        rows = carried[0].tangent.shape[carried[0].axis] if carried else recorded[0].shape[-1] if recorded else 0
+        self.paid["tangent"] += rows * max([len(p.tangents) if isinstance(p, Several) else 1 for p in carried], default=1)
         start, end = (p.primal if isinstance(p, Dual) else p for p in (r, t))
         self.wasted += int((start[:rows] == end[:rows]).sum())
         if not recorded:  # a recorded pass gives the value too: its rows are counted once
@@ -215,6 +220,11 @@ COSTS = {
     "coefficient/own": (3, 12, 3),
     "coefficient/map": (3, 12, 0),
     "coefficient/both": (3, 12, 0),
+    "trace": (18, 12, 0),  # two tangents on each of nine rows
+    "trace/exact": (27, 12, 0),  # a tangent for each of the two entries
+    "trace/guided": (18, 12, 24),
+    "trace/anchored": (6 + 12, 24, 0),
+    "trace/head": (12, 12, 6),  # the head's term reads what the probes of the other terms found
     "posterior": (6, 12, 0),
     "improved": (6, 12, 6),  # the head learns on every row, in the same pass
     "improved/own": (6, 12, 6),

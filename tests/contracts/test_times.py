@@ -26,6 +26,7 @@ SAMPLERS: dict[str, Times] = {
     "logit_normal_pair": times.logit_normal_pair(),
     "sorted_pair": times.sorted_pair(),
     "separated": times.separated(times.logit_normal_pair()),
+    "capped": times.capped(times.uniform, 0.5),
     "gap_first": times.gap_first(),
     "gap_first, long": times.gap_first((3.0, 2.0), (1.0, 3.0)),
     "u_shaped": times.u_shaped(),
@@ -155,6 +156,39 @@ def test_separated():
     assert np.allclose((late - apart)[~far & (t > 0.01)], 0.01, atol=1e-6)
 
 
+@pytest.mark.parametrize("largest", [0.5, 0.8, 1.0])
+def test_a_cap_moves_r_and_leaves_t(largest: float):
+    """Sorted uniforms: `t` keeps its law, gaps below the cap theirs, and the others, `(1 - cap)^2` of all, are the cap."""
+    (r, t), (low, late) = drawn(times.uniform), drawn(times.capped(times.uniform, largest))
+    assert np.array_equal(late, t) and (low >= r).all()
+    far = t - r > largest
+    assert np.array_equal(low[~far], r[~far]) and np.allclose((late - low)[far], largest, atol=1e-6)
+    assert stats.binomtest(int(far.sum()), N, (1 - largest) ** 2).pvalue > LEVEL if largest < 1 else not far.any()
+    gap = stats.beta(1, 2)
+    assert fits((late - low)[~far], lambda q: gap.cdf(q) / gap.cdf(largest))
+
+
+def test_a_cap_leaves_rows_with_r_equal_to_t_alone():
+    r, t = times.capped(times.diagonal(times.uniform), 0.5)((N,), generator())
+    assert r is t and np.array_equal(t.double().numpy(), drawn(times.uniform)[1])
+
+
+def test_the_share_of_gaps():
+    """Sorted uniforms: `(1 - gap)^2`; two sorted logit-normals by quadrature, of the moving rows alone, and what a cap leaves."""
+    for gap in (0.25, 0.5, 0.9):
+        exact = (1 - gap) ** 2
+        assert abs(times.share_of_gaps(times.uniform, gap) - exact) < 4 * (exact * (1 - exact) / times.DRAWN) ** 0.5
+    law, density = logit_normal(-0.4, 1.0), lambda q: stats.norm.pdf(logit(q) + 0.4) / (q * (1 - q))
+    exact = 2 * integrate.quad(lambda q: density(q) * law(q - 0.5), 0.5, 1)[0]
+    assert abs(times.share_of_gaps(times.logit_normal(), 0.5) - exact) < 4 * (exact * (1 - exact) / times.DRAWN) ** 0.5
+    capped = times.capped(times.uniform, 0.5)
+    assert times.share_of_gaps(capped, 0.51) == 0 and times.share_of_gaps(capped, 0.5) == times.share_of_gaps(times.uniform, 0.5)
+    assert times.share_of_gaps(times.diagonal(times.uniform), 0.5) == 0
+    ties = times.logit_normal_pair((-0.6, 1.6), (-4.0, 1.6))
+    r, t = ties((times.DRAWN,), torch.Generator().manual_seed(0))
+    assert times.share_of_gaps(ties, 0.5) == pytest.approx(float(((t - r) >= 0.5).sum() / (r < t).sum()), abs=1e-4)
+
+
 @pytest.mark.parametrize(("gap", "low"), [((-0.8, 1.0), (-0.4, 1.0)), ((1.0, 0.5), (-1.0, 2.0))])
 def test_gap_first(gap: tuple[float, float], low: tuple[float, float]):
     """The gap is logit-normal, and `r` given the gap is logit-normal on [0, 1 - gap]: its probability transform is uniform."""
@@ -236,6 +270,14 @@ def test_dyadic():
 def test_anchors_outside_the_unit_interval_are_refused(low: float, high: float):
     with pytest.raises(ValueError, match=f"0 <= low <= high <= 1, got low={low:g}, high={high:g}"):
         times.anchor(times.uniform, low, high)
+
+
+@pytest.mark.parametrize("largest", [0.0, -0.5, 1.5, float("nan")])
+def test_caps_outside_the_unit_interval_are_refused(largest: float):
+    with pytest.raises(ValueError, match=rf"largest gap lies in \(0, 1\], got {largest:g}"):
+        times.capped(times.uniform, largest)
+    with pytest.raises(ValueError, match=rf"a gap lies in \(0, 1\], got {largest:g}"):
+        times.share_of_gaps(times.uniform, largest)
 
 
 @pytest.mark.parametrize("levels", [(), (-1, 2)])

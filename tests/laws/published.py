@@ -95,6 +95,17 @@ def anchor(u, b):
     return (u(b.z, b.r, b.t, b.y) - b.v).square().sum(-1)
 
 
+def trace_weight(u, b, *, sigma, signs=None):
+    """The trace weight (a draft of 2605.09235): `1 / (1 + sigma_t^2 sg Tr(J J^T) / d)`, `J = (t-r) d_z u - 1`, by one probe or exactly."""
+    one = torch.eye(b.z.shape[1], dtype=b.z.dtype)
+    probes = [signs] if signs is not None else [unit.expand_as(b.z).contiguous() for unit in one]
+    trace = 0.0
+    for e in probes:
+        du = jvp(lambda z: u(z, b.r, b.t, b.y), (b.z,), (e,))[1]
+        trace = trace + (column(b.t - b.r) * sg(du) - e).square().sum(-1)
+    return 1 / (1 + sigma**2 * trace / b.z.shape[1])
+
+
 # --- 2512.02012
 
 

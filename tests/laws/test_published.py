@@ -241,6 +241,29 @@ def _() -> Any:
     return recipes.coefficient(1.0, velocities.own, anchor=0.0), lambda d: published.improved_meanflow_without_head(U, d.batch)
 
 
+for _sigma, _exact in (("one", False), ("t2", False), ("bridge", True), ("scale", True), ("t", False)):
+
+    @case(f"trace_weighted-{_sigma}-exact={_exact}")
+    def _(sigma: str = _sigma, exact: bool = _exact) -> Any:
+        def law(d: Draws) -> Tensor:
+            t, signs = d.batch.t, None if exact else torch.where(d.batch.aux[:, 4:] < 0.5, -1.0, 1.0).double()
+            scale = {"one": 1.0, "t": t, "t2": t**2, "bridge": (t * (1 - t)) ** 0.5, "scale": ((1 - t) ** 2 + t**2) ** -0.5}[sigma]
+            w = published.trace_weight(U, d.batch, sigma=scale, signs=signs)
+            return (w * published.beta_mixture(U, EMA, d.batch, beta=1.0)).mean()
+
+        return recipes.trace_weighted(sigma, exact, EMA), law
+
+
+@case("coefficient-trace-weighted")
+def _() -> Any:
+    def law(d: Draws) -> Tensor:
+        signs = torch.where(d.batch.aux[:, 4:] < 0.5, -1.0, 1.0).double()
+        q = published.beta_mixture(U, EMA, d.batch, beta=0.3)
+        return (published.trace_weight(U, d.batch, sigma=1.0, signs=signs) * published.adaptive(q, 1.0, 0.01)).mean()
+
+    return recipes.coefficient(0.3, EMA, weight=weights.trace(of=weights.adaptive())), law
+
+
 # --- improved MeanFlow and pixel MeanFlow
 
 

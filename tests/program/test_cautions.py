@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import meanstep as ms
+from meanstep import times as at_times
+from meanstep.program.runs.config import Config, from_yaml, to_yaml
 from meanstep.program.runs.records import load
 from meanstep.program.runs.report import prose
 from meanstep.program.runs.report.history import read
-from meanstep.program.training.cautions import ignores
+from meanstep.program.training.cautions import ignores, unseen
+from meanstep.terms import Recipe
+from meanstep.types import Times
 
 NETS = """
 from torch import nn
@@ -94,3 +98,64 @@ def test_whether_labels_are_read_is_asked_of_a_copy_and_never_raises():
     assert all(torch.equal(p, q) for p, q in zip(before, net.parameters(), strict=True)) and torch.equal(state, torch.get_rng_state())
     assert net.training
     assert ignores(ms.MLP(2), x, y, 3) and not ignores(Odd(), x, y, 3)
+
+
+def own_recipe(times: Times = at_times.uniform) -> Recipe:
+    """A recipe of a user's own, whose times nobody published."""
+    return ms.recipes.meanflow(at_times.capped(times, 0.25))
+
+
+GAPS: dict[str, tuple[tuple[str, ...], str]] = {
+    "published times, which hardly ever draw it": ((), ""),
+    "uniform times": (("--method.options", "{times: uniform}"), ""),
+    "a cap that leaves it": (("--method.largest-gap", "0.95", "--method.options", "{times: uniform}"), ""),
+    "a cap": (("--method.largest-gap", "0.5"), "sample with --steps 2, or leave --method.largest-gap out"),
+    "a lower cap": (
+        ("--method.largest-gap", "0.3", "--method.recipe", "curriculum_meanflow"),
+        "sample with --steps 4, or leave --method.largest-gap out",
+    ),
+    "times of one's own": (("--method.recipe", f"{__name__}:own_recipe"), "draw longer gaps"),
+}
+
+
+@pytest.mark.parametrize("case", GAPS)
+def test_jumps_that_are_not_trained_are_named(case: str, here: Path, ran: Callable[..., int], capsys: pytest.CaptureFixture[str]):
+    words, remedy = GAPS[case]
+    np.savez("x.npz", x=np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32))
+    assert ran("cache", "x.npz", "--out", "data", "--no-normalise") == 0
+    capsys.readouterr()
+    assert ran("train", "--out", "run", "--data.source", "data", "--network.name", "mlp", *SHORT, *words, "--samples", 16) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("caution: ")]
+    expected = "caution: samples are one jump of gap 1, and none of 131,072 rows with r < t that training draws have a gap of 0.9 or more: "
+    assert said == ([expected + remedy] if remedy else [])
+
+
+def test_a_run_that_learns_no_gap_is_not_told():
+    assert not list(unseen(ms.recipes.flow_matching(), None))
+    (line,) = unseen(ms.recipes.meanflow(at_times.logit_normal()), None)
+    assert "0.0015 % of the rows with r < t" in line and line.endswith("or more: draw longer gaps")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method.largest-gap", "0"), "--method.largest-gap: more than 0 and at most 1, got 0"),
+        (("--method.largest-gap", "1.5"), "--method.largest-gap: more than 0 and at most 1, got 1.5"),
+        (("--method.largest-gap", "0.5", "--method.recipe", "shortcut"), "recipe shortcut draws its own times"),
+        (("--method.largest-gap", "0.5", "--method.recipe", "flow_matching"), "recipe flow_matching has no gaps, all its rows have r = t"),
+    ],
+)
+def test_a_cap_that_cannot_be_is_one_line(
+    words: tuple[str, ...], message: str, ran: Callable[..., int], capsys: pytest.CaptureFixture[str]
+):
+    assert ran("train", "--dry-run", *words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+
+
+def test_a_file_from_before_there_were_caps_has_none():
+    text = to_yaml(Config())
+    assert "largest_gap: null" in text
+    assert from_yaml(text.replace("  largest_gap: null\n", ""), "here") == Config()
+    capped = from_yaml("method: {largest_gap: 0.5}", "here")
+    assert capped.method.largest_gap == 0.5 and from_yaml(to_yaml(capped), "here") == capped

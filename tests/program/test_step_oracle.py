@@ -95,6 +95,12 @@ def progressed(b: Any) -> float:
     return float(b.progress)
 
 
+def limited(shape: tuple[int, ...], g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two uniforms in order, the earlier at most 0.3 before the later."""
+    r, t = uniform(shape, g)
+    return torch.where(t - r > 0.3, t - 0.3, r), t
+
+
 CASES = {
     "coefficient": Case(
         {
@@ -132,6 +138,18 @@ CASES = {
         ("--data.no-conditional",),
         labelled=False,
         path=ms.paths.trigonometric,
+    ),
+    "trace weight": Case(
+        {
+            "recipe": "trace_weighted",
+            "options": {"sigma": "t2", "diagonal_share": 0.5},
+            "proxy_decay": 0.4,
+            "dropout": 0.5,
+            "largest_gap": 0.3,
+        },
+        lambda proxy, x: ms.recipes.trace_weighted("t2", False, proxy, times=limited, diagonal_share=0.5, velocity=hidden(0.5)),
+        "constant",
+        50,
     ),
     "learned weight": Case(
         {"recipe": "decoupled_meanflow", "options": {}, "dropout": 0.5},
@@ -250,6 +268,19 @@ def test_a_run_in_float64_is_so_throughout_and_goes_on_as_one(double: Path, data
     trained(tmp_path / "straight", data, *DOUBLE, "--samples=96")
     for file in checkpoint(tmp_path / "straight", 96).glob("*.safetensors"):
         assert file.read_bytes() == (checkpoint(tmp_path / "run", 96) / file.name).read_bytes(), file.name
+
+
+def test_a_run_whose_weight_draws_goes_on_bit_by_bit(data: Path, tmp_path: Path):
+    words = ("--method.recipe=trace_weighted", "--method.largest-gap=0.5", "--chunk=12", *DOUBLE[4:], "--averages.decays=0.9")
+    trained(tmp_path / "run", data, *words, "--samples=48")
+    trained(tmp_path / "run", data, "--samples=96")
+    trained(tmp_path / "straight", data, *words, "--samples=96")
+    for file in checkpoint(tmp_path / "straight", 96).glob("*.safetensors"):
+        assert file.read_bytes() == (checkpoint(tmp_path / "run", 96) / file.name).read_bytes(), file.name
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["method"]["largest_gap"] == 0.5
+    with pytest.raises(SystemExit) as ended:
+        main(["train", f"--out={tmp_path / 'run'}", "--method.largest-gap=0.6", "--samples=144"])
+    assert ended.value.code == 2
 
 
 def test_a_model_of_float64_is_loaded_as_it_was_saved(double: Path):

@@ -3,8 +3,8 @@
 Wrap a module that owns the field and calls this one in DDP, FSDP or compile.
 """
 
-from meanstep.loss.criterion import Loss, Output
+from meanstep.loss.criterion import Loss, Output, settled
 from meanstep.loss.metrics import GAPS
 from meanstep.loss.rows import Rows
 
-__all__ = ["GAPS", "Loss", "Output", "Rows"]
+__all__ = ["GAPS", "Loss", "Output", "Rows", "settled"]

@@ -1,5 +1,6 @@
 """The criterion that a user calls: draws noise and times, splits the rows among a recipe's terms, returns a loss and what to log."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from meanstep.calls import real, wrong_shape
-from meanstep.joint_pass import together
+from meanstep.joint_pass import probed
 from meanstep.loss.inputs import batch_of
 from meanstep.loss.metrics import metrics_of
 from meanstep.loss.mistakes import culprits, mistake_of
@@ -15,8 +16,9 @@ from meanstep.loss.rows import Rows, part, reads_head, shows_the_same
 from meanstep.paths import Path, linear
 from meanstep.shapes import over, per_sample, tree_map
 from meanstep.terms import Recipe, Term
-from meanstep.types import Answer, Bridge, Field, Objective, Query, Regression
+from meanstep.types import Answer, Bridge, Field, Objective, Query, Regression, Weight
 from meanstep.values import like, record
+from meanstep.weights import answered, draws, probes
 
 
 class Output(NamedTuple):
@@ -106,19 +108,30 @@ class Loss(nn.Module):
             x = torch.where(over(mask, x), x, 0.0)
             noise = None if noise is None else torch.where(over(mask, x), noise, 0.0)
         e = noise if noise is not None else _fresh(torch.randn, x.shape, x, generator)
-        aux, draws = _fresh(torch.rand, (*batch, 4), x, generator), []
-        dealt = torch.empty(batch, dtype=x.dtype, device=x.device), torch.empty(batch, dtype=x.dtype, device=x.device)
-        for term, rows in zip(self.recipe, self._deal(batch[-1]), strict=True):
-            here = (..., rows) if self.batch_dims > 1 else (rows,)
-            if term.times is not None:
-                for kept, new in zip(dealt, self._times(term, (*batch[:-1], rows.stop - rows.start), generator), strict=True):
-                    kept[here] = new.to(kept)
-            r, t = (kept[here].clone() for kept in dealt)
+        aux, times = _fresh(torch.rand, (*batch, 4), x, generator), list(self._dealt(x, batch, generator))
+        entries = math.prod(x.shape[self.batch_dims :])
+        if own := max(draws(term.weight, entries) for term in self.recipe):
+            aux = torch.cat([aux, _fresh(torch.rand, (*batch, own), x, generator)], -1)
+        found = []
+        for (term, rows), (r, t) in zip(zip(self.recipe, self._deal(batch[-1]), strict=True), times, strict=True):
             cut = _Cut(self.batch_dims, rows)
             z, v = self.path(cut(x), cut(e), t)
             held = Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress, self.path, independent or noise is None)
-            draws.append((term, term.prepare(held)))
-        return draws
+            found.append((term, term.prepare(held)))
+        return found
+
+    def _dealt(self, x: Tensor, batch: tuple[int, ...], generator: Generator | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """`r` and `t` of each term's rows, those of the terms before where it draws none; one tensor where its sampler gives one twice."""
+        dealt = torch.empty(batch, dtype=x.dtype, device=x.device), torch.empty(batch, dtype=x.dtype, device=x.device)
+        for term, rows in zip(self.recipe, self._deal(batch[-1]), strict=True):
+            here, still = (..., rows) if self.batch_dims > 1 else (rows,), False
+            if term.times is not None:
+                r, t = self._times(term, (*batch[:-1], rows.stop - rows.start), generator)
+                still = r is t
+                for kept, new in zip(dealt, (r, t), strict=True):
+                    kept[here] = new.to(kept)
+            r, t = (kept[here].clone() for kept in dealt)
+            yield (t, t) if still else (r, t)
 
     def _deal(self, n: int) -> Iterator[slice]:
         """Consecutive rows for one term after the other, starting over when the batch is full."""
@@ -148,14 +161,20 @@ class Loss(nn.Module):
     def _regress(self, field: Field, draws: list[tuple[Term, Bridge]], n: int) -> list[Rows]:
         """The regressions of all terms; what they ask of the field is answered together."""
         try:
-            asked = [_asked(term.objective, field, b) for term, b in draws]
-            answers = together(field, [query for query, _ in asked], self._heads(n))
-            regressions = [finish(found) for (_, finish), found in zip(asked, answers, strict=True)]
+            heads = self._heads(n)
+            shared = {k: rows for k, rows in heads.items() if all(self.recipe[j].weight is self.recipe[k].weight for j in rows)}
+            asked = [_asked(term, field, b, k not in shared) for k, (term, b) in enumerate(draws)]
+            answers = probed(field, [query for query, _ in asked], heads)
+            slopes = [found for _, _, found in answers]
+            for k, rows in shared.items():
+                slopes[k] = _rejoined(*draws[k], [(slopes[j], draws[j][1]) for j in rows])
+            regressions = [finish((u, du)) for (_, finish), (u, du, _) in zip(asked, answers, strict=True)]
         except (AttributeError, RuntimeError, TypeError) as failure:
             if (mistake := mistake_of(field, draws[0][1])) is None:
                 raise
             raise mistake from failure
-        return [_rows(term, b, regression) for (term, b), regression in zip(draws, regressions, strict=True)]
+        weights = [answered(term.weight, b, found) for (term, b), found in zip(draws, slopes, strict=True)]
+        return [_rows(term, b, found, weight) for (term, b), found, weight in zip(draws, regressions, weights, strict=True)]
 
     def _heads(self, n: int) -> dict[int, list[int]]:
         """Terms that regress the head on rows with the inputs of the terms before them, which then share a pass: those terms, in order."""
@@ -176,23 +195,42 @@ def _accepts(field: Field, path: Path) -> None:
         raise ValueError(f"{type(field).__name__} is a velocity of the path {own} only, and this loss draws on {path}")
 
 
-def _asked(objective: Objective, field: Field, b: Bridge) -> tuple[Query, Callable[[Answer], Regression]]:
-    """What an objective asks of the field; one that has no queries evaluates the field itself."""
+def settled(weight: Weight, field: Field, b: Bridge) -> Weight:
+    """A weight that has asked the field what it wants to know of the rows of a bridge, as within a loss; most ask nothing."""
+    if (along := probes(weight, b)) is None:
+        return answered(weight, b, None)
+    with torch.no_grad():
+        return answered(weight, b, probed(field, [Query(b.z, b.r, b.t, b.y, probes=along)])[0][2])
+
+
+def _rejoined(term: Term, b: Bridge, parts: list[tuple[Tensor | None, Bridge]]) -> Tensor | None:
+    """The derivatives of the terms before, for a weight that asks for the same ones; where `r` is `t` they count nothing."""
+    if (along := probes(term.weight, b)) is None:
+        return None
+    filled = [there.z.new_zeros((len(along), *there.z.shape)) if found is None else found.to(b.z) for found, there in parts]
+    return torch.cat(filled, b.t.ndim)
+
+
+def _asked(term: Term, field: Field, b: Bridge, probing: bool) -> tuple[Query, Callable[[Answer], Regression]]:
+    """What an objective asks of the field, and its weight if it is `probing`; one that has no queries evaluates the field itself."""
+    objective: Objective = term.objective
     if hasattr(objective, "query"):
         query, finish = objective.query(field, b)
-        return query, finish
-    regression = objective(field, b)
-    return Query(b.z, b.r, b.t, value=regression.prediction), lambda found: regression
+    else:
+        regression = objective(field, b)
+        query, finish = Query(b.z, b.r, b.t, b.y, value=regression.prediction), lambda _: regression
+    along = probes(term.weight, b) if probing else None
+    return (query if along is None else query._replace(probes=along)), finish
 
 
-def _rows(term: Term, b: Bridge, regression: Regression) -> Rows:
+def _rows(term: Term, b: Bridge, regression: Regression, weight: Weight) -> Rows:
     shape, goal = real(regression.prediction, "the objective").shape, real(regression.target, "the target velocity").shape
     if shape != b.z.shape:
         raise ValueError(wrong_shape(shape, b.z))
     if goal != b.z.shape:
         raise ValueError(f"the target velocity has shape {tuple(goal)} for samples of shape {tuple(b.z.shape)}")
     error = per_sample((regression.prediction.to(b.z) - regression.target.to(b.z)).square(), b.t, b.mask)
-    return Rows(term, b, regression, error)
+    return Rows(term, b, regression, error, weight)
 
 
 def _fresh(sampler: Callable[..., Tensor], shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:

@@ -16,7 +16,7 @@ GAPS = (0.25, 0.5, 0.75, 1.0)
 def _slope(rows: Rows, error: Tensor) -> Tensor:
     """The derivative of each row's loss in its error: the effective weight."""
     leaf = error.detach().requires_grad_()
-    return torch.autograd.grad(rows.term.weight(leaf, rows.bridge).sum(), leaf)[0]
+    return torch.autograd.grad(rows.weight(leaf, rows.bridge).sum(), leaf)[0]
 
 
 @torch.no_grad()

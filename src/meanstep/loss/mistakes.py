@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.calls import no_tensor, wrong_shape
-from meanstep.loss.rows import Rows
+from meanstep.loss.rows import Rows, filled_rows
 from meanstep.shapes import per_sample
 from meanstep.types import Bridge, Field
 
@@ -45,13 +45,18 @@ def culprits(rows: list[Rows], starts: list[int]) -> str:
     """The complaint about a loss that is not finite, with the rows at fault."""
     found = []
     for k, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        b, bad = row.bridge, ~torch.isfinite(row.error)
+        b, bad = row.bridge, filled_rows(row) & ~(torch.isfinite(row.error) & torch.isfinite(row.weighted))
         tangent = row.regression.tangent
         norms = per_sample(tangent.square(), b.t, b.mask).sqrt() if tangent is not None else torch.full_like(b.t, float("nan"))
         for index in bad.nonzero()[:4]:
             i = tuple(index.tolist())
             place = (*i[:-1], i[-1] + start)
             name = f"term {k}, row {place if len(place) > 1 else place[0]}"
-            found.append(f"{name}: r={b.r[i]:.6g}, t={b.t[i]:.6g}, error={row.error[i]:.3g}, tangent rms={norms[i]:.3g}")
-    rows_named = "; ".join(found[:4]) or "no single row (a weight is not finite)"
+            found.append(f"{name}: r={b.r[i]:.6g}, t={b.t[i]:.6g}, error={row.error[i]:.3g}, tangent rms={norms[i]:.3g}{_weight(row, i)}")
+    rows_named = "; ".join(found[:4]) or "no single row"
     return f"the loss is not finite. {rows_named}. Nothing was repaired: look at the data, the learning rate and metrics['change_ratio']"
+
+
+def _weight(row: Rows, i: tuple[int, ...]) -> str:
+    """That a row's weight is at fault, where it is."""
+    return "" if torch.isfinite(row.weighted[i]) or not torch.isfinite(row.error[i]) else f", its weight gives {row.weighted[i]:.3g}"

@@ -7,18 +7,24 @@ from torch import Tensor
 
 from meanstep.objectives import Matching
 from meanstep.terms import Term
-from meanstep.types import Bridge, Regression
+from meanstep.types import Bridge, Regression, Weight
 from meanstep.values import record
 from meanstep.velocities import auxiliary
 
 
 class Rows(NamedTuple):
-    """What one term made of its rows: the regression and its raw error `[*B]`."""
+    """What one term made of its rows: the regression, its raw error `[*B]`, and the term's weight, answered where it asked the field."""
 
     term: Term
     bridge: Bridge
     regression: Regression
     error: Tensor
+    weight: Weight
+
+    @property
+    def weighted(self) -> Tensor:
+        """The loss of each row, `[*B]`."""
+        return self.weight(self.error, self.bridge)
 
     def __repr__(self) -> str:
         return record(self)
@@ -31,7 +37,7 @@ def share(rows: Rows, n: int) -> float:
 
 def part(rows: Rows, n: int) -> Tensor:
     """A term's part of the loss, summed over members; a row without an entry counts nothing, whatever its weight makes of 0."""
-    loss = torch.where(filled_rows(rows), rows.term.weight(rows.error, rows.bridge), 0.0)
+    loss = torch.where(filled_rows(rows), rows.weighted, 0.0)
     return loss.sum() * share(rows, n)
 
 

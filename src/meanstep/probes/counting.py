@@ -8,7 +8,7 @@ import torch
 import torch.autograd.forward_ad as fwad
 from torch import Tensor, nn
 
-from meanstep.tangents.dual import Dual
+from meanstep.tangents.dual import Dual, Several
 
 
 @contextmanager
@@ -55,8 +55,8 @@ def _primal(p: Any) -> Tensor:
 
 
 def _carried(p: Any) -> int:
-    """Rows of an input that carry a tangent: by our rules, or by torch's forward mode."""
+    """Rows of an input that carry a tangent, times how many: by our rules, or by torch's forward mode."""
     if isinstance(p, Dual):
-        return int(p.tangent.shape[0])
+        return int(p.tangent.shape[0]) * (len(p.tangents) if isinstance(p, Several) else 1)
     there = fwad._current_level >= 0 and fwad.unpack_dual(p).tangent is not None  # type: ignore[no-untyped-call]
     return len(p) if there else 0

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from meanstep.loss import Loss
+from meanstep.loss import Loss, settled
 from meanstep.probes.rows import Estimate, influenced, pieces
 from meanstep.shapes import per_sample, tree_map
 from meanstep.types import Bridge, Objective, Weight
@@ -88,7 +88,7 @@ def _one_by_one(field: nn.Module, objective: Objective, weight: Weight) -> Calla
 
 
 def _losses(field: Any, b: Bridge, objective: Objective, weight: Weight) -> Tensor:
-    regression = objective(field, b)
+    regression, weight = objective(field, b), settled(weight, field, b)
     return weight(per_sample((regression.prediction.to(b.z) - regression.target.to(b.z)).square(), b.t, b.mask), b)
 
 

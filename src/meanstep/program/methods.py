@@ -4,6 +4,8 @@
 `proxy` for the velocity or field that it asks beside the network.
 """
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -68,6 +70,16 @@ def _proxy(method: Method, proxy: Any, field: Field, ema: Field | None, posterio
         return ema if word == EMA else field
     velocities = {"own": own, "conditional": conditional, HEAD: head, POSTERIOR: posterior}
     return of(ema) if word == EMA and ema is not None else velocities[word]
+
+
+def capped(method: Method, options: Mapping[str, Any], largest: float) -> Times:
+    """The sampler of times at these options, that of a word or the recipe's own, under a cap; `UserError` for a recipe that takes none."""
+    registry.check_capped(method, largest)
+    own = inspect.signature(method.recipe()).parameters["times"].default
+    given = options.get("times", own)
+    if given is inspect.Parameter.empty:
+        raise UserError(f"--method.largest-gap: recipe {method.name} has no times of its own: give some in --method.options")
+    return at_times.capped(TIMES[given] if isinstance(given, str) else given, largest)
 
 
 def _weight(method: Method, given: dict[str, Any]) -> Weight:

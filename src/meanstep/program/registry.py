@@ -194,6 +194,23 @@ def check_options(method: Method, options: Mapping[str, Any], flag: str = "--met
             raise UserError(f"{flag}: recipe {method.name}: {name} is {wanted}, got {value!r}")
 
 
+def check_method(name: str, options: Mapping[str, Any], largest_gap: float | None) -> None:
+    """`UserError` for a recipe that there is not, or that does not take these options or this cap."""
+    method = find(name)
+    check_options(method, options)
+    check_capped(method, largest_gap)
+
+
+def check_capped(method: Method, largest: float | None) -> None:
+    """`UserError` for a recipe whose gaps no cap can bound: it draws its times itself, or has none but `r = t`."""
+    if largest is None:
+        return
+    if method.learns != AVERAGE:
+        raise UserError(f"--method.largest-gap: recipe {method.name} has no gaps, all its rows have r = t: leave it out")
+    if all(option.name != "times" for option in method.arguments):
+        raise UserError(f"--method.largest-gap: recipe {method.name} draws its own times: leave it out, or choose another recipe")
+
+
 def _wanted(kind: str, value: Any) -> str:
     """What a plain value should be and is not; empty if it may do."""
     parts = {part.strip() for part in kind.split("|")}
@@ -212,4 +229,6 @@ def _wanted(kind: str, value: Any) -> str:
         return "true or false"
     if kind.startswith("tuple[float, float]") and not (isinstance(value, list | tuple) and len(value) == 2):
         return "two numbers"
-    return "no word: give a number, or build the recipe in Python" if isinstance(value, str) and parts != {""} and parts != {"str"} else ""
+    return (
+        "no word: give a number, or build the recipe in Python" if isinstance(value, str) and parts != {""} and "str" not in parts else ""
+    )

@@ -14,7 +14,7 @@ from meanstep.recipes.conditional import (
 )
 from meanstep.recipes.differences import alpha_flow, solution_flow, transition
 from meanstep.recipes.jumps import shortcut, split_meanflow, terminal_velocity
-from meanstep.recipes.proxies import coefficient, improved_meanflow, pixel_meanflow, posterior_meanflow
+from meanstep.recipes.proxies import coefficient, improved_meanflow, pixel_meanflow, posterior_meanflow, trace_weighted
 from meanstep.recipes.shares import IMAGENET
 from meanstep.terms import Recipe, method
 
@@ -37,5 +37,6 @@ __all__ = [
     "solution_flow",
     "split_meanflow",
     "terminal_velocity",
+    "trace_weighted",
     "transition",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from meanstep import times as at_times
 from meanstep.objectives import Eulerian, Matching
@@ -29,7 +29,7 @@ from meanstep.velocities import (
     mix,
     shown,
 )
-from meanstep.weights import adaptive, constant
+from meanstep.weights import adaptive, constant, trace
 
 
 @method(slot="proxy", proxies=("ema", "own", "posterior"), idle=("beta", "target_beta"), coefficient="beta")
@@ -85,6 +85,37 @@ def _hidden(proxy: Velocity, velocity: Velocity) -> Velocity:
     """A network's velocity under the label that the trained one is shown; a posterior has none for a hidden label."""
     given = shown(velocity)
     return proxy if given is as_is or isinstance(proxy, Posterior) else hidden_from(proxy, given)
+
+
+@method(slot="proxy", proxies=("ema", "own", "posterior"), coefficient=1.0)
+def trace_weighted(
+    sigma: str | Callable[[Tensor], Tensor] = "one",
+    exact: bool = False,
+    proxy: Velocity | nn.Module | None = None,
+    *,
+    times: Times = at_times.uniform,
+    diagonal_share: float = 0.25,
+    velocity: Velocity = conditional,
+    rate: Rate = Exact(),
+) -> Recipe:
+    """MeanFlow with a proxy's tangent, the squared error summed over the entries, and the trace weight, eq. (17), (55); arXiv 2605.09235.
+
+    As in the authors' first draft and their toys, without an anchor; other recipes take `weight=weights.trace()`. Rows with `r < t`
+    take a second tangent, see `docs/performance.md`.
+
+    - `sigma` (one, t, t2, bridge, scale, or a function of `t`; one; published): the noise scale: 1, `t`, `t^2`, `sqrt(t (1 - t))`,
+      `1 / sqrt((1 - t)^2 + t^2)`. The draft's tables have `t^2`.
+    - `exact` (true or false; false; published): the trace by a derivative for each of at most 256 entries, else by one probe of signs.
+    - `proxy` (a velocity, or a module whose boundary is taken; none, it is needed; published): an EMA copy (decay 0.999 as published).
+    - `times` (pairs `0 <= r <= t <= 1`; two sorted uniforms; published but for their cap, `times.capped(times.uniform, 0.5)`, without which
+      one-step samples ask for gaps that were trained).
+    - `diagonal_share` ([0, 1]; 0.25; published): the share of rows with `r = t`.
+    - `velocity` (a velocity; `conditional`; published): the target; a `Guided` guides and hides labels.
+    - `rate` (a way to differentiate; `Exact()`; published).
+    """
+    source = source_of(proxy, "trace_weighted", "a proxy velocity")
+    weight = trace(sigma, exact)
+    return coefficient(1.0, source, anchor=0.0, times=times, diagonal_share=diagonal_share, weight=weight, velocity=velocity, rate=rate)
 
 
 @method(

@@ -3,6 +3,7 @@
 from meanstep.tangents.dual import Dual, Unsupported, has_rule
 from meanstep.tangents.forward_mode import Directions, derivative, differentiable_kernels
 from meanstep.tangents.jvp import VERDICTS, Way, automatic, carried, recorded, rehearsal, separate, trusted
+from meanstep.tangents.several import several_along
 
 __all__ = [
     "VERDICTS",
@@ -18,5 +19,6 @@ __all__ = [
     "recorded",
     "rehearsal",
     "separate",
+    "several_along",
     "trusted",
 ]

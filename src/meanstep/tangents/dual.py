@@ -67,6 +67,8 @@ class Dual:
         if any(d.graded != graded for d in found):
             raise Unsupported("the network switches the gradient on or off inside, which hides what its autograd functions do")
         with torch.no_grad():
+            if any(isinstance(d, Several) for d in found):
+                return _each(rule, out, args, kwargs, graded)
             tangent, axis = rule(out, *args, **kwargs)
             return out if tangent is None else joined(out, tangent, axis, graded)
 
@@ -104,6 +106,55 @@ class Dual:
 
     def __getattr__(self, name: str) -> Any:
         raise Missing(f"no tangent rule for the attribute {name} of a tensor")
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Several(Dual):
+    """A `Dual` with `tangents` along several directions on the same rows, None along one that it does not depend on.
+
+    Each function is called once on the primals, and its rule once for each direction. `tangent` is the first that there is.
+    """
+
+    tangents: tuple[Tensor | None, ...]
+
+
+def several(primal: Tensor, tangents: Sequence[Tensor | None], axis: int, graded: bool) -> Any:
+    """`primal` with its tangents along several directions; a tensor if it has none."""
+    first = next((d for d in tangents if d is not None), None)
+    return primal if first is None else Several(primal, first, axis, graded, tuple(tangents))
+
+
+def _each(rule: Rule, out: Any, args: Any, kwargs: dict[str, Any], graded: bool) -> Any:
+    """The results of a function whose arguments have tangents along several directions."""
+    count = max(len(d.tangents) for d in duals(args, kwargs) if isinstance(d, Several))
+    parts: list[Any] = []
+    for k in range(count):
+        given, named = _along(args, k), {name: _along(value, k) for name, value in kwargs.items()}
+        tangent, axis = rule(out, *given, **named) if duals(given, named) else (None, 0)
+        parts.append(None if tangent is None else joined(out, tangent, axis, graded))
+    return _bundled(out, parts)
+
+
+def _along(value: Any, k: int) -> Any:
+    """Arguments as the rule of one direction takes them."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([_along(inner, k) for inner in value]) if not isinstance(value, torch.Size) else value
+    if not isinstance(value, Several):
+        return value
+    tangent = value.tangents[k]
+    return value.primal if tangent is None else Dual(value.primal, tangent, value.axis, value.graded)
+
+
+def _bundled(out: Any, parts: list[Any]) -> Any:
+    """A function's results with what each direction made of them."""
+    there = [part for part in parts if part is not None]
+    if not there:
+        return out
+    if not isinstance(out, Tensor):
+        return type(out)(_bundled(o, [None if part is None else part[i] for part in parts]) for i, o in enumerate(out))
+    if len({part.axis for part in there}) > 1:
+        raise Unsupported("directions whose batches lie at different axes")
+    return several(out, [None if part is None else part.tangent for part in parts], there[0].axis, there[0].graded)
 
 
 def _of_primal(name: str) -> property:
@@ -208,5 +259,10 @@ def _flatten(d: Dual) -> tuple[list[Any], Any]:
     return [d.primal, d.tangent], (d.axis, d.graded)
 
 
+def _flatten_several(d: Several) -> tuple[list[Any], Any]:
+    return [d.primal, d.tangents], (d.axis, d.graded)
+
+
 # DDP looks for tensors in what its module takes and gives
 _pytree.register_pytree_node(Dual, _flatten, lambda parts, context: Dual(*parts, *context))
+_pytree.register_pytree_node(Several, _flatten_several, lambda parts, context: several(*parts, *context))

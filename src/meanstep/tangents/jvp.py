@@ -5,9 +5,9 @@ A way is a function `(field, z, r, t, y, along) -> (u, du)`: `u` `[*B, *E]` of a
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from meanstep.calls import guarded
 from meanstep.shapes import tree_map
 from meanstep.tangents import heads, layer_rules, rules, shape_rules  # noqa: F401 (they fill the table)
-from meanstep.tangents.dual import Dual, Unsupported
+from meanstep.tangents.dual import Dual, Several, Unsupported, several
 from meanstep.tangents.forward_mode import Directions, Rules, derivative
 from meanstep.types import Field
 
 Way = Callable[[Field, Tensor, Tensor, Tensor, Any, Directions], tuple[Tensor, Tensor]]
+T = TypeVar("T")
 
 
 class Rehearsal:
@@ -69,18 +70,28 @@ def _dropout(field: nn.Module) -> str | None:
 
 def carried(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """One forward pass of all rows; a tangent without gradient travels beside the first ones by our rules. `Unsupported` if one lacks."""
+    u, (du,) = beside(field, z, r, t, y, (along,))
+    return u, du
+
+
+def beside(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, directions: Sequence[Directions]) -> tuple[Tensor, list[Tensor]]:
+    """`carried` with a tangent along each of several directions, all by one pass."""
     graded = torch.is_grad_enabled()
-    given: list[Any] = [_dual(p, d, t, graded) for p, d in zip((z, r, t), along, strict=True)]
+    given: list[Any] = [_dual(p, ds, t, graded) for p, ds in zip((z, r, t), zip(*directions, strict=True), strict=True)]
     out: Any = guarded(field, given[0], given[1], given[2], y)
     if isinstance(out, Tensor):
-        return out, torch.zeros_like(_divided(out, r, t, None, along)[0][0])
+        return out, [torch.zeros_like(divided(out, r, t, None, directions[0])[0][0]) for _ in directions]
     if not isinstance(out, Dual) or out.axis % out.dim() != t.ndim - 1:
         raise Unsupported("the network's result is no tensor with the batch where it was")
-    return out.primal, out.tangent
+    found = out.tangents if isinstance(out, Several) else (out.tangent,)
+    return out.primal, [torch.zeros_like(out.tangent) if d is None else d for d in found]
 
 
-def _dual(p: Tensor, d: Tensor | None, t: Tensor, graded: bool) -> Any:
-    return p if d is None else Dual(p, d.to(p), t.ndim - 1 - p.ndim, graded)
+def _dual(p: Tensor, ds: Sequence[Tensor | None], t: Tensor, graded: bool) -> Any:
+    given, axis = [None if d is None else d.to(p) for d in ds], t.ndim - 1 - p.ndim
+    if len(given) > 1:
+        return several(p, given, axis, graded)
+    return p if given[0] is None else Dual(p, given[0], axis, graded)
 
 
 def separate(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
@@ -88,22 +99,28 @@ def separate(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Direc
 
     If the first pass draws random numbers (dropout), its rows get an ordinary pass of their own that draws the same.
     """
-    rows, rest = _divided(z, r, t, y, along)
-    with rehearsal(z, field) as rehearsed, nullcontext() if _transformed() else Rules():
-        du = derivative(_bare(field), rows[0], rows[1], rows[2], rows[3], along)[1]
-    if not rehearsed.drew or rest is None:
+    rows, rest = divided(z, r, t, y, along)
+    du, drew = aside(field, rows, along)
+    if not drew or rest is None:
         return guarded(field, z, r, t, y), du
     return torch.cat([guarded(field, *rows), guarded(field, *rest)], t.ndim - 1), du
 
 
+def aside(field: Field, rows: Any, along: Directions) -> tuple[Tensor, bool]:
+    """The derivative by a forward-mode pass without gradient, and whether random numbers were drawn, which are drawn again afterwards."""
+    with rehearsal(rows[0], field) as rehearsed, nullcontext() if _transformed() else Rules():
+        du = derivative(_bare(field), rows[0], rows[1], rows[2], rows[3], along)[1]
+    return du, rehearsed.drew
+
+
 def recorded(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """A forward-mode pass of the first rows with its graph, the derivative's included, and an ordinary one of the other rows."""
-    rows, rest = _divided(z, r, t, y, along)
+    rows, rest = divided(z, r, t, y, along)
     u, du = derivative(field, rows[0], rows[1], rows[2], rows[3], along)
     return u if rest is None else torch.cat([u, guarded(field, *rest)], t.ndim - 1), du
 
 
-def _divided(z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Any, Any]:
+def divided(z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Any, Any]:
     """The rows that a derivative is asked for, and the others if there are any."""
     axis, n = t.ndim - 1, next(d.shape[t.ndim - 1] for d in along if d is not None)
     rows = tree_map(lambda p: p.narrow(axis, 0, n), (z, r, t, y))
@@ -145,12 +162,17 @@ def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dire
     A module is tried on four of its rows both ways, values, tangents and gradients, in its calls number 1, 2, 4, 8 and so on: one that
     leaves out a tangent is found out, also if its first layers start from zero. Its mode (train or eval) changing starts it anew.
     """
+    return chosen(field, z, r, t, y, along, lambda way: way(field, z, r, t, y, along))
+
+
+def chosen(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions, run: Callable[[Way], T]) -> T:
+    """What `run` makes of the way that suits the field, see `automatic`."""
     module = getattr(field, "headed", field)
     if torch.compiler.is_compiling():
         known = trusted(field) or getattr(module, "_tangents_found_right", False)
-        return (carried if known else recorded)(field, z, r, t, y, along)
+        return run(carried if known else recorded)
     if not isinstance(module, nn.Module) or _transformed():
-        return (carried if trusted(field) else separate)(field, z, r, t, y, along)
+        return run(carried if trusted(field) else separate)
     verdict = VERDICTS.setdefault(module, Verdict(module.training))
     if verdict.training != module.training:
         verdict = VERDICTS[module] = Verdict(module.training)
@@ -159,13 +181,13 @@ def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dire
         verdict.reason = _checked(module, field, z, r, t, y, along)
     if not verdict.reason:
         try:
-            return carried(field, z, r, t, y, along)
+            return run(carried)
         except torch.OutOfMemoryError:
             raise
         except Exception as missing:  # whatever a network does with an object that is no tensor
             verdict.reason = str(missing) or type(missing).__name__
             _mark(module, False)
-    return separate(field, z, r, t, y, along)
+    return run(separate)
 
 
 def _due(verdict: Verdict, field: Field, z: Tensor, t: Tensor) -> bool:

@@ -17,9 +17,9 @@ from meanstep.loss import Loss
 from meanstep.probes.rows import inner, tabulated
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.gradient import Gradient, gradient
+from meanstep.program.diagnose.pull import pull
 from meanstep.program.diagnose.reading import second
 from meanstep.program.diagnose.tables import finite, joined, stacked
-from meanstep.shapes import event_size
 from meanstep.tangents import automatic
 from meanstep.terms import Term, moving
 from meanstep.types import Bridge
@@ -258,25 +258,8 @@ def _roles(case: Case, run: list[tuple[Term, Bridge]], still: list[tuple[Term, B
         for term, b in terms:
             table = probes.roles(case.probed.field, b, term.objective, case.center.velocity, chunk=chunk)
             found[name].append(table)
-            found["pull"].append(_pull(term, b, table))
+            found["pull"].append(pull(case, term, b, table, chunk))
     return {name: stacked(tables) for name, tables in found.items() if tables}
-
-
-@torch.enable_grad()
-def _pull(term: Term, b: Bridge, table: probes.Table) -> probes.Table:
-    """`error`: mean squared residual; `value`: its loss; `slope`, `zero`: the weight there and at no error; `pull`: on the gradient."""
-    error = (table.columns["residual"] / event_size(b.z, b.t)).to(b.t)
-
-    def slope(at: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = at.detach().requires_grad_()
-        value = term.weight(leaf, b)
-        return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
-
-    value, here = slope(error)
-    zero = slope(torch.zeros_like(error))[1]
-    share = 1.0 if term.scale is None else term.scale / term.share
-    columns = {"error": error, "value": value, "slope": here, "zero": zero, "pull": share * here * error.sqrt()}
-    return probes.Table(b.r, b.t, {name: p.double() for name, p in columns.items()})
 
 
 class _Counted:

@@ -91,7 +91,8 @@ class Trained:
         guided = ", its guidance left out" if (own.omega, own.kappa) != (1, 0) else ""
         entry = find(asked.recipe)
         beta = share(entry, built.recipe, self._beta(entry.coefficient, asked.options))
-        words = f"{line(asked.recipe, asked.options)}, the run's{guided}"
+        capped = "" if own.largest_gap is None else f", with gaps of at most {own.largest_gap:g}"
+        words = f"{line(asked.recipe, asked.options)}{capped}, the run's{guided}"
         return Reading(asked.recipe, built.recipe, words, beta, bool(rest), path(own.path))
 
     def _beta(self, option: float | str | None, options: Mapping[str, Any]) -> float | None:

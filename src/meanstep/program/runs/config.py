@@ -15,7 +15,7 @@ from meanstep.program.evaluation import specs
 from meanstep.program.flags import Device, Options, unset
 from meanstep.program.ranges import Amount, Below, Count, Ranged, Rows, Seed, Share, Whole, ranged
 from meanstep.program.reading import trees
-from meanstep.program.registry import NETWORKS, check_options, check_path, find
+from meanstep.program.registry import NETWORKS, check_method, check_path
 
 RECIPE = (
     "The recipe's options: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a number, or a "
@@ -65,6 +65,8 @@ class MethodConfig(Ranged):
     recipe: str = "meanflow"
     """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching, or a function of yours, package.module:function."""
     options: Annotated[Options, unset("none", "YAML", "{}", RECIPE)] = field(default_factory=dict)
+    largest_gap: Annotated[float | None, unset("none", "FLOAT above 0 to 1", "None")] = None
+    """Largest gap t - r of the recipe's times: r is raised to t minus it. Samples that jump further ask for what was never learned."""
     path: str = "linear"
     """The path between data and noise: linear, trigonometric, or one of yours, package.module:name."""
     proxy_decay: Below = 0.999
@@ -169,14 +171,12 @@ class Config:
 
 def to_yaml(config: Config) -> str:
     """The configuration as text."""
-    text: str = yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
-    return text
+    return str(yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True))
 
 
 def from_yaml(text: str, where: str, base: Config | None = None) -> Config:
     """The configuration of a text on top of `base`; `UserError` names `where` and the entry that is none."""
-    found = trees.from_yaml(text, where)
-    base = base or Config()
+    found, base = trees.from_yaml(text, where), base or Config()
     if isinstance(found, dict) and isinstance(found.get("network"), dict):
         found = found | {"network": laid(base.network, found["network"])}
     return _filled(base, {} if found is None else found, where)
@@ -296,5 +296,5 @@ def checked(config: Config) -> Config:
         raise UserError(f"--chunk: a divisor of the batch {run.batch}, got {run.chunk}")
     check_path(method.path)
     if ":" not in method.recipe:  # a function of the user's own is looked at when it is imported
-        check_options(find(method.recipe), method.options)
+        check_method(method.recipe, method.options, method.largest_gap)
     return config

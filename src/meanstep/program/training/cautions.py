@@ -1,6 +1,7 @@
-"""What is said once at the start of a run: data far from the noise's scale, labels that the network does not read."""
+"""What is said once at the start of a run: data far from the noise's scale, labels that are not read, jumps that are not trained."""
 
 import copy
+import math
 from collections.abc import Iterator
 
 import torch
@@ -10,17 +11,22 @@ from torch.distributed.tensor import DTensor
 from meanstep.keys import key
 from meanstep.program.data.cache import Cache
 from meanstep.program.runs import networks
+from meanstep.program.runs.config import MethodConfig
 from meanstep.program.training.state import State
 from meanstep.program.wrapped import uncompiled
+from meanstep.terms import Recipe, moving
+from meanstep.times import DRAWN, share_of_gaps
 
 LARGE, SMALL = 5.0, 0.1
 """Root mean square above which, and standard deviation below which, data are far from noise, which has 1 in both."""
+LONG, RARE = 0.9, 0.001
+"""A gap that counts as a sample's in one step, and the share of the moving rows below which it is hardly ever trained."""
 ROWS, PROBED, MOVED = 512, 8, 0.1
 """Rows whose scale is measured; rows on which labels are tried; the deviation of what moves the weights of the copy that is asked."""
 
 
-def cautions(cache: Cache, state: State) -> Iterator[str]:
-    """A line for each; nothing of the run is changed, nor are torch's random numbers."""
+def cautions(cache: Cache, state: State, method: MethodConfig | None = None) -> Iterator[str]:
+    """A line for each; nothing of the run is changed, nor are torch's random numbers. `method`: what was asked for, where it is known."""
     x, y = cache.rows(torch.linspace(0, len(cache) - 1, min(ROWS, len(cache))).round().long())
     yield from _scale(x, ": make the cache without --no-normalise" if cache.manifest.statistics == "none" else "")
     net, classes = state.owner.net, int(state.description["options"].get("classes") or 0)
@@ -29,6 +35,18 @@ def cautions(cache: Cache, state: State) -> Iterator[str]:
             f"the network ignores its labels: another label changes nothing, also with other weights. Let it use y ({classes} labels), or "
             "train with --data.no-conditional"
         )
+    if method is not None and (method.largest_gap is not None or ":" in method.recipe):  # a recipe of ours has its published times
+        yield from unseen(state.owner.loss.recipe, method.largest_gap)
+
+
+def unseen(recipe: Recipe, largest: float | None) -> Iterator[str]:
+    """That the times of a recipe hardly ever reach the gap of a one-step sample; `largest`: what they are capped at, if they are."""
+    rows = [(term.share, share_of_gaps(term.times, LONG)) for term in recipe if moving(term) and term.times is not None]
+    if not rows or (found := sum(share * long for share, long in rows) / sum(share for share, _ in rows)) >= RARE:
+        return
+    told = f"none of {DRAWN:,} rows" if not found else f"{100 * found:.2g} % of the rows"
+    remedy = "draw longer gaps" if largest is None else f"sample with --steps {math.ceil(1 / largest)}, or leave --method.largest-gap out"
+    yield f"samples are one jump of gap 1, and {told} with r < t that training draws have a gap of {LONG:g} or more: {remedy}"
 
 
 def _scale(x: Tensor, remedy: str) -> Iterator[str]:

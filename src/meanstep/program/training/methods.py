@@ -7,7 +7,7 @@ from torch import nn
 
 from meanstep.program import methods, registry
 from meanstep.program.console import UserError
-from meanstep.program.registry import COUPLINGS
+from meanstep.program.registry import COUPLINGS, Method
 from meanstep.program.runs.config import MethodConfig
 from meanstep.terms import Recipe
 from meanstep.velocities import Guided, LabelDropout, Posterior, conditional
@@ -31,13 +31,18 @@ def build(config: MethodConfig, net: nn.Module, proxy: nn.Module | None, posteri
     learners = {name: value for name, value in moving.items() if isinstance(value, nn.Module)}
     if len(learners) > 1:
         raise UserError(f"--method.options: one coefficient can learn, got {', '.join(learners)}")
-    options = config.options | moving | _guidance(config, method.options, classes)
+    options = config.options | moving | _guidance(config, method.options, classes) | _times(config, method)
     return Built(methods.build(config.recipe, net, proxy, posterior, **options), next(iter(learners.values()), None))
 
 
 def needs(config: MethodConfig) -> frozenset[str]:
     """What the recipe asks beside the network, as words of `program.registry`."""
     return methods.needs(registry.find(config.recipe), **config.options)
+
+
+def _times(config: MethodConfig, method: Method) -> dict[str, Any]:
+    """The recipe's sampler of times under the configuration's cap, if it has one."""
+    return {} if config.largest_gap is None else {"times": methods.capped(method, config.options, config.largest_gap)}
 
 
 def _guidance(config: MethodConfig, takes: tuple[str, ...], classes: int) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""`meanstep verify`: the theory of docs/theory.md, measured. Claims live in theorems, noise and equivalences; `groups` lists them."""
+"""`meanstep verify`: the theory of docs/theory.md, measured. Claims live in the modules that `groups` lists."""

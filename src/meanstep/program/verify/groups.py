@@ -13,6 +13,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "asymmetry": ("Target and tangent are not alike (Proposition 3)", "theorems.asymmetry"),
     "coefficient": ("The optimal coefficient (Theorem 4)", "theorems.coefficient"),
     "multipliers": ("Noise multiplier N of every recipe", "noise.multipliers"),
+    "weight": ("The trace weight: bounded noise, and what the gradient becomes", "weighting.trace_weight"),
     "rates": ("Rates without forward mode", "noise.orders"),
     "table": ("Exact noise E|N v'|^2 / Tr S on known data", "noise.table"),
     "equivalences": ("One discrete target for many methods", "equivalences.equivalences"),

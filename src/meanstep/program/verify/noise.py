@@ -47,6 +47,7 @@ def multipliers(seed: int) -> Iterator[Row]:
         ("decoupled_meanflow: J", recipes.decoupled_meanflow()[1:], net, j),
         (f"coefficient({beta}): (1 - beta) J - beta I", recipes.coefficient(beta, ema), net, (1 - beta) * j - beta * one),
         ("coefficient(1): -I", recipes.coefficient(1.0, ema), net, -one),
+        ("trace_weighted: the same", recipes.trace_weighted(proxy=ema), net, -one),
         ("improved_meanflow, head: -I", recipes.improved_meanflow(), net, -one),
         ("improved_meanflow, own boundary: -I", recipes.improved_meanflow(own), net, -one),
         ("pixel_meanflow: -I t / max(t, floor)", recipes.pixel_meanflow(), pixel, -one * share),

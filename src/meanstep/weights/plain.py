@@ -1,4 +1,4 @@
-"""From a row's mean squared error to its loss: `([*B], bridge) -> [*B]`. Knows no fields."""
+"""Weights that need a row's error and bridge alone, and one that learns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,14 +48,6 @@ class Adaptive(Value):
 def adaptive(power: float = 1.0, c: float = 1e-2, reduction: str = "sum") -> Adaptive:
     """MeanFlow's weight, see `Adaptive`; arXiv 2505.13447."""
     return Adaptive(power, c, reduction)
-
-
-@value
-def times_factor(weight: Weight, factor: Callable[[Bridge], Tensor | float]) -> Weight:
-    """`factor(bridge)` times another weight's loss: it comes strictly after the adaptive weight and does not enter its `q`."""
-    if isinstance(weight, nn.Module):
-        raise TypeError("a learned weight must be a term's own weight, or its parameters are lost: put the factor inside the module")
-    return lambda error, b: factor(b) * weight(error, b)
 
 
 @value
