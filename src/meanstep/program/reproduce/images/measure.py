@@ -78,7 +78,7 @@ class Measurer:
                 "loss": self.loss(net, ema),
                 "error": {"ema": None} | {center: _parabola(table) for center, table in tables.items()},
                 "bias": None if ema is None else _bias(tables),
-                "published": estimators(net, ema, self.samples) if _plain_meanflow(self.config) else None,
+                "published": estimators(net, ema, self.samples) if _at_zero(self.config) else None,
             }
 
     def beta(self, state: State) -> float | None:
@@ -156,9 +156,9 @@ def _at(levels: int) -> Times:
     return draw
 
 
-def _plain_meanflow(config: Config) -> bool:
+def _at_zero(config: Config) -> bool:
     """Whether the coefficient is the number 0, for which the estimates are published."""
-    return config.method.recipe == "meanflow" or config.method.options.get("beta") == 0
+    return bool(config.method.options.get("beta", registry.find(config.method.recipe).coefficient) == 0)
 
 
 def _truth(samples: Samples, most: int) -> Posterior | None:
