@@ -1,6 +1,9 @@
 """`meanstep reproduce latents --protocol authors`: what it fixes, what may differ, what it refuses, and that it goes on."""
 
+import html
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,7 +26,6 @@ from meanstep.program.reproduce.images.arms import OFFERS, arms
 from meanstep.program.reproduce.images.command import Latents
 from meanstep.program.reproduce.images.compute import counted
 from meanstep.program.reproduce.images.estimators import estimators
-from meanstep.program.reproduce.images.report import published, results
 from meanstep.program.reproduce.images.settings import Compute, Sizes
 from meanstep.program.reproduce.images.study import Study
 from meanstep.program.reproduce.study import held
@@ -97,9 +99,16 @@ def test_records_without_the_estimators_render_without_the_table(study: Path, tm
     for path in (tmp_path / "old").glob("runs/*/measures.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         path.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "published"}) + "\n" for line in lines))
-    old = results.read(tmp_path / "old")
-    assert published.rows(old) == [] and published.added('<h2 id="what">', old) == '<h2 id="what">'
-    assert [row[0] for row in published.rows(results.read(study))] == ["κ", "bias over noise", "β, scalar form", "β, matrix form"]
+    assert call("report", str(tmp_path / "old")) == 0
+    assert "The coefficient as published" not in (tmp_path / "old" / "report.html").read_text()
+
+
+def test_the_command_that_makes_it_again_is_of_its_protocol(study: Path, cache: Cache):
+    page = html.unescape(re.sub(r"<[^>]*>", "", (study / "report.html").read_text()))
+    (line,) = (line for line in page.splitlines() if line.startswith("meanstep reproduce latents --"))
+    again = Latents.parse([*shlex.split(line)[3:], "--out", "nowhere"]).study()
+    assert again.protocol == "authors" and [arm.name for arm in again.arms] == [*ARMS]
+    assert again.config == Latents.parse(["--out", str(study)]).study().config
 
 
 def test_a_network_that_moves_nothing_has_the_published_numbers(cache: Cache, tmp_path: Path):

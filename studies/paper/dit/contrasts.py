@@ -6,9 +6,12 @@ over the contrasts of a part.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from meanstep.program.pages.statistics import Change, holm, mean, ratio
-from meanstep.program.reproduce.images.report.results import Results, read
+from meanstep.program.reproduce.images import KIND
+from meanstep.program.reproduce.records import Record, collect
+from meanstep.program.reproduce.study import held
 
 PARTS = ("digits-authors", "digits-coefficient", "cifar-authors", "cifar-coefficient")
 CONTRASTS = (
@@ -29,30 +32,40 @@ CONTRASTS = (
 )
 
 
-def contrasts(results: Results) -> list[tuple[str, str, str, Change]]:
+def at_moment(records: list[Record], arm: str, seen: int, *path: str) -> dict[int, float]:
+    """A number of an arm's records at a moment, by seed."""
+    found = {}
+    for record in records:
+        if (record["kind"], record["arm"], record["seen"]) == ("moment", arm, seen):
+            value: Any = record
+            for name in path:
+                value = (value or {}).get(name)
+            if value is not None:
+                found[int(record["seed"])] = float(value)
+    return found
+
+
+def contrasts(records: list[Record], end: int) -> list[tuple[str, str, str, Change]]:
     """Those of which both arms have a seed at the last moment."""
-    end, arms = results.moments[-1], {arm.name: arm for arm in results.arms}
-    found = [(a, b, what, ratio(*(results.distance(arms.get(name), end) for name in (a, b)))) for a, b, what in CONTRASTS]
+    distances = {name: at_moment(records, name, end, "distance", "ema", "1") for pair in CONTRASTS for name in pair[:2]}
+    found = [(a, b, what, ratio(distances[a], distances[b])) for a, b, what in CONTRASTS]
     return [row for row in found if row[3].n]
 
 
-def told(name: str, results: Results) -> str:
+def told(folder: Path) -> str:
     """A part: distances over the floor, contrasts, and the estimators as published."""
-    end, floor, lines = results.moments[-1], results.floor or float("nan"), [f"## {name}\n"]
-    distances = {arm.name: mean(results.distance(arm, end).values()) for arm in results.arms}
-    lines += [
-        f"Floor {floor:.3g}; one step, times the floor: "
-        + ", ".join(f"{arm} {m.mean / floor:.2f}" for arm, m in distances.items() if m)
-        + ".\n"
-    ]
+    about, records = held(folder, KIND) or {}, collect(folder, KIND)
+    end, floor, lines = about["moments"][-1], about["floor"]["1"], [f"## {folder.name}\n"]
+    distances = {arm["name"]: mean(at_moment(records, arm["name"], end, "distance", "ema", "1").values()) for arm in about["arms"]}
+    over = ", ".join(f"{arm} {found.mean / floor:.2f}" for arm, found in distances.items() if found)
+    lines += [f"Floor {floor:.3g}; one step, times the floor: {over}.\n"]
     lines += ["| contrast | arms | seeds | ratio | p (Holm) |", "|---|---|---|---|---|"]
-    rows = contrasts(results)
+    rows = contrasts(records, end)
     for (a, b, what, change), p in zip(rows, holm([change.p() for *_, change in rows]), strict=True):
         between = f" [{change.interval[0]:.3f}, {change.interval[1]:.3f}]" if change.interval else ""
         lines.append(f"| {what} | {a} over {b} | {change.n} | {change.value:.3f}{between} | {'' if p is None else f'{p:.3g}'} |")
-    base = results.base
     for number in ("kappa", "scalar", "matrix"):
-        by_moment = [mean(results.value(base, m, lambda r, n=number: (r.get("published") or {}).get(n)).values()) for m in results.moments]
+        by_moment = [mean(at_moment(records, "beta@0", seen, "published", number).values()) for seen in about["moments"]]
         lines.append(
             f"\nPublished estimator, {number}, by moment: " + ", ".join("" if m is None else f"{m.mean:.3g}" for m in by_moment) + "."
         )
@@ -62,4 +75,4 @@ def told(name: str, results: Results) -> str:
 if __name__ == "__main__":
     for part in PARTS:
         if (Path(sys.argv[1]) / part / "study.json").exists():
-            print(told(part, read(Path(sys.argv[1]) / part)))
+            print(told(Path(sys.argv[1]) / part))

@@ -16,8 +16,8 @@ from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.strips import strip
 from meanstep.program.pages.verdicts import RULE, Claim, number, readable_p, shown, with_interval
 from meanstep.program.registry import INSTANTANEOUS, METHODS
-from meanstep.program.reproduce.images import records
-from meanstep.program.reproduce.images.report import costs, prose, published, quantities, rerun, summary
+from meanstep.program.reproduce.images import published, records
+from meanstep.program.reproduce.images.report import costs, prose, quantities, rerun, summary
 from meanstep.program.reproduce.images.report.beats import BEATS, with_p
 from meanstep.program.reproduce.images.report.caveats import caveats, uncounted
 from meanstep.program.reproduce.images.report.claims import claims

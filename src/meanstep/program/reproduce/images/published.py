@@ -1,12 +1,11 @@
 """The best coefficient as the authors estimate it and as we do, on the weights trained at beta = 0: a table. Knows no networks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.verdicts import number
-from meanstep.program.reproduce.images.report.results import CENTER_WORDS, CENTERS, Results, at
 
 Read = Callable[[Any], Any]
 PLACE = '<h2 id="what">'
@@ -15,8 +14,24 @@ HEAD = ("quantity", "published, on their DiT", "their estimator here", "ours her
 ABOUT = (
     "Their κ is a norm, so it is 1 for a network that moves nothing, where the signed one is -1; their bias is how far the EMA copy lags "
     "behind on Gaussian inputs; their matrix form leaves the bias out and takes the network's own boundary for the marginal velocity, "
-    "eq. (54). Ours: signed, and {center}. Means over seeds at the end, weights trained at β = 0."
+    "eq. (54). Ours: signed, about {center}. Means over seeds at the end, weights trained at β = 0."
 )
+CENTERS = {"data": "the data's own velocity", "ema": "the EMA copy"}
+
+
+class Results(Protocol):
+    """What is asked of a study in memory: the arm of the constant 0, the last moment, and a number of the records by seed."""
+
+    @property
+    def base(self) -> Any:
+        """The arm."""
+
+    @property
+    def end(self) -> int | None:
+        """In samples seen."""
+
+    def value(self, arm: Any, seen: int | None, read: Callable[[Any], Any]) -> Mapping[int, float]:
+        """Finite numbers only."""
 
 
 def rows(results: Results) -> list[tuple[str, str, str, str]]:
@@ -40,7 +55,7 @@ def kappa(center: str) -> Read:
     """The signed Jacobi factor along the noise, `E<J v', v'> / E|v'|^2`."""
 
     def read(record: Any) -> float | None:
-        a, b, s = (at(record, "error", center, name) for name in "abs")
+        a, b, s = (_at(record, "error", center, name) for name in "abs")
         return (b - a) / s if None not in (a, b, s) and s else None
 
     return read
@@ -48,7 +63,7 @@ def kappa(center: str) -> Read:
 
 def lag(record: Any) -> float | None:
     """The published `|b|^2` over the published `sigma^2 d`."""
-    gap, square = (at(record, "published", name) for name in ("gap", "square"))
+    gap, square = (_at(record, "published", name) for name in ("gap", "square"))
     return gap / square if gap is not None and square else None
 
 
@@ -60,7 +75,7 @@ def added(page: str, results: Results) -> str:
     cells = "".join(f"<tr><td>{escape(name)}</td>{_cells('td', rest)}</tr>\n" for name, *rest in body)
     heads = f"<th>{HEAD[0]}</th>{_cells('th', HEAD[1:])}"
     table = f'<div class="card wide"><table><thead><tr>{heads}</tr></thead><tbody>\n{cells}</tbody></table></div>\n'
-    about = ABOUT.format(center=CENTER_WORDS[center])
+    about = ABOUT.format(center=CENTERS[center])
     return page.replace(PLACE, f'<h3 class="table">The coefficient as published</h3>\n<p class="see">{about}</p>\n{table}\n{PLACE}', 1)
 
 
@@ -77,5 +92,12 @@ def _value(results: Results, *names: Any) -> str:
 
 def _entry(record: Any, names: tuple[Any, ...]) -> Any:
     *path, last = names
-    held = at(record, *path)
-    return (held[last] if isinstance(held, list) and len(held) > last else None) if isinstance(last, int) else at(held, last)
+    held = _at(record, *path)
+    return (held[last] if isinstance(held, list) and len(held) > last else None) if isinstance(last, int) else _at(held, last)
+
+
+def _at(value: Any, *names: str) -> Any:
+    """An entry of nested objects, None where one is missing."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
