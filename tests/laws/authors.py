@@ -1,8 +1,8 @@
-"""The toy protocol of arXiv 2605.09235's authors, written out from its description, and nothing shared with meanstep.
+"""The protocols of arXiv 2605.09235's authors, toys and DiT, written out from their description, and nothing shared with meanstep.
 
 Every function takes its random draws as arguments: uniforms on [0, 1), standard normals, whole numbers. So two programs that draw
 differently can be compared to rounding. One convention: data x at t = 0, noise e at t = 1, z = (1-t) x + t e, r <= t, arrays `[B, D]`
-and `[B]`. Source: the authors' public repository, toy code at commit e73b108 (read, not copied).
+and `[B]`. Source: the authors' public repository, toy code at commit e73b108, DiT at c41e1c3 (read, not copied).
 """
 
 import math
@@ -175,3 +175,44 @@ def sliced_wasserstein(x: Tensor, y: Tensor, normals: Tensor) -> float:
 def gradient_variance(gradients: Tensor) -> float:
     """Tr Cov of the gradient of a batch, from the flat gradients `[K, P]` of K batches at the same weights."""
     return ((gradients - gradients.mean(0)).square().sum() / (len(gradients) - 1)).item()
+
+
+# The DiT ------------------------------------------------------------------------------------------------------------------------------
+
+OMEGA, KAPPA = 1.0, 0.5
+
+
+def guided(u, z: Tensor, v: Tensor, t: Tensor, y: Tensor, null: int) -> Tensor:
+    """`omega v + kappa u(z, t, t | y) + (1 - omega - kappa) u(z, t, t | none)` by one set of weights, no gradient."""
+    with torch.no_grad():
+        return OMEGA * v + KAPPA * u(z, t, t, y) + (1 - OMEGA - KAPPA) * u(z, t, t, torch.full_like(y, null))
+
+
+def dit_loss(
+    u, average, x: Tensor, e: Tensor, r: Tensor, t: Tensor, y: Tensor, dropped: Tensor, null: int, beta: float,
+    power: float, anchor: float, delta: Tensor, in_text: bool = False,
+) -> Tensor:  # fmt: skip
+    """The DiT's loss on images `[B, C, H, W]`; `u`, `average`: `(z, r, t, y)`; `dropped` rows lose their label and their guidance.
+
+    As their code has it the two guided velocities, each with the draw's own `v` in it, are mixed in tangent and target. `in_text`: the EMA
+    copy's velocity `u(z, t, t | y)` itself is mixed in, into the tangent only. The anchor is on every row, without adaptive weight.
+    """
+
+    def over(a: Tensor) -> Tensor:
+        return a.view(-1, 1, 1, 1)
+
+    z, v = (1 - over(t)) * x + over(t) * e, e - x
+    shown = torch.where(dropped, null, y)
+    if in_text:
+        target = torch.where(over(dropped), v, guided(u, z, v, t, y, null))
+        tangent = (1 - beta) * target + beta * average(z, t, t, shown).detach()
+    else:
+        mixed = (1 - beta) * guided(u, z, v, t, y, null) + beta * guided(average, z, v, t, y, null)
+        target = tangent = torch.where(over(dropped), v, mixed)
+    found, change = jvp(lambda *a: u(*a, shown), (z, r, t), (tangent, torch.zeros_like(r), torch.ones_like(t)))
+    q = (found - (target - over(t - r) * change).detach()).square().sum((1, 2, 3))
+    loss = (q / (q + 0.01).pow(power).detach()).mean() if power else q.mean()
+    if anchor:
+        near = u(z, (t - delta).clamp(min=0), t, shown)
+        loss = loss + anchor * (near - v).square().sum((1, 2, 3)).mean()
+    return loss

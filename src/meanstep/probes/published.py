@@ -53,13 +53,16 @@ def average_gap(
     t: float = 0.5,
     y: Any = None,
     generator: Generator | None = None,
+    like: Tensor | None = None,
 ) -> float:
     """The published `|b|^2`: mean of `|u(z, t, t) - u_average(z, t, t)|^2`, summed over the event, on standard normal `z`, eq. (54).
 
-    It is how far the average lags behind, not how far either is from the marginal velocity. `shape`: of the event; defaults are theirs.
+    It is how far the average lags behind, not how far either is from the marginal velocity. `shape`: of the event; defaults are theirs;
+    `like`: a tensor of the type and on the device of the fields (float32 on the processor).
     """
     z = torch.randn(rows, *shape, generator=generator)
-    times = torch.full((rows,), t)
+    z = z if like is None else z.to(like)
+    times = torch.full((rows,), t, dtype=z.dtype, device=z.device)
     difference = called(field, z, times, times, y) - called(average, z, times, times, y)
     return float(difference.double().square().flatten(1).sum(1).mean())
 
@@ -80,7 +83,7 @@ def matrix_bound(
     above, below = 0.0, 0.0
     for t in times:
         x = draw(rows)
-        b = at_times(x, torch.randn(x.shape, generator=generator, dtype=x.dtype), t, gap)
+        b = at_times(x, torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device), t, gap)
         table = moments(field, b, _boundary)
         above, below = above + float(table.mean("b").value), below + float(table.mean("c").value)
     return above / below if below > 0 else float("nan")

@@ -1,7 +1,8 @@
 """Coefficients, schedules and other recipes side by side on images or latents, each a run of `meanstep train`.
 
 study.json      what the study is made of, written anew when arms or seeds are added:
-    {"study": "latents", "version": 1, "settings": {...}, "config": {...}, "data": {"name", "rows", "shape": [..], "classes": N},
+    {"study": "latents", "version": 1, "settings": {"protocol": "ours" (without the entry too) or "authors", "deviations": [..], ...},
+     "config": {...}, "data": {"name", "rows", "shape": [..], "classes": N},
      "extractor", "floor": {"1": distance of one half of the data to the other, "noise": of noise taken for samples, where it was measured},
      "seeds": [..], "moments": [..],
      "arms": [{"name", "about", "family": "constant" | "anchored" | "schedule" | "recipe", "beta": B or null, "recipe", "options": {...},
@@ -28,8 +29,10 @@ A record: {"kind": "moment", "arm", "seed", "seen", "beta": mean coefficient on 
     M(beta) = E|J v'|^2 - 2 beta E<J v', (J + I) v'> + beta^2 (E|(J + I) v'|^2 + E|(J + I) bias|^2) over E|v'|^2 for the tangent
     (1 - beta) v + beta EMA, eq. (17), (20), (47), on raw weights. CENTER stands for the marginal velocity: "data", the posterior over
     the data (exact for their empirical law), bias that of the EMA copy; "ema", the EMA copy itself, bias 0
- "bias": {"value", "se", "kind"}}   of the EMA copy: E|ema - v|^2 over E|v'|^2, kind "exact for the data"; where the center "data" is
+ "bias": {"value", "se", "kind"},   of the EMA copy: E|ema - v|^2 over E|v'|^2, kind "exact for the data"; where the center "data" is
     missing E|ema - v_c|^2 over E|v_c|^2, kind "upper bound"
+ "published": {"kappa", "gap", "square": E|v_c|^2, "scalar", "matrix", "by_t": {"t", "kappa"}, "rows", "inputs"}}
+    the coefficient as the authors estimate it, eq. (54), at beta = 0 and null elsewhere; earlier records lack it
     or {"kind": "failure", "arm", "seed", "seen", "error"}   its loss was not finite; "moments" before it are kept
 """
 

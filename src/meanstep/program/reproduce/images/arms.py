@@ -12,6 +12,7 @@ import yaml
 from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.program.reproduce.arms import unknown
+from meanstep.program.reproduce.images.protocol import AUTHORS, OURS
 from meanstep.program.runs.config import MethodConfig
 from meanstep.program.runs.config import from_yaml as from_config
 
@@ -53,29 +54,49 @@ SWEPT: dict[str, dict[str, Any]] = _TABLE["swept"]
 """Arms with a coefficient, `NAME@BETA`."""
 GROUPS: dict[str, list[str]] = _TABLE["groups"]
 """Names for several arms."""
+GUIDED = f"{__package__}.guided:guided_meanflow"
+"""The recipe of the authors' arms."""
 
 
-def arms(names: Iterable[str], own: dict[str, Arm] | None = None) -> tuple[Arm, ...]:
-    """The arms of these names and groups, each once, in order; `own`: further ones. `UserError` names what there is."""
-    single = [part for name in names for part in GROUPS.get(name, (name,))]
-    found = [_arm(name, SINGLES | (own or {})) for name in single]
+@dataclass(frozen=True)
+class Offer:
+    """The arms of a protocol: single ones, those with a coefficient, and names for several."""
+
+    single: dict[str, Arm]
+    swept: dict[str, dict[str, Any]]
+    groups: dict[str, list[str]]
+
+
+_THEIRS = {name: {"recipe": GUIDED} | entries for name, entries in _TABLE["authors"]["swept"].items()}
+OFFERS = {OURS: Offer(SINGLES, SWEPT, GROUPS), AUTHORS: Offer({}, _THEIRS, _TABLE["authors"]["groups"])}
+
+
+def arms(names: Iterable[str], own: dict[str, Arm] | None = None, protocol: str = OURS) -> tuple[Arm, ...]:
+    """The arms of these names and groups, each once, in order; `own`: further ones. `UserError` names what the protocol has."""
+    offer = OFFERS[protocol]
+    single = [part for name in names for part in offer.groups.get(name, (name,))]
+    found = [_arm(name, offer.single | (own or {}), offer, protocol) for name in single]
     return tuple({arm.name: arm for arm in found}.values())
 
 
-def _arm(name: str, there: dict[str, Arm]) -> Arm:
+def _arm(name: str, there: dict[str, Arm], offer: Offer, protocol: str) -> Arm:
     if name in there:
         return there[name]
     kind, _, number = name.partition("@")
-    if kind not in SWEPT or not number:
-        raise unknown(name, tuple(SWEPT), (*GROUPS, *there), "@BETA")
+    if kind not in offer.swept or not number:
+        for other, theirs in OFFERS.items():
+            if other != protocol and (name in theirs.single or name in theirs.groups or (number and kind in theirs.swept)):
+                listed = ", ".join([*(f"{arm}@BETA" for arm in offer.swept), *offer.groups, *there])
+                raise UserError(f"--arms {name} is of --protocol {other}, and --protocol {protocol} has {listed}: leave one of them out")
+        raise unknown(name, tuple(offer.swept), (*offer.groups, *there), "@BETA")
     try:
         beta = float(number)
     except ValueError:
         beta = -1.0
     if not 0 <= beta <= 1:
         raise UserError(f"--arms {name}: the coefficient lies in [0, 1], got {number!r}")
-    short, entries = f"{beta:.12g}", {key: value for key, value in SWEPT[kind].items() if key != "swept"}
-    options = entries["options"] | dict.fromkeys(SWEPT[kind].get("swept", ["beta"]), beta)
+    short, entries = f"{beta:.12g}", {key: value for key, value in offer.swept[kind].items() if key != "swept"}
+    options = entries.get("options", {}) | dict.fromkeys(offer.swept[kind].get("swept", ["beta"]), beta)
     arm = _listed(f"{kind}@{short}", entries | {"about": entries["about"].format(short), "options": options})
     return dataclasses.replace(arm, beta=beta)
 

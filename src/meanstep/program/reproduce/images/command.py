@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,8 +15,9 @@ from meanstep.program.pages.page import require
 from meanstep.program.parsing import known
 from meanstep.program.ranges import Ranged, ranged
 from meanstep.program.reproduce.images import KIND
-from meanstep.program.reproduce.images.arms import GROUPS, SINGLES, SWEPT, arms, from_yaml
-from meanstep.program.reproduce.images.settings import Plan, Sizes, held_arms, held_config, parted
+from meanstep.program.reproduce.images import protocol as protocols
+from meanstep.program.reproduce.images.arms import GROUPS, OFFERS, SINGLES, SWEPT, arms, from_yaml
+from meanstep.program.reproduce.images.settings import Plan, Sizes, held_arms, held_config, held_sizes, parted
 from meanstep.program.reproduce.study import held
 from meanstep.program.runs import options
 from meanstep.program.runs.config import (
@@ -41,11 +42,23 @@ ARMS_HELP = (
     f"{', '.join(SINGLES)}, and with a coefficient {', '.join(f'{kind}@BETA' for kind in SWEPT)}. Further ones by --arms-file."
 )
 FILE_HELP = "Arms of your own, YAML: 'late: {recipe: coefficient, options: {beta: {over_t: [0, 1, 8]}, anchor: 0}}'. Name them in --arms."
+_THEIRS = OFFERS[protocols.AUTHORS]
+PROTOCOL_HELP = (
+    "Whose settings: ours, or those of the DiT of the paper's authors, as their code and run configurations have them: guidance, times, "
+    f"weight, optimiser, anchor on every row. Its arms: {', '.join(f'{kind}@BETA' for kind in _THEIRS.swept)}; groups "
+    f"{', '.join(_THEIRS.groups)}. Batch, rate, network and EMA decay may "
+    "differ, and the study says so."
+)
 SEEDS_HELP = (
     "Which seeds: 0:3 (without 3), 3,5,8 or 0:4,7. Arms of one seed share weights, order, noise and times; three or more tell differences."
 )
 PART_HELP = "K/N: do every N-th run only, for N processes or jobs that share --out (1/4, 2/4, ...). The last one has all for the report."
 WORKERS_HELP = "How many at a time: runs."
+
+
+@dataclass(frozen=True)
+class _Where(Where):
+    protocol: str = protocols.OURS
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,7 @@ class Latents(Ranged):
 
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = ROOT
     """Where results go: the study's folder; it is made if it does not exist."""
+    protocol: Annotated[Literal["ours", "authors"], tyro.conf.arg(help=PROTOCOL_HELP)] = "ours"
     preset: Annotated[str | None, hinted(PRESET, "what is in --out, else digits", "NAME")] = None
     config: Annotated[Path | None, hinted(CONFIG, "none", "FILE")] = None
     arms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ARM ...]", help=ARMS_HELP)] = ("constants", "anchors")
@@ -98,15 +112,17 @@ class Latents(Ranged):
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Latents":
         """The command of a command line: preset, file and the study that is there first, single entries on top."""
-        where = known(Where, args)
+        where = known(_Where, args)
         there = None if where.preset else held((where.out or ROOT).expanduser(), KIND)
-        found = based(where, held_config(there) if there else _start(where.preset))
+        theirs = where.protocol == protocols.AUTHORS
+        found = based(where, held_config(there) if there else _start(where.preset, theirs))
         default = cls(**parts(found), run_=StudyRun(**vars(found.run)))
         if there:
-            settings = dict(there["settings"])
-            moments, names, seeds = settings.pop("moments"), tuple(arm["name"] for arm in there["arms"]), tuple(there["seeds"])
-            sizes = Sizes(**settings | {"steps": tuple(settings["steps"])})
-            default = dataclasses.replace(default, arms=names, seeds=seeds, moments=moments, measure=sizes)
+            names, seeds, moments = tuple(arm["name"] for arm in there["arms"]), tuple(there["seeds"]), there["settings"]["moments"]
+            held_words = {"arms": names, "seeds": seeds, "moments": moments, "measure": held_sizes(there), "protocol": protocols.of(there)}
+            default = dataclasses.replace(default, **held_words)
+        elif theirs:
+            default = dataclasses.replace(default, arms=("paper", "controls"))
         return options.parsed(cls, "reproduce latents", args, default)
 
     def run(self) -> int:
@@ -122,13 +138,19 @@ class Latents(Ranged):
     def study(self) -> Plan:
         """What is asked for, without what its folder holds already; `UserError` for what makes no sense."""
         there = held(self.out.expanduser(), KIND)
+        if there and (other := protocols.of(there)) != self.protocol:
+            remedy = f"choose another folder with --out for --protocol {self.protocol}, or give --protocol {other}"
+            raise UserError(f"{self.out} holds a study of --protocol {other}, not of --protocol {self.protocol}: {remedy}")
+        theirs = self.protocol == protocols.AUTHORS
+        if theirs and self.arms_file is not None:
+            raise UserError(f"--protocol authors and --arms-file {self.arms_file}: it has its own arms, leave one of the two out")
         own = {arm.name: arm for arm in held_arms(there)} if there else {}
         if self.arms_file is not None:
             try:
                 own |= from_yaml(self.arms_file.expanduser().read_text(encoding="utf-8"), str(self.arms_file))
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"--arms-file: cannot read {self.arms_file}: {error}") from None
-        chosen = arms(self.arms, own)
+        chosen = arms(self.arms, own, self.protocol)
         if not chosen:
             raise UserError("nothing to train: --arms is empty; leave it out for the paper's coefficients, or name at least one")
         parted(self.part)
@@ -138,15 +160,20 @@ class Latents(Ranged):
             if min(value, default=0) < 1 if isinstance(value, tuple) else value < LEAST.get(name, 1):
                 raise UserError(f"--measure.{name.replace('_', '-')}: at least {LEAST.get(name, 1)}, got {value}")
         config = checked(Config(**parts(self), run=RunConfig(**vars(self.run_))))
+        config = protocols.settled(config) if theirs else config
         if self.moments > (steps := config.run.samples // config.run.batch):
             raise UserError(f"--moments: at most one a step, and {config.run.samples:,} samples are {steps} steps, got {self.moments}")
-        return Plan(config, chosen, self.seeds, self.moments, self.measure, {}, self.part)
+        return Plan(config, chosen, self.seeds, self.moments, self.measure, {}, self.part, self.protocol)
 
 
-def _start(preset: str | None) -> Config:
-    """Where a study starts: a preset at a constant rate, so that every moment could be the last, and with one EMA copy for everything."""
+def _start(preset: str | None, theirs: bool = False) -> Config:
+    """Where a study starts: a preset at a constant rate, so that every moment could be the last, and with one EMA copy for everything.
+
+    `theirs`: with all that the authors' protocol says.
+    """
     found = started(preset or DEFAULT)
     rate, method = dataclasses.replace(found.optimiser, schedule="constant"), found.method
     method = dataclasses.replace(method, proxy_decay=next(iter(found.averages.decays), method.proxy_decay))
     found = dataclasses.replace(found, optimiser=rate, method=method)
+    found = protocols.applied(found) if theirs else found
     return found if preset else dataclasses.replace(found, run=dataclasses.replace(found.run, samples=SAMPLES))

@@ -23,6 +23,7 @@ from meanstep.program import methods, registry
 from meanstep.program.data import Cache
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.registry import INSTANTANEOUS
+from meanstep.program.reproduce.images.estimators import estimators
 from meanstep.program.reproduce.images.settings import Sizes
 from meanstep.program.runs.config import Config
 from meanstep.program.training.ranks import Ranks
@@ -41,7 +42,7 @@ BETAS = torch.arange(21, dtype=torch.float64) / 20
 
 @dataclass(frozen=True, eq=False)
 class Measurer:
-    """`measurer(state)`: the entries beta, distance, loss, error and bias of a record, see `records`. All ranks must ask together.
+    """`measurer(state)`: the entries beta, distance, loss, error, bias and published of a record. All ranks must ask together.
 
     `pairs`: rows with two sorted uniforms as r < t; `levels`: rows at fixed t, one level after the other, r uniform below. `truth`: the
     posterior over all of the data, mirror images included where the run sees them: exact for their law. A row's own point is one of its
@@ -65,18 +66,19 @@ class Measurer:
         return Measurer(config, samples, against_data(samples), sizes, pairs, levels, _truth(samples, sizes.references))
 
     def __call__(self, state: State) -> dict[str, Any]:
-        """The entries, plain numbers and None. A field of the instantaneous velocity has no u for r < t: its last three are None."""
+        """The entries, plain numbers and None. A field of the instantaneous velocity has no u for r < t: its last four are None."""
         net, copy = state.owner.net, state.proxy or next(iter(state.averages), None)
         ema = copy.module if copy else None
         with _still(net), torch.no_grad():
             found: dict[str, Any] = {"beta": self.beta(state), "distance": self.distance(state)}
             if state.learns == INSTANTANEOUS:
-                return found | dict.fromkeys(("loss", "error", "bias"))
+                return found | dict.fromkeys(("loss", "error", "bias", "published"))
             tables = self.tables(net, ema)
             return found | {
                 "loss": self.loss(net, ema),
                 "error": {"ema": None} | {center: _parabola(table) for center, table in tables.items()},
                 "bias": None if ema is None else _bias(tables),
+                "published": estimators(net, ema, self.samples) if _at_zero(self.config) else None,
             }
 
     def beta(self, state: State) -> float | None:
@@ -152,6 +154,11 @@ def _at(levels: int) -> Times:
         return t * torch.rand(shape, generator=g), t
 
     return draw
+
+
+def _at_zero(config: Config) -> bool:
+    """Whether the coefficient is the number 0, for which the estimates are published."""
+    return bool(config.method.options.get("beta", registry.find(config.method.recipe).coefficient) == 0)
 
 
 def _truth(samples: Samples, most: int) -> Posterior | None:

@@ -10,6 +10,7 @@ from typing import Annotated
 from meanstep.program.console import UserError
 from meanstep.program.ranges import Count, Ranged, Rows, ranged
 from meanstep.program.reproduce.images import KIND
+from meanstep.program.reproduce.images import protocol as protocols
 from meanstep.program.reproduce.images.arms import ANCHORED, CONSTANT, Arm
 from meanstep.program.reproduce.records import Record
 from meanstep.program.runs.config import Config, from_yaml
@@ -68,7 +69,7 @@ class Job:
 @dataclass(frozen=True)
 class Plan:
     """`config`: what all arms share; `moments`: how often each is measured; `compute`: of each arm, by name; `part`: K/N,
-    whose runs are done here.
+    whose runs are done here; `protocol`: whose settings they have.
 
     Once it has joined its folder: `asked`, the runs that were ever asked for; `todo`, those now; `data`, `floor`: entries of study.json;
     `rows`: the cache that is trained on.
@@ -81,6 +82,7 @@ class Plan:
     sizes: Sizes
     compute: dict[str, Compute]
     part: str | None = None
+    protocol: str = protocols.OURS
     asked: tuple[tuple[str, int], ...] = ()
     todo: tuple[Job, ...] = ()
     data: Record = field(default_factory=dict)
@@ -95,8 +97,12 @@ class Plan:
         return math.ceil(self.config.run.samples / self.moments / batch) * batch
 
     def samples(self, arm: Arm) -> int:
-        """Samples that an arm sees in all. A constant coefficient needs no end, so it trains on to where dearer arms can be met."""
-        if arm.family not in (CONSTANT, ANCHORED) or self.config.optimiser.schedule != "constant":
+        """Samples that an arm sees in all. A constant coefficient needs no end, so it trains on to where dearer arms can be met.
+
+        Under the authors' protocol all arms see as many: equal steps are what they compare.
+        """
+        free = arm.family in (CONSTANT, ANCHORED) and self.config.optimiser.schedule == "constant"
+        if not free or self.protocol == protocols.AUTHORS:
             return self.spacing * self.moments
         own = self.compute[arm.name].passes
         others = [self.compute[a.name].passes / own for a in self.arms]
@@ -117,7 +123,8 @@ class Plan:
 
     def settings(self) -> Record:
         """Its entry "settings"."""
-        return {"settings": {"moments": self.moments, **asdict(self.sizes)}}
+        theirs = {"deviations": protocols.deviations(self.config)} if self.protocol == protocols.AUTHORS else {}
+        return {"settings": {"protocol": self.protocol, **theirs, "moments": self.moments, **asdict(self.sizes)}}
 
     def described(self) -> Record:
         """What study.json holds."""
@@ -140,6 +147,12 @@ class Plan:
 def held_arms(found: Record) -> list[Arm]:
     """The arms of a study.json."""
     return [Arm(**{f.name: entry.get(f.name) for f in dataclasses.fields(Arm)}) for entry in found["arms"]]
+
+
+def held_sizes(found: Record) -> Sizes:
+    """The sizes of the measurements of a study.json."""
+    kept = {f.name: found["settings"][f.name] for f in dataclasses.fields(Sizes) if f.name in found["settings"]}
+    return Sizes(**kept | {"steps": tuple(kept["steps"])})
 
 
 def held_config(found: Record) -> Config:

@@ -16,6 +16,7 @@ from meanstep.program.reproduce.images import KIND
 from meanstep.program.reproduce.images.arms import ANCHORED, CONSTANT, Arm
 from meanstep.program.reproduce.images.compute import counted
 from meanstep.program.reproduce.images.jobs import ENDLESS, opened, seen, told
+from meanstep.program.reproduce.images.protocol import OURS
 from meanstep.program.reproduce.images.settings import Compute, Job, Plan, held_arms, held_config, parted
 from meanstep.program.reproduce.records import Record
 from meanstep.program.runs.config import flag
@@ -42,9 +43,12 @@ class Study(Plan, engine.Study):
     def stated(self, about: Record | None) -> Record:
         """Sizes and configuration, by option."""
         config = held_config(about) if about else self.config
-        sizes = {("measure", name): value for name, value in (about or self.settings())["settings"].items()}
-        entries = sizes | {entry: value for entry, value in flat(config).items() if entry not in FREE}
-        named = {"--moments" if name == "moments" else flag(part, name): value for (part, name), value in entries.items()}
+        settings = dict((about or self.settings())["settings"])
+        named = {"--protocol": settings.pop("protocol", OURS), "--moments": settings.pop("moments")}
+        settings.pop("deviations", None)  # the configuration says them
+        entries = {("measure", name): value for name, value in settings.items()}
+        entries |= {entry: value for entry, value in flat(config).items() if entry not in FREE}
+        named |= {flag(part, name): value for (part, name), value in entries.items()}
         found: Record = json.loads(json.dumps(named))
         return found
 

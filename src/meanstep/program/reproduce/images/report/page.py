@@ -16,7 +16,7 @@ from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.strips import strip
 from meanstep.program.pages.verdicts import RULE, Claim, number, readable_p, shown, with_interval
 from meanstep.program.registry import INSTANTANEOUS, METHODS
-from meanstep.program.reproduce.images import records
+from meanstep.program.reproduce.images import published, records
 from meanstep.program.reproduce.images.report import costs, prose, quantities, rerun, summary
 from meanstep.program.reproduce.images.report.beats import BEATS, with_p
 from meanstep.program.reproduce.images.report.caveats import caveats, uncounted
@@ -50,6 +50,7 @@ def _build(folder: Path) -> Path:
     write(folder / "summary.csv", page.as_csv(summary.Number, summary.numbers(results)))
     filters: dict[str, Any] = {"number": number, "p": readable_p, "measured": with_interval, "shown": shown}
     text = page.rendered(__package__ or "", _content(results, claims(results), page.figures(drawn)), filters)
+    text = published.added(text, results)
     text = "".join(part if k % 2 else signed(part) for k, part in enumerate(APART.split(text)))
     return page.published(text.replace("β = ", "β\u00a0=\u00a0"), folder)  # no line ends inside
 

@@ -10,6 +10,7 @@ import yaml
 
 from meanstep.program.console import UserError
 from meanstep.program.flags import shown_options, shown_seeds
+from meanstep.program.reproduce.images import protocol
 from meanstep.program.reproduce.images.arms import arms
 from meanstep.program.reproduce.images.records import STUDY, Record
 from meanstep.program.reproduce.images.report.results import Results
@@ -27,11 +28,13 @@ def commands(results: Results) -> list[str]:
     for arm in results.arms:
         if seeds := tuple(sorted(seed for name, seed in results.asked if name == arm.name)):
             groups.setdefault(seeds, []).append(arm.name)
-    own, rest = {str(entry["name"]) for entry in _own(results)}, [*_measured(results), *_configured(results.about.get("config") or {})]
+    theirs = protocol.of(results.about) == protocol.AUTHORS
+    rest = [*_measured(results), *_configured(results.about.get("config") or {}, theirs)]
+    own, whose = {str(entry["name"]) for entry in _own(results)}, ["--protocol", protocol.AUTHORS] if theirs else []
     made = []
     for seeds, names in groups.items():
         file = ["--arms-file", FILE] if own.intersection(names) else []
-        made.append(shlex.join([*COMMAND, "--arms", *names, *file, "--seeds", shown_seeds(seeds), *rest]))
+        made.append(shlex.join([*COMMAND, *whose, "--arms", *names, *file, "--seeds", shown_seeds(seeds), *rest]))
     return made
 
 
@@ -48,7 +51,7 @@ def own(results: Results) -> str:
 def _own(results: Results) -> Iterator[Record]:
     for entry in results.about["arms"]:
         try:
-            (known,) = arms((entry["name"],))
+            (known,) = arms((entry["name"],), protocol=protocol.of(results.about))
         except UserError:
             yield entry
             continue
@@ -68,11 +71,12 @@ def _measured(results: Results) -> Iterator[str]:
             yield from _flag("measure", name, held[name])
 
 
-def _configured(config: Record) -> Iterator[str]:
+def _configured(config: Record, theirs: bool = False) -> Iterator[str]:
     """Entries other than where a study starts without options, and how many samples."""
     base = PRESETS[DEFAULT].config
     method = dataclasses.replace(base.method, proxy_decay=base.averages.decays[0])
-    start = flat(dataclasses.replace(base, method=method, optimiser=dataclasses.replace(base.optimiser, schedule="constant")))
+    usual = dataclasses.replace(base, method=method, optimiser=dataclasses.replace(base.optimiser, schedule="constant"))
+    start = flat(protocol.applied(usual) if theirs else usual)
     for (part, name), value in flat(from_yaml(json.dumps(config), STUDY)).items() if config else ():
         if part == "run" and name in DECIDED:
             continue

@@ -1,0 +1,103 @@
+"""The best coefficient as the authors estimate it and as we do, on the weights trained at beta = 0: a table. Knows no networks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any, Protocol
+
+from meanstep.program.pages.statistics import mean
+from meanstep.program.pages.verdicts import number
+
+Read = Callable[[Any], Any]
+PLACE = '<h2 id="what">'
+"""What the table stands before."""
+HEAD = ("quantity", "published, on their DiT", "their estimator here", "ours here")
+ABOUT = (
+    "Their κ is a norm, so it is 1 for a network that moves nothing, where the signed one is -1; their bias is how far the EMA copy lags "
+    "behind on Gaussian inputs; their matrix form leaves the bias out and takes the network's own boundary for the marginal velocity, "
+    "eq. (54). Ours: signed, about {center}. Means over seeds at the end, weights trained at β = 0."
+)
+CENTERS = {"data": "the data's own velocity", "ema": "the EMA copy"}
+
+
+class Results(Protocol):
+    """What is asked of a study in memory: the arm of the constant 0, the last moment, and a number of the records by seed."""
+
+    @property
+    def base(self) -> Any:
+        """The arm."""
+
+    @property
+    def end(self) -> int | None:
+        """In samples seen."""
+
+    def value(self, arm: Any, seen: int | None, read: Callable[[Any], Any]) -> Mapping[int, float]:
+        """Finite numbers only."""
+
+
+def rows(results: Results) -> list[tuple[str, str, str, str]]:
+    """Quantity, as published, by their estimator and by ours, in words; none in a study that did not measure theirs."""
+    center = next((c for c in CENTERS if _value(results, "error", c, "s")), "ema")
+    found = [
+        ("κ", "1", _value(results, "published", "kappa"), _value(results, kappa(center))),
+        ("bias over noise", "0.085, 0.018, 0.006", _value(results, lag), _value(results, "bias", "value")),
+        (
+            "β, scalar form",
+            "0.46, 0.49, 0.50",
+            _value(results, "published", "scalar"),
+            _value(results, "error", center, "optimum", "sign", 0),
+        ),
+        ("β, matrix form", "0.94", _value(results, "published", "matrix"), _value(results, "error", center, "optimum", "matrix", 0)),
+    ]
+    return [row for row in found if any(row[2:])] if any(row[2] for row in found) else []
+
+
+def kappa(center: str) -> Read:
+    """The signed Jacobi factor along the noise, `E<J v', v'> / E|v'|^2`."""
+
+    def read(record: Any) -> float | None:
+        a, b, s = (_at(record, "error", center, name) for name in "abs")
+        return (b - a) / s if None not in (a, b, s) and s else None
+
+    return read
+
+
+def lag(record: Any) -> float | None:
+    """The published `|b|^2` over the published `sigma^2 d`."""
+    gap, square = (_at(record, "published", name) for name in ("gap", "square"))
+    return gap / square if gap is not None and square else None
+
+
+def added(page: str, results: Results) -> str:
+    """The page with the table before what was run, or as it is where there is none."""
+    if not (body := rows(results)) or PLACE not in page:
+        return page
+    center = next((c for c in CENTERS if _value(results, "error", c, "s")), "ema")
+    cells = "".join(f"<tr><td>{escape(name)}</td>{_cells('td', rest)}</tr>\n" for name, *rest in body)
+    heads = f"<th>{HEAD[0]}</th>{_cells('th', HEAD[1:])}"
+    table = f'<div class="card wide"><table><thead><tr>{heads}</tr></thead><tbody>\n{cells}</tbody></table></div>\n'
+    about = ABOUT.format(center=CENTERS[center])
+    return page.replace(PLACE, f'<h3 class="table">The coefficient as published</h3>\n<p class="see">{about}</p>\n{table}\n{PLACE}', 1)
+
+
+def _cells(tag: str, words: Sequence[str]) -> str:
+    return "".join(f'<{tag} class="n">{escape(word)}</{tag}>' for word in words)
+
+
+def _value(results: Results, *names: Any) -> str:
+    """The mean over seeds of an entry, or of what a function reads, with its interval; empty where there is none."""
+    read = names[0] if callable(names[0]) else lambda record: _entry(record, names)
+    found = mean(results.value(results.base, results.end, read).values())
+    return "" if found is None else number(found.mean) + (f" ± {number(found.high - found.mean)}" if found.high is not None else "")
+
+
+def _entry(record: Any, names: tuple[Any, ...]) -> Any:
+    *path, last = names
+    held = _at(record, *path)
+    return (held[last] if isinstance(held, list) and len(held) > last else None) if isinstance(last, int) else _at(held, last)
+
+
+def _at(value: Any, *names: str) -> Any:
+    """An entry of nested objects, None where one is missing."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value

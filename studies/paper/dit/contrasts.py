@@ -1,0 +1,78 @@
+"""The contrasts of this study from the records of its runs, as they were stated before: python studies/paper/dit/contrasts.py RUNS.
+
+One-step distances with EMA weights at the last moment, ratios paired by seed, geometric means with 95 percent t-intervals; p by Holm
+over the contrasts of a part.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from meanstep.program.pages.statistics import Change, holm, mean, ratio
+from meanstep.program.reproduce.images import KIND
+from meanstep.program.reproduce.records import Record, collect
+from meanstep.program.reproduce.study import held
+
+PARTS = ("digits-authors", "digits-coefficient", "cifar-authors", "cifar-coefficient")
+CONTRASTS = (
+    ("squared-anchored@1", "beta@0", "the published pair"),
+    ("squared@0", "beta@0", "weight, at 0"),
+    ("squared@1", "beta@1", "weight, at 1"),
+    ("anchored@0", "beta@0", "anchor, at 0, p = 1"),
+    ("anchored@1", "beta@1", "anchor, at 1, p = 1"),
+    ("squared-anchored@0", "squared@0", "anchor, at 0, p = 0"),
+    ("squared-anchored@1", "squared@1", "anchor, at 1, p = 0"),
+    ("beta@0.25", "beta@0", "coefficient .25, p = 1"),
+    ("beta@0.5", "beta@0", "coefficient .5, p = 1"),
+    ("beta@1", "beta@0", "coefficient 1, p = 1"),
+    ("squared@1", "squared@0", "coefficient 1, p = 0"),
+    ("squared-anchored@1", "squared-anchored@0", "coefficient 1, p = 0, anchored"),
+    ("stated@1", "beta@0", "coefficient 1 as stated, p = 1"),
+    ("stated-squared-anchored@1", "squared-anchored@0", "coefficient 1 as stated, p = 0, anchored"),
+)
+
+
+def at_moment(records: list[Record], arm: str, seen: int, *path: str) -> dict[int, float]:
+    """A number of an arm's records at a moment, by seed."""
+    found = {}
+    for record in records:
+        if (record["kind"], record["arm"], record["seen"]) == ("moment", arm, seen):
+            value: Any = record
+            for name in path:
+                value = (value or {}).get(name)
+            if value is not None:
+                found[int(record["seed"])] = float(value)
+    return found
+
+
+def contrasts(records: list[Record], end: int) -> list[tuple[str, str, str, Change]]:
+    """Those of which both arms have a seed at the last moment."""
+    distances = {name: at_moment(records, name, end, "distance", "ema", "1") for pair in CONTRASTS for name in pair[:2]}
+    found = [(a, b, what, ratio(distances[a], distances[b])) for a, b, what in CONTRASTS]
+    return [row for row in found if row[3].n]
+
+
+def told(folder: Path) -> str:
+    """A part: distances over the floor, contrasts, and the estimators as published."""
+    about, records = held(folder, KIND) or {}, collect(folder, KIND)
+    end, floor, lines = about["moments"][-1], about["floor"]["1"], [f"## {folder.name}\n"]
+    distances = {arm["name"]: mean(at_moment(records, arm["name"], end, "distance", "ema", "1").values()) for arm in about["arms"]}
+    over = ", ".join(f"{arm} {found.mean / floor:.2f}" for arm, found in distances.items() if found)
+    lines += [f"Floor {floor:.3g}; one step, times the floor: {over}.\n"]
+    lines += ["| contrast | arms | seeds | ratio | p (Holm) |", "|---|---|---|---|---|"]
+    rows = contrasts(records, end)
+    for (a, b, what, change), p in zip(rows, holm([change.p() for *_, change in rows]), strict=True):
+        between = f" [{change.interval[0]:.3f}, {change.interval[1]:.3f}]" if change.interval else ""
+        lines.append(f"| {what} | {a} over {b} | {change.n} | {change.value:.3f}{between} | {'' if p is None else f'{p:.3g}'} |")
+    for number in ("kappa", "scalar", "matrix"):
+        by_moment = [mean(at_moment(records, "beta@0", seen, "published", number).values()) for seen in about["moments"]]
+        lines.append(
+            f"\nPublished estimator, {number}, by moment: " + ", ".join("" if m is None else f"{m.mean:.3g}" for m in by_moment) + "."
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    for part in PARTS:
+        if (Path(sys.argv[1]) / part / "study.json").exists():
+            print(told(Path(sys.argv[1]) / part))
