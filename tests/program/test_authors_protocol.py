@@ -225,3 +225,10 @@ def test_both_orders_of_the_sliced_distance():
     directions = torch.nn.functional.normalize(torch.randn(40, 3, generator=ms.key(2, "both"), dtype=torch.float64), dim=-1)
     apart = (x @ directions.T).sort(0).values - (y @ directions.T).sort(0).values
     assert Sliced(y, directions).both(x) == pytest.approx((apart.abs().mean().item(), apart.square().mean().sqrt().item()), rel=1e-12)
+
+
+def test_the_deviations_are_those_of_the_weight():
+    from meanstep.program.reproduce.points.settings import SIGMAS
+    from meanstep.weights import SIGMAS as KNOWN
+
+    assert tuple(KNOWN) == SIGMAS

@@ -49,8 +49,9 @@ PUBLISHED_SCALES: dict[str, dict[str, Any]] = {
 ARMS_HELP = (
     "What to train: ARM@BETA,BETA restricts an arm to some coefficients. Swept over beta: paper (EMA copy in the tangent, anchor at "
     "beta = 1 only), plain (never an anchor), anchored (always), own, posterior, oracle (other proxies in the tangent), ema-both, "
-    "own-both, posterior-both, oracle-both (the proxy in tangent and target), trace-one, trace-t, trace-t2 (EMA copy in the tangent and "
-    "the trace weight of the authors' first draft, its deviation 1, t or t^2). One model: matrix, matrix-oracle (beta per (r, t) from "
+    "own-both, posterior-both, oracle-both (the proxy in tangent and target), "
+    f"{', '.join(f'trace-{sigma}' for sigma in SIGMAS)} (EMA copy in the tangent, and the trace weight of the authors' first draft with "
+    "sigma 1, t, t^2, sqrt(t(1-t)), 1/sqrt((1-t)^2+t^2)). One model: matrix, matrix-oracle (beta per (r, t) from "
     "the exact law), flow_matching, alpha_flow, improved_meanflow, terminal_velocity, split_meanflow, solution_flow, shortcut."
 )
 SEEDS_HELP = "Which seeds: 0:3 (without 3), 3,5,8 or 0:4,7. Models of one seed share all draws, so that differences are paired."

@@ -21,12 +21,10 @@ from meanstep.program.reproduce.points.settings import BLOCK, Settings, Spec
 from meanstep.terms import Recipe
 from meanstep.times import diagonal
 from meanstep.velocities import own
-from meanstep.weights import adaptive
+from meanstep.weights import SIGMAS, adaptive
 
 ADAM: dict[str, Any] = dict(fused=True, amsgrad=False, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, maximize=False)
 """For the kernel of torch.optim.Adam, which is called without its bookkeeping."""
-SIGMAS: dict[str, Callable[[Tensor], Tensor]] = {"one": torch.ones_like, "t": lambda t: t, "t2": torch.square}
-"""Deviations of the trace weight by name, functions of `t`."""
 Structure = tuple[str, str | None, bool, bool, bool, str | None]
 
 

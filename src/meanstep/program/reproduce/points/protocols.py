@@ -103,9 +103,8 @@ def _apart_pairs(law: Any, settings: Settings, train: Generator) -> Pairs:
     n, shape = settings.moving, (BLOCK, settings.batch)
     x = law.sample(BLOCK * settings.batch, train).view(*shape, -1)
     e = torch.randn(x.shape, generator=train)
-    r, t = TIMES[settings.times](shape, train)
-    if settings.largest_gap is not None:
-        r = torch.maximum(r, t - settings.largest_gap)
+    times = TIMES[settings.times]
+    r, t = (times if settings.largest_gap is None else samplers.capped(times, settings.largest_gap))(shape, train)
     return x, e, torch.cat([r[:, :n], t[:, n:]], 1), t, [n] * BLOCK
 
 

@@ -11,7 +11,8 @@ from meanstep.program.registry import INSTANTANEOUS, METHODS
 from meanstep.program.reproduce.arms import coefficients, unknown
 
 PROXIES = ("ema", "own", "posterior", "oracle")
-SIGMAS = ("one", "t", "t2")
+SIGMAS = ("one", "t", "t2", "bridge", "scale")
+"""Names of `weights.SIGMAS`: deviations of the trace weight."""
 REFERENCES = ("flow_matching", "alpha_flow", "improved_meanflow", "terminal_velocity", "split_meanflow", "solution_flow", "shortcut")
 SETS = ("swiss_roll", "checkerboard", "pinwheel", "eight_gaussians", "two_moons", "two_spirals")
 """Built-in sets in the plane: those of `fields.planar.PLANAR`, in its order."""
