@@ -187,6 +187,11 @@ def mean_gap(times: Times, n: int = DRAWN) -> float:
     return (t - r)[r < t].double().mean().item()
 
 
+def fewest_jumps(largest_gap: float | None) -> int:
+    """The fewest equal jumps from noise to data of which none is longer than `largest_gap`; 1 without a cap."""
+    return 1 if largest_gap is None else math.ceil(1 / largest_gap - 1e-9)
+
+
 def share_of_gaps(times: Times, gap: float, n: int = DRAWN) -> float:
     """Monte Carlo share of the pairs with `t - r >= gap` among those with `r < t` (fixed seed); 0 for a sampler that draws `r = t` only.
 

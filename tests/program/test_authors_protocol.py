@@ -217,7 +217,7 @@ def test_a_member_of_an_ensemble_trains_as_if_alone():
 
 def test_the_fewest_jumps_within_a_cap():
     for cap, jumps in ((None, 1), (1.0, 1), (0.5, 2), (0.4, 3), (1 / 3, 3), (0.1, 10)):
-        assert replace(SETTINGS, largest_gap=cap).jumps == jumps
+        assert ms.times.fewest_jumps(cap) == jumps
 
 
 def test_both_orders_of_the_sliced_distance():

@@ -16,6 +16,7 @@ from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import Saved, averages, checkpoints
 
 AVERAGE = "Which average of the weights: names, raw for none, all."
+STEPS_HELP = "Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."
 METRICS_HELP = f"What is measured: {described(METRICS)}."
 
 
@@ -38,8 +39,9 @@ class Evaluate(Ranged):
     ] = ("last",)
     average: Annotated[tuple[str, ...], hinted(AVERAGE, "the run's first", "NAME ...")] = ()
     sampler: Annotated[tuple[str, ...], hinted(SAMPLER_HELP, "the run's own", "NAME ...")] = ()
-    steps: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N from 1 to 100000 ...")] = (1,)
-    """Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."""
+    steps: Annotated[
+        tuple[int, ...], hinted(STEPS_HELP, "1; of a capped run also the fewest jumps within the cap", "N from 1 to 100000 ...")
+    ] = ()
     guidance: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SCALE from 0 ...")] = (1.0,)
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     count: Annotated[int, ranged("INT from 2 to 100000000")] = 10_000
@@ -78,8 +80,8 @@ class Evaluate(Ranged):
 
     def _checked(self) -> tuple[Path, list[Saved]]:
         """The run and its checkpoints that are meant; `UserError` for what can be known to fail."""
-        if not (self.steps and self.guidance and self.checkpoint and self.metrics):
-            raise UserError("give at least one of each: checkpoint, steps, guidance, metrics")
+        if not (self.guidance and self.checkpoint and self.metrics):
+            raise UserError("give at least one of each: checkpoint, guidance, metrics")
         for metric in self.metrics:
             if metric not in METRICS:
                 raise UserError(f"--metrics: {unknown('metric', metric, METRICS)}")

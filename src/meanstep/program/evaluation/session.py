@@ -31,6 +31,7 @@ from meanstep.program.runs.saved import Saved, held
 from meanstep.program.runs.saved import manifest as described
 from meanstep.program.sampling import model as models
 from meanstep.program.tables import fitted
+from meanstep.times import fewest_jumps
 
 if TYPE_CHECKING:
     from meanstep.program.evaluation.command import Evaluate
@@ -53,8 +54,9 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
         data = RunData(run, manifest, decoder(run, manifest, device, asked.autoencoder))
     with naming("--reference"):
         real = examples(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
+    steps = tuple(sorted({1, fewest_jumps(config.method.largest_gap if config else None)}))
     with counting() as bar:
-        work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, bar)
+        work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, steps, bar)
         try:
             found, below = work.cells(weights), work.floor(data)
         except KeyboardInterrupt:
@@ -107,7 +109,7 @@ def notices(real: Examples, against: Reference, count: int) -> Iterator[str]:
 class Work:
     """The cells that are missing, computed one after the other and written down at once.
 
-    `decoder`: the autoencoder's digest; `usual`: the run's own sampler.
+    `decoder`: the autoencoder's digest; `usual`: the run's own sampler; `steps`: of its samples where none are asked for.
     """
 
     asked: "Evaluate"
@@ -117,12 +119,14 @@ class Work:
     decoder: str
     samplers: tuple[str, ...]
     usual: str
+    steps: tuple[int, ...]
     bar: Progress
 
     def cells(self, weights: Sequence[Weights]) -> list[Row]:
         """The rows of the table, those that are there already included."""
         asked = self.asked
-        cells = [(w, *cell) for w in weights for cell in itertools.product(self.samplers, asked.steps, asked.guidance)]
+        steps = asked.steps or self.steps
+        cells = [(w, *cell) for w in weights for cell in itertools.product(self.samplers, steps, asked.guidance)]
         wanted = [(cell[0], self._wanted(*cell)) for cell in cells]
         held = rows.load(self.run)
         found = [rows.same(held, row, self.usual) for _, row in wanted]

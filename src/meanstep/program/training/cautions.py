@@ -1,7 +1,6 @@
 """What is said once at the start of a run: data far from the noise's scale, labels that are not read, jumps that are not trained."""
 
 import copy
-import math
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +14,7 @@ from meanstep.program.runs.config import MethodConfig
 from meanstep.program.training.state import State
 from meanstep.program.wrapped import uncompiled
 from meanstep.terms import Recipe, moving
-from meanstep.times import DRAWN, share_of_gaps
+from meanstep.times import DRAWN, fewest_jumps, share_of_gaps
 
 LARGE, SMALL = 5.0, 0.1
 """Root mean square above which, and standard deviation below which, data are far from noise, which has 1 in both."""
@@ -45,7 +44,7 @@ def unseen(recipe: Recipe, largest: float | None) -> Iterator[str]:
     if not rows or (found := sum(share * long for share, long in rows) / sum(share for share, _ in rows)) >= RARE:
         return
     told = f"none of {DRAWN:,} rows" if not found else f"{100 * found:.2g} % of the rows"
-    remedy = "draw longer gaps" if largest is None else f"sample with --steps {math.ceil(1 / largest)}, or leave --method.largest-gap out"
+    remedy = "draw longer gaps" if largest is None else f"sample with --steps {fewest_jumps(largest)}, or leave --method.largest-gap out"
     yield f"samples are one jump of gap 1, and {told} with r < t that training draws have a gap of {LONG:g} or more: {remedy}"
 
 

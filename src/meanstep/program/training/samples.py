@@ -22,6 +22,7 @@ from meanstep.program.runs.decoder import while_training
 from meanstep.program.sampling import draw
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State, classes
+from meanstep.times import fewest_jumps
 
 STEPS = {AVERAGE: (1, 2, 4), INSTANTANEOUS: (1, 4, 32)}
 """Steps of an evaluation, by the velocity that the field knows."""
@@ -101,8 +102,10 @@ def judge(samples: Samples) -> Judge | None:
     if not samples.config.run.evaluate_every:
         return None
     against, seeds = against_data(samples), samples.shared(samples.count)
+    trained = fewest_jumps(samples.config.method.largest_gap)
     return lambda state: {
-        str(steps): distance(samples, state.sampled, against, seeds, steps, state.sampler) for steps in STEPS[state.learns]
+        str(steps): distance(samples, state.sampled, against, seeds, steps, state.sampler)
+        for steps in sorted({*STEPS[state.learns], trained})
     }
 
 

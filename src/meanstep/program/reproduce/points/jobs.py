@@ -29,6 +29,7 @@ from meanstep.program.reproduce.points.sets import exact
 from meanstep.program.reproduce.points.settings import BLOCK, MEASURING, Settings
 from meanstep.program.reproduce.records import Part, Record
 from meanstep.program.reproduce.study import Stopped, Tell
+from meanstep.times import fewest_jumps
 
 GLANCES = 8
 """Points of a training curve."""
@@ -248,7 +249,7 @@ class _Work:
         s, spec = self.members[i]
         about = {"kind": "model", "set": self.streams[s].name, "seed": self.streams[s].seed, "id": spec.id, "spec": asdict(spec)}
         raw = self.judges[s].scores(Runner(self.shape, weights[0]))
-        jumps = sorted({1, 2, 4, self.settings.jumps, *([64] if spec.still else [])})
+        jumps = sorted({1, 2, 4, fewest_jumps(self.settings.largest_gap), *([64] if spec.still else [])})
         ema = self.judges[s].scores(Runner(self.shape, weights[1]), tuple(jumps))
         record = about | {"steps": self.settings.steps, "raw": raw, "ema": ema, "curve": self.curves[str(i)], "probe": probe}
         if (traces := self.traces.get(str(i))) is not None:

@@ -1,6 +1,5 @@
 """What a sweep trains: the arms by name, their models, and every setting that its numbers depend on."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -155,11 +154,6 @@ class Settings:
     def moving(self) -> int:
         """Rows of a batch with `r < t`."""
         return round((1 - self.diagonal_share) * self.batch)
-
-    @property
-    def jumps(self) -> int:
-        """The fewest equal jumps from noise to data that stay within the largest gap of training."""
-        return 1 if self.largest_gap is None else math.ceil(1 / self.largest_gap - 1e-9)
 
 
 PUBLISHED: dict[str, Any] = {
