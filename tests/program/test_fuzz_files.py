@@ -58,7 +58,7 @@ RUN = ("run", "images.npz", "user")
 POINT = "run/checkpoints/000000000016"
 TARGETS = (
     Target("run/config.yaml", "yaml", RUN, ("report run", "train --dry-run --out run", RESUME, f"diagnose run {DIAGNOSE}"), (RESUME,)),
-    Target(f"{POINT}/state.json", "json", RUN, ("load", SAMPLE, RESUME, EVALUATE, "report run"), ("load", SAMPLE, RESUME)),
+    Target(f"{POINT}/state.json", "json", RUN, ("load", SAMPLE, RESUME, EVALUATE, "report run"), (RESUME,)),
     Target(f"{POINT}/network.json", "json", RUN, ("load", SAMPLE, RESUME, f"diagnose run {DIAGNOSE}"), ("load", SAMPLE)),
     Target("run/method.json", "json", RUN, ("load", SAMPLE, EVALUATE, f"diagnose run {DIAGNOSE}", RESUME)),
     Target("run/data.json", "json", RUN, ("load", SAMPLE, EVALUATE, RESUME, "report run"), ("load", SAMPLE)),

@@ -23,7 +23,14 @@ BOUNDS = {
     "to": ("at most", operator.le),
     "below": ("less than", operator.lt),
 }
+DIGITS = 24
+"""Most digits of a whole number in a word: Python reads thousands only to complain."""
 BOUND = re.compile(rf"\b({'|'.join(BOUNDS)}) (-?[\d.]+)")
+
+
+def natural(word: str) -> int | None:
+    """The whole number from 0 that a word of digits is; None for any other word, and for more digits than any number here has."""
+    return int(word) if word.isdecimal() and len(word) <= DIGITS else None
 
 
 def ranged(words: str) -> Any:

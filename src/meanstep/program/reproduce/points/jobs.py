@@ -5,7 +5,6 @@ On a GPU a unit holds several sets and seeds of one dimension, trained as one en
 
 import functools
 import io
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -21,7 +20,7 @@ from meanstep.fields.flat import Runner, Shape
 from meanstep.keys import key
 from meanstep.program import disk
 from meanstep.program.reproduce import records
-from meanstep.program.reproduce.points import KIND
+from meanstep.program.reproduce.points import KIND, state
 from meanstep.program.reproduce.points.draws import BLOCK, Block, Needs, Stream, stack
 from meanstep.program.reproduce.points.engine import Cohort, structure
 from meanstep.program.reproduce.points.measure import Judge, Probe, exact_beta, exact_map, probe_rows
@@ -219,36 +218,26 @@ class _Work:
                 raise Stopped
 
     def save(self) -> None:
-        """The state, aside and renamed: a crash leaves the one before."""
-        from safetensors.torch import save
-
-        tensors = {f"{i}.{name}": p.contiguous() for i, cohort in enumerate(self.cohorts) for name, p in cohort.state().items()}
-        tensors |= {f"{i}.sums": total for i, total in enumerate(self.sums)}
-        clock = [self.drawing, *(cohort.seconds for cohort in self.cohorts)]
-        meta = {"step": str(self.step), "clock": json.dumps(clock), "curves": json.dumps(self.curves)}
-        disk.folder(self.file.parent)
-        disk.write(self.file, save({name: p.cpu() for name, p in tensors.items()}, meta))
+        """The state, for `resume`."""
+        state.keep(self.file, self._tensors(), (self.step, self.curves, [self.drawing, *(cohort.seconds for cohort in self.cohorts)]))
         self.saved = time.perf_counter()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What training changes, where it lies."""
+        held = {f"{i}.{name}": p for i, cohort in enumerate(self.cohorts) for name, p in cohort.state().items()}
+        return held | {f"{i}.sums": total for i, total in enumerate(self.sums)}
 
     def resume(self) -> None:
         """Continue from the state on disk, if there is one; a damaged one is as good as none: the same numbers come again."""
-        from safetensors import SafetensorError, safe_open
-
         if not self.file.exists():
             disk.remove(self.file.with_suffix(".jsonl"))
             return
-        try:
-            with safe_open(self.file, "pt") as found:
-                meta, tensors = found.metadata(), {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError):
+        if (told := state.restore(self.file, self._tensors(), 1 + len(self.cohorts))) is None:
             return
-        self.step, self.curves = int(meta["step"]), json.loads(meta["curves"])
-        self.drawing, *clocks = json.loads(meta["clock"])
+        self.step, self.curves, (self.drawing, *clocks) = told
         for cohort, seconds in zip(self.cohorts, clocks, strict=True):
             cohort.seconds = seconds
-        for i, (cohort, total) in enumerate(zip(self.cohorts, self.sums, strict=True)):
-            cohort.restore({name.split(".")[1]: p for name, p in tensors.items() if name.split(".")[0] == str(i)}, self.step)
-            total.copy_(tensors[f"{i}.sums"])
+            cohort.count.fill_(self.step)
         self.tell("resumed", self.step * self.cost)
 
     # Measuring ----------------------------------------------------------------------------------------------------------------------
