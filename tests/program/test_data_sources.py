@@ -2,9 +2,11 @@
 
 import io
 import json
+import struct
 import sys
 import tarfile
 import types
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from PIL import Image
 from meanstep.program.console import UserError
 from meanstep.program.data import Opened, Request, Source, make, open_source
 from meanstep.program.data.files import expand
+from meanstep.program.data.formats import decoded
 from meanstep.program.data.pictures import Preparation
 
 RANDOM = np.random.default_rng(0)
@@ -158,6 +161,49 @@ def test_modes_become_grey_or_colour():
         held = io.BytesIO()
         Image.fromarray(grey.astype(np.uint16) * 257).save(held, kind)
         assert np.array_equal(Preparation(1)(Image.open(held), "x")[0], grey)  # 16 bits that 8 bits hold exactly
+
+
+def wide(x: np.ndarray, kind: str = "PNG") -> bytes:
+    """Colours `[H, W, 2 (grey), 3 or 4]` of 16 bits: Pillow writes none."""
+    h, w, c = x.shape
+    if kind == "PPM":
+        return f"P6 {w} {h} 65535\n".encode() + x.astype(">u2").tobytes()
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in x)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, {2: 4, 3: 2, 4: 6}[c], 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def test_colours_of_sixteen_bits_are_taken_where_eight_hold_them_and_refused_elsewhere():
+    exact = RANDOM.integers(0, 256, (6, 5, 4)).astype(np.uint16)
+    for c in (3, 4):
+        found = decoded(wide(exact[..., :c] * 257))
+        assert np.array_equal(np.asarray(found), exact[..., :c])
+        other = exact[..., :c] * 257
+        other[2, 3, 1] += 1  # one level of 65,536
+        with pytest.raises(OSError, match="16 bits, of which 8 would be lost: convert it to 8 bits, or leave it out with --skip-broken"):
+            decoded(wide(other))
+    for data in (wide(exact[..., :3] * 257, "PPM"), wide(exact[..., :2] * 257)):  # whose lower bytes Pillow does not show
+        with pytest.raises(OSError, match="16 bits"):
+            decoded(data)
+    for kind in ("PPM", "PNG", "TIFF", "TGA", "BMP"):
+        assert np.array_equal(np.asarray(decoded(encoded(pixels(), kind))).shape, (10, 12, 3))
+
+
+def test_a_dry_run_says_of_colours_of_sixteen_bits_what_the_run_says(
+    tmp_path: Path, ran: Callable[..., int], capsys: pytest.CaptureFixture[str]
+):
+    for k in range(6):
+        picture(tmp_path / "images" / f"{k}.png")
+    (tmp_path / "images" / "4.png").write_bytes(wide(np.full((10, 12, 3), 40_000)))
+    line = ("cache", str(tmp_path / "images"), "--out", str(tmp_path / "new"))
+    for words in ((), ("--dry-run",)):
+        assert ran(*line, *words) == 2
+        assert "cannot read" in (said := capsys.readouterr().err) and "4.png: its colours have 16 bits" in said
+    assert ran(*line, "--skip-broken") == 0 and "1 of 6 images" in capsys.readouterr().err
 
 
 # What cannot be taken ----------------------------------------------------------------------------------------------------------------

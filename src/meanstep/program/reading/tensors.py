@@ -60,16 +60,17 @@ class File:
         try:
             places = {name: _place(name, entry) for name, entry in entries.items() if name != "__metadata__"}
             _tiled(places, len(body))
+            _told(entries)
         except ValueError as error:
             raise _refused(self.path, self._start(), str(error)) from None
         return {name: _tensor(body, place) for name, place in places.items()}
 
     def facts(self) -> dict[str, str]:
         """What is written beside the tensors, texts by name; `UserError` for anything else."""
-        found = self._header()[1].get("__metadata__", {})
-        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-            raise _refused(self.path, self._start(), f"its metadata are no texts by name but {shown(found, 60)}")
-        return found
+        try:
+            return _told(self._header()[1])
+        except ValueError as error:
+            raise _refused(self.path, self._start(), str(error)) from None
 
     def _header(self) -> tuple[int, dict[str, Any]]:
         """Where the numbers begin, and what the header says."""
@@ -91,6 +92,13 @@ def _refused(path: Path, start: bytes, what: str) -> UserError:
     if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] < b"\x06" and start[2:3] > b"\0") or path.suffix.lower() in PICKLES:
         return UserError(f"{path} is a pickle, which can run code when it is read: convert it to safetensors")
     return UserError(f"cannot read {path}: {what}; it is cut short or no safetensors file")
+
+
+def _told(entries: Mapping[str, Any]) -> dict[str, str]:
+    found = entries.get("__metadata__", {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(f"its metadata are no texts by name but {shown(found, 60)}")
+    return found
 
 
 def _place(name: str, entry: Any) -> Place:
