@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from PIL import Image, features
 
@@ -76,8 +77,10 @@ def _narrowed(image: Image.Image) -> bool:
 
 def _whole(image: Image.Image, data: bytes) -> bool:
     """Whether both bytes of every entry of a PNG are the same, so that one of them says all."""
-    if image.format != "PNG" or image.tile[0].args not in ("RGB;16B", "RGBA;16B"):
+    tiles: list[Any] = getattr(image, "tile", [])
+    if image.format != "PNG" or tiles[0].args not in ("RGB;16B", "RGBA;16B"):
         return False
+    low: Any
     with Image.open(io.BytesIO(data), formats=("PNG",)) as low:
         low.tile = [tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in low.tile]  # the lower byte for the upper one
         return low.tobytes() == image.copy().tobytes()

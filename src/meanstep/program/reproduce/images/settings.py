@@ -138,9 +138,12 @@ class Plan:
 
 
 def held_arms(found: Record) -> list[Arm]:
-    """The arms of a study.json; `UserError` for a method that none can have."""
+    """The arms of a study.json; `UserError` for a method or numbers that none can have."""
     arms = [Arm(**{f.name: entry[f.name] for f in dataclasses.fields(Arm) if f.name in entry}) for entry in found["arms"]]
-    for arm in arms:
+    for arm, entry in zip(arms, found["arms"], strict=True):
+        counted = {name for name, value in entry["compute"].items() if isinstance(value, int | float)}
+        if counted != {*entry["compute"]} or counted != {f.name for f in dataclasses.fields(Compute)}:
+            raise UserError(f"{KIND.file} is damaged: the numbers of arm {arm.name!r} are none: choose another folder with --out")
         method = {"recipe": arm.recipe, "options": arm.options, **arm.method}
         from_yaml(json.dumps({"method": method}), f"{KIND.file}, {arm.name}")
     return arms
