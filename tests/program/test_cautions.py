@@ -64,14 +64,15 @@ def test_a_run_says_what_is_odd_once_and_its_page_shows_it(
     np.savez("x.npz", x=x, y=np.arange(64) % 4)
     assert ran("cache", "x.npz", "--out", "data", "--no-normalise") == 0
     command = ["train", "--out", "run", "--data.source", "data", "--network.name", network, *SHORT, "--samples"]
-    assert ran(*command, 64, "--dry-run") == 0 and not Path("run").exists()
-    dry = [line for line in capsys.readouterr().err.splitlines() if line.startswith("caution: ")]
     assert ran(*command, 64) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("caution: ")]
-    assert said == dry and len(said) == len(expected) and all(words in line for words, line in zip(expected, said, strict=True))
+    assert len(said) == len(expected) and all(words in line for words, line in zip(expected, said, strict=True))
     noted = [record["words"] for record in load(Path("run/records.jsonl")) if record["kind"] == "caution"]
     assert [f"caution: {words}" for words in noted] == said
     assert [f"Said at the start: {words}." for words in noted] == prose.gaps(read(Path("run")))[: len(noted)]
+    if case == "both":  # a dry run says the same
+        assert ran(*[word if word != "run" else "no" for word in command], 64, "--dry-run") == 0 and not Path("no").exists()
+        assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("caution: ")] == said
     if case == "both":  # a run that goes on has them once, and keeps them
         assert ran(*command, 128) == 0 and "caution" not in capsys.readouterr().err
         assert json.dumps(noted) == json.dumps([r["words"] for r in load(Path("run/records.jsonl")) if r["kind"] == "caution"])

@@ -20,7 +20,7 @@ from meanstep.program.runs import options
 
 from .fuzzing import Outcome, called, shortest, shown
 
-SEED, PLAIN, SLOW = 17, 150, 2000
+SEED, PLAIN, SLOW = 17, 60, 2000
 
 # Lines that are right ----------------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from meanstep.program.data.tiny import Tiny
 from .damages import GRAMMAR, bruised, rubble, special
 from .fuzzing import called, ran, shown
 
-SEED, PLAIN, SLOW = 17, 120, 2000
+SEED, PLAIN, SLOW = 17, 30, 2000
 TINY = "--device cpu --network.width 16 --network.depth 1 --network.heads 2 --batch 8 --warmup 0"
 STUDY = "--measure.count 64 --measure.rows 64 --measure.rows-at 16 --measure.steps 1 --measure.times 2 --measure.references 64"
 TOY = "reproduce toy --scale smoke --updates 2 --batch 8 --seeds 0 --sets two_moons --arms plain@1 --workers 1 --device cpu --out toy"
