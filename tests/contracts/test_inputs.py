@@ -224,3 +224,10 @@ def test_predicted_data_that_are_none_are_refused(made: Callable[[Tensor], objec
     field = ms.fields.DataPrediction(lambda z, r, t, y=None: made(z))
     with pytest.raises((ValueError, TypeError), match=r"for predicted data, not a tensor|predicted data of shape"):
         ms.jump(field, torch.randn(4, 2))
+
+
+def test_data_without_numbers_have_no_loss_that_is_checked():
+    net, x = ms.MLP(2, 8, 1).to("meta"), torch.empty(16, 2, device="meta")
+    with pytest.raises(ValueError, match="the data are on the meta device and hold no numbers"):
+        ms.Loss(recipes.flow_matching())(net, x)
+    assert ms.Loss(recipes.flow_matching(), check=False, measure=False)(net, x).loss.is_meta

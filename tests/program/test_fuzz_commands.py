@@ -188,7 +188,7 @@ def wrong_values(flag: Flag) -> Sequence[str]:
     if flag.metavar == "SEEDS":
         return SEEDS
     if name in FILES or (name == "--average" and flag.metavar == "FILE"):
-        return PATHS
+        return PATHS[name == "--network.start" :]  # where an empty word takes back what a preset or a file starts from
     if name in SHARES:
         return REALS + LEAST
     words = set(flag.metavar.strip("[]").replace(".", "").split())

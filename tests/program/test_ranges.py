@@ -51,6 +51,7 @@ LINES = {
     "train --out new --network.depth 10000000": ("--network.depth", "10000000", "at least 1 and at most 1000000"),
     f"reproduce latents --out new --part {'9' * 5000}/1": ("--part", "999", "K/N with 1 <= K <= N"),
     "reproduce toy --out new --points nets.py": ("--points", "nets.py", "give a .csv, .npy or .parquet file"),
+    "train --out new --network.data-floor=-0": ("--network.data-floor", "-0.0", "more than 0 and at most 1"),
     "train --out new --network.depth 0": ("--network.depth", "0", "at least 1 and at most 1000000"),
 }
 """A line that cannot be, with what its complaint names: the option, the value, and what may be given."""

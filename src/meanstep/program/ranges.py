@@ -103,7 +103,7 @@ def _numbers(cls: type) -> tuple[tuple[str, str, type, str], ...]:
 
 def _of(name: str, hint: Any) -> tuple[str, str, type, str]:
     marks = [mark for mark in _marks(hint) if hasattr(mark, "metavar")]
-    named = next((mark.name for mark in marks if mark.name), name.replace("_", "-"))
+    named = next((mark.name for mark in marks if mark.name), name).replace("_", "-")
     kind = _kind(hint)
     assert kind is not None
     return name, named, kind, next((mark.metavar for mark in marks if mark.metavar and BOUND.search(mark.metavar)), "")
