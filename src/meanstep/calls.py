@@ -30,6 +30,8 @@ def guarded(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Ten
         if not getattr(error, "__notes__", None):
             error.add_note(f"the network was called as field(z, r, t, y) with z {_form(z)}, r {_form(r)}, t {_form(t)}, y {_form(y)}")
         raise
+    if isinstance(u, Tensor) and (u.device != z.device or u.layout != torch.strided):
+        raise ValueError(f"the field returned a {u.layout} tensor on {u.device} for samples on {z.device}: return z's own kind of tensor")
     for name, version in _versions(z, r, t, y):
         if version != before.get(name, version):
             raise ValueError(f"the network changes its input {name} in place, so its passes see different inputs: work on a copy")

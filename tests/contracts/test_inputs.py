@@ -208,3 +208,26 @@ def test_a_central_difference_still_asks_outside_of_the_unit_interval():
     b = drawn(None)._replace(t=torch.ones(16), y=None)
     Central()(field, b, b.v)
     assert max(asked) > 1
+
+
+@pytest.mark.parametrize("out", [lambda u: u.to_sparse(), lambda u: torch.empty(u.shape, device="meta")], ids=["sparse", "meta"])
+def test_a_velocity_of_another_kind_of_tensor_is_refused(out: Callable[[Tensor], Tensor]):
+    for recipe in (recipes.meanflow(), recipes.improved_meanflow(), recipes.alpha_flow(), recipes.flow_matching()):
+        net = ms.MLP(2, 8, 1, head=True)
+        field = ms.as_field(net, ("z", "r", "t", "y"), output=out, head=out)
+        with pytest.raises((ValueError, TypeError), match=r"the field returned|no derivative"):
+            ms.Loss(recipe)(field, torch.randn(16, 2), progress=0.5)
+
+
+@pytest.mark.parametrize("made", [lambda u: (u, u), lambda u: 3.0, lambda u: u[..., :1], lambda u: u.numpy(force=True), lambda u: None])
+def test_predicted_data_that_are_none_are_refused(made: Callable[[Tensor], object]):
+    field = ms.fields.DataPrediction(lambda z, r, t, y=None: made(z))
+    with pytest.raises((ValueError, TypeError), match=r"for predicted data, not a tensor|predicted data of shape"):
+        ms.jump(field, torch.randn(4, 2))
+
+
+def test_data_without_numbers_have_no_loss_that_is_checked():
+    net, x = ms.MLP(2, 8, 1).to("meta"), torch.empty(16, 2, device="meta")
+    with pytest.raises(ValueError, match="the data are on the meta device and hold no numbers"):
+        ms.Loss(recipes.flow_matching())(net, x)
+    assert ms.Loss(recipes.flow_matching(), check=False, measure=False)(net, x).loss.is_meta

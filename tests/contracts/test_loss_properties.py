@@ -357,7 +357,7 @@ WORDS = {
     "y": r"condition|label|\by\b",
     "progress": "progress|schedule",
     "generator": "generator",
-    "field": "field|network|velocity|objective|prediction|tangent|loss is not finite",
+    "field": "field|network|velocity|objective|prediction|tangent|derivative|loss is not finite",
 }
 """What a refusal says of each argument."""
 MAY_BE_RIGHT = {("x", "one row"), ("x", "huge"), ("mask", "broadcast"), ("field", "half"), ("y", "fewer rows")}

@@ -1,6 +1,7 @@
 """What the ways to a derivative owe their caller: one loss, one gradient, whatever the network, the recipe and torch's tools around it."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -848,3 +849,51 @@ def test_a_carried_tangent_keeps_nothing_for_the_backward_pass(options: dict[str
     net, x = built(lambda: DiT(8, 2, 2, 32, 2, 2, **options), torch.float32), torch.randn(8, 2, 8, 8, generator=ms.key(1))
     matching, meanflow = saved(net, x, recipes.flow_matching()), saved(net, x, recipes.meanflow(diagonal_share=0.0))
     assert abs(meanflow - matching) < 0.03 * matching
+
+
+# Norms over the channels of tokens ---------------------------------------------------------------------------------------------------
+
+
+class Tokens(nn.Module):
+    """A picture's pixels as tokens; around attention a group norm of their channels, transposed there and back."""
+
+    def __init__(self, form: str, place: str, checkpointed: bool) -> None:
+        super().__init__()
+        self.form, self.place, self.checkpointed = form, place, checkpointed
+        self.into, self.out = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
+        self.norm, self.qkv, self.attention = nn.GroupNorm(2, 8), nn.Linear(8, 24), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        times = torch.stack([r, t], -1)[:, :, None, None].expand(-1, -1, *z.shape[2:])
+        h = self.into(torch.cat([z, times], 1))
+        tokens = h.flatten(2).transpose(1, 2)
+        body = checkpoint(self.body, tokens, use_reentrant=False) if self.checkpointed else self.body(tokens)
+        return self.out(body.transpose(1, 2).reshape(h.shape))
+
+    def body(self, h: Tensor) -> Tensor:
+        if self.place == "before":
+            return h + self.attended(self.normed(h))
+        return self.normed(h + self.attended(h)) if self.place == "after" else h + self.normed(self.attended(h))
+
+    def normed(self, h: Tensor) -> Tensor:
+        return self.norm(h.transpose(1, 2)).transpose(1, 2)
+
+    def attended(self, h: Tensor) -> Tensor:
+        if self.form != "function":
+            return self.attention(h, h, h, need_weights=self.form == "module with weights")[0]
+        q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in self.qkv(h).chunk(3, -1))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("form", ["module", "module with weights", "function"])
+def test_a_group_norm_of_attentions_tokens_has_a_way(form: str):
+    """`carried` does not take a checkpoint around the module with weights; the automatic way then takes another."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, 3, 3).contiguous(memory_format=torch.channels_last)
+    for place, checkpointed, training in itertools.product(("before", "after", "inside"), (False, True), (False, True)):
+        net = Tokens(form, place, checkpointed).to(memory_format=torch.channels_last).train(training)
+        found = []
+        for way in (automatic, separate):
+            out = ms.Loss(ms.recipes.meanflow(rate=ms.rates.Exact(way=way)))(net, x, generator=ms.key(0))
+            found.append((out.loss.detach(), *torch.autograd.grad(out.loss, (net.into.weight, net.norm.weight, net.out.weight))))
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

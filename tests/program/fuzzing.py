@@ -23,7 +23,7 @@ from typing import Any
 from meanstep.cli import main
 
 SECONDS = 20.0
-"""A case that takes longer hangs."""
+"""A case that takes longer hangs, on a machine that does nothing else."""
 LONGEST = 2000
 """Characters of a complaint, at most."""
 MEMORY = 4 << 30
@@ -51,6 +51,7 @@ class Outcome:
     out: str
     err: str
     seconds: float
+    limit: float
     escaped: str
     outside: str
 
@@ -61,7 +62,7 @@ class Outcome:
         text = complaints[-1] if complaints else ""
         articles = {
             f"writes outside its folder: {self.outside}": bool(self.outside),
-            f"hangs for more than {SECONDS:g} s {self.escaped.partition(' in ')[2]}": self.seconds > SECONDS,
+            f"hangs for more than {self.limit:.0f} s {self.escaped.partition(' in ')[2]}": self.seconds > self.limit,
             f"escapes: {self.escaped}": bool(self.escaped),
             "prints a traceback": "Traceback" in self.err or "Traceback" in self.out,
             "exit code 0 on what is certainly wrong": self.code == 0 and wrong,
@@ -125,14 +126,19 @@ def _limits(folder: Path, seconds: float) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def ran(act: Callable[[], Any], folder: Path, seconds: float = SECONDS) -> Outcome:
+def patience() -> float:
+    """`SECONDS` as long as they are on this machine now: processes that wait for a processor share it."""
+    return SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def ran(act: Callable[[], Any], folder: Path, seconds: float = 0) -> Outcome:
     """A case under watch; it starts in the current folder, and may write into `folder` only. `SystemExit` is its exit code."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors, write_through=True) for errors in ("strict", "backslashreplace"))
-    code, escaped, started = None, "", time.monotonic()
+    code, escaped, started, limit = None, "", time.monotonic(), seconds or patience()
     with warnings.catch_warnings(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         warnings.simplefilter("ignore")
         try:
-            with _limits(folder, seconds):
+            with _limits(folder, limit):
                 act()
             code = 0
         except SystemExit as end:
@@ -142,10 +148,10 @@ def ran(act: Callable[[], Any], folder: Path, seconds: float = SECONDS) -> Outco
                 raise
             escaped = _where(error)
     texts = [stream.buffer.getvalue().decode("utf-8", "replace") for stream in (out, err)]  # type: ignore[attr-defined]
-    return Outcome(code, texts[0], texts[1], time.monotonic() - started, escaped, next(iter(_seen), ""))
+    return Outcome(code, texts[0], texts[1], time.monotonic() - started, limit, escaped, next(iter(_seen), ""))
 
 
-def called(words: Sequence[str], folder: Path, seconds: float = SECONDS) -> Outcome:
+def called(words: Sequence[str], folder: Path, seconds: float = 0) -> Outcome:
     """A command line under watch."""
     return ran(lambda: main(list(words)), folder, seconds)
 

@@ -47,6 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
+    monkeypatch.setattr("meanstep.program.training.session.wanted", lambda place: "")  # no figures
     yield tmp_path
 
 
@@ -74,6 +75,9 @@ def test_a_run_says_what_is_odd_once_and_its_page_shows_it(
     noted = [record["words"] for record in load(Path("run/records.jsonl")) if record["kind"] == "caution"]
     assert [f"caution: {words}" for words in noted] == said
     assert [f"Said at the start: {words}." for words in noted] == prose.gaps(read(Path("run")))[: len(noted)]
+    if case == "both":  # a dry run says the same
+        assert ran(*[word if word != "run" else "no" for word in command], 64, "--dry-run") == 0 and not Path("no").exists()
+        assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("caution: ")] == said
     if case == "both":  # a run that goes on has them once, and keeps them
         assert ran(*command, 128) == 0 and "caution" not in capsys.readouterr().err
         assert json.dumps(noted) == json.dumps([r["words"] for r in load(Path("run/records.jsonl")) if r["kind"] == "caution"])

@@ -12,10 +12,13 @@ from safetensors.torch import save_file
 
 import meanstep as ms
 from meanstep.cli import main
+from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Opened, Request, make, open_source
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, DataConfig, to_yaml
+from meanstep.program.runs.saved import checkpoints
 from meanstep.program.sampling import draw
+from meanstep.program.sampling.labels import position
 
 SIZES = {"size": 8, "channels": 1, "patch": 4, "width": 16, "depth": 1, "heads": 2}
 
@@ -167,3 +170,15 @@ def test_labels_of_a_reference_are_those_of_the_same_name():
     labels = torch.tensor([0, 1, -1, 0])
     assert by_name(labels, ("b", "d"), ("a", "b", "c", "d")).tolist() == [1, 3, -1, 1]
     assert torch.equal(by_name(labels, ("x", "y"), ("a", "b")), labels) and torch.equal(by_name(labels, (), ("a",)), labels)
+
+
+def test_a_label_of_thousands_of_digits_is_none():
+    with pytest.raises(UserError, match=r"--labels: names, or numbers in 0 to 1, got '999"):
+        position("9" * 5000, ("a", "b"))
+
+
+def test_a_checkpoint_of_thousands_of_digits_is_none(tmp_path: Path):
+    run, _ = made_run(tmp_path, [0, 1, 0, 1])
+    for word, said in (("9" * 5000, "got '999"), ("1" * 23, "has no checkpoint at 11,111"), ("7", "has no checkpoint at 7 samples")):
+        with pytest.raises(UserError, match=rf"--checkpoint: .*{said}"):
+            checkpoints(run, [word])

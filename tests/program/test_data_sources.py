@@ -2,9 +2,13 @@
 
 import io
 import json
+import os
+import shutil
+import struct
 import sys
 import tarfile
 import types
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from PIL import Image
 from meanstep.program.console import UserError
 from meanstep.program.data import Opened, Request, Source, make, open_source
 from meanstep.program.data.files import expand
+from meanstep.program.data.formats import decoded
 from meanstep.program.data.pictures import Preparation
 
 RANDOM = np.random.default_rng(0)
@@ -158,6 +163,49 @@ def test_modes_become_grey_or_colour():
         held = io.BytesIO()
         Image.fromarray(grey.astype(np.uint16) * 257).save(held, kind)
         assert np.array_equal(Preparation(1)(Image.open(held), "x")[0], grey)  # 16 bits that 8 bits hold exactly
+
+
+def wide(x: np.ndarray, kind: str = "PNG") -> bytes:
+    """Colours `[H, W, 2 (grey), 3 or 4]` of 16 bits: Pillow writes none."""
+    h, w, c = x.shape
+    if kind == "PPM":
+        return f"P6 {w} {h} 65535\n".encode() + x.astype(">u2").tobytes()
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in x)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, {2: 4, 3: 2, 4: 6}[c], 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def test_colours_of_sixteen_bits_are_taken_where_eight_hold_them_and_refused_elsewhere():
+    exact = RANDOM.integers(0, 256, (6, 5, 4)).astype(np.uint16)
+    for c in (3, 4):
+        found = decoded(wide(exact[..., :c] * 257))
+        assert np.array_equal(np.asarray(found), exact[..., :c])
+        other = exact[..., :c] * 257
+        other[2, 3, 1] ^= 1  # one level of 65,536
+        with pytest.raises(OSError, match="16 bits, of which 8 would be lost: convert it to 8 bits, or leave it out with --skip-broken"):
+            decoded(wide(other))
+    for data in (wide(exact[..., :3] * 257, "PPM"), wide(exact[..., :2] * 257)):  # whose lower bytes Pillow does not show
+        with pytest.raises(OSError, match="16 bits"):
+            decoded(data)
+    for kind in ("PPM", "PNG", "TIFF", "TGA", "BMP"):
+        assert np.array_equal(np.asarray(decoded(encoded(pixels(), kind))).shape, (10, 12, 3))
+
+
+def test_a_dry_run_says_of_colours_of_sixteen_bits_what_the_run_says(
+    tmp_path: Path, ran: Callable[..., int], capsys: pytest.CaptureFixture[str]
+):
+    for k in range(6):
+        picture(tmp_path / "images" / f"{k}.png")
+    (tmp_path / "images" / "4.png").write_bytes(wide(np.full((10, 12, 3), 40_000)))
+    line = ("cache", str(tmp_path / "images"), "--out", str(tmp_path / "new"))
+    for words in ((), ("--dry-run",)):
+        assert ran(*line, *words) == 2
+        assert "cannot read" in (said := capsys.readouterr().err) and "4.png: its colours have 16 bits" in said
+    assert ran(*line, "--skip-broken") == 0 and "1 of 6 images" in capsys.readouterr().err
 
 
 # What cannot be taken ----------------------------------------------------------------------------------------------------------------
@@ -367,3 +415,59 @@ def test_digits_have_one_split():
     assert len(source) == 1797 and source.channels == 1 and source[0][0].mode == "L" and json.dumps(source.classes)
     with pytest.raises(UserError, match="digits has no split 'test'"):
         open_source("digits", "test")
+
+
+HOSTILE_LABELS = (b"9" * 30, b"1000000000000", b"-1", b"", b"1.5", b"true", b"\xff", b"9" * 5000, b"1" * (1 << 20))
+
+
+@pytest.mark.parametrize("label", HOSTILE_LABELS, ids=lambda label: f"{label[:12]!r} of {len(label)}")
+@pytest.mark.parametrize("kind", ["cls", "json"])
+def test_a_label_of_a_tar_file_that_numbers_no_class(kind: str, label: bytes, tmp_path: Path):
+    packed(tmp_path / "a.tar", {"0.png": encoded(pixels()), f"0.{kind}": label if kind == "cls" else b'{"label": ' + label + b"}"})
+    with pytest.raises(UserError, match=r"a\.tar, 0: its label is no whole number from 0 below 1,048,576"):
+        open_source(str(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize("size", [1 << 80, 1 << 62, (1 << 33) + 1])
+def test_a_member_of_a_tar_file_that_is_larger_than_the_file(size: int, tmp_path: Path):
+    packed(tmp_path / "a.tar", {"0.png": encoded(pixels())})
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[124:136] = b"\x80" + size.to_bytes(11, "big")
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    (tmp_path / "a.tar").write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"a\.tar is damaged: 0\.png has \d+ bytes|cannot read .*a\.tar"):
+        open_source(str(tmp_path / "a.tar"))
+
+
+def test_a_range_of_names_has_an_end():
+    for spec in ("a-{0..99999999999}.tar", f"a-{{0..{'9' * 6000}}}.tar"):
+        with pytest.raises(UserError, match="a range of more than 100,000 files: name fewer") as told:
+            expand(spec)
+        assert len(str(told.value)) < 400
+
+
+# Names and kinds of files ------------------------------------------------------------------------------------------------------------
+
+
+def test_pipes_devices_and_links_that_are_called_pictures_are_counted_and_never_opened(tmp_path: Path):
+    picture(tmp_path / "images" / "0.png")
+    os.mkfifo(tmp_path / "images" / "pipe.png")
+    (tmp_path / "images" / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "images" / "nothing.png").symlink_to("nowhere")
+    (tmp_path / "images" / "loop.png").symlink_to("loop.png")
+    source = open_source(str(tmp_path / "images"))
+    assert len(source) == 1 and source.left_out == {"no regular file": 4}
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path):
+    """Those of files do not matter; those of classes are written into manifests."""
+    images = os.fsencode(tmp_path / "images")
+    picture(tmp_path / "images" / "0.png")
+    shutil.copy(tmp_path / "images" / "0.png", os.path.join(images, b"\xff\xfe.png"))
+    cache = make(Opened.of(Request(str(tmp_path / "images"))), tmp_path / "cache")
+    assert len(cache) == 2 and len(open_source(str(tmp_path / "images")).digest) == 64
+    os.makedirs(os.path.join(images, b"two", b"\xff"))
+    os.rename(images, os.path.join(os.fsencode(tmp_path), b"\xfe"))
+    with pytest.raises(UserError, match=r"\\udcfe: a source and its classes have names in UTF-8, which this is not: rename it"):
+        open_source(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xfe")))

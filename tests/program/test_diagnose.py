@@ -525,7 +525,9 @@ def test_weights_that_do_not_fit(capsys: pytest.CaptureFixture[str]):
     Path("cut.safetensors").write_bytes(whole[: len(whole) // 2])
     torch.save(net.state_dict(), "net.pt")
     save_file({k: p * float("nan") for k, p in ms.MLP(2, 16, 2).state_dict().items()}, "nan.safetensors")
+    save_file({k: p.to(torch.int8) for k, p in ms.MLP(2, 16, 2).state_dict().items()}, "whole.safetensors")
     for name, words in (
+        ("whole.safetensors", "is damaged: weights.0 is of torch.int8 there and of torch.float32 in this network"),
         ("other.safetensors", "another architecture: weights.0 is [34, 24] in the file and [34, 16]"),
         ("some.safetensors", "another architecture: 4 weights are missing"),
         ("cut.safetensors", "cut short"),
@@ -552,8 +554,10 @@ def test_data_and_labels_that_do_not_fit(capsys: pytest.CaptureFixture[str]):
     Path("cut.npy").write_bytes(Path("x.npy").read_bytes()[:500])
     Path("junk.npy").write_text("no array", encoding="utf-8")
     Path("x.pkl").write_bytes(b"")
+    np.save("line.npy", x[:, 0])
     for data, words in (
         ("few.npy", "at least 16"),
+        ("line.npy", "where a row is one number, save x[:, None]"),
         ("text.npy", "real numbers"),
         ("holes.npy", "is not finite"),
         ("unnamed.npz", "no array x"),

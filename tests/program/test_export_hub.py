@@ -14,6 +14,7 @@ import yaml
 
 import meanstep as ms
 from meanstep.program.console import UserError
+from meanstep.program.export.push import exported
 from meanstep.program.runs import hub, networks
 from meanstep.program.training.pretrained import start_from
 
@@ -149,3 +150,16 @@ def test_what_cannot_be_pushed(exportable, ran, tmp_path: Path, capsys: pytest.C
         assert ran("push", folder, name) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and "was not made by meanstep export" in lines[0] and all("owner/name" in line for line in lines[1:])
+
+
+CARDS = (
+    *("", "[" * 50_000, "{}", "3", '{"target": "hub", "files": 3}', '{"target": "hub", "files": [3]}', '{"target": "hub", "files": []}'),
+    '{"target": "hub", "files": [], "name": "a", "samples seen": "many"}',
+)
+
+
+@pytest.mark.parametrize("text", CARDS, ids=lambda text: text[:60])
+def test_a_card_of_another_form_is_no_export(text: str, tmp_path: Path):
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(UserError, match="was not made by meanstep export"):
+        exported(tmp_path)

@@ -20,7 +20,7 @@ from meanstep.program.runs import options
 
 from .fuzzing import Outcome, called, shortest, shown
 
-SEED, PLAIN, SLOW = 17, 150, 2000
+SEED, PLAIN, SLOW = 17, 60, 2000
 
 # Lines that are right ----------------------------------------------------------------------------------------------------------------
 
@@ -61,8 +61,8 @@ SMALL = (
     "--arms",
 )
 """What keeps a line's work small."""
-MADE = ("new", "page", "study", "sweep", "sums", "runs", "diagnosis")
-"""Where lines write to."""
+THERE = {"images.npz", "rows.npy", "nets.py", "folder", "file", "pipe", "loop", "dangling", "run", "user", "__pycache__"}
+"""What the lines name; whatever else one of them makes is gone before the next."""
 LEFT_ALONE = {"--help", "--compile", "--parallel", "--dry-run", "--workers"}
 """What would start programs, or ends the dry run."""
 
@@ -188,7 +188,7 @@ def wrong_values(flag: Flag) -> Sequence[str]:
     if flag.metavar == "SEEDS":
         return SEEDS
     if name in FILES or (name == "--average" and flag.metavar == "FILE"):
-        return PATHS
+        return PATHS[name == "--network.start" :]  # where an empty word takes back what a preset or a file starts from
     if name in SHARES:
         return REALS + LEAST
     words = set(flag.metavar.strip("[]").replace(".", "").split())
@@ -361,8 +361,8 @@ def maker() -> Maker:
 
 def judged(case: Case, here: Path) -> str:
     """The article of the law that a case breaks."""
-    for name in MADE:
-        shutil.rmtree(here / name, ignore_errors=True)
+    for path in [*(path for path in here.iterdir() if path.name not in THERE), *(here / "folder").iterdir()]:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     outcome: Outcome = called(case.words, here)
     return outcome.broken(case.wrong, case.named if outcome.code else ())
 

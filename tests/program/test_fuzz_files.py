@@ -25,7 +25,7 @@ from meanstep.program.data.tiny import Tiny
 from .damages import GRAMMAR, bruised, rubble, special
 from .fuzzing import called, ran, shown
 
-SEED, PLAIN, SLOW = 17, 120, 2000
+SEED, PLAIN, SLOW = 17, 30, 2000
 TINY = "--device cpu --network.width 16 --network.depth 1 --network.heads 2 --batch 8 --warmup 0"
 STUDY = "--measure.count 64 --measure.rows 64 --measure.rows-at 16 --measure.steps 1 --measure.times 2 --measure.references 64"
 TOY = "reproduce toy --scale smoke --updates 2 --batch 8 --seeds 0 --sets two_moons --arms plain@1 --workers 1 --device cpu --out toy"
@@ -58,7 +58,7 @@ RUN = ("run", "images.npz", "user")
 POINT = "run/checkpoints/000000000016"
 TARGETS = (
     Target("run/config.yaml", "yaml", RUN, ("report run", "train --dry-run --out run", RESUME, f"diagnose run {DIAGNOSE}"), (RESUME,)),
-    Target(f"{POINT}/state.json", "json", RUN, ("load", SAMPLE, RESUME, EVALUATE, "report run"), ("load", SAMPLE, RESUME)),
+    Target(f"{POINT}/state.json", "json", RUN, ("load", SAMPLE, RESUME, EVALUATE, "report run"), (RESUME,)),
     Target(f"{POINT}/network.json", "json", RUN, ("load", SAMPLE, RESUME, f"diagnose run {DIAGNOSE}"), ("load", SAMPLE)),
     Target("run/method.json", "json", RUN, ("load", SAMPLE, EVALUATE, f"diagnose run {DIAGNOSE}", RESUME)),
     Target("run/data.json", "json", RUN, ("load", SAMPLE, EVALUATE, RESUME, "report run"), ("load", SAMPLE)),

@@ -31,6 +31,8 @@ from meanstep.program.training.loop import Failure
 from meanstep.program.training.presets import PRESETS
 from meanstep.program.training.ranks import Ranks
 
+from .damages import BOMB
+
 SIZES = "--measure.count 64 --measure.rows 64 --measure.rows-at 16 --measure.times 2 --measure.steps 1 2"
 NET = "--network.width 16 --network.depth 1 --network.heads 2 --batch 16"
 FIXED = f"reproduce latents {SIZES} {NET} --samples 256 --moments 2".split()
@@ -132,6 +134,9 @@ def test_arms_of_ones_own():
     ("text", "told"),
     [
         ("a: [1", "no YAML"),
+        (f"late: {{recipe: coefficient, options: {BOMB}}}", "its aliases make more than 100,000 values"),
+        ("late: &a {options: *a}", "an alias stands inside of what it repeats"),
+        ("late: {about: !!int abc}", "no YAML"),
         ("[]", "expected entries"),
         ("late: 3", "late: expected entries"),
         ("late: {opts: {}}", "there is no entry 'opts'"),

@@ -28,6 +28,7 @@ from meanstep.program.reproduce.images.command import Latents
 from meanstep.program.reproduce.images.compute import Compute
 from meanstep.program.reproduce.images.report import caveats, claims, contests, figures, optima, probes, prose, quantities, rerun, results
 from meanstep.program.reproduce.images.report.page import build, signed, spoken
+from meanstep.program.reproduce.images.settings import held_arms
 from meanstep.program.runs.config import AveragesConfig, Config
 from meanstep.program.training.command import parts
 
@@ -896,6 +897,27 @@ def test_a_damaged_study_is_named(tmp_path: Path, content: str):
     (tmp_path / "study.json").write_text(content)
     with pytest.raises(UserError, match=r"study\.json is"):
         build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("method", "{}"), ("options", 3), ("recipe", []), ("beta", "x"), ("compute", []), ("samples", None), ("family", {}), ("about", 1.5)],
+)
+def test_an_arm_of_another_form_is_named(tmp_path: Path, name: str, value: object):
+    folder = study(tmp_path / "s", PLAIN)
+    about = json.loads((folder / "study.json").read_text())
+    about["arms"][1][name] = value
+    (folder / "study.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=rf"study\.json is damaged: it holds no line with '{name}'"):
+        records.held(folder)
+
+
+@pytest.mark.parametrize("change", [{"compute": {"forwards": 1}}, {"method": {"omega": "x"}}, {"method": {"no": 1}}])
+def test_an_arm_that_can_be_none_is_not_gone_on_with(tmp_path: Path, change: dict[str, object]):
+    found = json.loads((study(tmp_path / "s", PLAIN) / "study.json").read_text())
+    found["arms"][0] |= change
+    with pytest.raises(UserError, match=r"study\.json( is damaged: the numbers of arm|, \S+, method)"):
+        held_arms(found)
 
 
 def test_numbers_that_are_none_are_named(tmp_path: Path):

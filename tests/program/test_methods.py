@@ -195,3 +195,9 @@ def test_a_mistake_is_one_line(name: str, options: dict[str, object], words: str
     with pytest.raises(UserError) as mistake:
         methods.build(name, PLAIN, **options)  # type: ignore[arg-type]
     assert words in str(mistake.value) and "\n" not in str(mistake.value)
+
+
+@pytest.mark.parametrize("flag", ["--method.path", "--path"])
+def test_a_path_that_cannot_be_imported_is_blamed_on_its_option(flag: str):
+    with pytest.raises(UserError, match=rf"^{flag}: cannot import nowhere_at_all: there is no module"):
+        methods.path("nowhere_at_all:f", flag)

@@ -10,7 +10,7 @@ from meanstep.program import ranges
 from meanstep.program.commands import COMMANDS
 from meanstep.program.console import UserError
 from meanstep.program.parsing import flags as flags_of
-from meanstep.program.ranges import Ranged, ranged, wrong
+from meanstep.program.ranges import Ranged, natural, ranged, wrong
 from meanstep.program.runs import options
 from meanstep.program.runs.config import Config, NetworkConfig, from_yaml
 
@@ -49,6 +49,9 @@ LINES = {
     "reproduce toy --out=": ("--out", "empty", "give the name of a folder"),
     "sample run --out=": ("--out", "empty", "give the name of a file"),
     "train --out new --network.depth 10000000": ("--network.depth", "10000000", "at least 1 and at most 1000000"),
+    f"reproduce latents --out new --part {'9' * 5000}/1": ("--part", "999", "K/N with 1 <= K <= N"),
+    "reproduce toy --out new --points nets.py": ("--points", "nets.py", "give a .csv, .npy or .parquet file"),
+    "train --out new --network.data-floor=-0": ("--network.data-floor", "-0.0", "more than 0 and at most 1"),
     "train --out new --network.depth 0": ("--network.depth", "0", "at least 1 and at most 1000000"),
 }
 """A line that cannot be, with what its complaint names: the option, the value, and what may be given."""
@@ -152,6 +155,18 @@ def test_an_empty_word_is_no_value():
 
 
 def test_a_file_with_a_slash_at_its_end_is_no_folder(place: Path, monkeypatch: pytest.MonkeyPatch):
+    """The option is named that has it, not another one of nearly the same value."""
     monkeypatch.chdir(place)
-    outcome = called(["diagnose", "nets:build", "--data", "nets.py/"], place)
-    assert outcome.code == 2 and outcome.err == "meanstep: --data: nets.py/ is no folder: leave out the slash at its end\n"
+    for words, named in (
+        ("diagnose nets:build --data nets.py/", "--data: "),
+        ("diagnose nets:build --data nets.py --average nets.py/", "--average: "),
+        ("sample nets.py/", ""),
+        ("diagnose nets.py/ --data nets.py", ""),
+    ):
+        outcome = called(words.split(), place)
+        assert outcome.code == 2 and outcome.err.endswith(f"{named}nets.py/ is no folder: leave out the slash at its end\n")
+
+
+def test_a_word_of_digits_is_a_number_if_there_are_not_thousands_of_them():
+    assert [natural(word) for word in ("0", "017", "٣", "1" * 24)] == [0, 17, 3, int("1" * 24)]
+    assert [natural(word) for word in ("", "-1", "1.5", "x", "1" * 25, "9" * 5000)] == [None] * 6

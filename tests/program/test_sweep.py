@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import meanstep as ms
@@ -14,7 +15,7 @@ from meanstep.fields import gaussian_mixture
 from meanstep.fields.flat import Shape
 from meanstep.program.reproduce import pool, records
 from meanstep.program.reproduce.arms import coefficients
-from meanstep.program.reproduce.points import jobs
+from meanstep.program.reproduce.points import jobs, state
 from meanstep.program.reproduce.points.draws import BLOCK, Block, Needs, Stream
 from meanstep.program.reproduce.points.engine import Cohort
 from meanstep.program.reproduce.points.jobs import Job, train
@@ -229,11 +230,29 @@ def test_a_damaged_state_is_as_good_as_none(tmp_path: Path):
     here, job = folder(tmp_path, "a"), Job((("two_moons", 0),))
     with pytest.raises(Stopped):
         train(job, SETTINGS, here, stopping(2))
-    (state,) = (here / "state").iterdir()
-    state.write_bytes(state.read_bytes()[:1000])
+    (file,) = (here / "state").iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
     again = train(job, SETTINGS, here, quiet)
     fresh = train(job, SETTINGS, folder(tmp_path, "b"), quiet)
     assert [r["ema"] for r in again] == [r["ema"] for r in fresh]
+
+
+def test_a_state_is_copied_whole_or_not_at_all(tmp_path: Path):
+    torch.set_default_dtype(torch.float32)
+    path, told = tmp_path / "state" / "a.safetensors", (3, {"0": {"sw1": [0.5]}}, [1.5, 2.0])
+    state.keep(path, {"0.flat": torch.ones(2), "0.sums": torch.ones(2, 1)}, told)
+    own = {"0.flat": torch.zeros(2), "0.sums": torch.zeros(2, 1)}
+    flat = own["0.flat"]
+    for other in (own | {"0.flat": torch.zeros(3)}, {"0.flat": flat}, own | {"0.flat": flat.double()}, own | {"1.flat": flat}):
+        assert state.restore(path, other, 2) is None
+    assert state.restore(path, own, 3) is None
+    facts = {"step": "3", "curves": "{}", "clock": "[1, 2]"}
+    odd = {"step": ("x", "null", "9" * 5000), "curves": ("3",), "clock": ("[1, null]", "[" * 50_000)}
+    for name, text in [(name, text) for name, texts in odd.items() for text in texts]:
+        save_file({"0.flat": torch.ones(2), "0.sums": torch.ones(2, 1)}, tmp_path / "b", facts | {name: text})
+        assert state.restore(tmp_path / "b", own, 2) is None, (name, text[:20])
+    assert all((p == 0).all() for p in own.values())
+    assert state.restore(path, own, 2) == told and all((p == 1).all() for p in own.values())
 
 
 @pytest.mark.parametrize("name", REFERENCES)

@@ -83,6 +83,15 @@ def towards(x: Tensor, z: Tensor, t: Tensor, floor: float) -> Tensor:
     return (z - x) / over(t.clamp(min=floor), z)
 
 
+def _whole(x: Any, z: Tensor) -> Tensor:
+    """The predicted data, or `TypeError` or `ValueError` for what is no tensor of the samples' shape."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"the network returned a {type(x).__name__} for predicted data, not a tensor")
+    if x.shape != z.shape:
+        raise ValueError(f"the network returned predicted data of shape {tuple(x.shape)} for samples of shape {tuple(z.shape)}")
+    return x
+
+
 class DataPrediction(nn.Module):
     """A network that predicts data `X`, as a field: `u = (z - X) / max(t, floor)`, eq. (32); arXiv 2601.22158. Its head likewise.
 
@@ -96,7 +105,7 @@ class DataPrediction(nn.Module):
         self.net, self.floor, self.path = net, floor, linear
 
     def _velocity(self, predict: Field, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
-        return towards(predict(z, r, t, y), z, t, self.floor)
+        return towards(_whole(predict(z, r, t, y), z), z, t, self.floor)
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         """The average velocity `[*B, *E]`."""
@@ -116,7 +125,7 @@ class DataPrediction(nn.Module):
 
         def velocities(z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
             first, second = both(z, r, t, y)
-            return towards(first, z, t, self.floor), towards(second, z, t, self.floor)
+            return towards(_whole(first, z), z, t, self.floor), towards(_whole(second, z), z, t, self.floor)
 
         return velocities
 

@@ -80,6 +80,8 @@ class Loss(nn.Module):
         n = x.shape[self.batch_dims - 1]
         rows = self._regress(field, draws, n)
         loss = torch.stack([part(row, n) for row in rows]).sum()
+        if self.check and loss.is_meta:
+            raise ValueError("the data are on the meta device and hold no numbers: make them elsewhere, or give Loss(check=False)")
         if self.check and not torch.isfinite(loss):
             raise FloatingPointError(culprits(rows, [part.start for part in self._deal(n)]))
         if self.check and mask is not None and not torch.stack([row.regression.prediction.isfinite().all() for row in rows]).all():

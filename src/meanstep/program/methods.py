@@ -14,7 +14,7 @@ from meanstep import coefficients, recipes
 from meanstep import times as at_times
 from meanstep.paths import Path
 from meanstep.program import registry
-from meanstep.program.console import UserError
+from meanstep.program.errors import UserError, naming
 from meanstep.program.factories import attribute
 from meanstep.program.registry import EMA, HEAD, LEARNED, NEEDS, POSTERIOR, Method
 from meanstep.terms import Recipe, Term
@@ -115,7 +115,8 @@ def coefficient(name: str, value: Any) -> Any:
 def path(name: str, flag: str = "--method.path") -> Path:
     """The path of that name, or one of the user's own, `package.module:name`: a `Path`, or what makes one without arguments."""
     registry.check_path(name, flag)
-    found = registry.PATHS[name].load() if name in registry.PATHS else attribute(name)
+    with naming(flag):
+        found = registry.PATHS[name].load() if name in registry.PATHS else attribute(name)
     try:
         made = found if isinstance(found, Path) else found()
     except Exception as error:

@@ -49,7 +49,7 @@ class Flag:
 def parsed(kind: type[T], name: str, args: Sequence[str], default: T | None = None) -> T:
     """The command of class `kind` with these words; `UserError` for a mistake. --help is printed, and exits."""
     _once(args)
-    _slashed(args)
+    _slashed(args, kind, default)
     start: dict[str, Any] = {} if default is None else {"default": default}
     box = io.StringIO()
     if {"--help", "-h"}.intersection(args):
@@ -123,12 +123,14 @@ def _once(args: Sequence[str]) -> None:
             seen.add(name)
 
 
-def _slashed(args: Sequence[str]) -> None:
+def _slashed(args: Sequence[str], kind: type[T], default: T | None) -> None:
     """`UserError` for a file with a slash at its end, which paths would drop in silence."""
-    for word in args:
-        value = word.partition("=")[2] if word.startswith("--") else word
+    for before, word in zip(["", *args], args, strict=False):
+        option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
         if value.endswith("/") and os.path.isfile(value.rstrip("/")):
-            raise UserError(f"{value} is no folder: leave out the slash at its end")
+            valued = {name for flag in flags(kind, default) if flag.takes[1] != 0 for name in flag.names}
+            named = f"{_spelled(option)}: " if _spelled(option) in valued else ""
+            raise UserError(f"{named}{value} is no folder: leave out the slash at its end")
 
 
 def _plain(box: str) -> str:

@@ -23,7 +23,14 @@ BOUNDS = {
     "to": ("at most", operator.le),
     "below": ("less than", operator.lt),
 }
+DIGITS = 24
+"""Most digits of a whole number in a word: Python reads thousands only to complain."""
 BOUND = re.compile(rf"\b({'|'.join(BOUNDS)}) (-?[\d.]+)")
+
+
+def natural(word: str) -> int | None:
+    """The whole number from 0 that a word of digits is; None for any other word, and for more digits than any number here has."""
+    return int(word) if word.isdecimal() and len(word) <= DIGITS else None
 
 
 def ranged(words: str) -> Any:
@@ -96,7 +103,7 @@ def _numbers(cls: type) -> tuple[tuple[str, str, type, str], ...]:
 
 def _of(name: str, hint: Any) -> tuple[str, str, type, str]:
     marks = [mark for mark in _marks(hint) if hasattr(mark, "metavar")]
-    named = next((mark.name for mark in marks if mark.name), name.replace("_", "-"))
+    named = next((mark.name for mark in marks if mark.name), name).replace("_", "-")
     kind = _kind(hint)
     assert kind is not None
     return name, named, kind, next((mark.metavar for mark in marks if mark.metavar and BOUND.search(mark.metavar)), "")

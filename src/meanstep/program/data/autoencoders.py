@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from meanstep.program.console import UserError
-from meanstep.program.data.manifest import sha256
 from meanstep.program.data.request import AUTOENCODERS, on_hub
 from meanstep.program.data.tiny import Tiny
+from meanstep.program.reading import tensors as reading
 
 Map = Callable[[Tensor], Tensor]
 DIFFUSERS = {"tiny": "AutoencoderTiny", "kl": "AutoencoderKL", "dc": "AutoencoderDC"}
@@ -89,13 +88,16 @@ def _same(x: Tensor) -> Tensor:
 
 
 def _tiny(kind: str, path: Path, device: torch.device) -> Autoencoder:
-    tensors = weights(path)
+    file = reading.File.open(path)
+    tensors = file.tensors()
     try:
         net = Tiny.of(tensors).to(device)
     except (KeyError, RuntimeError):
         raise UserError(f"{path} holds no {kind} autoencoder: its tensors have other names or shapes") from None
     if (kind == "taef2") != ("encoder.11.pool.1.weight" in tensors):
         raise UserError(f"{path} is no {kind} but a {'taesd' if kind == 'taef2' else 'taef2'}: name it so")
+    reading.alike(tensors, net.state_dict(), path)
+    reading.finite(tensors, path)
     channels = len(tensors["encoder.14.bias"])
     spec = f"{kind}:{path}"
 
@@ -105,28 +107,13 @@ def _tiny(kind: str, path: Path, device: torch.device) -> Autoencoder:
     def decode(z: Tensor) -> Tensor:
         return 2 * _parts(net.decoder, z, 64 * z.shape[-2] * z.shape[-1]) - 1
 
-    return Autoencoder(spec, sha256(path), 8, channels, device, encode, decode)
+    return Autoencoder(spec, file.sha256(), 8, channels, device, encode, decode)
 
 
 def _parts(net: nn.Module, x: Tensor, pixels: int) -> Tensor:
     """The network of a batch; a processor takes few pictures at a time, whose memory is used again: half the time at 256 x 256."""
     n = max(1, (1 << 16) // pixels) if x.device.type == "cpu" else len(x)
     return torch.cat([net(part) for part in x.contiguous(memory_format=torch.channels_last).split(n)]).contiguous()
-
-
-def weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; `UserError` in one line for anything else, a pickle in particular, which is never read."""
-    if not path.is_file():
-        raise UserError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
-    try:
-        with safe_open(path, framework="pt") as held:
-            return {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        with path.open("rb") as file:
-            start = file.read(2)
-        if start in (b"PK", b"\x80\x02", b"\x80\x04") or path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
-            raise UserError(f"{path} is a pickle, which can run code when it is read: convert it to safetensors") from error
-        raise UserError(f"cannot read {path}: {str(error)[:120]}; it is cut short or no safetensors file") from error
 
 
 def _diffusers(kind: str, where: str, device: torch.device, fetch: bool) -> Autoencoder:

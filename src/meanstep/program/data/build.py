@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from meanstep.program.data.opened import Opened
 from meanstep.program.data.source import Broken
 from meanstep.program.data.unfinished import Unfinished, claim
 from meanstep.program.disk import remove, write
+from meanstep.program.reading.tensors import File
 
 Told = Callable[[int], None]
 Read = tuple[list[tuple[np.ndarray, int]], list[str]]
@@ -165,8 +165,7 @@ def _empty(opened: Opened, shards: list[Path]) -> tuple[int, ...]:
     """The labels that no row of the shards has."""
     there: set[int] = set()
     for path in shards:
-        with safe_open(path, framework="pt") as held:
-            there |= set(held.get_tensor("y").unique().tolist())
+        there |= set(File.open(path).tensors()["y"].unique().tolist())
     return tuple(k for k in range(len(opened.source.classes)) if k not in there)
 
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from meanstep.program.console import UserError
 from meanstep.program.data.codecs import CODECS, DTYPES
-from meanstep.program.data.manifest import NAME, Manifest, Shard, sha256
+from meanstep.program.data.manifest import NAME, Manifest, Shard
+from meanstep.program.reading.tensors import File
 from meanstep.shapes import over
 
 CHEAP = 1 << 30  # a cache up to so many bytes is hashed whenever it is opened: a second or two
@@ -37,9 +37,7 @@ class Cache:
         path = Path(path).expanduser()
         manifest = Manifest.read(path / NAME)
         total = sum(shard.bytes for shard in manifest.shards)
-        for shard in manifest.shards:
-            check(path, shard, total <= CHEAP if verify is None else verify)
-        held = [_shard(path, shard, manifest) for shard in manifest.shards]
+        held = [_shard(path, shard, manifest, total <= CHEAP if verify is None else verify) for shard in manifest.shards]
         blocks = [block[name] for name in ("x", "x_flip") for block in held if name in block]
         starts = torch.tensor([0, *(len(block) for block in blocks)]).cumsum(0)
         return cls(path, manifest, torch.cat([block["y"] for block in held]), blocks, starts, *manifest.moments(torch.zeros(())))
@@ -90,29 +88,22 @@ class Cache:
         return z[back.argsort()]
 
 
-def check(folder: Path, shard: Shard, verify: bool) -> None:
-    """`UserError` unless the shard is there, has its size and, if asked, its sha256."""
-    file = folder / shard.name
-    try:
-        size = file.stat().st_size
-        same = size == shard.bytes and (not verify or sha256(file) == shard.sha256)
-    except FileNotFoundError:
-        raise UserError(f"{folder}: {shard.name} is missing; make the cache again") from None
-    if not same:
-        how = f"has {size} bytes instead of {shard.bytes}" if size != shard.bytes else "is altered: its sha256 is not the manifest's"
-        raise UserError(f"{folder}: {shard.name} {how}; make the cache again")
-
-
-def _shard(folder: Path, shard: Shard, manifest: Manifest) -> dict[str, Tensor]:
-    """Its tensors, memory-mapped; `UserError` if they are not what the manifest says."""
+def _shard(folder: Path, shard: Shard, manifest: Manifest, verify: bool) -> dict[str, Tensor]:
+    """Its tensors, memory-mapped; `UserError` unless they have the size, the shapes and, if asked, the sha256 that the manifest states."""
     names = ("x", "y", "x_flip") if manifest.flips == "stored" else ("x", "y")
-    shape = (shard.rows, *manifest.shape)
+    wanted = {name: ((shard.rows, *manifest.shape), DTYPES[manifest.dtype]) for name in names} | {"y": ((shard.rows,), torch.int64)}
+    path = folder / shard.name
+    if not path.exists():
+        raise UserError(f"{folder}: {shard.name} is missing; make the cache again")
+    if (size := path.stat().st_size) != shard.bytes:
+        raise UserError(f"{folder}: {shard.name} has {size} bytes instead of {shard.bytes}; make the cache again")
     try:
-        with safe_open(folder / shard.name, framework="pt") as held:
-            found = {name: held.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{folder}: {shard.name} is no shard of this cache: {str(error)[:120]}; make the cache again") from error
-    fits = all(found[n].shape == shape and found[n].dtype == DTYPES[manifest.dtype] for n in names if n != "y")
-    if not fits or found["y"].shape != (shard.rows,) or found["y"].dtype != torch.int64:
+        file = File.open(path)
+        if verify and file.sha256() != shard.sha256:
+            raise UserError(f"{folder}: {shard.name} is altered: its sha256 is not the manifest's")
+        found = file.tensors()
+    except UserError as error:
+        raise UserError(f"{error}; make the cache again") from None
+    if any(name not in found or (found[name].shape, found[name].dtype) != how for name, how in wanted.items()):
         raise UserError(f"{folder}: {shard.name} has other shapes than the manifest states; make the cache again")
-    return found
+    return {name: found[name] for name in names}

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from PIL import Image, features
 
@@ -46,17 +47,43 @@ def readable(name: str) -> bool:
 
 
 def decoded(data: bytes) -> Image.Image:
-    """The image that bytes encode, whatever their file was called; `OSError` if they are none of these formats."""
+    """The image that bytes encode, whatever their file was called; `OSError` if they are none of these formats.
+
+    Pillow has colours of 8 bits only: those of 16 are taken where nothing is lost (65,535 = 257 * 255), which is looked at in PNG.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bombs: the size is looked at here
             found = Image.open(io.BytesIO(data), formats=formats())
         examined(*found.size, "it")
+        if _narrowed(found) and not _whole(found, data):
+            raise UserError("its colours have 16 bits, of which 8 would be lost: convert it to 8 bits, or leave it out with --skip-broken")
     except OSError:
         raise
     except Exception as error:  # a bomb, and whatever else Pillow's readers raise
         raise OSError(str(error) if isinstance(error, UserError) else first_line(error)) from None
     return found
+
+
+def _narrowed(image: Image.Image) -> bool:
+    """Whether Pillow will read 16 bits of a channel and keep 8; it keeps those of greys, in a mode of their own."""
+    for codec, _, _, args in getattr(image, "tile", ()):
+        parts = args if isinstance(args, tuple) else (args,)
+        wide = any(isinstance(part, str) and re.search(r";16[BLN]", part) for part in parts) or codec == "SGI16"
+        if image.mode[0] != "I" and (wide or (codec.startswith("ppm") and max((p for p in parts if isinstance(p, int)), default=0) > 255)):
+            return True
+    return False
+
+
+def _whole(image: Image.Image, data: bytes) -> bool:
+    """Whether both bytes of every entry of a PNG are the same, so that one of them says all."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    if image.format != "PNG" or tiles[0].args not in ("RGB;16B", "RGBA;16B"):
+        return False
+    low: Any
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as low:
+        low.tile = [tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in low.tile]  # the lower byte for the upper one
+        return low.tobytes() == image.copy().tobytes()
 
 
 def counted(left_out: Mapping[str, int]) -> str:

@@ -37,6 +37,11 @@ class Source:
     left_out: Mapping[str, int] = field(default_factory=dict)
     plain: bool = False
 
+    def __post_init__(self) -> None:
+        for word in (self.name, *self.classes):
+            if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+                raise UserError(f"{word}: a source and its classes have names in UTF-8, which this is not: rename it")
+
     def __len__(self) -> int:
         return self.count
 
@@ -63,7 +68,7 @@ class Source:
     @cached_property
     def digest(self) -> str:
         """sha256, in hex, of the contents, not of names of folders or times."""
-        return hashlib.sha256("\n".join([*self.hashing(), *self.classes]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([*self.hashing(), *self.classes]).encode(errors="surrogateescape")).hexdigest()
 
 
 CLASSES = 1 << 20

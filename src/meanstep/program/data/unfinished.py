@@ -10,6 +10,7 @@ from typing import Any
 from meanstep.program.console import UserError
 from meanstep.program.data.manifest import NAME, Manifest, older, sha256
 from meanstep.program.disk import clean, foreign, lock, made, remove, write
+from meanstep.program.reading import files, trees
 
 UNFINISHED = "unfinished.json"
 OWN = (".lock", NAME, UNFINISHED, "shard-[0-9][0-9][0-9][0-9][0-9].safetensors")
@@ -61,9 +62,9 @@ def _full(folder: Path, path: Path, asked: dict[str, Any]) -> list[dict[str, Any
     if not path.exists():
         return []
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = trees.entries(files.text(path))
         before, parts = held["asked"], held["parts"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (UserError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged: remove the folder, or choose another --out") from error
     _same(folder, {**older(before), **before}, asked)
     for k, part in enumerate(parts):

@@ -109,7 +109,7 @@ def _label(held: tarfile.TarFile, parts: Members, label: str, where: str) -> tup
 
 def _number(value: Any) -> int:
     found = int(value)
-    if not 0 <= found < CLASSES:
+    if isinstance(value, bool) or (isinstance(value, float) and value != found) or not 0 <= found < CLASSES:
         raise ValueError
     return found
 

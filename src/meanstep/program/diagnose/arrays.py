@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor
 
 from meanstep.program.console import UserError
@@ -15,6 +14,7 @@ from meanstep.program.data import Cache
 from meanstep.program.data.manifest import NAME
 from meanstep.program.diagnose import target
 from meanstep.program.reading import arrays
+from meanstep.program.reading.tensors import File
 from meanstep.program.reproduce.points import sets
 
 FEWEST = 16
@@ -134,11 +134,8 @@ def _npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _safetensors(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    try:
-        with safe_open(path, framework="pt") as held:
-            parts = {name: held.get_tensor(name) for name in held.keys() if name in ("x", "y", "data", "labels") or len(held.keys()) == 1}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}; it is cut short or no safetensors file") from error
+    held = File.open(path).tensors()
+    parts = {name: p for name, p in held.items() if name in ("x", "y", "data", "labels") or len(held) == 1}
     return _named(path, {name: (p.float() if p.is_floating_point() else p).numpy() for name, p in parts.items()})
 
 
@@ -154,10 +151,6 @@ def _named(path: Path, parts: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nda
 
 def _table(path: Path) -> tuple[np.ndarray, None]:
     return sets.load(path).numpy(), None
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).split("\n")[0].rstrip(".")[:160] or type(error).__name__
 
 
 READERS: dict[str, Callable[[Path], tuple[np.ndarray, np.ndarray | None]]] = {

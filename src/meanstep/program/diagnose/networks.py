@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from meanstep.program.console import UserError, first_line
@@ -16,6 +14,7 @@ from meanstep.program.diagnose.arrays import Dataset
 from meanstep.program.diagnose.target import checked_weights, files
 from meanstep.program.doctor.arguments import Call, candidates, read, reading, stated
 from meanstep.program.factories import load
+from meanstep.program.reading.tensors import File, alike, finite
 from meanstep.program.wrapped import matched
 
 Make = Callable[[int], nn.Module]
@@ -85,21 +84,17 @@ def _at_hand(net: nn.Module, name: str) -> nn.Module:
 def _fill(net: nn.Module, path: Path) -> None:
     """Load weights strictly, whatever wrapped the network that they were written from."""
     checked_weights(path, "weights")
-    try:
-        held = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0][:120]}; it is cut short or no safetensors file") from error
     own = net.state_dict()
-    held = matched(held, own)
+    held = matched(File.open(path).tensors(), own)
     wrong = [f"{k} is {list(held[k].shape)} in the file and {list(own[k].shape)} in the network" for k in own if _differs(held, own, k)]
     missing, extra = [k for k in own if k not in held], [k for k in held if k not in own]
     if wrong or missing or extra:
         parts = [*wrong[:1], *([f"{len(missing)} weights are missing, e.g. {missing[0]}"] if missing else [])]
         parts += [f"{len(extra)} belong nowhere, e.g. {extra[0]}"] if extra else []
         raise UserError(f"{path} belongs to another architecture: {'; '.join(parts)}")
+    alike(held, own, path)
+    finite(held, path)
     net.load_state_dict({k: p.to(own[k].dtype) for k, p in held.items()}, strict=True)
-    if broken := [k for k, p in held.items() if p.is_floating_point() and not p.isfinite().all()]:
-        raise UserError(f"{path} holds weights that are not finite, e.g. {broken[0]}: the training had diverged")
 
 
 def _differs(held: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> bool:

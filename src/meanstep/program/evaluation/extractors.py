@@ -16,6 +16,7 @@ from meanstep.program.evaluation import pretrained
 from meanstep.program.evaluation.features import Extractor, digest, misfit
 from meanstep.program.evaluation.inputs import Entries, Input
 from meanstep.program.evaluation.specs import unknown
+from meanstep.program.reading.tensors import alike
 from meanstep.program.runs.public_weights import read
 
 COMPONENTS, GRID, PLAIN = 32, 16, 64
@@ -58,6 +59,7 @@ def efficientnet(file: str, device: torch.device) -> Extractor:
         net = lite0(tensors).to(device)
     except RuntimeError as error:
         raise UserError(f"{file} holds no EfficientNet-Lite0: {misfit(error)}") from None
+    alike(tensors, net.state_dict(), file)
     name = "efficientnet-lite0"
     return Extractor(name, digest(name, taken, tensors), 1280, taken, device, net, lambda f: net._fc(f.to(device)).cpu())
 

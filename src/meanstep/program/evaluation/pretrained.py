@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from meanstep.program.console import UserError
 from meanstep.program.evaluation.features import Extractor, digest, misfit
 from meanstep.program.evaluation.inputs import Input
+from meanstep.program.reading.tensors import alike
 from meanstep.program.runs.public_weights import read
 from meanstep.program.wrapped import matched
 
@@ -50,9 +51,11 @@ def unseeded() -> Iterator[None]:
 def loaded(net: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """All weights of a network, no more and no less; `UserError` names the first that does not fit."""
     try:
-        net.load_state_dict(matched(tensors, net.state_dict()))
+        held = matched(tensors, net.state_dict())
+        net.load_state_dict(held)
     except RuntimeError as error:
         raise UserError(f"{where} holds another network: {misfit(error)}") from None
+    alike(held, net.state_dict(), where)
 
 
 def finished(net: nn.Module, device: torch.device) -> nn.Module:
@@ -78,6 +81,7 @@ def inception(file: str, device: torch.device) -> Extractor:
             net: Any = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=buffer)
     except RuntimeError as error:
         raise UserError(f"{path} holds no Inception of torch-fidelity: {misfit(error)}") from None
+    alike(tensors, net.state_dict(), path)
     net = finished(net, device)
     with path.open("rb") as held:
         standard = hashlib.file_digest(held, "sha256").hexdigest().startswith(STANDARD)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from meanstep.metrics import Statistics
@@ -18,12 +17,11 @@ from meanstep.program.data.ensured import user_folder
 from meanstep.program.disk import clean, made, write
 from meanstep.program.evaluation.examples import Examples
 from meanstep.program.evaluation.features import Extractor
-from meanstep.program.reading import files
+from meanstep.program.reading import files, trees
+from meanstep.program.reading import tensors as reading
 
 VERSION = 2
 """2: subsets and halves are drawn at random; those of 1 followed the order of the data."""
-LARGEST = 1 << 31
-"""Bytes of a reference that are read."""
 KEPT = 10_000
 """Features kept for the kernel distance and the nearest neighbours."""
 Told = Callable[[int], None]
@@ -117,10 +115,10 @@ def _held(path: Path, about: dict[str, Any]) -> dict[str, Tensor] | None:
     if not path.exists():
         return None
     try:
-        stated, data = json.loads(files.text(path.with_suffix(".json"))), files.content(path, LARGEST)
-        if stated != about | {"sha256": hashlib.sha256(data).hexdigest()}:
+        stated, file = trees.entries(files.text(path.with_suffix(".json"))), reading.File.open(path)
+        if stated != about | {"sha256": file.sha256()}:
             raise ValueError("it is not what its statement says")
-        return dict(load(data))
-    except (UserError, OSError, ValueError, SafetensorError) as error:
+        return file.tensors()
+    except (UserError, ValueError) as error:
         say(f"{path} is damaged ({str(error)[:80]}): computed again", on=err)
         return None

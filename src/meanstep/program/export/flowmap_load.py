@@ -1,6 +1,5 @@
 """An exported pipeline from installed code: of the folder only configurations and safetensors are read."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import diffusers
 from meanstep.program.console import UserError
 from meanstep.program.export import flowmap_pipeline
 from meanstep.program.export.flowmap_transformer import FlowMapTransformer2DModel
+from meanstep.program.reading import files, trees
 
 OURS = {"FlowMapTransformer2DModel": FlowMapTransformer2DModel}
 
@@ -25,8 +25,8 @@ class FlowMapPipeline(flowmap_pipeline.FlowMapPipeline):
 def parts(folder: Path, **options: Any) -> dict[str, Any]:
     """The arguments of the pipeline; `UserError` for a folder that names other classes than diffusers' and ours."""
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        index = trees.entries(files.text(folder / "model_index.json"))
+    except (UserError, ValueError) as error:
         raise UserError(f"{folder} is no exported pipeline: {error}") from None
     found: dict[str, Any] = {"facts": index["facts"]}
     for name in ("scheduler", "transformer", "unet", "vae"):

@@ -1,13 +1,14 @@
 """The model card of a hub folder: front matter, the table of distances, recipe and data, how to sample, limits."""
 
-import json
 from typing import Any
 
 import yaml
 
+from meanstep.program.errors import UserError
 from meanstep.program.evaluation.rows import Row, load
 from meanstep.program.evaluation.table import columns, floor_line, line, places
 from meanstep.program.export.subject import Subject
+from meanstep.program.reading import files, trees
 from meanstep.program.runs.records import load as records
 
 TEXT = """\
@@ -119,10 +120,9 @@ def _table(cells: list[Row], floors: list[Row]) -> str:
 def _environment(subject: Subject) -> dict[str, Any]:
     path = subject.run / "env.json" if subject.run else None
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, ValueError):
-        found = {}
-    return found if isinstance(found, dict) else {}
+        return trees.entries(files.text(path)) if path else {}
+    except (UserError, ValueError):
+        return {}
 
 
 def _cost(subject: Subject) -> str:

@@ -1,6 +1,5 @@
 """`meanstep push`: a hub folder goes up to the Hugging Face hub, with the token that huggingface_hub knows."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,8 @@ from meanstep.program.console import UserError, chat, put_json, stage, takes_jso
 from meanstep.program.export.targets import CARD
 from meanstep.program.flags import Json, hinted
 from meanstep.program.ranges import Ranged
+from meanstep.program.reading import trees
+from meanstep.program.reading.files import text
 from meanstep.program.runs.hub import check, endpoint, hub, told
 
 PUSHED = ("hub", "diffusers", "onnx")
@@ -41,7 +42,7 @@ class Push(Ranged):
         folder = self.folder.expanduser()
         files, record = exported(folder)
         with stage("uploading"):
-            url = self._uploaded(folder, files, self.message or f"{record['name']}, {record['samples seen']:,} samples seen")
+            url = self._uploaded(folder, files, self.message or _told(record))
         if not put_json(self.json, {"command": "push", "name": self.name, "url": url}):
             chat.print(f"{url}\nread it: meanstep sample hub:{self.name}", highlight=False, soft_wrap=True, markup=False)
         return 0
@@ -60,9 +61,10 @@ class Push(Ranged):
 def exported(folder: Path) -> tuple[list[str], dict[str, Any]]:
     """The files of an export and what its card.json says; `UserError` for another folder, or one with a file missing."""
     try:
-        record = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        target, files = record["target"], list(record["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        record = trees.entries(text(folder / CARD))
+        target, files = record["target"], [name for name in record["files"] if folder / name]
+        _told(record)
+    except (UserError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{folder} was not made by meanstep export: meanstep export RUN --to hub --out FOLDER makes what can be pushed"
         ) from None
@@ -71,3 +73,8 @@ def exported(folder: Path) -> tuple[list[str], dict[str, Any]]:
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise UserError(f"{folder} has no {missing[0]}: export it again")
     return [*files, CARD, *(["README.md"] if "README.md" not in files else [])], record
+
+
+def _told(record: dict[str, Any]) -> str:
+    """What was exported, in a line."""
+    return f"{record['name']}, {record['samples seen']:,} samples seen"

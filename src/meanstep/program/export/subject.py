@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.program.console import UserError
-from meanstep.program.data.autoencoders import DIFFUSERS, weights
+from meanstep.program.data.autoencoders import DIFFUSERS
 from meanstep.program.data.codecs import CODECS
 from meanstep.program.data.tiny import Tiny
 from meanstep.program.export.modules import STEPS, Guided, Pictures, Plain, Step, Whole
+from meanstep.program.reading.tensors import File
 from meanstep.program.registry import SAMPLERS
 from meanstep.program.runs.saved import Saved, held, located
 from meanstep.program.sampling import draw
@@ -211,7 +212,7 @@ def _decoder(spec: str) -> nn.Module:
         import diffusers
 
         return _Sample(getattr(diffusers, DIFFUSERS[kind]).from_pretrained(where, use_safetensors=True, local_files_only=True).eval())
-    return _Scaled(Tiny.of(weights(Path(where).expanduser())).decoder)
+    return _Scaled(Tiny.of(File.open(Path(where)).tensors()).decoder)
 
 
 def _facts(model: Model, choice: Choice) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from meanstep import samplers
 from meanstep.fields import DiT, dit
 from meanstep.fields.adapt import Adapted, towards
 from meanstep.program.console import UserError
-from meanstep.program.data.autoencoders import DIFFUSERS, weights
+from meanstep.program.data.autoencoders import DIFFUSERS
 from meanstep.program.disk import tree
 from meanstep.program.export.checks import Difference, batches, compared
 from meanstep.program.export.modules import Pictures
 from meanstep.program.export.subject import Subject
 from meanstep.program.export.targets import Target
+from meanstep.program.reading.tensors import File
 from meanstep.shapes import over
 
 Files = dict[str, bytes]
@@ -149,7 +150,7 @@ def _autoencoder(subject: Subject) -> tuple[str, dict[str, Any], dict[str, Tenso
         return DIFFUSERS[kind], json.loads(net.to_json_string()), net.state_dict()
     if kind != "taesd":
         raise UserError(f"--to diffusers: diffusers has no autoencoder {kind}: --to onnx or torch carries it")
-    held = weights(Path(where).expanduser())
+    held = File.open(Path(where)).tensors()
     config = json.loads(diffusers.AutoencoderTiny(latent_channels=len(held["encoder.14.bias"])).to_json_string())
     return "AutoencoderTiny", config, {_renamed(name): x for name, x in held.items()}
 

@@ -66,6 +66,13 @@ def mapped(path: Path) -> "np.ndarray[Any, Any]":
     return native(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
+def whole(file: IO[bytes], size: int, name: str) -> "np.ndarray[Any, Any]":
+    """The array of a .npy of `size` bytes, read into memory; `UserError` for anything else."""
+    shape, kind, fortran = header(file, size, name)
+    data = np.frombuffer(bytearray(file.read()), kind)
+    return native(data.reshape(shape, order="F" if fortran else "C"))
+
+
 def native(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     """The array with its bytes in this machine's order."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
@@ -92,6 +99,4 @@ def _member(held: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> "np.ndar
     if info.file_size > EXPANDS * info.compress_size + 1024:
         raise UserError(f"cannot read {name}: it is damaged: {info.compress_size:,} bytes cannot stand for {info.file_size:,}")
     with held.open(info) as file:
-        shape, kind, fortran = header(file, info.file_size, name)
-        data = np.frombuffer(bytearray(file.read()), kind)
-    return native(data.reshape(shape, order="F" if fortran else "C"))
+        return whole(file, info.file_size, name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from meanstep.program.console import UserError
 from meanstep.program.disk import append, clean, lock, write
 from meanstep.program.disk import folder as subfolder
-from meanstep.program.reading import files
+from meanstep.program.reading import files, trees
 from meanstep.program.runs import records as runs
 
 if TYPE_CHECKING:
@@ -113,6 +113,6 @@ def finite(x: Any) -> Any:
 def read_json(path: Path) -> Any:
     """The content of a JSON file, `UserError` if it is not one."""
     try:
-        return json.loads(files.text(path))
-    except (ValueError, RecursionError) as error:
+        return trees.from_json(files.text(path))
+    except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None

@@ -261,7 +261,7 @@ def _number(kind: type, value: Any, where: str) -> Any:
         except (TypeError, ValueError, OverflowError):
             pass
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        word = {int: "a whole number", str: "a text", bool: "true or false"}[kind]
+        word = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]
         raise UserError(f"{where}: {word}, got {shown(value)}")
     return value
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from meanstep.fields import DiT
 from meanstep.fields.public import SOURCES, converted
 from meanstep.program.console import UserError
+from meanstep.program.reading import files
+from meanstep.program.reading.tensors import File, alike, finite
 from meanstep.program.wrapped import plain, unwrapped
 
 NESTED = ("ema", "model", "state_dict")
@@ -41,6 +41,7 @@ def load(net: nn.Module, spec: str, *, relabel: bool = False) -> tuple[str, ...]
         state, notes = converted({short: held[name] for name, short in plain(held).items()}, net, source, relabel=relabel)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
+    alike(state, net.state_dict(), name)
     net.load_state_dict(state)
     return notes
 
@@ -48,14 +49,9 @@ def load(net: nn.Module, spec: str, *, relabel: bool = False) -> tuple[str, ...]
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors or torch file, by name; `UserError` for another file, and for a damaged one."""
     path = path.expanduser()
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if head[8:] == b"{" or path.suffix == ".safetensors":
-        return read_safetensors(path)
-    found = _read_torch(path)
+    with files.opened(path) as file:
+        head = file.read(9)
+    found = File.open(path).tensors() if head[8:] == b"{" or path.suffix == ".safetensors" else _read_torch(path)
     for key in NESTED:
         found = found[key] if isinstance(found, Mapping) and isinstance(found.get(key), Mapping) else found
     if not isinstance(found, Mapping) or not found:
@@ -63,15 +59,8 @@ def read(path: Path) -> dict[str, Tensor]:
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UserError(f"{path} holds more than weights by name: {name!r} is {type(value).__name__}")
+    finite(found, path)
     return dict(found)
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; `UserError` for anything else, which is never unpickled."""
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no complete safetensors file: {error}") from None
 
 
 def _read_torch(path: Path) -> Any:

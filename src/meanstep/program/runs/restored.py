@@ -8,13 +8,15 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.tensor import DTensor
 
 from meanstep.program.console import UserError
+from meanstep.program.reading.tensors import alike, finite
 from meanstep.program.wrapped import bare, matched
 
 
 def put(module: nn.Module, tensors: dict[str, Any], where: Path) -> None:
-    """Load a module's values, whole ones into shards too; `UserError` names the first that does not fit.
+    """Load a module's values, whole ones into shards too; `UserError` names the first that does not fit, or is not finite.
 
-    Names may have what wraps a network before them, here and there (`wrapped`). One floating type is rounded to another; a truth value, a whole or a complex number is never made of another kind.
+    Names may have what wraps a network before them, here and there (`wrapped`). One floating type is rounded to another; a truth value,
+    a whole or a complex number is never made of another kind.
     """
     own = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     tensors = matched(tensors, own)
@@ -23,10 +25,8 @@ def put(module: nn.Module, tensors: dict[str, Any], where: Path) -> None:
         if theirs != own.get(name, "unknown"):
             here = own.get(name, "unknown")
             raise UserError(f"{where} holds another architecture: {name} is {theirs} there and {here} in this network")
-    for name, value in module.state_dict().items():
-        kind = tensors[name].dtype
-        if kind != value.dtype and not (kind.is_floating_point and value.dtype.is_floating_point):
-            raise UserError(f"{where} is damaged: {name} is of {kind} there and of {value.dtype} in this network")
+    alike(tensors, module.state_dict(), where)
+    finite(tensors, where)
     if any(isinstance(p, DTensor) for p in module.parameters()):
         set_model_state_dict(module, {bare(k): v for k, v in tensors.items()}, options=StateDictOptions(full_state_dict=True))
     else:

@@ -11,7 +11,7 @@ Each file is whole or refused. Files from before there were versions have no che
 are enough for whoever does not go on with the training: state.* may be missing, and only what is needed is looked at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from meanstep.program.errors import UserError, shown
 from meanstep.program.data.manifest import Manifest, sha256
 from meanstep.program.flags import CHECKPOINT
+from meanstep.program.ranges import natural
 from meanstep.program.reading import files, trees
 from meanstep.program.runs.config import Config, from_yaml, to_yaml
 from meanstep.program.runs.hub import local
@@ -84,10 +85,14 @@ class Saved:
     def file(self, name: str) -> Path:
         """Where a file of it lies; `UserError` if it is missing, or is not what was written."""
         self.sized(name)
-        wanted = self.about.get("sha256", {}).get(name)
-        if wanted is not None and sha256(self.path / name) != wanted:
-            raise damaged(self.path, f"the bytes of {name} are not those that were written")
+        self._compared(name, lambda: sha256(self.path / name))
         return self.path / name
+
+    def _compared(self, name: str, digest: Callable[[], str]) -> None:
+        """`UserError` if a file has another checksum than was written."""
+        wanted = self.about.get("sha256", {}).get(name)
+        if wanted is not None and digest() != wanted:
+            raise damaged(self.path, f"the bytes of {name} are not those that were written")
 
     def sized(self, name: str) -> None:
         """`UserError` if a file is missing or has another size than was written."""
@@ -108,10 +113,13 @@ class Saved:
         return tuple(sorted(path.stem.removeprefix("ema_") for path in self.path.glob("ema_*.safetensors")))
 
     def tensors(self, name: str) -> "dict[str, Tensor]":
-        """The tensors of one file."""
-        from meanstep.program.runs.public_weights import read_safetensors
+        """The tensors of one file, which is read once."""
+        from meanstep.program.reading.tensors import File
 
-        return read_safetensors(self.file(f"{name}.safetensors"))
+        self.sized(f"{name}.safetensors")
+        file = File.open(self.path / f"{name}.safetensors")
+        self._compared(file.path.name, file.sha256)
+        return file.tensors()
 
 
 def _unsaid(path: Path) -> dict[str, Any]:
@@ -171,13 +179,13 @@ def _seen(run: Path, word: str, there: dict[int, Path]) -> int:
         if best < 0:
             raise UserError(f"{run} was not evaluated while it trained: there is no best checkpoint, give its samples seen")
         return best if best in there else _none(run, best, there)
-    if not word.isdecimal():
+    if (seen := natural(word)) is None:
         raise UserError(f"--checkpoint: {CHECKPOINT}, got {shown(word)}; there are {_numbers(there)}")
-    return int(word) if int(word) in there else _none(run, int(word), there)
+    return seen if seen in there else _none(run, seen, there)
 
 
 def _none(run: Path, seen: int, there: dict[int, Path]) -> int:
-    raise UserError(f"{run} has no checkpoint at {seen:,} samples: there are {_numbers(there)}")
+    raise UserError(f"--checkpoint: {run} has no checkpoint at {seen:,} samples: there are {_numbers(there)}")
 
 
 def _numbers(there: dict[int, Path]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from meanstep.conditions import hidden
 from meanstep.keys import key
 from meanstep.paths import Path, linear
+from meanstep.program.errors import naming
 from meanstep.program.factories import attribute
 from meanstep.program.registry import SAMPLERS
 from meanstep.samplers import grid, noise, walk
@@ -55,7 +56,8 @@ def latents(
 
 def named(sampler: str) -> Callable[..., Tensor]:
     """The sampler of that name, or one of the user's own, `package.module:function`."""
-    found: Callable[..., Tensor] = SAMPLERS[sampler].load() if sampler in SAMPLERS else attribute(sampler)
+    with naming("--sampler"):
+        found: Callable[..., Tensor] = SAMPLERS[sampler].load() if sampler in SAMPLERS else attribute(sampler)
     return found
 
 

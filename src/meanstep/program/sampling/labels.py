@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from meanstep.program.console import UserError
 from meanstep.program.data.request import listed
+from meanstep.program.errors import UserError, shown
+from meanstep.program.ranges import natural
 
 FIRST = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
 
@@ -13,10 +14,10 @@ def position(word: str, classes: Sequence[str]) -> int:
     for name in (word, word.strip()):
         if name in classes:
             return list(classes).index(name)
-    text = word.strip()
-    if not (text.isdecimal() and int(text) < len(classes)):
-        raise UserError(f"--labels: names, or numbers in 0 to {len(classes) - 1}, got {word!r}; there are {listed(classes)}")
-    return int(text)
+    k = natural(word.strip())
+    if k is None or k >= len(classes):
+        raise UserError(f"--labels: names, or numbers in 0 to {len(classes) - 1}, got {shown(word)}; there are {listed(classes)}")
+    return k
 
 
 def told(word: str, classes: Sequence[str], shown: Sequence[int]) -> str:

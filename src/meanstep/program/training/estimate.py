@@ -11,6 +11,7 @@ from meanstep.program.bar import clock as clock
 from meanstep.program.data import Cache, Loader
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, chunk
+from meanstep.program.training.cautions import cautions
 from meanstep.program.training.loop import Step, batches
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State, fresh
@@ -22,6 +23,7 @@ STEPS = 4
 def estimated(config: Config, cache: Cache, ranks: Ranks) -> dict[str, Any]:
     """The dry run's answer; all ranks must ask together. Bytes are of weights, gradient, moments and averages, of a rank."""
     state = fresh(config, cache, ranks)
+    said = list(cautions(cache, state))  # before the steps use the state up
     seconds = a_step(config, cache, ranks, state)
     cuda = ranks.device.type == "cuda"
     return {
@@ -37,6 +39,7 @@ def estimated(config: Config, cache: Cache, ranks: Ranks) -> dict[str, Any]:
         "samples_a_second": config.run.batch / seconds,
         "samples": config.run.samples,
         "seconds": seconds * config.run.samples / config.run.batch,
+        "cautions": said,
     }
 
 

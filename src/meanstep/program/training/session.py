@@ -38,6 +38,8 @@ def dry(config: Config, here: Ranks, json: Path | None) -> int:
         say(to_yaml(config), on=out)
         for line in estimate.lines(found):
             say(line, on=out)
+        for words in found["cautions"]:
+            say(f"caution: {words}", on=err)
     return 0
 
 

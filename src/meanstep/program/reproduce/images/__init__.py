@@ -39,13 +39,19 @@ A record: {"kind": "moment", "arm", "seed", "seen", "beta": mean coefficient on 
 from meanstep.program.reproduce.records import Record
 from meanstep.program.reproduce.study import Kind, Line
 
-OF_ARM = ("name", "about", "family", "beta", "recipe", "options", "samples", "compute")
+OF_ARM = {
+    **dict.fromkeys(("name", "about", "family", "recipe"), str),
+    **{"beta": int | float | None, "options": dict, "samples": int, "compute": dict},
+}
 MEASURES = "measures.jsonl"
 
 
 def _lines(about: Record) -> list[Line]:
-    whole = [{name: arm[name] for name in OF_ARM} for arm in about["arms"]]
-    return [Line(arm["family"], arm["beta"], arm["name"]) for arm in whole]
+    for arm in about["arms"]:
+        wrong = next((name for name, kind in OF_ARM.items() if not isinstance(arm[name], kind)), "")
+        if wrong or not isinstance(arm.get("method", {}), dict):
+            raise TypeError(repr(wrong or "method"))
+    return [Line(arm["family"], arm["beta"], arm["name"]) for arm in about["arms"]]
 
 
 KIND = Kind(

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from meanstep.program import registry
-from meanstep.program.console import UserError
+from meanstep.program.errors import UserError, shown
+from meanstep.program.reading import trees
 from meanstep.program.reproduce.arms import unknown
 from meanstep.program.reproduce.images.protocol import AUTHORS, OURS
 from meanstep.program.runs.config import MethodConfig
@@ -103,10 +104,7 @@ def _arm(name: str, there: dict[str, Arm], offer: Offer, protocol: str) -> Arm:
 
 def from_yaml(text: str, where: str) -> dict[str, Arm]:
     """Arms of one's own: `name: {recipe: coefficient, options: {...}, about: ..., proxy_decay: ...}`; `UserError` for anything else."""
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: no YAML: {' '.join(str(error).split())}") from None
+    found = trees.from_yaml(text, where)
     if not isinstance(found, dict) or not found:
         raise UserError(f"{where}: expected entries such as late: {{recipe: coefficient, options: {{beta: {{over_t: [0, 1, 8]}}}}}}")
     return {str(name): _own(str(name), entries, where) for name, entries in found.items()}
@@ -117,7 +115,7 @@ def _own(name: str, entries: Any, where: str) -> Arm:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@+-]*", name) or name in GROUPS or name in SINGLES or name.partition("@")[0] in SWEPT:
         raise UserError(f"{where}: the name of an arm is new, and made of letters, digits and _.@+-, got {name!r}")
     if not isinstance(entries, dict) or not isinstance(entries.get("options", {}), dict):
-        raise UserError(f"{where}, {name}: expected entries such as {{recipe: coefficient, options: {{beta: 0.5}}}}, got {entries!r:.80}")
+        raise UserError(f"{where}, {name}: expected entries such as {{options: {{beta: 0.5}}}}, got {shown(entries, 80)}")
     for entry in entries:
         if entry not in allowed:
             raise UserError(f"{where}, {name}: there is no entry {entry!r}; there are {', '.join(sorted(allowed))}")

@@ -10,10 +10,12 @@ import tyro
 
 from meanstep.program import flags
 from meanstep.program.console import UserError, stage
+from meanstep.program.errors import naming
 from meanstep.program.flags import Seeds, hinted
 from meanstep.program.pages.page import require
 from meanstep.program.parsing import known
 from meanstep.program.ranges import Ranged, ranged
+from meanstep.program.reading import files, trees
 from meanstep.program.reproduce.images import KIND
 from meanstep.program.reproduce.images import protocol as protocols
 from meanstep.program.reproduce.images.arms import GROUPS, OFFERS, SINGLES, SWEPT, arms, from_yaml
@@ -146,10 +148,8 @@ class Latents(Ranged):
             raise UserError(f"--protocol authors and --arms-file {self.arms_file}: it has its own arms, leave one of the two out")
         own = {arm.name: arm for arm in held_arms(there)} if there else {}
         if self.arms_file is not None:
-            try:
-                own |= from_yaml(self.arms_file.expanduser().read_text(encoding="utf-8"), str(self.arms_file))
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"--arms-file: cannot read {self.arms_file}: {error}") from None
+            with naming("--arms-file"):
+                own |= from_yaml(files.text(self.arms_file.expanduser(), trees.LONG), str(self.arms_file))
         chosen = arms(self.arms, own, self.protocol)
         if not chosen:
             raise UserError("nothing to train: --arms is empty; leave it out for the paper's coefficients, or name at least one")

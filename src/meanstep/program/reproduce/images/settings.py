@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from meanstep.program.console import UserError
-from meanstep.program.ranges import Count, Ranged, Rows, ranged
+from meanstep.program.errors import UserError, shown
+from meanstep.program.ranges import Count, Ranged, Rows, natural, ranged
 from meanstep.program.reproduce.images import KIND
 from meanstep.program.reproduce.images import protocol as protocols
 from meanstep.program.reproduce.images.arms import ANCHORED, CONSTANT, Arm
@@ -145,8 +145,15 @@ class Plan:
 
 
 def held_arms(found: Record) -> list[Arm]:
-    """The arms of a study.json."""
-    return [Arm(**{f.name: entry.get(f.name) for f in dataclasses.fields(Arm)}) for entry in found["arms"]]
+    """The arms of a study.json; `UserError` for a method or numbers that none can have."""
+    arms = [Arm(**{f.name: entry[f.name] for f in dataclasses.fields(Arm) if f.name in entry}) for entry in found["arms"]]
+    for arm, entry in zip(arms, found["arms"], strict=True):
+        counted = {name for name, value in entry["compute"].items() if isinstance(value, int | float)}
+        if counted != {*entry["compute"]} or counted != {f.name for f in dataclasses.fields(Compute)}:
+            raise UserError(f"{KIND.file} is damaged: the numbers of arm {arm.name!r} are none: choose another folder with --out")
+        method = {"recipe": arm.recipe, "options": arm.options, **arm.method}
+        from_yaml(json.dumps({"method": method}), f"{KIND.file}, {arm.name}")
+    return arms
 
 
 def held_sizes(found: Record) -> Sizes:
@@ -162,7 +169,7 @@ def held_config(found: Record) -> Config:
 
 def parted(part: str | None) -> tuple[int, int]:
     """K and N of `K/N`, 1 and 1 of None; `UserError` for another word."""
-    k, _, n = (part or "1/1").partition("/")
-    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
-        raise UserError(f"--part: K/N with 1 <= K <= N, such as 2/8, got {part!r}")
-    return int(k), int(n)
+    k, n = (natural(word) or 0 for word in (part or "1/1").partition("/")[::2])
+    if not 1 <= k <= n:
+        raise UserError(f"--part: K/N with 1 <= K <= N, such as 2/8, got {shown(part)}")
+    return k, n

@@ -10,6 +10,7 @@ import tyro
 
 from meanstep.program import flags
 from meanstep.program.console import UserError, stage
+from meanstep.program.errors import naming
 from meanstep.program.flags import DIAGONAL, POWER, TIMES, Device, Seeds, hinted
 from meanstep.program.machine import available, cores
 from meanstep.program.pages.page import require
@@ -130,7 +131,8 @@ class _Sweep(Ranged):
             from meanstep.program.reproduce.points.study import Sweep
             from meanstep.program.reproduce.session import conduct
         if settings.points is not None:
-            sets.load(settings.points)
+            with naming("--points"):
+                sets.load(settings.points)
         device = available(self.device)
         sweep = Sweep(study, replace(settings, ensemble=device.type == "cuda"))
         count = 1 if sweep.settings.ensemble else self.workers or cores()

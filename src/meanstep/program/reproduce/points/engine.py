@@ -109,12 +109,6 @@ class Cohort:
         """All that a resumed training needs beside the number of its steps."""
         return {"flat": self.flat, "ema": self.ema, "proxy": self.proxy, **self.moments}
 
-    def restore(self, state: dict[str, Tensor], step: int) -> None:
-        """Continue from a state after `step` steps."""
-        for name, mine in self.state().items():
-            mine.copy_(state[name])
-        self.count.fill_(step)
-
 
 class _Coefficient:
     """The gradient of `recipes.coefficient` (and of flow matching on the same draws), eq. (17), (18), (24), by hand."""

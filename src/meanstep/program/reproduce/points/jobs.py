@@ -5,7 +5,6 @@ On a GPU a unit holds several sets and seeds of one dimension, trained as one en
 
 import functools
 import io
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from meanstep.coefficients import binned
 from meanstep.fields.flat import Runner
 from meanstep.keys import key
 from meanstep.program import disk
-from meanstep.program.reproduce.points import KIND
+from meanstep.program.reproduce.points import KIND, state
 from meanstep.program.reproduce.points.draws import Block, Needs, Stream, stack
 from meanstep.program.reproduce.points.engine import Cohort, structure
 from meanstep.program.reproduce.points.measure import Judge, Probe, exact_beta, exact_map, probe_rows
@@ -33,6 +32,7 @@ from meanstep.times import fewest_jumps
 
 GLANCES = 8
 """Points of a training curve."""
+CURVE = ("step", "sw1", "sw1_raw", "residual", "residual_gap")
 VARIANCES = 32
 """Most moments of the second half of training at which the variance of the gradient is measured, where batches measure it."""
 SAVE_EVERY = 20.0
@@ -105,7 +105,6 @@ class _Work:
         self.sums = [torch.zeros(2, len(group)) for group in self.groups]
         self.kept: tuple[int, Block] | None = None
         self.curves: dict[str, dict[str, list[float]]] = {}
-        self.traces: dict[str, list[float]] = {}
         late = max(4, min(VARIANCES, settings.steps // 1000)) if self.protocol.replicates else 0
         self.variances = sorted({settings.steps // 2 + (settings.steps * (2 * k + 1)) // (4 * late) for k in range(late)})
         self.glances = sorted({max(1, round(settings.steps * k / GLANCES)) for k in range(1, GLANCES + 1)})
@@ -159,7 +158,7 @@ class _Work:
         block = stack([s.block(self.step, self.shape, self.settings, self.needs, "variance") for s in self.streams])
         for cohort, group in zip(self.cohorts, self.groups, strict=True):
             for i, value in zip(group, cohort.variance(block).tolist(), strict=True):
-                self.traces.setdefault(str(i), []).append(value)
+                self._curve(i)["variance"].append(value)
         self.drawing += time.perf_counter() - began
 
     def _glance(self) -> None:
@@ -167,12 +166,14 @@ class _Work:
         for cohort, total, group in zip(self.cohorts, self.sums, self.groups, strict=True):
             for k, i in enumerate(group):
                 s, spec = self.members[i]
-                curve = self.curves.setdefault(str(i), {name: [] for name in ("step", "sw1", "sw1_raw", "residual", "residual_gap")})
                 values = [self.judges[s].glance(Runner(self.shape, flat[k : k + 1].detach().cpu())) for flat in (cohort.ema, cohort.flat)]
-                for name, value in zip(curve, (self.step, *values, *(total[:, k] / since).tolist()), strict=True):
-                    curve[name].append(value)
+                for name, value in zip(CURVE, (self.step, *values, *(total[:, k] / since).tolist()), strict=True):
+                    self._curve(i)[name].append(value)
                 self.tell("best", f"{self.streams[s].name}, sliced W1", spec.id, values[0])
             total.zero_()
+
+    def _curve(self, i: int) -> dict[str, list[float]]:
+        return self.curves.setdefault(str(i), {name: [] for name in (*CURVE, "variance")})
 
     # Stopping and resuming ----------------------------------------------------------------------------------------------------------
 
@@ -184,36 +185,26 @@ class _Work:
                 raise Stopped
 
     def save(self) -> None:
-        """The state, aside and renamed: a crash leaves the one before."""
-        from safetensors.torch import save
-
-        tensors = {f"{i}.{name}": p.contiguous() for i, cohort in enumerate(self.cohorts) for name, p in cohort.state().items()}
-        tensors |= {f"{i}.sums": total for i, total in enumerate(self.sums)}
-        clock = [self.drawing, *(cohort.seconds for cohort in self.cohorts)]
-        meta = {"step": str(self.step), "clock": json.dumps(clock), "curves": json.dumps(self.curves), "traces": json.dumps(self.traces)}
-        disk.folder(self.file.parent)
-        disk.write(self.file, save({name: p.cpu() for name, p in tensors.items()}, meta))
+        """The state, for `resume`."""
+        state.keep(self.file, self._tensors(), (self.step, self.curves, [self.drawing, *(cohort.seconds for cohort in self.cohorts)]))
         self.saved = time.perf_counter()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What training changes, where it lies."""
+        held = {f"{i}.{name}": p for i, cohort in enumerate(self.cohorts) for name, p in cohort.state().items()}
+        return held | {f"{i}.sums": total for i, total in enumerate(self.sums)}
 
     def resume(self) -> None:
         """Continue from the state on disk, if there is one; a damaged one is as good as none: the same numbers come again."""
-        from safetensors import SafetensorError, safe_open
-
         if not self.file.exists():
             disk.remove(self.file.with_suffix(".jsonl"))
             return
-        try:
-            with safe_open(self.file, "pt") as found:
-                meta, tensors = found.metadata(), {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError):
+        if (told := state.restore(self.file, self._tensors(), 1 + len(self.cohorts))) is None:
             return
-        self.step, self.curves, self.traces = int(meta["step"]), json.loads(meta["curves"]), json.loads(meta.get("traces", "{}"))
-        self.drawing, *clocks = json.loads(meta["clock"])
+        self.step, self.curves, (self.drawing, *clocks) = told
         for cohort, seconds in zip(self.cohorts, clocks, strict=True):
             cohort.seconds = seconds
-        for i, (cohort, total) in enumerate(zip(self.cohorts, self.sums, strict=True)):
-            cohort.restore({name.split(".")[1]: p for name, p in tensors.items() if name.split(".")[0] == str(i)}, self.step)
-            total.copy_(tensors[f"{i}.sums"])
+            cohort.count.fill_(self.step)
         self.tell("resumed", self.step * self.cost)
 
     # Measuring ----------------------------------------------------------------------------------------------------------------------
@@ -251,8 +242,9 @@ class _Work:
         raw = self.judges[s].scores(Runner(self.shape, weights[0]))
         jumps = sorted({1, 2, 4, fewest_jumps(self.settings.largest_gap), *([64] if spec.still else [])})
         ema = self.judges[s].scores(Runner(self.shape, weights[1]), tuple(jumps))
-        record = about | {"steps": self.settings.steps, "raw": raw, "ema": ema, "curve": self.curves[str(i)], "probe": probe}
-        if (traces := self.traces.get(str(i))) is not None:
+        curve = {name: self._curve(i)[name] for name in CURVE}
+        record = about | {"steps": self.settings.steps, "raw": raw, "ema": ema, "curve": curve, "probe": probe}
+        if traces := self._curve(i)["variance"]:
             record["variance"] = sum(traces) / len(traces)
         return record
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ from torch import Generator, Tensor
 from meanstep.fields.planar import PLANAR, gaussian_mixture
 from meanstep.keys import key
 from meanstep.program.console import UserError
+from meanstep.program.reading import arrays, files
 from meanstep.program.reproduce.points.published_sets import Drawn, dense_mixture
 from meanstep.program.reproduce.points.settings import Settings, mixture_dimension
 from meanstep.types import Bridge
 from meanstep.velocities import Posterior
 
-FEWEST = 100
+FEWEST, MOST = 100, 1 << 32
+"""Fewest points, and most bytes of their file."""
 Table = tuple[np.ndarray, list[int], list[str]]  # float64 [n, D], the row that each one is in the file, names of the columns
 
 
@@ -29,10 +30,7 @@ def load(path: Path | str) -> Tensor:
     path = Path(path)
     if path.suffix.lower() not in READERS:
         raise UserError(f"{path}: unknown kind of file {path.suffix!r}; give a .csv, .npy or .parquet file")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a file of points that you may read") from error
+    data = files.content(path, MOST)
     if not data:
         raise UserError(f"{path} is empty; give at least {FEWEST} rows of numbers")
     return _checked(path, *READERS[path.suffix.lower()](path, data))
@@ -101,13 +99,12 @@ def _row(path: Path, line: int, cells: list[str], names: list[str]) -> list[floa
 
 def _npy(path: Path, data: bytes) -> Table:
     """An array `[n, D]` of real numbers."""
-    try:
-        table = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise UserError(f"cannot read {path}: {reason}; save a whole array of numbers [n, D] with numpy.save") from error
-    if not isinstance(table, np.ndarray):
+    if data.startswith(b"PK"):
         raise UserError(f"{path} holds several arrays (numpy.savez); save one array [n, D] with numpy.save")
+    try:
+        table = arrays.whole(io.BytesIO(data), len(data), str(path))
+    except UserError as error:
+        raise UserError(f"{error}; save a whole array of numbers [n, D] with numpy.save") from None
     if table.dtype.kind not in "fiu":
         raise UserError(f"{path} holds entries of type {table.dtype}; save real numbers, e.g. float32")
     if table.ndim != 2:

@@ -15,6 +15,7 @@ from meanstep.program.pages import page
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.strips import strip
 from meanstep.program.pages.verdicts import RULE, Claim, number, readable_p, shown, with_interval
+from meanstep.program.reading.images import picture
 from meanstep.program.registry import INSTANTANEOUS, METHODS
 from meanstep.program.reproduce.images import published, records
 from meanstep.program.reproduce.images.report import costs, prose, quantities, rerun, summary
@@ -132,14 +133,12 @@ def _numbered(path: Path, name: str) -> tuple[str, str]:
 
 def _picture(path: Path) -> str:
     """A grid of samples in a URL, made smaller where it is wide."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
+        with picture(path) as image:
             if image.width <= WIDEST:
                 return page.embedded(path.read_bytes())
             small = image.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
+    except UserError as error:
         raise UserError(f"{path} is damaged ({error}): delete it, the report can do without") from None
     small.thumbnail((WIDEST, 4 * WIDEST))
     held = io.BytesIO()

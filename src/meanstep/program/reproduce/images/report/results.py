@@ -1,6 +1,5 @@
 """A study in memory: which number belongs to which arm, seed and moment. Knows no statistics, no figures and no page."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,7 @@ from meanstep.program.inside import inside
 from meanstep.program.reproduce.images import records
 from meanstep.program.reproduce.images.arms import ANCHORED, CONSTANT
 from meanstep.program.reproduce.images.settings import Compute
-from meanstep.program.reproduce.records import Record
+from meanstep.program.reproduce.records import Record, read_json
 
 WEIGHTS, CENTERS = ("ema", "raw"), ("data", "ema")
 CENTER_WORDS = {"data": "about the data's own velocity", "ema": "about the EMA copy"}
@@ -185,10 +184,7 @@ def _environments(folder: Path) -> tuple[Record, ...]:
 
 
 def _environment(path: Path | None) -> Record:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+    found = read_json(path) if path else {}
     return found if isinstance(found, dict) else {}
 
 

@@ -1,7 +1,5 @@
 """A sweep in memory: which number belongs to which set, model and seed. Knows no statistics, no figures and no page."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import isfinite
@@ -12,6 +10,7 @@ import numpy as np
 
 from meanstep.program.console import UserError
 from meanstep.program.inside import inside
+from meanstep.program.reading import arrays
 from meanstep.program.reproduce.points.records import Record, load, read_json
 
 BASE, ANCHORED, BOTH = "beta 0", "ema 1 anchor", "posterior-both 1"
@@ -167,9 +166,8 @@ def _samples(folder: Path, name: str) -> dict[str, np.ndarray]:
     if not paths:
         return {}
     try:
-        with paths[0].open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # numpy leaves its own file open if it fails
-            found = {key: np.asarray(arrays[key], dtype=float) for key in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        found = {key: np.asarray(x, dtype=float) for key, x in arrays.archive(paths[0]).items()}
+    except (UserError, ValueError, TypeError) as error:
         raise UserError(f"{paths[0]} is damaged ({error}): delete it, the report can do without") from None
     wrong = next((key for key, x in found.items() if x.ndim != 2 or x.shape[1] < 2), None)
     if wrong is not None:
