@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,13 @@ def named(**inputs: Tensor | None) -> dict[str, Tensor]:
     return {name: x for name, x in inputs.items() if x is not None}
 
 
-def graph(net: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], subject: Subject) -> bytes:
-    """A module as the bytes of an ONNX file that any runtime reads; `UserError` names the operation that it cannot take."""
+def graph(
+    net: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], subject: Subject, change: Callable[[Any], Any] = lambda model: model
+) -> bytes:
+    """A module as the bytes of an ONNX file that any runtime reads; `UserError` names the operation that it cannot take.
+
+    `change`: what is done to the model before it is written.
+    """
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
     free = None if subject.choice.batch else tuple({0: batch} for _ in inputs)
     names: dict[str, Any] = {"input_names": list(inputs), "output_names": list(outputs), "opset_version": OPSET}
@@ -78,7 +83,7 @@ def graph(net: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], s
     except Exception as error:  # the exporter raises dozens of kinds
         raise UserError(f"--to onnx: {reason(error)}; --to torch may take it") from error
     assert program is not None
-    return slim(program.model_proto, subject.choice.half)
+    return slim(change(program.model_proto), subject.choice.half)
 
 
 def reason(error: BaseException) -> str:

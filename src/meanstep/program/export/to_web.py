@@ -17,6 +17,7 @@ from meanstep.program.console import UserError
 from meanstep.program.export import to_onnx
 from meanstep.program.export.card import sentence
 from meanstep.program.export.checks import Difference, compared
+from meanstep.program.export.quicker import quicker
 from meanstep.program.export.runtime import LICENCE, SCRIPT, runtime
 from meanstep.program.export.subject import Subject
 from meanstep.program.export.targets import Target
@@ -46,8 +47,8 @@ def files(subject: Subject, target: Target, runtime: Path | None = None) -> tupl
 def graphs(subject: Subject) -> dict[str, bytes]:
     """Two graphs: `step`, (z, r, t, y) to the sample at time r, and `show`, from there to what is looked at."""
     rows = to_onnx.times(subject, range(2))
-    step = to_onnx.graph(subject.step("web"), rows, ("next",), subject)
-    return {"step": step, "show": to_onnx.graph(subject.decode, {"z": rows["z"]}, subject.outputs, subject)}
+    step = to_onnx.graph(subject.step("web"), rows, ("next",), subject, quicker)
+    return {"step": step, "show": to_onnx.graph(subject.decode, {"z": rows["z"]}, subject.outputs, subject, quicker)}
 
 
 def stepping(subject: Subject, parts: dict[str, bytes]) -> Any:
