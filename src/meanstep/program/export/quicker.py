@@ -18,6 +18,10 @@ def quicker(model: Any) -> Any:
         nodes = list(change(model.graph, shapes))
         del model.graph.node[:]
         model.graph.node.extend(nodes)
+    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    held = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(held)
     return model
 
 
@@ -47,7 +51,10 @@ def _linear(graph: Any, shapes: dict[str, list[Any]]) -> Any:
             yield node
             continue
         dropped.add(add.output[0])
-        rows, back = _constant(graph, f"{made}.rows", np.array([-1, weight[0]])), _constant(graph, f"{made}.back", np.array([-1, *sizes[1:]]))
+        rows, back = (
+            _constant(graph, f"{made}.rows", np.array([-1, weight[0]])),
+            _constant(graph, f"{made}.back", np.array([-1, *sizes[1:]])),
+        )
         yield onnx.helper.make_node("Reshape", [node.input[0], rows], [f"{made}.in"])
         yield onnx.helper.make_node("Gemm", [f"{made}.in", node.input[1], bias[0]], [f"{made}.out"])
         yield onnx.helper.make_node("Reshape", [f"{made}.out", back], [add.output[0]])

@@ -207,8 +207,8 @@ def _read_back(subject: Subject, found: Files) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     seeds = {len(part): part for part in batches(subject)}
 
-    def made(z: Tensor, y: Tensor | None) -> Sequence[Any]:
-        labels = y.tolist() if y is not None else [subject.label] * len(z) if subject.label is not None else None
+    def made(z: Tensor, *label: Tensor) -> Sequence[Any]:
+        labels = label[0].tolist() if label else [subject.label] * len(z) if subject.label is not None else None
         asked = {"class_labels": labels, "seeds": seeds[len(z)]}
         values = pipeline(**asked, output_type="pt").images
         return values, torch.from_numpy(pipeline(**asked, output_type="np").images).permute(0, 3, 1, 2)

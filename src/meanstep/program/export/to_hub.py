@@ -99,7 +99,7 @@ def _read_back(subject: Subject, found: Files) -> Any:
         model = load(Path(parent) / "folder", autoencoder=spec if spec and spec != "identity" else None, network=allowed)
     again = replace(subject, net=model.field.float())
 
-    def made(z: Tensor, y: Tensor | None) -> Sequence[Tensor]:
-        return again.whole()(z, y)
+    def made(z: Tensor, *label: Tensor) -> Sequence[Tensor]:
+        return again.whole()(z, *label)
 
     return torch.no_grad()(made)

@@ -55,11 +55,11 @@ def stepping(subject: Subject, parts: dict[str, bytes]) -> Any:
     """What the page does, here: from noise and labels to the outputs of `show`."""
     step, show = to_onnx.session(parts["step"]), to_onnx.session(parts["show"])
 
-    def made(z: Tensor, y: Tensor | None) -> Any:
+    def made(z: Tensor, *label: Tensor) -> Any:
         times = grid(subject.choice.steps)
         for t, r in pairwise(times):
             full = torch.ones(len(z))
-            given = to_onnx.named(z=z, r=r * full, t=t * full, y=y)
+            given = {"z": z, "r": r * full, "t": t * full} | ({"y": label[0]} if label else {})
             z = torch.from_numpy(step.run(None, {name: x.numpy() for name, x in given.items()})[0])
         return show.run(None, {"z": z.numpy()})
 
