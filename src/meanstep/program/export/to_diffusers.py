@@ -83,7 +83,9 @@ def _check(subject: Subject) -> None:
             f"--to diffusers steps by its own scheduler, and the sampler {subject.facts['sampler']} is another: --to onnx or torch"
         )
     if not isinstance(subject.decode, Pictures):
-        raise UserError("--to diffusers makes pictures: leave out --no-decode, or --to onnx or torch")
+        latents = ": leave out --no-decode, or --to onnx or torch"
+        rows = ", and this run makes rows of numbers: --to web, onnx, torch or hub can"
+        raise UserError(f"--to diffusers makes pictures{latents if subject.decoder else rows}")
     if subject.choice.batch:
         raise UserError("--batch: a pipeline takes any number of rows: leave it out, or --to onnx or torch")
 

@@ -5,6 +5,7 @@ import gzip
 import html
 import json
 import re
+from functools import lru_cache
 from importlib.resources import files as resources
 from itertools import pairwise
 from pathlib import Path
@@ -121,6 +122,7 @@ def wrapped(script: str) -> str:
     return f"(() => {{{safe}\nreturn {{{given}}};}})()"
 
 
+@lru_cache(maxsize=2)
 def _packed(data: bytes) -> str:
     return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode()
 
