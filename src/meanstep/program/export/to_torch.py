@@ -31,7 +31,7 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     """The files, their difference to PyTorch, and how they are used."""
     net = Halved(subject.whole()) if subject.choice.half else subject.whole()
     box = io.BytesIO()
-    program, most = traced(net, *example(subject), apart=subject.condition is not None)
+    program, most = traced(net, *example(subject), apart=subject.condition is not None or subject.choice.half)
     torch.export.save(program, box)
     loaded = torch.export.load(io.BytesIO(box.getvalue())).module()
     found = compared(subject, loaded, target.bound, "model.pt2")
