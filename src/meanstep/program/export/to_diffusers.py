@@ -178,7 +178,8 @@ def _source(name: str) -> str:
 
 def _weights(state: dict[str, Tensor], half: bool) -> bytes:
     """Safetensors whose tensors begin at multiples of 64 bytes, as far as their sizes allow: read in place, they are rounded as here."""
-    held = {name: (x.half() if half and x.is_floating_point() else x).contiguous().numpy() for name, x in state.items()}
+    wide = {name: x.float() if x.dtype == torch.bfloat16 else x for name, x in state.items()}  # NumPy has no bfloat16
+    held = {name: (x.half() if half and x.is_floating_point() else x).contiguous().numpy() for name, x in wide.items()}
     header, at = {"__metadata__": {"format": "pt"}}, 0
     order = sorted(held, key=lambda name: (held[name].nbytes % 64 > 0, name))
     for name in order:
