@@ -1,46 +1,30 @@
-"""Exports against PyTorch: graphs that any runtime reads, programs and pipelines in processes without this package, what is refused."""
+"""Exports against PyTorch: their pieces, conditions, options, what is refused. `test_export_suite` has every kind of run."""
 
-import hashlib
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import meanstep as ms
 from meanstep.cli import main
 from meanstep.fields import DiT
 from meanstep.program.console import UserError
-from meanstep.program.data.tiny import Tiny
 from meanstep.program.export import subject as subjects
 from meanstep.program.export.checks import compared
+from meanstep.program.export.conditioned import of_net
 from meanstep.program.export.modules import Guided, Plain, Step, Whole
-from meanstep.program.export.session import written
-from meanstep.program.export.subject import Choice, Subject
+from meanstep.program.export.quicker import quicker
+from meanstep.program.export.subject import Choice
 from meanstep.program.export.targets import TARGETS
+from meanstep.program.export.to_onnx import graph
+from meanstep.program.export.to_onnx import session as opened
 
 HAS = {name: all(map(find_spec, target.needs)) for name, target in TARGETS.items()}
 ONNX = pytest.mark.skipif(not HAS["onnx"], reason="needs onnx, onnxscript and onnxruntime: pip install 'meanstep[export]'")
-FRESH = """
-import json, sys
-sys.modules["meanstep"] = None  # as if it were not installed
-import numpy as np, torch
-"""
-
-
-def fresh(code: str, folder: Path) -> str:
-    """Standard output of a process that cannot import this package, in a folder."""
-    where = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", FRESH + code], cwd=folder, capture_output=True, text=True, check=False, env=where)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def session(path: Path):
@@ -49,65 +33,7 @@ def session(path: Path):
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-class Curve(nn.Module):
-    """A field of signals `[B, channels, length]`, whose every input counts."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.first, self.last = nn.Conv1d(channels + 2, 8, 3, padding=1), nn.Conv1d(8, channels, 3, padding=1)
-
-    def forward(self, z, r, t, y=None):
-        times = torch.stack([r, t], 1)[..., None].expand(-1, -1, z.shape[-1])
-        return self.last(torch.tanh(self.first(torch.cat([z, times], 1))))
-
-
-class Row(nn.Module):
-    """A field of the columns of a table `[B, columns]`."""
-
-    def __init__(self, columns: int) -> None:
-        super().__init__()
-        self.net = ms.MLP(columns, 16, 2, generator=ms.key(0, "row"))
-
-    def forward(self, z, r, t, y=None):
-        return self.net(z, r, t)
-
-
-def plain(net: nn.Module, shape: tuple[int, ...], view: str, **chosen) -> Subject:
-    """A subject that no run made."""
-    ones = torch.ones(*shape)
-    facts = {"data": "made up", "images": 1, "samples seen": 0, "recipe": "meanflow", "sampler": "walk", "steps": 1, "guidance": 1.0}
-    facts |= {"parameters": 0, "weights": "raw", "classes": []}
-    choice = Choice(**chosen)
-    return Subject("made", net.eval(), ms.walk, shape, (), (), choice, Plain(0.5 * ones, 2 * ones).eval(), ("values",), view, facts)
-
-
 # torch ---------------------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_program_runs_where_this_package_is_not(exportable, tmp_path: Path):
-    run = exportable()
-    record = ms.export(run, to="torch", out=tmp_path / "torch", steps=2, guidance=1.5)
-    assert record["difference"]["largest"] == 0 and record["difference"]["draws"] == 12
-    held = json.loads((tmp_path / "torch" / "card.json").read_text())
-    assert held == record and "model.pt2" in (tmp_path / "torch" / "README.md").read_text()
-    seeds, model = range(50, 57), ms.load(run)
-    y = model.labels(seeds)
-    np.savez(tmp_path / "given.npz", noise=ms.noise(seeds, (1, 8, 8)).numpy(), label=y.numpy())
-    code = "generate = torch.export.load('torch/model.pt2').module(); given = np.load('given.npz')"
-    code += "; np.save('made.npy', generate(*(torch.from_numpy(given[k]) for k in ('noise', 'label')))[1].numpy())"
-    fresh(code, tmp_path)
-    assert np.array_equal(np.load(tmp_path / "made.npy"), model.sample(seeds, 2, y, 1.5).numpy())
-
-
-def test_signals_and_tables_leave_as_values(tmp_path: Path):
-    for net, shape, view in ((Curve(2), (2, 12), subjects.LINES), (Row(3), (3,), subjects.POINTS)):
-        record = written(plain(net, shape, view, steps=2), "torch", tmp_path / view, {})
-        assert record["difference"]["largest"] == 0 and "levels" not in record["difference"]
-        program = torch.export.load(tmp_path / view / "model.pt2").module()
-        z = ms.noise(range(5), shape)
-        assert torch.equal(program(z)[0], 2 * ms.walk(net, z, (1, 0.5, 0)) + 0.5)
 
 
 def test_half_precision_halves_the_file_and_says_what_it_costs(exportable, tmp_path: Path):
@@ -151,6 +77,73 @@ def test_a_difference_above_the_bound_is_refused(exportable):
         assert compared(subject, subject.whole(), 0.0, "it").largest == 0
 
 
+# Conditions ----------------------------------------------------------------------------------------------------------------------------
+
+
+class Told(nn.Module):
+    """A field of rows of three numbers, told a tree of conditions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.kinds, self.net = nn.Embedding(5, 4), nn.Linear(9, 3)
+
+    def forward(self, z, r, t, y):
+        return torch.tanh(self.net(torch.cat([z, self.kinds(y["kind"]), y["text"]["vector"] * r[:, None]], -1))) + t[:, None]
+
+
+CONDITION = {"kind": torch.arange(5), "text": {"vector": torch.linspace(-1, 2, 10).reshape(5, 2)}}
+
+
+def told(seeds: range) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Inputs under their names, and what the network makes of them in two steps."""
+    k = torch.tensor([(3 * seed) % 5 for seed in seeds])
+    y = {"kind": k, "text": {"vector": ms.noise(range(100, 100 + len(seeds)), (2,))}}
+    z, net = ms.noise(seeds, (3,)), Told()
+    with torch.no_grad():
+        return {"noise": z, "kind": k, "text.vector": y["text"]["vector"]}, ms.walk(net, z, (1, 0.5, 0), y)
+
+
+def test_conditions_of_any_form_are_arguments_of_a_program(tmp_path: Path):
+    record = ms.export(Told(), to="torch", out=tmp_path / "torch", steps=2, shape=(3,), condition=CONDITION)
+    assert record["difference"]["largest"] == 0 and record["inputs"] == "noise, kind, text.vector"
+    inputs, wanted = told(range(7))
+    assert torch.equal(torch.export.load(tmp_path / "torch" / "model.pt2").module()(*inputs.values())[0], wanted)
+
+
+@ONNX
+def test_conditions_of_any_form_are_named_inputs_of_a_graph(tmp_path: Path):
+    ms.export(Told(), to="onnx", out=tmp_path / "onnx", steps=2, shape=(3,), condition=CONDITION, field=True)
+    inputs, wanted = told(range(7))
+    made = session(tmp_path / "onnx" / "model.onnx")
+    assert [entry.name for entry in made.get_inputs()] == list(inputs)
+    assert np.abs(made.run(None, {name: x.numpy() for name, x in inputs.items()})[0] - wanted.numpy()).max() < 1e-5
+    names = [entry.name for entry in session(tmp_path / "onnx" / "field.onnx").get_inputs()]
+    assert names == ["z", "r", "t", "kind", "text.vector"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"to": "web"}, "--to web makes a run's samples and has no inputs for conditions"),
+        ({"to": "hub"}, "--to onnx or --to torch has"),
+        ({"shape": None}, "give shape"),
+        ({"guidance": 2.0}, "put guidance into the network"),
+        ({"sampler": "renoise"}, "draws noise on its way"),
+        ({"condition": {"a": torch.ones(3), "b": torch.ones(2)}}, "one row for each sample, and b is"),
+        ({"condition": {"a": 3}}, "a tree of tensors, and a is int"),
+        ({"condition": {"noise": torch.ones(3)}}, "cannot be called noise"),
+    ],
+)
+def test_a_network_that_cannot_leave_is_one_line(asked, said, tmp_path: Path):
+    if not HAS.get(asked.get("to", "torch"), True):
+        pytest.skip("needs the target's packages")
+    with pytest.raises(UserError, match=said):
+        ms.export(Told(), **{"to": "torch", "out": tmp_path / "new", "shape": (3,), "condition": CONDITION, **asked})
+    assert not (tmp_path / "new").exists()
+
+
 # onnx ----------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +166,39 @@ def test_a_graph_makes_the_pictures_of_any_batch(exportable, tmp_path: Path, mon
     assert [p.name for p in (tmp_path / "onnx").glob("*.data")] == [], "one file"
 
 
+class Layers(nn.Module):
+    """Norms with and without a scale and a shift, and layers of rows of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 8, bias=False)
+            self.plain, self.shifted = nn.LayerNorm(16, elementwise_affine=False), nn.LayerNorm(16, eps=1e-3)
+            nn.init.normal_(self.shifted.weight)
+            nn.init.normal_(self.shifted.bias)
+
+    def forward(self, z, r, t, y=None):
+        return self.last(self.shifted(self.plain(self.first(z)) ** 2)) + t[:, None, None]
+
+
+@ONNX
+def test_the_graph_of_a_page_is_the_same_function(tmp_path: Path):
+    """Norms over four numbers at a time and layers as one operation, with the values of the graph that was changed."""
+    import onnx
+
+    net, z, half = Layers(), 3 * ms.noise(range(5), (6, 8)), torch.full((5,), 0.5)
+    inputs = {"z": z, "r": 0 * half, "t": half}
+    subject = of_net(net, Choice(), target="onnx", shape=(6, 8))
+    made = {name: graph(net, inputs, ("u",), subject, *change) for name, change in (("as it is", ()), ("changed", (quicker,)))}
+    kinds = {name: [node.op_type for node in onnx.load_from_string(data).graph.node] for name, data in made.items()}
+    assert "LayerNormalization" in kinds["as it is"] and "LayerNormalization" not in kinds["changed"] and "Gemm" in kinds["changed"]
+    given = {name: x.numpy() for name, x in inputs.items()}
+    first, second = (opened(data).run(None, given)[0] for data in made.values())
+    assert np.abs(first - second).max() < 1e-5 * first.std()
+    assert np.abs(second - net(*inputs.values()).detach().numpy()).max() < 1e-5 * first.std()
+
+
 @ONNX
 def test_one_label_is_no_input_and_a_fixed_batch_is_one(exportable, tmp_path: Path):
     run = exportable()
@@ -181,139 +207,6 @@ def test_one_label_is_no_input_and_a_fixed_batch_is_one(exportable, tmp_path: Pa
     assert [(i.name, i.shape) for i in made.get_inputs()] == [("noise", [4, 1, 8, 8])]
     images = made.run(None, {"noise": ms.noise(range(4), (1, 8, 8)).numpy()})[1]
     assert np.abs(images.astype(int) - ms.load(run).sample(4, 1, 1).numpy()).max() <= 1
-
-
-def latent_run(exportable, folder: Path) -> Path:
-    """A run of latents, normalised by channel, with a TAESD of random weights beside it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = Tiny(4, False)
-    net.decoder[-1].weight.data *= 20  # pictures that differ
-    save_file(net.state_dict(), folder / "taesd.safetensors")
-    digest = hashlib.sha256((folder / "taesd.safetensors").read_bytes()).hexdigest()
-    stated = {
-        "autoencoder": f"taesd:{folder / 'taesd.safetensors'}",
-        "autoencoder_digest": digest,
-        "shape": (4, 2, 2),
-        "image": (3, 16, 16),
-    }
-    stated |= {"codec": "latents", "dtype": "float32", "mean": (0.1, 0.2, 0.3, 0.4), "std": (1.0, 1.5, 0.5, 2.0), "statistics": "own"}
-    description = {"network": "dit", "options": {"size": 2, "channels": 4, "patch": 1, "width": 16, "depth": 1, "heads": 2, "classes": 0}}
-    return exportable(classes=0, manifest=stated, description=description, autoencoder=folder / "taesd.safetensors")
-
-
-def test_latents_are_decoded_inside(exportable, tmp_path: Path):
-    run, seeds = latent_run(exportable, tmp_path), range(9)
-    model = ms.load(run)
-    ms.export(run, to="torch", out=tmp_path / "torch")
-    ms.export(run, to="torch", out=tmp_path / "bare", decode=False)
-    program, bare = (torch.export.load(tmp_path / name / "model.pt2").module() for name in ("torch", "bare"))
-    images, z = model.sample(seeds), ms.noise(seeds, (4, 2, 2))
-    assert program(z)[1].shape == images.shape == (9, 3, 16, 16)
-    assert (program(z)[1].int() - images.int()).abs().max() <= 1 and torch.equal(bare(z)[0], model.latents(seeds))
-    record = ms.export(run, to="hub", out=tmp_path / "hub")
-    assert "autoencoder.safetensors" in record["files"] and torch.equal(ms.load(tmp_path / "hub").sample(9), images)
-
-
-@ONNX
-def test_latents_as_a_graph(exportable, tmp_path: Path):
-    run, seeds = latent_run(exportable, tmp_path), range(20, 31)
-    ms.export(run, to="onnx", out=tmp_path / "onnx")
-    images = session(tmp_path / "onnx" / "model.onnx").run(["images"], {"noise": ms.noise(seeds, (4, 2, 2)).numpy()})[0]
-    wanted = ms.load(run).sample(seeds).numpy().astype(int)
-    assert images.shape == wanted.shape and np.abs(images - wanted).max() <= 1
-
-
-@ONNX
-def test_signals_and_tables_as_graphs(tmp_path: Path):
-    for net, shape, view in ((Curve(2), (2, 12), subjects.LINES), (Row(3), (3,), subjects.POINTS)):
-        written(plain(net, shape, view), "onnx", tmp_path / view, {})
-        z = ms.noise(range(5), shape)
-        found = session(tmp_path / view / "model.onnx").run(None, {"noise": z.numpy()})[0]
-        assert np.abs(found - (2 * ms.jump(net, z) + 0.5).numpy()).max() < 1e-5
-
-
-# diffusers -----------------------------------------------------------------------------------------------------------------------------
-
-PIPELINE = """
-from diffusers import DiffusionPipeline
-pipeline = DiffusionPipeline.from_pretrained("folder", trust_remote_code=True)
-pipeline.set_progress_bar_config(disable=True)
-np.save("made.npy", pipeline(seeds=range(40, 47), num_inference_steps=4, output_type="np").images)
-print(type(pipeline.scheduler).__name__)
-"""
-
-
-def pipeline_images(folder: Path) -> np.ndarray:
-    pytest.importorskip("diffusers", reason="needs meanstep[latents]")
-    assert fresh(PIPELINE, folder).split()[-1] == "FlowMapEulerDiscreteScheduler"
-    return np.load(folder / "made.npy")
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-def test_a_pipeline_runs_where_this_package_is_not_and_is_walk(exportable, tmp_path: Path):
-    pytest.importorskip("diffusers", reason="needs meanstep[latents]")
-    from meanstep.program.export.flowmap_load import FlowMapPipeline
-
-    run = exportable()
-    record = ms.export(run, to="diffusers", out=tmp_path / "folder", guidance=1.5)
-    assert record["difference"]["largest"] <= 1e-6 and record["difference"]["bytes_that_differ"] == 0
-    model = ms.load(run)
-    wanted = model.sample(range(40, 47), 4, None, 1.5).permute(0, 2, 3, 1).numpy()
-    assert np.array_equal(pipeline_images(tmp_path), wanted)
-    for name in ("pipeline.py", "transformer/meanflow_transformer.py"):
-        (tmp_path / "folder" / name).write_text("raise RuntimeError('code of the folder runs')")
-    pipeline = FlowMapPipeline.from_pretrained(tmp_path / "folder")
-    pipeline.set_progress_bar_config(disable=True)
-    assert np.array_equal(pipeline(seeds=range(40, 47), num_inference_steps=4, output_type="np").images, wanted)
-    z, net, t = ms.noise(range(3), (1, 8, 8)), pipeline.transformer, torch.tensor([900.0, 500.0, 20.0])
-    y = torch.tensor([0, 1, 2])
-    with torch.no_grad():
-        u = model.field(z, torch.full((3,), 0.25), t / 1000, y)
-        for name in ("r_timestep", "timestep_r"):
-            assert torch.allclose(net(z, t, class_labels=y, **{name: 250}).sample, u, atol=1e-6)
-        assert torch.allclose(net(z, 500, return_dict=False)[0], model.field(z, torch.full((3,), 0.5), torch.full((3,), 0.5)), atol=1e-6)
-    assert pipeline(class_labels="dog", seeds=[1]).images[0].size == (8, 8)
-    for wrong in ({"class_labels": 3}, {"class_labels": [0, 1]}, {"class_labels": "wolf"}):
-        with pytest.raises(ValueError):
-            pipeline(seeds=[1], **wrong)
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-def test_a_pipeline_carries_the_autoencoder(exportable, tmp_path: Path):
-    pytest.importorskip("diffusers", reason="needs meanstep[latents]")
-    run = latent_run(exportable, tmp_path)
-    ms.export(run, to="diffusers", out=tmp_path / "folder")
-    found = pipeline_images(tmp_path).astype(int)
-    assert np.abs(found - ms.load(run).sample(range(40, 47), 4).permute(0, 2, 3, 1).numpy()).max() <= 1
-
-
-UNET = """
-import meanstep as ms
-from diffusers import UNet2DModel
-def net(size, channels, classes):
-    unet = UNet2DModel(size, channels, channels, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=4,
-                       down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))
-    return ms.as_field(unet, ("z", "t"), output=lambda out: out.sample)
-"""
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-def test_a_network_of_diffusers_keeps_its_class(exportable, tmp_path: Path, monkeypatch):
-    pytest.importorskip("diffusers", reason="needs meanstep[latents]")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "unets.py").write_text(UNET)
-    description = {"network": "unets:net", "options": {"size": 8, "channels": 1, "classes": 0}}
-    run = exportable(classes=0, learns="instantaneous", description=description)
-    ms.export(run, to="diffusers", out=tmp_path / "folder", network="unets:net")
-    assert json.loads((tmp_path / "folder" / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DModel"]
-    found = pipeline_images(tmp_path).astype(int)
-    wanted = ms.load(run, network="unets:net").sample(range(40, 47), 4).permute(0, 2, 3, 1).numpy()
-    assert np.abs(found - wanted).max() <= 1
-    record = ms.export(run, to="torch", out=tmp_path / "torch", network="unets:net")
-    assert record["difference"]["largest"] == 0
-    with pytest.raises(UserError, match="if you trust it, allow it"):
-        ms.export(run, to="torch", out=tmp_path / "other")
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------------------------

@@ -226,6 +226,37 @@ def diffused(w: State) -> State:
     return out
 
 
+def flaxed(w: State, before: str, between: str) -> State:
+    """The same weights as MeanFlow's own code in JAX holds them: matrices turned, kernels with their channels last, no positions."""
+    out = {}
+    for name, x in w.items():
+        *layer, kind = name.replace("r_embedder", "h_embedder").split(".")
+        if name == "pos_embed":
+            continue
+        layer = [f"layers_{part}" if part.isdecimal() else part for part in layer]
+        if name == "x_embedder.proj.weight":
+            x = torch.stack([torch.stack([x[:, :, i, j].T for j in range(PATCH)]) for i in range(PATCH)])
+        elif name.startswith("y_embedder"):
+            layer, kind = [*layer, "_flax_embedding"], "embedding"
+        elif not name.startswith("x_embedder"):
+            layer, x = [*layer, "_flax_linear"], x.T if kind == "weight" else x
+        out[before + between.join([*layer, "kernel" if kind == "weight" else kind])] = x.clone()
+    return out
+
+
+@pytest.mark.parametrize(("before", "between"), [("net/", "/"), ("params.net.", "."), ("", "/")])
+def test_weights_of_flax_are_the_same_average_velocity(before: str, between: str):
+    w, (z, r, t, y) = weights(CHANNELS), inputs()
+    more = weights(CHANNELS, seed=7)
+    w |= {name.replace("t_embedder", "r_embedder"): x for name, x in more.items() if name.startswith("t_embedder")}
+    made = started(flaxed(w, before, between), "meanflow")
+    made.time.frequencies, made.gap.frequencies, made.positions = RATES, RATES, w["pos_embed"][0]
+    close(made(z, r, t, y), public(w, z, t, y, gap=t - r), 1e-10)
+    assert all(torch.equal(a, b) for a, b in zip(made.state_dict().values(), started(w, "meanflow").state_dict().values(), strict=True))
+    with pytest.raises(ValueError, match=r"the file lacks r_embedder"):
+        converted(flaxed(weights(CHANNELS), before, between), net(), "meanflow")
+
+
 @pytest.mark.parametrize("positions", [True, False])
 def test_names_of_diffusers_are_the_same_weights(positions: bool):
     w = weights()

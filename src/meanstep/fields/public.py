@@ -1,6 +1,6 @@
 """Weights under the names of public DiT and SiT code, as weights of our `DiT`. Knows no files.
 
-Four public codes share one layout of names, and diffusers has a second for the same network; what the weights mean differs:
+Four public codes share one layout of names; diffusers has a second for the same network, and flax a third. What the weights mean differs:
 
 | source | the network's output | its time | here |
 |---|---|---|---|
@@ -13,6 +13,7 @@ Neither sign nor direction costs anything later: the sign goes into the last lay
 of `t`, so the direction goes into the first layer of the time embedding.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ def converted(given: Mapping[str, Tensor], net: DiT, source: str, *, relabel: bo
         raise ValueError(f"weights come from {', '.join(SOURCES)}, got {source!r}")
     meaning, state = SOURCES[source], {name: tensor.detach() for name, tensor in given.items()}
     _fits(net, source, meaning)
-    state = _undiffused(state) if "transformer_blocks.0.norm1.linear.weight" in state else state
+    state = _undiffused(state) if "transformer_blocks.0.norm1.linear.weight" in state else _unflaxed(state)
     state = {name: tensor for name, tensor in state.items() if not name.startswith(meaning.dropped)} if meaning.dropped else state
     _check(state, net, relabel, meaning.gap)
     doubled = state["final_layer.linear.weight"].shape[0] == 2 * net.patch**2 * net.channels
@@ -201,6 +202,21 @@ def _undiffused(state: State) -> State:
             out[f"blocks.{k}.attn.qkv.{part}"] = torch.cat([state[f"{blocks}.{k}.attn1.to_{q}.{part}"] for q in "qkv"])
         elif rest not in ("attn1.to_k", "attn1.to_v"):
             out[f"blocks.{k}.{inner[rest]}.{part}" if rest in inner else name] = tensor
+    return out
+
+
+def _unflaxed(state: State) -> State:
+    """flax's names, such as those of MeanFlow's own code in JAX, as the public ones, whose matrices are turned; other names as they are."""
+    first = next((name for name in state if re.search(r"(^|[/.])x_embedder[/.]proj[/.]kernel$", name)), None)
+    if first is None:
+        return state
+    start, out = len(first) - len("x_embedder.proj.kernel"), {}
+    for name, tensor in state.items():
+        parts = [part.removeprefix("layers_") for part in re.split("[/.]", name[start:]) if part not in ("_flax_linear", "_flax_embedding")]
+        turned = parts[-1] == "kernel"
+        parts[0] = {"h_embedder": "r_embedder"}.get(parts[0], parts[0])
+        parts[-1] = {"kernel": "weight", "embedding": "weight"}.get(parts[-1], parts[-1])
+        out[".".join(parts)] = tensor.movedim((-1, -2), (0, 1)) if turned else tensor
     return out
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from meanstep.program.console import UserError
 from meanstep.program.export.subject import Subject
@@ -35,8 +34,8 @@ class Difference:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-Made = Callable[[Tensor, Tensor | None], Sequence[Any]]
-"""An export at work: from noise and labels to the outputs of `Subject.decode`, as arrays or tensors."""
+Made = Callable[..., Sequence[Any]]
+"""An export at work: from noise, and what `Subject.given` has, to the outputs of `Subject.decode`, as arrays or tensors."""
 
 
 def compared(subject: Subject, made: Made, bound: float, what: str) -> Difference:
@@ -72,7 +71,7 @@ def halved(subject: Subject) -> float:
 
 @torch.no_grad()
 def _outputs(subject: Subject, made: Made, seeds: list[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    theirs = [np.asarray(part) for part in made(subject.noise(seeds), subject.labels(seeds))]
+    theirs = [np.asarray(part) for part in made(subject.noise(seeds), *subject.given(seeds).values())]
     ours = [part.numpy() for part in subject.reference(seeds)]
     if [part.shape for part in theirs] != [part.shape for part in ours]:
         raise UserError(f"the export makes {theirs[0].shape} of {len(seeds)} draws, and PyTorch {ours[0].shape}: nothing was written")

@@ -7,7 +7,7 @@ import yaml
 from meanstep.program.errors import UserError
 from meanstep.program.evaluation.rows import Row, load
 from meanstep.program.evaluation.table import columns, floor_line, line, places
-from meanstep.program.export.subject import Subject
+from meanstep.program.export.subject import PICTURES, Subject
 from meanstep.program.reading import files, trees
 from meanstep.program.runs.records import load as records
 
@@ -81,9 +81,10 @@ def text(subject: Subject, difference: float, count: int) -> str:
 
 
 def _matter(subject: Subject) -> str:
+    pictures = {"pipeline_tag": "unconditional-image-generation"} if subject.view == PICTURES else {}
     entries = {
         "library_name": "meanstep",
-        "pipeline_tag": "unconditional-image-generation",
+        **pictures,
         "tags": ["meanstep", "meanflow", "one-step-generation", str(subject.facts["recipe"]).split(":")[-1]],
     }
     return str(yaml.safe_dump(entries, sort_keys=False))

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from meanstep import samplers
+from meanstep.program.console import UserError
 from meanstep.shapes import over
 
 
@@ -112,3 +114,29 @@ class Whole(nn.Module):
     def forward(self, noise: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
         """What `decode` returns, of `noise` `[B, *E]` and `label` int64 `[B]`."""
         return self.decode(self.sampler(self.field, noise, times=self.times, y=label))
+
+
+def named(condition: Any) -> dict[str, Tensor]:
+    """The tensors of a tree by their path in it, `"style"` or `"text.mask"`; `"condition"` for one alone. `UserError` for other leaves."""
+    found = {}
+    for path, part in pytree.tree_flatten_with_path(condition)[0] if condition is not None else []:
+        name = ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) or "condition"
+        if not isinstance(part, Tensor):
+            raise UserError(f"condition: a tree of tensors, and {name} is {type(part).__name__}")
+        if name == "noise":
+            raise UserError("condition: a part cannot be called noise, which is an input already")
+        found[name] = part
+    return found
+
+
+class Several(nn.Module):
+    """A module whose last argument, a tree, is given as its tensors one by one."""
+
+    def __init__(self, inner: nn.Module, tree: Any) -> None:
+        super().__init__()
+        leaves, self.form = pytree.tree_flatten(tree)
+        self.inner, self.count = inner, len(leaves)
+
+    def forward(self, *given: Tensor) -> Any:
+        """What the module returns of the first arguments and the tree of the others."""
+        return self.inner(*given[: -self.count], pytree.tree_unflatten(list(given[-self.count :]), self.form))

@@ -6,12 +6,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from meanstep import __version__
 from meanstep.program.console import UserError, stage
 from meanstep.program.disk import made, tree
 from meanstep.program.export import subject as subjects
 from meanstep.program.export.card import card
 from meanstep.program.export.checks import Difference, halved
+from meanstep.program.export.conditioned import of_net
 from meanstep.program.export.subject import Choice, Subject
 from meanstep.program.export.targets import CARD, TARGETS, Target, require
 from meanstep.program.runs.report.page import TRY, wanted
@@ -19,7 +22,7 @@ from meanstep.program.sampling.model import Model
 
 
 def export(
-    run: str | Path | Model,
+    run: str | Path | Model | nn.Module,
     *,
     to: str,
     out: str | Path,
@@ -32,6 +35,8 @@ def export(
     field: bool = False,
     checkpoint: int | str = "",
     runtime: str | Path | None = None,
+    shape: Sequence[int] | None = None,
+    condition: Any = None,
     **loaded: Any,
 ) -> dict[str, Any]:
     """Export a trained generator into the new folder `out`, and return what its card.json says.
@@ -42,6 +47,9 @@ def export(
     number of rows, or "dynamic"; `field`: with "onnx" also u(z, r, t, y). `checkpoint`: "last", "best" or samples seen, by default the
     last one of a run that is finished. `runtime`: with "web", the file of onnxruntime-web. `loaded`: other arguments of `meanstep.load`.
 
+    `run` may also be a network `(z, r, t, y)`, for "onnx" and "torch": then `shape` is that of one event, `condition` are rows of what `y`
+    is, a tensor or a tree of tensors (a dict of them) that become inputs under their names, and `sampler` may be given.
+
     The export is compared with PyTorch on draws that it never saw; `UserError` if they differ by more than the target's bound, and for all
     that cannot be exported. Nothing is written then.
     """
@@ -50,7 +58,12 @@ def export(
     chosen = tuple(labels) if labels is not None else None
     choice = Choice(steps, float(guidance), chosen, decode, half, 0 if batch == "dynamic" else int(batch), field)
     with stage("building the network"):
-        subject = subjects.of(run, choice, target=to, checkpoint=checkpoint, **loaded)
+        if isinstance(run, nn.Module):
+            if shape is None:
+                raise UserError("a network alone does not say what it makes: give shape, that of one event without the batch")
+            subject = of_net(run, choice, target=to, shape=shape, condition=condition, **loaded)
+        else:
+            subject = subjects.of(run, choice, target=to, checkpoint=checkpoint, **loaded)
     return written(subject, to, folder, {"runtime": Path(runtime).expanduser()} if runtime else {})
 
 

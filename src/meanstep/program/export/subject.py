@@ -13,13 +13,14 @@ from meanstep.program.console import UserError
 from meanstep.program.data.autoencoders import DIFFUSERS
 from meanstep.program.data.codecs import CODECS
 from meanstep.program.data.tiny import Tiny
-from meanstep.program.export.modules import STEPS, Guided, Pictures, Plain, Step, Whole
+from meanstep.program.export.modules import STEPS, Guided, Pictures, Plain, Several, Step, Whole, named
 from meanstep.program.reading.tensors import File
 from meanstep.program.registry import SAMPLERS
 from meanstep.program.runs.saved import Saved, held, located
 from meanstep.program.sampling import draw
 from meanstep.program.sampling.model import Model, load
 from meanstep.samplers import grid, noise
+from meanstep.shapes import tree_map
 
 PICTURES, LINES, POINTS = "pictures", "lines", "points"
 """How what a network makes is looked at."""
@@ -43,7 +44,8 @@ class Subject:
     """A generator that can leave. `net`: the network in float32; `sampler`: the function, and its `way` by name; `shape`: of one event;
     `classes`: names of its labels; `among`: those offered; `decode`: from what the network makes to what is wanted, under the names
     `outputs`; `view`: how that is looked at; `facts`: what a card says of it; `run`: its folder; `saved`: its checkpoint;
-    `decoder`: where its autoencoder is, as `meanstep cache` names it, empty for none.
+    `decoder`: where its autoencoder is, as `meanstep cache` names it, empty for none; `condition`: rows of a tree of tensors that the
+    network takes in place of labels, None if it takes none.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Subject:
     run: Path | None = None
     saved: Saved | None = None
     decoder: str = ""
+    condition: Any = None
 
     @property
     def label(self) -> int | None:
@@ -77,8 +80,21 @@ class Subject:
         return Guided(self.net, self.choice.guidance, len(self.classes), self.label).eval()
 
     def whole(self) -> nn.Module:
-        """Noise to what is wanted, as one module."""
-        return Whole(self.field, self.sampler, grid(self.choice.steps), self.decode).eval()
+        """Noise, and labels or the parts of a condition, to what is wanted, as one module."""
+        return self.apart(Whole(self.field, self.sampler, grid(self.choice.steps), self.decode).eval())
+
+    def apart(self, net: nn.Module) -> nn.Module:
+        """A module whose last argument is the condition, with its parts as arguments; itself if there is none."""
+        return net if self.condition is None else Several(net, self.condition).eval()
+
+    def given(self, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """What is an input beside the noise, by name: labels, or the rows of the condition's parts in turn."""
+        y = self.labels(seeds)
+        return named(self.rows(seeds)) if y is None else {"label": y}
+
+    def rows(self, seeds: Sequence[int]) -> Any:
+        """Rows of the condition in turn, as a tree; None if there is none."""
+        return None if self.condition is None else tree_map(lambda part: part[torch.tensor(seeds) % len(part)], self.condition)
 
     def step(self, target: str) -> nn.Module:
         """One step as a module; `UserError` for a sampler that is more than that."""
@@ -99,6 +115,9 @@ class Subject:
     def reference(self, seeds: Sequence[int], steps: int | None = None) -> tuple[Tensor, ...]:
         """What PyTorch makes of these seeds, by the path that `meanstep sample` takes."""
         drawn = self.labels(seeds) if self.labelled else None if self.label is None else torch.full((len(seeds),), self.label)
+        if self.condition is not None:
+            z, times = self.noise(seeds), grid(steps or self.choice.steps)
+            return self.decode(self.sampler(self.net, z, times=times, y=self.rows(seeds)))
         asked: dict[str, Any] = {"labels": drawn, "guidance": self.choice.guidance, "null": len(self.classes), "batch": max(1, len(seeds))}
         found = draw.latents(self.net, self.shape, seeds, steps=steps or self.choice.steps, sampler=self.sampler, **asked)
         return self.decode(found)

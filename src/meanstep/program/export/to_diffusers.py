@@ -84,7 +84,9 @@ def _check(subject: Subject) -> None:
             f"--to diffusers steps by its own scheduler, and the sampler {subject.facts['sampler']} is another: --to onnx or torch"
         )
     if not isinstance(subject.decode, Pictures):
-        raise UserError("--to diffusers makes pictures: leave out --no-decode, or --to onnx or torch")
+        latents = ": leave out --no-decode, or --to onnx or torch"
+        rows = ", and this run makes rows of numbers: --to web, onnx, torch or hub can"
+        raise UserError(f"--to diffusers makes pictures{latents if subject.decoder else rows}")
     if subject.choice.batch:
         raise UserError("--batch: a pipeline takes any number of rows: leave it out, or --to onnx or torch")
 
@@ -177,7 +179,8 @@ def _source(name: str) -> str:
 
 def _weights(state: dict[str, Tensor], half: bool) -> bytes:
     """Safetensors whose tensors begin at multiples of 64 bytes, as far as their sizes allow: read in place, they are rounded as here."""
-    held = {name: (x.half() if half and x.is_floating_point() else x).contiguous().numpy() for name, x in state.items()}
+    wide = {name: x.float() if x.dtype == torch.bfloat16 else x for name, x in state.items()}  # NumPy has no bfloat16
+    held = {name: (x.half() if half and x.is_floating_point() else x).contiguous().numpy() for name, x in wide.items()}
     header, at = {"__metadata__": {"format": "pt"}}, 0
     order = sorted(held, key=lambda name: (held[name].nbytes % 64 > 0, name))
     for name in order:
@@ -208,8 +211,8 @@ def _read_back(subject: Subject, found: Files) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     seeds = {len(part): part for part in batches(subject)}
 
-    def made(z: Tensor, y: Tensor | None) -> Sequence[Any]:
-        labels = y.tolist() if y is not None else [subject.label] * len(z) if subject.label is not None else None
+    def made(z: Tensor, *label: Tensor) -> Sequence[Any]:
+        labels = label[0].tolist() if label else [subject.label] * len(z) if subject.label is not None else None
         asked = {"class_labels": labels, "seeds": seeds[len(z)]}
         values = pipeline(**asked, output_type="pt").images
         return values, torch.from_numpy(pipeline(**asked, output_type="np").images).permute(0, 3, 1, 2)

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from meanstep.program.console import UserError
-from meanstep.program.data.previews import encoded, grid
+from meanstep.program.data.previews import encoded, grid, numbers
 from meanstep.program.disk import tree
 from meanstep.program.export.checks import Difference, compared
 from meanstep.program.export.hub_card import text
@@ -36,7 +36,7 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     """The files of the folder, its difference to PyTorch once it is read back, and nothing more to say: the card does."""
     if subject.run is None or subject.saved is None:
         raise UserError("--to hub exports a run's folder, which says what it was trained on: give its path instead of a model")
-    if len(subject.among) == 1 or subject.choice.guidance != 1 or subject.choice.batch:
+    if subject.choice.labels is not None or subject.choice.guidance != 1 or subject.choice.batch:
         raise UserError(
             "--to hub exports the network, which takes every label, guidance and batch: leave --labels, --guidance and --batch out"
         )
@@ -44,7 +44,8 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     state = _state(subject, found)
     found[STATE] = (json.dumps(state | {"digest": digest(state)}, indent=1) + "\n").encode()
     difference = compared(subject, _read_back(subject, found), target.bound, "the folder")
-    found["preview.png"] = encoded(grid(subject.reference(range(PREVIEW))[1]))
+    values, *images = subject.reference(range(PREVIEW))
+    found["preview.png"] = encoded(grid(images[0]) if images else numbers(values))
     found["README.md"] = text(subject, difference.largest, PREVIEW).encode()
     return found, difference, ""
 
@@ -99,7 +100,7 @@ def _read_back(subject: Subject, found: Files) -> Any:
         model = load(Path(parent) / "folder", autoencoder=spec if spec and spec != "identity" else None, network=allowed)
     again = replace(subject, net=model.field.float())
 
-    def made(z: Tensor, y: Tensor | None) -> Sequence[Tensor]:
-        return again.whole()(z, y)
+    def made(z: Tensor, *label: Tensor) -> Sequence[Tensor]:
+        return again.whole()(z, *label)
 
     return torch.no_grad()(made)

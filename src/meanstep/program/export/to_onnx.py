@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,21 +32,23 @@ session = onnxruntime.InferenceSession("model.onnx")
 def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     """The files, their difference to PyTorch, and how they are used."""
     seeds = range(subject.choice.batch or 2)
-    given = named(noise=subject.noise(seeds), label=subject.labels(seeds))
+    given = {"noise": subject.noise(seeds), **subject.given(seeds)}
     model = graph(subject.whole(), given, subject.outputs, subject)
     found = compared(subject, running(model, tuple(given)), target.bound, "model.onnx")
     extra = {"field.onnx": field(subject, target)} if subject.choice.field else {}
     label = ', "label": np.arange(16) % ' + str(len(subject.classes)) if subject.labelled else ""
+    label += "".join(f', "{name}": {name.replace(".", "_")}' for name in given if subject.condition is not None and name != "noise")
     names = ", ".join(subject.outputs) + ("," if len(subject.outputs) == 1 else "")
     return {"model.onnx": model, **extra}, found, USE.format(names=names, shape=", ".join(map(str, subject.shape)), label=label)
 
 
 def field(subject: Subject, target: Target) -> bytes:
     """The graph of `u(z, r, t, y)`, compared at times that were not traced."""
-    model = graph(subject.field, times(subject, range(subject.choice.batch or 2)), ("velocity",), subject)
+    velocity = subject.apart(subject.field)
+    model = graph(velocity, times(subject, range(subject.choice.batch or 2)), ("velocity",), subject)
     asked = times(subject, range(FIRST, FIRST + (subject.choice.batch or 5)))
     with torch.no_grad():
-        ours = subject.field(*asked.values())
+        ours = velocity(*asked.values())
     theirs = session(model).run(None, {name: x.numpy() for name, x in asked.items()})[0]
     found = float(np.abs(theirs - ours.numpy()).max()) / float(ours.std())
     if not found <= target.bound:
@@ -57,20 +59,26 @@ def field(subject: Subject, target: Target) -> bytes:
 
 
 def times(subject: Subject, seeds: Sequence[int]) -> dict[str, Tensor]:
-    """Inputs of a field: noise of these seeds, times that differ from row to row, and labels."""
+    """Inputs of a field: noise of these seeds, times that differ from row to row, and labels or the parts of a condition."""
     t = 0.5 + torch.arange(1, len(seeds) + 1) / (2 * len(seeds) + 1)
-    return named(z=subject.noise(seeds), r=t / 3, t=t, y=subject.labels(seeds))
+    given = {"y" if name == "label" else name: x for name, x in subject.given(seeds).items()}
+    return {"z": subject.noise(seeds), "r": t / 3, "t": t, **given}
 
 
-def named(**inputs: Tensor | None) -> dict[str, Tensor]:
-    """The inputs that there are."""
-    return {name: x for name, x in inputs.items() if x is not None}
+def graph(
+    net: nn.Module,
+    inputs: dict[str, Tensor],
+    outputs: tuple[str, ...],
+    subject: Subject,
+    change: Callable[[Any], Any] = lambda model: model,
+) -> bytes:
+    """A module as the bytes of an ONNX file that any runtime reads; `UserError` names the operation that it cannot take.
 
-
-def graph(net: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], subject: Subject) -> bytes:
-    """A module as the bytes of an ONNX file that any runtime reads; `UserError` names the operation that it cannot take."""
+    `change`: what is done to the model before it is written.
+    """
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
-    free = None if subject.choice.batch else tuple({0: batch} for _ in inputs)
+    free: Any = tuple({0: batch} for _ in inputs)
+    free = None if subject.choice.batch else free if subject.condition is None else (free,)
     names: dict[str, Any] = {"input_names": list(inputs), "output_names": list(outputs), "opset_version": OPSET}
     try:
         with _silent(), torch.no_grad():
@@ -78,7 +86,7 @@ def graph(net: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], s
     except Exception as error:  # the exporter raises dozens of kinds
         raise UserError(f"--to onnx: {reason(error)}; --to torch may take it") from error
     assert program is not None
-    return slim(program.model_proto, subject.choice.half)
+    return slim(change(program.model_proto), subject.choice.half)
 
 
 def reason(error: BaseException) -> str:
@@ -147,4 +155,4 @@ def session(model: bytes) -> Any:
 def running(model: bytes, names: tuple[str, ...]) -> Any:
     """From noise and labels to outputs, by ONNX Runtime."""
     opened = session(model)
-    return lambda *given: opened.run(None, {name: x.numpy() for name, x in zip(names, [g for g in given if g is not None], strict=True)})
+    return lambda *given: opened.run(None, {name: x.numpy() for name, x in zip(names, given, strict=True)})

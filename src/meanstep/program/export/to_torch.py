@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from meanstep.program.console import UserError, first_line
 from meanstep.program.export.checks import Difference, compared
+from meanstep.program.export.modules import named
 from meanstep.program.export.subject import Subject
 from meanstep.program.export.targets import Target
 
@@ -30,10 +31,10 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     """The files, their difference to PyTorch, and how they are used."""
     net = Halved(subject.whole()) if subject.choice.half else subject.whole()
     box = io.BytesIO()
-    program, most = traced(net, *example(subject))
+    program, most = traced(net, *example(subject), apart=subject.condition is not None or subject.choice.half)
     torch.export.save(program, box)
     loaded = torch.export.load(io.BytesIO(box.getvalue())).module()
-    found = compared(subject, lambda *given: loaded(*[x for x in given if x is not None]), target.bound, "model.pt2")
+    found = compared(subject, loaded, target.bound, "model.pt2")
     limit = "" if subject.choice.batch or most == MOST else f"\nAt most {most} rows at a time.\n"
     return {"model.pt2": box.getvalue()}, found, USE.format(call=call(subject)) + limit
 
@@ -43,30 +44,32 @@ def call(subject: Subject) -> str:
     shape = ", ".join(map(str, (subject.choice.batch or 16, *subject.shape)))
     first, *others = subject.outputs
     label = f", torch.randint({len(subject.classes)}, ({subject.choice.batch or 16},))" if subject.labelled else ""
+    label += "".join(f", {name.replace('.', '_')}" for name in named(subject.condition))
     return f"{', '.join([first, *others])}{'' if others else ','} = generate(torch.randn({shape}){label})"
 
 
 def example(subject: Subject) -> tuple[tuple[Tensor, ...], bool]:
     """Inputs to trace the whole with, of two rows or the fixed batch, and whether their number is free."""
     seeds = range(subject.choice.batch or 2)
-    inputs = tuple(part for part in (subject.noise(seeds), subject.labels(seeds)) if part is not None)
-    return inputs, not subject.choice.batch
+    return (subject.noise(seeds), *subject.given(seeds).values()), not subject.choice.batch
 
 
-def traced(net: nn.Module, inputs: tuple[Tensor, ...], free: bool, most: int = MOST) -> tuple[torch.export.ExportedProgram, int]:
-    """The program of a module, and the rows that it takes at most; `UserError` names what it cannot take.
+def traced(
+    net: nn.Module, inputs: tuple[Tensor, ...], free: bool, most: int = MOST, apart: bool = False
+) -> tuple[torch.export.ExportedProgram, int]:
+    """The program of a module, and the rows that it takes at most; `UserError` names what it cannot take. `apart`: it takes any arguments.
 
     A network that asks how many rows there are (some of diffusers do at 64) is traced for those up to there.
     """
-    dim = torch.export.Dim("batch", min=1, max=most)
+    rows: Any = tuple({0: torch.export.Dim("batch", min=1, max=most)} for _ in inputs)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of the exporter about itself
-            return torch.export.export(net, inputs, dynamic_shapes=tuple({0: dim} for _ in inputs) if free else None), most
+            return torch.export.export(net, inputs, dynamic_shapes=((rows,) if apart else rows) if free else None), most
     except Exception as error:  # the exporter raises dozens of kinds
         less = re.search(r"Dim\('batch', max=(\d+)\)", str(error))
         if less and int(less[1]) < most:
-            return traced(net, inputs, free, int(less[1]))
+            return traced(net, inputs, free, int(less[1]), apart)
         fixed = "; with a fixed --batch it may be" if free else ""
         raise UserError(f"--to torch: the network cannot be traced: {first_line(error)}{fixed}") from error
 
@@ -80,7 +83,7 @@ class Halved(nn.Module):
         self.names = [name for name, p in net.named_parameters() if p.numel()]
         self.stored = nn.ParameterList(nn.Parameter(dict(net.named_parameters())[name].detach().half(), False) for name in self.names)
 
-    def forward(self, noise: Tensor, label: Tensor | None = None) -> Any:
+    def forward(self, *given: Tensor) -> Any:
         """What the module returns."""
         weights = {name: p.float() for name, p in zip(self.names, self.stored, strict=True)}
-        return torch.func.functional_call(self.inner[0], weights, (noise, label))
+        return torch.func.functional_call(self.inner[0], weights, given)

@@ -5,6 +5,7 @@ import gzip
 import html
 import json
 import re
+from functools import lru_cache
 from importlib.resources import files as resources
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from meanstep.program.console import UserError
 from meanstep.program.export import to_onnx
 from meanstep.program.export.card import sentence
 from meanstep.program.export.checks import Difference, compared
+from meanstep.program.export.quicker import quicker
 from meanstep.program.export.runtime import LICENCE, SCRIPT, runtime
 from meanstep.program.export.subject import Subject
 from meanstep.program.export.targets import Target
@@ -46,19 +48,19 @@ def files(subject: Subject, target: Target, runtime: Path | None = None) -> tupl
 def graphs(subject: Subject) -> dict[str, bytes]:
     """Two graphs: `step`, (z, r, t, y) to the sample at time r, and `show`, from there to what is looked at."""
     rows = to_onnx.times(subject, range(2))
-    step = to_onnx.graph(subject.step("web"), rows, ("next",), subject)
-    return {"step": step, "show": to_onnx.graph(subject.decode, {"z": rows["z"]}, subject.outputs, subject)}
+    step = to_onnx.graph(subject.step("web"), rows, ("next",), subject, quicker)
+    return {"step": step, "show": to_onnx.graph(subject.decode, {"z": rows["z"]}, subject.outputs, subject, quicker)}
 
 
 def stepping(subject: Subject, parts: dict[str, bytes]) -> Any:
     """What the page does, here: from noise and labels to the outputs of `show`."""
     step, show = to_onnx.session(parts["step"]), to_onnx.session(parts["show"])
 
-    def made(z: Tensor, y: Tensor | None) -> Any:
+    def made(z: Tensor, *label: Tensor) -> Any:
         times = grid(subject.choice.steps)
         for t, r in pairwise(times):
             full = torch.ones(len(z))
-            given = to_onnx.named(z=z, r=r * full, t=t * full, y=y)
+            given = {"z": z, "r": r * full, "t": t * full} | ({"y": label[0]} if label else {})
             z = torch.from_numpy(step.run(None, {name: x.numpy() for name, x in given.items()})[0])
         return show.run(None, {"z": z.numpy()})
 
@@ -120,6 +122,7 @@ def wrapped(script: str) -> str:
     return f"(() => {{{safe}\nreturn {{{given}}};}})()"
 
 
+@lru_cache(maxsize=2)
 def _packed(data: bytes) -> str:
     return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode()
 
