@@ -12,7 +12,7 @@ from meanstep.program.pages.look import BLUE, GREEN, INK, ORANGE
 from meanstep.program.pages.statistics import ratio
 from meanstep.program.reproduce.images import quantities as q
 from meanstep.program.reproduce.images.results import BIAS_NORMS, CENTER_WORDS, CENTERS, WEIGHTS, Results
-from meanstep.program.reproduce.report.drawn import band, over_samples, series, short
+from meanstep.program.reproduce.report.drawn import band, over_samples, series
 
 AGES = LinearSegmentedColormap.from_list("ages", ["#c9d6e3", "#0b62a4"])
 LOW = 1e-12
@@ -31,7 +31,7 @@ def error(results: Results) -> Figure | None:
             colour, best = AGES(results.until.index(seen) / max(len(results.until) - 1, 1)), min(found, key=lambda beta: found[beta])
             ax.plot([*found], [*found.values()], color=colour, lw=1.8)
             ax.plot(best, found[best], "o", color=colour, mec=INK, ms=6, zorder=5)
-            labels.append(([*found.values()][-1], short(seen), look.MUTED))
+            labels.append(([*found.values()][-1], look.short(seen), look.MUTED))
         ax.set(title=f"M(β) {CENTER_WORDS[center]}", xlabel="β", ylabel="error of the signal over E|v'|²", yscale="log")
         look.log_ticks(ax, "y")
         look.end_labels(ax, labels if len(labels) < 3 else [labels[0], labels[-1]], gap=0.07)

@@ -16,7 +16,7 @@ from meanstep.program.reproduce.points.claims import SW1_OF_PAPER, TRACE_RANGE
 from meanstep.program.reproduce.points.quantities import sw1_ratio, trace_ratio
 from meanstep.program.reproduce.points.results import ANCHORED, BASE, BOTH, PLANE, Results
 from meanstep.program.reproduce.points.settings import SINGLE
-from meanstep.program.reproduce.report.drawn import band, mark, ratios, short
+from meanstep.program.reproduce.report.drawn import band, mark, ratios
 from meanstep.program.reproduce.report.results import Seeds
 from meanstep.program.reproduce.study import Line
 
@@ -213,7 +213,7 @@ def _training_of(ax: Axes, results: Results, name: str, quantity: str, betas: Se
     look.log_ticks(ax, "y")
     ax.set_xlim(left=0)
     ax.locator_params(axis="x", nbins=3)
-    ax.xaxis.set_major_formatter(lambda x, _: short(x))
+    ax.xaxis.set_major_formatter(lambda x, _: look.short(x))
 
 
 def montage(results: Results) -> Figure | None:

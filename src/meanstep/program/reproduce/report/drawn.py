@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from meanstep.program.pages.look import INK, WHITE, log_ticks
+from meanstep.program.pages.look import INK, WHITE, log_ticks, short
 from meanstep.program.pages.statistics import Change, mean
 from meanstep.program.reproduce.report.results import Seeds
 
@@ -52,8 +52,3 @@ def over_samples(ax: Axes, bins: int | None = None, **settings: Any) -> None:
     ax.xaxis.set_major_formatter(lambda x, _: short(x))
     if bins:
         ax.locator_params(axis="x", nbins=bins)
-
-
-def short(x: float) -> str:
-    """A number of samples, such as 250k."""
-    return f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x >= 1e3 else f"{x:g}"
