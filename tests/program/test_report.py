@@ -387,6 +387,16 @@ def test_the_page_says_what_was_found(page: str):
     assert "ours (the paper" in page and "b36a3b8" in page and "5.0 hours" in page
 
 
+def test_numbers_of_the_table_can_be_sorted(page: str):
+    """The script compares what JavaScript reads as numbers: no sign of prose."""
+    table = page[page.index('<table id="table">') : page.index("</table>", page.index('<table id="table">'))]
+    assert (
+        "\u2212" in page
+        and "\u2212" not in table
+        and re.findall(r'<td class="n">-\d', pages._set('<table id="table"><td class="n">-1</table>'))
+    )
+
+
 def test_the_files_are_whole(whole: Path):
     assert sorted(path.name for path in whole.iterdir()) == [
         "env.json",

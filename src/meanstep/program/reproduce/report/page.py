@@ -24,7 +24,7 @@ from meanstep.program.reproduce.report.results import Results
 from meanstep.program.reproduce.report.summary import Quantity
 from meanstep.program.reproduce.study import read
 
-APART = re.compile(r'(<(?:style|script|pre|code|table id="table")\b.*?</(?:style|script|pre|code|table)>|<[^>]*>)', re.DOTALL)
+APART = re.compile(r'(<(?:(?:style|script|pre|code)\b|table id="table").*?</(?:style|script|pre|code|table)>|<[^>]*>)', re.DOTALL)
 """Markup, and what is not prose within it."""
 FILTERS: dict[str, Any] = {"number": number, "p": readable_p, "measured": with_interval, "shown": shown}
 
