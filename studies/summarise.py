@@ -12,8 +12,8 @@ from pathlib import Path
 
 from meanstep.program.pages.statistics import Change, across, mean, ratio
 from meanstep.program.pages.verdicts import with_interval
-from meanstep.program.reproduce.points.records import load, read_json
-from meanstep.program.reproduce.points.report.results import BASE, Results, read
+from meanstep.program.reproduce.points.results import BASE, Results
+from meanstep.program.reproduce.records import read_json
 
 
 def packed(run: Path, study: Path) -> None:
@@ -100,13 +100,13 @@ def variance(results: Results) -> Iterator[str]:
 
 def section(run: Path) -> Iterator[str]:
     """Everything about one run."""
-    results = read(run)
+    results = Results.read(run)
     ids = list(dict.fromkeys(line["id"] for line in read_json(run / "sweep.json")["lines"]))
     yield from (f"## {run.name}", "", described(run), "")
     for weights in ("ema", "raw"):
         yield from quality(results, ids, weights)
     yield from variance(results)
-    floors = [f"{r['set']} {sum(r['floor']['sw1']) / len(r['floor']['sw1']):.4f}" for r in load(run) if r["kind"] == "set"]
+    floors = [f"{name} {sum(found) / len(found):.4f}" for name in results.sets if (found := results.floor(name))]
     yield from (f"Floor of SW1 (fresh data against fresh data): {', '.join(sorted(floors))}.", "")
 
 

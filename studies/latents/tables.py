@@ -14,9 +14,10 @@ from pathlib import Path
 
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.verdicts import with_interval
-from meanstep.program.reproduce.images.report import contests
-from meanstep.program.reproduce.images.report.page import spoken
-from meanstep.program.reproduce.images.report.results import Arm, Results, read
+from meanstep.program.reproduce.images.contests import contests
+from meanstep.program.reproduce.images.quantities import TERMS
+from meanstep.program.reproduce.images.results import Arm, Results
+from meanstep.program.reproduce.report.page import spoken
 
 HERE = Path(__file__).parent
 NAMES = {
@@ -52,7 +53,7 @@ def distances(results: Results, arm: Arm) -> str:
 
 def tried(results: Results, terms: str) -> Iterator[str]:
     """A row a schedule or recipe: its ratio to every constant in one step, and the p-value of beating all of them, after Holm."""
-    for contest in contests.contests(results, terms):
+    for contest in contests(results, terms):
         against = [with_interval(change) if change.n else "" for change in contest.changes.values()]
         p = f"{contest.p_better:.3g}" if contest.p_better is not None else ""
         yield f"| {contest.arm.name} | {' | '.join(against)} | {p} |\n"
@@ -60,13 +61,13 @@ def tried(results: Results, terms: str) -> Iterator[str]:
 
 def section(name: str, folder: Path) -> str:
     """All of one study."""
-    results = read(folder)
+    results = Results.read(folder)
     text = f"## {NAMES[name]}\n\n" + "".join(f"- {line.strip()}\n" for line in spoken(folder))
     text += f"\nDistances at {results.end:,} samples seen, in 1, 2 and 4 steps:\n\n| arm | EMA 1 | 2 | 4 | raw 1 | 2 | 4 |\n"
     text += "|---" * 7 + "|\n"
     text += "".join(distances(results, arm) for arm in results.arms)
     constants = [arm.name for arm in results.constants]
-    for terms in contests.TERMS:
+    for terms in TERMS:
         text += f"\nOne step, ratio to every constant {terms}, and p of beating all of them:\n\n| arm | {' | '.join(constants)} | p |\n"
         text += "|---" * (len(constants) + 2) + "|\n" + "".join(tried(results, terms))
     return text + "\n"

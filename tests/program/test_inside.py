@@ -222,16 +222,15 @@ def test_a_link_out_of_a_run_is_not_its_environment(tmp_path: Path, monkeypatch:
 
 
 def test_links_out_of_a_study_or_a_sweep_are_not_read(tmp_path: Path, secret: Path):
-    from meanstep.program.reproduce.images.report import results as latents
-    from meanstep.program.reproduce.points.report import results as sweep
+    from meanstep.program.reproduce.report.results import numbered
 
-    (tmp_path / "study" / "samples").mkdir(parents=True)
-    arms = (types.SimpleNamespace(name="paper"),)
-    (tmp_path / "study" / "samples" / "paper-0.png").symlink_to(secret)
-    assert latents._pictures(tmp_path / "study", arms) == {}
-    (tmp_path / "study" / "samples" / "paper-0.png").unlink()
-    shutil.copy(secret, tmp_path / "study" / "samples" / "paper-0.png")
-    assert set(latents._pictures(tmp_path / "study", arms)) == {"paper"}
+    study = tmp_path / "study"
+    (study / "samples").mkdir(parents=True)
+    (study / "samples" / "paper-0.png").symlink_to(secret)
+    assert numbered(study, "paper", "png") is None
+    (study / "samples" / "paper-0.png").unlink()
+    shutil.copy(secret, study / "samples" / "paper-0.png")
+    assert numbered(study, "paper", "png") == study / "samples" / "paper-0.png"
     np.savez(tmp_path / "points.npz", data=np.zeros((5, 2)))
-    (tmp_path / "study" / "samples" / "moons-0.npz").symlink_to(tmp_path / "points.npz")
-    assert sweep._samples(tmp_path / "study", "moons") == {}
+    (study / "samples" / "moons-0.npz").symlink_to(tmp_path / "points.npz")
+    assert numbered(study, "moons", "npz") is None

@@ -18,8 +18,9 @@ from meanstep.fields import DiT
 from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache
+from meanstep.program.reproduce.images import rerun
 from meanstep.program.reproduce.images.command import Latents
-from meanstep.program.reproduce.images.report import rerun, results
+from meanstep.program.reproduce.images.results import Results
 from meanstep.program.reproduce.images.settings import held_config
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, NetworkConfig, from_yaml, to_yaml
@@ -264,7 +265,7 @@ def test_the_records_of_a_study_are_read_and_its_commands_give_its_configuration
     assert {key: config.network.options[key] for key in TINY} == {key: about["config"]["network"][key] for key in TINY}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rerun, "FILE", "nowhere")
-    command = shlex.split(rerun.commands(results.read(tmp_path))[0])[3:]
+    command = shlex.split(rerun.commands(Results.read(tmp_path))[0])[3:]
     words = command[command.index("--moments") :]
     made = Latents.parse(words)
     config_again = Config(made.data, made.network, made.method, made.optimiser, made.averages, made.run_)

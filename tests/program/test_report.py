@@ -17,9 +17,10 @@ from scipy import stats
 from meanstep.program.console import UserError
 from meanstep.program.pages import look, statistics, strips, trained, verdicts
 from meanstep.program.pages.statistics import Change
-from meanstep.program.reproduce.points.report import claims, comparisons, prose, results
-from meanstep.program.reproduce.points.report.page import build, spoken
+from meanstep.program.reproduce.points import claims, quantities, report, results
 from meanstep.program.reproduce.points.settings import mixture_dimension
+from meanstep.program.reproduce.report import page as pages
+from meanstep.program.reproduce.report.page import build, spoken
 
 PLANE = results.PLANE
 GAIN = {"swiss_roll": 0.5, "checkerboard": 0.76, "pinwheel": 0.63, "eight_gaussians": 0.84, "two_moons": 0.77, "two_spirals": 1.08}
@@ -214,7 +215,7 @@ def page(whole: Path) -> str:
 
 
 def decided(folder: Path) -> dict[str, verdicts.Claim]:
-    return {claim.key: claim for claim in claims.claims(results.read(folder))}
+    return pages.claims(folder)
 
 
 # Statistics --------------------------------------------------------------------------------------------------------------------------
@@ -361,8 +362,8 @@ def test_mixtures(tmp_path: Path):
 
 
 def test_rises():
-    assert comparisons.rise([4, 3, 2]) == 0 and comparisons.rise([1, 2]) == 1 and comparisons.rise([1, 1]) == 0
-    assert comparisons.rise([4, 1, 2]) == pytest.approx(1 / 3)
+    assert quantities.rise([4, 3, 2]) == 0 and quantities.rise([1, 2]) == 1 and quantities.rise([1, 1]) == 0
+    assert quantities.rise([4, 1, 2]) == pytest.approx(1 / 3)
 
 
 # The page ----------------------------------------------------------------------------------------------------------------------------
@@ -384,6 +385,16 @@ def test_the_page_says_what_was_found(page: str):
     command = re.sub("<[^>]*>", "", page[page.index("<pre>") : page.index("</pre>")])
     assert "meanstep reproduce toy --sets swiss_roll checkerboard" in command and "--betas 0 0.25 0.5 0.75 1" in command
     assert "ours (the paper" in page and "b36a3b8" in page and "5.0 hours" in page
+
+
+def test_numbers_of_the_table_can_be_sorted(page: str):
+    """The script compares what JavaScript reads as numbers: no sign of prose."""
+    table = page[page.index('<table id="table">') : page.index("</table>", page.index('<table id="table">'))]
+    assert (
+        "\u2212" in page
+        and "\u2212" not in table
+        and re.findall(r'<td class="n">-\d', pages._set('<table id="table"><td class="n">-1</table>'))
+    )
 
 
 def test_the_files_are_whole(whole: Path):
@@ -540,9 +551,9 @@ def test_models_far_from_the_data_decide_nothing(whole: Path, tmp_path: Path):
             for weights in ("raw", "ema"):
                 record[weights]["sw1"] = {k: 20 * v for k, v in record[weights]["sw1"].items()}
     (far / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in changed))
-    assert {claim.verdict for claim in claims.claims(results.read(far))} == {"cannot tell"}
+    assert {claim.verdict for claim in pages.claims(far).values()} == {"cannot tell"}
     assert any("far from the data" in line for line in spoken(far))
-    assert len({claim.verdict for claim in claims.claims(results.read(whole))}) > 1
+    assert len({claim.verdict for claim in pages.claims(whole).values()}) > 1
     assert not any("far from the data" in line for line in spoken(whole))
 
 
@@ -565,7 +576,7 @@ def test_models_no_nearer_than_noise_decide_nothing_at_any_scale(noise: float, t
             record["noise"] = {"sw1": [noise, 1.01 * noise]}
 
     folder = changed(whole, tmp_path / "s", scaled)
-    made, said = claims.claims(results.read(folder)), spoken(folder)
+    made, said = [*pages.claims(folder).values()], spoken(folder)
     assert (len({claim.verdict for claim in made}) > 1) is trained
     assert any("far from the data" in line for line in said) is not trained
     if not trained:
@@ -573,7 +584,7 @@ def test_models_no_nearer_than_noise_decide_nothing_at_any_scale(noise: float, t
         words = " ".join([*said, *(claim.sentence for claim in made)])
         assert findings == {"open"} and not re.search(r"contradicted|agrees|lowest SW1|costs|better on", words)
         assert "way from noise to the data" in words or "no nearer to the data than the noise" in words
-        assert not any("SW1" in words for _, words, _ in prose.tiles(results.read(folder), made))
+        assert not any("SW1" in words for _, words, _ in report.tiles(results.Results.read(folder)))
 
 
 def test_an_undecided_claim_contradicts_itself_nowhere(whole: Path, tmp_path: Path):
@@ -585,7 +596,7 @@ def test_an_undecided_claim_contradicts_itself_nowhere(whole: Path, tmp_path: Pa
     build(folder)
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert "more than 8 times" in text and 'class="agrees"' not in text and 'class="contradicts"' not in text
-    before = " ".join(claim.sentence for claim in claims.claims(results.read(whole)))
+    before = " ".join(claim.sentence for claim in pages.claims(whole).values())
     for told in ("comparisons agree", "The test agrees"):
         assert told in before and told not in text
     assert "contradicted by" not in text

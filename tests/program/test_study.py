@@ -1,6 +1,7 @@
 """The engine of all studies, by a workload that only the tests have: kills, stops, folders of others, and no change elsewhere."""
 
 import contextlib
+import csv
 import json
 import os
 import shutil
@@ -27,11 +28,11 @@ from meanstep.program.reproduce.points import KIND as POINTS
 from meanstep.program.reproduce.points import jobs
 from meanstep.program.reproduce.points.settings import Settings
 from meanstep.program.reproduce.points.study import Sweep
+from meanstep.program.reproduce.report import page
 from meanstep.program.runs.config import Config, NetworkConfig
 
 from .killing import Fate, Killed
-from .quadratic import KIND
-from .quadratic.report import page
+from .quadratic import KIND, report
 from .quadratic.study import Job, Quadratic, known
 
 HERE = Path(__file__).parent
@@ -57,10 +58,18 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(workers, "stopped", stopped)
     monkeypatch.setattr(workers, "tell", lambda *words: None)
     monkeypatch.setattr(workers, "busy", contextlib.nullcontext)
-    monkeypatch.setattr(session, "build", lambda here: page.build(here) if (here / KIND.file).exists() else here / "report.html")
+    monkeypatch.setattr(session, "build", lambda here: built(here) if (here / KIND.file).exists() else here / "report.html")
     monkeypatch.setattr(session, "spoken", lambda here: [])
     monkeypatch.setattr(folder, "environment", lambda device: {"device": device})  # which asks git
     yield asked
+
+
+def built(here: Path) -> Path:
+    """The page of a folder, whose workload is found as if it were in the package; without figures, which take the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "kinds", lambda found=(*study.kinds(), KIND): found)
+        patch.setattr(report, "FIGURES", {})
+        return page.build(here)
 
 
 def conducted(asked: study.Study, here: Path) -> list[records.Record]:
@@ -308,4 +317,20 @@ def test_a_workload_is_a_folder_and_no_other_change(tmp_path: Path):
     for name, steps in (("quadratic", 4), ("quadratic-2", 7)):
         found = records.load(tmp_path / "runs" / name, KIND)
         assert len(found) == 8 and [r["value"] for r in found] == pytest.approx([known(r, steps) for r in found])
+        by = {(r["set"], r["id"], str(r["seed"])): r["value"] for r in found}
+        rows = list(csv.DictReader((tmp_path / "runs" / name / "summary.csv").read_text().splitlines()))
+        assert [float(x) for row in rows for x in row["values"].split()] == [
+            by[r["set"], r["id"], n] for r in rows for n in r["seeds"].split()
+        ]
+        assert len(rows) == 4 and all(float(row["mean"]) == pytest.approx(sum(map(float, row["values"].split())) / 2) for row in rows)
+        text = (tmp_path / "runs" / name / "report.html").read_text()
+        assert text.count('id="claim-arrives"') == 1 and 'class="badge fails"' in text and text.count("<tr data-metric") == 4
+        assert 'src="data:image/png' in text and (tmp_path / "runs" / name / "figures" / "values.png").read_bytes()[:4] == b"\x89PNG"
     assert "report.html" in called("report", "runs/quadratic")
+    measured = "from pathlib import Path; from meanstep.program.reproduce.report.page import measured as m"
+    said = "print([(q.metric, q.set, q.line.beta, q.change.n) for q in m(Path('runs/quadratic'))][0])"
+    command = [sys.executable, "-c", f"{measured}; {said}"]
+    assert (
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+        == "('value', 'flat', 0.1, 2)\n"
+    )

@@ -11,9 +11,6 @@ from meanstep.program.console import UserError, chat, put_json, stage, takes_jso
 from meanstep.program.flags import Json
 from meanstep.program.pages.page import require
 
-KINDS = {"sweep.json": "reproduce", "study.json": "reproduce", "config.yaml": "runs"}
-"""The file that tells what a folder holds, and the package that reports it."""
-
 
 @dataclass(frozen=True)
 class Report:
@@ -29,11 +26,13 @@ class Report:
 
     def run(self) -> int:
         """0 when it is written. `UserError` if the folder holds neither."""
+        from meanstep.program.reproduce.study import kind_of
+
         require()
         takes_json(self.json)
         folder = self.folder.expanduser()
-        found = next((package for name, package in KINDS.items() if (folder / name).is_file()), None)
-        if found is None:
+        found = "reproduce" if kind_of(folder) else "runs" if (folder / "config.yaml").is_file() else ""
+        if not found:
             words = "the folder that `meanstep train` (config.yaml) or `meanstep reproduce` (sweep.json, study.json) wrote"
             raise UserError(f"{self.folder} holds no run and no sweep: give {words}")
         with stage("writing the report"):

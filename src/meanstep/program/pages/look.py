@@ -126,6 +126,14 @@ def log_ticks(ax: Axes, axis: str = "x", *, pad: float = 1.0) -> None:
     (ax.xaxis if axis == "x" else ax.yaxis).set_minor_locator(NullLocator())
 
 
+def short(value: float) -> str:
+    """A number of samples in a few characters."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
 def beta_colour(beta: float) -> str:
     """The colour of a coefficient in every figure."""
     return to_hex(RAMP(beta))

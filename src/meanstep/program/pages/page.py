@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import dataclasses
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import files
@@ -24,11 +23,20 @@ def require() -> None:
             raise UserError(f"the report needs {name}: pip install 'meanstep[report]'")
 
 
-def rendered(package: str, content: Mapping[str, Any], filters: Mapping[str, Callable[..., Any]] | None = None) -> str:
-    """The page of the template `report.html.j2` in a package, which extends the base here."""
+def rendered(
+    package: str,
+    content: Mapping[str, Any],
+    filters: Mapping[str, Callable[..., Any]] | None = None,
+    further: Mapping[str, Iterable[str]] | None = None,
+) -> str:
+    """The page of the template `report.html.j2` in a package, which extends the base here, or one of the `further` ones, by package."""
     import jinja2
 
-    loader = jinja2.DictLoader({TEMPLATE: _source(package, TEMPLATE)} | {name: _source(__package__ or "", name) for name in SHARED})
+    places = [
+        (package, TEMPLATE),
+        *((here, name) for here, names in ({__package__ or "": SHARED} | dict(further or {})).items() for name in names),
+    ]
+    loader = jinja2.DictLoader({name: _source(here, name) for here, name in places})
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= dict(filters or {})
     return environment.get_template(TEMPLATE).render(content)
@@ -67,12 +75,12 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name.replace("_", " "), "yes" if value is True else "no" if value is False else str(value)
 
 
-def as_csv(kind: type, rows: Iterable[Any]) -> str:
-    """The dataclasses `rows` of a kind as CSV, numbers to the last digit."""
+def as_csv(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV, numbers to the last digit."""
     held = io.StringIO()
-    writer = csv.DictWriter(held, [field.name for field in dataclasses.fields(kind)], lineterminator="\n")
+    writer = csv.DictWriter(held, [*columns], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: repr(x) if isinstance(x, float) else x for key, x in dataclasses.asdict(row).items()} for row in rows)
+    writer.writerows({name: repr(x) if isinstance(x, float) else x for name, x in row.items()} for row in rows)
     return held.getvalue()
 
 

@@ -101,10 +101,14 @@ def mean(values: Iterable[float]) -> Mean | None:
     return Mean(float(x.mean()), sd, float(x.mean()) - half, float(x.mean()) + half, x.size)
 
 
+def logs(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
+    """Logarithms of `a` over `b`, of the seeds that both have with positive finite values."""
+    return {seed: log(a[seed] / b[seed]) for seed in sorted(a.keys() & b.keys()) if _positive(a[seed]) and _positive(b[seed])}
+
+
 def ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Change:
-    """Of `a` over `b`, paired by the seeds that both have with positive finite values."""
-    seeds = [seed for seed in sorted(a.keys() & b.keys()) if _positive(a[seed]) and _positive(b[seed])]
-    return Change(tuple(log(a[seed] / b[seed]) for seed in seeds))
+    """Of `a` over `b`, paired by seed."""
+    return Change(tuple(logs(a, b).values()))
 
 
 def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Change:

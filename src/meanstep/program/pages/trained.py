@@ -46,5 +46,5 @@ def undecided(claim: Claim, said: str) -> Claim:
     """The claim without verdict, findings and what they would say; that it has no data stays."""
     if not any(row.claimed is not None for row in claim.rows):
         return replace(claim, verdict=OPEN, sentence=f"{claim.sentence.partition('. ')[0].rstrip('.')}.")
-    rows = tuple(row if row.claimed is None else replace(row, finding="open") for row in claim.rows)
+    rows = tuple(row if row.claimed is None else replace(row, finding="open", note="") for row in claim.rows)
     return replace(claim, verdict=OPEN, rows=rows, sentence=said)

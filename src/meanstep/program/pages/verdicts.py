@@ -5,8 +5,8 @@ contradicts it; otherwise, if the whole 95% interval lies in `shown` and reaches
 holds only if every row agrees, which needs no correction, and does not hold if one row contradicts it.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf
 
 from meanstep.program.pages.statistics import LEVEL, Change, holm
@@ -27,7 +27,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison of a claim; without `claimed` it is there for information."""
+    """One comparison of a claim; without `claimed` it is there for information. `note`: what is said beside the finding."""
 
     where: str
     change: Change
@@ -36,6 +36,7 @@ class Row:
     shown: Range = (0.0, inf)
     finding: str = ""
     against_none: bool = True
+    note: str = ""
 
     @property
     def p(self) -> float | None:
@@ -67,29 +68,23 @@ def decide(rows: Sequence[Row]) -> tuple[str, tuple[Row, ...]]:
     judged = [row for row in rows if row.claimed is not None]
     adjusted = dict(zip(map(id, judged), holm([row.change.outside(*row.claimed) for row in judged if row.claimed]), strict=True))
     found = tuple(_with_finding(row, adjusted.get(id(row))) for row in rows)
-    findings = [row.finding for row in found if row.claimed is not None]
-    if "contradicts" in findings:
-        return FAILS, found
-    return (HOLDS if findings and set(findings) == {"agrees"} else OPEN), found
+    return verdict(found), found
 
 
-Decision = Callable[[Sequence[Row]], tuple[str, tuple[Row, ...]]]
+def verdict(rows: Sequence[Row]) -> str:
+    """Of the findings of all rows that are judged."""
+    findings = {row.finding for row in rows if row.claimed is not None}
+    return FAILS if "contradicts" in findings else HOLDS if findings == {"agrees"} else OPEN
 
 
-def claim(
-    key: str, text: str, source: str, test: str, quantity: str, rows: Sequence[Row], needs: str, decision: Decision = decide
-) -> Claim:
-    """A decided claim; `needs` tells which option of the command would give the data that are missing."""
-    measured = [row for row in rows if row.change.n]
-    verdict, found = decision(measured)
-    judged = [row for row in found if row.claimed is not None]
+def told(rows: Sequence[Row], quantity: str, needs: str) -> str:
+    """What decided rows say in one sentence; `needs` tells which option of the command would give the data that are missing."""
+    judged = [row for row in rows if row.claimed is not None]
     if not judged:
-        sentence = f"There are no data for it: {needs}."
-    elif all(row.change.n < 2 for row in judged):
-        sentence = f"One seed gives a number but no interval: {_extremes(judged, quantity)}. Run it with --seeds 0:3."
-    else:
-        sentence = f"{_extremes(judged, quantity)}. {_tally(judged)}"
-    return Claim(key, text, source, test, quantity, found, verdict, sentence)
+        return f"There are no data for it: {needs}."
+    if all(row.change.n < 2 for row in judged):
+        return f"One seed gives a number but no interval: {_extremes(judged, quantity)}. Run it with --seeds 0:3."
+    return f"{_extremes(judged, quantity)}. {_tally(judged)}"
 
 
 def shown(name: str) -> str:
@@ -118,7 +113,7 @@ def _with_finding(row: Row, adjusted: float | None) -> Row:
         return row
     agrees = row.change.inside(*row.shown) and row.change.reaches(*row.claimed)
     finding = "contradicts" if adjusted is not None and adjusted < LEVEL else "agrees" if agrees else "open"
-    return Row(row.where, row.change, row.paper, row.claimed, row.shown, finding, row.against_none)
+    return replace(row, finding=finding)
 
 
 def _extremes(rows: Sequence[Row], quantity: str) -> str:

@@ -1,6 +1,7 @@
 """A study: variants by seeds by sets, as a workload states them. What a workload is, what a study can be asked, what its folder says.
 
-A workload is a package in this one that has a `KIND` and a command; nothing else names it. Its folder of results holds
+A workload is a package in this one that has a `KIND`, a command, and what is its own of a report, `REPORT` in its module `report`; nothing
+else names it. Its folder of results holds
 
 KIND.file       {"study", "settings", "lines": [{arm, beta, id}]} and whatever else the workload says of itself: what was asked for
 env.json        commit, versions, machine

@@ -1,15 +1,13 @@
 """The best coefficient as the authors estimate it and as we do, on the weights trained at beta = 0: a table. Knows no networks."""
 
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.verdicts import number
+from meanstep.program.reproduce.images.results import Results
 
 Read = Callable[[Any], Any]
-PLACE = '<h2 id="what">'
-"""What the table stands before."""
 HEAD = ("quantity", "published, on their DiT", "their estimator here", "ours here")
 ABOUT = (
     "Their κ is a norm, so it is 1 for a network that moves nothing, where the signed one is -1; their bias is how far the EMA copy lags "
@@ -19,24 +17,9 @@ ABOUT = (
 CENTERS = {"data": "the data's own velocity", "ema": "the EMA copy"}
 
 
-class Results(Protocol):
-    """What is asked of a study in memory: the arm of the constant 0, the last moment, and a number of the records by seed."""
-
-    @property
-    def base(self) -> Any:
-        """The arm."""
-
-    @property
-    def end(self) -> int | None:
-        """In samples seen."""
-
-    def value(self, arm: Any, seen: int | None, read: Callable[[Any], Any]) -> Mapping[int, float]:
-        """Finite numbers only."""
-
-
 def rows(results: Results) -> list[tuple[str, str, str, str]]:
     """Quantity, as published, by their estimator and by ours, in words; none in a study that did not measure theirs."""
-    center = next((c for c in CENTERS if _value(results, "error", c, "s")), "ema")
+    center = _center(results)
     found = [
         ("κ", "1", _value(results, "published", "kappa"), _value(results, kappa(center))),
         ("bias over noise", "0.085, 0.018, 0.006", _value(results, lag), _value(results, "bias", "value")),
@@ -67,20 +50,13 @@ def lag(record: Any) -> float | None:
     return gap / square if gap is not None and square else None
 
 
-def added(page: str, results: Results) -> str:
-    """The page with the table before what was run, or as it is where there is none."""
-    if not (body := rows(results)) or PLACE not in page:
-        return page
-    center = next((c for c in CENTERS if _value(results, "error", c, "s")), "ema")
-    cells = "".join(f"<tr><td>{escape(name)}</td>{_cells('td', rest)}</tr>\n" for name, *rest in body)
-    heads = f"<th>{HEAD[0]}</th>{_cells('th', HEAD[1:])}"
-    table = f'<div class="card wide"><table><thead><tr>{heads}</tr></thead><tbody>\n{cells}</tbody></table></div>\n'
-    about = ABOUT.format(center=CENTERS[center])
-    return page.replace(PLACE, f'<h3 class="table">The coefficient as published</h3>\n<p class="see">{about}</p>\n{table}\n{PLACE}', 1)
+def about(results: Results) -> str:
+    """What the table's words mean."""
+    return ABOUT.format(center=CENTERS[_center(results)])
 
 
-def _cells(tag: str, words: Sequence[str]) -> str:
-    return "".join(f'<{tag} class="n">{escape(word)}</{tag}>' for word in words)
+def _center(results: Results) -> str:
+    return next((c for c in CENTERS if _value(results, "error", c, "s")), "ema")
 
 
 def _value(results: Results, *names: Any) -> str:

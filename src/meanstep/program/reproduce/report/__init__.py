@@ -1,1 +1,1 @@
-"""The report of a study."""
+"""From a study's records to what a person looks at, whatever its workload. Trains nothing."""

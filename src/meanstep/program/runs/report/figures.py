@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from meanstep.program.pages.look import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, RAMP, drawing, end_labels, log_ticks, png, sheet
+from meanstep.program.pages.look import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, RAMP, drawing, end_labels, log_ticks, png, sheet, short
 from meanstep.program.runs.report.history import Curve, History
 
 MOST = 300
@@ -125,14 +125,6 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST) -> tuple[np.ndarray,
     parts = np.array_split(np.arange(len(x)), most)
     means = [np.array([f(values[part]) for part in parts]) for f, values in ((np.mean, x), (np.mean, y), (np.min, y), (np.max, y))]
     return means[0], means[1], means[2], means[3]
-
-
-def short(value: float) -> str:
-    """A number of samples in a few characters."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
 
 
 FIGURES: dict[str, Callable[[History], bytes | None]] = {"distances": distances, "residuals": residuals, "signals": signals}

@@ -1,11 +1,47 @@
-"""What a comparison mixes in or leaves out: weights that differ, what no count of passes holds. From study.json. Knows no page."""
+"""What is to be borne in mind: how far samples are from the data, weights that differ, what no count of passes holds. Knows no page."""
 
+from math import sqrt
 from typing import Any
 
+from meanstep.program.pages import trained
+from meanstep.program.pages.statistics import mean
 from meanstep.program.registry import METHODS, POSTERIOR
-from meanstep.program.reproduce.images.report.contests import COMPUTE_EQUAL
-from meanstep.program.reproduce.images.report.results import Results, at
+from meanstep.program.reproduce.images.quantities import COMPUTE_EQUAL
+from meanstep.program.reproduce.images.results import Results
 from meanstep.program.reproduce.records import Record
+from meanstep.program.reproduce.report.results import at
+
+FAR, YOUNG = trained.FAR**2, 16.0
+"""Models whose distance, a square, is `FAR` times its floor have not learnt the data, and nothing follows; above `YOUNG`, little."""
+SO_FAR = "{:.0f} times as far from the data as one half of the data is from the other"
+
+
+def _way(results: Results) -> trained.Way:
+    """How far one-step samples at beta 0 have come at the end."""
+    found = mean(results.distance(results.base, results.end).values())
+    lengths = [None if x is None or x < 0 else sqrt(x) for x in (found.mean if found else None, results.floor(), results.floor("noise"))]
+    return trained.way(*([x] for x in lengths))
+
+
+def far(results: Results) -> str:
+    """Why no claim is decided, if nothing follows from the models; else empty."""
+    found = _way(results)
+    if not found.far:
+        return ""
+    times = f"are {SO_FAR.format(found.times**2)}, more than {FAR:g} times"
+    return f"at β = 0 one-step samples {times if found.times**2 > FAR else trained.covered(found)}"
+
+
+def notice(results: Results) -> str:
+    """What to bear in mind of all numbers, empty if the samples are near enough."""
+    found = _way(results)
+    if found.far:
+        return (
+            "One-step samples are still far from the data: no claim is decided, and the numbers say little about the methods. Train longer."
+        )
+    if found.times**2 <= YOUNG:
+        return ""
+    return f"One-step samples are still {SO_FAR.format(found.times**2)}, so the comparison is one of young networks."
 
 
 def caveats(results: Results, terms: str) -> str:

@@ -5,19 +5,17 @@ constants. It is beaten if it is worse than one of them: the smallest of the p-v
 is met at the seeds that both have. Where a constant broke off it is beaten, and that seed is left out; an arm that broke off cannot win.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from meanstep.program.pages.statistics import LEVEL, Change, detectable, holm, ratio
-from meanstep.program.reproduce.images.report.quantities import same_compute, same_steps
-from meanstep.program.reproduce.images.report.results import Arm, Results, Seeds
+from meanstep.program.pages.verdicts import readable_p, with_interval
+from meanstep.program.reproduce.images.quantities import TERMS
+from meanstep.program.reproduce.images.results import Arm, Results
 
-Pairs = Callable[[Results, Arm, Arm, str, str], tuple[Seeds, Seeds]]
 Lacking = dict[float, tuple[int, ...]]
-STEPS_EQUAL, COMPUTE_EQUAL = "after the same samples", "after the same compute"
-TERMS: dict[str, Pairs] = {STEPS_EQUAL: same_steps, COMPUTE_EQUAL: same_compute}
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,16 @@ class Contest:
         """The notes, each thing once."""
         return together(self.notes)
 
+    @property
+    def p(self) -> str:
+        """That of the finding, in words."""
+        p, words = (self.p_worse, "worse than one") if self.finding == "contradicts" else (self.p_better, "better than all")
+        return "" if p is None else f" ({words}: p {'' if p < 0.001 else '= '}{readable_p(p)} by Holm)"
+
     def cell(self, beta: float) -> str:
-        """Why there is no ratio to a constant."""
+        """The ratio to a constant, or why there is none."""
+        if self.changes[beta].n:
+            return with_interval(self.changes[beta])
         return "broke off" if beta in self.beaten and beta not in self.lacking else "not that far"
 
 
@@ -82,7 +88,7 @@ def together(notes: Iterable[tuple[str, str]]) -> str:
 
 def contests(results: Results, terms: str, weights: str = "ema", steps: str = "1") -> list[Contest]:
     """Of every schedule and recipe that can be compared with a constant at least."""
-    found = [_contest(results, arm, TERMS[terms], weights, steps) for arm in results.others]
+    found = [_contest(results, arm, terms, weights, steps) for arm in results.others]
     found = [each for each in found if each.hardest is not None]
     better, worse = holm([_better(each) for each in found]), holm([_worse(each) for each in found])
     return [replace(c, p_better=p, p_worse=q) for c, p, q in zip(found, better, worse, strict=True)]
@@ -91,7 +97,7 @@ def contests(results: Results, terms: str, weights: str = "ema", steps: str = "1
 def unmatched(results: Results, terms: str, weights: str = "ema", steps: str = "1") -> list[tuple[str, str]]:
     """Notes on the schedules and recipes that have begun and cannot be compared with any constant: whose, and why."""
     theirs = _begun(results, *results.constants)
-    alone = (arm for arm in results.others if theirs and _contest(results, arm, TERMS[terms], weights, steps).hardest is None)
+    alone = (arm for arm in results.others if theirs and _contest(results, arm, terms, weights, steps).hardest is None)
     return [(arm.name, _why(results, arm, theirs, weights, steps)) for arm in alone if _begun(results, arm)]
 
 
@@ -101,8 +107,8 @@ def _why(results: Results, arm: Arm, theirs: set[int], weights: str, steps: str)
         return "no seed in common with a constant"
     if results.distance(arm, results.end, weights, steps):
         return "no constant that far at a seed in common"
-    broke = [seed for name, seed in results.failed if name == arm.name]
-    return f"broke off at {_seeds(_sorted(broke))}, cannot win" if broke else f"not that far at {_seeds(_sorted(own))}"
+    broke = _broken(results, arm)
+    return f"broke off at {_seeds(broke)}, cannot win" if broke else f"not that far at {_seeds(own)}"
 
 
 def _begun(results: Results, *arms: Arm) -> set[int]:
@@ -110,35 +116,33 @@ def _begun(results: Results, *arms: Arm) -> set[int]:
     return {seed for name, seed in (*results.runs, *results.failed) if name in names}
 
 
-@dataclass(frozen=True)
-class Smallest:
-    """The ratio to one constant that the first step of Holm's procedure finds with 80 percent power; seeds and arms that it was for."""
-
-    ratio: float
-    seeds: int
-    arms: int
+def _broken(results: Results, arm: Arm) -> set[int]:
+    return {seed for name, seed in results.failed if name == arm.name}
 
 
-def smallest(found: list[Contest]) -> Smallest | None:
-    """At the pooled spread of all pairs."""
+def smallest(found: list[Contest]) -> tuple[float, int, int] | None:
+    """The ratio to one constant that the first step of Holm's procedure finds with 80 percent power, at the pooled spread of all pairs.
+
+    With the seeds and the arms that it is for; None where nothing was paired.
+    """
     changes = [change for contest in found for change in contest.changes.values() if change.n > 1]
     if not changes:
         return None
     n, arms = min(change.n for change in changes), max(1, sum(contest.p_better is not None for contest in found))
     sd = float(np.mean([np.var(change.differences, ddof=1) for change in changes])) ** 0.5
     least = detectable(sd, n, level=LEVEL / arms, side="less")
-    return None if least is None else Smallest(least, n, arms)
+    return None if least is None else (least, n, arms)
 
 
-def _contest(results: Results, arm: Arm, pairs: Pairs, weights: str, steps: str) -> Contest:
-    met = {constant.beta or 0.0: (constant, *pairs(results, arm, constant, weights, steps)) for constant in results.constants}
-    own = {seed for _, x, _ in met.values() for seed in x}
-    gone = {beta: {seed for seed in own - y.keys() if (constant.name, seed) in results.failed} for beta, (constant, _, y) in met.items()}
+def _contest(results: Results, arm: Arm, terms: str, weights: str, steps: str) -> Contest:
+    met = {constant.beta or 0.0: (constant, *TERMS[terms](results, arm, constant, weights, steps)) for constant in results.constants}
+    own, failed = {seed for _, x, _ in met.values() for seed in x}, _broken(results, arm)
+    gone = {beta: own & _broken(results, constant) - y.keys() for beta, (constant, _, y) in met.items()}
     short = {beta: own - y.keys() - gone[beta] for beta, (_, _, y) in met.items()}
-    failed = {seed for name, seed in results.failed if name == arm.name}
     absent = {seed for constant in results.constants for seed in results.distance(constant, results.end, weights, steps)} - own - failed
     changes = {beta: ratio(x, y) for beta, (_, x, y) in met.items()}
-    return Contest(arm, changes, _sorted(failed), _sorted(absent), _some(gone), _some(short))
+    beaten, lacking = ({beta: tuple(sorted(seeds)) for beta, seeds in found.items() if seeds} for found in (gone, short))
+    return Contest(arm, changes, tuple(sorted(failed)), tuple(sorted(absent)), beaten, lacking)
 
 
 def _better(contest: Contest) -> float | None:
@@ -146,9 +150,8 @@ def _better(contest: Contest) -> float | None:
     if contest.failed:
         return 1.0
     met = [change for beta, change in contest.changes.items() if change.n or beta not in contest.beaten or beta in contest.lacking]
-    ps = [change.p(side="less") for change in met]
-    known = [p for p in ps if p is not None]
-    return max(known) if known and len(known) == len(ps) else None
+    known = [p for change in met if (p := change.p(side="less")) is not None]
+    return max(known) if known and len(known) == len(met) else None
 
 
 def _worse(contest: Contest) -> float | None:
@@ -156,13 +159,6 @@ def _worse(contest: Contest) -> float | None:
     return min(1.0, len(known) * min(known)) if known else None
 
 
-def _sorted(seeds: Iterable[int]) -> tuple[int, ...]:
-    return tuple(sorted(seeds))
-
-
-def _some(found: dict[float, set[int]]) -> Lacking:
-    return {beta: _sorted(seeds) for beta, seeds in found.items() if seeds}
-
-
-def _seeds(seeds: tuple[int, ...]) -> str:
-    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+def _seeds(seeds: Iterable[int]) -> str:
+    found = sorted(seeds)
+    return f"{'seed' if len(found) == 1 else 'seeds'} {', '.join(map(str, found))}"

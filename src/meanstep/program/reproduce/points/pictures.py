@@ -56,14 +56,8 @@ def png(indices: np.ndarray) -> bytes:
 
 
 def _project(points: np.ndarray, of: Frame) -> np.ndarray:
-    return (
-        np.where(np.isfinite(points).all(axis=1, keepdims=True), points, np.inf)[:, :2] if of.axes.shape[0] == 2 else _turn(points, of.axes)
-    )
-
-
-def _turn(points: np.ndarray, axes: np.ndarray) -> np.ndarray:
     finite = np.isfinite(points).all(axis=1, keepdims=True)
-    return np.where(finite, np.where(finite, points, 0) @ axes, np.inf)
+    return np.where(finite, np.where(finite, points, 0) @ of.axes, np.inf)
 
 
 def _density(points: np.ndarray, of: Frame) -> np.ndarray:

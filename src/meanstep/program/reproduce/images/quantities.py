@@ -3,17 +3,19 @@
 Everything is by seed, so that intervals are those of independent runs. Knows no claims, no figures and no page.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from itertools import product
 from math import exp, log
 from typing import Any
 
 import numpy as np
 
-from meanstep.program.pages.statistics import Change, difference, ratio
-from meanstep.program.reproduce.images.report.results import Arm, Results, Seeds, at, is_number
+from meanstep.program.pages.statistics import Change, difference, logs, ratio
+from meanstep.program.reproduce.images.results import CENTERS, WEIGHTS, Arm, Results
 from meanstep.program.reproduce.records import Record
+from meanstep.program.reproduce.report.results import Seeds, at, is_number
+from meanstep.program.reproduce.report.summary import Quantity
 
 PROCESSOR, WALL = "processor", "wall"
 LEVEL_T = 0.9
@@ -42,6 +44,11 @@ def same_compute(results: Results, arm: Arm | None, base: Arm | None, weights: s
     return results.distance(arm, results.end, weights, steps), after(results, base, arm.cost * results.end, weights, steps)
 
 
+Pairs = Callable[[Results, Arm, Arm, str, str], tuple[Seeds, Seeds]]
+STEPS_EQUAL, COMPUTE_EQUAL = "after the same samples", "after the same compute"
+TERMS: dict[str, Pairs] = {STEPS_EQUAL: same_steps, COMPUTE_EQUAL: same_compute}
+
+
 def after(results: Results, arm: Arm, compute: float, weights: str = "ema", steps: str = "1") -> Seeds:
     """Distance of an arm after so much compute: linear in logarithms of both between measured moments, and unknown beyond them."""
     found = {}
@@ -54,19 +61,19 @@ def after(results: Results, arm: Arm, compute: float, weights: str = "ema", step
 
 def error_optimal(results: Results, arm: Arm | None, seen: int | None, center: str, rule: str = "matrix", *, clip: bool = True) -> Seeds:
     """The coefficient of least error on an arm's weights, in [0, 1] if `clip`."""
-    found = results.value(arm, seen, lambda record: _first(at(record, "error", center, "optimum", rule)))
+    found = results.value(arm, seen, lambda record: _entry(at(record, "error", center, "optimum", rule), 0))
     return {seed: min(max(x, 0.0), 1.0) if clip else x for seed, x in found.items()}
 
 
 def distance_optimal(results: Results, seen: int | None, weights: str = "ema", steps: str = "1") -> Seeds:
     """The coefficient of least distance of the parabola through log distance of three constants or more, within their range."""
-    return {seed: _lowest(*curve) for seed, curve in _curves(results, seen, weights, steps).items() if len(curve[0]) > 2}
+    return {seed: _lowest([*curve], [*curve.values()]) for seed, curve in _curves(results, seen, weights, steps).items() if len(curve) > 2}
 
 
 def best_constant(results: Results, seen: int | None, weights: str = "ema", steps: str = "1") -> Seeds:
     """The coefficient of the constant with the least distance, of two or more."""
     curves = _curves(results, seen, weights, steps)
-    return {seed: betas[int(np.argmin(logs))] for seed, (betas, logs) in curves.items() if len(betas) > 1}
+    return {seed: min(curve, key=lambda beta: curve[beta]) for seed, curve in curves.items() if len(curve) > 1}
 
 
 def both_optima(results: Results, seen: int | None, center: str, weights: str = "ema", steps: str = "1") -> tuple[Seeds, Seeds]:
@@ -88,7 +95,7 @@ def mismatch(results: Results, seen: int | None, center: str, weights: str = "em
 def _least_error(results: Results, seen: int | None, center: str, weights: str, steps: str) -> Seeds:
     curves = _curves(results, seen, weights, steps)
     least = error_optimal(results, results.base, seen, center, clip=False)
-    return {seed: min(max(x, min(curves[seed][0])), max(curves[seed][0])) for seed, x in least.items() if seed in curves}
+    return {seed: min(max(x, min(curves[seed])), max(curves[seed])) for seed, x in least.items() if seed in curves}
 
 
 def error_at(record: Record, center: str, beta: float) -> float | None:
@@ -101,15 +108,15 @@ def error_at(record: Record, center: str, beta: float) -> float | None:
     return (a - 2 * beta * b + beta**2 * (c + d)) / s if all(map(is_number, (a, b, c, d, s))) and s else None
 
 
-def error(results: Results, beta: float, center: str) -> Seeds:
-    """`M(beta)` on the weights of the constant 0 at the end, by seed."""
-    return results.value(results.base, results.end, lambda record: error_at(record, center, beta))
+def error(results: Results, beta: float, center: str, seen: int | None = None) -> Seeds:
+    """`M(beta)` on the weights of the constant 0, at the end if no moment is given, by seed."""
+    return results.value(results.base, seen or results.end, lambda record: error_at(record, center, beta))
 
 
-def amplification(results: Results, arm: Arm, center: str, weights: str = "ema", steps: str = "1") -> Change:
+def amplification(results: Results, arm: Arm | None, center: str) -> Change:
     """How many times the distance grows for one of the error: `[d(beta) / d(0)] / [M(beta) / M(0)]`, by seed."""
-    far, near = (results.distance(each, results.end, weights, steps) for each in (arm, results.base))
-    more, less = error(results, arm.beta or 0.0, center), error(results, 0.0, center)
+    far, near = (results.distance(each, results.end) for each in (arm, results.base))
+    more, less = error(results, (arm and arm.beta) or 0.0, center), error(results, 0.0, center)
     seeds = far.keys() & near.keys() & more.keys() & less.keys()
     return ratio({seed: far[seed] * less[seed] for seed in seeds}, {seed: near[seed] * more[seed] for seed in seeds})
 
@@ -120,9 +127,9 @@ def loss_variance(record: Record, tangent: str, t: float) -> float | None:
     return _between(list(zip(x, y, strict=False)), t)
 
 
-def variances(results: Results, seen: int | None, tangent: str, t: float = LEVEL_T) -> Seeds:
-    """Variance of the loss on the weights of the constant 0, by seed."""
-    return results.value(results.base, seen, lambda record: loss_variance(record, tangent, t))
+def variances(results: Results, seen: int | None, tangent: str, t: float = LEVEL_T, arm: Arm | None = None) -> Seeds:
+    """Variance of the loss on an arm's weights, those of the constant 0 if none is given, by seed."""
+    return results.value(arm or results.base, seen, lambda record: loss_variance(record, tangent, t))
 
 
 def tangents_ratio(results: Results, seen: int | None, t: float = LEVEL_T) -> Change:
@@ -132,14 +139,23 @@ def tangents_ratio(results: Results, seen: int | None, t: float = LEVEL_T) -> Ch
 
 def growth(results: Results, tangent: str) -> Change:
     """Variance of the loss at the largest measured time over that at the smallest, on the weights of the constant 0."""
-    last, first = (results.value(results.base, results.end, partial(_entry, tangent=tangent, k=k)) for k in (-1, 0))
+
+    last, first = (
+        results.value(results.base, results.end, lambda record, k=k: _entry(at(record, "loss", tangent, "variance"), k))  # type: ignore[misc]
+        for k in (-1, 0)
+    )
     return ratio(last, first)
+
+
+def _entry(found: Any, k: int) -> Any:
+    return found[k] if isinstance(found, list) and found else None
 
 
 def seconds(results: Results, arm: Arm | None, clock: str = PROCESSOR, seen: int | None = None) -> Seeds:
     """Seconds of training up to a moment, the end if none is given; wall time where that was taken for some of them."""
     seen = results.end if seen is None else seen
-    clocks = {seed: _clocks(run, seen) for (name, seed), run in results.runs.items() if arm and name == arm.name}
+    runs = results.by_unit.get((arm.name,), {}) if arm and seen is not None else {}
+    clocks = {seed: {record.get("clock") for at, record in run.items() if at <= (seen or 0)} for seed, run in runs.items()}
     found = results.value(arm, seen, lambda record: record.get("seconds"))
     return {seed: x for seed, x in found.items() if (WALL if WALL in clocks[seed] else PROCESSOR) == clock}
 
@@ -155,10 +171,6 @@ def bias(results: Results, arm: Arm | None, seen: int | None, kind: str) -> Seed
     return results.value(arm, seen, lambda record: at(record, "bias", "value") if (at(record, "bias", "kind") or "") == kind else None)
 
 
-def _clocks(run: dict[int, Record], last: int | None) -> set[str]:
-    return {str(record.get("clock") or PROCESSOR) for seen, record in run.items() if last is not None and seen <= last}
-
-
 def _between(pairs: Sequence[tuple[float, Any]], x: float, scale: Callable[[float], float] = float) -> float | None:
     """The value at `x`, its logarithm linear over `scale` between known positive values; None beyond them."""
     known = [(a, log(b)) for a, b in pairs if is_number(b) and b > 0]
@@ -172,14 +184,13 @@ def grid(results: Results, *names: str) -> list[float]:
     return next((found for run in results.runs.values() for record in run.values() if (found := at(record, *names))), [])
 
 
-def _curves(results: Results, seen: int | None, weights: str, steps: str) -> dict[int, tuple[list[float], list[float]]]:
-    found: dict[int, tuple[list[float], list[float]]] = {}
+def _curves(results: Results, seen: int | None, weights: str, steps: str) -> dict[int, dict[float, float]]:
+    """Log distance by coefficient, of each seed."""
+    found: dict[int, dict[float, float]] = {}
     for arm in results.constants:
         for seed, x in results.distance(arm, seen, weights, steps).items():
             if x > 0:
-                betas, logs = found.setdefault(seed, ([], []))
-                betas.append(arm.beta or 0.0)
-                logs.append(log(x))
+                found.setdefault(seed, {})[arm.beta or 0.0] = log(x)
     return found
 
 
@@ -189,10 +200,37 @@ def _lowest(betas: Sequence[float], logs: Sequence[float]) -> float:
     return min((low, high, vertex if low < vertex < high else low), key=lambda x: float(np.polyval(c, x)))
 
 
-def _entry(record: Record, tangent: str, k: int) -> Any:
-    found = at(record, "loss", tangent, "variance")
-    return found[k] if found else None
+OPTIMA = ("matrix", "matrix_unbiased", "norm", "sign")
 
 
-def _first(pair: Any) -> Any:
-    return pair[0] if isinstance(pair, list) and pair else None
+def quantities(results: Results) -> Iterator[Quantity]:
+    """Of every arm at every moment; then its ratios to every constant at the end."""
+    for arm in results.arms:
+        for seen in results.seen(arm):
+            yield from _of(results, arm, seen)
+    for arm in results.arms:
+        yield from _ratios(results, arm)
+
+
+def _of(results: Results, arm: Arm, seen: int) -> Iterator[Quantity]:
+    def made(metric: str, found: Seeds, weights: str = "", steps: str = "", at: str = "") -> Quantity:
+        return Quantity(metric, arm.line, found, weights=weights, steps=steps, at=at, seen=seen)
+
+    for weights, n in product(WEIGHTS, results.steps):
+        yield made("distance", results.distance(arm, seen, weights, n), weights, n)
+    for clock in (PROCESSOR, WALL):
+        yield made("seconds", seconds(results, arm, clock, seen), at=clock)
+    yield made("beta", results.value(arm, seen, lambda record: record.get("beta")))
+    for kind in kinds(results):
+        yield made("bias", bias(results, arm, seen, kind), "ema", at=kind)
+    for center, rule in product(CENTERS, OPTIMA):
+        yield made(f"optimum {rule}", error_optimal(results, arm, seen, center, rule, clip=False), "raw", at=center)
+    for tangent, t in product(("conditional", "ema"), grid(results, "loss", "t")):
+        yield made(f"loss variance, {tangent}", variances(results, seen, tangent, t, arm), "raw", at=f"t {t:g}")
+
+
+def _ratios(results: Results, arm: Arm) -> Iterator[Quantity]:
+    others = [constant for constant in results.constants if constant is not arm]
+    for base, (terms, pairs), weights, steps in product(others, TERMS.items(), WEIGHTS, results.steps):
+        found, where = logs(*pairs(results, arm, base, weights, steps)), f"{terms}; sd and values of logarithms"
+        yield Quantity(f"ratio to beta {base.beta:g}", arm.line, found, "", weights, steps, where, results.end, logs=True)

@@ -10,11 +10,11 @@ import yaml
 
 from meanstep.program.console import UserError
 from meanstep.program.flags import shown_options, shown_seeds
-from meanstep.program.reproduce.images import protocol
+from meanstep.program.reproduce.images import KIND, protocol
 from meanstep.program.reproduce.images.arms import arms
-from meanstep.program.reproduce.images.records import STUDY, Record
-from meanstep.program.reproduce.images.report.results import Results
+from meanstep.program.reproduce.images.results import Results
 from meanstep.program.reproduce.images.settings import DECIDED, Sizes
+from meanstep.program.reproduce.records import Record
 from meanstep.program.runs.config import flag, from_yaml
 from meanstep.program.runs.options import flat
 from meanstep.program.training.presets import DEFAULT, PRESETS
@@ -44,8 +44,7 @@ def own(results: Results) -> str:
         entry["name"]: {"recipe": entry["recipe"], "options": entry["options"], "about": entry["about"]} | (entry.get("method") or {})
         for entry in _own(results)
     }
-    text: str = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120) if found else ""
-    return text
+    return str(yaml.safe_dump(found, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)) if found else ""
 
 
 def _own(results: Results) -> Iterator[Record]:
@@ -55,18 +54,15 @@ def _own(results: Results) -> Iterator[Record]:
         except UserError:
             yield entry
             continue
-        if json.loads(json.dumps([known.recipe, known.options, known.method])) != [
-            entry["recipe"],
-            entry["options"],
-            entry.get("method") or {},
-        ]:
+        held = [entry["recipe"], entry["options"], entry.get("method") or {}]
+        if json.loads(json.dumps([known.recipe, known.options, known.method])) != held:
             yield entry
 
 
 def _measured(results: Results) -> Iterator[str]:
-    held = results.about.get("settings") or {}
+    held = results.settings
     yield from ("--moments", str(held.get("moments", len(results.moments))))
-    for name, value in _plain(Sizes()).items():
+    for name, value in json.loads(json.dumps(dataclasses.asdict(Sizes()))).items():
         if held.get(name, value) != value:
             yield from _flag("measure", name, held[name])
 
@@ -77,7 +73,7 @@ def _configured(config: Record, theirs: bool = False) -> Iterator[str]:
     method = dataclasses.replace(base.method, proxy_decay=base.averages.decays[0])
     usual = dataclasses.replace(base, method=method, optimiser=dataclasses.replace(base.optimiser, schedule="constant"))
     start = flat(protocol.applied(usual) if theirs else usual)
-    for (part, name), value in flat(from_yaml(json.dumps(config), STUDY)).items() if config else ():
+    for (part, name), value in flat(from_yaml(json.dumps(config), KIND.file)).items() if config else ():
         if part == "run" and name in DECIDED:
             continue
         if value != start.get((part, name)) or (part, name) == ("run", "samples"):
@@ -92,8 +88,3 @@ def _flag(part: str, name: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [word, shown_options(value)]
     return [word, *map(str, value if isinstance(value, list | tuple) else [value])]
-
-
-def _plain(of: Any) -> Record:
-    found: Record = json.loads(json.dumps(dataclasses.asdict(of)))
-    return found
