@@ -116,6 +116,13 @@ def test_a_hub_folder_is_read_back_by_every_reader(exportable, ran, tmp_path: Pa
     assert str(tmp_path) not in "".join(p.read_text(errors="replace") for p in (tmp_path / "hub").iterdir()), "a path of this machine"
 
 
+def test_a_run_of_one_class_goes_to_the_hub(exportable, ran, tmp_path: Path):
+    description = {"network": "dit", "options": {"size": 8, "channels": 1, "patch": 4, "width": 16, "depth": 1, "heads": 2, "classes": 1}}
+    run = exportable(classes=1, description=description)
+    assert ran("export", str(run), "--to", "hub", "--out", str(tmp_path / "one")) == 0
+    assert json.loads((tmp_path / "one" / "config.json").read_text())
+
+
 def test_half_precision_and_damage(exportable, ran, tmp_path: Path):
     run = exportable()
     record = ms.export(run, to="hub", out=tmp_path / "hub", half=True)
