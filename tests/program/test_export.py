@@ -294,5 +294,7 @@ def test_weights_in_bfloat16_are_written_as_they_are_worth():
 
     state = {"a": torch.tensor([1.5, -2.0]).bfloat16(), "b": torch.tensor([[0.1]]), "c": torch.arange(3)}
     found = load(_weights(state, half=False))
-    assert torch.equal(found["a"], torch.tensor([1.5, -2.0])) and torch.equal(found["b"], state["b"]) and torch.equal(found["c"], state["c"])
+    assert (
+        torch.equal(found["a"], torch.tensor([1.5, -2.0])) and torch.equal(found["b"], state["b"]) and torch.equal(found["c"], state["c"])
+    )
     assert load(_weights(state, half=True))["a"].dtype == torch.float16

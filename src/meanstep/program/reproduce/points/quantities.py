@@ -8,7 +8,7 @@ import numpy as np
 from meanstep.program.pages.statistics import Change, across, mean, ratio
 from meanstep.program.pages.trained import FAR, covered, way
 from meanstep.program.reproduce.points.results import BASE, PLANE, Results
-from meanstep.program.reproduce.report.results import Seeds
+from meanstep.program.reproduce.report.results import Seeds, is_number
 from meanstep.program.reproduce.report.summary import Quantity
 from meanstep.program.reproduce.study import Line
 
@@ -104,6 +104,8 @@ def quantities(results: Results) -> Iterator[Quantity]:
         for line in results.lines:
             yield from _scored(results, name, line)
             yield from _probed(results, name, line)
+            found = {m["seed"]: float(m["variance"]) for m in results.models(name, line.id) if is_number(m.get("variance"))}
+            yield Quantity("variance in training", line, found, name, "raw")
 
 
 def _scored(results: Results, name: str, line: Line) -> Iterator[Quantity]:

@@ -10,15 +10,28 @@ import numpy as np
 from meanstep.program.pages.page import embedded
 from meanstep.program.pages.statistics import Change, across, mean
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, number, shown
+from meanstep.program.reproduce.points import KIND
 from meanstep.program.reproduce.points.claims import CLAIMS
 from meanstep.program.reproduce.points.quantities import changes_of, far, quantities, trace_ratio
 from meanstep.program.reproduce.points.results import ANCHORED, BASE, Results
+from meanstep.program.reproduce.points.settings import PUBLISHED
 from meanstep.program.reproduce.report.page import Report
 from meanstep.program.reproduce.report.prose import Tile, alone, percent, some
 from meanstep.program.reproduce.report.summary import COLUMNS
 
 OF_PAPER: dict[str, Any] = {"steps": 200_000, "width": 128, "depth": 3, "anchor": 0.5, "delta": [1e-4, 1e-2]}
-COMMAND = ("sets", "betas", "seeds", "arms", "steps", "points")
+OF_AUTHORS = PUBLISHED | {
+    "steps": 200_000,
+    "width": 128,
+    "depth": 3,
+    "largest_gap": 0.5,
+    "seeds": [42, 0, 1],
+    "centres": "redrawn",
+    "protocol": "authors",
+}
+UNASKED = ("anchor", "delta", "reference", "probe", "c")
+"""Settings that nothing under the authors' protocol reads."""
+COMMAND = ("sets", "betas", "seeds", "arms", "steps", "points", "protocol", "largest_gap", "centres")
 Changes = dict[str, Change]
 
 
@@ -114,12 +127,14 @@ def gaps(results: Results) -> Iterator[str]:
 
 
 def settings(results: Results) -> Iterator[tuple[str, str, str]]:
-    """(name, value, whose): the paper's where it states one."""
+    """(name, value, whose): the authors' under their protocol, the paper's where it states one, or ours."""
+    authors = results.settings.get("protocol") == "authors"
+    whose, known = ("the authors'", OF_AUTHORS) if authors else ("the paper's", OF_PAPER)
     for key, value in results.settings.items():
-        if value is not None and value is not False:
-            same = key in OF_PAPER and value == OF_PAPER[key]
-            ours = f"ours (the paper's: {_value(OF_PAPER[key])})" if key in OF_PAPER else "ours"
-            yield key.replace("_", " "), _value(value), "the paper's" if same else ours
+        if value is not None and value is not False and not (authors and key in UNASKED):
+            same = key in known and value == known[key]
+            ours = f"ours ({whose}: {_value(known[key])})" if key in known else "ours"
+            yield key.replace("_", " "), _value(value), whose if same else ours
 
 
 def _value(value: Any) -> str:
@@ -140,7 +155,7 @@ def commands(results: Results) -> list[str]:
         value = [x for x in value if x != "points"] if key == "sets" and value else value
         if value not in (None, []):
             listed = value if isinstance(value, list) else [value]
-            words += [f"--{key}", *(shlex.quote(f"{x:g}" if isinstance(x, float) else str(x)) for x in listed)]
+            words += [KIND.option(key), *(shlex.quote(f"{x:g}" if isinstance(x, float) else str(x)) for x in listed)]
     return [" ".join(words)]
 
 
