@@ -193,3 +193,12 @@ def test_the_committed_table_is_what_the_committed_records_say(tmp_path: Path):
     found = runpy.run_path(str(script))["gathered"]()
     measured.written(found, tmp_path / "measured.csv")
     assert (tmp_path / "measured.csv").read_text() == measured.FILE.read_text()
+
+
+def test_the_study_of_latents_is_one_that_can_be_asked_for(tmp_path: Path):
+    from meanstep.program.reproduce.images.command import Latents
+    from meanstep.program.reproduce.paper.command import DIGITS
+
+    plan = Latents.parse([*DIGITS, "--out", str(tmp_path / "latents"), "--part", "2/4"]).study()
+    assert {"beta@0", "beta@1", "squared-anchored@1", "squared-anchored@0", "stated@1"} <= {arm.name for arm in plan.arms}
+    assert len(plan.seeds) == 5

@@ -12,6 +12,7 @@ from meanstep.program.console import UserError, chat, out, stage
 from meanstep.program.flags import hinted
 from meanstep.program.pages.page import require
 from meanstep.program.ranges import Ranged
+from meanstep.program.reproduce.images.command import Latents
 from meanstep.program.reproduce.images.settings import parted
 from meanstep.program.reproduce.paper.published import PARTS
 from meanstep.program.reproduce.points.command import WORKERS_HELP, Mixtures, Toy
@@ -22,6 +23,11 @@ PART_HELP = (
     f"Which parts: {', '.join(PARTS)}. With K/N only every N-th set of each, for N processes or machines that share --out (toy 1/3, ...)."
 )
 TWO = ("0", "1")
+DIGITS = (
+    *("--protocol", "authors", "--arms", "paper", "controls", "stated@1", "stated-squared-anchored@1", "--seeds", "0:5"),
+    *("--samples", "256000", "--batch", "128", "--moments", "4", "--rate", "1e-3", "--averages.decays", "0.999"),
+)
+"""What `meanstep reproduce latents` is asked for at the scale paper: the arms of the authors' DiT and their controls, on digits."""
 STUDIES: dict[str, dict[str, tuple[tuple[str, Callable[..., Any], dict[str, Any]], ...]]] = {
     "smoke": {
         "toy": (("toy", Toy, {"scale": "smoke", "sets": ("swiss_roll",), "arms": ("plain",), "betas": TWO}),),
@@ -68,6 +74,8 @@ class Paper(Ranged):
         require()
         flags.folder(self.out)
         for part in parts:
+            if part == "latents" and self.scale == "paper":
+                self._latents(share)
             for name, command, options in STUDIES[self.scale].get(part, ()):
                 chat.print(f"{part}: {name}")
                 folder, chosen = (self.out / name, options) if share is None else _shared(self.out / name, options, command, *share)
@@ -81,6 +89,13 @@ class Paper(Ranged):
         for line in (f"report: {there}", f"numbers: {self.out / 'table.csv'}"):
             chat.print(line, soft_wrap=True, highlight=False, markup=False)
         return 0
+
+    def _latents(self, share: tuple[int, int] | None) -> None:
+        """The study of the DiT's arms; with a share only every N-th run of it."""
+        chat.print("latents: latents")
+        words = [*DIGITS, "--out", str(self.out / "latents"), "--device", self.device]
+        words += ["--workers", str(self.workers)] if self.workers else []
+        Latents.parse([*words, *(["--part", f"{share[0]}/{share[1]}"] if share else [])]).run()
 
     def _parts(self) -> tuple[list[str], tuple[int, int] | None]:
         """The parts, all where only a share is named, and the share. `UserError` for what is neither."""
