@@ -12,7 +12,7 @@ from meanstep.program.parsing import flags
 
 CASES = [
     ("meanstep re", {"report", "reproduce"}),
-    ("meanstep reproduce ", {"toy", "mixtures", "latents"}),
+    ("meanstep reproduce ", {"toy", "mixtures", "latents", "paper"}),
     ("meanstep train --pre", {"--preset", "--precision"}),
     ("meanstep train --parallel ", {"ddp", "fsdp"}),
     ("meanstep train --network.wi", {"--network.width"}),

@@ -173,18 +173,17 @@ def test_the_page_has_every_number_and_the_figures_what_was_measured(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("part", "says"),
+    ("asked", "says"),
     [
-        (("toys",), "no part 'toys'"),
-        ((), "--part is empty"),
-        (("toy", "4/3"), "K/N with 1 <= K <= N"),
-        (("toy", "1/2", "2/2"), "one share K/N at most"),
-        (("toy", "7/7"), "so at most 1/6"),
+        ({"parts": ("toys",)}, "no part 'toys'"),
+        ({"parts": ()}, "--parts is empty"),
+        ({"part": "4/3"}, "K/N with 1 <= K <= N"),
+        ({"parts": ("toy",), "part": "7/7"}, "so at most 1/6"),
     ],
 )
-def test_parts_that_do_not_exist(part: tuple[str, ...], says: str, tmp_path: Path):
+def test_parts_that_do_not_exist(asked: dict[str, object], says: str, tmp_path: Path):
     with pytest.raises(UserError, match=says):
-        Paper(scale="quick", part=part, out=tmp_path / "paper").run()
+        Paper(scale="quick", out=tmp_path / "paper", **asked).run()  # type: ignore[arg-type]
     assert not [path for path in (tmp_path / "paper").glob("*") if path.is_dir()]
 
 

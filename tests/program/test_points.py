@@ -11,6 +11,7 @@ from torch import Tensor
 
 import meanstep as ms
 from meanstep.program.console import UserError
+from meanstep.program.reading import files
 from meanstep.program.reproduce.points.sets import Points, load
 
 N = 120
@@ -129,7 +130,7 @@ NPY: dict[str, tuple[Callable[[], object], str]] = {
     "bool": (lambda: GOOD > 0, "entries of type bool"),
     "text": (lambda: GOOD.astype(str), "entries of type <U"),
     "record": (lambda: np.zeros(N, dtype=[("x", float), ("y", float)]), "save real numbers"),
-    "object": (lambda: GOOD.astype(object), "Object arrays cannot be loaded"),
+    "object": (lambda: GOOD.astype(object), "pickled objects, which are not read"),
     "nan": (lambda: np.where(np.arange(N)[:, None] == 6, np.nan, GOOD), "row 7, column 1: nan is no finite"),
     "equal": (lambda: np.ones((N, 2)), "all 120 points are equal"),
 }
@@ -174,18 +175,18 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert "No such file" in complaint(tmp_path / "none.csv")
+    assert "there is no such file" in complaint(tmp_path / "none.csv")
     assert "unknown kind of file '.txt'" in complaint(file(tmp_path, "1,2", "points.txt"))
     assert "unknown kind of file ''" in complaint(tmp_path)
     (tmp_path / "folder.csv").mkdir()
-    assert "Is a directory" in complaint(tmp_path / "folder.csv")
+    assert "it is a folder, give a regular file" in complaint(tmp_path / "folder.csv")
     path = file(tmp_path, "\n".join(LINES))
 
-    def denied(self: Path) -> bytes:
+    def denied(*args: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", denied)  # a superuser reads everything, so the mode of the file would not do
-    assert "Permission denied; give a file of points that you may read" in complaint(path)
+    monkeypatch.setattr(files.os, "open", denied)  # a superuser reads everything, so the mode of the file would not do
+    assert "points.csv: Permission denied" in complaint(path)
 
 
 # --- the law

@@ -411,9 +411,9 @@ def test_what_the_user_gave_is_named(tmp_path: Path):
     for spec in (str(path), "vae:w.pt", "sit:"):
         with pytest.raises(UserError, match="given as sit:FILE, repa:FILE, meanflow:FILE, dit:FILE, got "):
             load(net(), spec)
-    with pytest.raises(UserError, match=r"cannot read .*nowhere.pt: No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*nowhere.pt: there is no such file"):
         load(net(), f"sit:{tmp_path / 'nowhere.pt'}")
-    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*: it is a folder"):
         load(net(), f"sit:{tmp_path}")
     with pytest.raises(UserError, match="start the network dit, not MLP"):
         load(ms.MLP(2), f"sit:{path}")

@@ -83,9 +83,9 @@ def towards(x: Tensor, z: Tensor, t: Tensor, floor: float) -> Tensor:
     return (z - x) / over(t.clamp(min=floor), z)
 
 
-def _whole(x: Any, z: Tensor) -> Tensor:
+def _whole(x: Any, z: Tensor) -> Any:
     """The predicted data, or `TypeError` or `ValueError` for what is no tensor of the samples' shape."""
-    if not isinstance(x, Tensor):
+    if not hasattr(type(x), "__torch_function__"):  # a tensor, or one that carries a tangent
         raise TypeError(f"the network returned a {type(x).__name__} for predicted data, not a tensor")
     if x.shape != z.shape:
         raise ValueError(f"the network returned predicted data of shape {tuple(x.shape)} for samples of shape {tuple(z.shape)}")

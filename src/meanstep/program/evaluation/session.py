@@ -24,6 +24,7 @@ from meanstep.program.evaluation.rows import Row
 from meanstep.program.evaluation.samples import Sampled, Weights
 from meanstep.program.evaluation.table import table
 from meanstep.program.machine import available
+from meanstep.program.reading.tensors import NotFinite
 from meanstep.program.registry import default_sampler
 from meanstep.program.runs.decoder import decoder
 from meanstep.program.runs.facts import known
@@ -134,7 +135,7 @@ class Work:
         if len(missing) < len(wanted):
             say(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there already", on=err)
         task = self.bar.add_task("samples", total=self.asked.count * len(missing))
-        model: tuple[Weights, models.Model] | None = None
+        model: tuple[Weights, models.Model | str] | None = None
         for done, i in enumerate(missing):
             w, row = wanted[i]
             if model is None or model[0] is not w:
@@ -165,20 +166,23 @@ class Work:
             raise UserError(f"the reference has more than the model's {len(model.classes)} classes: give --class-shares uniform")
         return self.real.labels
 
-    def _model(self, w: Weights) -> models.Model:
-        model = models.load(
-            w.saved.path,
-            average=w.average,
-            device=available(self.asked.device),
-            autoencoder=self.asked.autoencoder,
-            network=self.asked.network,
-        )
+    def _model(self, w: Weights) -> models.Model | str:
+        """The model, or why these weights are none."""
+        asked, device = self.asked, available(self.asked.device)
+        try:
+            model = models.load(w.saved.path, average=w.average, device=device, autoencoder=asked.autoencoder, network=asked.network)
+        except NotFinite as error:
+            return str(error)
         if not model.conditional and any(scale != 1 for scale in self.asked.guidance):
             raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
         return model
 
-    def _computed(self, model: models.Model, row: Row, task: Any, done: int) -> Row:
+    def _computed(self, model: models.Model | str, row: Row, task: Any, done: int) -> Row:
         asked = self.asked
+        if isinstance(model, str):
+            row |= {"values": None, "failed": model}
+            rows.append(self.run, row)
+            return row
         what = f"{row['seen']:,} seen, {row['average']}, {row['steps']} step{'s' if row['steps'] > 1 else ''}, guidance {row['guidance']:g}"
         self.bar.update(task, description=what if len(self.samplers) == 1 else f"{what}, {row['sampler']}")
         named = dataclasses.replace(model, sampler=row["sampler"])

@@ -137,11 +137,15 @@ def _tensor(body: Tensor, place: Place) -> Tensor:
     return (part if part.storage_offset() % kind.itemsize == 0 else part.clone()).view(kind).view(shape)
 
 
+class NotFinite(UserError):
+    """Weights with an entry that is infinite or no number."""
+
+
 def finite(tensors: Mapping[str, Tensor], where: Path | str) -> None:
-    """`UserError` that names the first tensor with an entry that is infinite or no number."""
+    """`NotFinite` names the first tensor with an entry that is infinite or no number."""
     for name, value in tensors.items():
         if (value.is_floating_point() or value.is_complex()) and not (value.float() if value.itemsize == 1 else value).isfinite().all():
-            raise UserError(f"{where} holds weights that are not finite, e.g. {name}: the training had diverged, or the file is damaged")
+            raise NotFinite(f"{where} holds weights that are not finite, e.g. {name}: the training had diverged, or the file is damaged")
 
 
 def alike(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], where: Path | str) -> None:

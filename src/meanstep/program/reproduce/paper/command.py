@@ -9,6 +9,7 @@ import tyro
 
 from meanstep.program import flags
 from meanstep.program.console import UserError, chat, out, stage
+from meanstep.program.errors import shown
 from meanstep.program.flags import hinted
 from meanstep.program.pages.page import require
 from meanstep.program.ranges import Ranged
@@ -19,9 +20,8 @@ from meanstep.program.reproduce.points.command import WORKERS_HELP, Mixtures, To
 from meanstep.program.reproduce.points.settings import DIMENSIONS, SETS
 
 Scale = Literal["smoke", "quick", "paper"]
-PART_HELP = (
-    f"Which parts: {', '.join(PARTS)}. With K/N only every N-th set of each, for N processes or machines that share --out (toy 1/3, ...)."
-)
+PARTS_HELP = f"Which parts: {', '.join(PARTS)}."
+PART_HELP = "K/N: do every N-th set only, for N processes or machines that share --out (1/3, 2/3, ...). The last one has all for the table."
 TWO = ("0", "1")
 DIGITS = (
     *("--protocol", "authors", "--arms", "paper", "controls", "stated@1", "stated-squared-anchored@1", "--seeds", "0:5"),
@@ -56,13 +56,14 @@ class Paper(Ranged):
     table.csv: published value, ours with its interval, a verdict by rules that were fixed before any run. Interrupt it at any moment; the
     same command goes on. docs/paper.md says more.
 
-    Examples: meanstep reproduce paper --scale smoke; meanstep reproduce paper --part history --out runs/history; meanstep reproduce paper
-    --scale paper --part toy 1/3
+    Examples: meanstep reproduce paper --scale smoke; meanstep reproduce paper --parts history --out runs/history; meanstep reproduce paper
+    --scale paper --parts toy --part 1/3
     """
 
     scale: Scale = "quick"
     """smoke: a minute, for a look; quick: 36 models of 30,000 steps in the plane, some twenty minutes on two idle cores; paper: days."""
-    part: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[PART ...]", help=PART_HELP)] = PARTS
+    parts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[PART ...]", help=PARTS_HELP)] = PARTS
+    part: Annotated[str | None, hinted(PART_HELP, "all sets", "K/N")] = None
     workers: Annotated[int | None, hinted(WORKERS_HELP, "one a core", "N from 1 to 4096")] = None
     device: flags.Device = "auto"
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/paper")
@@ -70,7 +71,12 @@ class Paper(Ranged):
 
     def run(self) -> int:
         """0 when the table is written. `UserError` for parts that there are not."""
-        parts, share = self._parts()
+        for name in self.parts:
+            if name not in PARTS:
+                raise UserError(f"--parts: there is no part {shown(name)}: choose among {', '.join(PARTS)}")
+        if not self.parts:
+            raise UserError(f"--parts is empty: choose among {', '.join(PARTS)}, or leave it out for all")
+        parts, share = tuple(dict.fromkeys(self.parts)), parted(self.part) if self.part else None
         require()
         flags.folder(self.out)
         for part in parts:
@@ -96,19 +102,6 @@ class Paper(Ranged):
         words = [*DIGITS, "--out", str(self.out / "latents"), "--device", self.device]
         words += ["--workers", str(self.workers)] if self.workers else []
         Latents.parse([*words, *(["--part", f"{share[0]}/{share[1]}"] if share else [])]).run()
-
-    def _parts(self) -> tuple[list[str], tuple[int, int] | None]:
-        """The parts, all where only a share is named, and the share. `UserError` for what is neither."""
-        shares = [word for word in self.part if "/" in word]
-        parts = list(dict.fromkeys(word for word in self.part if word not in shares))
-        for word in parts:
-            if word not in PARTS:
-                raise UserError(f"--part: there is no part {word!r}: choose among {', '.join(PARTS)}, and K/N for a share of the sets")
-        if len(shares) > 1:
-            raise UserError(f"--part: one share K/N at most, got {' '.join(shares)}")
-        if not self.part:
-            raise UserError(f"--part is empty: choose among {', '.join(PARTS)}, or leave it out for all")
-        return parts or list(PARTS), parted(shares[0]) if shares else None
 
 
 def _shared(folder: Path, options: dict[str, Any], command: Callable[..., Any], k: int, n: int) -> tuple[Path, dict[str, Any]]:

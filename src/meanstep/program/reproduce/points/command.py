@@ -60,8 +60,9 @@ WORKERS_HELP = "How many at a time: processes, each on one thread. The results d
 BETAS_HELP = "Coefficients of the swept arms, in [0, 1]."
 SETS_HELP = f"Which data: {', '.join(SETS)}, or mixture-D."
 PROTOCOL_HELP = (
-    "ours, or that of the paper's authors as their public code has it: network, sets unscaled, batch, times and their cap, rows, rate, "
-    "averages, no anchor, 4,096 samples along 500 directions, seeds 42, 0, 1, the gradient's variance measured in training."
+    "Whose settings: ours, or those of the paper's authors as their public toy code has them: network, sets unscaled, "
+    "batch, times and their cap, rows, rate, averages, no anchor, 4,096 samples along 500 directions, seeds 42, 0, 1, the gradient's "
+    "variance measured in training."
 )
 CENTRES_HELP = "Of the authors' mixtures: drawn anew for every batch, as their code does, or once."
 GAP_HELP = "The largest t - r that is trained: gaps above it are cut. One jump from noise to data has gap 1."
@@ -90,7 +91,7 @@ class _Sweep(Ranged):
     times: Annotated[Literal["uniform", "logit-normal"], tyro.conf.arg(help=TIMES)] = "uniform"
     largest_gap: Annotated[float | None, hinted(GAP_HELP, "none; authors: 0.5", "FLOAT above 0 to 1")] = None
     rate: Annotated[float, ranged("FLOAT above 0 below 1000")] = 1e-3
-    """The learning rate of Adam: constant; authors: falls by a cosine to a hundredth of it."""
+    """The learning rate: Adam's, constant; authors: falls by a cosine to a hundredth of it."""
     power: Annotated[float, tyro.conf.arg(help=POWER, metavar="FLOAT from 0 to 4")] = 0.0
     workers: Annotated[int | None, hinted(WORKERS_HELP, "one a core", "N from 1 to 4096")] = None
     device: Device = "auto"
