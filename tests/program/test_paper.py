@@ -12,7 +12,7 @@ from scipy import stats
 
 from meanstep.program.console import UserError
 from meanstep.program.reproduce.paper import measured, page
-from meanstep.program.reproduce.paper.command import Paper
+from meanstep.program.reproduce.paper.command import STUDIES, Paper
 from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD, compared
 from meanstep.program.reproduce.paper.figures import FIGURES
 from meanstep.program.reproduce.paper.measured import Model
@@ -94,6 +94,19 @@ def test_a_number_comes_out_or_not_at_its_own_length_only():
     assert "50,000 of 200,000" in short.verdict.why
     assert short.theirs is not None
     assert short.theirs.mean == pytest.approx(0.1)
+
+
+def test_a_pair_of_two_lengths_is_not_judged():
+    change = replace(SWISS, quantity="sw1 change, percent", beta=1.0, value="0", deviation=None)
+    variance = replace(SWISS, quantity="gradient variance, 0 over 1", beta=1.0, value="1", deviation=None)
+    for number in (change, variance):
+        assert table([number], three() + three("ema 1"))[0].verdict.word == OUT
+        for mixed in (three(steps=50_000) + three("ema 1"), three() + three("ema 1", steps=50_000)):
+            verdict = table([number], mixed)[0].verdict
+            assert (verdict.word, verdict.why.partition(";")[0]) == (UNTOLD, "at 50,000 of 200,000 steps")
+    best = replace(SWISS, quantity="best beta by sw1", beta=None, value="0", deviation=None)
+    row = table([best], three() + three("ema 1", 0.2) + three("ema 0.5", 0.01, steps=50_000))[0]
+    assert (row.verdict.word, row.verdict.why) == (OUT, "least of 0, 1")
 
 
 def test_other_protocols_caps_and_sets_do_not_count():
@@ -179,13 +192,18 @@ def test_the_page_has_every_number_and_the_figures_what_was_measured(tmp_path: P
         ((), "--part is empty"),
         (("toy", "4/3"), "K/N with 1 <= K <= N"),
         (("toy", "1/2", "2/2"), "one share K/N at most"),
-        (("toy", "7/7"), "so at most 1/6"),
+        (("toy", "7/7"), "toy-quick has 6 sets: give N of at most 6"),
     ],
 )
 def test_parts_that_do_not_exist(part: tuple[str, ...], says: str, tmp_path: Path):
     with pytest.raises(UserError, match=says):
         Paper(scale="quick", part=part, out=tmp_path / "paper").run()
-    assert not [path for path in (tmp_path / "paper").glob("*") if path.is_dir()]
+    assert not (tmp_path / "paper").exists()
+
+
+def test_no_two_scales_share_a_folder():
+    names = [name for scale in STUDIES.values() for studies in scale.values() for name, *_ in studies]
+    assert len(set(names)) == len(names)
 
 
 def test_the_committed_table_is_what_the_committed_records_say(tmp_path: Path):
