@@ -144,6 +144,13 @@ def test_loss_and_gradient_are_those_written_out(spec: Spec):
     torch.testing.assert_close(residual, torch.stack([errors.mean(), errors[r < t].mean()]), rtol=1e-10, atol=0)
 
 
+def test_signs_are_drawn_for_every_row_step_and_block():
+    needs = Needs.of([Spec(beta=1.0, proxy="ema", sigma="one")])
+    signs = [b.step(k).signs[0, :64] for b in (stream().block(i, SwappedShape(2), SETTINGS, needs) for i in (0, 1)) for k in (0, 1)]
+    assert len({tuple(part.flatten().tolist()) for part in signs}) == 4
+    assert all(len(part.unique(dim=0)) == 4 for part in signs)
+
+
 def test_a_training_is_the_loop_written_out():
     """Adam by torch, the learning rate's cosine, the average from the first weights: 40 steps of a training of 96."""
     shape, spec = SwappedShape(2), Spec(beta=1.0, proxy="ema")

@@ -194,6 +194,10 @@ def test_a_mistake_gets_one_line(args: tuple[str, ...], words: list[str], tmp_pa
     assert not (tmp_path / "toy").exists()
 
 
+def test_a_choice_that_may_be_left_out_does_not_offer_none(capsys: pytest.CaptureFixture[str]):
+    assert complaint(capsys, "reproduce", "mixtures", "--centres", "moving").endswith("--centres: one of redrawn, fixed, got 'moving'")
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
