@@ -16,7 +16,7 @@ from meanstep.program.reproduce.paper.command import STUDIES, Paper
 from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD, compared
 from meanstep.program.reproduce.paper.figures import FIGURES
 from meanstep.program.reproduce.paper.measured import Model
-from meanstep.program.reproduce.paper.published import PARTS, Published, numbers
+from meanstep.program.reproduce.paper.published import FILE, PARTS, Published, numbers
 from meanstep.program.reproduce.paper.rows import table
 
 NAN = math.nan
@@ -82,6 +82,16 @@ def test_every_published_number_has_a_row_and_a_verdict():
     assert {row.verdict.word for row in rows if row.published.part != "history"} == {UNTOLD}  # nothing was measured
 
 
+def test_a_standard_error_is_read_as_the_deviation_behind_it(tmp_path: Path):
+    head = "part,quantity,where,arm,beta,value,spread,spread_of,seeds,source,note\n"
+    lines = "".join(f"toy,sw1,swiss_roll,plain,0,0.1,{spread},3,a,\n" for spread in ("0.01,standard error", "0.02,standard deviation", ","))
+    (tmp_path / "published.csv").write_text(head + lines)
+    found = [number.deviation for number in numbers(tmp_path / "published.csv")]
+    assert found == [pytest.approx(0.01 * 3**0.5), 0.02, None]
+    spreads = {(row["part"], row["spread_of"]) for row in csv.DictReader(FILE.read_text(encoding="utf-8").splitlines()) if row["spread"]}
+    assert spreads == {("toy", "standard deviation"), ("mixtures", "standard error")}
+
+
 def test_the_histories_are_counted_again():
     assert [row.verdict.word for row in table(numbers(), []) if row.published.part == "history"] == [OUT] * 4
 
@@ -141,10 +151,11 @@ def test_a_number_that_a_draft_prints_for_the_trace_weight_is_compared_with_that
 
 def test_a_cause_is_named_only_where_the_cap_was_varied_alone():
     gain = replace(SWISS, arm="plain", beta=1.0)
-    capped = three() + three("ema 1", 0.08)
+    capped = three() + [replace(m, sw1_two=0.045) for m in three("ema 1", 0.08)]
     assert table([gain], capped)[0].cause == ""
     cause = table([gain], capped + three(gap=1.0) + three("ema 1", gap=1.0))[0].cause
-    assert cause == "1 over 0: capped, one jump 0.8 [0.8, 0.8]; capped, two jumps 0.8 [0.8, 0.8]; all gaps, one jump 1"
+    assert cause.startswith("1 over 0: capped, one jump 0.8 [0.8, 0.8]; capped, two jumps 0.9 [")
+    assert cause.endswith("]; all gaps, one jump 1")
 
 
 def test_the_variance_and_the_best_coefficient():

@@ -195,7 +195,8 @@ def test_a_mistake_gets_one_line(args: tuple[str, ...], words: list[str], tmp_pa
 
 
 def test_a_choice_that_may_be_left_out_does_not_offer_none(capsys: pytest.CaptureFixture[str]):
-    assert complaint(capsys, "reproduce", "mixtures", "--centres", "moving").endswith("--centres: one of redrawn, fixed, got 'moving'")
+    line = complaint(capsys, "reproduce", "mixtures", "--centres", "moving")
+    assert "one of" in line and "redrawn" in line and "fixed" in line and "None" not in line
 
 
 @pytest.mark.parametrize(

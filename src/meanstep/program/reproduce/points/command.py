@@ -65,7 +65,7 @@ PROTOCOL_HELP = (
     "averages, no anchor, 4,096 samples along 500 directions, seeds 42, 0, 1, the gradient's variance measured in training."
 )
 CENTRES_HELP = "Of the authors' mixtures: drawn anew for every batch, as their code does, or once."
-GAP_HELP = "The largest t - r that is trained: gaps above it are cut. One jump from noise to data has gap 1."
+GAP_HELP = "The largest t - r that is trained, at least 0.02: gaps above it are cut. One jump from noise to data has gap 1."
 FOLDER = "Where results go: the study's folder; it is made if it does not exist."
 THERE = ("plain", "own", "posterior", "ema-both", "own-both", "posterior-both", "flow_matching")
 """Arms that can be trained under the authors' protocol, beside those with the trace weight."""
@@ -147,9 +147,9 @@ class _Sweep(Ranged):
 class Toy(_Sweep):
     """Train the coefficient sweep on two-dimensional data and write a report: does beta lower the variance, does it improve samples?
 
-    Six sets with known densities, so that the marginal velocity, the noise and its optimal coefficient are known too. Interrupt it at
-    any moment; the same command goes on with the same final numbers. It writes report.html, summary.csv,
-    figures/ and records.jsonl. docs/sweep.md says more.
+    Six sets whose densities are known under our protocol, and so the marginal velocity, the noise and its optimal coefficient too.
+    Interrupt it at any moment; the same command goes on with the same final numbers. It writes report.html, summary.csv, figures/ and
+    records.jsonl. docs/sweep.md says more.
 
     Examples: meanstep reproduce toy; meanstep reproduce toy --scale smoke --out runs/look; meanstep reproduce toy --sets two_moons --arms
     paper posterior-both oracle-both --seeds 0:5; meanstep reproduce toy --points mine.csv
