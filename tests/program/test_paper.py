@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from meanstep.program.console import UserError
-from meanstep.program.reproduce.paper import measured, page
+from meanstep.program.reproduce.paper import history, measured, page
 from meanstep.program.reproduce.paper.command import STUDIES, Paper
 from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD, compared
 from meanstep.program.reproduce.paper.figures import FIGURES
@@ -96,6 +96,14 @@ def test_the_histories_are_counted_again():
     assert [row.verdict.word for row in table(numbers(), []) if row.published.part == "history"] == [OUT] * 4
 
 
+def test_two_runs_tell_chance_from_an_effect_but_in_a_twentieth():
+    rng = np.random.default_rng(2)
+    names = (history.ZERO, history.AGAIN, *history.OTHERS)
+    points = [history.Checkpoint(0, dict(zip(names, row, strict=True))) for row in rng.normal(10, 1, (4000, len(names)))]
+    assert 0.04 < np.mean([history.effects(point)[0].told for point in points]) < 0.06
+    assert history.summary(history.histories()).told == {"beta_0.25": 3, "beta_0.5": 4, "beta_1": 44}
+
+
 def test_a_number_comes_out_or_not_at_its_own_length_only():
     assert table([SWISS], three())[0].verdict.word == OUT
     assert table([SWISS], three(at=0.2))[0].verdict.word == NOT
@@ -123,10 +131,23 @@ def test_other_protocols_caps_and_sets_do_not_count():
     for other in ({"protocol": "ours"}, {"gap": 1.0}, {"where": "two_moons"}, {"centres": "fixed"}):
         assert table([SWISS], three(**other))[0].theirs is None
     assert table([SWISS], three(protocol="ours", gap=1.0))[0].ours is not None
+    assert table([SWISS], three(protocol="ours", gap=0.5))[0].ours is None
+    dense = replace(SWISS, part="mixtures", where="dense-16")
+    assert table([dense], three(where="mixture-16", centres="redrawn"))[0].verdict.word == OUT
+    assert table([dense], three(where="mixture-16", centres="fixed"))[0].theirs is None
+
+
+def test_the_second_order_is_compared_with_the_second_order():
+    assert table([replace(SWISS, quantity="sw2", value="0.2")], three())[0].verdict.word == OUT
 
 
 def test_the_longest_training_is_taken():
-    assert table([SWISS], three(at=0.3, steps=50_000) + three())[0].verdict.word == OUT
+    short = three(at=0.3, steps=50_000)
+    assert table([SWISS], short + three())[0].verdict.word == OUT
+    more = [model(seed=seed, sw1=0.3, steps=50_000) for seed in range(3, 6)]  # of seeds that were not trained longer
+    row = table([SWISS], more + three() + short)[0]
+    assert row.theirs is not None
+    assert (row.theirs.mean, row.theirs.n) == (pytest.approx(0.1), 3)
 
 
 def test_a_change_is_paired_by_seed():
