@@ -141,6 +141,16 @@ def test_the_recipe_is_the_authors_loss_on_the_documented_draws(sigma: str, exac
     torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * float(b.abs().max()))
 
 
+def test_the_weight_carries_no_gradient_of_slopes_or_scale():
+    x = torch.randn(5, 2, generator=ms.key(0, "rows"), dtype=torch.float64)
+    r, t = torch.full((5,), 0.2).double(), torch.full((5,), 0.7).double()
+    b = Bridge(x, x, r, t, aux=torch.rand(5, 6, generator=ms.key(0, "aux"), dtype=torch.float64))
+    scale, slopes = torch.ones((), dtype=torch.float64, requires_grad=True), torch.zeros(1, 5, 2, dtype=torch.float64, requires_grad=True)
+    found = weights.trace(lambda t: scale * t).answered(b, slopes)(torch.ones(5, dtype=torch.float64), b)
+    assert not found.requires_grad
+    assert not weights.trace(lambda t: t).answered(b, slopes)(torch.ones(5, dtype=torch.float64), b).requires_grad
+
+
 def test_without_the_weight_the_draws_are_the_same():
     """The uniforms of the signs come last, so models with and without the weight are paired."""
     x, proxy = torch.randn(12, 2, generator=generator()), ms.velocities.own

@@ -1,20 +1,25 @@
 """The authors' protocol against its independent write-out (tests/laws/authors.py), in float64, on the same draws."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import meanstep as ms
 from meanstep.fields.flat import Runner
 from meanstep.metrics.distances import Sliced
-from meanstep.program.reproduce.points.draws import Needs, Stream
+from meanstep.program.reproduce.points.command import THERE, _untold
+from meanstep.program.reproduce.points.draws import Block, Needs, Stream, stack
 from meanstep.program.reproduce.points.engine import Cohort
+from meanstep.program.reproduce.points.jobs import Job, train
 from meanstep.program.reproduce.points.measure import Judge
 from meanstep.program.reproduce.points.protocols import SwappedShape, protocol
 from meanstep.program.reproduce.points.sets import published_law
-from meanstep.program.reproduce.points.settings import BLOCK, PUBLISHED, SETS, Settings, Spec
+from meanstep.program.reproduce.points.settings import BLOCK, PUBLISHED, SETS, SINGLE, SWEPT, Settings, Spec
 from tests.laws import authors
 
 SETTINGS = Settings(
@@ -139,6 +144,13 @@ def test_loss_and_gradient_are_those_written_out(spec: Spec):
     torch.testing.assert_close(residual, torch.stack([errors.mean(), errors[r < t].mean()]), rtol=1e-10, atol=0)
 
 
+def test_signs_are_drawn_for_every_row_step_and_block():
+    needs = Needs.of([Spec(beta=1.0, proxy="ema", sigma="one")])
+    signs = [b.step(k).signs[0, :64] for b in (stream().block(i, SwappedShape(2), SETTINGS, needs) for i in (0, 1)) for k in (0, 1)]
+    assert len({tuple(part.flatten().tolist()) for part in signs}) == 4
+    assert all(len(part.unique(dim=0)) == 4 for part in signs)
+
+
 def test_a_training_is_the_loop_written_out():
     """Adam by torch, the learning rate's cosine, the average from the first weights: 40 steps of a training of 96."""
     shape, spec = SwappedShape(2), Spec(beta=1.0, proxy="ema")
@@ -185,6 +197,17 @@ def test_samples_and_their_distance_are_those_written_out():
     assert judge.scores(runner)["sw1"]["1"] == pytest.approx(distance, rel=1e-10)
 
 
+@pytest.mark.parametrize("name", ["two_moons", "two_spirals", "pinwheel"])
+def test_parts_of_the_judged_rows_are_samples_too(name: str):
+    """Energy distance, training curves and pictures take the first rows; the two sets in halves are drawn one half after the other."""
+    judge = Judge(stream(name), SETTINGS)
+    rows = published_law(name, SETTINGS).to(torch.float64).sample(SETTINGS.samples, ms.key(*judge.path, "data"))
+    assert torch.equal(judge.data.sort(0).values, rows.sort(0).values)
+    for part in (judge.data[:1000], judge.data[:2048]):
+        assert (part.mean(0) - rows.mean(0)).norm() < 6 * (rows.var(0).sum() / len(part)).sqrt()
+    assert judge.floor()["energy"] < 0.02
+
+
 def test_the_variance_of_a_batch_is_that_of_eight_at_the_same_weights():
     shape, spec = SwappedShape(2), Spec(beta=0.5, proxy="ema")
     cohort = Cohort(shape, [spec], weights(shape, 5), [0], SETTINGS)
@@ -198,13 +221,34 @@ def test_the_variance_of_a_batch_is_that_of_eight_at_the_same_weights():
     assert found.item() == pytest.approx(authors.gradient_variance(torch.stack(gradients)), rel=1e-10)
 
 
+def test_a_record_is_of_the_averaged_weights_and_of_the_second_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One, two and four jumps and the fewest within the cap by the average; the variance on draws that nothing trains on."""
+    settings = replace(SETTINGS, steps=64, batch=16, samples=64, width=16, largest_gap=0.3)
+    asked: dict[str, list[int]] = {"train": [], "variance": []}
+    draw = Stream.block
+
+    def spied(self: Stream, index: int, shape: Any, settings: Settings, needs: Needs, of: str = "train", dtype: Any = None) -> Block:
+        asked[of].append(index)
+        return draw(self, index, shape, settings, needs, of, dtype)
+
+    monkeypatch.setattr(Stream, "block", spied)
+    records = train(Job((("two_moons", 42),)), settings, tmp_path, lambda *about: False)
+    assert asked == {"train": [0, 1], "variance": [36, 44, 52, 60]}
+    state = load_file(tmp_path / "state" / "two_moons-42.safetensors")
+    judge = Judge(Stream(published_law("two_moons", settings), "two_moons", 42), settings)
+    for k, record in enumerate(records):
+        flat, ema = (Runner(SwappedShape(2, 16), state[f"{k}.{name}"]) for name in ("flat", "ema"))
+        assert record["ema"] == judge.scores(ema, (1, 2, 4))
+        assert record["raw"] == judge.scores(flat) and record["raw"]["sw1"]["1"] != record["ema"]["sw1"]["1"]
+        assert record["variance"] > 0
+    assert len(records) == 2
+
+
 def test_a_member_of_an_ensemble_trains_as_if_alone():
     """Padded rows, of which each stream has another number, change nothing."""
     settings, shape, spec = replace(SETTINGS, ensemble=True), SwappedShape(2), Spec(beta=1.0, proxy="ema", sigma="t2")
     streams = [Stream(published_law(name, settings).to(torch.float64), name, 0) for name in ("swiss_roll", "two_moons")]
     needs = Needs.of([spec])
-    from meanstep.program.reproduce.points.draws import stack
-
     many = stack([s.block(0, shape, settings, needs, dtype=torch.float64) for s in streams])
     together = Cohort(shape, [spec, spec], weights(shape, 6).expand(2, -1).contiguous(), [0, 1], settings)
     sums = together.run(many, 0, 6)
@@ -225,6 +269,12 @@ def test_both_orders_of_the_sliced_distance():
     directions = torch.nn.functional.normalize(torch.randn(40, 3, generator=ms.key(2, "both"), dtype=torch.float64), dim=-1)
     apart = (x @ directions.T).sort(0).values - (y @ directions.T).sort(0).values
     assert Sliced(y, directions).both(x) == pytest.approx((apart.abs().mean().item(), apart.square().mean().sqrt().item()), rel=1e-12)
+
+
+def test_the_arms_that_are_offered_are_those_that_can_be_trained():
+    found = [name for name, of in SWEPT.items() if not name.startswith("trace") and not _untold(of(1.0))]
+    found += [name for name, spec in SINGLE.items() if not _untold(spec)]
+    assert sorted(found) == sorted(THERE)
 
 
 def test_the_deviations_are_those_of_the_weight():

@@ -252,6 +252,8 @@ def test_a_run_of_an_old_configuration_goes_on(tmp_path: Path, cache: Cache):
         begin(tmp_path, replace(config, network=NetworkConfig(options=TINY | {"width": 32})), cache, "cpu")
     with pytest.raises(UserError, match=r"--network.model , now Nano/4"):
         begin(tmp_path, replace(config, network=NetworkConfig(options={"model": "Nano/4"})), cache, "cpu")
+    with pytest.raises(UserError, match=r"--method.largest-gap none, now 0.5"):
+        begin(tmp_path, replace(config, method=replace(config.method, largest_gap=0.5)), cache, "cpu")
 
 
 @pytest.mark.parametrize("name", ["cifar", "digits", "squared"])

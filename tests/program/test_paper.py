@@ -11,12 +11,12 @@ import pytest
 from scipy import stats
 
 from meanstep.program.console import UserError
-from meanstep.program.reproduce.paper import measured, page
-from meanstep.program.reproduce.paper.command import Paper
+from meanstep.program.reproduce.paper import history, measured, page
+from meanstep.program.reproduce.paper.command import STUDIES, Paper
 from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD, compared
 from meanstep.program.reproduce.paper.figures import FIGURES
 from meanstep.program.reproduce.paper.measured import Model
-from meanstep.program.reproduce.paper.published import PARTS, Published, numbers
+from meanstep.program.reproduce.paper.published import FILE, PARTS, Published, numbers
 from meanstep.program.reproduce.paper.rows import table
 
 NAN = math.nan
@@ -82,8 +82,26 @@ def test_every_published_number_has_a_row_and_a_verdict():
     assert {row.verdict.word for row in rows if row.published.part != "history"} == {UNTOLD}  # nothing was measured
 
 
+def test_a_standard_error_is_read_as_the_deviation_behind_it(tmp_path: Path):
+    head = "part,quantity,where,arm,beta,value,spread,spread_of,seeds,source,note\n"
+    lines = "".join(f"toy,sw1,swiss_roll,plain,0,0.1,{spread},3,a,\n" for spread in ("0.01,standard error", "0.02,standard deviation", ","))
+    (tmp_path / "published.csv").write_text(head + lines)
+    found = [number.deviation for number in numbers(tmp_path / "published.csv")]
+    assert found == [pytest.approx(0.01 * 3**0.5), 0.02, None]
+    spreads = {(row["part"], row["spread_of"]) for row in csv.DictReader(FILE.read_text(encoding="utf-8").splitlines()) if row["spread"]}
+    assert spreads == {("toy", "standard deviation"), ("mixtures", "standard error")}
+
+
 def test_the_histories_are_counted_again():
     assert [row.verdict.word for row in table(numbers(), []) if row.published.part == "history"] == [OUT] * 4
+
+
+def test_two_runs_tell_chance_from_an_effect_but_in_a_twentieth():
+    rng = np.random.default_rng(2)
+    names = (history.ZERO, history.AGAIN, *history.OTHERS)
+    points = [history.Checkpoint(0, dict(zip(names, row, strict=True))) for row in rng.normal(10, 1, (4000, len(names)))]
+    assert 0.04 < np.mean([history.effects(point)[0].told for point in points]) < 0.06
+    assert history.summary(history.histories()).told == {"beta_0.25": 3, "beta_0.5": 4, "beta_1": 44}
 
 
 def test_a_number_comes_out_or_not_at_its_own_length_only():
@@ -96,14 +114,40 @@ def test_a_number_comes_out_or_not_at_its_own_length_only():
     assert short.theirs.mean == pytest.approx(0.1)
 
 
+def test_a_pair_of_two_lengths_is_not_judged():
+    change = replace(SWISS, quantity="sw1 change, percent", beta=1.0, value="0", deviation=None)
+    variance = replace(SWISS, quantity="gradient variance, 0 over 1", beta=1.0, value="1", deviation=None)
+    for number in (change, variance):
+        assert table([number], three() + three("ema 1"))[0].verdict.word == OUT
+        for mixed in (three(steps=50_000) + three("ema 1"), three() + three("ema 1", steps=50_000)):
+            verdict = table([number], mixed)[0].verdict
+            assert (verdict.word, verdict.why.partition(";")[0]) == (UNTOLD, "at 50,000 of 200,000 steps")
+    best = replace(SWISS, quantity="best beta by sw1", beta=None, value="0", deviation=None)
+    row = table([best], three() + three("ema 1", 0.2) + three("ema 0.5", 0.01, steps=50_000))[0]
+    assert (row.verdict.word, row.verdict.why) == (OUT, "least of 0, 1")
+
+
 def test_other_protocols_caps_and_sets_do_not_count():
     for other in ({"protocol": "ours"}, {"gap": 1.0}, {"where": "two_moons"}, {"centres": "fixed"}):
         assert table([SWISS], three(**other))[0].theirs is None
     assert table([SWISS], three(protocol="ours", gap=1.0))[0].ours is not None
+    assert table([SWISS], three(protocol="ours", gap=0.5))[0].ours is None
+    dense = replace(SWISS, part="mixtures", where="dense-16")
+    assert table([dense], three(where="mixture-16", centres="redrawn"))[0].verdict.word == OUT
+    assert table([dense], three(where="mixture-16", centres="fixed"))[0].theirs is None
+
+
+def test_the_second_order_is_compared_with_the_second_order():
+    assert table([replace(SWISS, quantity="sw2", value="0.2")], three())[0].verdict.word == OUT
 
 
 def test_the_longest_training_is_taken():
-    assert table([SWISS], three(at=0.3, steps=50_000) + three())[0].verdict.word == OUT
+    short = three(at=0.3, steps=50_000)
+    assert table([SWISS], short + three())[0].verdict.word == OUT
+    more = [model(seed=seed, sw1=0.3, steps=50_000) for seed in range(3, 6)]  # of seeds that were not trained longer
+    row = table([SWISS], more + three() + short)[0]
+    assert row.theirs is not None
+    assert (row.theirs.mean, row.theirs.n) == (pytest.approx(0.1), 3)
 
 
 def test_a_change_is_paired_by_seed():
@@ -128,10 +172,11 @@ def test_a_number_that_a_draft_prints_for_the_trace_weight_is_compared_with_that
 
 def test_a_cause_is_named_only_where_the_cap_was_varied_alone():
     gain = replace(SWISS, arm="plain", beta=1.0)
-    capped = three() + three("ema 1", 0.08)
+    capped = three() + [replace(m, sw1_two=0.045) for m in three("ema 1", 0.08)]
     assert table([gain], capped)[0].cause == ""
     cause = table([gain], capped + three(gap=1.0) + three("ema 1", gap=1.0))[0].cause
-    assert cause == "1 over 0: capped, one jump 0.8 [0.8, 0.8]; capped, two jumps 0.8 [0.8, 0.8]; all gaps, one jump 1"
+    assert cause.startswith("1 over 0: capped, one jump 0.8 [0.8, 0.8]; capped, two jumps 0.9 [")
+    assert cause.endswith("]; all gaps, one jump 1")
 
 
 def test_the_variance_and_the_best_coefficient():
@@ -178,13 +223,18 @@ def test_the_page_has_every_number_and_the_figures_what_was_measured(tmp_path: P
         ({"parts": ("toys",)}, "no part 'toys'"),
         ({"parts": ()}, "--parts is empty"),
         ({"part": "4/3"}, "K/N with 1 <= K <= N"),
-        ({"parts": ("toy",), "part": "7/7"}, "so at most 1/6"),
+        ({"parts": ("toy",), "part": "7/7"}, "toy-quick has 6 sets: give N of at most 6"),
     ],
 )
 def test_parts_that_do_not_exist(asked: dict[str, object], says: str, tmp_path: Path):
     with pytest.raises(UserError, match=says):
         Paper(scale="quick", out=tmp_path / "paper", **asked).run()  # type: ignore[arg-type]
-    assert not [path for path in (tmp_path / "paper").glob("*") if path.is_dir()]
+    assert not (tmp_path / "paper").exists()
+
+
+def test_no_two_scales_share_a_folder():
+    names = [name for scale in STUDIES.values() for studies in scale.values() for name, *_ in studies]
+    assert len(set(names)) == len(names)
 
 
 def test_the_committed_table_is_what_the_committed_records_say(tmp_path: Path):

@@ -177,6 +177,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         (("--updates", "0"), ["--updates", "got 0"]),
         (("--batch", "2"), ["--batch", "got 2"]),
         (("--diagonal-share", "1"), ["--diagonal-share"]),
+        (("--largest-gap", "0.01"), ["--largest-gap 0.01", "at most 50", "at least 0.02"]),
         (("--rate", "-1"), ["--rate"]),
         (("--seeds", "-3"), ["--seeds", "-3"]),
         (("--workers", "0"), ["--workers"]),
@@ -191,6 +192,11 @@ def test_a_mistake_gets_one_line(args: tuple[str, ...], words: list[str], tmp_pa
     line = complaint(capsys, "reproduce", "toy", *args, "--out", str(tmp_path / "toy"))
     assert all(word in line for word in words), line
     assert not (tmp_path / "toy").exists()
+
+
+def test_a_choice_that_may_be_left_out_does_not_offer_none(capsys: pytest.CaptureFixture[str]):
+    line = complaint(capsys, "reproduce", "mixtures", "--centres", "moving")
+    assert "one of" in line and "redrawn" in line and "fixed" in line and "None" not in line
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def _mistake(there: list[Flag], args: list[str], told: str) -> str:
         if len(values) < low:
             return f"{name} takes {'a value' if low == 1 else f'{low} values'}: {flag.metavar}"
         if bad := next((value for value in values if flag.choices and value not in flag.choices), None):
-            return f"{name}: one of {', '.join(flag.choices)}, got {shown(bad)}"
+            return f"{name}: one of {', '.join(word for word in flag.choices if word != 'None')}, got {shown(bad)}"
     if bad := next((w for flag, w in zip(places, loose, strict=False) if flag.choices and w not in flag.choices), None):
         return f"one of {', '.join(places[loose.index(bad)].choices)}, got {shown(bad)}"
     if len(loose) < least:

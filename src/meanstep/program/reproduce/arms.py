@@ -23,6 +23,6 @@ def coefficients(words: Iterable[float | str], where: str = "--betas") -> list[f
 def unknown(name: str, swept: Sequence[str], others: Sequence[str], suffix: str = "") -> UserError:
     """The mistake that there is no such arm: the nearest one, and all there are; `swept` ones are named with a `suffix`."""
     near = difflib.get_close_matches(name, [*swept, *others], 1)
-    hint = f"did you mean {near[0]}{suffix if near[0] in swept else ''}? " if near else ""
+    hint = f"did you mean {near[0]}{suffix if near[0] in swept else ''}? There are" if near else "there are"
     listed = ", ".join([*(f"{arm}{suffix}" for arm in swept), *others])
-    return UserError(f"--arms: there is no arm {name!r}; {hint}There are {listed}")
+    return UserError(f"--arms: there is no arm {name!r}; {hint} {listed}")

@@ -92,7 +92,7 @@ def _same(here: Path, before: Config, now: Config) -> None:
 
 
 def _short(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else "none" if value is None else str(value)
 
 
 def _keep_autoencoder(here: Path, manifest: Manifest) -> None:

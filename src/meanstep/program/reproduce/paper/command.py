@@ -28,12 +28,13 @@ DIGITS = (
     *("--samples", "256000", "--batch", "128", "--moments", "4", "--rate", "1e-3", "--averages.decays", "0.999"),
 )
 """What `meanstep reproduce latents` is asked for at the scale paper: the arms of the authors' DiT and their controls, on digits."""
-STUDIES: dict[str, dict[str, tuple[tuple[str, Callable[..., Any], dict[str, Any]], ...]]] = {
+Study = tuple[str, Callable[..., Any], dict[str, Any]]
+STUDIES: dict[str, dict[str, tuple[Study, ...]]] = {
     "smoke": {
-        "toy": (("toy", Toy, {"scale": "smoke", "sets": ("swiss_roll",), "arms": ("plain",), "betas": TWO}),),
-        "mixtures": (("mixtures", Mixtures, {"scale": "smoke", "dims": (2,), "arms": ("plain",), "betas": TWO}),),
+        "toy": (("toy-smoke", Toy, {"scale": "smoke", "sets": ("swiss_roll",), "arms": ("plain",), "betas": TWO}),),
+        "mixtures": (("mixtures-smoke", Mixtures, {"scale": "smoke", "dims": (2,), "arms": ("plain",), "betas": TWO}),),
     },
-    "quick": {"toy": (("toy", Toy, {"updates": 30_000, "arms": ("plain",), "betas": TWO}),)},
+    "quick": {"toy": (("toy-quick", Toy, {"updates": 30_000, "arms": ("plain",), "betas": TWO}),)},
     "paper": {
         "toy": (
             ("toy", Toy, {"scale": "paper", "betas": ("0", "0.5", "1"), "arms": ("plain", "trace-t2@1")}),
@@ -45,7 +46,7 @@ STUDIES: dict[str, dict[str, tuple[tuple[str, Callable[..., Any], dict[str, Any]
         ),
     },
 }
-"""What a scale trains by part, all under the authors' protocol: folder, command, options."""
+"""What a scale trains by part, all under the authors' protocol: folder, which no other scale has, command, options."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,16 @@ class Paper(Ranged):
         if not self.parts:
             raise UserError(f"--parts is empty: choose among {', '.join(PARTS)}, or leave it out for all")
         parts, share = tuple(dict.fromkeys(self.parts)), parted(self.part) if self.part else None
+        asked = [(part, *study) for part in parts for study in STUDIES[self.scale].get(part, ())]
+        if share is not None:
+            asked = [(part, *_shared(name, options, command, *share)) for part, name, command, options in asked]
         require()
         flags.folder(self.out)
-        for part in parts:
-            if part == "latents" and self.scale == "paper":
-                self._latents(share)
-            for name, command, options in STUDIES[self.scale].get(part, ()):
-                chat.print(f"{part}: {name}")
-                folder, chosen = (self.out / name, options) if share is None else _shared(self.out / name, options, command, *share)
-                command(protocol="authors", workers=self.workers, device=self.device, out=folder, **chosen).run()
+        if "latents" in parts and self.scale == "paper":
+            self._latents(share)
+        for part, name, command, options in asked:
+            chat.print(f"{part}: {name}")
+            command(protocol="authors", workers=self.workers, device=self.device, out=self.out / name, **options).run()
         from meanstep.program.reproduce.paper import page
 
         with stage("writing the table"):
@@ -104,9 +106,10 @@ class Paper(Ranged):
         Latents.parse([*words, *(["--part", f"{share[0]}/{share[1]}"] if share else [])]).run()
 
 
-def _shared(folder: Path, options: dict[str, Any], command: Callable[..., Any], k: int, n: int) -> tuple[Path, dict[str, Any]]:
+def _shared(study: str, options: dict[str, Any], command: Callable[..., Any], k: int, n: int) -> Study:
     """The K-th of N shares of a study, by its sets, in a folder of its own; the table joins them."""
     name, every = ("sets", options.get("sets", SETS)) if command is Toy else ("dims", options.get("dims", DIMENSIONS))
     if n > len(every):
-        raise UserError(f"--part {k}/{n}: {folder.name} has {len(every)} sets, so at most {k if k <= len(every) else 1}/{len(every)}")
-    return folder.with_name(f"{folder.name}-{k}-of-{n}"), options | {name: tuple(every[k - 1 :: n])}
+        held = "one set" if len(every) == 1 else f"{len(every)} sets"
+        raise UserError(f"--part {k}/{n}: {study} has {held}: give N of at most {len(every)}")
+    return f"{study}-{k}-of-{n}", command, options | {name: tuple(every[k - 1 :: n])}

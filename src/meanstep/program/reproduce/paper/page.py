@@ -122,7 +122,7 @@ def _tile(word: str, rows: Sequence[Row]) -> tuple[str, str, str]:
     count = sum(row.verdict.word == word for row in rows)
     told = {
         OUT: ("come out", "within an interval that is narrow enough to tell"),
-        NOT: ("do not", "the interval of the difference excludes none"),
+        NOT: ("do not", "the interval of the difference excludes 0"),
         UNTOLD: ("cannot be told", "too few seeds, another length of training, or data and machines that are not here"),
     }
     words, sure = told[word]

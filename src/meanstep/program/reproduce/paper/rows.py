@@ -84,7 +84,7 @@ def _distance(number: Published, quantity: str, models: Sequence[Model]) -> Row:
     values = _finite(found, quantity)
     own = _finite(_own(number, models, name), quantity)
     assert number.number is not None
-    verdict = _at_length(found, compared(list(values.values()), number.number, number.deviation, number.seeds))
+    verdict = _at_length(compared(list(values.values()), number.number, number.deviation, number.seeds), found)
     also = _as_trace(number, quantity, models)
     return Row(number, mean(values.values()), mean(own.values()), verdict, also, _cause(number, models))
 
@@ -98,7 +98,7 @@ def _change(number: Published, models: Sequence[Model]) -> Row:
     ours = ratio(*(_finite(found, "sw1") for found in own))
     found = ratio(above, below)
     assert number.number is not None
-    verdict = _at_length(pairs[0], compared(list(changes.values()), number.number, None, number.seeds, 100.0))
+    verdict = _at_length(compared(list(changes.values()), number.number, None, number.seeds, 100.0), *pairs)
     return Row(number, summed(found, _percent), summed(ours, _percent), verdict, cause=_cause(number, models))
 
 
@@ -108,18 +108,22 @@ def _percent(factor: float) -> float:
 
 def _variance(number: Published, models: Sequence[Model]) -> Row:
     """A ratio of the two coefficients, as the quantity says which over which."""
-    zero, other = (_finite(_theirs(number, models, name), "variance") for name in ("beta 0", identifier(number.arm, number.beta)))
+    pair = [_theirs(number, models, name) for name in ("beta 0", identifier(number.arm, number.beta))]
+    zero, other = (_finite(found, "variance") for found in pair)
     above, below = (zero, other) if number.quantity.endswith("0 over 1") else (other, zero)
     found, seeds = ratio(above, below), sorted(above.keys() & below.keys())
     assert number.number is not None
     verdict = compared([above[s] / below[s] for s in seeds], number.number, None, number.seeds)
-    return Row(number, summed(found), None, _at_length(_theirs(number, models, "beta 0"), verdict))
+    return Row(number, summed(found), None, _at_length(verdict, *pair))
 
 
 def _best(number: Published, models: Sequence[Model]) -> Row:
     """The coefficient with the least mean; it does not come out only where ours is better than theirs by an interval that excludes 1."""
     betas = sorted({_beta(m.id) for m in models if _beta(m.id) is not None and m.protocol == "authors"}, key=lambda b: b or 0.0)
-    by_beta = {b: _finite(_theirs(number, models, identifier("plain", b)), "sw1") for b in betas if b is not None}
+    trained = {b: _theirs(number, models, identifier("plain", b)) for b in betas if b is not None}
+    longest = max((m.steps for found in trained.values() for m in found.values()), default=0)
+    trained = {b: found for b, found in trained.items() if any(m.steps == longest for m in found.values())}
+    by_beta = {b: _finite(found, "sw1") for b, found in trained.items()}
     means = {b: fmean(values.values()) for b, values in by_beta.items() if values}
     named = [float(word) for word in number.value.replace("or", " ").split()]
     there = [b for b in named if b in means]
@@ -127,13 +131,12 @@ def _best(number: Published, models: Sequence[Model]) -> Row:
         return Row(number, None, None, Verdict(UNTOLD, "too few coefficients measured here"))
     best = min(means, key=lambda b: means[b])
     found = Mean(best, None, None, None, len(by_beta[best]))
-    length = _theirs(number, models, identifier("plain", best))
     if best in named:
-        return Row(number, found, None, _at_length(length, Verdict(OUT, f"least of {', '.join(f'{b:g}' for b in means)}")))
+        return Row(number, found, None, _at_length(Verdict(OUT, f"least of {', '.join(f'{b:g}' for b in means)}"), trained[best]))
     against = ratio(by_beta[there[0]], by_beta[best])
     told = against.interval is not None and against.interval[0] > 1
     why = f"{there[0]:g} over {best:g}: {shown(summed(against))}" if against.n else "no common seed"
-    return Row(number, found, None, _at_length(length, Verdict(NOT if told else UNTOLD, why)))
+    return Row(number, found, None, _at_length(Verdict(NOT if told else UNTOLD, why), trained[best]))
 
 
 def _beta(name: str) -> float | None:
@@ -153,11 +156,11 @@ def _finite(found: Mapping[int, Model], quantity: str) -> dict[int, float]:
     return {seed: value for seed, m in found.items() if math.isfinite(value := getattr(m, quantity))}
 
 
-def _at_length(found: Mapping[int, Model], verdict: Verdict) -> Verdict:
-    """No verdict on a number of another length of training."""
-    steps = {m.steps for m in found.values()}
-    if found and steps != {LENGTH}:
-        return Verdict(UNTOLD, f"at {max(steps):,} of {LENGTH:,} steps; {verdict.why}", verdict.detectable)
+def _at_length(verdict: Verdict, *found: Mapping[int, Model]) -> Verdict:
+    """No verdict on a number of which any part is of another length of training."""
+    steps = {m.steps for part in found for m in part.values()}
+    if steps - {LENGTH}:
+        return Verdict(UNTOLD, f"at {min(steps):,} of {LENGTH:,} steps; {verdict.why}", verdict.detectable)
     return verdict
 
 
@@ -169,12 +172,12 @@ def _as_trace(number: Published, quantity: str, models: Sequence[Model]) -> str:
     values = list(_finite(found, quantity).values())
     if len(values) < 2 or number.number is None:
         return ""
-    verdict = _at_length(found, compared(values, number.number, number.deviation, number.seeds))
+    verdict = _at_length(compared(values, number.number, number.deviation, number.seeds), found)
     return f"as the trace weight: {shown(mean(values))}, {verdict.word}"
 
 
 def _cause(number: Published, models: Sequence[Model]) -> str:
-    """Of a change by the coefficient: what is left of it where all gaps are trained, and in two jumps that are trained."""
+    """Of a change by the coefficient: what is left of it where all gaps are trained, and in two trained jumps; all three or none."""
     if number.part != "toy" or number.quantity.partition(",")[0] not in ("sw1", "sw1 change") or number.beta != 1:
         return ""
     where, lines = _where(number), []
@@ -183,10 +186,9 @@ def _cause(number: Published, models: Sequence[Model]) -> str:
         ("capped, two jumps", CAP, "sw1_two"),
         ("all gaps, one jump", 1.0, "sw1"),
     ):
-        uncapped = {m.seed for m in models if m.protocol == "authors" and m.gap == 1.0 and m.where == where["where"]}
         pair = [chosen(models, protocol="authors", id=name, gap=gap, **where) for name in ("ema 1", "beta 0")]
         found = summed(ratio(*(_finite(part, quantity) for part in pair)))
-        if found is not None and uncapped:
+        if found is not None:
             lines.append(f"{words} {shown(found)}")
     return "1 over 0: " + "; ".join(lines) if len(lines) == 3 else ""
 

@@ -20,6 +20,7 @@ from meanstep.program.reproduce.folder import chosen
 from meanstep.program.reproduce.points import KIND
 from meanstep.program.reproduce.points.settings import (
     DIMENSIONS,
+    LEAST_GAP,
     PUBLISHED,
     SETS,
     SIGMAS,
@@ -65,8 +66,10 @@ PROTOCOL_HELP = (
     "variance measured in training."
 )
 CENTRES_HELP = "Of the authors' mixtures: drawn anew for every batch, as their code does, or once."
-GAP_HELP = "The largest t - r that is trained: gaps above it are cut. One jump from noise to data has gap 1."
+GAP_HELP = "The largest t - r that is trained, at least 0.02: gaps above it are cut. One jump from noise to data has gap 1."
 FOLDER = "Where results go: the study's folder; it is made if it does not exist."
+THERE = ("plain", "own", "posterior", "ema-both", "own-both", "posterior-both", "flow_matching")
+"""Arms that can be trained under the authors' protocol, beside those with the trace weight."""
 STANDARD = {"times": "uniform", "lr": 1e-3, "power": 0.0}
 POINTS_HELP = "Your own points as one more set: .csv, .npy or .parquet, a point a row, two or more columns. Standardised; half is held out."
 
@@ -145,9 +148,9 @@ class _Sweep(Ranged):
 class Toy(_Sweep):
     """Train the coefficient sweep on two-dimensional data and write a report: does beta lower the variance, does it improve samples?
 
-    Six sets with known densities, so that the marginal velocity, the noise and its optimal coefficient are known too. Interrupt it at
-    any moment; the same command goes on with the same final numbers. It writes report.html, summary.csv,
-    figures/ and records.jsonl. docs/sweep.md says more.
+    Six sets whose densities are known under our protocol, and so the marginal velocity, the noise and its optimal coefficient too.
+    Interrupt it at any moment; the same command goes on with the same final numbers. It writes report.html, summary.csv, figures/ and
+    records.jsonl. docs/sweep.md says more.
 
     Examples: meanstep reproduce toy; meanstep reproduce toy --scale smoke --out runs/look; meanstep reproduce toy --sets two_moons --arms
     paper posterior-both oracle-both --seeds 0:5; meanstep reproduce toy --points mine.csv
@@ -218,7 +221,7 @@ def _contradicted(settings: Settings) -> None:
             raise UserError(f"{option} {getattr(settings, name)}: the authors' protocol has {value}: {own}")
     for _, _, spec in settings.lines():
         if why := _untold(spec):
-            there = ", ".join(["plain", "own", "posterior", *(f"trace-{sigma}" for sigma in SIGMAS)])
+            there = ", ".join([*THERE, *(f"trace-{sigma}" for sigma in SIGMAS)])
             raise UserError(f"--arms: {spec.id} {why}: choose among {there}, or use --protocol ours")
 
 
@@ -247,6 +250,10 @@ def _check(settings: Settings) -> None:
         (
             not 1 <= settings.moving < settings.batch,
             f"--diagonal-share {settings.diagonal_share:g} leaves no row of {settings.batch} moving",
+        ),
+        (
+            settings.largest_gap is not None and settings.largest_gap < LEAST_GAP,
+            f"--largest-gap {settings.largest_gap}: samples are made in jumps within it, at most 50: give at least {LEAST_GAP}",
         ),
     ]
     for bad, message in wrong:

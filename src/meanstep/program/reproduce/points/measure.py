@@ -39,8 +39,9 @@ class Judge:
 
     def __init__(self, stream: Stream, settings: Settings) -> None:
         law, n = stream.law, settings.samples
-        self.law, self.n, self.path = law, n, (stream.seed, "evaluate", stream.name)
-        fresh = getattr(law, "held_out_sample", law.sample)  # a user's points: the half that is not trained on
+        self.n, self.path = n, (stream.seed, "evaluate", stream.name)
+        self.draw = getattr(law, "shuffled", law.sample)  # parts of the rows are compared and shown
+        fresh = getattr(law, "held_out_sample", self.draw)  # a user's points: the half that is not trained on
         self.data = fresh(n, key(*self.path, "data"))
         self.directions = protocol(settings).directions(law.dim, settings, self.path)
         self.sliced, self.quick = Sliced(self.data, self.directions), Sliced(self.data[:2048], self.directions[::4])
@@ -75,7 +76,7 @@ class Judge:
 
     def floor(self) -> dict[str, Any]:
         """The scores of fresh data, what a perfect model would get; of a user's points, those of the training half."""
-        x = self.law.sample(self.n, key(*self.path, "floor"))
+        x = self.draw(self.n, key(*self.path, "floor"))
         first, second = self.sliced.both(x)
         return {"sw1": first, "sw2": second, **self._one_step(x)}
 

@@ -102,6 +102,11 @@ class Drawn:
         which = torch.randint(CENTRES, (n,), generator=generator)
         return (centres[which] + STD * _normal((n, self.dim), generator)).to(self.dtype)
 
+    def shuffled(self, n: int, generator: Generator | None = None) -> Tensor:
+        """`n` fresh rows in an order of chance, so that any part of them is a sample too: two sets are drawn half by half."""
+        rows = self.sample(n, generator)
+        return rows[torch.randperm(n, generator=generator)]
+
 
 def dense_mixture(dim: int, fixed: bool, seed: int = 0) -> Drawn:
     """64 Gaussians about a sphere; with `fixed` the centres are drawn once, by a seed of their own."""

@@ -170,6 +170,10 @@ PUBLISHED: dict[str, Any] = {
 """What the authors' protocol fixes; the cap of 0.5 and the seeds 42, 0, 1 are its defaults, and may be changed."""
 
 
+LEAST_GAP = 0.02
+"""The smallest cap: samples within it are made in at most 50 jumps."""
+
+
 def mixture_dimension(name: str) -> int | None:
     """The dimension of the set `mixture-D`, 2 to 256, or None for another name."""
     found = re.fullmatch(r"mixture-([0-9]{1,3})", name)
