@@ -376,6 +376,9 @@ def test_the_command_writes_a_page_that_needs_nothing(capsys: pytest.CaptureFixt
     assert record["rows"] == 300 and len(record["verdicts"]) == len(RULES) and record["measures"]["noise_0"][0] > 0
 
 
+DRAWN = ("coefficient", "terminal_velocity", "shortcut", "flow_matching")
+
+
 @pytest.mark.parametrize("recipe", registry.READ)
 def test_every_recipe_can_be_read(recipe: str, tmp_path: Path):
     net: nn.Module = ms.MLP(2, 8, 1, generator=ms.key(0))
@@ -388,7 +391,8 @@ def test_every_recipe_can_be_read(recipe: str, tmp_path: Path):
     d = diagnosed(case, probe.measure(case, 20.0, 1e-6, 64), 20.0, 1e-6)
     assert np.isfinite(d.values["slope"].value) and d.found.gradient is not None
     json.dumps(d.record(), allow_nan=False)
-    assert build(d, tmp_path).is_file()
+    if recipe in DRAWN:  # figures take longest, and differ by what is measured: with a gap, without, at instants alone
+        assert build(d, tmp_path).is_file()
 
 
 def test_a_recipe_of_instants_reports_what_there_is(tmp_path: Path):
