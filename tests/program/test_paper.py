@@ -15,7 +15,7 @@ from meanstep.program.reproduce.paper import history, measured, page
 from meanstep.program.reproduce.paper.command import STUDIES, Paper
 from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD, compared
 from meanstep.program.reproduce.paper.figures import FIGURES
-from meanstep.program.reproduce.paper.measured import Model
+from meanstep.program.reproduce.paper.measured import Estimate, Model
 from meanstep.program.reproduce.paper.published import FILE, PARTS, Published, numbers
 from meanstep.program.reproduce.paper.rows import table
 
@@ -197,6 +197,25 @@ def test_models_come_back_from_the_table_that_is_committed(tmp_path: Path):
     assert [m.seed for m in found] == [0, 1, 2, 4]
     assert found[3].sw1 == 0.12346
     assert math.isnan(found[3].variance)
+
+
+def test_their_estimators_are_compared_on_our_networks():
+    (scalar,) = [n for n in numbers() if n.quantity.startswith("best beta, scalar") and n.value == "0.49"]
+    found = [Estimate("digits", "scalar", seed, value) for seed, value in enumerate((0.48, 0.49, 0.5))]
+    assert table([scalar], [], found)[0].verdict.word == OUT
+    assert table([scalar], [], [Estimate("digits", "matrix", 0, 0.49)])[0].theirs is None
+    assert table([scalar], [], [replace(each, value=each.value + 0.4) for each in found])[0].verdict.word == NOT
+
+
+def test_estimates_are_those_of_the_last_moment_at_beta_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "study.json").write_text("{}")
+    entry = {"kappa": 1.0, "gap": 1.0, "square": 3.0, "scalar": 0.4, "matrix": 0.9}
+    late = {"kind": "moment", "arm": "beta@0", "seed": 3, "published": entry | {"scalar": 0.375}}
+    others = [{"kind": "moment", "arm": "beta@1", "seed": 3, "published": None}, {"kind": "moment", "arm": "beta@0", "seed": 4}]
+    monkeypatch.setattr(measured.records, "load", lambda folder, kind: [late | {"published": entry}, late, *others])
+    name = tmp_path.name
+    expected = [Estimate(name, "scalar", 3, 0.375), Estimate(name, "matrix", 3, 0.9), Estimate(name, "shrinkage", 3, 0.75)]
+    assert measured.estimates(tmp_path) == expected
 
 
 # Page and command --------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.reproduce import points, records
+from meanstep.program.reproduce import images, points, records
 from meanstep.program.reproduce.study import read
 
 FILE = Path(__file__).with_name("measured.csv")
@@ -64,6 +64,40 @@ def _model(record: dict[str, Any], about: dict[str, Any]) -> Model:
 
 def _known(value: float | None) -> float:
     return float("nan") if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the authors' estimator of the best coefficient gives on a network of a study of images, at beta = 0 and its last moment.
+
+    `quantity`: scalar or matrix, the two forms; shrinkage, the factor of the scalar one.
+    """
+
+    study: str
+    quantity: str
+    seed: int
+    value: float
+
+
+def estimates(folder: Path) -> list[Estimate]:
+    """Those of a study of images that is in a folder; nothing for a folder without one, or of a study without them."""
+    if not (folder / images.KIND.file).is_file():
+        return []
+    last = {
+        r["seed"]: r for r in records.load(folder, images.KIND) if r["kind"] == "moment" and r["arm"] == "beta@0" and r.get("published")
+    }
+    return [
+        Estimate(folder.name, quantity, seed, float(value))
+        for seed, record in sorted(last.items())
+        for quantity, value in _estimated(record["published"]).items()
+        if value is not None
+    ]
+
+
+def _estimated(entry: dict[str, Any]) -> dict[str, float | None]:
+    square, gap = entry["square"], entry["gap"]
+    shrinkage = square / (square + gap) if square and gap is not None else None
+    return {"scalar": entry["scalar"], "matrix": entry["matrix"], "shrinkage": shrinkage}
 
 
 def held(path: Path = FILE) -> list[Model]:

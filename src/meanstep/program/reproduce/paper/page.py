@@ -55,8 +55,7 @@ def build(folder: Path, parts: Sequence[str] = PARTS) -> Path:
     page.require()
     from meanstep.program.reproduce.paper.figures import FIGURES
 
-    found = [*measured.held(), *(model for there in _studies(folder) for model in measured.models(there))]
-    rows = [row for row in table(numbers(), found) if row.published.part in parts]
+    found, rows = _measured(folder, parts)
     subfolder(folder)
     write(folder / "table.csv", page.as_csv([each.name for each in fields(Line)], [asdict(_line(row)) for row in rows]))
     drawn = page.drawn(folder / "figures", {name: partial(draw, found) for name, draw in FIGURES.items()})
@@ -65,9 +64,16 @@ def build(folder: Path, parts: Sequence[str] = PARTS) -> Path:
 
 def spoken(folder: Path, parts: Sequence[str] = PARTS) -> list[str]:
     """What the table says, a line a part."""
-    found = [*measured.held(), *(model for there in _studies(folder) for model in measured.models(there))]
-    rows = [row for row in table(numbers(), found) if row.published.part in parts]
+    _, rows = _measured(folder, parts)
     return [f"{TITLES[part]}: {_counts([row for row in rows if row.published.part == part])}" for part in parts]
+
+
+def _measured(folder: Path, parts: Sequence[str]) -> tuple[list[measured.Model], list[Row]]:
+    """The models of points that there are, and the rows of the table."""
+    studies = _studies(folder)
+    found = [*measured.held(), *(model for there in studies for model in measured.models(there))]
+    estimates = [each for there in studies for each in measured.estimates(there)]
+    return found, [row for row in table(numbers(), found, estimates) if row.published.part in parts]
 
 
 def _studies(folder: Path) -> list[Path]:

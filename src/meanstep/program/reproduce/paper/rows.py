@@ -8,7 +8,7 @@ from statistics import fmean, median
 from meanstep.program.pages.statistics import Mean, mean, ratio
 from meanstep.program.reproduce.paper import history
 from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD, Verdict, compared, summed
-from meanstep.program.reproduce.paper.measured import Model, chosen
+from meanstep.program.reproduce.paper.measured import Estimate, Model, chosen
 from meanstep.program.reproduce.paper.published import Published
 
 LENGTH = 200_000
@@ -30,9 +30,12 @@ class Row:
     cause: str = ""
 
 
-def table(numbers: Sequence[Published], models: Sequence[Model]) -> list[Row]:
+def table(numbers: Sequence[Published], models: Sequence[Model], estimates: Sequence[Estimate] = ()) -> list[Row]:
     """A row for every published number, in order."""
-    return [ROWS.get(number.part, _unmeasured)(number, models) for number in numbers]
+    return [
+        _estimated(number, estimates) if number.quantity in ESTIMATORS else ROWS.get(number.part, _unmeasured)(number, models)
+        for number in numbers
+    ]
 
 
 # Points ------------------------------------------------------------------------------------------------------------------------------
@@ -222,6 +225,25 @@ def _latents(number: Published, models: Sequence[Model]) -> Row:
     seeds = history.summary(history.histories()).seeds
     why = f"one run on ImageNet; two runs of beta = 0 differ by {seeds:.2g} FID in the median"
     return Row(number, None, None, Verdict(UNTOLD, why), cause=number.note)
+
+
+ESTIMATORS = {
+    "best beta, scalar form as published": "scalar",
+    "best beta, matrix form without bias": "matrix",
+    "shrinkage as published": "shrinkage",
+}
+"""Published numbers that the study of images measures by the authors' own estimators, on other networks and data."""
+
+
+def _estimated(number: Published, estimates: Sequence[Estimate]) -> Row:
+    """Against the largest study that has it; the DiT's steps are other ones, so what agrees is the estimator."""
+    by_study: dict[str, list[float]] = {}
+    for each in estimates:
+        if each.quantity == ESTIMATORS[number.quantity]:
+            by_study.setdefault(each.study, []).append(each.value)
+    values = max(by_study.values(), key=len, default=[])
+    assert number.number is not None
+    return Row(number, mean(values), None, compared(values, number.number, None, number.seeds), cause=number.note)
 
 
 def _unmeasured(number: Published, models: Sequence[Model]) -> Row:
