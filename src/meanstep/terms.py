@@ -18,10 +18,13 @@ Given = Callable[[Bridge], Bridge]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Term(Value):
-    """A fixed `share` of the batch's rows under one objective. Terms take rows one after the other and start over when the batch is full.
+    """One part of a recipe: an objective for a fixed `share` of the batch's rows.
 
-    `times` None keeps the times that the rows already have from the terms before. The term adds `scale` times the mean of its weighted
-    rows to the loss; None counts each row like any other row of the batch. `prepare` completes a bridge before anyone sees it.
+    Terms take rows one after the other and start again at the first row when the batch is full.
+
+    - `times`: the sampler of `(r, t)`; None keeps the times that the rows have from earlier terms.
+    - `scale`: the term adds `scale` times the mean of its weighted rows to the loss; with None each row counts like any other of the batch.
+    - `prepare`: a function that completes a bridge before the objective uses it.
     """
 
     objective: Objective
