@@ -18,9 +18,10 @@ F = TypeVar("F", bound=Callable[..., Tensor])
 
 
 def sampler(*, reads: str) -> Callable[[F], F]:
-    """Declares a function `(field, z, times, y) -> x` as a sampler, by its name; `reads`: the average or the instantaneous velocity.
+    """Enter a function `(field, z, times, y) -> x` into the table of samplers, under its name.
 
-    It may also take `fresh(k)`, noise like `z` for its step k, and the `path` of the training.
+    `reads`: "average" or "instantaneous", the velocity that it uses. The function may also take `fresh(k)`, noise like `z` for its step k,
+    and the `path` of the training.
     """
     return marked(reads=reads)
 
@@ -28,9 +29,10 @@ def sampler(*, reads: str) -> Callable[[F], F]:
 def noise(
     seeds: Sequence[int], shape: Sequence[int], stream: int = 0, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Standard normal noise `[len(seeds), *shape]`, each row from its own seed; `stream` numbers the draws of one seed (re-noising).
+    """Standard normal noise `[len(seeds), *shape]`, each row from its own seed.
 
-    `TypeError` for a seed that is no integer (`0.5` is not seed 0), or numbers that are not real.
+    `stream` numbers several draws of one seed, as for `renoise`. `TypeError` for a seed that is not an integer (`0.5` is not seed 0), or a
+    `dtype` that is not real.
     """
     if isinstance(seeds, int):
         raise TypeError(f"seeds is a sequence, one for each sample: noise(range({seeds}), shape)")
@@ -75,9 +77,10 @@ def _u(field: Field, z: Tensor, r: float, t: float, y: Any, batch_dims: int) -> 
 @sampler(reads="average")
 @torch.no_grad()
 def walk(field: Field, z: Tensor, times: Iterable[float] = (1.0, 0.0), y: Any = None, batch_dims: int = 1) -> Tensor:
-    """Average-velocity jumps `z <- z - (t - r) u(z, r, t)` down the grid, eq. (36); the default is one jump, eq. (6).
+    """Jump from time to time by the average velocity, `z <- z - (t - r) u(z, r, t)`, eq. (36); one jump by default, eq. (6).
 
-    `z`: `[*B, *E]` with `batch_dims` leading axes in `*B`. Raises `ValueError` for a grid that does not fall.
+    - `z`: noise `[*B, *E]`; the result has this shape. `batch_dims` is the number of axes in `*B`.
+    - `times`: falling, in [0, 1]; `ValueError` otherwise. `y`: the condition.
     """
     for t, r in _pairs(times):
         z = z - (t - r) * _u(field, z, r, t, y, batch_dims)
@@ -100,9 +103,11 @@ def renoise(
     batch_dims: int = 1,
     path: Path = linear,
 ) -> Tensor:
-    """Jump to data, mix with fresh noise at the next time, and again, eq. (37). `fresh(k)`: noise like `z` for step k.
+    """Jump to the data, mix the result with fresh noise for the next time, and repeat, eq. (37).
 
-    `renoise(field, noise(seeds, shape), lambda k: noise(seeds, shape, k), times)` is deterministic per seed; `path`: that of the training.
+    - `fresh`: a function of the step k = 1, 2, ... that returns noise like `z`. With `lambda k: noise(seeds, shape, k)` a seed determines
+      its sample.
+    - `path`: the path of the training. Other arguments are those of `walk`.
     """
     for k, (t, r) in enumerate(_pairs(times), start=1):
         x = z - t * _u(field, z, 0.0, t, y, batch_dims)
@@ -119,7 +124,7 @@ def _like(e: Tensor, z: Tensor) -> Tensor:
 @sampler(reads="instantaneous")
 @torch.no_grad()
 def euler(field: Field, z: Tensor, times: Iterable[float], y: Any = None, batch_dims: int = 1) -> Tensor:
-    """Euler steps with the instantaneous velocity `u(z, t, t)`: the many-step reference of first order."""
+    """Follow the instantaneous velocity `u(z, t, t)` by Euler's method (first order, many steps). Arguments as of `walk`."""
     for t, r in _pairs(times):
         z = z - (t - r) * _u(field, z, t, t, y, batch_dims)
     return z
@@ -128,7 +133,7 @@ def euler(field: Field, z: Tensor, times: Iterable[float], y: Any = None, batch_
 @sampler(reads="instantaneous")
 @torch.no_grad()
 def heun(field: Field, z: Tensor, times: Iterable[float], y: Any = None, batch_dims: int = 1) -> Tensor:
-    """Heun steps with the instantaneous velocity: the many-step reference of second order, two evaluations a step."""
+    """Follow the instantaneous velocity by Heun's method (second order, many steps, two evaluations per step). Arguments as of `walk`."""
     for t, r in _pairs(times):
         v = _u(field, z, t, t, y, batch_dims)
         z = z - (t - r) / 2 * (v + _u(field, z - (t - r) * v, r, r, y, batch_dims))
@@ -139,10 +144,13 @@ def heun(field: Field, z: Tensor, times: Iterable[float], y: Any = None, batch_d
 def couplings(
     field: Field, e: Tensor, times: Iterable[float] | None = None, y: Any = None, longest: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rectified pairs `(x, e)` by Heun's method from a flow-matching field, and the mask `[B]` of the pairs kept; Re-MeanFlow.
+    """Make pairs of data and noise for `recipes.rectified_meanflow` with a flow-matching field and Heun's method; arXiv 2511.23342.
 
-    Pairs with mean squared distance of `longest` or more are dropped (0.87 in the source's latents). `x` and `e` hold kept pairs only.
-    Feed them with `loss(net, x, noise=e)`. Source: arXiv 2511.23342.
+    Returns `(x, e, kept)`: data and noise of the kept pairs, and the mask `[B]` of them. Train with `loss(net, x, noise=e)`.
+
+    - `e`: noise `[B, *E]`; `times`: falling, 32 steps by default; `y`: the condition.
+    - `longest`: pairs with this mean squared distance or more are dropped (0.87 in the source's latents); None keeps all.
+      `ValueError` unless positive.
     """
     if longest is not None and not longest > 0:
         raise ValueError(f"the longest mean squared distance of a pair is a positive number, got {longest:g}")

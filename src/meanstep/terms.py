@@ -18,10 +18,13 @@ Given = Callable[[Bridge], Bridge]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Term(Value):
-    """A fixed `share` of the batch's rows under one objective. Terms take rows one after the other and start over when the batch is full.
+    """One part of a recipe: an objective for a fixed `share` of the batch's rows.
 
-    `times` None keeps the times that the rows already have from the terms before. The term adds `scale` times the mean of its weighted
-    rows to the loss; None counts each row like any other row of the batch. `prepare` completes a bridge before anyone sees it.
+    Terms take rows one after the other and start again at the first row when the batch is full.
+
+    - `times`: the sampler of `(r, t)`; None keeps the times that the rows have from earlier terms.
+    - `scale`: the term adds `scale` times the mean of its weighted rows to the loss; with None each row counts like any other of the batch.
+    - `prepare`: a function that completes a bridge before the objective uses it.
     """
 
     objective: Objective
@@ -52,14 +55,17 @@ def method(
     learns: str = AVERAGE,
     unread: str = "",
 ) -> Callable[[F], F]:
-    """Declares a function of options to a recipe as a method, by its name, with what a program must know of it beside its terms.
+    """Enter a function from options to a recipe into the table of methods, under its name, with what the program must know of it.
 
-    `slot`: the argument that a proxy fills, `proxies`: which may, the default first: "ema" (an EMA copy), "head", "posterior", "own",
-    "conditional"; `field`: the slot takes the field itself and not its velocity; `idle`: options at which, all 0, no proxy is asked.
-    `needs`: "progress", "data prediction", "couplings", "learned weight". `coefficient`: the share of the proxy in its tangent, a number
-    or the option that holds it, None without one. `learns`:
-    the velocity that its field knows at the end, average or instantaneous, and so which samplers can read it. `unread`: why `meanstep
-    diagnose` cannot read it. A user's own function needs no declaration unless one of these is not as it is here.
+    - `slot`: the argument for a proxy. `proxies`: which it may be, the default first: "ema" (an EMA copy), "head", "posterior", "own",
+      "conditional". `field`: the slot takes the field itself, not its velocity.
+    - `idle`: options; if all of them are 0, no proxy is needed.
+    - `needs`: among "progress", "data prediction", "couplings", "learned weight".
+    - `coefficient`: the share of the proxy in the tangent: a number, or the option that holds it; None without one.
+    - `learns`: the velocity that its field knows after training, "average" or "instantaneous", and so which samplers may use it.
+    - `unread`: why `meanstep diagnose` cannot read it.
+
+    A function of your own needs this only if one of the defaults is wrong for it.
     """
     return marked(slot=slot, proxies=proxies, field=field, idle=idle, needs=needs, coefficient=coefficient, learns=learns, unread=unread)
 

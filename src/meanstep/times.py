@@ -11,7 +11,7 @@ from meanstep.values import value
 
 Shape = tuple[int, ...]
 EDGE = 1e-6
-"""What rounding in float32 does to a gap."""
+"""The largest change of a gap by rounding in float32."""
 
 
 def _rand(shape: Shape, g: Generator | None) -> Tensor:
@@ -50,7 +50,7 @@ def logit_normal_pair(
     r: tuple[float, float] = (-4.0, 1.6),
     join: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = clipped,
 ) -> Times:
-    """Independent logit-normals `(mean, std)` for `t` and `r`, then `r = min(r, t)` (more `r = t` rows): MeanFlow's later CIFAR sampler."""
+    """Independent logit-normals `(mean, std)` for `t` and `r`, then `r = min(r, t)` (more `r = t` rows); MeanFlow on CIFAR, later code."""
     return lambda shape, g: join(_logistic(shape, g, *r), _logistic(shape, g, *t))
 
 
@@ -61,7 +61,7 @@ def sorted_pair(t: tuple[float, float] = (0.4, 1.0), r: tuple[float, float] = (-
 
 @value
 def separated(times: Times, least: float = 1e-4) -> Times:
-    """`r` moved below `t - least` (and `t` up to `least` where it is smaller); SoFlow needs a positive gap."""
+    """Another sampler's pairs with a gap of at least `least`: `t` is raised to it, and `r` lowered to `t - least`. For SoFlow."""
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         r, t = times(shape, g)
@@ -75,7 +75,7 @@ def separated(times: Times, least: float = 1e-4) -> Times:
 def capped(times: Times, largest_gap: float) -> Times:
     """Another sampler's pairs with `r` raised to `t - largest_gap` where the gap is larger; the toys of arXiv 2605.09235 have 0.5.
 
-    A sample that jumps further than `largest_gap` asks the field for what it never learned. Raises `ValueError` outside (0, 1].
+    A sample that jumps further than `largest_gap` uses gaps that were never trained. `ValueError` outside (0, 1].
     """
     if not 0 < largest_gap <= 1:
         raise ValueError(f"the largest gap lies in (0, 1], got {largest_gap:g}")
@@ -102,7 +102,7 @@ def gap_first(gap: tuple[float, float] = (-0.8, 1.0), r: tuple[float, float] = (
 
 @value
 def u_shaped(a: float = 4.0, gap: tuple[float, float] = (-0.8, 1.0), top: float = 80 / 81) -> Times:
-    """`t` from an exponential density and its mirror, a logit-normal gap, long jumps sent to `r = 0`; Re-MeanFlow, arXiv 2511.23342."""
+    """`t` mostly near 0 and 1 (an exponential density and its mirror), a logit-normal gap, and `r = 0` for long jumps; arXiv 2511.23342."""
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         s = torch.log1p(_rand(shape, g) * math.expm1(a)) / a
@@ -115,7 +115,7 @@ def u_shaped(a: float = 4.0, gap: tuple[float, float] = (-0.8, 1.0), top: float 
 
 @value
 def instants(mean: float = -0.4, std: float = 1.0) -> Times:
-    """`r = t`, a single logit-normal time."""
+    """One logit-normal time for both, `r = t`: the flow-matching rows."""
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         t = _logistic(shape, g, mean, std)
@@ -178,7 +178,7 @@ def dyadic(levels: Sequence[int]) -> Times:
 
 
 DRAWN = 1 << 17
-"""Pairs behind a Monte Carlo mean over a sampler of times."""
+"""Number of pairs in a Monte Carlo mean over a sampler of times."""
 
 
 def mean_gap(times: Times, n: int = DRAWN) -> float:
@@ -188,14 +188,14 @@ def mean_gap(times: Times, n: int = DRAWN) -> float:
 
 
 def fewest_jumps(largest_gap: float | None) -> int:
-    """The fewest equal jumps from noise to data of which none is longer than `largest_gap`; 1 without a cap."""
+    """The smallest number of equal jumps from noise to data that are at most `largest_gap` long; 1 without a cap."""
     return 1 if largest_gap is None else math.ceil(1 / largest_gap - 1e-9)
 
 
 def share_of_gaps(times: Times, gap: float, n: int = DRAWN) -> float:
-    """Monte Carlo share of the pairs with `t - r >= gap` among those with `r < t` (fixed seed); 0 for a sampler that draws `r = t` only.
+    """The share of pairs with `t - r >= gap` among those with `r < t`, by Monte Carlo with a fixed seed; 0 if there are none.
 
-    The standard error is `sqrt(p (1 - p) / n)`: a share below `1 / n` reads 0. Raises `ValueError` outside (0, 1].
+    The standard error is `sqrt(p (1 - p) / n)`; a share below `1 / n` reads 0. `ValueError` for a gap outside (0, 1].
     """
     if not 0 < gap <= 1:
         raise ValueError(f"a gap lies in (0, 1], got {gap:g}")

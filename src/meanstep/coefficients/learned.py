@@ -1,4 +1,4 @@
-"""Coefficients that learn while training goes on: `Running` from the noise, `Climber` from a metric. Their state is in a checkpoint."""
+"""Coefficients that change during training by what they observe: `Running` by the noise, `Climber` by a metric."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -16,17 +16,19 @@ from meanstep.values import like, told
 
 
 class Running(Precise):
-    """A coefficient per bin of `(r, t)` from running moments of the noise, eq. (20), (53); a function of the bridge like any other.
+    """Estimates the coefficient of least noise per bin of `(r, t)` during training, eq. (20), (53). Call `observe` every few steps.
 
-    Call `observe` every few steps. `bins`: along each axis; `prior`: where it starts, a number or a table `[bins, bins]` (rows by `t`,
-    columns by `r`, as of `binned`); `rows`: how many of a bridge's rows are observed; `keep`: what a bin's sums keep at each
-    observation, so the last `1 / (1 - keep)` ones count; `strength`: the number of rows that the prior is worth against all rows, and
-    the pooled estimate against those of one bin: an empty bin has the pooled value, a full one its own.
+    - `bins`: along each axis; 8.
+    - `prior`: the value at the start, in [0, 1]: a number or a table `[bins, bins]` (rows by `t`, columns by `r`, as of `binned`); 1.
+    - `rows`: how many rows of a bridge are observed; 32.
+    - `keep`: the share that a bin's sums keep at each observation, in (0, 1], so about the last `1 / (1 - keep)` count; 0.99.
+    - `strength`: how many rows the prior counts as against all rows, and the pooled estimate against those of one bin; 64. An
+      empty bin has the pooled value, a full one its own.
 
-    `table` `[bins, bins]` holds the coefficients. Buffers are float64, so `state_dict` restores it exactly; it belongs to no loss,
-    checkpoint it beside the network. Under torch.distributed all ranks must observe together: their sums are added, the values stay
+    `table` `[bins, bins]` holds the coefficients. Buffers are float64, so `state_dict` restores them exactly. No loss contains this
+    module: save it in the checkpoint. Under torch.distributed all ranks must observe together: their sums are added, so values stay
     equal. Ensembles share one table. An observation costs a forward-mode pass and the center's forward pass on `rows` rows: `rows / B` of
-    a step on `B` rows, docs/theory.md, section 11; every 16 steps with `rows <= B / 4` it is below 3 percent.
+    a step on `B` rows, docs/theory.md, section 11. Every 16 steps with `rows <= B / 4` it is below 3 percent.
     """
 
     swing: Tensor
@@ -71,10 +73,10 @@ class Running(Precise):
 
     @torch.no_grad()
     def observe(self, field: Field, b: Bridge, center: Velocity, proxy: Velocity | None = None) -> None:
-        """Take the noise `v' = v_c - center` of the first `rows` rows of a bridge into account; rows with `r = t` say nothing.
+        """Update the table with the noise `v' = v_c - center` of the first `rows` rows of a bridge; rows with `r = t` do not count.
 
-        What is off in the center enters as noise (docs/theory.md, section 11). With `proxy` its bias, taken to be `proxy - center`, counts
-        against it, for one more forward-mode pass. Entries under a mask do not count.
+        `center`: an estimate of the marginal velocity; its error counts as noise (docs/theory.md, section 11). `proxy`: its bias, taken to
+        be `proxy - center`, lowers the coefficient, for one more forward-mode pass. Masked entries do not count.
         """
         b = part(b, 0, min(self.rows, b.t.shape[-1]))
         middle = center(field, b).to(b.z)
@@ -113,13 +115,15 @@ def swung(field: Field, b: Bridge, w: Tensor) -> Tensor:
 
 
 class Climber(Precise):
-    """One coefficient that climbs by a validation metric, the lower the better: `report` it at checkpoints, in order.
+    """One coefficient in [0, 1] that follows a validation metric, lower is better: call `report` with the metric at each checkpoint.
 
-    The rule: the first report moves the coefficient by `step`, up if it starts below 1/2. Later, if the metric fell by more than the share
-    `margin` since the report before, the last move was right and is repeated; otherwise (a nan included) the direction is reversed and
-    the step halved, down to `least`. At 0 and 1 the direction is reversed as well. Deterministic. It does not know why a metric fell:
-    while training alone lowers it, it goes on in its direction, so report when that has slowed down, or a metric relative to a fixed
-    baseline. All ranks must report the same number. State: buffers `beta`, `direction`, `step`, `last` and `reports`.
+    The first report moves the coefficient by `step`, up if it starts below 1/2. Later, if the metric fell by more than the share
+    `margin` since the last report, the last move is repeated. Otherwise (also for nan) the direction is reversed and the step halved, down
+    to `least`. At 0 and 1 the direction is reversed as well. It does not know why a metric fell: while training alone lowers it, the
+    coefficient keeps its direction. So report when training has slowed down, or report a metric relative to a fixed baseline.
+
+    Defaults: `start` 0.5, `step` 0.25, `least` 0.01, `margin` 0. All ranks must report the same number. Deterministic; the state is in the
+    buffers `beta`, `direction`, `step`, `last` and `reports`.
     """
 
     beta: Tensor
@@ -154,7 +158,7 @@ class Climber(Precise):
 
     @torch.no_grad()
     def report(self, metric: float) -> float:
-        """Take a checkpoint's metric into account; the coefficient until the next one."""
+        """Move the coefficient by a checkpoint's metric, and return its new value."""
         fell = metric < float(self.last) - self.margin * abs(float(self.last))
         if self.reports > 0 and not fell:
             self.direction.neg_()

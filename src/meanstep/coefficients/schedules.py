@@ -1,4 +1,4 @@
-"""Coefficients that are known beforehand: numbers, tensors over an ensemble, functions of `(r, t)`, schedules over training."""
+"""Coefficients that are fixed in advance: numbers, tensors over an ensemble, functions of `(r, t)`, schedules over training."""
 
 import math
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def linear(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], f
 
 @value
 def constant(value: float) -> Callable[[Bridge], float]:
-    """The schedule that stays at `value`: the same as the number, where a function is asked for."""
+    """A schedule that stays at `value`, for where a function is needed."""
     return lambda b: value
 
 
@@ -83,9 +83,9 @@ def cosine(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], f
 
 @value
 def logistic(start: float, end: float, steepness: float = 10.0, middle: float = 0.5) -> Callable[[Bridge], float | Tensor]:
-    """From `start` to `end` along a logistic curve about the progress `middle`, shifted and scaled to reach both ends exactly.
+    """From `start` to `end` along a logistic curve centred at the progress `middle` in [0, 1], scaled to reach both ends exactly.
 
-    Either direction; `sigmoid` is alpha-Flow's own form, from 1 to 0 and snapped.
+    `steepness`: positive; 10. `sigmoid` is alpha-Flow's own form, from 1 to 0.
     """
     if steepness <= 0 or not 0 <= middle <= 1:
         raise ValueError(f"a logistic needs a positive steepness and a middle in [0, 1], got {steepness:g} and {middle:g}")
@@ -116,9 +116,10 @@ def over_t(start: float, end: float, power: float = 1.0) -> Callable[[Bridge], T
 
 @value
 def sigmoid(begin: float = 0.0, end: float = 1.0, steepness: float = 25.0, snap: float = 0.005) -> Callable[[Bridge], float | Tensor]:
-    """alpha-Flow's curriculum from 1 to 0 between the progress values `begin` and `end`, snapped to its ends; arXiv 2510.20771.
+    """alpha-Flow's curriculum from 1 to 0 between the progress values `begin` and `end`; arXiv 2510.20771.
 
-    Where progress is a tensor (a compiled step) it cannot switch to another computation at the end: it stays at `snap` there.
+    Within `snap` of 1 or 0 it is set to that end. If progress is a tensor (a compiled step), the step cannot switch to the exact derivative
+    at 0: the value stays at `snap` there.
     """
 
     def value(b: Bridge) -> float | Tensor:

@@ -1,4 +1,4 @@
-"""Adapters: networks of other people, with their own argument order and parameterisation, as fields."""
+"""Adapters that make fields of networks with another argument order or parameterisation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -67,10 +67,11 @@ def as_field(
     output: Callable[[Any], Tensor] | None = None,
     head: Callable[[Any], Tensor] | None = None,
 ) -> Adapted:
-    """A field from a network with its own arguments.
+    """Make a field `(z, r, t, y) -> u` of a network with other arguments.
 
-    `order`: its positional arguments, among `z`, `r`, `t`, `gap` (`t - r`) and `y`; `names`: its keyword arguments, `{its name: ours}`;
-    `output` and `head` pick the average velocity and an auxiliary velocity from what it returns. Raises `ValueError` for another role.
+    - `order`: its positional arguments, each one of `z`, `r`, `t`, `gap` (which is `t - r`) and `y`; `ValueError` for another name.
+    - `names`: its keyword arguments, `{its name: ours}`.
+    - `output`, `head`: functions that pick the average velocity and an auxiliary velocity from what it returns.
 
         as_field(net, ("z", "t", "gap"))
         as_field(unet, ("z",), {"timestep": "t", "timestep_r": "r", "class_labels": "y"}, output=lambda o: o.sample)
@@ -93,9 +94,9 @@ def _whole(x: Any, z: Tensor) -> Any:
 
 
 class DataPrediction(nn.Module):
-    """A network that predicts data `X`, as a field: `u = (z - X) / max(t, floor)`, eq. (32); arXiv 2601.22158. Its head likewise.
+    """Makes a field of a network that predicts data `X`: `u = (z - X) / max(t, floor)`, eq. (32), also for its head; arXiv 2601.22158.
 
-    `DiT(data_floor=)` does this itself. On the linear path only: the loss refuses another.
+    On the linear path only: the loss refuses another. `DiT(data_floor=)` does this itself.
     """
 
     def __init__(self, net: Field, floor: float = 0.05) -> None:
@@ -137,7 +138,7 @@ class DataPrediction(nn.Module):
 
 
 class Scaled(nn.Module):
-    """`u = omega F` for a network given a `Condition` with scale `omega`, eq. (30); terminal velocity matching, arXiv 2511.19797."""
+    """Multiplies a network's output by the guidance scale `omega` of its `Condition`, eq. (30); TVM, arXiv 2511.19797."""
 
     def __init__(self, net: Field) -> None:
         super().__init__()
@@ -158,11 +159,11 @@ class Scaled(nn.Module):
 
 
 class Decoupled(nn.Module):
-    """A flow-matching network made an average velocity: its first `split` blocks see `t`, the others and the last layer see `r`, eq. (33).
+    """Makes an average velocity of a flow-matching network: its first `split` blocks get `t`, the others and the last layer `r`, eq. (33).
 
-    No new weights, and `u(z, t, t)` is the original network. `net` offers `embed(t, y) -> c`, `stem(z) -> h`, `blocks` (each
-    `(h, c) -> h`) and `final(h, c) -> u`; by default two thirds of the blocks see `t`. `DiT(split=)` does this itself. Source: arXiv
-    2510.24474.
+    There are no new weights, and `u(z, t, t)` is the original network. By default two thirds of the blocks get `t`. `net` has
+    `embed(t, y) -> c`, `stem(z) -> h`, `blocks` (each `(h, c) -> h`) and `final(h, c) -> u`. `DiT(split=)` does this itself. Source:
+    arXiv 2510.24474.
     """
 
     def __init__(self, net: nn.Module, split: int | None = None) -> None:

@@ -123,10 +123,13 @@ def _in_range(depth: int, split: int | None, data_floor: float | None, time_scal
 
 
 class DiT(nn.Module):
-    """Average velocity of images `[B, channels, size, size]`, conditioned on `t`, `t - r` and a class; arXiv 2212.09748, 2505.13447.
+    """The Diffusion Transformer as an average velocity of images `[B, channels, size, size]`; arXiv 2212.09748, 2505.13447.
 
-    `patch`: pixels to a token's side, divides `size`; `classes`: number of labels `y` (int64 `[B]`), and label `classes` means none;
-    0: unconditional. `generator` draws the weights. `checkpointing` computes the blocks anew in the backward pass instead of keeping them.
+    It is conditioned on `t`, `t - r` and a class.
+
+    - `patch`: side of a token in pixels; it divides `size`.
+    - `classes`: number of labels `y` (int64 `[B]`); label `classes` means none. 0 is unconditional.
+    - `generator`: draws the weights. `checkpointing`: compute the blocks again in the backward pass instead of storing them.
     - `qk_norm`: queries and keys are normalised, arXiv 2302.05442; `rms`: RMSNorm for LayerNorm, arXiv 1910.07467, as in 2511.19797;
     - `head`: a second output, the auxiliary velocity of iMF, arXiv 2512.02012;
     - `split`: the first `split` blocks see `t`, the others and the last layer `r`, and no gap is embedded: decoupled MeanFlow, eq. (33),

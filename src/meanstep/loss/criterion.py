@@ -22,7 +22,7 @@ from meanstep.weights import answered, draws, probes
 
 
 class Output(NamedTuple):
-    """`loss`: 0-d, to call backward on; `metrics`: detached, 0-d or one value an ensemble member. See `docs/conventions.md`."""
+    """`loss`: 0-d, to call backward on; `metrics`: detached, 0-d or one value per ensemble member. See `docs/conventions.md`."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
@@ -34,10 +34,15 @@ class Output(NamedTuple):
 class Loss(nn.Module):
     """`Loss(recipe)(net, x)`: the loss of any recipe on any field and any event shape.
 
-    Holds no parameters but those of learned weights (`weights.Cauchy`) and of learned nulls (`velocities.LabelDropout`). With `check`
-    (default) it verifies times and raises `FloatingPointError` on a non-finite loss, naming the rows; that reads one number back from
-    the device each step.
-    Without `measure` the metrics stay empty, which saves some small kernels.
+    - `recipe`: from `meanstep.recipes`, or a tuple of `Term`.
+    - `path`: the path between data and noise; `paths.linear` by default.
+    - `batch_dims`: how many leading axes of the data are the batch; 1, or 2 for an ensemble.
+    - `check`: verify times, and raise `FloatingPointError` on a loss that is not finite, naming the rows. This reads one number back from
+      the device each step. On by default.
+    - `measure`: fill `Output.metrics`; without it they stay empty, which saves some small kernels. On by default.
+
+    Its parameters are those of learned weights (`weights.Cauchy`) and learned nulls (`velocities.LabelDropout`): give them to the
+    optimiser. `TypeError` or `ValueError` for a recipe or path that is none.
     """
 
     def __init__(self, recipe: Recipe, path: Path = linear, *, batch_dims: int = 1, check: bool = True, measure: bool = True) -> None:
@@ -70,10 +75,13 @@ class Loss(nn.Module):
     ) -> Output:
         """The loss of `field` on the data `x` `[*B, *E]`, float32 or float64.
 
-        `y`: condition with leading `*B`; `noise`: `x`'s partner if it is not a fresh draw (rectified couplings, a source of your own);
-        `mask`: true where entries count, the others are set to 0 whatever they hold; `progress` in [0, 1] for schedules, in a compiled
-        step as a 0-d tensor (it would be compiled again for every other number); `generator`: None draws from torch's global one;
-        `independent`: the noise that was handed in is a standard normal draw that knows nothing of the data, as a `Posterior` needs it.
+        - `y`: the condition, with leading axes `*B`.
+        - `noise`: the noise of each row, if it is not a fresh draw: rectified couplings, or a source of your own.
+        - `mask`: true where entries count, over `*B` and further leading axes of `x`; the other entries are set to 0.
+        - `progress`: the share of the training done, in [0, 1], for schedules. In a compiled step pass a 0-d tensor, or it is compiled
+          again for every number.
+        - `generator`: draws noise and times; torch's global one by default.
+        - `independent`: the given `noise` is a standard normal draw independent of the data, as a `Posterior` needs it.
         """
         _accepts(field, self.path)
         draws = self.draw(x, y, noise=noise, mask=mask, progress=progress, generator=generator, independent=independent)
@@ -104,7 +112,7 @@ class Loss(nn.Module):
         generator: Generator | None = None,
         independent: bool = False,
     ) -> list[tuple[Term, Bridge]]:
-        """The bridges that each term of the recipe gets: what `forward` regresses on, for probes and tests. Arguments as there."""
+        """Each term of the recipe with its draw of noise and times, for probes and tests. Arguments as of `forward`."""
         batch = batch_of(self.batch_dims, x, y, noise, mask, progress, generator)
         if mask is not None:  # a nan there would reach the weights' gradient even through an error of weight 0
             x = torch.where(over(mask, x), x, 0.0)
@@ -198,7 +206,7 @@ def _accepts(field: Field, path: Path) -> None:
 
 
 def settled(weight: Weight, field: Field, b: Bridge) -> Weight:
-    """A weight that has asked the field what it wants to know of the rows of a bridge, as within a loss; most ask nothing."""
+    """A weight ready to call on a bridge's rows outside a loss: one that needs derivatives of the field gets them."""
     if (along := probes(weight, b)) is None:
         return answered(weight, b, None)
     with torch.no_grad():

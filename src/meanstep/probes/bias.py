@@ -1,4 +1,4 @@
-"""How far a proxy is from the marginal velocity: exactly where this is known, else a bound that says that it is one."""
+"""How far a proxy is from the marginal velocity: exact where this velocity is known, else an upper bound."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,13 +32,16 @@ def proxy_bias(
     *,
     chunk: int = 1024,
 ) -> Bias:
-    """The squared error of a proxy that is a function of `(z, t)` alone, such as an EMA copy or `own`, eq. (50).
+    """The squared error of a proxy that is a function of `(z, t)` alone, such as an EMA copy or `own`, or a bound on it, eq. (50).
 
-    With `truth` (an oracle): exact. With `posteriors`, three or more `Posterior`s of independent references, drawn like the data, that
-    include the row's own point: the mean of `<v_hat - p_j, v_hat - p_k>` over pairs, whose expectation over references is above the square
-    by what the own point brings, and tends to it as they grow. The error is over rows and, by a jackknife, over references. With
-    neither: the mean of `|v_hat - v_c|^2`, which is the square plus all the noise; its difference between two proxies is that of their
-    squares, without bias. Columns: `square`, and `total` `|v_hat - v_c|^2`. References that hold the rows' own data points void the bound.
+    - With `truth` (an oracle) it is exact.
+    - With `posteriors` it is an upper bound that tends to the error as the references grow: the mean of `<v_hat - p_j, v_hat - p_k>` over
+      pairs. It needs three or more `Posterior`s on independent references, drawn like the data, that include the row's own point. The
+      standard error is over rows and, by a jackknife, over references. References that hold the rows' own data points void the bound.
+    - With neither it is the mean of `|v_hat - v_c|^2`, which is the error plus all the noise. Its difference between two proxies is that
+      of their squared errors, without bias.
+
+    Columns: `square`, and `total`, which is `|v_hat - v_c|^2`.
     """
 
     def probe(piece: Bridge) -> dict[str, Tensor]:
@@ -60,15 +63,22 @@ def proxy_bias(
 
 @torch.no_grad()
 def posterior_gain(field: Field, b: Bridge, posteriors: Sequence[Velocity], truth: Velocity | None = None, *, chunk: int = 1024) -> Table:
-    """What the posterior velocity gains as a variate in both roles, and its bias, eq. (51).
+    """How much noise the posterior velocity removes as target and tangent, and its bias, eq. (51).
 
-    `posteriors`: the same `Posterior` on two or more independent references. Columns, means over them: `removed` `|v_c - p|^2`, which with
-    the own point included has the mean `E|v'|^2 - E|p - v|^2`, without an oracle: the noise that is taken away, and a lower bound on
-    `E|v'|^2`; `spread`, the variance that comes from the reference. With `truth`: `noise` `|v_c - v|^2`, `left` `|p - v|^2` (for
-    `J = kappa I` the factor of the noise in both roles is `ratio("left", "noise")`, in general see `noise.roles`), and `bias`, the mean of
-    `<p_j - v, p_k - v>` over pairs, whose mean and error are `over_references(table, "bias")`: without the own point the squared bias
-    of a reference of this size; with it there is no bias over fresh references, and this is the variance that the own point brings. On one
-    fixed reference up to `spread` of what is left is a bias of its own, which does not average out over training.
+    `posteriors`: the same `Posterior` on two or more independent references. The columns are means over these:
+
+    - `removed`: `|v_c - p|^2`. With the own point included its mean is `E|v'|^2 - E|p - v|^2`: the noise removed, without an
+      oracle, and a lower bound on `E|v'|^2`.
+    - `spread`: the variance that comes from the reference. On one fixed reference up to this much of the remaining noise is a bias, which
+      does not average out over training.
+
+    With `truth` also:
+
+    - `noise`: `|v_c - v|^2`; `left`: `|p - v|^2`. For `J = kappa I`, `ratio("left", "noise")` is the factor of the noise with the posterior
+      as target and tangent; in general see `noise.roles`.
+    - `bias`: the mean of `<p_j - v, p_k - v>` over pairs; `over_references(table, "bias")` gives its mean and error. Without the own point
+      it is the squared bias of a reference of this size. With it there is no bias over fresh references, and this is the variance due to
+      the own point.
     """
 
     def probe(piece: Bridge) -> dict[str, Tensor]:
@@ -101,9 +111,9 @@ def _crossed(errors: list[Tensor], b: Bridge, name: str) -> dict[str, Tensor]:
 
 
 def over_references(table: Table, name: str) -> Estimate:
-    """The mean of a column of pairs with an error over rows and references: two sources added, the second by the jackknife.
+    """The mean of a column of pairs; its standard error adds that over rows and, by the jackknife, that over references.
 
-    From two references the second is unknown, and the error nan.
+    With two references the second is unknown, and the error is nan.
     """
     rows, k = table.mean(name), sum(other.startswith(f"{name} - ") for other in table.columns)
     if k == 0:

@@ -25,11 +25,11 @@ def unweighted(error: Tensor, b: Bridge) -> Tensor:
 def of_rows(
     field: nn.Module, b: Bridge, objective: Objective, weight: Weight = unweighted, *, chunk: int = 64, vectorised: bool = True
 ) -> Estimate:
-    """`Tr Cov` of one row's gradient, from the gradient of every row, eq. (40): for small networks; a batch of `n` has this over `n`.
+    """The trace of the covariance of one row's gradient, from the gradient of every row, eq. (40). For small networks.
 
-    The weight is part of the loss, as in training. Two passes over the rows, the second about the mean of the first, so memory is that of
-    `chunk` gradients. `vectorised` by torch.func, which needs a field and an objective that it can transform (no head, no ensemble
-    axis, no batch norm); otherwise one row after the other. The field's dropout should be off.
+    A batch of `n` rows has this over `n`. The weight is part of the loss, as in training. Two passes over the rows, the second about the
+    mean of the first, keep the memory of `chunk` gradients. `vectorised` uses torch.func, which needs a field and an objective that it can
+    transform (no head, no ensemble axis, no batch norm); otherwise rows are taken one by one. Turn dropout off.
     """
     if b.t.ndim != 1:
         raise ValueError(f"single rows' gradients need one batch axis, got the batch shape {tuple(b.t.shape)}: probe one member")
@@ -43,7 +43,9 @@ def of_rows(
 
 
 def of_terms(field: nn.Module, draws: Sequence[tuple[Any, Bridge]], *, chunk: int = 64, vectorised: bool = True) -> Estimate:
-    """`Tr Cov` of a step's gradient on all rows of `draws = loss.draw(x, ...)`, exact like `of_rows`, for terms that share no rows.
+    """The trace of the covariance of a step's gradient on the rows of `draws = loss.draw(x, ...)`, exact like `of_rows`.
+
+    The terms must share no rows.
 
     `ValueError` if a term follows the others on their rows (an anchor, a head): their gradients are correlated, use `of_step`.
     """
@@ -101,10 +103,10 @@ def _flat(loss: Tensor, params: Sequence[Tensor]) -> Tensor:
 
 
 def of_batches(loss: Callable[[int], Tensor], parameters: Iterable[Tensor], batches: int = 16) -> Estimate:
-    """`Tr Cov` of the gradient of `loss(k)`, a 0-d loss of independent batch `k`: `batches` backward passes, one gradient kept.
+    """The trace of the covariance of the gradient of `loss(k)`, the 0-d loss of independent batch `k`, by `batches` backward passes.
 
-    Unbiased from two batches on; the error is that of the orthogonal contrasts of the gradients, eq. (52), so it needs three. A skewed
-    number: its interval is `positive_interval`.
+    Unbiased from two batches on. The standard error comes from the orthogonal contrasts of the gradients, eq. (52), and needs three. The
+    number is skewed: use `positive_interval`. One gradient is kept in memory.
     """
     if batches < 2:
         raise ValueError(f"a variance needs two batches, got {batches}")
@@ -136,10 +138,10 @@ def of_step(
     progress: float | Tensor | None = None,
     generator: Generator | None = None,
 ) -> Estimate:
-    """`Tr Cov` of a training step's gradient on the batch `x` `[B, *E]`, from `splits` parts of it, eq. (52): about the cost of one step.
+    """The trace of the covariance of a training step's gradient on the batch `x` `[B, *E]`, from `splits` parts of it, eq. (52).
 
-    Each part is a batch of its own to the whole loss, all terms and weights included, and needs a row for every term; what does not fill a
-    part is left out. The covariance is over data, noise and times. Rows drawn without replacement count as independent.
+    Costs about one step. The whole loss, with all terms and weights, is computed on each part, so a part needs a row for every term. Rows
+    that do not fill a part are left out. The covariance is over data, noise and times. Rows drawn without replacement count as independent.
     """
     rows = len(x) // splits
     if rows < 1 or loss.batch_dims != 1:

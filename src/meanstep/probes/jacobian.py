@@ -1,4 +1,4 @@
-"""The Jacobi factor `J = (t - r) d_z u - I`, eq. (12), minus the Jacobian of the learned flow map: its products, size and sign."""
+"""Products, size and sign of the Jacobi factor `J = (t - r) d_z u - I`, eq. (12), which is minus the Jacobian of the flow map."""
 
 import torch
 from torch import Generator, Tensor
@@ -38,14 +38,17 @@ def dense(field: Field, b: Bridge) -> Tensor:
 def factor(
     field: Field, b: Bridge, *, draws: int = 4, steps: int = 8, exact: int = 16, chunk: int = 1024, generator: Generator | None = None
 ) -> Table:
-    """Size and sign of `J` on every row, columns below, eq. (12), (45).
+    """A table of the size and sign of `J` on every row, eq. (12), (45).
 
-    `norm`: spectral norm; `singular`: mean singular value; `kappa`: signed, trace over `d`; `square`: squared Frobenius norm over `d`;
-    `expanding`: 1 where `square > 1`, the rows on which isotropic noise grows, so that its mean is their share.
+    Its columns:
 
-    Events of at most `exact` entries: exact, `d` passes. Above: `draws` Hutchinson vectors for `kappa` and `square` (unbiased, and
-    `expanding` blurred by their spread), `steps` Lanczos steps (a forward-mode and a backward pass each) for `norm`, which is then a
-    lower bound, and `singular`. `steps=0` leaves these two out; a field without gradient in `z` needs that. Entries under a mask count
+    - `norm`: the spectral norm; `singular`: the mean singular value;
+    - `kappa`: the trace over `d`, signed; `square`: the squared Frobenius norm over `d`;
+    - `expanding`: 1 on rows with `square > 1`, where isotropic noise grows; its mean is the share of these rows.
+
+    For events of at most `exact` entries they are exact and cost `d` passes. Above, `kappa` and `square` come from `draws` Hutchinson
+    vectors (unbiased, but their spread blurs `expanding`). `norm`, then a lower bound, and `singular` come from `steps` Lanczos steps of a
+    forward-mode and a backward pass. `steps=0` leaves these two out, as a field without gradient in `z` needs. Masked entries count
     like others.
     """
     b = b._replace(mask=None)

@@ -1,8 +1,8 @@
 """The noise of a residual: measured on the `Regression` that the loss reads, split by role, and as a parabola in the coefficient.
 
-The noise is `v' = v_c - E[v | z]`, eq. (3), and `E[v | z]` is whatever `center` says: an oracle, a posterior, an EMA copy, `own`. With a
-`center` that is off by `e`, a deterministic function of `z` and `t`, every second moment here is too large by the same moment of `e`: bias
-enters as noise. `optimum.center_bound` bounds what this does to the coefficient, `bias.proxy_bias` the size of `e`.
+The noise is `v' = v_c - E[v_c | z]`, eq. (3). `center` is the estimate of `E[v_c | z]`: an oracle, a posterior, an EMA copy, `own`. If it
+is off by `e`, a deterministic function of `z` and `t`, every second moment here is too large by the same moment of `e`: bias counts as
+noise. `optimum.center_bound` bounds the effect on the coefficient, `bias.proxy_bias` the size of `e`.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from meanstep.types import Bridge, Field, Objective, Regression, Velocity
 
 
 def at_center(objective: Objective, center: Velocity) -> Objective:
-    """The objective without its noise: it is shown `center` in place of the conditional velocity.
+    """The same objective without its noise: it gets `center` in place of the conditional velocity `v_c`.
 
-    Exact for velocities that are affine in `v_c` (all but `Posterior`, which takes the row's data point from it); its random numbers,
+    Exact for velocities that are affine in `v_c`: all but `Posterior`, which computes the row's data point from it. Random numbers,
     conditions and dropped labels stay the same.
     """
     return lambda field, b: objective(field, b._replace(v=center(field, b).detach().to(b.z)))
@@ -36,11 +36,15 @@ def roles(
 ) -> Table:
     """The noise of an objective's residual on every row and its split by role, eq. (13), (17), (46).
 
-    The objective is evaluated twice with the same random numbers, as it is and as `quiet`, by default `at_center(objective, center)`.
-    The difference of the two predictions is the noise that came through the tangent, that of the two targets, negated, the noise of the
-    target. Columns: `residual` `|R|^2`, `mean` that of the quiet residual, `noise` of their difference, `tangent` and `target` of its
-    two parts, `cross` their inner product: `noise = tangent + target + 2 cross`. For a `Posterior` give `quiet` the same objective with
-    an oracle for it: its bias is then part of what is measured. Works for every objective; times with `r = t` included.
+    The objective is evaluated twice with the same random numbers: as it is, and without noise as `quiet`, by default
+    `at_center(objective, center)`. The difference of the two predictions is the noise through the tangent; that of the two targets,
+    negated, is the noise of the target. Columns, squared norms:
+
+    - `residual`: of the residual `R`; `mean`: of the quiet residual; `noise`: of their difference;
+    - `tangent`, `target`: of the two parts of that difference; `cross`: their inner product. So `noise = tangent + target + 2 cross`.
+
+    For a `Posterior` pass as `quiet` the same objective with an oracle in its place: its bias then counts. Works for every objective,
+    and on rows with `r = t`.
     """
     if quiet is None and center is None:
         raise ValueError("the noise needs a reference: give a center velocity, or a quiet objective")
@@ -64,11 +68,15 @@ def _evaluated(objective: Objective, field: Field, b: Bridge) -> Regression:
 
 @torch.no_grad()
 def moments(field: Field, b: Bridge, center: Velocity, proxy: Velocity | None = None, *, chunk: int = 1024) -> Table:
-    """What the noise is made of as a function of the coefficient, from one pass, eq. (17), (47): one forward-mode pass a row.
+    """The terms of the noise as a parabola in the coefficient, from one forward-mode pass, eq. (17), (47); `optimum` uses this table.
 
-    With `y = J v'`, `q = (J + I) v'`, and the proxy's bias taken to be `proxy - center`, a column a row of: `a` `|y|^2`, `b` `<y, q>`,
-    `c` `|q|^2`, `s` `|v'|^2`, `d` `|(J + I) bias|^2` and `e` `|bias|^2` (0 without a proxy, which costs no pass then), `expanding` 1 where
-    `a > s`. `optimum` makes coefficients of it. Rows with `r = t` have `a = s`, `b = c = 0`: draw rows with `r < t`.
+    With `y = J v'`, `q = (J + I) v'` and the proxy's bias taken to be `proxy - center`, the columns are
+
+    - `a`: `|y|^2`, `b`: `<y, q>`, `c`: `|q|^2`, `s`: `|v'|^2`;
+    - `d`: `|(J + I) bias|^2`, `e`: `|bias|^2`; both 0 without a proxy, which then costs no pass;
+    - `expanding`: 1 where `a > s`.
+
+    Draw rows with `r < t`: those with `r = t` have `a = s` and `b = c = 0`.
     """
 
     def probe(piece: Bridge) -> dict[str, Tensor]:
@@ -117,10 +125,11 @@ def channels(v: Tensor, b: Bridge) -> Tensor:
 
 @torch.no_grad()
 def directions(field: Field, b: Bridge, center: Velocity, split: Split = coordinates, *, chunk: int = 1024) -> Table:
-    """The noise as a quadratic form in one coefficient a direction, eq. (48): `K` forward-mode passes a row.
+    """The noise as a quadratic form in one coefficient per direction, eq. (48), from `K` forward-mode passes.
 
-    Part `k` of the tangent's noise gets the coefficient `beta_k`; with `q_k = (J + I) v'_k` the columns are `h{k}` `<y, q_k>`, `g{k},{l}`
-    `<q_k, q_l>` for `k <= l`, `a` and `s`. `optimum.per_direction` solves for the coefficients. `J` need not be diagonal.
+    `split` divides the noise into `K` parts; part `k` gets the coefficient `beta_k`. With `q_k = (J + I) v'_k` the columns are `h{k}`:
+    `<y, q_k>`, `g{k},{l}`: `<q_k, q_l>` for `k <= l`, `a` and `s`. `optimum.per_direction` solves for the coefficients. `J` need not be
+    diagonal.
     """
 
     def probe(piece: Bridge) -> dict[str, Tensor]:

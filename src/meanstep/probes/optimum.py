@@ -1,8 +1,8 @@
-"""The residual noise over the coefficient and where it is least: from the tables of `noise.moments` and `noise.directions`.
+"""The residual's noise over the coefficient and its minimum, from the tables of `noise.moments` and `noise.directions`.
 
-Heavy tails: on separated modes the noise at `beta = 0` sits in a few rows and plain draws miss it without showing it (docs/theory.md,
-section 4). `Table.top` says how much the top percent carries, `Estimate.dof` how many rows an error rests on. The error of `matrix`
-allows for rows that were not drawn, eq. (47b); no other one does.
+Heavy tails: on separated modes the noise at `beta = 0` is in a few rows, and plain draws miss these without showing it (docs/theory.md,
+section 4). `Table.top` is the part in the top percent of rows, `Estimate.dof` the effective number of rows. Only the error of `matrix`
+allows for rows that were not drawn, eq. (47b).
 """
 
 from collections.abc import Callable
@@ -72,9 +72,9 @@ def matrix(table: Table) -> Estimate:
 
 
 def unseen(psi: Tensor, share: float = 0.01, least: float = 1.2) -> Tensor:
-    """By how much rows beyond the largest would move a mean of influences `psi` `[*M, N]`, if their tail is a power law, eq. (47b).
+    """How far rows beyond the largest would move a mean of influences `psi` `[*M, N]`, if their tail is a power law, eq. (47b).
 
-    The exponent is Hill's, of the largest `share` of rows (at least ten), and taken to be at least `least`. In light tails the result is
+    The exponent is Hill's estimate from the largest `share` of rows (at least ten), and at least `least`. For light tails the result is
     far below the standard error.
     """
     n = psi.shape[-1]
@@ -157,10 +157,10 @@ def per_bin(table: Table, edges: Tensor = EDGES) -> Grid:
 
 
 def per_direction(table: Table, groups: int = 20) -> tuple[Estimate, Estimate]:
-    """One coefficient a direction on [0, 1], and the noise there over `E|v'|^2`, eq. (48); of `directions`, without ensemble axes.
+    """The best coefficient per direction on [0, 1], and the noise there over `E|v'|^2`, eq. (48); `table` is of `directions`.
 
-    Errors by the jackknife over `groups` groups of rows. The second is optimistic by what fitting `K` coefficients takes, of order
-    `K / rows`; with one direction it is the scalar optimum's.
+    No ensemble axes. Errors are by the jackknife over `groups` groups of rows. The noise is too low by order `K / rows`, as `K`
+    coefficients are fitted to the same rows. With one direction this is the optimum of one coefficient.
     """
     k = sum(name.startswith("h") for name in table.columns)
     n = table.r.shape[-1]
@@ -195,11 +195,11 @@ def _fitted(g: Tensor, h: Tensor, scale: Tensor, sweeps: int = 200) -> Tensor:
 
 
 def center_bound(table: Table, square: float | Tensor, norm: float | Tensor) -> Tensor:
-    """By how much an imperfect center can have moved `matrix`'s value on [0, 1], eq. (49); of `moments` without a proxy.
+    """A bound on how far the center's error can have moved `matrix`'s value on [0, 1], eq. (49); `table` is of `moments` without a proxy.
 
-    `square`: a bound on the mean squared error of the center, such as `bias.proxy_bias` gives; `norm`: a bound on the spectral norm of `J`
-    on the rows, such as the largest of `factor`'s. A worst case: tight only if all error lies where the map expands most. With a
-    better center at hand use `center_shift`.
+    `square`: a bound on the mean squared error of the center, as from `bias.proxy_bias`; `norm`: a bound on the spectral norm of `J`
+    on the rows, such as the largest of `factor`'s. It is a worst case, tight only if all error lies where the map expands most. With a
+    better center use `center_shift`.
     """
     norm = torch.as_tensor(norm, dtype=torch.float64)
     return norm.clamp(min=1) * (norm + 1) * square / (table.columns["c"] + table.columns["d"]).mean(-1)

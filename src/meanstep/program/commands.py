@@ -21,20 +21,20 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "train": Command("Train a one-step generator of images or latents.", "meanstep.program.training.command", "Train"),
+    "train": Command("Train a one-step generator of images, latents or rows.", "meanstep.program.training.command", "Train"),
     "launch": Command("Train under Slurm, on one node or many.", "meanstep.program.training.launch", "Launch"),
-    "sample": Command("Make pictures with a trained model.", "meanstep.program.sampling.command", "Sample"),
-    "evaluate": Command("How far samples are from data, by checkpoint and step.", "meanstep.program.evaluation.command", "Evaluate"),
+    "sample": Command("Make samples with a trained model.", "meanstep.program.sampling.command", "Sample"),
+    "evaluate": Command("Measure how far samples are from data.", "meanstep.program.evaluation.command", "Evaluate"),
     "export": Command(
         "Make a trained model into a page, ONNX, torch.export, diffusers or hub.", "meanstep.program.export.command", "Export"
     ),
     "push": Command("Upload an export to the Hugging Face hub.", "meanstep.program.export.push", "Push"),
     "cache": Command("Crop, resize and encode images once, for training to read.", "meanstep.program.data.command", "MakeCache"),
     "doctor": Command("Examine a network for use as a MeanFlow field: what would break.", "meanstep.program.doctor.command", "Doctor"),
-    "diagnose": Command("Where the noise of a network's training signal is.", "meanstep.program.diagnose.command", "Diagnose"),
+    "diagnose": Command("Measure where the noise of a network's training signal is.", "meanstep.program.diagnose.command", "Diagnose"),
     "verify": Command("Measure the theory: each claim, what was found, a verdict.", "meanstep.program.verify.command", "Verify"),
     **{f"reproduce {word}": Command(about, f"{kind.package}.command", name) for kind in kinds() for word, about, name in kind.commands},
-    "reproduce paper": Command("Every published number beside what comes out here.", "meanstep.program.reproduce.paper.command", "Paper"),
+    "reproduce paper": Command("Compare every published number with ours.", "meanstep.program.reproduce.paper.command", "Paper"),
     "report": Command("Write the report of a run's or a sweep's folder again.", "meanstep.program.pages.command", "Report"),
     "completion": Command("Print what lets a shell complete commands and options.", "meanstep.program.completion", "Completion"),
 }

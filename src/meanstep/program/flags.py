@@ -115,9 +115,9 @@ Options = _one_word(dict[str, Any], "YAML", options, shown_options, dict)
 DEVICE = re.compile(r"cpu|mps|auto|cuda(:[0-9]{1,4})?")
 Device = Annotated[str, hinted("Where to compute: cpu, cuda, cuda:N, mps, auto (cuda where there is one, else cpu).", "auto", "DEVICE")]
 Json = Annotated[Path | None, hinted("Write the result as JSON too; - is standard output, and nothing else goes there.", "no file", "FILE")]
-NETWORK = "package.module:factory that builds the network, or may be called to build it, if that is not one of ours."
+NETWORK = "package.module:factory that builds the network, if it is one of yours: your code is called only if you name it here."
 Network = Annotated[str | None, hinted(NETWORK, "none", "FACTORY")]
-Autoencoder = Annotated[str | None, hinted("The autoencoder: where that of the run's latents is.", "in the run's folder", "KIND:FILE")]
+Autoencoder = Annotated[str | None, hinted("The autoencoder: that of the run's latents.", "in the run's folder", "KIND:FILE")]
 ORDER = 'How the network is called, if not as (z, r, t, y): "z,t,r", or with keywords "z,timestep=t,delta=gap".'
 TIMES = (
     "How (r, t) are drawn: sorted uniform pairs, or MeanFlow's sorted logit-normal(-0.4, 1), which hardly ever trains the step from t = 1."

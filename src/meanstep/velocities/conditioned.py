@@ -15,7 +15,7 @@ from meanstep.values import Value, record, value
 
 
 class Condition(NamedTuple):
-    """A condition with guidance as an input of the network: label `[*B]`, scale `omega` `[*B]`, and the interval `[low, high]` of times."""
+    """A condition with guidance as an input of the network: label, scale `omega`, and the times `[low, high]` of guidance, `[*B]` each."""
 
     label: Tensor
     omega: Tensor
@@ -28,11 +28,12 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class LabelDropout(Value):
-    """Hides the condition of a random `share` of the rows: `null` takes its place. The same rows all step long.
+    """Hides the condition of a random `share` of the rows, the same rows in all of a step; `null` takes its place.
 
-    `null`: a number for integer labels; else a tree like the condition, whose parts are numbers, tensors, None for what is not hidden, or
-    functions of the part, `{"text": 0.0, "mask": None, "speaker": 4}`; one function takes all parts together. An `nn.Parameter` or an
-    `nn.Module` is learned: the loss of a recipe that shows the network its rows holds it among its parameters.
+    - `null`: a number for integer labels. For a condition of several parts, the same structure with a null for each part, such as
+      `{"text": 0.0, "mask": None, "speaker": 4}`: a number, a tensor, a function of the part, or None for a part that is not hidden. One
+      function takes all parts together. An `nn.Parameter` or `nn.Module` is learned and is among the parameters of the `Loss`.
+    - `share`: in [0, 1]; 0.1 by default.
     """
 
     null: Any
@@ -44,7 +45,7 @@ class LabelDropout(Value):
 
     @property
     def learned(self) -> tuple[nn.Module, ...]:
-        """What learns in the null."""
+        """The learned parts of the null."""
         return learned(self.null)
 
     def rows(self, b: Bridge) -> Tensor:
@@ -66,13 +67,13 @@ class LabelDropout(Value):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class LabelOnly(Value):
-    """The dropout of a `Condition`'s label alone: the row keeps its scale and its interval; iMF, arXiv 2512.02012."""
+    """Hides only the label of a `Condition`; the row keeps its scale and its interval. iMF, arXiv 2512.02012."""
 
     dropout: LabelDropout
 
     @property
     def learned(self) -> tuple[nn.Module, ...]:
-        """What learns in the null."""
+        """The learned parts of the null."""
         return self.dropout.learned
 
     def __call__(self, b: Bridge) -> Bridge:
@@ -103,14 +104,14 @@ def flexible_scale(top: float = 8.0, power: float = 1.0) -> Callable[[Bridge], B
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ScaledRows(Value):
-    """Rows that are given a guidance scale, some of which lose their label and the scale with it; TVM, arXiv 2511.19797."""
+    """Gives rows a guidance scale, and hides label and scale of some of them; TVM, arXiv 2511.19797."""
 
     scale: Callable[[Bridge], Bridge]
     dropout: LabelDropout
 
     @property
     def learned(self) -> tuple[nn.Module, ...]:
-        """What learns in the null."""
+        """The learned parts of the null."""
         return self.dropout.learned
 
     def __call__(self, b: Bridge) -> Bridge:

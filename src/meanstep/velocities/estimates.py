@@ -15,19 +15,19 @@ from meanstep.values import value
 
 
 def conditional(field: Field, b: Bridge) -> Tensor:
-    """The draw's own `v = e - x`, eq. (2): unbiased, with all the noise."""
+    """The conditional velocity of the draw, `v = e - x`, eq. (2): no bias, all the noise."""
     return b.v
 
 
 @torch.no_grad()
 def own(field: Field, b: Bridge) -> Tensor:
-    """The field's boundary `u(z, t, t)`: no noise, the network's bias. iMF without a head, arXiv 2512.02012."""
+    """The field's own instantaneous velocity `u(z, t, t)`: no noise, the network's bias. iMF without a head, arXiv 2512.02012."""
     return called(field, b.z, b.t, b.t, b.y)
 
 
 @torch.no_grad()
 def head(field: Field, b: Bridge) -> Tensor:
-    """The field's auxiliary velocity head at the boundary, `field.head(z, t, t, y)`; iMF, arXiv 2512.02012."""
+    """The velocity of the field's auxiliary head, `field.head(z, t, t, y)`; iMF, arXiv 2512.02012."""
     return called(auxiliary(field), b.z, b.t, b.t, b.y)
 
 
@@ -44,9 +44,9 @@ def auxiliary(field: Field) -> Field:
 
 @value
 def of(other: Field) -> Velocity:
-    """The boundary of another field, `other(z, t, t, y)`: an EMA copy or a frozen teacher. `TypeError` if it is not callable.
+    """The instantaneous velocity of another field, `other(z, t, t, y)`: an EMA copy or a frozen teacher.
 
-    `ValueError` for an `AveragedModel` of weights in less than float32, which stands still.
+    `TypeError` if it is not callable; `ValueError` for an `AveragedModel` of weights in less than float32, which never moves.
     """
     if not callable(other):
         raise TypeError(f"a proxy velocity comes from a field (z, r, t, y) -> u such as an EMA copy of the network, got {other!r}")
@@ -66,7 +66,7 @@ def of(other: Field) -> Velocity:
 
 @value
 def oracle(velocity: Callable[[Tensor, Tensor], Tensor], marginal: bool = False) -> Velocity:
-    """A known marginal velocity `(z, t) -> v`, eq. (3); `ValueError` for rows with a condition, unless the average over them is meant."""
+    """A known marginal velocity `(z, t) -> v`, eq. (3). `ValueError` for rows with a condition, unless `marginal` averages over them."""
 
     def known(field: Field, b: Bridge) -> Tensor:
         expect_marginal(b, marginal, "an oracle (z, t) -> v", "use velocities.of(a field (z, r, t, y) -> v)")

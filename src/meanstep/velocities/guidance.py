@@ -17,10 +17,15 @@ from meanstep.velocities.estimates import own
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Guided(Value):
-    """`omega base + kappa u(t, t | y) + (1 - omega - kappa) u(t, t | null)` for times in `window`, eq. (28); dropped rows keep `base`.
+    """MeanFlow's guided velocity, eq. (28): `omega base + kappa u(t, t | y) + (1 - omega - kappa) u(t, t | null)`; arXiv 2505.13447.
 
-    The effective scale is `omega / (1 - kappa)`. `by` gives the two boundary velocities. A recipe given this velocity also hides the
-    labels of `dropout`'s rows from the network. Source: arXiv 2505.13447, appendix.
+    A recipe with this velocity also hides the labels of `dropout`'s rows from the network; those rows keep `base`.
+
+    - `base`: the velocity to guide, such as `conditional`.
+    - `dropout`: which label means none, and the share of rows that get it.
+    - `omega`, `kappa`: finite; the effective scale is `omega / (1 - kappa)`. Defaults 1 and 0.5.
+    - `window`: times `(low, high)` with guidance; all by default.
+    - `by`: the velocity of both `u` terms; the network's own by default.
     """
 
     base: Velocity
@@ -49,7 +54,7 @@ class Guided(Value):
 
 
 def shown(velocity: Velocity) -> Callable[[Bridge], Bridge]:
-    """What the network is given beside this velocity: the bridge without the labels that its guidance drops."""
+    """The function that hides from the network the labels that this velocity's guidance drops; `as_is` without guidance."""
     return velocity.dropout if isinstance(velocity, Guided) else as_is
 
 
@@ -62,13 +67,13 @@ def _effective(b: Bridge) -> Bridge:
 
 @value
 def hidden_from(proxy: Velocity, given: Callable[[Bridge], Bridge]) -> Velocity:
-    """A proxy under the labels that the trained network is given."""
+    """A proxy that gets the same labels as the trained network: hidden where they are hidden from it."""
     return lambda field, b: proxy(field, given(b))
 
 
 @value
 def in_window(base: Velocity) -> Velocity:
-    """`base` given the row's scale inside its interval and scale 1 outside; the interval itself it never sees, as in iMF's code."""
+    """`base` with the row's guidance scale inside its interval and scale 1 outside; it does not get the interval, as in iMF's code."""
     return lambda field, b: base(field, _effective(b))
 
 

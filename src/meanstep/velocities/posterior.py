@@ -17,16 +17,22 @@ from meanstep.velocities.estimates import expect_marginal
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Posterior(Value):
-    """The velocity at the posterior mean of a reference batch, eq. (31): weights `p(z_t | x_i)`, self-normalised.
+    """An estimate of the marginal velocity from a batch of data: the velocity at their posterior mean given `z_t`, eq. (31).
 
-    `reference`: data `[N, *E]`; `labels` `[N]`, integers: only references with the row's label `b.y` count (that of a `Condition`). Rows
-    with a condition need them, or `marginal`: the average over conditions is meant. With `include_own` the row's own data point is one of
-    the references, so the weights cannot vanish and the value tends to the conditional velocity as `t -> 0`. On any path, but for fresh
-    Gaussian noise only. Under a mask only the row's own entries are compared. The bias vanishes as N grows. `dtype`: that of the
-    comparison; float32 is two to three times faster and its weights are off by about `1e-7 |z|^2 / t^2`. `basis` `[entries, K]`: compare
-    in these orthonormal directions only (principal components), which forgets the others and is biased; takes no mask.
-    `ValueError` if shapes do not fit, a condition is no label or a label has no reference, or if the noise was handed in: its law given
-    the data is not the one that the weights are made of.
+    Works on any path, for fresh Gaussian noise only. Its bias vanishes as N grows. Under a mask only the entries that count are compared.
+
+    - `reference`: data `[N, *E]`, floating-point.
+    - `labels`: integers `[N]`; a row is compared only with references of its label. Rows with a condition need them, or `marginal`.
+    - `include_own`: count the row's own data point as a reference, so that the weights cannot vanish and the value tends to the conditional
+      velocity as `t -> 0`. On by default.
+    - `dtype`: of the comparison; float64 by default. float32 is two to three times faster; its weights are off by about
+      `1e-7 |z|^2 / t^2`.
+    - `basis`: orthonormal directions `[entries, K]`, such as principal components, in which rows are compared; this is biased, and takes
+      no mask.
+    - `marginal`: for rows with a condition, the average over conditions is meant.
+
+    `ValueError` if shapes do not fit, a condition is not a label, a label has no reference, or the noise was given (`noise=`): its
+    distribution given the data is not the one that the weights assume.
     """
 
     reference: Tensor

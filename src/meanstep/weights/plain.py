@@ -21,9 +21,10 @@ def constant(error: Tensor, b: Bridge) -> Tensor:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Adaptive(Value):
-    """`q / sg(q + c)^power`, eq. (24), `q` the squared error summed (or averaged: `reduction="mean"`) over the event.
+    """The adaptive weight `q / sg(q + c)^power`, eq. (24), with `q` the squared error summed over the event, or averaged.
 
-    At `power = 1` the logged loss is about 1 whatever the error: read `metrics["residual"]`. `ValueError` unless `c > 0`, `power >= 0`.
+    At `power = 1` the logged loss is about 1 whatever the error: read `metrics["residual"]`. `reduction`: "sum" or "mean". `ValueError`
+    unless `c > 0` and `power >= 0`.
     """
 
     power: float = 1.0
@@ -52,9 +53,9 @@ def adaptive(power: float = 1.0, c: float = 1e-2, reduction: str = "sum") -> Ada
 
 @value
 def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
-    """alpha-Flow's weight, eq. (25), on the error of the `Backward(ratio)` rate; `q / (q + c)` at `ratio = 0` and where `r = t`.
+    """alpha-Flow's weight, eq. (25), for the error of the `Backward(ratio)` rate; `q / (q + c)` at `ratio = 0` and where `r = t`.
 
-    As published it falls silent when `ratio < sqrt(c / q)`; `adaptive(1, c, "mean")` is the same weight without the dip. Source: arXiv
+    As published it nearly vanishes when `ratio < sqrt(c / q)`; `adaptive(1, c, "mean")` is the same weight without this dip. Source: arXiv
     2510.20771.
     """
 
@@ -69,7 +70,7 @@ def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
 
 @value
 def shrinking_gap(scale: float, power: float = 1.0) -> Callable[[Bridge], Tensor]:
-    """The curriculum factor `1 - s + scale s (1 - (t - r))`, `s = 1 - progress^power`, eq. (26): short gaps first; arXiv 2511.19065."""
+    """A factor that favours short gaps early: `1 - s + scale s (1 - (t - r))`, `s = 1 - progress^power`, eq. (26); arXiv 2511.19065."""
 
     def factor(b: Bridge) -> Tensor:
         s = 1 - b.elapsed() ** power
@@ -101,9 +102,9 @@ def tangent_gap(b: Bridge) -> Tensor:
 
 
 class Cauchy(Precise):
-    """`log(q exp(-s) + c) + s` with a learned log-scale `s(r, t)`, zero at the start, eq. (27); decoupled MeanFlow, arXiv 2510.24474.
+    """A learned weight: `log(q exp(-s) + c) + s` with a log-scale `s(r, t)` that starts at 0, eq. (27); arXiv 2510.24474.
 
-    The only weight with parameters: `Loss` registers it, so hand `loss.parameters()` to the optimiser too.
+    The only weight with parameters: give `loss.parameters()` to the optimiser, too.
     """
 
     frequencies: Tensor
@@ -117,7 +118,7 @@ class Cauchy(Precise):
         nn.init.zeros_(self.log_scale.bias)
 
     def extra_repr(self) -> str:
-        """What the log is bounded by."""
+        """The constant `c`, which bounds the logarithm from below."""
         return f"c={self.c:g}"
 
     def forward(self, error: Tensor, b: Bridge) -> Tensor:

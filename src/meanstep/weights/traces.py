@@ -31,12 +31,17 @@ MOST = 256
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Trace(Value):
-    """`w of(error)` with `w = 1 / (1 + sigma(t)^2 sg Tr(J J^T) / d)`, `J = (t - r) d_z u - I` at the row, eq. (55); arXiv 2605.09235.
+    """Lowers the weight of rows where the learned map expands: `w = 1 / (1 + sigma(t)^2 sg Tr(J J^T) / d)`, eq. (55); arXiv 2605.09235.
 
-    `w` carries no gradient and lies in [0, 1]; it is `1 / (1 + sigma^2)` where `r = t`, which takes no derivative. `d` counts the entries
-    that the mask leaves, and `J` is of those. `sigma`: a name of `SIGMAS` or a function of `t`; `exact`: the trace from `d` derivatives,
-    else its estimate `|J e|^2` by one `e` of random signs, from the uniforms of `Bridge.aux` after the fourth; `of`: the weight that it
-    multiplies. `ValueError` for a name that there is not, and for an exact trace of more than 256 entries.
+    `J = (t - r) d_z u - I` at the row, over the `d` entries that the mask leaves. `w` has no gradient and lies in [0, 1]. Where `r = t` it
+    is `1 / (1 + sigma^2)` and needs no derivative.
+
+    - `sigma`: a name of `SIGMAS` or a function of `t`.
+    - `exact`: the trace from `d` derivatives (at most 256), else its estimate `|J e|^2` with one vector `e` of random signs, drawn from the
+      uniforms of `Bridge.aux` after the fourth.
+    - `of`: the weight that `w` multiplies.
+
+    `ValueError` for an unknown name, and for an exact trace of more than 256 entries.
     """
 
     sigma: str | Callable[[Tensor], Tensor] = "one"
@@ -80,7 +85,7 @@ class Trace(Value):
         return torch.where(own.reshape(b.z.shape) < 0.5, -1.0, 1.0).to(b.z)
 
     def answered(self, b: Bridge, slopes: Tensor | None) -> Weight:
-        """The weight of the rows of a bridge, from the derivatives of `u` along their probes, None where `r` is `t`."""
+        """The plain weight of a bridge's rows, given the derivatives of `u` along their probes; None where `r` is `t`."""
         return Factored(self.of, Known(self.weights(b, slopes)))
 
     def weights(self, b: Bridge, slopes: Tensor | None) -> Tensor:
@@ -124,5 +129,5 @@ class Known(Value):
 
 
 def trace(sigma: str | Callable[[Tensor], Tensor] = "one", exact: bool = False, of: Weight = summed) -> Trace:
-    """The trace weight, see `Trace`: `1 / (1 + sigma(t)^2 Tr(J J^T) / d)` times the summed squared error, or another weight's loss."""
+    """The trace weight (see `Trace`) times the summed squared error, or times another weight's loss."""
     return Trace(sigma, exact, of)

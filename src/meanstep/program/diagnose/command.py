@@ -21,8 +21,8 @@ from meanstep.program.runs.saved import CONFIG, held, located
 
 UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 CENTER_HELP = (
-    "What stands for the mean velocity E[v | z] when noise is told from signal: the posterior over the data, the EMA copy, or the "
-    "network's own u(z, t, t). The error of an imperfect one counts as noise; the report says how much that can matter."
+    "The estimate of the mean velocity E[v | z], from which noise is measured: the posterior over the data, the EMA copy, or the "
+    "network's own u(z, t, t). Its error counts as noise; the report says how much that can matter."
 )
 CENTER_DEFAULT = "posterior for many rows of few numbers, else ema if there is one, else own"
 OUT = "Where results go: a folder for report.html, which is made if it does not exist; a report that is there is replaced."
@@ -32,11 +32,11 @@ DATA = f"Rows [N, ...]: {target.KINDS}; .npz and .safetensors may hold labels y.
 
 @dataclass(frozen=True)
 class Diagnose(Ranged):
-    """Where the noise of a network's training signal is, and what to change: one page here, one HTML report that works offline.
+    """Measure where the noise of a network's training signal is, and what to change: one page here, one HTML report that works offline.
 
     The target is a run of meanstep train, package.module:factory, found from the current folder, or a folder or file of weights with
-    --network. It is asked as a field u(z, r, t, y); nothing is trained or changed. Of a run, everything is read as it was trained.
-    Interrupt it at any moment: the report is of the rows drawn so far. docs/diagnose.md explains the report.
+    --network. Nothing is trained or changed. For a run, recipe, data and batch are those of its training.
+    You may interrupt it at any moment: the report then covers the rows drawn so far. docs/diagnose.md explains the report.
 
     Examples: meanstep diagnose runs/digits; meanstep diagnose runs/digits --recipe coefficient --beta 0.5 --budget 5m; meanstep diagnose
     mynets:build --data train.npy --weights model.safetensors; meanstep diagnose weights/7 --network mynets:build --data latents.safetensors
@@ -72,7 +72,7 @@ class Diagnose(Ranged):
     budget: Annotated[str, tyro.conf.arg(metavar="TIME")] = "60s"
     """Time for all measurements: 60, 60s, 2m."""
     tolerance: Annotated[float, ranged("FLOAT above 0 to 1")] = 0.03
-    """Stop earlier, when the noise at beta = 0 (relatively) and the quietest beta are known so well."""
+    """Stop early, when the noise at beta = 0 (relatively) and the beta of least noise are known to this precision."""
     rows: Annotated[int | None, hinted("Draw at most so many rows.", "no limit", "N from 8")] = None
     chunk: Annotated[
         int | None, hinted("Rows of one pass of the network: bounds the memory.", "by the size of a row", "N from 1 to 1048576")

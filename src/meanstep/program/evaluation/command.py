@@ -22,10 +22,11 @@ METRICS_HELP = f"What is measured: {described(METRICS)}."
 
 @dataclass(frozen=True)
 class Evaluate(Ranged):
-    """How far a run's samples are from data: a table over checkpoints, averages, samplers, steps, guidance. docs/evaluation.md says more.
+    """Measure how far a run's samples are from data: a table over checkpoints, averages, samplers, steps, guidance.
 
-    Every cell is sampled from the same seeds. Cells that were computed with the same settings are not computed again; interrupt it at any
-    moment, the same command goes on. Only the Inception of the published FID makes a FID, everything else is FD-something.
+    All rows of the table use the same seeds. Rows that were computed before with the same settings are kept: you may interrupt it at any
+    moment, and the same command continues. Only the Inception network of the published FID gives a FID; other distances are named
+    FD-something. docs/evaluation.md says more.
 
     Examples: meanstep evaluate runs/digits --steps 1 2 4; meanstep evaluate runs/cifar --average all --extractor inception --count 50000;
     meanstep evaluate runs/latents --reference photographs/ --extractor efficientnet-lite0:efficientnet_lite0.safetensors
@@ -45,9 +46,9 @@ class Evaluate(Ranged):
     guidance: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SCALE from 0 ...")] = (1.0,)
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     count: Annotated[int, ranged("INT from 2 to 100000000")] = 10_000
-    """Samples of each cell."""
+    """Samples for each row of the table."""
     seed: Seed = 0
-    """Seed of every draw: the first sample's, from which all others count on."""
+    """Seed of every draw: that of the first sample; the others count on from it."""
     class_shares: Literal["data", "uniform"] = "data"
     """How frequent classes are among the samples of a conditional model: as in the reference, or all alike."""
     extractor: Annotated[str | None, hinted(specs.HELP, "the run's own", "KIND")] = None
@@ -61,7 +62,7 @@ class Evaluate(Ranged):
         int | None, hinted("At most so many images of the reference: drawn at random, always the same.", "all", "N from 1")
     ] = None
     held_out: Annotated[
-        str | None, hinted("Images that show what fresh data would score.", "the source's test split", "CACHE | SOURCE")
+        str | None, hinted("Other real images, scored like samples: the floor.", "the source's test split", "CACHE | SOURCE")
     ] = None
     network: Network = None
     autoencoder: Autoencoder = None

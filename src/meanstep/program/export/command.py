@@ -18,7 +18,7 @@ from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
 
 TO = "What to make. " + "; ".join(f"{name}: {target.about}" for name, target in TARGETS.items()) + "."
-LABELS = "Which classes: those that are offered, by name or number; a single one is always meant."
+LABELS = "Which classes: those to choose from, by name or number; a single one is fixed."
 RUNTIME = "With web: onnxruntime-web's .tgz or folder, where npm cannot fetch it."
 
 
@@ -26,7 +26,7 @@ RUNTIME = "With web: onnxruntime-web's .tgz or folder, where npm cannot fetch it
 class Export(Ranged):
     """Make a trained model into something that runs without this program; it is compared with PyTorch before it is written.
 
-    Sampler, guidance and decoding are inside. docs/export.md says what is in each folder, and how it is used.
+    Sampler, guidance and decoding are part of it. docs/export.md says what is in each folder, and how to use it.
 
     Examples: meanstep export runs/digits --to web --out page; meanstep export runs/digits --to onnx --steps 2 --out onnx
     """
@@ -37,9 +37,9 @@ class Export(Ranged):
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Where results go: a new folder."""
     steps: Annotated[int, ranged("INT from 1 to 1000")] = 1
-    """Steps of the sampler, inside; the page offers 1, 2 and 4 beside."""
+    """Steps of the sampler, in the export; the page also offers 1, 2 and 4."""
     guidance: Amount = 1.0
-    """Scale of classifier-free guidance at sampling time, inside; 1 is the conditional model."""
+    """Scale of classifier-free guidance at sampling time, in the export; 1 is the conditional model."""
     labels: Annotated[str | None, hinted(LABELS, "those that have data", "N,... | NAME,...")] = None
     sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
     average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
@@ -47,11 +47,11 @@ class Export(Ranged):
         str | None, hinted(f"Which checkpoint: {CHECKPOINT}.", "the last one, of a run that is finished", "CHECKPOINT")
     ] = None
     half: bool = False
-    """Store the weights in half precision; they are computed with in float32."""
+    """Store the weights in half precision; computation is in float32."""
     decode: bool = True
-    """Decode latents to pictures inside; without it they come out as they are."""
+    """Decode latents to pictures in the export; otherwise it returns latents."""
     batch: Annotated[str, tyro.conf.arg(metavar="dynamic | N from 1 to 65536")] = "dynamic"
-    """Rows at a time: dynamic for any number, or always so many."""
+    """Rows at a time: dynamic for any number, or always N."""
     field: bool = False
     """With onnx: write the velocity u(z, r, t, y) as well, for samplers of your own."""
     runtime: Annotated[Path | None, hinted(RUNTIME, "fetched by its name, and kept", "FILE")] = None

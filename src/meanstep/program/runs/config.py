@@ -20,13 +20,13 @@ from meanstep.program.registry import NETWORKS, check_method, check_path
 RECIPE = (
     "The recipe's options: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a number, or a "
     "schedule such as {linear: [0, 1]}, {cosine: [0, 1]}, {over_t: [0, 1, 4]} (like t^4, all training long), or running (estimated per bin "
-    "of (r, t) while training goes on), or climber (moved by the distance at each evaluation)."
+    "of (r, t) during training), or climber (moved by the distance at each evaluation)."
 )
 
 
 @dataclass(frozen=True)
 class DataConfig(Ranged):
-    """What is trained on."""
+    """The training data."""
 
     PREFIX = "data."
 
@@ -36,14 +36,14 @@ class DataConfig(Ranged):
     size: Annotated[int, unset("as the images are", "INT from 0 to 65536")] = 0
     """Side of the images in pixels, if the source has to be cached first."""
     flips: bool = False
-    """Show every other image mirrored; a cache with mirror images shows them anyway."""
+    """Mirror each image with probability 1/2; a cache with mirror images has them anyway."""
     conditional: bool = True
     """Give the network the labels, if there are some."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig(Ranged):
-    """What is trained."""
+    """The network."""
 
     PREFIX = "network."
 
@@ -51,14 +51,14 @@ class NetworkConfig(Ranged):
     """A network's name, which decides what options there are, or your own as package.module:factory, called with size, channels and
     classes as keywords beside its options."""
     options: Annotated[Options, unset("none", "YAML", "{}")] = field(default_factory=dict)
-    """The network's options, on top of what there is: '{qk_norm: true, head: true}'."""
+    """The network's options, added to the preset's: '{qk_norm: true, head: true}'."""
     start: Annotated[str, unset("weights drawn by the seed", "FOLDER | KIND:FILE", "")] = ""
     """What to start from: a run, a checkpoint, or public weights as sit:FILE, repa:FILE, meanflow:FILE, dit:FILE; relabel-sit:FILE for other classes."""
 
 
 @dataclass(frozen=True)
 class MethodConfig(Ranged):
-    """How it is trained. What is left out is as published, see docs/choosing.md."""
+    """The recipe and its settings. What you leave out is as published, see docs/choosing.md."""
 
     PREFIX = "method."
 
@@ -66,7 +66,7 @@ class MethodConfig(Ranged):
     """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching, or a function of yours, package.module:function."""
     options: Annotated[Options, unset("none", "YAML", "{}", RECIPE)] = field(default_factory=dict)
     largest_gap: Annotated[float | None, unset("none", "FLOAT above 0 to 1", "None")] = None
-    """Largest gap t - r of the recipe's times: r is raised to t minus it. Samples that jump further ask for what was never learned."""
+    """Largest gap t - r of the recipe's times: r is raised where the gap is larger. Samples that jump further use gaps never trained."""
     path: str = "linear"
     """The path between data and noise: linear, trigonometric, or one of yours, package.module:name."""
     proxy_decay: Below = 0.999
@@ -100,7 +100,7 @@ class OptimiserConfig(Ranged):
     warmup: Whole = 10_000
     """Samples over which the rate rises from 0."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """How the rate goes on: it stays, or falls to 0 at the end."""
+    """The rate after the warm-up: constant, or falling to 0 at the end."""
     betas: Annotated[tuple[Below, Below], tyro.conf.arg(name="adam-betas", metavar="FLOAT FLOAT from 0 below 1")] = (0.9, 0.95)
     """AdamW's decays of its two moments."""
     weight_decay: Amount = 0.0
@@ -116,14 +116,14 @@ class AveragesConfig(Ranged):
     PREFIX = "averages."
 
     decays: Annotated[tuple[Below, ...], ranged("[FLOAT from 0 below 1 ...]")] = (0.999,)
-    """Exponential averages: what each keeps at a step."""
+    """Exponential averages: the share that each keeps at a step, such as 0.999."""
     widths: Annotated[tuple[float, ...], unset("none", "[FLOAT above 0 below 1 ...]", "")] = ()
     """Power-function averages: relative widths, such as 0.05 0.10; arXiv 2312.02696."""
 
 
 @dataclass(frozen=True)
 class RunConfig(Ranged):
-    """How long, how, and what is kept."""
+    """Length, resources, and what is saved."""
 
     samples: Count = 1_000_000
     """Samples to see in all."""

@@ -16,14 +16,14 @@ from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
 
 KINDS = (".png", ".npz", ".npy", ".jpg", ".jpeg", ".webp")
-LABELS = "Which classes: one, or several that are repeated over the seeds, by name or number; a name wins."
+LABELS = "Which classes: one, or several that are repeated over the seeds, by name or, if no class has that name, by number."
 
 
 @dataclass(frozen=True)
 class Sample(Ranged):
     """Make samples with a trained model: an image of them as PNG, or all of them as arrays in an .npz.
 
-    A sample is a seed: the same seed makes the same sample whatever else is sampled beside it. docs/training.md says more.
+    The same seed makes the same sample, whatever else is sampled with it. docs/training.md says more.
 
     Examples: meanstep sample runs/digits; meanstep sample runs/digits --seeds 0:1000 --steps 2 --labels 3 --out threes.npz
     """
@@ -31,8 +31,8 @@ class Sample(Ranged):
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
     """A run's folder, or one of its checkpoints."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("samples.png")
-    """Where results go: .png (or .jpg, .webp) a grid of pictures, lines or points; .npz arrays `images` uint8 [N, H, W, C] or, of rows of
-    numbers, `x` float32 [N, ...], which are also written beside a .png; `seeds`, `labels` and `classes`; .npy the first of them."""
+    """Where results go: .png, .jpg or .webp a grid of pictures, lines or points; .npz for the arrays `images` uint8 [N, H, W, C], `seeds`,
+    `labels` and `classes`; .npy for the first array. Rows of numbers are `x` float32 [N, ...], and a grid of them has an .npz beside it."""
     seeds: Seeds = tuple(range(64))
     """Which seeds: 0:64 (without 64), 3,5,8 or 0:4,7."""
     steps: Annotated[int, tyro.conf.arg(metavar="N from 1 to 100000")] = 1

@@ -41,7 +41,7 @@ CONFIG = "A YAML file on top of the preset, with entries as in a run's config.ya
 
 @dataclass(frozen=True)
 class Train:
-    """Train a one-step generator of images, latents or rows of any shape; the same command again goes on where it stopped.
+    """Train a one-step generator of images, latents or rows of any shape; the same command continues a stopped run.
 
     Without options: the embedded digits, two to three minutes on two cores. Start from a preset (--preset NAME, --preset list) or a
     file (--config FILE) and change single entries. Several processes: torchrun --nproc-per-node 8 -m meanstep train ... Ctrl-C and

@@ -56,7 +56,7 @@ def _lines(about: Record) -> list[Line]:
 
 KIND = Kind(
     __name__,
-    commands=(("latents", "The same on images or latents, and schedules against it.", "Latents"),),
+    commands=(("latents", "The same on images or latents, with schedules and recipes.", "Latents"),),
     studies=("latents",),
     needs={"moment": ("arm", "seed", "seen", "distance"), "failure": ("arm", "seed", "seen", "error")},
     unit=("arm", "seed"),

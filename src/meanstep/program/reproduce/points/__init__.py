@@ -38,7 +38,7 @@ KIND = Kind(
     __name__,
     commands=(
         ("toy", "The paper's coefficient sweep on data in the plane.", "Toy"),
-        ("mixtures", "The same on mixtures of growing dimension.", "Mixtures"),
+        ("mixtures", "The same sweep on Gaussian mixtures of growing dimension.", "Mixtures"),
     ),
     studies=("toy", "mixtures"),
     file="sweep.json",
