@@ -1,4 +1,4 @@
-"""Couplings: which noise goes with which row. A coupling `(x, noise, y, generator) -> noise` reorders a fresh draw, or puts a partner there.
+"""Couplings: which noise goes with which row. A coupling `(x, noise, y, generator) -> noise` reorders a draw, or puts a partner there.
 
     loss(net, x, y, noise=couplings.drawn(couplings.OptimalTransport(), x, y, generator), generator=generator)
 
@@ -28,11 +28,11 @@ def independent(x: Tensor, noise: Tensor, y: Any = None, generator: Generator | 
 class OptimalTransport(Value):
     """The rows' noise in the order of least squared distance to the data; minibatch optimal transport, eq. (55); arXiv 2302.00482.
 
-    A permutation, exact: the law of the noise stays, and so does that of the data. `classes`: only rows of one label change places, `y` being
-    whole numbers `[B]` (or a condition with such a `label`), so that the noise knows nothing of the label; without it a condition is not
-    looked at, and the noise of rows with a given condition is no longer standard normal. `regularisation` above 0, as a share of the mean
-    squared distance: each row draws its partner from the entropic plan, which needs POT (`meanstep[transport]`); rows may then share a
-    partner. `ValueError` for labels that are none, `ImportError` without POT. Costs of order `B^3` on the processor: 1 ms for 128 rows.
+    A permutation, exact: the law of the noise stays, and so does that of the data. `classes`: only rows of one label change places, `y`
+    being whole numbers `[B]` (or a condition with such a `label`), so that the noise knows nothing of the label; without it a condition is
+    not looked at, and the noise of rows with a given condition is no longer standard normal. `regularisation` above 0, as a share of the
+    mean squared distance: each row draws its partner from the entropic plan, which needs POT (`meanstep[transport]`); rows may then share
+    a partner. `ValueError` for labels that are none, `ImportError` without POT. Time of order `B^3`, on the processor.
     """
 
     classes: bool = False
@@ -64,7 +64,7 @@ class OptimalTransport(Value):
         if not isinstance(label, Tensor) or label.dtype not in WHOLE or tuple(label.shape) != (n,):
             got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
             raise ValueError(f"a coupling within classes takes labels, whole numbers of shape {(n,)}, got {got}")
-        yield from (torch.nonzero(label == k)[:, 0] for k in label.unique())
+        yield from (torch.nonzero(label == k)[:, 0] for k in torch.unique(label))
 
     def _order(self, cost: Tensor, x: Tensor, noise: Tensor, generator: Generator | None) -> Tensor:
         """For each row which noise of the group; `cost`: minus the inner products, half the squared distances up to the rows' own parts."""
@@ -88,10 +88,10 @@ def _entropic(distance: Tensor, share: float, generator: Generator | None) -> Te
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Pairs(Value):
-    """A partner row as the source of the flow, eq. (56): `y` itself, or the entry `part` of a dict `y`, `[B, *E]`, plus `std` times the noise.
+    """A partner row as the source of the flow, eq. (56): `y`, or the entry `part` of a dict `y`, `[B, *E]`, plus `std` times the noise.
 
-    For restoration (the partner is the degraded row), translation, and reflow (the partner is the noise that a model made the row of). Sampling
-    starts from such a partner: `jump(net, partner + std * noise, y)`. `ValueError` for a partner that is not there or of another shape.
+    For restoration (the partner is the degraded row), translation, and reflow (the partner is the noise that a model made the row of).
+    Sampling starts from such a partner: `jump(net, partner + std * noise, y)`. `ValueError` for a partner that does not fit.
     """
 
     part: str | None = None
@@ -110,7 +110,7 @@ class Pairs(Value):
 def drawn(coupling: Coupling, x: Tensor, y: Any = None, generator: Generator | None = None) -> Tensor:
     """Noise for `x` `[B, *E]` under a coupling: the numbers that the loss itself would draw from the generator first, coupled.
 
-    A `Loss` that is then given this `noise` and the same generator draws the times it would have drawn. Without a generator by torch's global one.
+    A `Loss` that is then given this `noise` and the same generator draws the times that it would have drawn. None: torch's global one.
     """
     place = x.device if generator is None else generator.device
     return coupling(x, torch.randn(x.shape, generator=generator, dtype=x.dtype, device=place).to(x.device), y, generator)
