@@ -26,7 +26,7 @@ def independent(x: Tensor, noise: Tensor, y: Any = None, generator: Generator | 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class OptimalTransport(Value):
-    """The rows' noise in the order of least squared distance to the data; minibatch optimal transport, eq. (55); arXiv 2302.00482.
+    """The rows' noise in the order of least squared distance to the data; minibatch optimal transport, eq. (58); arXiv 2302.00482.
 
     A permutation, exact: the law of the noise stays, and so does that of the data. `classes`: only rows of one label change places, `y`
     being whole numbers `[B]` (or a condition with such a `label`), so that the noise knows nothing of the label; without it a condition is
@@ -88,7 +88,7 @@ def _entropic(distance: Tensor, share: float, generator: Generator | None) -> Te
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Pairs(Value):
-    """A partner row as the source of the flow, eq. (56): `y`, or the entry `part` of a dict `y`, `[B, *E]`, plus `std` times the noise.
+    """A partner row as the source of the flow, eq. (59): `y`, or the entry `part` of a dict `y`, `[B, *E]`, plus `std` times the noise.
 
     For restoration (the partner is the degraded row), translation, and reflow (the partner is the noise that a model made the row of).
     Sampling starts from such a partner: `jump(net, partner + std * noise, y)`. `ValueError` for a partner that does not fit.

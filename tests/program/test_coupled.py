@@ -54,7 +54,7 @@ def test_a_coupling_is_recorded_and_stays(flow: Path, data: Path, capsys: pytest
 
 
 def test_pairs_of_a_run_are_data_of_another(flow: Path, tmp_path: Path):
-    run("couple", str(flow), f"--out={tmp_path / 'pairs.npz'}", "--count=20", "--steps=3", "--device=cpu")
+    run("couple", str(flow), f"--out={tmp_path / 'pairs.npz'}", "--pairs=20", "--steps=3", "--device=cpu")
     held = np.load(tmp_path / "pairs.npz")
     model = ms.load(flow)
     assert np.array_equal(held["images"], model.sample(20, 3).movedim(1, -1).numpy())

@@ -42,6 +42,7 @@ class Adding:
         self.held: Tensor | None = None
 
     def __call__(self, layer: nn.Module, given: Any, out: Tensor) -> Tensor | None:
+        """The output with it, `[*B, C, ...]` of a convolution, `[*B, ..., C]` of others."""
         if self.held is None:
             return None
         self.called = True

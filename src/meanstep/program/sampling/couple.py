@@ -25,14 +25,14 @@ class Couple(Ranged):
     """A run's folder, or one of its checkpoints."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("pairs.npz")
     """Where results go, an .npz: `images` uint8 or `x` float32 as `meanstep sample` has them, `labels`, `classes`, `noise`, `seeds`."""
-    count: Count = 10_000
+    pairs: Count = 10_000
     """Pairs to make: of the seeds from 0."""
     steps: Annotated[int, tyro.conf.arg(metavar="N from 1 to 100000")] = 32
     """Steps of the sampler."""
     longest: Annotated[float, unset("keep all", "FLOAT from 0", "0")] = 0.0
     """Leave out pairs whose mean squared distance, as the network sees them, is this or more; the source has 0.87 in its latents."""
     guidance: Amount = 1.0
-    """Scale of classifier-free guidance of the samples; 1 is the conditional model."""
+    """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
     checkpoint: Annotated[str, tyro.conf.arg(metavar="CHECKPOINT", help=f"Which checkpoint: {CHECKPOINT}.")] = "last"
     chunk: Rows = 64

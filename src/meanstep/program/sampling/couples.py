@@ -29,9 +29,9 @@ def coupled(asked: "Couple", path: Path) -> None:
         raise UserError("pairs of latents are made from Python: samplers.couplings on the run's field, and loss(net, x, noise=e)")
     rows, noises, seeds = [], [], []
     with counting() as bar:
-        task = bar.add_task("coupling", total=asked.count)
-        for start in range(0, asked.count, asked.chunk):
-            here = range(start, min(asked.count, start + asked.chunk))
+        task = bar.add_task("coupling", total=asked.pairs)
+        for start in range(0, asked.pairs, asked.chunk):
+            here = range(start, min(asked.pairs, start + asked.chunk))
             z, e = model.latents(here, asked.steps, None, asked.guidance, asked.chunk), noise(here, model.shape)
             kept = ((e - z).flatten(1).square().mean(1) < (asked.longest or float("inf"))) & z.isfinite().flatten(1).all(1)
             rows.append(model.decode(z[kept], asked.chunk))
@@ -46,6 +46,6 @@ def coupled(asked: "Couple", path: Path) -> None:
     box = io.BytesIO()
     np.savez(box, **held)
     put(path, box.getvalue())
-    if not put_json(asked.json, {"command": "couple", "file": str(path), "pairs": len(seeds), "of": asked.count, "steps": asked.steps}):
-        say(f"{path}: {len(seeds):,} pairs of {asked.count:,}, {asked.steps} steps, weights {model.average} after {model.seen:,} samples")
+    if not put_json(asked.json, {"command": "couple", "file": str(path), "pairs": len(seeds), "of": asked.pairs, "steps": asked.steps}):
+        say(f"{path}: {len(seeds):,} pairs of {asked.pairs:,}, {asked.steps} steps, weights {model.average} after {model.seen:,} samples")
         say(f"go on: meanstep train --data.source {path} --method.coupling pairs:{path} --method.recipe rectified_meanflow")
