@@ -18,6 +18,7 @@ MATHS = (
     | PARTS
     | {
         "averages",
+        "couplings",
         "tangents",
         "joint_pass",
         "keys",
@@ -44,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conditions": set(),
     "precise": set(),
     "averages": BASE,
+    "couplings": BASE,
     "keys": set(),
     "times": BASE,
     "coefficients": BASE | {"tangents"},
@@ -71,6 +73,7 @@ OUTSIDE = {"torch"}  # what the mathematics may import from other distributions
 OUTSIDE_OF = {
     "fields.analytic": {"torch", "numpy", "scipy"},  # the ODE solver's arrays
     "metrics.distances": {"torch", "numpy"},  # numpy's sort, several times faster than torch's
+    "couplings": {"torch", "scipy", "ot"},  # the exact assignment, and an entropic plan
     "attention.kernel": {"torch", "triton"},
 }
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc"}

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from meanstep import (
         averages,
         coefficients,
+        couplings,
         fields,
         metrics,
         objectives,
@@ -47,6 +48,7 @@ __all__ = [
     "as_field",
     "averages",
     "coefficients",
+    "couplings",
     "doctor",
     "export",
     "fields",

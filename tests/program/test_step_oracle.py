@@ -19,6 +19,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import meanstep as ms
@@ -83,6 +84,7 @@ class Case:
     words: tuple[str, ...] = ()
     labelled: bool = True
     flips: bool = False
+    transport: bool = False
     path: ms.paths.Path = ms.paths.linear
 
 
@@ -151,6 +153,30 @@ CASES = {
         "constant",
         50,
     ),
+    "transport": Case(
+        {
+            "recipe": "meanflow",
+            "options": {"times": "uniform", "diagonal_share": 0.5},
+            "coupling": "optimal-transport",
+            "dropout": 0.25,
+            "omega": 1.5,
+        },
+        lambda proxy, x: ms.recipes.meanflow(uniform, 0.5, velocity=hidden(0.25, 1.5)),
+        "constant",
+        50,
+        ("--data.flips",),
+        flips=True,
+        transport=True,
+    ),
+    "transport without labels": Case(
+        {"recipe": "flow_matching", "options": {}, "coupling": "optimal-transport"},
+        lambda proxy, x: ms.recipes.flow_matching(),
+        "constant",
+        50,
+        ("--data.no-conditional",),
+        labelled=False,
+        transport=True,
+    ),
     "learned weight": Case(
         {"recipe": "decoupled_meanflow", "options": {}, "dropout": 0.5},
         lambda proxy, x: ms.recipes.decoupled_meanflow(velocity=hidden(0.5)),
@@ -191,6 +217,17 @@ def row(position: int, x: Tensor, flips: bool) -> tuple[int, Tensor]:
     return k, x[k].flip(-1) if flips and coin < 0.5 else x[k]
 
 
+def transported(x: Tensor, y: Tensor | None, g: torch.Generator) -> Tensor:
+    """The stream's first noise, that of each class in the order of greatest inner products; of equal rows as SciPy says."""
+    e = torch.randn(x.shape, generator=g, dtype=x.dtype)
+    made = torch.empty_like(e)
+    for k in range(CLASSES) if y is not None else [0]:
+        here = torch.ones(len(x), dtype=torch.bool) if y is None else y == k
+        _, order = linear_sum_assignment(x[here].flatten(1) @ e[here].flatten(1).T, maximize=True)
+        made[here] = e[here][order]
+    return made
+
+
 def written_out(case: Case) -> tuple[dict[str, dict[str, Tensor]], list[float]]:
     """Weights and averages after the last step, and the gradients' norms."""
     images, labels = pictures()
@@ -207,7 +244,9 @@ def written_out(case: Case) -> tuple[dict[str, dict[str, Tensor]], list[float]]:
         for start in range(seen, seen + BATCH, CHUNK):
             at, shown = zip(*(row(start + k, x, case.flips) for k in range(CHUNK)), strict=True)
             label = y[list(at)] if case.labelled else None
-            out = loss(net, torch.stack(shown), label, progress=seen / SAMPLES, generator=ms.key(SEED, "train", start))
+            g = ms.key(SEED, "train", start)
+            noise = transported(torch.stack(shown), label, g) if case.transport else None
+            out = loss(net, torch.stack(shown), label, noise=noise, progress=seen / SAMPLES, generator=g)
             (out.loss * CHUNK / BATCH).backward()
         norms.append(float(nn.utils.clip_grad_norm_(weights, CLIP)))
         optimiser.param_groups[0]["lr"] = rate(case, seen)

@@ -3,6 +3,7 @@
 from meanstep.fields.adapt import Adapted, DataPrediction, Decoupled, Scaled, as_field
 from meanstep.fields.analytic import Averaged, Gaussian, Mixture, residual_noise
 from meanstep.fields.dit import DiT
+from meanstep.fields.gap import Gapped, with_gap
 from meanstep.fields.mlp import MLP
 from meanstep.fields.planar import PLANAR, Law, gaussian_mixture
 
@@ -14,6 +15,7 @@ __all__ = [
     "DataPrediction",
     "Decoupled",
     "DiT",
+    "Gapped",
     "Gaussian",
     "Law",
     "Mixture",
@@ -21,4 +23,5 @@ __all__ = [
     "as_field",
     "gaussian_mixture",
     "residual_noise",
+    "with_gap",
 ]

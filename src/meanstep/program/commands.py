@@ -24,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("Train a one-step generator of images, latents or rows.", "meanstep.program.training.command", "Train"),
     "launch": Command("Train under Slurm, on one node or many.", "meanstep.program.training.launch", "Launch"),
     "sample": Command("Make samples with a trained model.", "meanstep.program.sampling.command", "Sample"),
+    "couple": Command("Write noise and samples of a model as pairs to train on.", "meanstep.program.sampling.couple", "Couple"),
     "evaluate": Command("Measure how far samples are from data.", "meanstep.program.evaluation.command", "Evaluate"),
     "export": Command(
         "Make a trained model into a page, ONNX, torch.export, diffusers or hub.", "meanstep.program.export.command", "Export"

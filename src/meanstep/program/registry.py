@@ -24,7 +24,7 @@ NEEDS = {
     POSTERIOR: "reference points: velocities.Posterior(x, labels) over rows of the data",
     PROGRESS: "the share of the training that is done, at every call of the loss",
     PREDICTION: "a network that predicts data, as fields.DataPrediction(net, floor)",
-    COUPLINGS: "pairs of data and noise from an earlier network, samplers.couplings",
+    COUPLINGS: "pairs of data and noise from an earlier network",
     LEARNED: "loss.parameters() in the optimiser and in the checkpoint: its weight learns",
 }
 """What a method may need beside the network, and how it is had."""
@@ -176,6 +176,16 @@ def check_path(name: str, flag: str = "--method.path") -> None:
     """`UserError` for a path that there is not."""
     if name not in PATHS and ":" not in name:
         raise UserError(f"{flag}: {unknown('path', name, PATHS, 'one')}")
+
+
+INDEPENDENT, TRANSPORT, PAIRS = "independent", "optimal-transport", "pairs:"
+"""Couplings of data and noise by name; the last is followed by a file."""
+
+
+def check_coupling(name: str, flag: str = "--method.coupling") -> None:
+    """`UserError` for a coupling that there is not."""
+    if name not in (INDEPENDENT, TRANSPORT) and not (name.startswith(PAIRS) and name != PAIRS):
+        raise UserError(f"{flag}: {unknown('coupling', name, (INDEPENDENT, TRANSPORT, PAIRS + 'FILE'))}")
 
 
 # Options of a method, as a configuration holds them --------------------------------------------------------------------------------

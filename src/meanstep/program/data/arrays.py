@@ -85,7 +85,7 @@ WHOLE = (("images", "labels"), ("x", "y"), ("x", "labels"))
 
 def _unread(parts: Parts, *read: str) -> dict[str, int]:
     """Entries of the arrays that are neither read nor those of another split."""
-    known = {*read, "classes", "seeds", *(f"{part}_{name}" for name in SPLITS for part in "xy")}
+    known = {*read, "classes", "seeds", "noise", *(f"{part}_{name}" for name in SPLITS for part in "xy")}
     return {name: len(x) for name, x in parts.items() if name not in known and x.ndim}
 
 

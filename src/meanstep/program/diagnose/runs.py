@@ -14,9 +14,10 @@ from meanstep.program.diagnose.networks import Found, Probed
 from meanstep.program.diagnose.reading import Reading, line, share
 from meanstep.program.diagnose.target import BUILDER, is_run
 from meanstep.program.methods import coefficient, path
-from meanstep.program.registry import EMA, POSTERIOR, find
+from meanstep.program.registry import EMA, INDEPENDENT, POSTERIOR, find
 from meanstep.program.runs import cached, networks
-from meanstep.program.runs.config import Config, MethodConfig
+from meanstep.program.runs.config import Config
+from meanstep.program.runs.method import MethodConfig
 from meanstep.program.runs.restored import put_part
 from meanstep.program.runs.saved import CONFIG, Saved, held, located
 from meanstep.program.training import methods
@@ -69,6 +70,9 @@ class Trained:
         A recipe or a path that is not ours is code of others: it is built only if its name is `allowed`.
         """
         own = self.config.method
+        if own.coupling != INDEPENDENT:
+            what = f"the run was trained under --method.coupling {own.coupling}, and diagnose draws noise that is independent of the data"
+            raise UserError(f"{what}, which is another training: read the network with --recipe meanflow, or use meanstep.probes")
         for what, name in (("recipe", own.recipe), ("path", own.path)):
             if ":" in name and name not in allowed:
                 remedy = f"if you trust it, allow it by that name with --{what}, or read the network with --recipe meanflow"

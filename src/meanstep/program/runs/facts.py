@@ -1,6 +1,6 @@
 """What a reader of a run must know of its method, written into its folder: reading a run imports nobody's code.
 
-method.json: {"recipe", "learns": "average" or "instantaneous", "path"}
+method.json: {"recipe", "learns": "average" or "instantaneous", "path", "coupling"}
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meanstep.program.disk import write
 from meanstep.program.errors import UserError, shown
-from meanstep.program.registry import AVERAGE, INSTANTANEOUS, METHODS
+from meanstep.program.registry import AVERAGE, INDEPENDENT, INSTANTANEOUS, METHODS
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.integrity import read
 from meanstep.program.runs.saved import held
@@ -21,16 +21,17 @@ LEARNS = (AVERAGE, INSTANTANEOUS)
 
 @dataclass(frozen=True)
 class Facts:
-    """`recipe`: its name; `learns`: the velocity that the field knows, and so which samplers read it; `path`: the name of its path."""
+    """`recipe`: its name; `learns`: the velocity that the field knows, and so which samplers read it; `path`, `coupling`: their names."""
 
     recipe: str
     learns: str
     path: str = "linear"
+    coupling: str = INDEPENDENT
 
 
 def keep(run: Path, config: Config, learns: str) -> None:
     """Write them into a run's folder."""
-    facts = Facts(config.method.recipe, learns, config.method.path)
+    facts = Facts(config.method.recipe, learns, config.method.path, config.method.coupling)
     write(run / NAME, json.dumps(asdict(facts), indent=1) + "\n")
 
 
@@ -40,7 +41,7 @@ def known(run: Path) -> Facts:
     if path.is_file():
         try:
             found = Facts(**read(path, AGAIN))
-            if found.learns not in LEARNS or not isinstance(found.recipe, str) or not isinstance(found.path, str):
+            if found.learns not in LEARNS or not isinstance(found.recipe, str) or not isinstance(found.path, str) or not isinstance(found.coupling, str):
                 raise TypeError(f"{shown(found)} is no method")
             return found
         except TypeError as error:

@@ -11,7 +11,7 @@ from meanstep import paths
 from meanstep.program import methods, registry
 from meanstep.program.console import UserError
 from meanstep.program.data import Autoencoder, Manifest, decoded
-from meanstep.program.registry import AVERAGE, INSTANTANEOUS, PATHS, SAMPLERS, default_sampler
+from meanstep.program.registry import AVERAGE, INDEPENDENT, INSTANTANEOUS, PATHS, SAMPLERS, default_sampler
 from meanstep.program.runs import networks
 from meanstep.program.runs.decoder import decoder
 from meanstep.program.runs.facts import Facts, known
@@ -171,6 +171,8 @@ def check_sampler(name: str, facts: Facts) -> None:
         raise UserError(f"--sampler {name} is no function (field, z, times, y) but {found!r:.60}")
     if name not in SAMPLERS and facts.learns == INSTANTANEOUS and getattr(found, "facts", {}).get("reads") == AVERAGE:
         raise UserError(f"--sampler {name} jumps by the average velocity, and this field knows the instantaneous one only")
+    if facts.coupling != INDEPENDENT and draw.asks(name, "fresh"):
+        raise UserError(f"--sampler {name} mixes in fresh noise, and this run was trained under the coupling {facts.coupling}")
     if facts.path not in PATHS and draw.asks(name, "path"):
         raise UserError(
             f"--sampler {name} asks for the path {facts.path}, code that is not ours: sample from Python, samplers.{name}(path=)"

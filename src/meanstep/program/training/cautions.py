@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from meanstep.keys import key
 from meanstep.program.data.cache import Cache
 from meanstep.program.runs import networks
-from meanstep.program.runs.config import MethodConfig
+from meanstep.program.runs.method import MethodConfig
 from meanstep.program.training.state import State
 from meanstep.program.wrapped import uncompiled
 from meanstep.terms import Recipe, moving

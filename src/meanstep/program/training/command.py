@@ -23,7 +23,6 @@ from meanstep.program.runs.config import (
     AveragesConfig,
     Config,
     DataConfig,
-    MethodConfig,
     NetworkConfig,
     OptimiserConfig,
     RunConfig,
@@ -31,6 +30,7 @@ from meanstep.program.runs.config import (
     chunk,
     from_yaml,
 )
+from meanstep.program.runs.method import MethodConfig
 from meanstep.program.training import folder, loggers
 from meanstep.program.training.presets import DEFAULT, PRESETS
 

@@ -14,7 +14,6 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointError
 
 from meanstep.coefficients import Running
-from meanstep.keys import key
 from meanstep.loss import Loss, Output
 from meanstep.program.console import UserError
 from meanstep.program.data import Batch, Loader
@@ -122,18 +121,15 @@ class Step:
 
     def _forward(self, b: Batch, progress: float) -> Output:
         """The loss with the chunk's own random numbers, wherever it is computed."""
+        b, generator = self.state.coupled(b)
         if not self.config.run.compile:
-            out: Output = self.wrapped(b.x, b.y, progress, self.generator(b.start), b.noise, b.mask)
+            out: Output = self.wrapped(b.x, b.y, progress, generator, b.noise, b.mask)
             return out
         devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.generator(b.start).initial_seed())
+            torch.manual_seed(_after(generator, b))
             compiled: Output = self.wrapped(b.x, b.y, torch.tensor(progress, device=b.x.device), None, b.noise, b.mask)
             return compiled
-
-    def generator(self, start: int) -> Generator:
-        """The stream of the chunk that begins at a position."""
-        return key(self.config.run.seed, "train", start)
 
     def _placed(self, batch: Batch) -> Batch:
         """The batch as the network takes it: on its device, in its type, with a condition only if it takes one."""
@@ -163,8 +159,8 @@ class Step:
         bad = [name for name, p in state.owner.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
         where = f"after {state.seen:,} samples"
         checked = Loss(state.owner.loss.recipe, check=True, measure=False)
-        for b in map(self._placed, chunks):
-            given: dict[str, Any] = {"noise": b.noise, "mask": b.mask, "progress": self.progress, "generator": self.generator(b.start)}
+        for b, generator in (state.coupled(self._placed(chunk)) for chunk in chunks):
+            given: dict[str, Any] = {"noise": b.noise, "mask": b.mask, "progress": self.progress, "generator": generator}
             try:
                 with self._autocast():
                     checked(state.owner.net, b.x, b.y, **given)
@@ -178,23 +174,28 @@ class Step:
     def rehearse(self, chunks: list[Batch]) -> None:
         """One loss outside of the compiled step, in which a network that is not ours is found to carry tangents, or not."""
         if self.config.run.compile:
-            b = self._placed(chunks[0])
+            b, generator = self.state.coupled(self._placed(chunks[0]))
             with self._autocast():
-                Owner.forward(self.state.owner, b.x, b.y, 0.0, self.generator(b.start), b.noise, b.mask)
+                Owner.forward(self.state.owner, b.x, b.y, 0.0, generator, b.noise, b.mask)
 
     def observe(self, chunks: list[Batch]) -> None:
         """Let a coefficient that learns from the noise look at a few rows."""
         learner = self.state.owner.learner
         if not isinstance(learner, Running) or self.state.step % OBSERVE_EVERY:
             return
-        here = self._placed(chunks[0])
+        here, generator = self.state.coupled(self._placed(chunks[0]), "observe")
         net, proxy = self.state.owner.net, self.state.proxy
-        given: dict[str, Any] = {"noise": here.noise, "mask": here.mask, "generator": key(self.config.run.seed, "observe", here.start)}
+        given: dict[str, Any] = {"noise": here.noise, "mask": here.mask, "generator": generator}
         with torch.no_grad():
             for term, b in self.state.owner.loss.draw(here.x, here.y, progress=self.progress, **given):
                 if term.times is not None and self.ranks.largest(bool((b.r < b.t).any())):  # all ranks observe, or none
                     learner.observe(net, b, of(proxy.module) if proxy else own)
                     return
+
+
+def _after(generator: Generator, b: Batch) -> int:
+    """A seed for what a compiled step draws: the stream's own, or one that its noise, if it was drawn here, has no part in."""
+    return generator.initial_seed() if b.noise is None else int(torch.randint(2**62, (), generator=generator))
 
 
 @contextmanager

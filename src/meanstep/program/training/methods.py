@@ -7,8 +7,8 @@ from torch import nn
 
 from meanstep.program import methods, registry
 from meanstep.program.console import UserError
-from meanstep.program.registry import COUPLINGS, Method
-from meanstep.program.runs.config import MethodConfig
+from meanstep.program.registry import COUPLINGS, INDEPENDENT, PAIRS, POSTERIOR, Method
+from meanstep.program.runs.method import MethodConfig
 from meanstep.terms import Recipe
 from meanstep.velocities import Guided, LabelDropout, Posterior, conditional
 
@@ -24,8 +24,7 @@ class Built:
 def build(config: MethodConfig, net: nn.Module, proxy: nn.Module | None, posterior: Posterior | None, classes: int) -> Built:
     """The recipe; `UserError` for words that mean nothing."""
     method = registry.find(config.recipe)
-    if COUPLINGS in method.needs:
-        raise UserError(f"--method.recipe {config.recipe} needs {registry.NEEDS[COUPLINGS]}: train it from Python, loss(net, x, noise=e)")
+    _fits(config, method)
     registry.check_options(method, config.options)
     moving = {o.name: methods.coefficient(o.name, config.options[o.name]) for o in method.coefficients if o.name in config.options}
     learners = {name: value for name, value in moving.items() if isinstance(value, nn.Module)}
@@ -33,6 +32,16 @@ def build(config: MethodConfig, net: nn.Module, proxy: nn.Module | None, posteri
         raise UserError(f"--method.options: one coefficient can learn, got {', '.join(learners)}")
     options = config.options | moving | _guidance(config, method.options, classes) | _times(config, method)
     return Built(methods.build(config.recipe, net, proxy, posterior, **options), next(iter(learners.values()), None))
+
+
+def _fits(config: MethodConfig, method: Method) -> None:
+    """`UserError` for a coupling under which the recipe's mathematics does not hold."""
+    if COUPLINGS in method.needs and not config.coupling.startswith(PAIRS):
+        what = f"--method.recipe {config.recipe} needs {registry.NEEDS[COUPLINGS]}"
+        raise UserError(f"{what}: meanstep couple RUN writes some, then give --method.coupling {PAIRS}FILE")
+    if POSTERIOR in needs(config) and config.coupling != INDEPENDENT:
+        what = f"--method.coupling {config.coupling}: the posterior velocity of {config.recipe} weighs rows by the law of independent noise"
+        raise UserError(f"{what}: leave the coupling out, or choose another recipe or proxy")
 
 
 def needs(config: MethodConfig) -> frozenset[str]:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from meanstep.program.runs.config import AveragesConfig, Config, DataConfig, MethodConfig, NetworkConfig, OptimiserConfig, RunConfig
+from meanstep.program.runs.config import AveragesConfig, Config, DataConfig, NetworkConfig, OptimiserConfig, RunConfig
+from meanstep.program.runs.method import MethodConfig
 
 
 @dataclass(frozen=True)

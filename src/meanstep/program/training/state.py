@@ -20,6 +20,7 @@ from meanstep.program.runs.config import Config, OptimiserConfig
 from meanstep.program.runs.networks import Description
 from meanstep.program.training import methods
 from meanstep.program.training.averages import Average, names
+from meanstep.program.training.coupled import Coupled, coupled
 from meanstep.program.training.optimiser import precise
 from meanstep.program.training.pretrained import start_from
 from meanstep.program.training.ranks import Ranks
@@ -52,7 +53,8 @@ class Owner(nn.Module):
 class State:
     """`averages`: the configuration's, then the proxy's if it is another; `learns`: the average or the instantaneous velocity.
 
-    `seen`: samples; `step`: updates; `best`: of an evaluation; `data`: the digest of the cache.
+    `coupled`: where the noise of a chunk comes from; `seen`: samples; `step`: updates; `best`: of an evaluation; `data`: the digest of
+    the cache.
     """
 
     description: Description
@@ -61,6 +63,7 @@ class State:
     proxy: Average | None
     optimiser: torch.optim.Optimizer
     learns: str
+    coupled: Coupled
     seen: int = 0
     step: int = 0
     best: float = float("inf")
@@ -120,7 +123,9 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
         for module in dict.fromkeys(owner.loss.learned):
             ranks.shard(module)
     optimiser, data = _optimiser(config.optimiser, owner, ranks), cache.manifest.digest
-    return State(description, owner, averages, proxy, optimiser, learns(built.recipe), data=data)
+    mirrored = config.data.flips or cache.manifest.flips != "none"
+    pairs = coupled(config.method.coupling, config.run.seed, len(cache), cache.shape, classes(config, cache) > 0, mirrored)
+    return State(description, owner, averages, proxy, optimiser, learns(built.recipe), pairs, data=data)
 
 
 def _loss(config: Config, net: nn.Module, recipe: Recipe) -> Loss:

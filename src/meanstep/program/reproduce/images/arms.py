@@ -14,8 +14,8 @@ from meanstep.program.errors import UserError, shown
 from meanstep.program.reading import trees
 from meanstep.program.reproduce.arms import unknown
 from meanstep.program.reproduce.images.protocol import AUTHORS, OURS
-from meanstep.program.runs.config import MethodConfig
 from meanstep.program.runs.config import from_yaml as from_config
+from meanstep.program.runs.method import MethodConfig
 
 CONSTANT, ANCHORED, SCHEDULE, RECIPE = "constant", "anchored", "schedule", "recipe"
 

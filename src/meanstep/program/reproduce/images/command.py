@@ -26,12 +26,12 @@ from meanstep.program.runs.config import (
     AveragesConfig,
     Config,
     DataConfig,
-    MethodConfig,
     NetworkConfig,
     OptimiserConfig,
     RunConfig,
     checked,
 )
+from meanstep.program.runs.method import MethodConfig
 from meanstep.program.training.command import CONFIG, PRESET, Where, based, parts, started
 from meanstep.program.training.command import examined as possible
 from meanstep.program.training.presets import DEFAULT

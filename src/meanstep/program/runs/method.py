@@ -1,0 +1,54 @@
+"""The part of a run's configuration that says how it is trained: recipe, path, coupling, proxies and guidance. Builds nothing."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from meanstep.program.errors import UserError
+from meanstep.program.flags import Options, unset
+from meanstep.program.ranges import Amount, Below, Ranged, Rows, Share, ranged
+
+RECIPE = (
+    "The recipe's options: '{beta: 0.5, proxy: ema, diagonal_share: 0.5, times: uniform, power: 0}'. A coefficient is a number, or a "
+    "schedule such as {linear: [0, 1]}, {cosine: [0, 1]}, {over_t: [0, 1, 4]} (like t^4, all training long), or running (estimated per bin "
+    "of (r, t) during training), or climber (moved by the distance at each evaluation)."
+)
+
+
+@dataclass(frozen=True)
+class MethodConfig(Ranged):
+    """The recipe and its settings. What you leave out is as published, see docs/choosing.md."""
+
+    PREFIX = "method."
+
+    recipe: str = "meanflow"
+    """A recipe's name, such as meanflow, coefficient, improved_meanflow, flow_matching, or a function of yours, package.module:function."""
+    options: Annotated[Options, unset("none", "YAML", "{}", RECIPE)] = field(default_factory=dict)
+    largest_gap: Annotated[float | None, unset("none", "FLOAT above 0 to 1", "None")] = None
+    """Largest gap t - r of the recipe's times: r is raised where the gap is larger. Samples that jump further use gaps never trained."""
+    path: str = "linear"
+    """The path between data and noise: linear, trigonometric, or one of yours, package.module:name."""
+    coupling: Annotated[str, tyro.conf.arg(metavar="NAME | pairs:FILE")] = "independent"
+    """Which noise goes with which row: independent, optimal-transport (of the rows of a chunk, within each class where the network takes
+    labels), or pairs:FILE, the noise of each row in an .npy, or in an .npz as noise: what `meanstep couple` writes."""
+    proxy_decay: Below = 0.999
+    """Decay of the EMA copy that serves as a proxy."""
+    references: Rows = 2048
+    """Rows of the data that a posterior velocity compares with."""
+    components: Annotated[int, unset("all entries", "INT from 0 to 1048576")] = 0
+    """Principal components of the data in which a posterior velocity compares rows."""
+    dropout: Below = 0.1
+    """Share of the rows whose label is hidden, which guidance needs."""
+    omega: Amount = 1.0
+    """Guidance in the training target: its scale; the effective one is omega / (1 - kappa)."""
+    kappa: Below = 0.0
+    """Guidance in the training target: the share of the network's own conditional velocity."""
+    window: Annotated[tuple[Share, Share], ranged("FLOAT FLOAT from 0 to 1")] = (0.0, 1.0)
+    """Times at which the target is guided: from the first one to the second."""
+
+    def __post_init__(self) -> None:
+        """`UserError` for a number out of its range, and for a window that ends before it begins."""
+        super().__post_init__()
+        if self.window[0] > self.window[1]:
+            raise UserError(f"--method.window: the first time is at most the second, got {self.window[0]:g} {self.window[1]:g}")

@@ -1,0 +1,96 @@
+"""Runs under a coupling: recorded, gone on with, refused where the mathematics breaks; and pairs of a run as data of another."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import meanstep as ms
+from meanstep.cli import main
+from meanstep.program.console import UserError
+from meanstep.program.data import Batch
+from meanstep.program.data.order import flips, rows
+from meanstep.program.training.coupled import coupled
+
+SMALL = ("--network.patch=4", "--network.width=16", "--network.depth=1", "--network.heads=2", "--batch=16", "--warmup=0")
+QUIET = ("--device=cpu", "--sample-every=0", "--evaluate-every=0", "--averages.decays=0.9")
+
+
+def run(*words: str, code: int = 0) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == code
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder, draw = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    np.savez(folder / "pictures.npz", images=draw.integers(0, 256, (40, 8, 8), dtype=np.uint8), labels=np.arange(40) % 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEANSTEP_CACHE", str(folder / "cache"))
+        yield folder / "pictures.npz"
+
+
+def train(out: Path, source: Path, *words: str, code: int = 0) -> Path:
+    run("train", f"--out={out}", f"--data.source={source}", *SMALL, *QUIET, *words, code=code)
+    return out
+
+
+@pytest.fixture(scope="module")
+def flow(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = ("--method.recipe=flow_matching", "--method.coupling=optimal-transport", "--samples=64")
+    return train(tmp_path_factory.mktemp("flow") / "run", data, *words)
+
+
+def test_a_coupling_is_recorded_and_stays(flow: Path, data: Path, capsys: pytest.CaptureFixture[str]):
+    assert yaml.safe_load((flow / "config.yaml").read_text())["method"]["coupling"] == "optimal-transport"
+    assert json.loads((flow / "method.json").read_text())["coupling"] == "optimal-transport"
+    train(flow, data, "--method.coupling=independent", "--samples=96", code=2)
+    assert "--method.coupling optimal-transport, now independent" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_pairs_of_a_run_are_data_of_another(flow: Path, tmp_path: Path):
+    run("couple", str(flow), f"--out={tmp_path / 'pairs.npz'}", "--pairs=20", "--steps=3", "--device=cpu")
+    held = np.load(tmp_path / "pairs.npz")
+    model = ms.load(flow)
+    assert np.array_equal(held["images"], model.sample(20, 3).movedim(1, -1).numpy())
+    assert np.array_equal(held["noise"], ms.noise(range(20), (1, 8, 8)).numpy()) and len(held["labels"]) == 20
+    words = ("--method.recipe=rectified_meanflow", f"--method.coupling=pairs:{tmp_path / 'pairs.npz'}", "--samples=32")
+    train(tmp_path / "one", tmp_path / "pairs.npz", *words)
+    assert ms.load(tmp_path / "one").sample(2).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--method.recipe=posterior_meanflow", "--method.coupling=optimal-transport"), "law of independent noise"),
+        (("--method.recipe=rectified_meanflow",), "meanstep couple RUN"),
+        (("--method.coupling=optimal",), "choose among independent, optimal-transport"),
+        (("--method.coupling=pairs:none.npz",), "that is there"),
+    ],
+)
+def test_what_a_coupling_breaks_is_refused(words: tuple[str, ...], told: str, data: Path, tmp_path: Path, capsys: Any):
+    train(tmp_path / "run", data, *words, "--samples=32", code=2)
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_reads_a_coupled_run_refuses_independent_noise(flow: Path, capsys: pytest.CaptureFixture[str]):
+    run("diagnose", str(flow), "--budget=1s", code=2)
+    assert "which is another training" in " ".join(capsys.readouterr().err.split())
+
+
+def test_partners_follow_their_rows_and_are_mirrored_with_them(tmp_path: Path):
+    e = torch.randn(10, 1, 2, 3, generator=ms.key(1))
+    np.save(tmp_path / "e.npy", e.numpy())
+    found = coupled(f"pairs:{tmp_path / 'e.npy'}", 7, 10, (1, 2, 3), False, True)
+    batch, _ = found(Batch(8, torch.zeros(4, 1, 2, 3)))
+    for k, (at, flip) in enumerate(zip(rows(10, 7, 8, 4).tolist(), flips(10, 7, 8, 4).tolist(), strict=True)):
+        assert batch.noise is not None and torch.equal(batch.noise[k], e[at].flip(-1) if flip else e[at])
+    for change, told in ((e[:9], "one row for each"), (e + 3, "samples start from 0 and 1"), (e / 0, "not finite")):
+        np.save(tmp_path / "bad.npy", change.numpy())
+        with pytest.raises(UserError, match=told):
+            coupled(f"pairs:{tmp_path / 'bad.npy'}", 7, 10, (1, 2, 3), False, False)
