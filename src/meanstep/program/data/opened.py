@@ -45,7 +45,7 @@ class Opened:
     @classmethod
     def of(cls, request: Request) -> "Opened":
         """`UserError` in one line for what cannot be made."""
-        source = open_source(request.source, request.split, request.image, request.label)
+        source = open_source(request.source, request.split, request.image, request.label, request.conditions)
         autoencoder = open_autoencoder(request.autoencoder, request.device)
         if source.plain:
             return cls._plain(request, source, autoencoder)

@@ -12,7 +12,7 @@ import tyro
 from meanstep.program import flags
 from meanstep.program.console import UserError, alone, out, put_json, say, stage, takes_json
 from meanstep.program.data.manifest import NAME
-from meanstep.program.data.request import present
+from meanstep.program.data.request import chosen, present
 from meanstep.program.errors import naming
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import Json, hinted
@@ -141,11 +141,11 @@ class Where:
 
 def suited(found: Config, start: Config, source: str) -> Config:
     """The configuration with the network and the extractor for a source of numbers, where those of the preset `start` are for pictures."""
-    if source == "digits" or not Path(source).expanduser().exists():
+    if source == "digits" or not Path(chosen(source)[0]).expanduser().exists():
         return found
     from meanstep.program.data.sources import plain_shape  # reads arrays, which help does not
 
-    if (shape := plain_shape(source)) is None:
+    if (shape := plain_shape(source, found.data.condition)) is None:
         return found
     if found.network == start.network and not options.suits(start.network.name, shape):
         found = dataclasses.replace(found, network=NetworkConfig("mlp"))
