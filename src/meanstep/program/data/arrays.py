@@ -109,7 +109,7 @@ def _named(path: Path, parts: Parts, split: str, conditions: tuple[str, ...]) ->
             if x == "images" and parts[x].dtype != np.uint8:
                 raise UserError(f"{path.name} holds images of type {parts[x].dtype}: save uint8 from 0 to 255, or name rows of numbers x")
             labels = None if conditions else parts.get(y)
-            return replace(_stacked(path.name, parts[x], labels, _names(parts)), left_out=_unread(parts, x, y, *conditions))
+            return replace(_stacked(path.name, parts[x], labels, _names(parts)), left_out=_unread(parts, x, *(conditions or (y,))))
     held = ", ".join(sorted(parts)[:8]) or "nothing"
     remedy = f"rows of numbers are named x, or {path.name}:NAME"
     raise UserError(f"{path.name} has no array x_{split}, no images and no data with offsets; it holds {held}; {remedy}")

@@ -168,7 +168,12 @@ def _lines(record: dict[str, Any], opened: "Opened", what: str, empty: Collectio
 
     n, source = record[opened.noun], opened.source
     number = f"{n:,}" if opened.taken == "all" else f"{n:,} of {len(source):,}"
-    yield f"{number} {opened.noun} of {what}, {len(source.classes) or 'no'} classes{more}"
+    known = (
+        f"conditions {', '.join(source.conditions)}"
+        if source.conditions and not source.classes
+        else f"{len(source.classes) or 'no'} classes"
+    )
+    yield f"{number} {opened.noun} of {what}, {known}{more}"
     if source.left_out:
         yield f"left out, not read: {counted(source.left_out)}"
     if empty:
