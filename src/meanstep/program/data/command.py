@@ -25,7 +25,7 @@ CROP = (
     "(arXiv 2105.05233); none refuses images of another size."
 )
 
-CONDITION = "Columns of a table, or arrays of a file, that are given to the network beside the rows."
+CONDITION = "Conditions: columns of a table, or arrays of a file, that are given to the network beside the rows."
 
 
 @dataclass(frozen=True)

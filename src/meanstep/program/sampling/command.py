@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meanstep.program.sampling.conditions import Stored
 
 KINDS = (".png", ".npz", ".npy", ".jpg", ".jpeg", ".webp")
-CONDITION = "Which conditions all samples get, in units of the data: the name of a category, a number; others are drawn."
+CONDITION = "Conditions: those that all samples get, in units of the data: the name of a category, a number; others are drawn."
 LABELS = "Which classes: one, or several that are repeated over the seeds, by name or number; a name wins."
 
 
