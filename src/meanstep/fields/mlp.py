@@ -1,6 +1,7 @@
 """A perceptron in `(z, t, t - r)` for points, alone `[B, D]` or as an ensemble of independent members `[M, B, D]`."""
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ class MLP(nn.Module):
     """Average velocity of points in `dim` dimensions: `depth` hidden layers of `width` units, SiLU, Fourier features of `t` and `t - r`.
 
     `members`: leading axes of an ensemble, e.g. `(5,)` for inputs `[5, B, D]`; no member sees another. `classes`: number of labels `y`
-    (int64 `[*B]`), and label `classes` means none. `head`: a second output, the auxiliary velocity. `generator` draws the weights.
+    (int64 `[*B]`), and label `classes` means none. `conditions`: instead of labels, parts of `y` by name, each a number of categories
+    (int64 `[*B]`, one more means none) or the shape of its numbers (`[*B, *shape]`); all are features of the first layer. `head`: a second
+    output, the auxiliary velocity. `generator` draws the weights.
     """
 
     frequencies: Tensor
@@ -28,6 +31,7 @@ class MLP(nn.Module):
         *,
         members: tuple[int, ...] = (),
         classes: int = 0,
+        conditions: Mapping[str, int | Sequence[int]] | None = None,
         head: bool = False,
         frequencies: int = 8,
         generator: Generator | None = None,
@@ -37,7 +41,11 @@ class MLP(nn.Module):
             raise ValueError(f"dim, width and depth are at least 1, got {dim}, {width}, {depth}")
         self.dim, self.classes = dim, classes
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(frequencies).div(2) / 2, persistent=False)
-        first = dim + 4 * frequencies + (classes + 1 if classes else 0)
+        if classes and conditions:
+            raise ValueError("an MLP takes labels or other conditions: give classes or conditions")
+        self.conditions = {name: size if isinstance(size, int) else tuple(size) for name, size in (conditions or {}).items()}
+        known = sum(size + 1 if isinstance(size, int) else math.prod(size) for size in self.conditions.values())
+        first = dim + 4 * frequencies + (classes + 1 if classes else 0) + known
         sizes = [first, *[width] * depth, dim * (2 if head else 1)]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
@@ -54,10 +62,18 @@ class MLP(nn.Module):
         if self.classes:
             known = torch.full_like(t, self.classes, dtype=torch.int64) if y is None else y
             parts.append(nn.functional.one_hot(known, self.classes + 1).to(z))
-        h = torch.cat(parts, -1)
+        h = torch.cat([*parts, *self._known(y, z, t)], -1)
         for k, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = torch.matmul(nn.functional.silu(h) if k else h, w) + b
         return h
+
+    def _known(self, y: Any, z: Tensor, t: Tensor) -> Iterator[Tensor]:
+        """The features of the conditions, `[*B, n]` each; `y` a tensor where there is one, else by name."""
+        if self.conditions and y is None:
+            raise ValueError(f"this MLP takes the conditions {', '.join(self.conditions)}, and y is None")
+        for name, size in self.conditions.items():
+            part = y[name] if isinstance(y, dict) else y
+            yield (nn.functional.one_hot(part, size + 1) if isinstance(size, int) else part.reshape(*t.shape, -1)).to(z)
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         """The average velocity: `[*M, B, D], [*M, B], [*M, B] -> [*M, B, D]`."""

@@ -5,17 +5,20 @@ A new kind of file is an entry of `READERS`.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from meanstep.program.console import UserError
+from meanstep.program.data.conditions import conditioned, known
 from meanstep.program.data.formats import decoded
+from meanstep.program.data.request import chosen
 from meanstep.program.data.source import Broken, Source, numbered, one_split
-from meanstep.program.reading import arrays
+from meanstep.program.reading import arrays, tensors
 
 SPLITS = {"train": 0, "test": 1}
 Parts = Mapping[str, np.ndarray]
@@ -33,20 +36,43 @@ def digits(split: str) -> Source:
     return _stacked("digits", pixels, held.target, tuple(map(str, range(10))))
 
 
-def file(spec: str, split: str) -> Source:
-    """Of one array; or of several by name: encoded images (data, offsets), x_train ..., images and labels, or x and y."""
-    parts = _read(spec)
-    path = Path(spec).expanduser()
+def file(spec: str, split: str, conditions: Sequence[str] = ()) -> Source:
+    """Of one array; or of several by name: encoded images (data, offsets), x_train ..., images and labels, x and y, or the one asked for.
+
+    `conditions`: arrays of the file, of a split `NAME_train` ... if there are, in place of its labels.
+    """
+    place, name = chosen(spec)
+    path = Path(place).expanduser()
+    parts = _read(path)
+    asked = {condition: f"{condition}_{split}" if f"{condition}_{split}" in parts else condition for condition in conditions}
+    known(list(asked.values()), [part for part in parts if part], str(path), "array")
+    held = _opened(path, parts, split, name, tuple(asked.values()))
+    return conditioned(
+        held, {condition: parts[part] for condition, part in asked.items()}, lambda i, of: f"{path}, array {of}, row {i} (from 0)"
+    )
+
+
+def _opened(path: Path, parts: Parts, split: str, name: str, conditions: tuple[str, ...]) -> Source:
+    if name:
+        known([name], parts, str(path), "array")
+        one_split(path.name, split)
+        return replace(_stacked(path.name, parts[name], None, ()), left_out=_unread(parts, name, *conditions))
     if "" in parts:
         one_split(path.name, split)
         return _stacked(path.name, parts[""], None, ())
     if {"data", "offsets"} <= parts.keys():
+        if conditions:
+            raise UserError(f"{path.name} holds encoded images, which have labels: leave --data.condition out")
         return _blob(path.name, parts, split)
-    return _named(path, parts, split)
+    return _named(path, parts, split, conditions)
 
 
-def _read(spec: str) -> Parts:
-    path = Path(spec).expanduser()
+def reads(spec: str) -> bool:
+    """Whether a source is a file of arrays by its ending."""
+    return chosen(spec)[0].endswith(tuple(READERS))
+
+
+def _read(path: Path) -> Parts:
     if not path.is_file():
         raise UserError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
     return READERS[path.suffix](path)
@@ -60,11 +86,19 @@ def _npz(path: Path) -> Parts:
     return dict(arrays.archive(path))
 
 
-READERS: dict[str, Callable[[Path], Parts]] = {".npy": _npy, ".npz": _npz}
+def _safetensors(path: Path) -> Parts:
+    """Half precision that NumPy has not as float32."""
+    held = tensors.File.open(path).tensors()
+    return {name: (x.float() if x.dtype.is_floating_point and x.dtype not in NUMPY else x).numpy() for name, x in held.items()}
+
+
+NUMPY = (torch.float16, torch.float32, torch.float64)
+"""Floats that NumPy has too."""
+READERS: dict[str, Callable[[Path], Parts]] = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
 """By ending: the arrays of a file by name, one alone under an empty name."""
 
 
-def _named(path: Path, parts: Parts, split: str) -> Source:
+def _named(path: Path, parts: Parts, split: str, conditions: tuple[str, ...]) -> Source:
     if split not in SPLITS:
         raise UserError(f"{path.name} has no split {split!r}; give {' or '.join(SPLITS)}")
     whole = next((pair for pair in WHOLE if pair[0] in parts), None)
@@ -74,9 +108,11 @@ def _named(path: Path, parts: Parts, split: str) -> Source:
         if x in parts:
             if x == "images" and parts[x].dtype != np.uint8:
                 raise UserError(f"{path.name} holds images of type {parts[x].dtype}: save uint8 from 0 to 255, or name rows of numbers x")
-            return replace(_stacked(path.name, parts[x], parts.get(y), _names(parts)), left_out=_unread(parts, x, y))
+            labels = None if conditions else parts.get(y)
+            return replace(_stacked(path.name, parts[x], labels, _names(parts)), left_out=_unread(parts, x, *(conditions or (y,))))
     held = ", ".join(sorted(parts)[:8]) or "nothing"
-    raise UserError(f"{path.name} has no array x_{split}, no images and no data with offsets; it holds {held}; rows of numbers are named x")
+    remedy = f"rows of numbers are named x, or {path.name}:NAME"
+    raise UserError(f"{path.name} has no array x_{split}, no images and no data with offsets; it holds {held}; {remedy}")
 
 
 WHOLE = (("images", "labels"), ("x", "y"), ("x", "labels"))
@@ -85,8 +121,8 @@ WHOLE = (("images", "labels"), ("x", "y"), ("x", "labels"))
 
 def _unread(parts: Parts, *read: str) -> dict[str, int]:
     """Entries of the arrays that are neither read nor those of another split."""
-    known = {*read, "classes", "seeds", "noise", *(f"{part}_{name}" for name in SPLITS for part in "xy")}
-    return {name: len(x) for name, x in parts.items() if name not in known and x.ndim}
+    ours = {*read, "classes", "seeds", "noise", *(f"{part}_{name}" for name in SPLITS for part in "xy")}
+    return {name: len(x) for name, x in parts.items() if name not in ours and x.ndim}
 
 
 def _names(parts: Parts) -> tuple[str, ...]:
@@ -173,7 +209,9 @@ def _labels(name: str, y: np.ndarray | None, n: int) -> np.ndarray | None:
     if y is None:
         return None
     if y.dtype.kind not in "iu" or y.shape not in ((n,), (n, 1)):
-        raise UserError(f"{name}: labels of type {y.dtype} and shape {y.shape} for {n} images; give whole numbers [{n}]")
+        raise UserError(
+            f"{name}: labels of type {y.dtype} and shape {y.shape} for {n} images; give whole numbers [{n}], or name it as a condition"
+        )
     return y.reshape(n).astype(np.int64)
 
 

@@ -6,7 +6,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from meanstep.program.console import UserError, err, say
-from meanstep.program.data.cache import Cache
+from meanstep.program.data.cache import PREFIX, Cache
 from meanstep.program.data.codecs import DTYPES
 from meanstep.program.data.manifest import NAME, Manifest, Shard
 from meanstep.program.data.offenders import FEW, Offence, found, refused, skipped
@@ -28,7 +28,7 @@ from meanstep.program.reading.tensors import File
 
 Told = Callable[[int], None]
 Read = tuple[list[tuple[np.ndarray, int]], list[str]]
-"""Items and labels, and what was wrong with those that are left out."""
+"""Items and their numbers, and what was wrong with those that are left out."""
 
 
 def make(opened: Opened, folder: Path, told: Told = lambda done: None) -> Cache:
@@ -63,7 +63,7 @@ def _tell(opened: Opened, held: Unfinished) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+    return json.loads(json.dumps(value, default=asdict))
 
 
 def _room(folder: Path, opened: Opened, rows: int) -> None:
@@ -75,18 +75,21 @@ def _room(folder: Path, opened: Opened, rows: int) -> None:
 def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: ThreadPoolExecutor, told: Told) -> dict[str, Any]:
     """Read, encode and write one shard; its entry in the list of finished ones."""
     tensors: dict[str, list[Tensor]] = {name: [] for name in ("x", "y", "x_flip")[: 3 if opened.flips == "stored" else 2]}
-    done, broken = 0, list[str]()
+    done, broken, kept = 0, list[str](), list[int]()
     for at, (batch, errors) in _batches(opened, index, pool):
         broken += errors
         if batch:
             items = torch.from_numpy(np.stack([item for item, _ in batch]))
             tensors["x"].append(_encode(opened, items, at))
-            tensors["y"].append(torch.tensor([label for _, label in batch]))
+            tensors["y"].append(torch.tensor([opened.source.label(i) for _, i in batch]))
+            kept += [i for _, i in batch]
             if opened.flips == "stored":
                 tensors["x_flip"].append(_encode(opened, items.flip(-1), at))
         done += len(at)
         told(k * opened.rows + done)
     whole = {name: torch.cat(parts) for name, parts in tensors.items()} if tensors["x"] else {}
+    if kept and opened.source.labels is None:
+        whole |= {PREFIX + name: torch.from_numpy(x[kept]) for name, x in opened.source.conditions.items()}
     rows = len(whole.get("y", ()))
     entry: dict[str, Any] = {"name": f"shard-{k:05d}.safetensors", "rows": rows, "skipped": len(index) - rows}
     entry |= {"broken": broken[:FEW]} if broken else {}
@@ -119,7 +122,7 @@ def _read(opened: Opened, at: np.ndarray) -> Read:
     items, errors = list[tuple[np.ndarray, int]](), list[str]()
     for i in at.tolist():
         try:
-            items.append(opened.take(i))
+            items.append((opened.take(i)[0], i))
         except UserError as error:
             if not (opened.request.skip_broken and isinstance(error, Broken)):
                 raise Offence(str(error)) from error

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from meanstep.program.data.manifest import NAME, Manifest, Shard
 from meanstep.program.reading.tensors import File
 from meanstep.shapes import over
 
+PREFIX = "condition."
+"""Of the names of tensors that are conditions."""
 CHEAP = 1 << 30  # a cache up to so many bytes is hashed whenever it is opened: a second or two
 
 
@@ -27,6 +30,8 @@ class Cache:
     _starts: Tensor = field(repr=False)  # where each of them begins, and the end
     _mean: Tensor = field(repr=False)  # [F, 1, ...]: of each entry of the first axis of a row
     _std: Tensor = field(repr=False)
+    conditions: dict[str, Tensor] = field(repr=False)
+    """By name `[len(cache), ...]` as they are stored; labels are not among them."""
 
     @classmethod
     def open(cls, path: Path | str, verify: bool | None = None) -> "Cache":
@@ -40,7 +45,9 @@ class Cache:
         held = [_shard(path, shard, manifest, total <= CHEAP if verify is None else verify) for shard in manifest.shards]
         blocks = [block[name] for name in ("x", "x_flip") for block in held if name in block]
         starts = torch.tensor([0, *(len(block) for block in blocks)]).cumsum(0)
-        return cls(path, manifest, torch.cat([block["y"] for block in held]), blocks, starts, *manifest.moments(torch.zeros(())))
+        conditions = {c.name: torch.cat([block[PREFIX + c.name] for block in held]) for c in manifest.beside}
+        labels = torch.cat([block["y"] for block in held])
+        return cls(path, manifest, labels, blocks, starts, *manifest.moments(torch.zeros(())), conditions)
 
     def __len__(self) -> int:
         return self.manifest.count
@@ -76,6 +83,12 @@ class Cache:
         x = z.to(torch.float32, copy=True)  # in place from here: fresh memory costs more than arithmetic
         return CODECS[self.manifest.codec].seen(x, self._mean, self._std), self.labels[index]
 
+    def condition(self, index: Tensor) -> Any:
+        """What the network is given beside the rows `index` `[B]`: labels int64 `[B]`, one condition `[B, ...]`, several by name."""
+        if self.manifest.beside:
+            return self.manifest.tree({name: values[index] for name, values in self.conditions.items()})
+        return self.labels[index] if self.classes else None
+
     def stored(self, index: Tensor) -> Tensor:
         """Rows of the blocks seen as one, as they are stored; sorted, so that each block is asked once."""
         ordered, back = index.sort()
@@ -90,8 +103,10 @@ class Cache:
 
 def _shard(folder: Path, shard: Shard, manifest: Manifest, verify: bool) -> dict[str, Tensor]:
     """Its tensors, memory-mapped; `UserError` unless they have the size, the shapes and, if asked, the sha256 that the manifest states."""
-    names = ("x", "y", "x_flip") if manifest.flips == "stored" else ("x", "y")
-    wanted = {name: ((shard.rows, *manifest.shape), DTYPES[manifest.dtype]) for name in names} | {"y": ((shard.rows,), torch.int64)}
+    rows = ("x", "x_flip") if manifest.flips == "stored" else ("x",)
+    wanted = {name: ((shard.rows, *manifest.shape), DTYPES[manifest.dtype]) for name in rows} | {"y": ((shard.rows,), torch.int64)}
+    for c in manifest.beside:
+        wanted[PREFIX + c.name] = (shard.rows, *c.shape), torch.int64 if c.words else torch.float32
     path = folder / shard.name
     if not path.exists():
         raise UserError(f"{folder}: {shard.name} is missing; make the cache again")
@@ -106,4 +121,4 @@ def _shard(folder: Path, shard: Shard, manifest: Manifest, verify: bool) -> dict
         raise UserError(f"{error}; make the cache again") from None
     if any(name not in found or (found[name].shape, found[name].dtype) != how for name, how in wanted.items()):
         raise UserError(f"{folder}: {shard.name} has other shapes than the manifest states; make the cache again")
-    return {name: found[name] for name in names}
+    return {name: found[name] for name in wanted}

@@ -25,6 +25,8 @@ CROP = (
     "(arXiv 2105.05233); none refuses images of another size."
 )
 
+CONDITION = "Conditions: columns of a table, or arrays of a file, that are given to the network beside the rows."
+
 
 @dataclass(frozen=True)
 class MakeCache(Ranged):
@@ -74,6 +76,7 @@ class MakeCache(Ranged):
     """The column of images on the hub; the ending of a webdataset's images where a key has several, such as mask.png."""
     label_column: str = "label"
     """The column of labels on the hub, the key in a webdataset's .json."""
+    condition: Annotated[tuple[str, ...], hinted(CONDITION, "labels, if there are some", "[NAME ...]")] = ()
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Say what would be made, and make nothing."""
     json: Json = None
@@ -108,7 +111,7 @@ class MakeCache(Ranged):
         return Request(**asked | {name: ZEROS[name] for name in ZEROS if asked[name] is None})
 
 
-NAMED = {"batch": "chunk", "image": "image_column", "label": "label_column"}
+NAMED = {"batch": "chunk", "image": "image_column", "label": "label_column", "conditions": "condition"}
 """Where the command has another word for an entry of the request."""
 ZEROS: dict[str, Any] = {"channels": 0, "size": 0, "limit": 0, "shard": 0, "dtype": ""}
 """What a request holds where nothing is asked."""
@@ -165,7 +168,12 @@ def _lines(record: dict[str, Any], opened: "Opened", what: str, empty: Collectio
 
     n, source = record[opened.noun], opened.source
     number = f"{n:,}" if opened.taken == "all" else f"{n:,} of {len(source):,}"
-    yield f"{number} {opened.noun} of {what}, {len(source.classes) or 'no'} classes{more}"
+    known = (
+        f"conditions {', '.join(source.conditions)}"
+        if source.conditions and not source.classes
+        else f"{len(source.classes) or 'no'} classes"
+    )
+    yield f"{number} {opened.noun} of {what}, {known}{more}"
     if source.left_out:
         yield f"left out, not read: {counted(source.left_out)}"
     if empty:

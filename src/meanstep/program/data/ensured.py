@@ -27,13 +27,23 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
     The folder's name is a digest of source and settings, so that the next call finds it. `UserError` as in `Cache.open` and `make`.
     """
     if (Path(spec).expanduser() / NAME).exists():
-        return Cache.open(spec)
+        return _conditioned(Cache.open(spec), request.conditions if request else ())
     try:
         return _made(spec, Opened.of(replace(request or Request(spec), source=spec)))
     except UserError as error:
         if type(error) is not UserError:
             raise
         raise UserError(re.sub(r"--(crop|enlarge)", r"meanstep cache --\1", str(error).replace(" --size", " --data.size"))) from None
+
+
+def _conditioned(cache: Cache, asked: tuple[str, ...]) -> Cache:
+    """The cache, or `UserError` if other conditions are asked for than it was made with."""
+    held = tuple(c.name for c in cache.manifest.conditions)
+    if asked and asked != held:
+        raise UserError(
+            f"{cache.path} was made with the conditions {', '.join(held) or 'none'}: make it with --condition {' '.join(asked)}"
+        )
+    return cache
 
 
 def _made(spec: str, opened: Opened) -> Cache:

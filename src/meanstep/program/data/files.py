@@ -1,4 +1,4 @@
-"""Images in files: a folder, or webdataset tar files. Knows no sizes."""
+"""Images or rows in files: a folder, or webdataset tar files. Knows no sizes."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from meanstep.program.data import webdataset
+from meanstep.program.data import folders, webdataset
 from meanstep.program.data.formats import counted, decoded, ending, endings, readable
 from meanstep.program.data.manifest import sha256
 from meanstep.program.data.request import SOURCES
@@ -28,7 +28,7 @@ SPLITS = ("train", "test", "val")
 
 
 def folder(spec: str, split: str) -> Source:
-    """Images of a folder; its sub-folders, if the images lie in them, are the labels, in natural order: 2 before 10.
+    """Images of a folder, else its rows in .npy, else in .wav; its sub-folders, if they lie in them, are the labels: 2 before 10.
 
     A sub-folder named like the split is the split.
     """
@@ -40,14 +40,16 @@ def folder(spec: str, split: str) -> Source:
     if root.name not in (split, "val") and split != "train":
         raise UserError(f"{root} has no split {split!r}: it has no sub-folder of that name")
     left_out = _beside(top, split) if root != top else Counter[str]()
-    paths = sorted(_images(root, left_out))
+    paths = _alike(sorted(_files(root, left_out)), left_out)
     if not paths:
-        raise UserError(f"{root} holds no images ({', '.join(sorted(endings()))})" + (f" but {counted(left_out)}" if left_out else ""))
+        known = f"({', '.join(sorted(endings()))}) and no rows ({', '.join(folders.READERS)})"
+        raise UserError(f"{root} holds no images {known}" + (f" but {counted(left_out)}" if left_out else ""))
     tops = [path.partition("/")[0] if "/" in path else "" for path in paths]
     classes = tuple(sorted({name for name in tops if name}, key=natural))
     if classes and "" in tops:
         at = paths[tops.index("")]
-        raise UserError(f"{root} has images beside sub-folders of images ({at}, {classes[0]}/): which label do they have?")
+        noun = "images" if readable(at) else "files"
+        raise UserError(f"{root} has {noun} beside sub-folders of {noun} ({at}, {classes[0]}/): which label do they have?")
     number = {name: k for k, name in enumerate(classes)}
     labels = np.array([number[name] for name in tops], dtype=np.int64) if classes else None
 
@@ -58,6 +60,8 @@ def folder(spec: str, split: str) -> Source:
         return [f"{path} {sha256(root / path)}" for path in paths]
 
     name = top.resolve().name
+    if not readable(paths[0]):
+        return folders.rows(name, classes, labels, [root / path for path in paths], hashing, left_out)
     return Source(name, classes, labels, len(paths), read, lambda i: str(root / paths[i]), hashing, left_out=left_out)
 
 
@@ -73,26 +77,39 @@ def _beside(top: Path, split: str) -> Counter[str]:
     return Counter(HIDDEN if p.name.startswith(".") else "folder beside the splits" if p.is_dir() else ending(p.name) for p in others)
 
 
-def _images(root: Path, left_out: Counter[str]) -> Iterator[str]:
-    """Names below the root, with slashes; links to folders are followed, once each. `left_out` counts what is no image by its ending."""
+def _kind(name: str) -> str:
+    """What a file of this name is: an image, a row by its ending, empty for neither."""
+    return "image" if readable(name) else end if (end := ending(name)) in folders.READERS else ""
+
+
+def _alike(paths: list[str], left_out: Counter[str]) -> list[str]:
+    """The images, or the rows of the first kind if there are none; `left_out` counts the others."""
+    there = {_kind(path) for path in paths}
+    chosen = next((kind for kind in ("image", *folders.READERS) if kind in there), "")
+    left_out.update(ending(path) for path in paths if _kind(path) != chosen)
+    return [path for path in paths if _kind(path) == chosen]
+
+
+def _files(root: Path, left_out: Counter[str]) -> Iterator[str]:
+    """Names below the root, with slashes; links to folders are followed, once each. `left_out` counts what is not read by its ending."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read {error.filename}: {error.strerror}")
 
     seen: set[str] = set()
-    for here, folders, names in os.walk(root, followlinks=True, onerror=refuse):
+    for here, inner, names in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(here)
         if real in seen:
             left_out["folder linked to again"] += 1
-            folders[:] = []
+            inner[:] = []
             continue
         seen.add(real)
-        left_out.update(HIDDEN for name in (*folders, *names) if name.startswith("."))
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        left_out.update(HIDDEN for name in (*inner, *names) if name.startswith("."))
+        inner[:] = [name for name in inner if not name.startswith(".")]
         shown = [name for name in names if not name.startswith(".")]
-        left_out.update(ending(name) for name in shown if not readable(name))
+        left_out.update(ending(name) for name in shown if not _kind(name))
         inside = Path(here).relative_to(root)
-        for name in filter(readable, shown):
+        for name in filter(_kind, shown):
             if os.path.isfile(os.path.join(here, name)):
                 yield (inside / name).as_posix()
             else:  # a pipe, a device, a link to nothing: never opened

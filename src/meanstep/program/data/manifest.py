@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 NAME = "manifest.json"
-LATER = {"taken": "permutation", "left_out": ..., "empty": ..., "codec": "plain"}
+LATER = {"taken": "permutation", "left_out": ..., "empty": ..., "codec": "plain", "conditions": ...}
 """What caches of this version did not always state, and the one value of it, if any, that is part of the digest."""
 STRUCTURE = ("autoencoder", "autoencoder_digest", "scaling", "shift", "shape", "image", "dtype")  # what a network is built upon
 
@@ -31,6 +31,34 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What the network is given beside a row: one of the categories `words`, or numbers of a `shape`, `()` for one.
+
+    `mean`, `std` of numbers, of each entry of the first axis: the network sees `(value - mean) / std`.
+    """
+
+    name: str
+    words: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def seen(self, values: "Tensor") -> "Tensor":
+        """Stored values `[B, *shape]` as the network sees them: categories int64, numbers float32 and normalised."""
+        mean, std = self._moments(values)
+        return values if self.words else (values - mean) / std
+
+    def back(self, values: "Tensor") -> "Tensor":
+        """What the network sees, in units of the data."""
+        mean, std = self._moments(values)
+        return values if self.words else values * std + mean
+
+    def _moments(self, like: "Tensor") -> "tuple[Tensor, Tensor]":
+        mean, std = (like.new_tensor(m).reshape(-1, *(1 for _ in self.shape[1:])) for m in (self.mean, self.std))
+        return (mean, std) if self.shape else (mean[0], std[0])
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The statement of a cache. Two caches hold the same data exactly if their `digest` is the same.
 
@@ -42,6 +70,8 @@ class Manifest:
     `resample`, `enlarged`: what was done to pictures, and whether those smaller than the crop were enlarged instead of refused. `flips`:
     mirror images do not belong to the data, are made when read, or are stored beside. `classes`: names of the labels 0, 1, ..., none
     without labels; `empty`: labels of which there is no row, None: it was not looked.
+
+    `conditions`: what the network is given beside the rows; one of categories alone is the labels.
 
     `codec`: what rows are, see `codecs`. `autoencoder`: its kind and where it was found, `identity`, `taesd:PATH`, ...; stored latents are
     (its own - `shift`) * `scaling`. `mean`, `std`: of each entry of the first axis of the stored rows, such as a channel, over all rows and
@@ -74,13 +104,30 @@ class Manifest:
     left_out: dict[str, int] | None = None
     empty: tuple[int, ...] | None = None
     codec: Literal["pixels", "latents", "plain"] = "pixels"
+    conditions: tuple[Condition, ...] = ()
     version: int = VERSION
+
+    @property
+    def beside(self) -> tuple[Condition, ...]:
+        """The conditions that are no labels, and lie beside the rows."""
+        return () if len(self.conditions) == 1 and self.conditions[0].words else self.conditions
+
+    @property
+    def given(self) -> dict[str, int | list[int]]:
+        """What a network is told of them: a number of categories, or a shape, by name."""
+        return {c.name: len(c.words) or list(c.shape) for c in self.beside}
+
+    def tree(self, stored: "dict[str, Tensor]") -> "Tensor | dict[str, Tensor]":
+        """Stored values `[B, ...]` of all of them as a batch holds them: one tensor, or several by name."""
+        found = {c.name: c.seen(stored[c.name]) for c in self.beside}
+        return next(iter(found.values())) if len(found) == 1 else found
 
     @property
     def digest(self) -> str:
         """sha256 of the statement; where an autoencoder lay, and what the source was called, does not matter."""
         plain = asdict(self) | {"autoencoder": self.autoencoder.partition(":")[0], "source": ""}
         told = {name: value for name, value in plain.items() if name not in LATER or value == LATER[name]}
+        told |= {"conditions": plain["conditions"]} if self.conditions else {}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -135,8 +182,9 @@ class Manifest:
             shards = tuple(Shard(**s) for s in held["shards"])
             triple = {name: tuple(held[name]) for name in ("image", "shape", "classes", "mean", "std")}
             empty = None if held["empty"] is None else tuple(map(int, held["empty"]))
+            conditions = tuple(_condition(entry) for entry in held["conditions"])
             left_out = None if held["left_out"] is None else {str(kind): int(n) for kind, n in held["left_out"].items()}
-            found = cls(**{**held, **triple, "shards": shards, "empty": empty, "left_out": left_out})
+            found = cls(**{**held, **triple, "shards": shards, "empty": empty, "left_out": left_out, "conditions": conditions})
             fits = sum(s.rows for s in shards) == found.count and len(found.mean) == len(found.std) == found.shape[0]
             if not all(isinstance(number, int | float) for number in (*found.mean, *found.std, *found.shape, found.scaling, found.shift)):
                 raise ValueError("its sizes and moments are no numbers")
@@ -153,7 +201,21 @@ def older(held: dict[str, Any]) -> dict[str, Any]:
     """What a statement means that was written before it told of `LATER` things."""
     limit, codec = held.get("limit") or 0, "pixels" if held.get("dtype") == "uint8" else "latents"
     taken = "spaced" if 0 < limit <= held.get("count", limit) + held.get("skipped", 0) else "all"
-    return {"taken": taken, "left_out": None, "empty": None, "codec": codec}
+    return {"taken": taken, "left_out": None, "empty": None, "codec": codec, "conditions": []}
+
+
+def _condition(entry: dict[str, Any]) -> Condition:
+    lists = {name: tuple(entry[name]) for name in ("words", "shape", "mean", "std")}
+    found = Condition(**{**entry, **lists})
+    numbers = (*found.shape, *found.mean, *found.std)
+    moments = 1 if not found.shape else found.shape[0]
+    if (
+        not isinstance(found.name, str)
+        or not all(isinstance(n, int | float) for n in numbers)
+        or not len(found.mean) == len(found.std) == moments
+    ):
+        raise ValueError(f"its condition {found.name!r} has other moments than its shape")
+    return found
 
 
 def differences(a: Manifest, b: Manifest) -> list[str]:
@@ -165,7 +227,7 @@ def differences(a: Manifest, b: Manifest) -> list[str]:
 def _told(m: Manifest, name: str) -> Any:
     """A field as far as it is part of the digest."""
     value = getattr(m, name)
-    if name in LATER:
+    if name in LATER and name != "conditions":
         return value == LATER[name]
     return {"autoencoder": m.autoencoder.partition(":")[0], "source": ""}.get(name, value)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,10 +13,11 @@ from meanstep.program.console import UserError
 from meanstep.program.data import offenders
 from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
 from meanstep.program.data.codecs import CODECS, DTYPES, Codec
-from meanstep.program.data.manifest import LATER, NAME, STRUCTURE, Manifest
+from meanstep.program.data.conditions import renamed
+from meanstep.program.data.manifest import LATER, NAME, STRUCTURE, Condition, Manifest
 from meanstep.program.data.order import subset
 from meanstep.program.data.pictures import Preparation
-from meanstep.program.data.request import Request
+from meanstep.program.data.request import Request, listed
 from meanstep.program.data.sources import Broken, Source, open_source
 
 SHARD_BYTES = 1 << 25
@@ -45,7 +46,11 @@ class Opened:
     @classmethod
     def of(cls, request: Request) -> "Opened":
         """`UserError` in one line for what cannot be made."""
-        source = open_source(request.source, request.split, request.image, request.label)
+        source = open_source(request.source, request.split, request.image, request.label, request.conditions)
+        if request.like is not None and request.conditions:
+            source = renamed(source, {c.name: c.words for c in Manifest.read(request.like / NAME).conditions if c.words})
+        if request.flips and any(x.ndim > 1 for x in source.conditions.values()):
+            raise UserError(f"{source.name} has arrays as conditions, which are not mirrored with the images: leave --flips out")
         autoencoder = open_autoencoder(request.autoencoder, request.device)
         if source.plain:
             return cls._plain(request, source, autoencoder)
@@ -103,7 +108,8 @@ class Opened:
     def row_bytes(self) -> int:
         """Bytes that one row takes."""
         stored = DTYPES[self.dtype].itemsize * int(np.prod(self.shape))
-        return stored * (2 if self.flips == "stored" else 1) + 8
+        beside = sum(x[:1].nbytes for x in self.source.conditions.values())
+        return stored * (2 if self.flips == "stored" else 1) + 8 + beside
 
     @property
     def rows(self) -> int:
@@ -127,7 +133,27 @@ class Opened:
         held |= {"autoencoder": autoencoder.spec, "autoencoder_digest": autoencoder.digest}
         held |= {"scaling": autoencoder.scaling, "shift": autoencoder.shift, "codec": self.name}
         held |= {name: getattr(self, name) for name in ("taken", "image", "shape", "flips", "dtype")}
-        return {**held, **self._moments(held)}
+        return {**held, "conditions": self._conditions(), **self._moments(held)}
+
+    def _conditions(self) -> tuple[Condition, ...]:
+        """Their names, and of numbers the mean and deviation over these rows, or those of the cache that is `like`."""
+        if self.request.like is not None and self.request.conditions:
+            like = Manifest.read(self.request.like / NAME).conditions
+            if [c.name for c in like] != list(self.source.conditions):
+                raise UserError(f"--like {self.request.like} has the conditions {listed([c.name for c in like]) or 'none'}: name the same")
+            return like
+        return tuple(self._condition(name, x) for name, x in self.source.conditions.items())
+
+    def _condition(self, name: str, x: np.ndarray) -> Condition:
+        if words := self.source.words.get(name):
+            return Condition(name, words)
+        shape = x.shape[1:]
+        if not self.request.normalise:
+            return Condition(name, (), shape, (0.0,) * (shape[0] if shape else 1), (1.0,) * (shape[0] if shape else 1))
+        flat = x[self.index].astype(np.float64).reshape(len(self.index), *(shape[:1] or (1,)), -1)
+        mean, std = flat.mean((0, 2)), flat.std((0, 2))
+        std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # the same everywhere: nothing to scale
+        return Condition(name, (), shape, tuple(mean.tolist()), tuple(std.tolist()))
 
     def _moments(self, held: dict[str, Any]) -> dict[str, Any]:
         if not self.request.normalise:
@@ -149,7 +175,9 @@ class Opened:
         for name in ("taken", "codec"):
             if plain[name] != LATER[name]:
                 del plain[name]  # as before it was stated: folders keep their names
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+        if not plain["conditions"]:
+            del plain["conditions"]
+        return hashlib.sha256(json.dumps(plain, sort_keys=True, default=asdict).encode()).hexdigest()
 
 
 def numbers(item: Any, where: str) -> np.ndarray:

@@ -11,8 +11,8 @@ from meanstep.program.flags import readable
 from meanstep.program.ranges import Ranged, Rows, Whole, ranged
 
 SOURCES = (
-    "digits, a folder of images (labels are its sub-folders), .npz or .npy of images (uint8) or rows of any shape (floats), "
-    "webdataset .tar (with {000..009} or *), or hub:owner/name[:config]"
+    "digits, a folder of images, .npy or .wav (labels are its sub-folders), .npz, .npy or .safetensors of images (uint8) or rows of any "
+    "shape (floats), .npz:NAME or .safetensors:NAME, .csv or .parquet, webdataset .tar (with {000..009} or *), or hub:owner/name[:config]"
 )
 AUTOENCODERS = "identity, taesd:FILE, taef2:FILE, tiny:PATH, kl:PATH or dc:PATH (a folder, or owner/name on the Hugging Face hub)"
 Crop = Literal["none", "center", "adm"]
@@ -27,7 +27,7 @@ KINDS, FILES = ("identity", "taesd", "taef2", "tiny", "kl", "dc"), ("taesd", "ta
 class Request(Ranged):
     """What is asked for. `channels` 0: the source's own. `shard`: rows of a shard, 0: of about 32 MiB. `like`: a cache whose mean and
     standard deviation hold here too (a test split's train split). Without `normalise` latents and numbers stay as they are. `dtype`: how
-    they are stored; empty: float16 for latents of pictures, as the source has them for numbers."""
+    they are stored; empty: float16 for latents of pictures, as the source has them for numbers. `conditions`: columns or keys."""
 
     source: str
     autoencoder: str = "identity"
@@ -49,13 +49,24 @@ class Request(Ranged):
     device: str = "cpu"
     image: str = "image"
     label: str = "label"
+    conditions: tuple[str, ...] = ()
+
+
+def chosen(source: str) -> tuple[str, str]:
+    """The file of a source, and the array that is asked for after a colon, `rows.npz:joints`; empty for the usual ones."""
+    file, _, name = source.rpartition(":")
+    return (file, name) if file.endswith(HOLDING) and name and not Path(source).expanduser().exists() else (source, "")
+
+
+HOLDING = (".npz", ".safetensors")
+"""Endings of files that hold arrays by name."""
 
 
 def present(source: str) -> None:
     """`UserError` for a source of files that are not there."""
     if source == "digits" or source.startswith("hub:"):
         return
-    path = Path(source).expanduser()
+    path = Path(chosen(source)[0]).expanduser()
     tar = source.endswith(".tar")
     if not path.exists() and not (tar and ("{" in source or glob(str(path)))):
         raise UserError(f"{path} does not exist: give {SOURCES}")

@@ -23,7 +23,8 @@ class Source:
     An item is a PIL image or, of a `plain` source, an array of finite numbers of one shape. `labels`: int64 `[N]`, or None; `read(i)`: the
     item; `where(i)`: its place, for complaints; `hashing`: parts of `digest`, computed when it is first asked for, as it may read
     everything. `channels`: what a cache of pictures has by default. `left_out`: how many of what kind lie there and are not read, by
-    ending.
+    ending. `conditions`: what was asked for beside the items, by name: int64 `[N]` of categories, whose `words` are their names, or float32
+    `[N, ...]`; one alone of categories is the labels too.
     """
 
     name: str
@@ -36,9 +37,11 @@ class Source:
     channels: int = 3
     left_out: Mapping[str, int] = field(default_factory=dict)
     plain: bool = False
+    conditions: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for word in (self.name, *self.classes):
+        for word in (self.name, *self.classes, *self.conditions, *(word for names in self.words.values() for word in names)):
             if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
                 raise UserError(f"{word}: a source and its classes have names in UTF-8, which this is not: rename it")
 

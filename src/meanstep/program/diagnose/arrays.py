@@ -73,7 +73,10 @@ def _whole(path: Path, x: Any, y: Any, labels: Path | None = None) -> Dataset:
 
 def of_cache(cache: Cache, name: str, labels: Path | None = None, *, labelled: bool = True) -> Dataset:
     """The rows of a cache as the network sees them, without mirror images, and its labels, or those of a file, if they are wanted."""
-    y = _labels(labels) if labels is not None else cache.labels.numpy() if cache.classes and labelled else None
+    known = cache.condition(torch.arange(len(cache))) if labelled else None
+    if isinstance(known, dict):
+        raise UserError(f"{name} has several conditions ({', '.join(known)}), and diagnose reads one: train with a single --data.condition")
+    y = _labels(labels) if labels is not None else None if known is None else known.numpy()
     return _whole(Path(name), _Rows(cache), y)
 
 

@@ -62,7 +62,12 @@ class Trained:
     def data(self, labels: Path | None) -> arrays.Dataset:
         """What it was trained on; `UserError` if that is not there any more."""
         cache = cached.cache(self.run, "give --data")
-        return arrays.of_cache(cache, Path(self.config.data.source).name, labels, labelled=bool(self.classes))
+        return arrays.of_cache(
+            cache,
+            Path(self.config.data.source).name,
+            labels,
+            labelled=self.config.data.conditional and networks.conditional(self.saved.description),
+        )
 
     def method(self, probed: Probed, data: arrays.Dataset, changed: Mapping[str, Any], allowed: Collection[str] = ()) -> Reading:
         """The recipe as the run has it but for what the user `changed`, with what its loss had learned; guidance is left out.

@@ -1,7 +1,7 @@
 """Real examples for an evaluation: those of a cache, or of a source prepared as a run's data were."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meanstep.program.console import UserError
 from meanstep.program.data import Autoencoder, Cache, Manifest, Source, decoded, open_source
+from meanstep.program.data.conditions import renamed
 from meanstep.program.data.formats import counted
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.opened import numbers
@@ -24,7 +25,7 @@ class Examples:
 
     `name` says what they are, `digest` identifies them, `origin` their source's contents. `labels`: int64 `[N]`, -1 where
     there is none. `decoded`: they are an autoencoder's reconstructions. `left_out`: what their source holds and does not read, in words.
-    `noun`: what they are called.
+    `noun`: what they are called. `conditions`: those that are no labels, by name and in units of the data.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Examples:
     origin: str = ""
     left_out: str = ""
     noun: str = "images"
+    conditions: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,7 +56,15 @@ def of_cache(cache: Cache, autoencoder: Autoencoder) -> Examples:
 
     name = f"{manifest.source}, {manifest.split}" + (" decoded" if latent else "")
     found = hashlib.sha256(f"cache {cache.digest}".encode()).hexdigest()
-    return Examples(name, found, manifest.image, cache.labels, read, latent, manifest.source_digest, noun=manifest.items)
+    return Examples(
+        name, found, manifest.image, cache.labels, read, latent, manifest.source_digest, noun=manifest.items, conditions=cache.conditions
+    )
+
+
+def conditioned(spec: str, manifest: Manifest, split: str) -> Source:
+    """A source with the run's conditions, its categories numbered as the run's; `UserError` for one unseen in training."""
+    source = open_source(spec, split, conditions=[c.name for c in manifest.conditions])
+    return renamed(source, {c.name: c.words for c in manifest.conditions if c.words}) if manifest.conditions else source
 
 
 def of_source(source: Source, manifest: Manifest, split: str) -> Examples:
@@ -82,6 +92,7 @@ def of_source(source: Source, manifest: Manifest, split: str) -> Examples:
         origin=source.digest,
         left_out=counted(source.left_out),
         noun=manifest.items,
+        conditions={c.name: torch.from_numpy(source.conditions[c.name]) for c in manifest.beside},
     )
 
 
@@ -92,10 +103,12 @@ def _sides(shape: tuple[int, ...]) -> str:
 def examples(spec: str, manifest: Manifest, autoencoder: Autoencoder, split: str = "train") -> Examples:
     """The rows of a cache's folder or of a source; `UserError` if there are none, or they have another shape than the run's."""
     if not (Path(spec).expanduser() / NAME).exists():
-        return of_source(open_source(spec, split), manifest, split)
+        return of_source(conditioned(spec, manifest, split), manifest, split)
     cache = Cache.open(spec)
     if cache.manifest.image != manifest.image:
         raise UserError(f"{spec} holds {cache.manifest.items} of {_sides(cache.manifest.image)}, the run's are {_sides(manifest.image)}")
+    if cache.manifest.beside and cache.manifest.conditions != manifest.conditions:
+        raise UserError(f"{spec} has other conditions than the run: make it with --condition as the run's, and --like its cache")
     found = of_cache(cache, autoencoder)
     return replace(found, labels=by_name(found.labels, cache.classes, manifest.classes))
 

@@ -8,7 +8,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data import Autoencoder, Manifest, open_source
 from meanstep.program.data.manifest import NAME
 from meanstep.program.errors import naming
-from meanstep.program.evaluation.examples import Examples, examples, of_cache, of_source
+from meanstep.program.evaluation.examples import Examples, conditioned, examples, of_cache, of_source
 from meanstep.program.evaluation.measures import Values, gathering, measured
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.runs import cached
@@ -45,7 +45,7 @@ class RunData:
         if cached.remote(self.source) or not _has_test(self.source):
             return None
         try:
-            found = of_source(open_source(self.source, "test"), self.manifest, "test")
+            found = of_source(conditioned(self.source, self.manifest, "test"), self.manifest, "test")
         except UserError:
             return None
         return None if found.origin == reference.origin else found

@@ -1,10 +1,12 @@
 """The cells of a table, checkpoints x averages x samplers x steps x guidance, and what one of them is worth. Knows no tables."""
 
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from meanstep.program.evaluation.references import Reference
 from meanstep.program.evaluation.rows import Row
 from meanstep.program.runs.saved import Saved, averages
 from meanstep.program.sampling.model import Model
+from meanstep.shapes import tree_map
 
 Told = Callable[[int], None]
 
@@ -49,10 +52,11 @@ def weights(saved: Sequence[Saved], names: Sequence[str]) -> list[Weights]:
     return sorted({(w.seen, w.average): w for w in pairs}.values(), key=lambda w: w.seen)
 
 
-def labels_of_data(seeds: Sequence[int], labels: Tensor) -> Tensor:
-    """A label for each seed, drawn from those of the data, always the same for that seed, int64."""
-    at = [int(torch.randint(len(labels), (), generator=key(int(seed), "label of data"))) for seed in seeds]
-    return labels[torch.tensor(at, dtype=torch.int64)]
+def labels_of_data(seeds: Sequence[int], labels: Any) -> Any:
+    """A label for each seed, drawn from those of the data `[N]`, always the same for that seed; of conditions by name those of one row."""
+    count = len(next(iter(labels.values())) if isinstance(labels, dict) else labels)
+    at = torch.tensor([int(torch.randint(count, (), generator=key(int(seed), "label of data"))) for seed in seeds], dtype=torch.int64)
+    return tree_map(operator.itemgetter(at), labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +64,7 @@ class Sampled:
     """A model asked for the samples of a cell: `count` of the seeds from `seed` on, `batch` at a time, for these metrics."""
 
     model: Model
-    labels: Tensor | None
+    labels: Any
     steps: int
     guidance: float
     count: int

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
-from torch import Tensor
 
 from meanstep.program.bar import counting
 from meanstep.program.console import Interrupted, UserError, err, out, put_json, say, stage
@@ -157,9 +156,17 @@ class Work:
     def _drawn(self) -> str:
         """How labels are drawn: as in the reference only if it has labels for all images."""
         held = self.real.labels
+        if self.real.conditions:
+            if self.asked.class_shares != "data":
+                raise UserError(
+                    f"--class-shares {self.asked.class_shares}: conditions that are no labels are those of the data, leave it out"
+                )
+            return "data"
         return "data" if self.asked.class_shares == "data" and len(held) and int(held.min()) >= 0 else "uniform"
 
-    def _labels(self, model: models.Model) -> Tensor | None:
+    def _labels(self, model: models.Model) -> Any:
+        if model.given:
+            return dict(self.real.conditions)
         if not model.conditional or self._drawn() == "uniform":
             return None
         if int(self.real.labels.max()) >= len(model.classes):
@@ -173,7 +180,7 @@ class Work:
             model = models.load(w.saved.path, average=w.average, device=device, autoencoder=asked.autoencoder, network=asked.network)
         except NotFinite as error:
             return str(error)
-        if not model.conditional and any(scale != 1 for scale in self.asked.guidance):
+        if model.null is None and any(scale != 1 for scale in self.asked.guidance):
             raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
         return model
 

@@ -7,6 +7,7 @@ from meanstep.program.data import Cache, Manifest, Request, ensure
 from meanstep.program.data.ensured import user_folder
 from meanstep.program.data.manifest import NAME, check_fits
 from meanstep.program.runs import saved
+from meanstep.program.runs.config import DataConfig
 from meanstep.program.runs.saved import held
 
 
@@ -14,6 +15,11 @@ def source(run: Path) -> str:
     """The run's `--data.source`, or empty if it is not known."""
     config = held(run)
     return config.data.source if config else ""
+
+
+def request(data: DataConfig) -> Request:
+    """What a cache is asked for that a run makes of its source."""
+    return Request(data.source, size=data.size, flips=data.flips, conditions=data.condition)
 
 
 def remote(spec: str) -> bool:
@@ -44,7 +50,7 @@ def _anew(run: Path, manifest: Manifest, remedy: str) -> Cache:
             raise UserError("the run does not say where they were")
         if remote(config.data.source):
             raise UserError(f"they are {config.data.source}, and the network is not asked for what only a run names")
-        found = ensure(config.data.source, Request(config.data.source, size=config.data.size, flips=config.data.flips))
+        found = ensure(config.data.source, request(config.data))
         check_fits(manifest, found.manifest, f"the run {run}")
     except UserError as error:
         raise UserError(f"the training data are not there any more ({error}): {remedy}") from None

@@ -25,14 +25,15 @@ class DataConfig(Ranged):
     PREFIX = "data."
 
     source: str = "digits"
-    """A folder that `meanstep cache` made, or any source that it reads: digits, a folder of images, .npz or .npy of images (uint8) or of
-    rows of any shape (floats), .tar, hub:owner/name."""
+    """A folder that `meanstep cache` made, or what it reads: digits, .npz, .npy, .csv, .parquet, folders of images or .wav, see its help."""
     size: Annotated[int, unset("as the images are", "INT from 0 to 65536")] = 0
     """Side of the images in pixels, if the source has to be cached first."""
     flips: bool = False
     """Mirror each image with probability 1/2; a cache with mirror images has them anyway."""
+    condition: Annotated[tuple[str, ...], unset("the labels, if there are some", "[NAME ...]", "")] = ()
+    """Columns of a table, or arrays of a file, that the network is given beside the rows: whole numbers and words are categories."""
     conditional: bool = True
-    """Give the network the labels, if there are some."""
+    """Give the network the labels or conditions, if there are some."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ class NetworkConfig(Ranged):
     PREFIX = "network."
 
     name: str = "dit"
-    """A network's name, which decides what options there are, or your own as package.module:factory, called with size, channels and
-    classes as keywords beside its options."""
+    """A network's name, which decides its options, or your own as package.module:factory, called with size, channels and classes too."""
     options: Annotated[Options, unset("none", "YAML", "{}")] = field(default_factory=dict)
     """The network's options, added to the preset's: '{qk_norm: true, head: true}'."""
     start: Annotated[str, unset("weights drawn by the seed", "FOLDER | KIND:FILE", "")] = ""

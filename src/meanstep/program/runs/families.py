@@ -5,7 +5,7 @@ A new one is a class here: its fields, with their defaults and a text below each
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -18,14 +18,20 @@ C = TypeVar("C", bound="type[Family]")
 
 
 def network(
-    name: str, *, instead: dict[str, tuple[str, ...]] | None = None, shapes: bool = False, ranges: dict[str, str] | None = None
+    name: str,
+    *,
+    instead: dict[str, tuple[str, ...]] | None = None,
+    shapes: bool = False,
+    conditions: bool = False,
+    ranges: dict[str, str] | None = None,
 ) -> Callable[[C], C]:
     """Declares a `Family` for the table of networks by `name`; `instead`: options that others say already, once these are given.
 
     `shapes`: it takes rows of any shape, not only square pictures and latents `[channels, side, side]`.
+    `conditions`: its `make` takes conditions that are no labels, numbers of categories or shapes by name.
     `ranges`: which numbers an option takes, in the words that help shows, such as `INT from 1`.
     """
-    return marked(name=name, instead=instead or {}, shapes=shapes, ranges=ranges or {})
+    return marked(name=name, instead=instead or {}, shapes=shapes, conditions=conditions, ranges=ranges or {})
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ class Dit(Family):
 @network(
     "mlp",
     shapes=True,
+    conditions=True,
     ranges={"width": "INT from 1 to 1048576", "depth": "INT from 1 to 1000000", "frequencies": "INT from 1 to 1024"},
 )
 @dataclass(frozen=True)
@@ -121,9 +128,11 @@ class Mlp(Family):
     head: bool = False
     """A second output, the auxiliary velocity of improved MeanFlow."""
 
-    def make(self, shape: tuple[int, ...], classes: int, generator: Generator) -> nn.Module:
+    def make(
+        self, shape: tuple[int, ...], classes: int, generator: Generator, conditions: Mapping[str, int | Sequence[int]] | None = None
+    ) -> nn.Module:
         """A `fields.MLP` of rows of any shape."""
-        net = MLP(math.prod(shape), classes=classes, generator=generator, **dataclasses.asdict(self))
+        net = MLP(math.prod(shape), classes=classes, conditions=conditions, generator=generator, **dataclasses.asdict(self))
         return net if len(shape) == 1 else Flattened(net)
 
     def small(self, size: int) -> Self:

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,20 +22,50 @@ from meanstep.program.runs.options import SIZES, fits, resolved, suits
 Description = dict[str, Any]
 
 
-def described(network: NetworkConfig, shape: tuple[int, ...], classes: int, precision: str = "float32") -> Description:
-    """What a network is made of: all that `made` needs. `precision`: the configuration's, of which only float64 is the network's own."""
+def described(
+    network: NetworkConfig,
+    shape: tuple[int, ...],
+    classes: int,
+    precision: str = "float32",
+    conditions: Mapping[str, int | list[int]] | None = None,
+) -> Description:
+    """What a network is made of: all that `made` needs. `precision`: the configuration's, of which only float64 is the network's own.
+
+    `conditions`: those that are no labels, numbers of categories or shapes by name.
+    """
     name, options = network.name, resolved(network).options
-    sizes = {"shape": list(shape)} if _takes_shapes(name) else _square(name, shape)
-    found = {"network": name, "options": sizes | {"classes": classes} | options}
+    sizes: dict[str, Any] = {"shape": list(shape)} if _takes(name, "shape", "shapes") else _square(name, shape)
+    found: Description = {"network": name, "options": sizes | {"classes": classes} | options}
+    if conditions:
+        if name in NETWORKS and not _takes(name, "conditions", "conditions"):
+            remedy = "give --network.name mlp, or a factory of your own, or leave --data.condition out"
+            raise UserError(f"the network {name} takes labels, and the data have other conditions ({', '.join(conditions)}): {remedy}")
+        found["conditions"] = dict(conditions)
+        if _takes(name, "conditions", "conditions"):
+            found["options"]["conditions"] = dict(conditions)
     return found | ({"dtype": "float64"} if precision == "float64" else {})
 
 
-def _takes_shapes(name: str) -> bool:
-    """Whether a network is made for rows of any shape, not for square pictures only."""
+def conditional(description: Description) -> bool:
+    """Whether the network is given labels or other conditions."""
+    return bool(description.get("options", {}).get("classes") or description.get("conditions"))
+
+
+def null(classes: int, conditions: Mapping[str, int | list[int]]) -> Any:
+    """What takes the place of a condition that is hidden: of labels and categories the number after the last; numbers are never hidden.
+
+    None where nothing can be.
+    """
+    parts = {name: size if isinstance(size, int) else None for name, size in conditions.items()}
+    return classes or (parts if any(parts.values()) else None)
+
+
+def _takes(name: str, keyword: str, fact: str) -> bool:
+    """Whether a network of ours states the fact, such as that it takes rows of any shape; one of others takes the keyword."""
     if name in NETWORKS:
-        return bool(NETWORKS[name].facts.get("shapes"))
+        return bool(NETWORKS[name].facts.get(fact))
     try:
-        return "shape" in inspect.signature(attribute(name)).parameters
+        return keyword in inspect.signature(attribute(name)).parameters
     except (TypeError, ValueError):
         return False
 
@@ -84,7 +115,8 @@ def _ours(name: str, options: dict[str, Any], generator: Generator) -> nn.Module
     try:
         sizes = {size: options.pop(size, 0) for size in SIZES}
         shape = tuple(sizes["shape"] or (sizes["channels"], sizes["size"], sizes["size"]))
-        return family(NetworkConfig(name, options)).make(shape, sizes["classes"], generator)
+        more = {"conditions": sizes["conditions"]} if sizes["conditions"] else {}
+        return family(NetworkConfig(name, options)).make(shape, sizes["classes"], generator, **more)
     except (TypeError, ValueError) as error:
         named = next((option for option in options if re.search(rf"\b{option}\b", str(error))), "")
         raise UserError(f"--network{'.' + named.replace('_', '-') if named else ''}: {error}") from None

@@ -20,7 +20,7 @@ from meanstep.program.registry import NETWORKS, unknown
 from meanstep.program.runs.config import Config, NetworkConfig, cast, over
 
 T = TypeVar("T")
-SIZES = ("size", "channels", "shape", "classes")
+SIZES = ("size", "channels", "shape", "classes", "conditions")
 """What a network may be given beside its options: `shape`, or `size` and `channels` of square pictures."""
 COMMON = {f.name for f in dataclasses.fields(NetworkConfig)}
 

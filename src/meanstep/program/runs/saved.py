@@ -1,6 +1,7 @@
 """The files of a run's folder, read: configuration, checkpoints, weights. Nothing is unpickled, and torch is not needed to look.
 
 config.yaml   env.json   data.json (the cache's manifest)   autoencoder.safetensors   records.jsonl   samples/*.png
+conditions.safetensors (of some rows of the data, where the network is given others than labels)
 checkpoints/000000012800/
     network.json        what `networks.made` needs
     model.safetensors   ema_NAME.safetensors
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, MANIFEST, AUTOENCODER, CHECKPOINTS = "config.yaml", "data.json", "autoencoder.safetensors", "checkpoints"
+CONDITIONS = "conditions.safetensors"
 HEAD, END = f"# meanstep train, version {VERSION}: edit entries, but keep the last line, which says that the file is whole", "# end"
 PARTS, LAST = ("data", "network", "method", "optimiser", "averages", "run"), "loggers"
 """What a whole config.yaml holds: the parts, and in the last one the entry that was always written last."""

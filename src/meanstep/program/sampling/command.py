@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -15,7 +15,12 @@ from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
 
+if TYPE_CHECKING:
+    from meanstep.program.data.manifest import Manifest
+    from meanstep.program.sampling.conditions import Stored
+
 KINDS = (".png", ".npz", ".npy", ".jpg", ".jpeg", ".webp")
+CONDITION = "Conditions: those that all samples get, in units of the data: the name of a category, a number; others are drawn."
 LABELS = "Which classes: one, or several that are repeated over the seeds, by name or, if no class has that name, by number."
 
 
@@ -40,6 +45,9 @@ class Sample(Ranged):
     labels: Annotated[
         str | None, hinted(LABELS, "drawn from those that have images, the same for a seed each time", "N,... | NAME,...")
     ] = None
+    condition: Annotated[
+        tuple[str, ...], hinted(CONDITION, "drawn with rows of the data, the same for a seed each time", "[NAME=VALUE ...]")
+    ] = ()
     guidance: Amount = 1.0
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
@@ -55,14 +63,14 @@ class Sample(Ranged):
 
     def run(self) -> int:
         """Sample and write. Exit code 0."""
-        path, labels = self._checked()
+        path, labels, fixed = self._checked()
         with stage("importing PyTorch"):
             from meanstep.program.sampling import session
-        session.sampled(self, path, labels)
+        session.sampled(self, path, labels, fixed)
         return 0
 
-    def _checked(self) -> tuple[Path, list[int] | None]:
-        """The file to write and the labels that are asked for; `UserError` for what can be known to fail."""
+    def _checked(self) -> tuple[Path, list[int] | None, "Stored"]:
+        """The file to write, the labels and the other conditions that are asked for; `UserError` for what can be known to fail."""
         path = flags.file(self.out)
         if path.suffix.lower() not in KINDS:
             raise UserError(f"--out: a name that ends in {', '.join(KINDS)}, got {self.out}")
@@ -75,10 +83,26 @@ class Sample(Ranged):
         chosen(saved, self.average)
         if self.sampler:
             check_sampler(self.sampler, known(run).learns)
-        classes = manifest(run).classes if saved.description.get("options", {}).get("classes") else ()
-        if self.guidance != 1 and not classes:
+        data, options = manifest(run), saved.description.get("options", {})
+        classes, given = data.classes if options.get("classes") else (), saved.description.get("conditions") or {}
+        if self.guidance != 1 and not classes and not any(isinstance(size, int) for size in given.values()):
             raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
-        return path, parsed_labels(self.labels, classes)
+        if not self.condition:
+            return path, parsed_labels(self.labels, classes), {}
+        if not classes and not given:
+            raise UserError("--condition: this model was trained without conditions")
+        fixed = _named(self.condition, data)
+        if not classes:
+            return path, parsed_labels(self.labels, classes), fixed
+        if self.labels is not None:
+            raise UserError("--labels and --condition: the labels are the condition, give one of the two")
+        return path, [int(value) for value in fixed.values()], {}
+
+
+def _named(words: tuple[str, ...], data: "Manifest") -> "Stored":
+    with stage("importing PyTorch"):
+        from meanstep.program.sampling.conditions import named
+    return named(words, data)
 
 
 def parsed_labels(text: str | None, classes: tuple[str, ...]) -> list[int] | None:

@@ -25,9 +25,9 @@ def latents(
     seeds: Sequence[int],
     *,
     steps: int | Sequence[float] = 1,
-    labels: Tensor | None = None,
+    labels: Any = None,
     guidance: float = 1.0,
-    null: int = 0,
+    null: Any = 0,
     batch: int = 64,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -36,10 +36,11 @@ def latents(
 ) -> Tensor:
     """What the field makes of the noise of each seed, float32 `[len(seeds), *shape]`, on the processor.
 
-    `steps`: their number, equally spaced, or a falling grid of times from 1 to 0; `labels` int64 `[len(seeds)]`; `guidance`: 1 asks the
-    network once a step, another scale twice and extrapolates from the label `null`. `batch` changes nothing beyond rounding. `sampler`:
-    of `meanstep.samplers` or alike; one that takes `fresh` or `path` is given noise of the same seeds, and the `path` of the training;
-    `dtype`: the field's. A seed's noise is drawn in float32, so that it is the same for every field.
+    `steps`: their number, equally spaced, or a falling grid of times from 1 to 0; `labels` int64 `[len(seeds)]`, or other
+    conditions with that axis; `guidance`: 1 asks the network once a step, another scale twice and extrapolates from the label `null`.
+    `batch` changes nothing beyond rounding. `sampler`: of `meanstep.samplers` or alike; one that takes `fresh` or `path` is given noise of
+    the same seeds, and the `path` of the training; `dtype`: the field's. A seed's noise is drawn in float32, so that it is the same for
+    every field.
     """
     times = grid(steps) if isinstance(steps, int) else list(steps)
     guided = field if guidance == 1 or labels is None else _Guided(field, guidance, null)
@@ -47,11 +48,16 @@ def latents(
     for start in range(0, len(seeds), batch):
         here = seeds[start : start + batch]
         e = noise(here, shape, device=device).to(dtype)
-        y = labels[start : start + batch].to(device) if labels is not None else None
+        y = tree_map(partial(_placed, piece=slice(start, start + batch), device=device, dtype=dtype), labels)
         extras: dict[str, Any] = {"fresh": partial(_fresh, here, shape, device, dtype), "path": path}
         given = {name: value for name, value in extras.items() if name in takes}
         parts.append(sampler(guided, e, times=times, y=y, **given).float().cpu())
     return torch.cat(parts) if parts else torch.empty(0, *shape)
+
+
+def _placed(part: Tensor, piece: slice, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    """Rows of a condition, on the field's device, its numbers of the field's type."""
+    return part[piece].to(device, dtype if part.is_floating_point() else part.dtype)
 
 
 def named(sampler: str) -> Callable[..., Tensor]:

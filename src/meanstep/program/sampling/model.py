@@ -1,8 +1,9 @@
 """A trained model: `ms.load("runs/digits").sample(16)`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +19,19 @@ from meanstep.program.runs.facts import Facts, known
 from meanstep.program.runs.restored import put
 from meanstep.program.runs.saved import chosen, located
 from meanstep.program.runs.saved import manifest as described
-from meanstep.program.sampling import draw
+from meanstep.program.sampling import conditions, draw
+
+Labels = int | Sequence[int] | Tensor | Mapping[str, Tensor] | None
+"""What samples are asked for: one label or one each, or other conditions by name."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
     """A network with the weights of a checkpoint, in eval mode; `manifest`: what it was trained on; `seen`: samples it had seen.
 
-    `conditional`: whether the network takes labels; `facts`: what its method taught it; `sampler`: the name of the one that is used. The
-    network has the type of the checkpoint, float32, or float64 of a run of `--precision float64`.
+    `conditional`: whether the network takes labels or other conditions; `held`: those of some rows of the data, by name; `facts`: what its
+    method taught it; `sampler`: the name of the one that is used. The network has the type of the checkpoint, float32, or float64 of a run
+    of `--precision float64`.
     """
 
     field: nn.Module
@@ -38,6 +43,7 @@ class Model:
     conditional: bool
     facts: Facts
     sampler: str
+    held: conditions.Stored = field(default_factory=dict, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,6 +56,16 @@ class Model:
         return self.manifest.classes if self.conditional else ()
 
     @property
+    def given(self) -> dict[str, int | list[int]]:
+        """The conditions beside labels that the network takes: numbers of categories or shapes, by name."""
+        return self.manifest.given if self.conditional else {}
+
+    @property
+    def null(self) -> Any:
+        """What stands for a hidden condition; None for a model that was trained without one."""
+        return networks.null(len(self.classes), self.given)
+
+    @property
     def shown(self) -> tuple[int, ...]:
         """Labels of which the data held rows: all where the run does not say."""
         return self.manifest.shown if self.conditional else ()
@@ -58,23 +74,23 @@ class Model:
         self,
         seeds: int | Sequence[int],
         steps: int | Sequence[float] = 1,
-        labels: int | Sequence[int] | Tensor | None = None,
+        labels: Labels = None,
         guidance: float = 1.0,
         batch: int = 64,
     ) -> Tensor:
         """What the network makes, float32 `[N, *E]`, before decoding. Arguments as of `sample`."""
         chosen = range(seeds) if isinstance(seeds, int) else seeds
         y = self.labels(chosen, labels)
-        if guidance != 1 and y is None:
-            raise UserError(f"guidance {guidance:g} needs labels, and this model was trained without")
+        if guidance != 1 and (y is None or self.null is None):
+            raise UserError(f"guidance {guidance:g} needs labels or categories, and this model was trained without")
         return draw.latents(
             self.field,
             self.shape,
             chosen,
             steps=steps,
-            labels=y,
+            labels=self.manifest.tree(y) if isinstance(y, dict) else y,
             guidance=guidance,
-            null=len(self.classes),
+            null=self.null,
             batch=batch,
             device=self.device,
             dtype=networks.dtype(self.field),
@@ -91,14 +107,15 @@ class Model:
         self,
         seeds: int | Sequence[int],
         steps: int | Sequence[float] = 1,
-        labels: int | Sequence[int] | Tensor | None = None,
+        labels: Labels = None,
         guidance: float = 1.0,
         batch: int = 64,
     ) -> Tensor:
         """Pictures uint8 `[N, 1 or 3, H, W]`, or rows float32 `[N, *E]` in units of the data, one for each seed (N: 0 to N - 1).
 
         `steps`: of the sampler, or a falling grid of times from 1 to 0; `labels`: one for all or one each, None draws them by the seed
-        from the classes that have rows in the data; `guidance`: 1 is the conditional model. `batch` changes nothing beyond
+        from the classes that have rows in the data; of a model with other conditions tensors `[N, ...]` by name in units of the data, None
+        draws those of rows of the data; `guidance`: 1 is the conditional model. `batch` changes nothing beyond
         rounding. `UserError` for labels that there are not.
         """
         z = self.latents(seeds, steps, labels, guidance, batch)
@@ -112,11 +129,13 @@ class Model:
         """Rows in units of the data, pictures or numbers, of what the network makes."""
         return decoded(z, self.manifest, self.autoencoder, batch)
 
-    def labels(self, seeds: Sequence[int], labels: int | Sequence[int] | Tensor | None = None) -> Tensor | None:
+    def labels(self, seeds: Sequence[int], labels: Labels = None) -> Any:
         """The labels of samples of these seeds, int64 `[len(seeds)]`: those given, else drawn from the classes that have images.
 
-        None for a model without labels. `UserError` for labels that there are not.
+        None for a model without labels; other conditions by name, in units of the data. `UserError` for labels that there are not.
         """
+        if self.given:
+            return conditions.drawn(seeds, self.held, {}) if labels is None else conditions.checked(labels, self.manifest, len(seeds))
         if not self.conditional:
             if labels is not None:
                 raise UserError("this model was trained without labels and cannot be asked for one")
@@ -160,8 +179,9 @@ def load(
     facts = known(run)
     way = sampler or default_sampler(facts.learns)
     check_sampler(way, facts)
-    labelled = bool(saved.description.get("options", {}).get("classes"))
-    return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, labelled, facts, way)
+    takes = networks.conditional(saved.description)
+    held = conditions.rows(run, manifest) if takes else {}
+    return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, takes, facts, way, held)
 
 
 def check_sampler(name: str, facts: Facts) -> None:

@@ -1,6 +1,7 @@
 """`meanstep sample` at work: a model, its samples with a progress bar, one file."""
 
 import io
+import operator
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,14 @@ from torch import Tensor
 from meanstep.program.bar import counting
 from meanstep.program.console import put_json, say, stage
 from meanstep.program.data import CODECS, previews
+from meanstep.program.data.manifest import Condition
 from meanstep.program.data.request import listed
 from meanstep.program.disk import put
 from meanstep.program.machine import available
+from meanstep.program.sampling import conditions
 from meanstep.program.sampling.labels import told
 from meanstep.program.sampling.model import Model, load
+from meanstep.shapes import tree_map
 
 ARRAYS = (".npz", ".npy")
 
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
     from meanstep.program.sampling.command import Sample
 
 
-def sampled(asked: "Sample", path: Path, labels: list[int] | None) -> None:
+def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: conditions.Stored) -> None:
     """Make the samples, write them to `path`, and say so."""
     with stage("building the network"):
         model = load(
@@ -39,7 +43,11 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None) -> None:
     n = len(asked.seeds)
     for notice in notices(asked.labels, model):
         say(notice)
-    y = model.labels(asked.seeds, None if labels is None else torch.tensor(labels).repeat(n // len(labels) + 1)[:n])
+    y = (
+        conditions.drawn(asked.seeds, model.held, fixed)
+        if model.given
+        else model.labels(asked.seeds, None if labels is None else torch.tensor(labels).repeat(n // len(labels) + 1)[:n])
+    )
     began = time.perf_counter()
     rows = _rows(asked, model, y)
     seconds = time.perf_counter() - began
@@ -51,6 +59,11 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None) -> None:
     say(f"{', '.join(map(str, files))}: {what}, weights {model.average} after {model.seen:,} samples")
 
 
+def _told(c: Condition, values: Tensor) -> np.ndarray:
+    """A condition as a file holds it: the names of categories, numbers in units of the data."""
+    return np.array(c.words)[values.numpy()] if c.words else values.numpy()
+
+
 def notices(text: str | None, model: Model) -> list[str]:
     """Which classes were taken for the words of `--labels`; without any, which are not drawn."""
     if text is not None and model.conditional:
@@ -59,19 +72,19 @@ def notices(text: str | None, model: Model) -> list[str]:
     return [f"classes of which the data hold no image are not drawn: {listed(left)}"] if left else []
 
 
-def _rows(asked: "Sample", model: Model, labels: Tensor | None) -> Tensor:
+def _rows(asked: "Sample", model: Model, labels: Any) -> Tensor:
     parts = []
     with counting() as bar:
         task = bar.add_task("sampling", total=len(asked.seeds))
         for start in range(0, len(asked.seeds), asked.chunk):
             piece = slice(start, start + asked.chunk)
-            y = labels[piece] if labels is not None else None
+            y = tree_map(operator.itemgetter(piece), labels)
             parts.append(model.sample(asked.seeds[piece], asked.steps, y, asked.guidance, asked.chunk))
             bar.update(task, completed=start + len(parts[-1]))
     return torch.cat(parts)
 
 
-def _save(path: Path, rows: Tensor, asked: "Sample", labels: Tensor | None, model: Model) -> list[Path]:
+def _save(path: Path, rows: Tensor, asked: "Sample", labels: Any, model: Model) -> list[Path]:
     """Write what the name's end says; numbers are also written as arrays beside an image of them. The files."""
     codec, end, box = CODECS[model.manifest.codec], path.suffix.lower(), io.BytesIO()
     if end not in ARRAYS:
@@ -81,7 +94,10 @@ def _save(path: Path, rows: Tensor, asked: "Sample", labels: Tensor | None, mode
     if end == ".npy":
         np.save(box, *held.values())
     else:
-        held |= {"labels": labels.numpy(), "classes": np.array(model.classes)} if labels is not None else {}
+        if isinstance(labels, dict):
+            held |= {f"condition_{c.name}": _told(c, labels[c.name]) for c in model.manifest.beside}
+        elif labels is not None:
+            held |= {"labels": labels.numpy(), "classes": np.array(model.classes)}
         np.savez_compressed(box, **held, seeds=np.array(asked.seeds))
     put(path, box.getvalue())
     return [path]

@@ -30,6 +30,7 @@ def estimated(config: Config, cache: Cache, ranks: Ranks) -> dict[str, Any]:
         "rows": len(cache),
         "shape": list(cache.shape),
         "classes": len(cache.classes),
+        "conditions": cache.manifest.given,
         "cache": str(cache.path),
         "parameters": networks.parameters(state.owner.net),
         "averages": len(state.averages),
@@ -45,7 +46,8 @@ def estimated(config: Config, cache: Cache, ranks: Ranks) -> dict[str, Any]:
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """The same in words, a line at a time."""
-    yield f"data: {found['rows']:,} rows of {' x '.join(map(str, found['shape']))}, {found['classes']} labels, cache {found['cache']}"
+    known = f"conditions {', '.join(found['conditions'])}" if found["conditions"] else f"{found['classes']} labels"
+    yield f"data: {found['rows']:,} rows of {' x '.join(map(str, found['shape']))}, {known}, cache {found['cache']}"
     yield f"network: {found['parameters']:,} parameters"
     held = f"{found['bytes'] / 2**20:,.0f} MiB a rank, activations come on top"
     yield f"weights, gradient, moments and {found['averages']} average(s): {held}"

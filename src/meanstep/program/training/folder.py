@@ -15,7 +15,7 @@ from meanstep.program.runs.config import Config, flag
 from meanstep.program.runs.facts import NAME as METHOD
 from meanstep.program.runs.options import flat
 from meanstep.program.runs.records import load
-from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held, text
+from meanstep.program.runs.saved import AUTOENCODER, CONDITIONS, CONFIG, MANIFEST, held, text
 
 if TYPE_CHECKING:
     from meanstep.program.data.cache import Cache
@@ -26,8 +26,13 @@ FREE = {"samples", "device", "compile", "parallel", "log_every", "sample_every",
 """Entries of `run` that may change when a run goes on."""
 
 
-WRITTEN = (".lock", MANIFEST, AUTOENCODER, "env.json", METHOD, "records.jsonl", "wandb.txt", "trackio.txt", "mlflow.txt", CONFIG)
+TRACKERS = ("wandb.txt", "trackio.txt", "mlflow.txt")
+WRITTEN = (".lock", MANIFEST, CONDITIONS, AUTOENCODER, "env.json", METHOD, "records.jsonl", *TRACKERS, CONFIG)
 """What a run that has made no step has; the configuration makes it a run, so it comes last."""
+
+
+KEPT = 4096
+"""Rows of the data whose conditions are kept beside a run."""
 
 
 class Busy(UserError):
@@ -69,6 +74,8 @@ def begin(here: Path, config: Config, cache: "Cache", device: str) -> None:
     else:  # it has not begun: what a kill left may be of other data
         _keep_autoencoder(here, cache.manifest)
         disk.write(here / MANIFEST, cache.manifest.text())
+        if cache.manifest.beside:
+            disk.write(here / CONDITIONS, kept(cache))
     if not before or not (here / "env.json").exists():
         disk.write(here / "env.json", json.dumps(environment(device), indent=1) + "\n")
     disk.write(here / CONFIG, text(config))  # last: from here on the folder holds a run
@@ -102,3 +109,13 @@ def _keep_autoencoder(here: Path, manifest: Manifest) -> None:
         disk.write(here / AUTOENCODER, data)
     else:
         disk.remove(here / AUTOENCODER)
+
+
+def kept(cache: "Cache") -> bytes:
+    """Conditions of some rows of the data, as they are stored, for samples where the data are not: conditions.safetensors."""
+    from safetensors.torch import save
+
+    from meanstep.program.data.order import subset
+
+    at = subset(len(cache), KEPT)
+    return save({name: values[at].contiguous() for name, values in cache.conditions.items()})

@@ -133,7 +133,7 @@ class Step:
 
     def _placed(self, batch: Batch) -> Batch:
         """The batch as the network takes it: on its device, in its type, with a condition only if it takes one."""
-        takes = self.config.data.conditional and bool(self.state.description["options"].get("classes"))
+        takes = self.config.data.conditional and networks.conditional(self.state.description)
         return (batch if takes else batch._replace(y=None)).to(self.ranks.device, networks.dtype(self.state.owner.net))
 
     def _autocast(self) -> torch.autocast:

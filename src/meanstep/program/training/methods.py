@@ -21,8 +21,8 @@ class Built:
     learner: nn.Module | None
 
 
-def build(config: MethodConfig, net: nn.Module, proxy: nn.Module | None, posterior: Posterior | None, classes: int) -> Built:
-    """The recipe; `UserError` for words that mean nothing."""
+def build(config: MethodConfig, net: nn.Module, proxy: nn.Module | None, posterior: Posterior | None, null: Any) -> Built:
+    """The recipe; `UserError` for words that mean nothing. `null`: what takes the place of a hidden condition, nothing for none."""
     method = registry.find(config.recipe)
     _fits(config, method)
     registry.check_options(method, config.options)
@@ -30,7 +30,7 @@ def build(config: MethodConfig, net: nn.Module, proxy: nn.Module | None, posteri
     learners = {name: value for name, value in moving.items() if isinstance(value, nn.Module)}
     if len(learners) > 1:
         raise UserError(f"--method.options: one coefficient can learn, got {', '.join(learners)}")
-    options = config.options | moving | _guidance(config, method.options, classes) | _times(config, method)
+    options = config.options | moving | _guidance(config, method.options, null) | _times(config, method)
     return Built(methods.build(config.recipe, net, proxy, posterior, **options), next(iter(learners.values()), None))
 
 
@@ -54,18 +54,18 @@ def _times(config: MethodConfig, method: Method) -> dict[str, Any]:
     return {} if config.largest_gap is None else {"times": methods.capped(method, config.options, config.largest_gap)}
 
 
-def _guidance(config: MethodConfig, takes: tuple[str, ...], classes: int) -> dict[str, Any]:
+def _guidance(config: MethodConfig, takes: tuple[str, ...], null: Any) -> dict[str, Any]:
     """The velocity that hides labels and guides the target, for the recipes that take one."""
     guided = config.omega != 1 or config.kappa != 0
     if "velocity" not in takes:
         if guided:
             raise UserError(f"--method.omega, --method.kappa: the recipe {config.recipe} takes no guidance here")
         return {}
-    if not classes:
+    if not null:
         if guided:
-            raise UserError("--method.omega, --method.kappa: guidance needs labels, and these data or this network have none")
+            raise UserError("--method.omega, --method.kappa: guidance needs labels or categories, and these data or this network have none")
         return {}
     if guided and not config.dropout:
         raise UserError("--method.dropout: guidance compares with the network's answer without a label, so some must be hidden: give 0.1")
-    hidden = LabelDropout(classes, config.dropout)
+    hidden = LabelDropout(null, config.dropout)
     return {"velocity": Guided(conditional, hidden, config.omega, config.kappa, config.window)} if config.dropout else {}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from meanstep.metrics import Statistics, frechet
 from meanstep.program.data import CODECS, Autoencoder, Cache, decoded, previews
+from meanstep.program.data.order import subset
 from meanstep.program.evaluation.examples import of_cache
 from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.evaluation.references import Reference, reference
@@ -21,7 +22,7 @@ from meanstep.program.runs.config import Config
 from meanstep.program.runs.decoder import while_training
 from meanstep.program.sampling import draw
 from meanstep.program.training.ranks import Ranks
-from meanstep.program.training.state import State, classes
+from meanstep.program.training.state import State
 from meanstep.times import fewest_jumps
 
 STEPS = {AVERAGE: (1, 2, 4), INSTANTANEOUS: (1, 4, 32)}
@@ -73,14 +74,21 @@ class Samples:
         rows = self.made(state.sampled, seeds, PICTURED[state.learns], state.sampler)
         return previews.encoded(CODECS[self.cache.manifest.codec].preview(rows, columns))
 
+    def conditions(self, seeds: range) -> Any:
+        """What the samples of these seeds are given: one class that has rows after the other, or other conditions of rows of the data."""
+        if not self.config.data.conditional:
+            return None
+        if self.cache.manifest.beside:
+            order = subset(len(self.cache))
+            return self.cache.condition(order[torch.tensor(seeds) % len(order)])
+        return torch.tensor([self.shown[seed % len(self.shown)] for seed in seeds]) if self.cache.classes else None
+
     @torch.no_grad()
     def made(self, net: nn.Module, seeds: range, steps: int, sampler: str) -> Tensor:
-        """Rows in units of the data `[len(seeds), *E]`; labels follow the seeds, one class that has rows after the other."""
-        count = classes(self.config, self.cache)
-        labels = torch.tensor([self.shown[seed % len(self.shown)] for seed in seeds]) if count else None
+        """Rows in units of the data `[len(seeds), *E]`, with the seeds' `conditions`."""
         shape, device = self.cache.shape, self.ranks.device
         was = net.training
-        how: dict[str, Any] = {"labels": labels, "null": count, "sampler": draw.named(sampler)}
+        how: dict[str, Any] = {"labels": self.conditions(seeds), "sampler": draw.named(sampler)}
         z = draw.latents(net.eval(), shape, seeds, steps=steps, batch=BATCH, device=device, dtype=networks.dtype(net), **how)
         net.train(was)
         return decoded(z, self.cache.manifest, self.autoencoder, BATCH)

@@ -12,8 +12,7 @@ import torch
 from meanstep.program.console import Interrupted, UserError, err, lasting, out, put_json, say, stage
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.ensured import ensure
-from meanstep.program.data.request import Request
-from meanstep.program.runs import networks, saved
+from meanstep.program.runs import cached, networks, saved
 from meanstep.program.runs.config import Config, to_yaml
 from meanstep.program.runs.report.page import wanted
 from meanstep.program.training import estimate, folder
@@ -24,7 +23,7 @@ from meanstep.program.training.train import train
 
 def data_cache(config: Config) -> Cache:
     """The cache that the configuration names, made first if it names a source."""
-    return ensure(config.data.source, Request(config.data.source, size=config.data.size, flips=config.data.flips))
+    return ensure(config.data.source, cached.request(config.data))
 
 
 def dry(config: Config, here: Ranks, json: Path | None) -> int:

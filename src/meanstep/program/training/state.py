@@ -17,7 +17,7 @@ from meanstep.program.data.cache import Cache
 from meanstep.program.registry import EMA, POSTERIOR, default_sampler
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, OptimiserConfig
-from meanstep.program.runs.networks import Description
+from meanstep.program.runs.networks import Description, null
 from meanstep.program.training import methods
 from meanstep.program.training.averages import Average, names
 from meanstep.program.training.coupled import Coupled, coupled
@@ -91,10 +91,15 @@ def classes(config: Config, cache: Cache) -> int:
     return len(cache.classes) if config.data.conditional else 0
 
 
+def given(config: Config, cache: Cache) -> dict[str, int | list[int]]:
+    """The conditions that the network is given and that are no labels, numbers of categories or shapes by name."""
+    return cache.manifest.given if config.data.conditional else {}
+
+
 def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True) -> State:
     """A run's state before its first step, the same on every rank; `start`: with the weights that the configuration starts from."""
     count = classes(config, cache)
-    description = networks.described(config.network, cache.shape, count, config.run.precision)
+    description = networks.described(config.network, cache.shape, count, config.run.precision, given(config, cache))
     net = networks.made(description, config.run.seed, config.network.name)
     if start and config.network.start:
         for note in start_from(net, config.network.start, cache.manifest, config.method.path):
@@ -115,7 +120,9 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
         for module in dict.fromkeys((net, *(part for a in averages for part in (a.module, a.exact)))):
             ranks.shard(module)
     posterior = _posterior(config, cache, ranks, networks.dtype(net)) if POSTERIOR in needed else None
-    built = methods.build(config.method, net, proxy.module if proxy else None, posterior, classes(config, cache))
+    built = methods.build(
+        config.method, net, proxy.module if proxy else None, posterior, null(classes(config, cache), given(config, cache))
+    )
     owner = Owner(net, _loss(config, net, built.recipe), built.learner).to(ranks.device)
     if networks.dtype(net) == torch.float64:
         owner.double()
@@ -141,6 +148,9 @@ def references(config: Config, n: int) -> Tensor:
 
 
 def _posterior(config: Config, cache: Cache, ranks: Ranks, dtype: torch.dtype) -> Posterior:
+    if given(config, cache):
+        what = f"compares rows of one label, and these data have other conditions ({', '.join(given(config, cache))})"
+        raise UserError(f"--method.recipe {config.method.recipe} {what}: choose another recipe, or train with --data.no-conditional")
     x, y = cache.rows(references(config, len(cache)))
     labels = y.to(ranks.device) if classes(config, cache) else None
     return posterior(config, x.to(ranks.device, dtype), labels, len(x) == len(cache) and cache.manifest.flips == "none")

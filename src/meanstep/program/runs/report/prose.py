@@ -41,7 +41,8 @@ def lead(run: History) -> str:
         return f"{seen}."
     m = run.manifest
     kind = f"{m.count:,} {m.noun} of {' x '.join(map(str, m.shape))}"
-    labels = f"with {len(m.classes)} labels" if m.classes and run.config.data.conditional else "without labels"
+    known = f"{len(m.classes)} labels" if m.classes else f"the conditions {', '.join(m.given)}" if m.given else ""
+    labels = f"with {known}" if known and run.config.data.conditional else "without labels"
     return f"{seen}: {run.seen / max(m.count, 1):,.3g} passes over {kind}, {labels}."
 
 

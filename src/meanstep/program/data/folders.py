@@ -1,0 +1,71 @@
+"""Folders of files that are a row each: arrays in .npy, sounds in .wav, all of one shape. A new kind of file is an entry of `READERS`."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from meanstep.program.data.source import Broken, Source
+from meanstep.program.errors import UserError
+from meanstep.program.reading import arrays, sounds
+
+Row = tuple[int, np.ndarray]
+"""Samples a second, 0 where there is no such thing, and the numbers."""
+
+
+def _npy(path: Path) -> Row:
+    found = arrays.mapped(path)
+    if found.dtype.kind != "f" or found.dtype.itemsize > 8:
+        raise UserError(f"{path} holds numbers of type {found.dtype}: save float32")
+    if not found.ndim or not math.prod(found.shape):
+        raise UserError(f"{path} holds an array of shape {found.shape}: give a row with at least one axis and an entry")
+    with np.errstate(over="ignore"):
+        return 0, np.asarray(found, dtype=np.float16 if found.dtype.itemsize == 2 else np.float32)
+
+
+READERS: dict[str, Callable[[Path], Row]] = {".npy": _npy, ".wav": sounds.wav}
+"""By ending: the row of a file."""
+
+
+def rows(
+    name: str,
+    classes: tuple[str, ...],
+    labels: np.ndarray | None,
+    paths: Sequence[Path],
+    hashing: Callable[[], Sequence[str]],
+    left_out: Mapping[str, int],
+) -> Source:
+    """A row of each file; `UserError` that names the first of another shape or rate than the one before."""
+    reader = READERS[paths[0].suffix.lower()]
+
+    @cache
+    def first() -> tuple[Path, int, tuple[int, ...]]:
+        for path in paths:
+            try:
+                rate, row = reader(path)
+            except UserError:
+                continue
+            return path, rate, row.shape
+        raise Broken(f"none of the {len(paths):,} files of {name} can be read, such as {paths[0]}")
+
+    def read(i: int) -> np.ndarray:
+        try:
+            rate, row = reader(paths[i])
+        except UserError as error:
+            raise Broken(str(error)) from None
+        path, usual, shape = first()
+        if rate != usual:
+            raise UserError(f"{paths[i]} has {rate:,} samples a second, {path.name} {usual:,}: resample them to one rate")
+        if row.shape != shape:
+            raise UserError(f"{paths[i]} is {_sides(row.shape)}, {path.name} {_sides(shape)}: cut or pad them to one shape")
+        if not np.isfinite(row).all():
+            raise Broken(f"{paths[i]} is not finite in {row.dtype}: correct it, or leave it out with --skip-broken")
+        return row
+
+    return Source(name, classes, labels, len(paths), read, lambda i: str(paths[i]), hashing, left_out=left_out, plain=True)
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,97 @@
+"""What samples are given beside labels: conditions of rows of the data, or those that the user names. Knows no networks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanstep.keys import key
+from meanstep.program.data.manifest import Condition, Manifest
+from meanstep.program.data.request import listed
+from meanstep.program.errors import UserError, shown
+from meanstep.program.reading.tensors import File
+from meanstep.program.runs.saved import CONDITIONS
+
+Stored = dict[str, Tensor]
+"""Values by name `[N, ...]` as a cache stores them: categories int64, numbers float32 in units of the data."""
+
+
+def rows(run: Path, manifest: Manifest) -> Stored:
+    """Those of some rows of the data, which the run's folder keeps; empty for a run without any. `UserError` for a damaged file."""
+    if not manifest.beside:
+        return {}
+    path = run / CONDITIONS
+    found = File.open(path).tensors()
+    for c in manifest.beside:
+        kind = torch.int64 if c.words else torch.float32
+        values = found.get(c.name)
+        fits = values is not None and len(values) > 0 and values.dtype == kind and values.shape[1:] == c.shape
+        if values is None or not fits or (c.words and not 0 <= int(values.min()) <= int(values.max()) < len(c.words)):
+            raise UserError(f"{path} is damaged: {c.name} is not what the run's data.json says: copy it from the run anew")
+    return {c.name: found[c.name].clone() for c in manifest.beside}
+
+
+def named(words: Sequence[str], manifest: Manifest) -> Stored:
+    """Of words `name=value` one value each; `UserError` for a condition that there is not, and a category unseen in training."""
+    there = {c.name: c for c in manifest.conditions}
+    found: Stored = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in there:
+            raise UserError(f"--condition: NAME=VALUE with a name among {listed(list(there)) or 'none'}, got {shown(word)}")
+        if name in found:
+            raise UserError(f"--condition: {name} is given twice: once is enough")
+        found[name] = _value(there[name], value)
+    return found
+
+
+def _value(c: Condition, value: str) -> Tensor:
+    if c.words:
+        if value not in c.words:
+            raise UserError(f"--condition {c.name}: {shown(value)} was not in the training data: they have {listed(c.words)}")
+        return torch.tensor(c.words.index(value))
+    if c.shape:
+        sides = " x ".join(map(str, c.shape))
+        raise UserError(
+            f"--condition {c.name}: it is an array of {sides}, which the command line cannot give: in Python model.sample(labels=)"
+        )
+    try:
+        number = torch.tensor(float(value))
+    except ValueError:
+        number = torch.tensor(float("nan"))
+    if not number.isfinite():
+        raise UserError(f"--condition {c.name}: a finite number, got {shown(value)}")
+    return number
+
+
+def drawn(seeds: Sequence[int], held: Stored, fixed: Stored) -> Stored:
+    """For each seed those of a row of `held`, always the same for that seed, with the `fixed` ones in their place.
+
+    Rows are drawn among those of the fixed categories, if there are any.
+    """
+    n = len(next(iter(held.values())))
+    fits = torch.ones(n, dtype=torch.bool)
+    for name, value in fixed.items():
+        fits &= held[name] == value if not value.is_floating_point() else True
+    among = (fits if fits.any() else ~fits).nonzero().squeeze(1)
+    picked = [int(torch.randint(len(among), (), generator=key(int(seed), "condition"))) for seed in seeds]
+    at = among[torch.tensor(picked, dtype=torch.int64)]
+    return {name: fixed[name].expand(len(seeds), *values.shape[1:]) if name in fixed else values[at] for name, values in held.items()}
+
+
+def checked(y: Any, manifest: Manifest, count: int) -> Stored:
+    """Conditions that a caller gives for `count` seeds, in units of the data, by name; `UserError` where they do not fit."""
+    parts = y if isinstance(y, dict) else {manifest.beside[0].name: y}
+    if parts.keys() != manifest.given.keys():
+        raise UserError(f"this model takes the conditions {listed(list(manifest.given))}, got {listed(list(parts))}")
+    for c in manifest.beside:
+        part = parts[c.name]
+        if not isinstance(part, Tensor) or tuple(part.shape) != (count, *c.shape):
+            raise UserError(
+                f"the condition {c.name} is a tensor of shape {(count, *c.shape)}, got {shown(getattr(part, 'shape', part), 60)}"
+            )
+        if c.words and (part.is_floating_point() or not 0 <= int(part.min()) <= int(part.max()) < len(c.words)):
+            raise UserError(f"the condition {c.name} is of categories 0 to {len(c.words) - 1}, whole numbers")
+    return {name: part.float() if part.is_floating_point() else part for name, part in parts.items()}

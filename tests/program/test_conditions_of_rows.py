@@ -1,0 +1,304 @@
+"""Conditions of anybody's rows: categories, numbers and arrays, alone and together, from a file to samples and distances."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.io import wavfile
+
+import meanstep as ms
+from meanstep.cli import main
+from meanstep.fields import MLP
+from meanstep.program.console import UserError
+from meanstep.program.data import Cache, Loader, Manifest, Opened, Request, make, open_source
+from meanstep.program.data.manifest import check_fits
+from meanstep.program.diagnose.arrays import of_cache
+from meanstep.program.runs import networks
+from meanstep.program.runs.config import NetworkConfig
+
+DRAW = np.random.default_rng(2)
+SHORT = ("--samples=64", "--batch=32", "--evaluate-count=40", "--device=cpu", "--network.width=16", "--network.depth=1")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words: str, code: int = 0) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == code
+
+
+def drawn(*shape: int) -> np.ndarray:
+    return (5 + 3 * DRAW.normal(size=shape)).astype(np.float32)
+
+
+def table(path: str, n: int = 50) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Two columns of numbers, an age, a kind."""
+    x, age, kind = drawn(n, 2), drawn(n), [("cat", "dog", "a b")[k % 3] for k in range(n)]
+    lines = [f"{a},{b},{c},{d}" for (a, b), c, d in zip(x.tolist(), age.tolist(), kind, strict=True)]
+    Path(path).write_text("h,w,age,kind\n" + "\n".join(lines) + "\n")
+    return x, age, kind
+
+
+def cached(spec: str, *conditions: str, folder: str = "cache", **how) -> Cache:
+    return make(Opened.of(Request(spec, conditions=conditions, **how)), Path(folder))
+
+
+# In a cache ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_words_are_labels_and_their_column_is_no_number_of_a_row():
+    x, _, kind = table("a.csv")
+    cache = cached("a.csv", "kind", "age")
+    assert cache.shape == (2,) and cached("a.csv", "age", "kind", folder="b").digest != cache.digest
+    alone = cached("a.csv", "kind", folder="alone")
+    assert alone.classes == ("a b", "cat", "dog") and alone.shape == (3,) and alone.manifest.given == {}
+    assert [alone.classes[k] for k in alone.condition(torch.arange(50)).tolist()] == kind
+    assert cached("a.csv", "age", "kind", folder="c", shard=7).shape == (2,) and np.array_equal(
+        open_source("a.csv", conditions=["age", "kind"])[3][0], x[3]
+    )
+
+
+def test_several_conditions_are_a_tree_and_numbers_are_seen_normalised():
+    _, age, kind = table("a.csv")
+    cache = Cache.open(cached("a.csv", "age", "kind", shard=13).path)
+    at = torch.tensor([3, 48, 0])
+    y = cache.condition(at)
+    assert list(y) == ["age", "kind"] and y["kind"].dtype == torch.int64 and cache.classes == () and cache.labels.unique().tolist() == [-1]
+    wide = age.astype(np.float64)
+    np.testing.assert_allclose(y["age"], ((wide - wide.mean()) / wide.std())[at], rtol=1e-4, atol=1e-5)
+    age_told, kind_told = cache.manifest.conditions
+    assert [kind_told.words[k] for k in y["kind"]] == [kind[int(i)] for i in at]
+    np.testing.assert_allclose(age_told.back(y["age"]), age[at], rtol=1e-5)
+    chunk = Loader(cache, 0).chunk(40, 20)
+    rows = Loader(cache, 0).chunk(0, 50)
+    assert torch.equal(chunk.y["age"][:10], rows.y["age"][40:])
+    assert Manifest.read(cache.path / "manifest.json") == cache.manifest
+
+
+def test_arrays_stay_arrays_in_the_order_of_the_rows_that_are_kept():
+    x, seen = drawn(20, 3), drawn(20, 2, 4)
+    x[5] = np.nan
+    np.savez("a.npz", x=x, seen=seen, y=np.arange(20))
+    cache = cached("a.npz", "seen", skip_broken=True, batch=4)
+    kept = np.delete(np.arange(20), 5)
+    y = cache.condition(torch.arange(19))
+    assert y.shape == (19, 2, 4) and cache.manifest.given == {"seen": [2, 4]} and cache.manifest.left_out == {"y": 20}
+    np.testing.assert_allclose(cache.manifest.conditions[0].back(y), seen[kept], rtol=1e-5, atol=1e-5)
+    assert (
+        cached("a.npz", "seen", folder="raw", skip_broken=True, normalise=False)
+        .condition(torch.arange(19))
+        .equal(torch.from_numpy(seen[kept]))
+    )
+
+
+def test_a_test_split_has_the_categories_and_moments_of_its_train_split():
+    x, age = drawn(12, 2), drawn(12)
+    np.savez("a.npz", x_train=x, kind_train=np.arange(12) % 3, age_train=age, x_test=x[:4], kind_test=[2, 2, 2, 1], age_test=age[:4])
+    train = cached("a.npz", "kind", "age", folder="train")
+    test = cached("a.npz", "kind", "age", folder="test", split="test", like=Path("train"))
+    assert test.condition(torch.arange(4))["kind"].tolist() == [2, 2, 2, 1] and test.manifest.conditions == train.manifest.conditions
+    np.savez("b.npz", x_train=x, kind_train=np.arange(12), age_train=age)
+    with pytest.raises(UserError, match=r"kind is '3', which was not in the training data: they have 0, 1, 2"):
+        cached("b.npz", "kind", "age", folder="other", like=Path("train"))
+
+
+def test_a_manifest_from_before_conditions_is_read_and_its_digest_is_the_same():
+    np.savez("a.npz", images=DRAW.integers(0, 256, (6, 8, 8), dtype=np.uint8), labels=np.arange(6) % 2)
+    made = cached("a.npz")
+    path = made.path / "manifest.json"
+    held = json.loads(path.read_text())
+    assert held.pop("conditions") == []
+    path.write_text(json.dumps(held))
+    found = Cache.open(made.path).manifest
+    assert found == made.manifest and found.digest == made.digest
+    check_fits(made.manifest, found)
+    assert cached("a.npz").digest == made.digest  # the same command recognises it
+
+
+# A network ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_mlp_reads_every_condition_and_only_its_own_row():
+    net = MLP(2, 8, 1, conditions={"kind": 3, "age": [], "seen": [2, 2]}, generator=ms.key(0))
+    z, t = torch.randn(4, 2), torch.rand(4)
+    y = {"kind": torch.tensor([0, 1, 2, 3]), "age": torch.randn(4), "seen": torch.randn(4, 2, 2)}
+    whole = net(z, t / 2, t, y)
+    for name, part in y.items():
+        changed = part.clone()
+        changed[1] = changed[1] + 1
+        moved = (net(z, t / 2, t, y | {name: changed}) - whole).abs().amax(-1)
+        assert moved[1] > 0 and moved[[0, 2, 3]].max() == 0
+    one = MLP(2, 8, 1, conditions={"age": []}, generator=ms.key(0))
+    assert torch.equal(one(z, t, t, y["age"]), one(z, t, t, {"age": y["age"]}))
+    with pytest.raises(ValueError, match="takes the conditions age, and y is None"):
+        one(z, t, t)
+
+
+def test_networks_that_take_labels_only_refuse_other_conditions():
+    with pytest.raises(UserError, match=r"dit takes labels, and the data have other conditions \(age\): give --network\.name mlp"):
+        networks.described(NetworkConfig("dit"), (1, 8, 8), 0, conditions={"age": []})
+
+
+# From the command line -------------------------------------------------------------------------------------------------------------------
+
+
+def test_diagnose_reads_one_condition():
+    np.savez("a.npz", x=drawn(20, 2), age=drawn(20), kind=np.arange(20) % 2)
+    one = cached("a.npz", "age")
+    assert (
+        np.array_equal(of_cache(one, "a.npz").y, one.condition(torch.arange(20)).numpy())
+        and of_cache(one, "a.npz", labelled=False).y is None
+    )
+    with pytest.raises(UserError, match=r"a\.npz has several conditions \(age, kind\), and diagnose reads one"):
+        of_cache(cached("a.npz", "age", "kind", folder="two"), "a.npz")
+
+
+def sources() -> dict[str, tuple[str, ...]]:
+    """A source of each kind, with its conditions."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    x, seen, n = drawn(50, 2, 4), drawn(50, 3), 50
+    table("t.csv")
+    pq.write_table(pa.table({"h": drawn(n), "w": drawn(n), "age": drawn(n)}), "t.parquet")
+    np.savez("a.npz", rows=x, kind=np.arange(n) % 3)
+    save_file({"x": torch.from_numpy(x), "seen": torch.from_numpy(seen), "kind": torch.arange(n) % 3}, "a.safetensors")
+    for k in range(40):
+        Path("arrays").mkdir(exist_ok=True)
+        np.save(f"arrays/{k:02d}.npy", x[k])
+        Path("sounds", "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+        wavfile.write(Path("sounds", "ab"[k % 2], f"{k}.wav"), 8000, (1000 * x[k, 0]).astype(np.int16))
+    conditions = {"t.csv": ("age", "kind"), "t.parquet": ("age",), "a.npz:rows": ("kind",), "a.safetensors": ("seen", "kind")}
+    return conditions | {"arrays": (), "sounds": ()}
+
+
+@pytest.mark.parametrize("kind", ["t.csv", "t.parquet", "a.npz:rows", "a.safetensors", "arrays", "sounds"])
+def test_every_kind_of_source_is_trained_on_sampled_evaluated_and_reported(kind: str):
+    conditions = sources()[kind]
+    asked = ("--data.condition", *conditions) if conditions else ()
+    run("train", "--out=run", f"--data.source={kind}", *SHORT, *asked)
+    assert (Path("run") / "report.html").is_file() and len(list((Path("run") / "samples").glob("*.png"))) >= 1
+    model = ms.load("run")
+    assert list(model.given) == (list(conditions) if len(conditions) > 1 or kind == "t.parquet" else [])
+    run("sample", "run", "--seeds=0:6", "--out=s.png")
+    with np.load("s.npz") as held:
+        assert np.array_equal(held["x"], model.sample(6).numpy()) and held["x"].shape == (6, *model.shape)
+        assert all(f"condition_{name}" in held for name in model.given)
+    if conditions == ("kind",):
+        run("sample", "run", "--seeds=0:4", "--condition", "kind=2", "--out=k.npz")
+        assert np.load("k.npz")["labels"].tolist() == [2] * 4
+    run("evaluate", "run", "--count=30", "--metrics", "frechet", "--json=rows.json")
+    assert json.loads(Path("rows.json").read_text())[0]["values"]["frechet"] > 0
+
+
+def test_samples_are_given_what_is_asked_for_and_the_rest_of_one_row_of_the_data(capsys: pytest.CaptureFixture[str]):
+    _, age, kind = table("a.csv")
+    words = ("train", "--out=run", "--data.source=a.csv", "--evaluate-every=0", *SHORT[1:], "--data.condition", "age", "kind")
+    run(*words, "--samples=32")
+    run(*words, "--samples=64")
+    assert "goes on at 32 samples" in capsys.readouterr().err
+    run("train", "--out=run", "--data.source=a.csv", *SHORT, "--data.condition", "kind", "age", code=2)
+    assert "--data.condition age kind, now kind age" in capsys.readouterr().err
+    Path("a.csv").unlink()
+    run("sample", "run", "--seeds=0:20", "--out=s.npz", "--guidance=2", "--condition", "kind=a b")
+    pairs = {(float(np.float32(a)), k) for a, k in zip(age, kind, strict=True)}
+    with np.load("s.npz") as held:
+        assert set(held["condition_kind"].tolist()) == {"a b"} and len(set(held["condition_age"].tolist())) > 3
+        assert set(zip(held["condition_age"].tolist(), held["condition_kind"].tolist(), strict=True)) <= pairs
+    model = ms.load("run")
+    given = {"age": torch.full((3,), 6.0), "kind": torch.tensor([0, 1, 2])}
+    made = model.sample(3, labels=given)
+    run("sample", "run", "--seeds=1", "--out=t.npy", "--condition", "age=6", "kind=cat")
+    np.testing.assert_allclose(np.load("t.npy")[0], made[1], rtol=1e-5, atol=1e-5)
+    assert not torch.equal(made, model.sample(3, labels=given | {"age": torch.zeros(3)}))
+    for wrong in (given | {"kind": torch.tensor([0, 1, 3])}, {"age": given["age"]}, given | {"age": torch.zeros(2)}):
+        with pytest.raises(UserError, match=r"categories 0 to 2|takes the conditions age, kind|tensor of shape"):
+            model.sample(3, labels=wrong)
+    for word, message in {
+        "kind=cow": "--condition kind: 'cow' was not in the training data: they have a b, cat, dog",
+        "age=old": "--condition age: a finite number, got 'old'",
+        "size=3": "NAME=VALUE with a name among age, kind, got 'size=3'",
+        "kind": "NAME=VALUE",
+    }.items():
+        run("sample", "run", "--condition", word, code=2)
+        assert message in capsys.readouterr().err
+    kept = load_file("run/conditions.safetensors")
+    assert len(kept["age"]) == 50 and sorted(kept["age"].tolist()) == sorted(age.tolist())
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, conditions):
+        super().__init__()
+        self.kinds = nn.Embedding(conditions["kind"] + 1, 4)
+        self.body = nn.Linear(2 + 2 + 1 + 4, 2)
+
+    def forward(self, z, r, t, y):
+        return self.body(torch.cat([z, r[:, None], t[:, None], y["age"][:, None], self.kinds(y["kind"])], 1))
+
+def build(shape, classes, conditions):
+    return Net(conditions)
+"""
+
+
+def test_a_network_of_ones_own_is_given_the_tree(here: Path):
+    name = f"conditions_{here.name.replace('-', '_')}"
+    (here / f"{name}.py").write_text(OWN)
+    table("a.csv")
+    words = ("--samples=64", "--batch=32", "--evaluate-every=0", "--sample-every=0", "--device=cpu", "--data.condition", "age", "kind")
+    run("train", "--out=run", "--data.source=a.csv", f"--network.name={name}:build", *words)
+    made = ms.load("run", network=f"{name}:build").sample(4)
+    assert made.shape == (4, 2) and made.isfinite().all()
+
+
+# What is refused -------------------------------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "age colour": "has no column 'colour': it has h, w, age, kind; name a condition among them",
+    "age age": "the condition age is named twice",
+    "h w age kind": "all columns are conditions",
+    "": r"row 2, column kind: 'cat' is no number",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_conditions_that_do_not_do_are_one_line(words: str, capsys: pytest.CaptureFixture[str]):
+    table("a.csv")
+    asked = ("--data.condition", *words.split()) if words else ()
+    run("train", "--out=run", "--data.source=a.csv", *SHORT, *asked, code=2)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    with pytest.raises(UserError, match=REFUSED[words]):
+        raise UserError(last)
+
+
+def test_conditions_that_do_not_fit_name_row_and_column():
+    x = drawn(4, 2)
+    Path("hole.csv").write_text("h,age,kind\n1,2,a\n3,,b\n5,6,\n")
+    Path("whole.csv").write_text("h,age\n1,2\n3,\n5,6\n")
+    np.savez("a.npz", x=x, few=np.zeros(3), bad=np.array([0, np.inf, 0, 0]), odd=np.zeros(4, complex))
+    np.save("x.npy", x)
+    cases = {
+        ("whole.csv", "age"): r"whole\.csv, row 3, column age: the condition is not finite",
+        ("hole.csv", "kind"): r"hole\.csv, row 4, column kind: the condition is missing",
+        ("a.npz", "few"): r"3 entries of few for 4 rows: give one for each",
+        ("a.npz", "bad"): r"array bad, row 1 \(from 0\): the condition is not finite",
+        ("a.npz", "odd"): "odd is of type complex128: give whole numbers, words or floats",
+        ("a.npz", "none"): "has no array 'none'",
+        ("x.npy", "age"): "has no array 'age'",
+    }
+    for (spec, name), message in cases.items():
+        with pytest.raises(UserError, match=message) as told:
+            open_source(spec, conditions=[name])
+        assert "\n" not in str(told.value)
+    with pytest.raises(UserError, match=r"digits has no columns or arrays for the condition age"):
+        open_source("digits", conditions=["age"])
