@@ -302,3 +302,19 @@ def test_conditions_that_do_not_fit_name_row_and_column():
         assert "\n" not in str(told.value)
     with pytest.raises(UserError, match=r"digits has no columns or arrays for the condition age"):
         open_source("digits", conditions=["age"])
+
+
+def test_transport_does_not_cross_conditions_that_are_no_labels(capsys: pytest.CaptureFixture[str]):
+    table("a.csv")
+    run(
+        "train",
+        "--out=run",
+        "--data.source=a.csv",
+        *SHORT,
+        "--data.condition",
+        "age",
+        "kind",
+        "--method.coupling=optimal-transport",
+        code=2,
+    )
+    assert "pairs rows of one label, and these data have other conditions (age, kind): leave it out" in capsys.readouterr().err

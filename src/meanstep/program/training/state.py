@@ -14,7 +14,7 @@ from meanstep.precise import low
 from meanstep.program import methods as words
 from meanstep.program.console import UserError, err, say
 from meanstep.program.data.cache import Cache
-from meanstep.program.registry import EMA, POSTERIOR, default_sampler
+from meanstep.program.registry import EMA, POSTERIOR, TRANSPORT, default_sampler
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, OptimiserConfig
 from meanstep.program.runs.networks import Description, null
@@ -131,6 +131,9 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
             ranks.shard(module)
     optimiser, data = _optimiser(config.optimiser, owner, ranks), cache.manifest.digest
     mirrored = config.data.flips or cache.manifest.flips != "none"
+    if config.method.coupling == TRANSPORT and given(config, cache):  # across them noise would depend on the condition
+        what = f"pairs rows of one label, and these data have other conditions ({', '.join(given(config, cache))})"
+        raise UserError(f"--method.coupling {TRANSPORT} {what}: leave it out, or train with --data.no-conditional")
     pairs = coupled(config.method.coupling, config.run.seed, len(cache), cache.shape, classes(config, cache) > 0, mirrored)
     return State(description, owner, averages, proxy, optimiser, learns(built.recipe), pairs, data=data)
 
