@@ -318,3 +318,10 @@ def test_transport_does_not_cross_conditions_that_are_no_labels(capsys: pytest.C
         code=2,
     )
     assert "pairs rows of one label, and these data have other conditions (age, kind): leave it out" in capsys.readouterr().err
+
+
+def test_a_run_with_conditions_is_not_exported(capsys: pytest.CaptureFixture[str]):
+    table("a.csv")
+    run("train", "--out=run", "--data.source=a.csv", "--evaluate-every=0", *SHORT[1:], "--samples=32", "--data.condition", "age", "kind")
+    run("export", "run", "--to=torch", "--out=x", code=2)
+    assert "this network is given conditions (age, kind)" in capsys.readouterr().err and not Path("x").exists()

@@ -142,6 +142,9 @@ def of(source: str | Path | Model, choice: Choice, *, target: str, checkpoint: i
     if run and saved and not checkpoint:
         _check_finished(run, saved)
     model = source if isinstance(source, Model) else load(source, checkpoint=checkpoint or "last", **loaded)
+    if model.manifest.given:
+        what = f"this network is given conditions ({', '.join(model.manifest.given)}), and a run is exported with labels alone"
+        raise UserError(f"--to {target}: {what}: export the network from Python, meanstep.export(net, to='onnx', condition=...)")
     if draw.asks(model.sampler, "fresh"):
         others = ", ".join(name for name, e in SAMPLERS.items() if name != model.sampler and e.facts["reads"] == model.facts.learns)
         raise UserError(f"--to {target}: the sampler {model.sampler} draws noise on its way, which an export cannot: --sampler {others}")
