@@ -211,6 +211,7 @@ def test_the_same_command_again_trains_nothing(study: Path, capsys: pytest.Captu
     assert {p: p.stat().st_mtime_ns for p in study.glob("runs/*/*.jsonl")} == before and "report:" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_parts_on_one_process_measure_the_same_to_the_bit(study: Path, tmp_path: Path):
     for part in ("2/2", "1/2"):
         assert call(*WORDS, "--workers", "1", "--part", part, "--out", str(tmp_path / "parts")) == 0

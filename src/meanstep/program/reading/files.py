@@ -42,7 +42,7 @@ def content(path: Path, most: int = 16 * MB) -> bytes:
     """The bytes of a regular file; `UserError` for more than `most`."""
     with opened(path) as file:
         try:
-            found = file.read(most + 1)
+            found = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)  # a read of n bytes takes n bytes of memory at once
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
     if len(found) > most:
