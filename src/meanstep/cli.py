@@ -14,7 +14,7 @@ from typing import Any
 
 from meanstep import __version__
 from meanstep.program.commands import COMMANDS
-from meanstep.program.console import UserError, err, out, quiet
+from meanstep.program.console import Interrupted, UserError, err, out, quiet
 from meanstep.program.errors import printable, shown
 
 DESCRIPTION = (
@@ -31,7 +31,8 @@ def main(args: Sequence[str] | None = None) -> None:
             code = _run(words)
         sys.stdout.flush()
     except UserError as mistake:
-        code = _complain(blamed(str(mistake), words), mistake.code)
+        told = str(mistake)  # nobody is to blame for a signal
+        code = _complain(told if isinstance(mistake, Interrupted) else blamed(told, words), mistake.code)
     except KeyboardInterrupt:
         code = _complain("stopped", 130)
     except BrokenPipeError:

@@ -10,7 +10,7 @@ import pytest
 from rich.table import Table
 
 from meanstep import cli
-from meanstep.program.console import out
+from meanstep.program.console import Interrupted, out
 
 FIRST = ", ".join(list(cli.COMMANDS)[:2])
 
@@ -77,3 +77,13 @@ def test_an_option_is_blamed_for_its_own_value_and_not_for_a_longer_name():
     assert cli.blamed("dots.tar, frame_0: 8 images under one key", words) == "dots.tar, frame_0: 8 images under one key"
     for message in ("/home/dots is not empty", "dots/config.yaml is damaged", "cannot write into dots: full"):
         assert cli.blamed(message, words) == f"--out: {message}"
+
+
+def test_no_option_is_blamed_for_a_signal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def stopped(words: object) -> int:
+        raise Interrupted("stopped, nothing is lost: the same command goes on in /home/runs/toy")
+
+    monkeypatch.setattr(cli, "_run", stopped)
+    with pytest.raises(SystemExit) as found:
+        cli.main(["report", "--out", "toy"])
+    assert found.value.code == 130 and "meanstep: stopped, nothing is lost" in capsys.readouterr().err
