@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, ensure
 from meanstep.program.reproduce.folder import note
@@ -32,6 +31,7 @@ from meanstep.program.training.presets import PRESETS
 from meanstep.program.training.ranks import Ranks
 
 from .damages import BOMB
+from .studied import call, measured
 
 SIZES = "--measure.count 64 --measure.rows 64 --measure.rows-at 16 --measure.times 2 --measure.steps 1 2"
 NET = "--network.width 16 --network.depth 1 --network.heads 2 --batch 16"
@@ -50,22 +50,6 @@ def study(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study") / "whole"
     call(*WORDS, "--workers", "2", "--out", str(out))
     return out
-
-
-def call(*words: str) -> int:
-    """The command's exit code."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    return int(stop.value.code or 0)
-
-
-def measured(out: Path) -> dict[str, list[dict[str, Any]]]:
-    """What was measured of each run, but for the time it took."""
-    found = {}
-    for path in sorted(out.glob("runs/*/measures.jsonl")):
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        found[path.parent.name] = [{k: v for k, v in r.items() if k not in ("seconds", "measuring")} for r in records]
-    return found
 
 
 def planned(*names: str, config: Config = BASE, seeds: tuple[int, ...] = (0, 1, 2), **compute: Compute) -> Study:

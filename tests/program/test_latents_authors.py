@@ -11,13 +11,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import meanstep as ms
-from meanstep.cli import main
 from meanstep.coefficients import scalar_optimum
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache
@@ -35,27 +33,14 @@ from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.samples import Samples
 from meanstep.program.training.state import fresh
 
+from .studied import call, measured
+
 TINY = "--network.width 16 --network.depth 1 --network.heads 2 --batch 16 --samples 64 --moments 2 --averages.decays 0.9"
 SIZES = "--measure.count 64 --measure.rows 64 --measure.rows-at 16 --measure.times 2 --measure.steps 1 --measure.references 64"
 WORDS = f"reproduce latents --protocol authors {TINY} {SIZES} --workers 1 --seeds 0".split()
 ARMS = ("beta@0", "squared-anchored@1")
 NETWORK = NetworkConfig(options={"patch": 4, "width": 16, "depth": 1, "heads": 2})
 BASE = replace(protocol.applied(PRESETS["digits"].config), network=NETWORK)
-
-
-def call(*words: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    return int(stop.value.code or 0)
-
-
-def measured(out: Path) -> dict[str, list[dict[str, Any]]]:
-    """What was measured of each run, but for the time it took."""
-    found = {}
-    for path in sorted(out.glob("runs/*/measures.jsonl")):
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        found[path.parent.name] = [{k: v for k, v in r.items() if k not in ("seconds", "measuring")} for r in records]
-    return found
 
 
 @pytest.fixture(scope="module")

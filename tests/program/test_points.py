@@ -11,7 +11,7 @@ from torch import Tensor
 
 import meanstep as ms
 from meanstep.program.console import UserError
-from meanstep.program.reading import files
+from meanstep.program.reading import files, tables
 from meanstep.program.reproduce.points.sets import Points, load
 
 N = 120
@@ -240,3 +240,10 @@ def test_the_velocity_is_the_posterior_mean_of_the_training_half():
     logits = -((z.double()[:, None] - (1 - t.double())[:, None, None] * x) ** 2).sum(-1) / (2 * t.double()[:, None] ** 2)
     expected = (z - logits.softmax(1) @ x) / t[:, None]
     torch.testing.assert_close(law.velocity(z, t).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_table_that_says_it_is_larger_than_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"x": [0.0] * 200, "y": [1.0] * 200}), tmp_path / "bomb.parquet")
+    monkeypatch.setattr(tables, "memory", lambda: 1000)
+    assert "3,200 bytes of numbers, more than half of this machine's memory" in complaint(tmp_path / "bomb.parquet")

@@ -39,22 +39,14 @@ class Table:
         column = self.columns[name]
         if column.dtype.kind != "U":
             return column.astype(np.float64)
-        i = next(i for i, cell in enumerate(column.tolist()) if _number(cell) is None)
+        i = next(i for i, cell in enumerate(column.tolist()) if number(cell) is None)
         remedy = "correct the row, drop the column, or make the column a condition (--data.condition NAME)"
         raise UserError(f"{self.where(i, name)}: {shown(str(column[i]), 60)} is no number: {remedy}")
 
 
 def read_csv(path: Path) -> Table:
     """Cells between commas; the first line may be names (else 1, 2, ...), and blank lines do not count. `UserError` for anything else."""
-    text = files.content(path, MOST)
-    try:
-        reader = csv.reader(io.StringIO(text.decode("utf-8-sig"), newline=""))
-        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no text in UTF-8 with commas: {first_line(error)}; save it as CSV again") from None
-    header = bool(lines) and all(_number(cell) is None for cell in lines[0][1])
-    names = [" ".join(cell.split()) for cell in lines[0][1]] if header else []
-    rows = lines[header:]
+    names, rows = cells_of(path, files.content(path, MOST))
     if not rows:
         raise UserError(f"{path} has no rows: give a line of numbers for each, with commas between them")
     names = names or [str(k + 1) for k in range(len(rows[0][1]))]
@@ -68,6 +60,17 @@ def read_csv(path: Path) -> Table:
     return Table(path, columns, np.array([line for line, _ in rows]))
 
 
+def cells_of(path: Path, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names in the first line, none where it has a number, and the number and cells of every other line that is not blank."""
+    try:
+        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no text in UTF-8 with commas: {first_line(error)}; save it as CSV again") from None
+    header = bool(lines) and all(number(cell) is None for cell in lines[0][1])
+    return [" ".join(cell.split()) for cell in lines[0][1]] if header else [], lines[header:]
+
+
 def _named(path: Path, names: list[str]) -> None:
     if len(names) > COLUMNS:
         raise UserError(f"{path} has {len(names):,} columns, and at most {COLUMNS:,} are read: save the rows as .npy")
@@ -79,7 +82,7 @@ def _column(cells: list[str]) -> np.ndarray:
     """Whole numbers, numbers, or texts if one of them is neither a number nor missing; in the latter case all of them."""
     if all(_whole(cell) for cell in cells):
         return np.array([int(cell) for cell in cells], dtype=np.int64)
-    values = [_number(cell) if cell else np.nan for cell in cells]
+    values = [number(cell) if cell else np.nan for cell in cells]
     missing = not any(cells)
     return np.array(cells, dtype=np.str_) if None in values or missing else np.array(values, dtype=np.float64)
 
@@ -89,7 +92,7 @@ def _whole(cell: str) -> bool:
     return digits.isascii() and digits.isdigit() and len(digits) < 20 and INTEGERS[0] <= int(cell) <= INTEGERS[1]
 
 
-def _number(cell: str) -> float | None:
+def number(cell: str) -> float | None:
     """The number in a cell, or None; Python's `1_000` is no number in a file."""
     try:
         return None if "_" in cell else float(cell)
@@ -97,21 +100,27 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def read_parquet(path: Path) -> Table:
-    """Columns of numbers, truth values and texts; `UserError` for what is no such table, and where pyarrow is missing."""
+def parquet_of(path: Path, data: bytes) -> Any:
+    """The table of pyarrow; `UserError` for what is none, for more numbers than memory should hold, and where pyarrow is missing."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise UserError(f"reading {path} needs pyarrow: pip install 'meanstep[parquet]'") from None
-    data = files.content(path, MOST)
+        raise UserError(f"reading {path} needs pyarrow: pip install pyarrow") from None
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         if (needed := 8 * file.metadata.num_rows * max(1, file.metadata.num_columns)) > memory():
             raise UserError(f"{path} says that it has {needed:,} bytes of numbers, more than half of this machine's memory: split it")
-        table: Any = file.read()
+        return file.read()
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise UserError(f"cannot read {path}: {first_line(error)}; write it again as parquet") from None
+
+
+def read_parquet(path: Path) -> Table:
+    """Columns of numbers, truth values and texts; `UserError` for what is no such table, and where pyarrow is missing."""
+    table = parquet_of(path, files.content(path, MOST))
+    import pyarrow as pa
+
     names = [" ".join(str(name).split()) for name in table.column_names]
     _named(path, names)
     columns = {name: _arrow(pa, path, name, column) for name, column in zip(names, table.columns, strict=True)}

@@ -201,8 +201,8 @@ def _cause(number: Published, models: Sequence[Model]) -> str:
 
 def _history(number: Published, models: Sequence[Model]) -> Row:
     """Counted again from the logged histories."""
-    found = history.summary(history.histories())
-    points = history.counted(history.histories())
+    read = history.histories()
+    found, points = history.summary(read), history.counted(read)
     counts: dict[str, float] = {
         "checkpoints in the order 0, .25, .5, 1, of 54, published run of 0": found.ordered,
         "checkpoints in the order 0, .25, .5, 1, of 54, other run of 0": found.ordered_again,

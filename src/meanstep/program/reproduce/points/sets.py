@@ -1,6 +1,5 @@
 """The sets: built-in laws by name, and a user's own points, read from a file with every mistake named, then scaled and split."""
 
-import csv
 import io
 import math
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from torch import Generator, Tensor
 from meanstep.fields.planar import PLANAR, gaussian_mixture
 from meanstep.keys import key
 from meanstep.program.console import UserError
-from meanstep.program.reading import arrays, files
+from meanstep.program.reading import arrays, files, tables
 from meanstep.program.reproduce.points.published_sets import Drawn, dense_mixture
 from meanstep.program.reproduce.points.settings import Settings, mixture_dimension
 from meanstep.types import Bridge
@@ -60,24 +59,9 @@ def _wide(path: Path, columns: int) -> None:
         raise UserError(f"{path} has {columns} column of numbers; give at least 2, one for each coordinate (in a .csv separated by commas)")
 
 
-def _number(cell: str) -> float | None:
-    """The number in a cell, or None; Python's `1_000` is no number in a file."""
-    try:
-        return None if "_" in cell else float(cell)
-    except ValueError:
-        return None
-
-
 def _csv(path: Path, data: bytes) -> Table:
     """Lines of numbers between commas; the first may be names, and blank lines do not count."""
-    try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no text in UTF-8 with commas: {error}; save it as CSV again") from error
-    header = bool(lines) and all(_number(cell) is None for cell in lines[0][1])
-    names = [" ".join(cell.split()) for cell in lines[0][1]] if header else []
-    lines = lines[header:]
+    names, lines = tables.cells_of(path, data)
     if not lines:
         raise UserError(f"{path} has no row of numbers; give at least {FEWEST}")
     width = len(names) or len(lines[0][1])
@@ -90,7 +74,7 @@ def _csv(path: Path, data: bytes) -> Table:
 def _row(path: Path, line: int, cells: list[str], names: list[str]) -> list[float]:
     if len(cells) != len(names):
         raise UserError(f"{path}, row {line} has {len(cells)} cells where {len(names)} are expected; give every row as many as the first")
-    values = [_number(cell) for cell in cells]
+    values = [tables.number(cell) for cell in cells]
     for name, cell, value in zip(names, cells, values, strict=True):
         if value is None:
             raise UserError(f"{path}, row {line}, column {name}: {cell.strip()!r} is no number; correct or drop the row")
@@ -115,16 +99,9 @@ def _npy(path: Path, data: bytes) -> Table:
 
 def _parquet(path: Path, data: bytes) -> Table:
     """A table of numeric columns; a missing value counts as NaN."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise UserError(f"reading {path} needs pyarrow: pip install pyarrow") from error
-    try:
-        table: Any = pq.read_table(io.BytesIO(data))
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise UserError(f"cannot read {path}: {reason}; write it again as parquet") from error
+    table = tables.parquet_of(path, data)
+    import pyarrow as pa
+
     for field in table.schema:
         if not (pa.types.is_integer(field.type) or pa.types.is_floating(field.type)):
             raise UserError(f"{path}, column {field.name}: {field.type} is no number; drop the column or cast it to a float")
