@@ -35,7 +35,7 @@ def called(field: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Tensor:
 def test_a_dit_names_an_image_it_was_not_built_for():
     net, t = DiT(8, 1, 2, 16, 1, 2), torch.ones(2)
     for shape in ((2, 3, 8, 8), (2, 1, 16, 16)):
-        with pytest.raises(ValueError, match=r"takes images \[B, 1, 8, 8\], got \(2, "):
+        with pytest.raises(ValueError, match=r"takes rows \[B, 1, 8, 8\], got \(2, "):
             net(torch.randn(shape), t, t)
     with pytest.raises(ValueError, match="without classes"):
         net(torch.randn(2, 1, 8, 8), t, t, torch.zeros(2, dtype=torch.int64))

@@ -143,9 +143,16 @@ def test_an_mlp_reads_every_condition_and_only_its_own_row():
         one(z, t, t)
 
 
-def test_networks_that_take_labels_only_refuse_other_conditions():
-    with pytest.raises(UserError, match=r"dit takes labels, and the data have other conditions \(age\): give --network\.name mlp"):
-        networks.described(NetworkConfig("dit"), (1, 8, 8), 0, conditions={"age": []})
+@pytest.mark.parametrize("name", ["dit", "unet", "mlp"])
+def test_every_network_of_ours_is_given_them_by_name(name: str):
+    asked = {"age": [], "kind": 3, "seen": [2, 4], "low": [1, 8, 8]}
+    described = networks.described(NetworkConfig(name), (1, 8, 8), 0, conditions=asked)
+    assert described["conditions"] == described["options"]["conditions"] == asked
+    rows, net = torch.ones(2), networks.made(json.loads(json.dumps(described)))
+    y = {"age": rows, "kind": torch.tensor([0, 3]), "seen": torch.ones(2, 2, 4), "low": torch.ones(2, 1, 8, 8)}
+    assert net(torch.zeros(2, 1, 8, 8), 0 * rows, rows, y).shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match="y has no low, but age, kind, seen"):
+        net(torch.zeros(2, 1, 8, 8), 0 * rows, rows, {key: part for key, part in y.items() if key != "low"})
 
 
 # From the command line -------------------------------------------------------------------------------------------------------------------

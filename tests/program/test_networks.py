@@ -109,7 +109,7 @@ def test_every_network_of_the_table_has_typed_and_documented_options_and_is_a_fi
 
 def test_every_option_of_the_dit_can_be_given():
     taken = set(inspect.signature(DiT).parameters) - {*SIZES, "generator"}
-    assert {option.name for option in registry.NETWORKS["dit"].options} == taken | {"model"}
+    assert {option.name for option in registry.NETWORKS["dit"].options} == taken | {"model", "patches"}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_flags_are_laid_over_what_the_preset_has():
     found = parsed("--network.width", "32", "--network.qk-norm", "--network.data-floor", "0.05", "--network.options", "{rms: true}")
     usual = {option.name: option.value for option in registry.NETWORKS["dit"].options}
     changed = {"width": 32, "qk_norm": True, "data_floor": 0.05, "rms": True}
-    assert found.options == usual | {"patch": 2, "width": 64, "depth": 4, "heads": 4} | changed
+    assert found.options == usual | {"patch": 2, "patches": [], "width": 64, "depth": 4, "heads": 4} | changed
     assert parsed("--network.no-qk-norm").options["qk_norm"] is False
 
 
@@ -157,7 +157,7 @@ def test_a_models_name_takes_the_place_of_the_presets_numbers():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--network.wide", "3"], "--network.wide: the network dit has no option 'wide'; it takes model, patch, width"),
+        (["--network.wide", "3"], "--network.wide: the network dit has no option 'wide'; it takes model, patch, patches, width"),
         (["--network.options", "{wide: 3}"], "--network.options: the network dit has no option 'wide'; it takes model"),
         (["--network.options", "{width: much}"], "--network.width: a whole number, got 'much'"),
         (["--network.options", "{qk_norm: 1}"], "--network.qk-norm: true or false, got 1"),

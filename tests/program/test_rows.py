@@ -64,7 +64,7 @@ SHORT = ("--samples=64", "--batch=32", "--evaluate-count=40", "--device=cpu")
 # From a file to samples --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("shape", "network"), [((2,), "mlp"), ((1,), "mlp"), ((3, 10), "mlp"), ((2, 4, 4), "dit"), ((2, 3, 2, 2), "mlp")])
+@pytest.mark.parametrize(("shape", "network"), [((2,), "mlp"), ((1,), "mlp"), ((3, 4), "mlp"), ((2, 4, 4), "dit")])
 def test_rows_of_any_shape_are_trained_on_sampled_and_evaluated(shape: tuple[int, ...], network: str, here: Path):
     np.save(here / "x.npy", drawn(50, *shape))
     small = {"mlp": ("--network.width=16", "--network.depth=1"), "dit": ("--network.width=16", "--network.depth=1", "--network.heads=2")}

@@ -6,6 +6,7 @@ from meanstep.fields.dit import DiT
 from meanstep.fields.gap import Gapped, with_gap
 from meanstep.fields.mlp import MLP
 from meanstep.fields.planar import PLANAR, Law, gaussian_mixture
+from meanstep.fields.unet import UNet
 
 __all__ = [
     "MLP",
@@ -20,6 +21,7 @@ __all__ = [
     "Law",
     "Mixture",
     "Scaled",
+    "UNet",
     "as_field",
     "gaussian_mixture",
     "residual_noise",

@@ -1,9 +1,10 @@
-"""The Diffusion Transformer for images and latents `[B, C, H, W]`, in plain PyTorch; arXiv 2212.09748. Knows no derivatives and no files.
+"""The Diffusion Transformer for pictures, signals and video, in plain PyTorch; arXiv 2212.09748. Knows no derivatives and no files.
 
 Its tangents are carried by the rules of `meanstep.tangents`, like those of any other network.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from meanstep.fields.adapt import towards
+from meanstep.fields.given import Given, sizes
 from meanstep.paths import linear
 from meanstep.values import like
 
@@ -93,12 +95,14 @@ class Final(nn.Module):
         return self.out(modulate(self.norm(h), shift, scale))
 
 
-def _positions(width: int, side: int) -> Tensor:
-    """Fixed sines and cosines of a token's column, then of its row, `[side^2, width]`."""
-    rates = 10000 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    angles = torch.stack([column, row], -1).flatten(0, 1)[..., None] * rates
-    return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2).to(torch.get_default_dtype())
+def _positions(width: int, counts: Sequence[int]) -> Tensor:
+    """Fixed sines and cosines of a token's place along each axis, the last one first, `[tokens, width]`; what is left of a width is 0."""
+    each = width // (2 * len(counts))
+    rates = 10000 ** (-torch.arange(each, dtype=torch.float64) / each)
+    places = torch.meshgrid(*map(torch.arange, counts), indexing="ij")
+    angles = torch.stack(places[::-1], -1).flatten(0, -2)[..., None] * rates
+    found = torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
+    return F.pad(found, (0, width - found.shape[-1])).to(torch.get_default_dtype())
 
 
 SIZES = {
@@ -113,6 +117,19 @@ SIZES = {
 """Width, depth, heads: DiT's four published sizes, and smaller ones."""
 
 
+def _grid(size: int | Sequence[int], patch: int | Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The grid and a patch's sides along its axes; `ValueError` if there are others."""
+    grid = (size, size) if isinstance(size, int) else tuple(size)
+    sides = (patch,) * len(grid) if isinstance(patch, int) else tuple(patch)
+    if not grid or len(sides) != len(grid):
+        raise ValueError(f"patch is a number, or one for each axis of the grid, got {size=}, {patch=}")
+    if any(p > 0 and n % p for n, p in zip(grid, sides, strict=True)):
+        common = math.gcd(*grid)
+        fitting = ", ".join(str(k) for k in range(1, common + 1) if common % k == 0)
+        raise ValueError(f"patch divides every axis of the grid, which is {' x '.join(map(str, grid))}, got {patch}: give {fitting}")
+    return grid, sides
+
+
 def _in_range(depth: int, split: int | None, data_floor: float | None, time_scale: float) -> None:
     if split is not None and not 0 <= split <= depth:
         raise ValueError(f"split is a number of blocks in [0, {depth}], got {split}")
@@ -123,12 +140,16 @@ def _in_range(depth: int, split: int | None, data_floor: float | None, time_scal
 
 
 class DiT(nn.Module):
-    """The Diffusion Transformer as an average velocity of images `[B, channels, size, size]`; arXiv 2212.09748, 2505.13447.
+    """The Diffusion Transformer as an average velocity of rows `[B, channels, *grid]`; arXiv 2212.09748, 2505.13447.
 
-    It is conditioned on `t`, `t - r` and a class.
+    It is conditioned on `t`, `t - r`, and a class or other conditions.
 
-    - `patch`: side of a token in pixels; it divides `size`.
+    - `size`: the grid, such as `(64,)` of signals, `(16, 24)` of pictures, `(8, 16, 16)` of video; a number is the side of a square.
+    - `patch`: side of a token, one for all axes or one for each; it divides the grid's.
     - `classes`: number of labels `y` (int64 `[B]`); label `classes` means none. 0 is unconditional.
+    - `conditions`: instead of labels, parts of `y` by name, each a number of categories (int64 `[B]`, one more means none) or the shape of
+      its numbers. Arrays `(k, *grid)`, or on a coarser grid of two or more axes that divide, are channels beside the row's; others are
+      embedded as a class is.
     - `generator`: draws the weights. `checkpointing`: compute the blocks again in the backward pass instead of storing them.
     - `qk_norm`: queries and keys are normalised, arXiv 2302.05442; `rms`: RMSNorm for LayerNorm, arXiv 1910.07467, as in 2511.19797;
     - `head`: a second output, the auxiliary velocity of iMF, arXiv 2512.02012;
@@ -145,14 +166,15 @@ class DiT(nn.Module):
 
     def __init__(
         self,
-        size: int = 32,
+        size: int | Sequence[int] = 32,
         channels: int = 4,
-        patch: int = 2,
+        patch: int | Sequence[int] = 2,
         width: int = 384,
         depth: int = 12,
         heads: int = 6,
         *,
         classes: int = 0,
+        conditions: Mapping[str, int | Sequence[int]] | None = None,
         ratio: float = 4.0,
         qk_norm: bool = False,
         rms: bool = False,
@@ -164,25 +186,28 @@ class DiT(nn.Module):
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        if min(size, channels, patch, width, depth, heads) < 1:
+        self.grid, self.patch = _grid(size, patch)
+        if min(*self.grid, channels, *self.patch, width, depth, heads) < 1:
             raise ValueError(f"sizes are at least 1, got {size=}, {channels=}, {patch=}, {width=}, {depth=}, {heads=}")
-        if size % patch or width % heads or width % 4:
-            raise ValueError(f"patch divides size, and heads and 4 divide width, got {size=}, {patch=}, {width=}, {heads=}")
+        if width % heads or width % 4 or width < 2 * len(self.grid):
+            raise ValueError(f"width is a multiple of heads and of 4, and at least twice the axes, got {width=}, {heads=}")
         _in_range(depth, split, data_floor, time_scale)
-        self.size, self.channels, self.patch, self.classes = size, channels, patch, classes
+        self.channels, self.classes = channels, classes
         self.heads, self.two, self.checkpointing, self.qk_norm, self.rms = heads, head, checkpointing, qk_norm, rms
         self.split, self.data_floor, self.time_scale = split, data_floor, time_scale
         self.path = None if data_floor is None else linear
-        self.patches = nn.Linear(channels * patch * patch, width)
-        self.register_buffer("positions", _positions(width, size // patch), persistent=False)
+        self.given = Given(known, width, self.grid, "DiT") if (known := sizes(conditions, classes)) else None
+        entries = math.prod(self.patch)
+        self.patches = nn.Linear((channels + (self.given.channels if self.given else 0)) * entries, width)
+        self.register_buffer("positions", _positions(width, self._counts()), persistent=False)
         self.time, self.gap = TimeEmbedding(width, scale=time_scale), TimeEmbedding(width) if split is None else None
         self.labels = nn.Embedding(classes + 1, width) if classes else None
         self.blocks = nn.ModuleList(Block(width, heads, ratio, qk_norm, rms) for _ in range(depth))
-        self.last = Final(width, channels * patch * patch * (2 if head else 1), rms)
+        self.last = Final(width, channels * entries * (2 if head else 1), rms)
         self._initialise(generator)
 
     @classmethod
-    def named(cls, name: str, size: int = 32, channels: int = 4, **options: Any) -> "DiT":
+    def named(cls, name: str, size: int | Sequence[int] = 32, channels: int = 4, **options: Any) -> "DiT":
         """A size of `SIZES` and a patch, such as `"B/4"`; `options` as of the class. `ValueError` for another name."""
         letter, _, patch = name.partition("/")
         if letter not in SIZES or not patch.isdecimal():
@@ -199,8 +224,8 @@ class DiT(nn.Module):
         for embedding in filter(None, (self.time, self.gap)):
             nn.init.normal_(embedding.first.weight, std=0.02, generator=generator)
             nn.init.normal_(embedding.second.weight, std=0.02, generator=generator)
-        if self.labels is not None:
-            nn.init.normal_(self.labels.weight, std=0.02, generator=generator)
+        for table in (module for module in self.modules() if isinstance(module, nn.Embedding)):
+            nn.init.normal_(table.weight, std=0.02, generator=generator)
         for module in self.modules():
             if isinstance(module, (Block, Final)):
                 nn.init.zeros_(module.modulation.weight)
@@ -210,32 +235,40 @@ class DiT(nn.Module):
         """What the blocks below the split see of times and labels, and what the others see, `[B, width]` each; the same without a split."""
         early = self.time(t) if self.gap is None else self.time(t) + self.gap(t - r)
         late = self.time(r) if self.gap is None else early
-        if self.labels is None:
+        if self.labels is not None:
+            known = self.labels(torch.full(t.shape, self.classes, device=t.device) if y is None else y)
+        elif self.given is None or (known := self.given.vector(y)) is None:
             return early, late
-        label = self.labels(torch.full(t.shape, self.classes, device=t.device) if y is None else y)
-        return early + label, late + label
+        return early + known, late + known
 
-    def stem(self, z: Tensor) -> Tensor:
-        """Tokens `[B, N, width]` of an image."""
-        if z.shape[1:] != (self.channels, self.size, self.size):
-            wanted = (self.channels, self.size, self.size)
-            raise ValueError(f"z has shape {tuple(z.shape)}, and this DiT takes rows of shape {wanted}")
-        side, p = self.size // self.patch, self.patch
-        tokens = z.reshape(-1, self.channels, side, p, side, p).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return self.patches(tokens) + self.positions.to(z)
+    def stem(self, z: Tensor, y: Any = None) -> Tensor:
+        """Tokens `[B, N, width]` of a row, and of the conditions `y` that are channels beside it."""
+        if tuple(z.shape[1:]) != (self.channels, *self.grid):
+            wanted = ", ".join(map(str, (self.channels, *self.grid)))
+            raise ValueError(f"this DiT takes rows [B, {wanted}], got {tuple(z.shape)}")
+        z = self.given.beside(z, y) if self.given else z
+        sides = [n for pair in zip(self._counts(), self.patch, strict=True) for n in pair]
+        counts, patches = range(2, len(sides) + 2, 2), range(3, len(sides) + 3, 2)
+        tokens = z.reshape(-1, z.shape[1], *sides).permute(0, *counts, 1, *patches)
+        return self.patches(tokens.flatten(len(self.grid) + 1).flatten(1, -2)) + self.positions.to(z)
 
     def final(self, h: Tensor, c: Tensor) -> Tensor:
-        """The image (or two, channels first one's, then the other's) of tokens `[B, N, width]`."""
-        side, p = self.size // self.patch, self.patch
-        patches = self.last(h, c).unflatten(1, (side, side)).unflatten(-1, (-1, p, p))
-        return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+        """The row (or two, channels first one's, then the other's) of tokens `[B, N, width]`."""
+        n = len(self.grid)
+        patches = self.last(h, c).unflatten(1, self._counts()).unflatten(-1, (-1, *self.patch))
+        row = patches.permute(0, n + 1, *(axis for k in range(n) for axis in (k + 1, n + 2 + k)))
+        for axis in range(n, 0, -1):
+            row = row.flatten(2 * axis, 2 * axis + 1)
+        return row
+
+    def _counts(self) -> tuple[int, ...]:
+        """Tokens along each axis of the grid."""
+        return tuple(n // p for n, p in zip(self.grid, self.patch, strict=True))
 
     def _run(self, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
-        if tuple(z.shape[1:]) != (self.channels, self.size, self.size):
-            raise ValueError(f"this DiT takes images [B, {self.channels}, {self.size}, {self.size}], got {tuple(z.shape)}")
-        if y is not None and self.labels is None:
+        if y is not None and self.labels is None and self.given is None:
             raise ValueError("this DiT was built without classes and was given labels: DiT(..., classes=N)")
-        h, (early, late) = self.stem(z), self.conditions(r, t, y)
+        h, (early, late) = self.stem(z, y), self.conditions(r, t, y)
         for k, block in enumerate(self.blocks):
             c = early if self.split is None or k < self.split else late
             h = checkpoint(block, h, c, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else block(h, c)
@@ -248,7 +281,7 @@ class DiT(nn.Module):
         return parts if self.data_floor is None else tuple(towards(x, z, t, self.data_floor) for x in parts)
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
-        """The average velocity: `[B, C, H, W], [B], [B], [B] -> [B, C, H, W]`; `ValueError` for other images, or labels without classes."""
+        """The average velocity: `[B, C, *grid], [B], [B], [B] -> [B, C, *grid]`; `ValueError` for other rows, or labels without classes."""
         return self._velocities(z, r, t, y)[0]
 
     if TYPE_CHECKING:
@@ -257,11 +290,11 @@ class DiT(nn.Module):
         def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def with_head(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> tuple[Tensor, Tensor]:
-        """The average and the auxiliary velocity in one pass, both `[B, C, H, W]`."""
+        """The average and the auxiliary velocity in one pass, both `[B, C, *grid]`."""
         u, v = self._velocities(z, r, t, y)
         return u, v
 
     @property
     def head(self) -> Any:
-        """The auxiliary velocity `(z, r, t, y) -> [B, C, H, W]`, or None if the network was built without it."""
+        """The auxiliary velocity `(z, r, t, y) -> [B, C, *grid]`, or None if the network was built without it."""
         return (lambda z, r, t, y=None: self.with_head(z, r, t, y)[1]) if self.two else None

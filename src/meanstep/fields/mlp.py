@@ -1,23 +1,24 @@
 """A perceptron in `(z, t, t - r)` for points, alone `[B, D]` or as an ensemble of independent members `[M, B, D]`."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from meanstep.fields.given import parts, sizes
 from meanstep.values import like
 
 
 class MLP(nn.Module):
-    """Average velocity of points in `dim` dimensions: `depth` hidden layers of `width` units, SiLU, Fourier features of `t` and `t - r`.
+    """Average velocity of points in `dim` dimensions: `depth` hidden layers of `width` units, Fourier features of `t` and `t - r`.
 
     `members`: leading axes of an ensemble, e.g. `(5,)` for inputs `[5, B, D]`; no member sees another. `classes`: number of labels `y`
     (int64 `[*B]`), and label `classes` means none. `conditions`: instead of labels, parts of `y` by name, each a number of categories
     (int64 `[*B]`, one more means none) or the shape of its numbers (`[*B, *shape]`); all are features of the first layer. `head`: a second
-    output, the auxiliary velocity. `generator` draws the weights.
+    output, the auxiliary velocity. `activation`: of a hidden layer, an elementwise function. `generator` draws the weights.
     """
 
     frequencies: Tensor
@@ -34,6 +35,7 @@ class MLP(nn.Module):
         conditions: Mapping[str, int | Sequence[int]] | None = None,
         head: bool = False,
         frequencies: int = 8,
+        activation: Callable[[Tensor], Tensor] = nn.functional.silu,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
@@ -41,14 +43,12 @@ class MLP(nn.Module):
             raise ValueError(f"dim, width and depth are at least 1, got {dim}, {width}, {depth}")
         self.dim, self.classes = dim, classes
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(frequencies).div(2) / 2, persistent=False)
-        if classes and conditions:
-            raise ValueError("an MLP takes labels or other conditions: give classes or conditions")
-        self.conditions = {name: size if isinstance(size, int) else tuple(size) for name, size in (conditions or {}).items()}
+        self.conditions, self.activation = sizes(conditions, classes), activation
         known = sum(size + 1 if isinstance(size, int) else math.prod(size) for size in self.conditions.values())
         first = dim + 4 * frequencies + (classes + 1 if classes else 0) + known
-        sizes = [first, *[width] * depth, dim * (2 if head else 1)]
+        widths = [first, *[width] * depth, dim * (2 if head else 1)]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in pairwise(sizes):
+        for fan_in, fan_out in pairwise(widths):
             bound = fan_in**-0.5
             self.weights.append(nn.Parameter(torch.empty(*members, fan_in, fan_out).uniform_(-bound, bound, generator=generator)))
             self.biases.append(nn.Parameter(torch.empty(*members, 1, fan_out).uniform_(-bound, bound, generator=generator)))
@@ -64,15 +64,12 @@ class MLP(nn.Module):
             parts.append(nn.functional.one_hot(known, self.classes + 1).to(z))
         h = torch.cat([*parts, *self._known(y, z, t)], -1)
         for k, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            h = torch.matmul(nn.functional.silu(h) if k else h, w) + b
+            h = torch.matmul(self.activation(h) if k else h, w) + b
         return h
 
     def _known(self, y: Any, z: Tensor, t: Tensor) -> Iterator[Tensor]:
         """The features of the conditions, `[*B, n]` each; `y` a tensor where there is one, else by name."""
-        if self.conditions and y is None:
-            raise ValueError(f"this MLP takes the conditions {', '.join(self.conditions)}, and y is None")
-        for name, size in self.conditions.items():
-            part = y[name] if isinstance(y, dict) else y
+        for _, size, part in parts(self.conditions, y, "MLP"):
             yield (nn.functional.one_hot(part, size + 1) if isinstance(size, int) else part.reshape(*t.shape, -1)).to(z)
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:

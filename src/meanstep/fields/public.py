@@ -13,6 +13,7 @@ Neither sign nor direction costs anything later: the sign goes into the last lay
 of `t`, so the direction goes into the first layer of the time embedding.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -69,7 +70,7 @@ def converted(given: Mapping[str, Tensor], net: DiT, source: str, *, relabel: bo
     state = _undiffused(state) if "transformer_blocks.0.norm1.linear.weight" in state else _unflaxed(state)
     state = {name: tensor for name, tensor in state.items() if not name.startswith(meaning.dropped)} if meaning.dropped else state
     _check(state, net, relabel, meaning.gap)
-    doubled = state["final_layer.linear.weight"].shape[0] == 2 * net.patch**2 * net.channels
+    doubled = state["final_layer.linear.weight"].shape[0] == 2 * math.prod(net.patch) * net.channels
     mine = net.state_dict()
     out = {ours: state[public] for public, ours in _names(len(net.blocks), meaning.gap) if ours in mine}
     out["patches.weight"] = out["patches.weight"].flatten(1)
@@ -117,9 +118,9 @@ def _shapes(net: DiT, gap: bool) -> dict[str, list[int]]:
     """The public names and shapes of a network like this one; the last layer's output may be twice as long."""
     mine, width = net.state_dict(), net.positions.shape[-1]
     wanted = {public: list(mine[ours].shape) for public, ours in _names(len(net.blocks), gap) if ours in mine}
-    wanted["x_embedder.proj.weight"] = [width, net.channels, net.patch, net.patch]
+    wanted["x_embedder.proj.weight"] = [width, net.channels, *net.patch]
     wanted["y_embedder.embedding_table.weight"] = [net.classes + 1, width]
-    features = net.patch**2 * net.channels
+    features = math.prod(net.patch) * net.channels
     return wanted | {"final_layer.linear.weight": [features, width], "final_layer.linear.bias": [features]}
 
 
@@ -168,6 +169,10 @@ def _fits(net: DiT, source: str, meaning: Source) -> None:
     odd = [name for name in ("qk_norm", "rms") if getattr(net, name)]
     if odd:
         raise ValueError(f"public DiT and SiT weights know no {odd[0]}: build the network without it")
+    if len(net.grid) != 2 or net.given is not None:
+        raise ValueError(
+            "public DiT and SiT weights are of pictures with labels: build the network for rows of three axes, without conditions"
+        )
     if meaning.gap and net.gap is None:
         raise ValueError(f"weights of {source} embed the gap t - r: build the network without split")
     if net.data_floor is not None:
@@ -225,7 +230,7 @@ def _unflaxed(state: State) -> State:
 
 def _output(given: Tensor, net: DiT, sign: float) -> Tensor:
     """The last layer: channels last and maybe twice as many there, first here; a head gets the same."""
-    patches = given.reshape(net.patch, net.patch, -1, *given.shape[1:])[:, :, : net.channels]
+    patches = given.reshape(*net.patch, -1, *given.shape[1:])[:, :, : net.channels]
     one = sign * patches.movedim(2, 0).flatten(0, 2)
     return torch.cat([one, one]) if net.two else one
 

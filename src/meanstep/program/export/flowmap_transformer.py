@@ -20,9 +20,9 @@ class FlowMapTransformer2DModel(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        size: int = 32,
+        size: int | list[int] = 32,
         channels: int = 4,
-        patch: int = 2,
+        patch: int | list[int] = 2,
         width: int = 384,
         depth: int = 12,
         heads: int = 6,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from meanstep import samplers
-from meanstep.fields import DiT, dit
+from meanstep.fields import DiT, dit, given
 from meanstep.fields.adapt import Adapted, towards
 from meanstep.program.console import UserError
 from meanstep.program.data.autoencoders import DIFFUSERS
@@ -32,6 +32,7 @@ TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "int64": "I64", "
 """Types of numbers as safetensors names them."""
 HEADS = """\
 import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Generator, nn
@@ -114,7 +115,8 @@ def _network(subject: Subject) -> tuple[str, list[str], dict[str, Any], nn.Modul
 
 
 def _options(net: DiT) -> dict[str, Any]:
-    sizes = {"size": net.size, "channels": net.channels, "patch": net.patch, "classes": net.classes, "heads": net.heads}
+    size, patch = (axes[0] if len(axes) == 2 and axes[0] == axes[1] else list(axes) for axes in (net.grid, net.patch))
+    sizes = {"size": size, "channels": net.channels, "patch": patch, "classes": net.classes, "heads": net.heads}
     width, block = net.patches.out_features, net.blocks[0]
     assert isinstance(block, dit.Block)
     more = {"width": width, "depth": len(net.blocks), "ratio": block.up.out_features / width, "qk_norm": net.qk_norm, "rms": net.rms}
@@ -165,12 +167,17 @@ def _renamed(name: str) -> str:
 
 def standalone() -> str:
     """The module of the transformer with our DiT in it, which imports torch and diffusers only."""
-    inner = re.sub(r"^(from meanstep|import).*\n|^from (typing|torch).*\n", "", inspect.getsource(dit), flags=re.M).partition('"""\n')[2]
-    inner = re.sub(r"^    if TYPE_CHECKING:\n(?:\n|        .*\n)+", "", inner, flags=re.M)  # read by type checkers only
+    inner = "".join(_bare(module) for module in (given, dit))
     inner = f"{inspect.getsource(over)}\n\n{inspect.getsource(towards)}\n\nlinear = None\n{inner}"
     text = _source("flowmap_transformer.py").replace("from meanstep.fields.dit import DiT\n", f"{HEADS}\n\n{inner}")
     assert "meanstep." not in re.sub(r'""".*?"""|#.*', "", text, flags=re.S), "an import of ours is left"
     return text
+
+
+def _bare(module: Any) -> str:
+    """The source of a module of ours without its documentation and its imports, and without what only type checkers read."""
+    inner = re.sub(r"^(from meanstep|import).*\n|^from (typing|torch|collections).*\n", "", inspect.getsource(module), flags=re.M)
+    return re.sub(r"^    if TYPE_CHECKING:\n(?:\n|        .*\n)+", "", inner.partition('"""\n')[2], flags=re.M)
 
 
 def _source(name: str) -> str:

@@ -17,9 +17,11 @@ from meanstep.program.reading.arrays import memory
 from meanstep.program.registry import NETWORKS
 from meanstep.program.runs.config import NetworkConfig
 from meanstep.program.runs.families import Family
-from meanstep.program.runs.options import SIZES, fits, resolved, suits
+from meanstep.program.runs.options import SIZES, fits, resolved
 
 Description = dict[str, Any]
+EVERY = 1, 64
+"""Axes of the rows of a network that does not say which it takes."""
 
 
 def described(
@@ -34,14 +36,12 @@ def described(
     `conditions`: those that are no labels, numbers of categories or shapes by name.
     """
     name, options = network.name, resolved(network).options
-    sizes: dict[str, Any] = {"shape": list(shape)} if _takes(name, "shape", "shapes") else _square(name, shape)
+    _check_axes(name, shape)
+    sizes: dict[str, Any] = {"shape": list(shape)} if _takes(name, "shape") else _square(name, shape)
     found: Description = {"network": name, "options": sizes | {"classes": classes} | options}
     if conditions:
-        if name in NETWORKS and not _takes(name, "conditions", "conditions"):
-            remedy = "give --network.name mlp, or a factory of your own, or leave --data.condition out"
-            raise UserError(f"the network {name} takes labels, and the data have other conditions ({', '.join(conditions)}): {remedy}")
         found["conditions"] = dict(conditions)
-        if _takes(name, "conditions", "conditions"):
+        if _takes(name, "conditions"):
             found["options"]["conditions"] = dict(conditions)
     return found | ({"dtype": "float64"} if precision == "float64" else {})
 
@@ -60,24 +60,27 @@ def null(classes: int, conditions: Mapping[str, int | list[int]]) -> Any:
     return classes or (parts if any(parts.values()) else None)
 
 
-def _takes(name: str, keyword: str, fact: str) -> bool:
-    """Whether a network of ours states the fact, such as that it takes rows of any shape; one of others takes the keyword."""
-    if name in NETWORKS:
-        return bool(NETWORKS[name].facts.get(fact))
+def _takes(name: str, keyword: str) -> bool:
+    """Whether a network of others takes the keyword; those of ours do."""
     try:
-        return keyword in inspect.signature(attribute(name)).parameters
+        return name in NETWORKS or keyword in inspect.signature(attribute(name)).parameters
     except (TypeError, ValueError):
         return False
 
 
+def _check_axes(name: str, shape: tuple[int, ...]) -> None:
+    """`UserError` for a network of ours that is not for rows of so many axes."""
+    least, most = NETWORKS[name].facts.get("axes", EVERY) if name in NETWORKS else EVERY
+    if not least <= len(shape) <= most:
+        there, words = f"rows of {least} to {most} axes" if most < EVERY[1] else f"rows of {least} axes and more", " x ".join(map(str, shape))
+        raise UserError(f"the network {name} takes {there}, channels first, and the rows are {words}: give --network.name mlp")
+
+
 def _square(name: str, shape: tuple[int, ...]) -> dict[str, int]:
-    """How a network for square pictures is told their shape."""
-    words = " x ".join(map(str, shape))
-    if len(shape) != 3:
-        remedy = "give --network.name mlp, or a factory of your own that takes a keyword shape"
-        raise UserError(f"the network {name} takes pictures or latents of three axes, and the rows are {words}: {remedy}")
-    if name in NETWORKS and not suits(name, shape):
-        raise UserError(f"the network {name} takes square images, and the data are {words}: cache them with --size, or --network.name mlp")
+    """How a factory for square pictures is told their shape."""
+    if len(shape) != 3 or shape[1] != shape[2]:
+        what = f"the network {name} takes square pictures or latents, and the rows are {' x '.join(map(str, shape))}"
+        raise UserError(f"{what}: give --network.name mlp, or a factory of your own that takes a keyword shape")
     return {"size": shape[-1], "channels": shape[0]}
 
 
@@ -108,16 +111,18 @@ def _called(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _ours(name: str, options: dict[str, Any], generator: Generator) -> nn.Module:
-    depth, width = (n if isinstance(n := options.get(size), int) else 0 for size in ("depth", "width"))
-    if (needed := depth * (48 * width**2 + 100_000)) > memory():
-        what = f"about {needed / 1e9:,.0f} GB for {depth:,} blocks of width {width:,}, more than half of this machine's memory"
-        raise UserError(f"--network.depth: {what}: choose a smaller --network.depth or --network.width")
     try:
         sizes = {size: options.pop(size, 0) for size in SIZES}
         shape = tuple(sizes["shape"] or (sizes["channels"], sizes["size"], sizes["size"]))
         more = {"conditions": sizes["conditions"]} if sizes["conditions"] else {}
-        return family(NetworkConfig(name, options)).make(shape, sizes["classes"], generator, **more)
-    except (TypeError, ValueError) as error:
+        asked = family(NetworkConfig(name, options))
+        needed, words = asked.large()
+        if needed > memory():
+            what = f"about {needed / 1e9:,.0f} GB for {words}, more than half of this machine's memory"
+            size = "depth" if "depth" in options else "width"
+            raise UserError(f"--network.{size}: {what}: choose a smaller --network.{size}")
+        return asked.make(shape, sizes["classes"], generator, **more)
+    except (TypeError, ValueError, OverflowError) as error:
         named = next((option for option in options if re.search(rf"\b{option}\b", str(error))), "")
         raise UserError(f"--network{'.' + named.replace('_', '-') if named else ''}: {error}") from None
 

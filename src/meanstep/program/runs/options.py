@@ -21,12 +21,12 @@ from meanstep.program.runs.config import Config, NetworkConfig, cast, over
 
 T = TypeVar("T")
 SIZES = ("size", "channels", "shape", "classes", "conditions")
-"""What a network may be given beside its options: `shape`, or `size` and `channels` of square pictures."""
+"""What a network may be given beside its options: `shape`; a factory of others without it `size` and `channels` of square pictures."""
 COMMON = {f.name for f in dataclasses.fields(NetworkConfig)}
 
 
 def resolved(network: NetworkConfig) -> NetworkConfig:
-    """With every option of a shipped network, of the type that it has; `UserError` for a network or an option that there is not."""
+    """With every option of a shipped network, of the type that it has, several as a list, as files hold them; `UserError` for a network or an option that there is not."""
     name = network.name
     if name not in NETWORKS:
         if ":" not in name:
@@ -44,12 +44,8 @@ def resolved(network: NetworkConfig) -> NetworkConfig:
             if given.get(option) and other in given:
                 raise UserError(f"--network.{_flag(other)}: --network.{_flag(option)} {given[option]} says it already: leave one of them out")
     defaults = {option.name: option.value for option in NETWORKS[name].options}
-    return dataclasses.replace(network, options=over(name, defaults, given) if given else defaults)
-
-
-def suits(name: str, shape: Sequence[int]) -> bool:
-    """Whether a shipped network takes rows of a shape: all do that say so, others square pictures and latents `[channels, side, side]`."""
-    return bool(NETWORKS[name].facts.get("shapes")) or (len(shape) == 3 and shape[1] == shape[2])
+    full = over(name, defaults, given) if given else defaults
+    return dataclasses.replace(network, options={key: list(v) if isinstance(v, tuple) else v for key, v in full.items()})
 
 
 def takes(name: str) -> tuple[str, ...] | None:
@@ -150,7 +146,8 @@ def offered(cls: type[T]) -> tuple[type[T], T | None]:
 def _kind(cls: type[T], full: NetworkConfig) -> tuple[Any, NetworkConfig]:
     """A command's class with the typed flags of a network, and that network as they hold it."""
     table = _table(full.name)
-    shown = {f"option_{option.name}": full.options[option.name] for option in table if option.name in full.options}
+    held = {key: tuple(v) if isinstance(v, list) else v for key, v in full.options.items()}
+    shown = {f"option_{option.name}": held[option.name] for option in table if option.name in held}
     start: NetworkConfig = _flags(full.name)(name=full.name, options={} if table else full.options, start=full.start, **shown)
     change = [("network", type(start), field(default=start))]
     return dataclasses.make_dataclass(cls.__name__, change, bases=(cls,), namespace={"__doc__": cls.__doc__}, frozen=True), start

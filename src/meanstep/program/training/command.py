@@ -31,6 +31,7 @@ from meanstep.program.runs.config import (
     from_yaml,
 )
 from meanstep.program.runs.method import MethodConfig
+from meanstep.program.runs.suited import suited
 from meanstep.program.training import folder, loggers
 from meanstep.program.training.presets import DEFAULT, PRESETS
 
@@ -73,7 +74,7 @@ class Train:
         start = held or started(where.preset or DEFAULT)
         found = based(where, start)
         if held is None:
-            found = suited(found, start, where.data.source or found.data.source, where.data.condition or found.data.condition)
+            found = fitted(found, start, where.data.source or found.data.source, where.data.condition or found.data.condition)
         if where.method.recipe not in ("", found.method.recipe):  # another recipe: the options of the first are not its own
             found = dataclasses.replace(found, method=dataclasses.replace(found.method, options={}))
         return options.parsed(cls, "train", args, cls(**parts(found), run_=found.run))
@@ -140,7 +141,7 @@ class Where:
     data: _Data = field(default_factory=_Data)
 
 
-def suited(found: Config, start: Config, source: str, conditions: Sequence[str] = ()) -> Config:
+def fitted(found: Config, start: Config, source: str, conditions: Sequence[str] = ()) -> Config:
     """The configuration with the network and the extractor for a source of numbers, where those of the preset `start` are for pictures."""
     if source == "digits" or not Path(chosen(source)[0]).expanduser().exists():
         return found
@@ -148,8 +149,8 @@ def suited(found: Config, start: Config, source: str, conditions: Sequence[str] 
 
     if (shape := plain_shape(source, conditions)) is None:
         return found
-    if found.network == start.network and not options.suits(start.network.name, shape):
-        found = dataclasses.replace(found, network=NetworkConfig("mlp"))
+    if found.network == start.network:
+        found = dataclasses.replace(found, network=suited(start.network, shape))
     usual = specs.usual("plain") if found.run.extractor == start.run.extractor else found.run.extractor
     return dataclasses.replace(found, run=dataclasses.replace(found.run, extractor=usual))
 
