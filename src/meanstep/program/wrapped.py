@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 
 COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
-BEFORE, COUNT = ("module.", "model."), "n_averaged"
+BEFORE, COUNT = ("module.", "model.", "net."), "n_averaged"
 """Prefixes that are taken off where every weight has them, and the step count that torch's averaged copies hold beside the weights."""
 
 
@@ -16,7 +16,7 @@ def bare(name: str) -> str:
 
 
 def plain(names: Iterable[str]) -> dict[str, str]:
-    """For each name of a whole network its name without wrappers: `_orig_mod.` anywhere, `module.` and `model.` before all of them."""
+    """For each name of a whole network its name without wrappers: `_orig_mod.` anywhere, `BEFORE` before all of them."""
     found = {name: bare(name) for name in names}
     weights = {name for name in found if name != COUNT}
     while start := next((p for p in BEFORE if weights and all(found[name].startswith(p) for name in weights)), ""):

@@ -46,8 +46,8 @@ class NetworkConfig(Ranged):
     """A network's name, which decides its options, or your own as package.module:factory, called with size, channels and classes too."""
     options: Annotated[Options, unset("none", "YAML", "{}")] = field(default_factory=dict)
     """The network's options, added to the preset's: '{qk_norm: true, head: true}'."""
-    start: Annotated[str, unset("weights drawn by the seed", "FOLDER | KIND:FILE", "")] = ""
-    """What to start from: a run, a checkpoint, or public weights as sit:FILE, repa:FILE, meanflow:FILE, dit:FILE; relabel-sit:FILE for other classes."""
+    start: Annotated[str, unset("weights drawn by the seed", "FOLDER | FILE | KIND:FILE", "")] = ""
+    """What to start from: a run, a checkpoint, a file of this network's weights, or public ones as sit:FILE, repa:FILE, meanflow:FILE, dit:FILE; relabel-sit:FILE for other classes."""
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ def _ours(name: str, options: dict[str, Any], generator: Generator) -> nn.Module
             raise UserError(f"--network.{size}: {what}: choose a smaller --network.{size}")
         return asked.make(shape, sizes["classes"], generator, **more)
     except (TypeError, ValueError, OverflowError) as error:
-        named = next((option for option in options if re.search(rf"\b{option}\b", str(error))), "")
+        places = {option: at.start() for option in options if (at := re.search(rf"\b{option}\b", str(error)))}
+        named = min(places, key=lambda option: places[option], default="")
         raise UserError(f"--network{'.' + named.replace('_', '-') if named else ''}: {error}") from None
 
 

@@ -112,9 +112,9 @@ def examined(config: Config) -> Config:
     if not (Path(source).expanduser() / NAME).is_file():
         with naming("--data.source"):
             present(source)
-    if start and ":" not in start:
+    if start and ":" not in start and not Path(start).expanduser().is_file():
         if not Path(start).expanduser().is_dir():
-            raise UserError(f"--network.start: there is no folder {start}: give a run's, or public weights as sit:FILE")
+            raise UserError(f"--network.start: there is no folder or file {start}: give a run's, weights, or public ones as sit:FILE")
         saved.located(Path(start).expanduser())
     return config
 

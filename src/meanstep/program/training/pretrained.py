@@ -7,7 +7,7 @@ from torch import nn
 from meanstep.fields.public import SOURCES
 from meanstep.program.console import UserError
 from meanstep.program.data import Manifest
-from meanstep.program.runs import public_weights
+from meanstep.program.runs import own_weights, public_weights
 from meanstep.program.runs.facts import known
 from meanstep.program.runs.hub import local
 from meanstep.program.runs.restored import put
@@ -20,8 +20,8 @@ SCALING = 0.18215
 def start_from(net: nn.Module, source: str, manifest: Manifest, path: str = "linear") -> tuple[str, ...]:
     """Put the weights of a run, a checkpoint or a public file into the network; what was done, a sentence each.
 
-    `source`: a folder, or `sit:FILE`, `repa:FILE`, `dit:FILE`, of which `relabel-sit:FILE` and so on start every label as the file's
-    "no class". `UserError` if they do not fit the network, or public ones the latents. Weights of another path than the run's `path` are a
+    `source`: a folder, a file of weights of this very network, or `sit:FILE`, `repa:FILE`, `dit:FILE`, of which `relabel-sit:FILE` and so
+    on start every label as the file's "no class". `UserError` if they do not fit the network, or public ones the latents. Weights of another path than the run's `path` are a
     start all the same, and a note says so.
     """
     relabelled = source.startswith("relabel-")
@@ -30,10 +30,12 @@ def start_from(net: nn.Module, source: str, manifest: Manifest, path: str = "lin
         _check_scaling(manifest)
         found = public_weights.load(net, source.removeprefix("relabel-"), relabel=relabelled)
         return (*found, *(_other_path("linear", path) if SOURCES[kind].velocity else ()))
+    if (file := Path(source).expanduser()).is_file():
+        return own_weights.load(net, file)
     folder = local(Path(source).expanduser())
     if not folder.is_dir():
         listed = ", ".join(f"{name}:FILE" for name in SOURCES)
-        raise UserError(f"--network.start: there is no folder {folder}: give a run's, or public weights as {listed}")
+        raise UserError(f"--network.start: there is no folder or file {folder}: give a run's, weights, or public ones as {listed}")
     run, saved = located(folder)
     name = chosen(saved, None)
     put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
