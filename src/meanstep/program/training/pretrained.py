@@ -21,8 +21,8 @@ def start_from(net: nn.Module, source: str, manifest: Manifest, path: str = "lin
     """Put the weights of a run, a checkpoint or a public file into the network; what was done, a sentence each.
 
     `source`: a folder, a file of weights of this very network, or `sit:FILE`, `repa:FILE`, `dit:FILE`, of which `relabel-sit:FILE` and so
-    on start every label as the file's "no class". `UserError` if they do not fit the network, or public ones the latents. Weights of another path than the run's `path` are a
-    start all the same, and a note says so.
+    on start every label as the file's "no class". `UserError` if they do not fit the network, or public ones the latents. Weights of
+    another path than the run's `path` are a start all the same, and a note says so.
     """
     relabelled = source.startswith("relabel-")
     kind = source.removeprefix("relabel-").partition(":")[0]
