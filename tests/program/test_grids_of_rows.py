@@ -38,11 +38,11 @@ SHORT = ("--samples=32", "--batch=16", "--evaluate-count=20", "--device=cpu")
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((2, 12), (*DIT, "--network.patch=3")),
-        ((1, 4, 6), (*DIT, "--network.patches", "2", "3")),
+        pytest.param((2, 12), (*DIT, "--network.patch=3"), marks=pytest.mark.slow),
+        pytest.param((1, 4, 6), (*DIT, "--network.patches", "2", "3"), marks=pytest.mark.slow),
         ((1, 2, 4, 6), (*DIT, "--network.patches", "1", "2", "2")),
         ((2, 9), UNET),
-        ((1, 6, 5), UNET),
+        pytest.param((1, 6, 5), UNET, marks=pytest.mark.slow),
     ],
 )
 def test_rows_on_a_grid_are_trained_on_sampled_evaluated_and_diagnosed(shape: tuple[int, ...], words: tuple[str, ...]):
@@ -57,6 +57,7 @@ def test_rows_on_a_grid_are_trained_on_sampled_evaluated_and_diagnosed(shape: tu
     run("report", "run")
 
 
+@pytest.mark.slow
 def test_pictures_that_are_no_squares_are_pictures():
     np.savez("a.npz", images=DRAW.integers(0, 256, (30, 6, 8), dtype=np.uint8))
     run("train", "--out=run", "--data.source=a.npz", *DIT, *SHORT)
