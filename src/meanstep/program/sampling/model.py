@@ -160,6 +160,7 @@ def load(
     autoencoder: str | None = None,
     sampler: str | None = None,
     network: str | None = None,
+    net: nn.Module | None = None,
 ) -> Model:
     """The model of a run's folder (its checkpoint "last", "best", or the one that had seen so many samples) or of a checkpoint's folder.
 
@@ -167,13 +168,14 @@ def load(
     not in the folder: what the folder names outside is not opened, and nothing is fetched for it; `sampler`: of `meanstep.samplers` or
     your own `package.module:function`, None takes the first that reads what the recipe taught. `UserError` for a folder that holds no
     model, or a damaged one. A network that is not ours is made by calling the function that the checkpoint's network.json names, which
-    `network` must allow by that name, `package.module:factory`.
+    `network` must allow by that name, `package.module:factory`. One that was given to `meanstep.train` as an object is given again as `net`,
+    which is copied, or built by the function `network`.
     """
     run, saved = located(Path(path).expanduser(), checkpoint)
     manifest = saved.of(described(run))
     name = chosen(saved, average)
-    net = networks.made(saved.description, allowed=network or "")
-    put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
+    own = networks.made(saved.description, allowed=network or "", net=net)
+    put(own, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
     here = torch.device(device)
     made = decoder(run, manifest, here, autoencoder)
     facts = known(run)
@@ -181,7 +183,7 @@ def load(
     check_sampler(way, facts)
     takes = networks.conditional(saved.description)
     held = conditions.rows(run, manifest) if takes else {}
-    return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, takes, facts, way, held)
+    return Model(own.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, takes, facts, way, held)
 
 
 def check_sampler(name: str, facts: Facts) -> None:
