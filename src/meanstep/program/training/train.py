@@ -113,9 +113,7 @@ def _completed(config: Config, here: Path, cache: Cache, ranks: Ranks, state: St
 
 
 @contextmanager
-def _events(
-    config: Config, here: Path, cache: Cache, ranks: Ranks, state: State, judged: Judge | None, caller: Caller
-) -> Iterator[Events]:
+def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State, judged: Judge | None, caller: Caller) -> Iterator[Events]:
     disk.made(here)
     samples = Samples.of(config, cache, here, ranks)
     judged = judged or judge(samples)

@@ -12,7 +12,7 @@ from meanstep.program.runs.config import Config
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from meanstep.program.diagnose.diagnosis import Diagnosis
+    from meanstep.program.diagnose.findings import Findings
     from meanstep.program.evaluation.session import Evaluation
     from meanstep.program.sampling.model import Labels, Model
 
@@ -92,7 +92,7 @@ class Run:
 
         return evaluate(self.folder, **{"net": self.net, **options})
 
-    def diagnose(self, data: Any = None, **options: Any) -> "Diagnosis":
+    def diagnose(self, data: Any = None, **options: Any) -> "Findings":
         """Where the noise of its training signal is: `meanstep.diagnose` with its options."""
         from meanstep.program.verbs.measuring import diagnose
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from torch import nn
 
 from meanstep.program.console import UserError
 from meanstep.program.errors import shown
-from meanstep.program.runs import given, options, saved
+from meanstep.program.runs import given, options
 from meanstep.program.runs.config import Config, NetworkConfig, cast, flag, laid, to_yaml
 from meanstep.program.training import command
 from meanstep.program.training.command import ROOT, Where, examined, laid_out, suited
@@ -21,8 +22,6 @@ from meanstep.program.verbs.run import Run
 from meanstep.program.verbs.words import keyword, known, plain, spoken
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from meanstep.program.training.caller import Callback
 
 PARTS = ("data", "network", "method", "optimiser", "averages", "run")
@@ -36,7 +35,7 @@ def train(
     config: "str | os.PathLike[str] | Config | None" = None,
     *,
     data: Any = None,
-    net: "nn.Module | str | Mapping[str, Any] | None" = None,
+    net: nn.Module | str | Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     callback: "Callback | None" = None,
     progress: bool = True,
@@ -63,10 +62,10 @@ def train(
         rows = Named("") if data is None else named(data)
         place = ROOT / (config if isinstance(config, str) and config in PRESETS else DEFAULT) if out is None else Path(out)
         chosen = configured(config, rows, net, place, overrides)
-        return _trained(chosen, place, net if _module(net) else None, callback)
+        return _trained(chosen, place, net if isinstance(net, nn.Module) else None, callback)
 
 
-def _trained(config: Config, place: Path, net: "nn.Module | None", callback: "Callback | None") -> Run:
+def _trained(config: Config, place: Path, net: nn.Module | None, callback: "Callback | None") -> Run:
     from meanstep.program import flags
     from meanstep.program.training import folder, session
     from meanstep.program.training.caller import Caller
@@ -81,9 +80,7 @@ def _trained(config: Config, place: Path, net: "nn.Module | None", callback: "Ca
     return Run(end.folder, net)
 
 
-def configured(
-    config: "str | os.PathLike[str] | Config | None", rows: Named, net: Any, out: Path, overrides: Mapping[str, Any]
-) -> Config:
+def configured(config: "str | os.PathLike[str] | Config | None", rows: Named, net: Any, out: Path, overrides: Mapping[str, Any]) -> Config:
     """What the arguments of `train` say, as the command line would; `UserError` for what cannot be."""
     entries = entered(overrides)
     if rows.source:
@@ -98,7 +95,9 @@ def configured(
         to_yaml(result)
     except yaml.YAMLError as error:
         remedy = "name a function of your own as package.module:function"
-        raise UserError(f"a run's configuration is numbers, words and lists of them, as a file holds them ({error.args[-1]!s:.80}): {remedy}") from None
+        raise UserError(
+            f"a run's configuration is numbers, words and lists of them, as a file holds them ({error.args[-1]!s:.80}): {remedy}"
+        ) from None
     return examined(result)
 
 
@@ -120,9 +119,11 @@ def _started(config: Any, out: Path, entries: Mapping[str, Mapping[str, Any]]) -
 
 def _network(net: Any, base: NetworkConfig, entries: Mapping[str, Any]) -> NetworkConfig:
     """The network of a name, a dict or an object, with the single entries on top."""
-    if _module(net):
+    if isinstance(net, nn.Module):
         if entries.keys() - {"start"}:
-            raise UserError(f"network_{next(iter(entries.keys() - {'start'}))}: net is a module, which has its options already: leave it out")
+            raise UserError(
+                f"network_{next(iter(entries.keys() - {'start'}))}: net is a module, which has its options already: leave it out"
+            )
         return NetworkConfig(given.name(net), {}, str(entries.get("start", "")))
     if isinstance(net, NetworkConfig):
         net = {"name": net.name, "options": net.options, "start": net.start}
@@ -134,10 +135,6 @@ def _network(net: Any, base: NetworkConfig, entries: Mapping[str, Any]) -> Netwo
     asked = held | first | dict(entries.get("options", {})) | {k: v for k, v in entries.items() if k not in ("name", "options", "start")}
     whole = laid(base, {"name": name, "options": asked})
     return options.resolved(NetworkConfig(name, whole["options"], str(start)))
-
-
-def _module(net: Any) -> bool:
-    return hasattr(net, "state_dict") and hasattr(net, "forward")
 
 
 def _keywords() -> dict[str, tuple[str, str]]:
