@@ -14,7 +14,7 @@ from meanstep.program.console import err, watched
 
 def shown(*columns: ProgressColumn) -> Progress:
     """A bar on the terminal's standard error that goes when the work is done; nothing where nobody watches."""
-    return Progress(*columns, console=err, transient=True, disable=not watched())
+    return Progress(*columns, console=err, transient=True, disable=not watched(err))
 
 
 def counting(noun: str = "") -> Progress:

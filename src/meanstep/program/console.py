@@ -163,16 +163,16 @@ def silence(wanted: bool) -> Iterator[None]:
         _silent.reset(token)
 
 
-def watched() -> bool:
+def watched(on: Console = err) -> bool:
     """Whether a bar may move: on a terminal that is not quiet, and in the main thread, as a terminal has one at a time."""
-    return err.is_terminal and not err.quiet and threading.current_thread() is threading.main_thread()
+    return on.is_terminal and not on.quiet and threading.current_thread() is threading.main_thread()
 
 
 @contextlib.contextmanager
 def stage(words: str) -> Iterator[None]:
     """A line on the terminal's standard error while something takes its time; nothing where nobody watches, and of several ranks the
     first one speaks. What is done within shows no bar of its own."""
-    if watched() and os.environ.get("RANK", "0") == "0":
+    if watched(err) and os.environ.get("RANK", "0") == "0":
         with err.status(f"{words} ..."):
             yield
     else:

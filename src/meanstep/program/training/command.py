@@ -99,7 +99,7 @@ def examined(config: Config) -> Config:
     checked(config)
     flags.device(config.run.device)
     specs.checked(config.run.extractor)
-    loggers.known(config.run.loggers)
+    loggers.known(config.run.loggers, config.run.project, config.run.tags)
     chunk(config.run, int(os.environ.get("WORLD_SIZE", "1")))
     options.resolved(config.network)
     source, start = config.data.source, config.network.start

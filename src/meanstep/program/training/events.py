@@ -176,7 +176,7 @@ def progress(config: Config, state: State, ranks: Ranks) -> Iterator[Show]:
     if not ranks.first:
         yield lambda state, means: None
         return
-    if not watched():
+    if not watched(err):
         yield _lines(config)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))

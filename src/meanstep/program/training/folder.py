@@ -22,7 +22,21 @@ if TYPE_CHECKING:
 
 LARGEST = 100 * 2**20
 """Bytes of an autoencoder that is copied beside the run; a larger one is referred to."""
-FREE = {"samples", "device", "compile", "parallel", "log_every", "sample_every", "evaluate_every", "save_every", "keep", "loggers", "chunk"}
+FREE = {
+    "samples",
+    "device",
+    "compile",
+    "parallel",
+    "log_every",
+    "sample_every",
+    "evaluate_every",
+    "save_every",
+    "keep",
+    "loggers",
+    "chunk",
+    "project",
+    "tags",
+}
 """Entries of `run` that may change when a run goes on."""
 
 

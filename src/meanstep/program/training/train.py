@@ -117,7 +117,8 @@ def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State
     disk.made(here)
     samples = Samples.of(config, cache, here, ranks)
     judged = judged or judge(samples)
-    followed = loggers.opened(config.run.loggers, here, dataclasses.asdict(config)) if ranks.first else []
+    place = loggers.Place(here, dataclasses.asdict(config), config.run.project, config.run.tags)
+    followed = loggers.opened(config.run.loggers, place) if ranks.first else []
     records = Records(here, state.seen) if ranks.first else None
     if records is not None:
         facts.keep(here, config, state.learns)

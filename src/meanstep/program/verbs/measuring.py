@@ -14,13 +14,13 @@ from meanstep.program.errors import shown
 from meanstep.program.evaluation.command import Evaluate
 from meanstep.program.pages.page import require
 from meanstep.program.verbs.rows import parts
-from meanstep.program.verbs.run import Run
 from meanstep.program.verbs.words import offered, options, spoken
 
 if TYPE_CHECKING:
     from meanstep.program.diagnose.arrays import Dataset
     from meanstep.program.diagnose.findings import Findings
     from meanstep.program.evaluation.session import Evaluation
+    from meanstep.program.verbs.run import Run
 
 PYTHON = "meanstep.diagnose(...) in Python"
 FIXED = ("target", "data", "labels_file", "out", "average")
@@ -95,7 +95,9 @@ def diagnose(
 
 
 def _own(run: Any) -> nn.Module | None:
-    return run.net if isinstance(run, Run) else None
+    """The network that a `Run` holds."""
+    found = None if isinstance(run, nn.Module) else getattr(run, "net", None)
+    return found if isinstance(found, nn.Module) else None
 
 
 def dataset(data: Any) -> "Dataset":
