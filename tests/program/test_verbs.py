@@ -1,5 +1,6 @@
 """The verbs from Python: a run is that of the command line to the bit, stops and goes on from either side, and changes no process."""
 
+import itertools
 import pickle
 import signal
 import threading
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import meanstep as ms
 from meanstep.program.bar import listeners
 from meanstep.program.console import chat, err
+from meanstep.program.diagnose.runs import trained as diagnosed_run
 from meanstep.program.runs.saved import found
 from meanstep.program.verbs.rows import named, parts
 
@@ -306,3 +308,40 @@ def test_a_network_and_rows_in_memory_are_diagnosed_as_from_files(tmp_path: Path
     zeros = {"x": x * torch.tensor([1.0, 0.0]), "mask": hidden["mask"]}
     of = lambda data: ms.diagnose(net, data, average=drawn(1), budget=60, rows=32, center="ema", progress=False)  # noqa: E731
     assert of(hidden).record["measures"]["noise_0"] == of(zeros).record["measures"]["noise_0"] != here.record["measures"]["noise_0"]
+
+
+@pytest.mark.parametrize("coupling", ["pairs", "optimal-transport"])
+def test_a_diagnosis_sees_the_noise_of_a_runs_coupling(coupling: str):
+    x = rows(64)
+    np.save("noise.npy", rows(64, seed=1).numpy())
+    name = "pairs:noise.npy" if coupling == "pairs" else coupling
+    run = ms.train("digits", data=x, out="run", method_coupling=name, **SMALL)
+    trained = diagnosed_run(str(run.folder))
+    assert trained is not None
+    data, at = trained.data(None), torch.tensor([5, 0, 63, 7])
+    b = data.paired(at, torch.float32, torch.device("cpu"), ms.key(0))
+    assert b.noise is not None and not data.independent
+    if coupling == "pairs":
+        assert torch.equal(b.noise, rows(64, seed=1)[at])
+    else:  # the least squared distance over all orders of the same draw
+        fresh = torch.randn(4, 2, generator=ms.key(0))
+        orders = [fresh[list(order)] for order in itertools.permutations(range(4))]
+        assert torch.equal(b.noise, min(orders, key=lambda e: float((b.x.double() - e.double()).square().sum())))
+    found = ms.diagnose(run, budget=60, rows=32, device="cpu", progress=False)
+    assert found.record["center"] == "ema" and found.measures["noise_0"].value > 0
+    with pytest.raises(ms.UserError, match="have a coupling"):
+        ms.diagnose(run, budget=1, rows=16, center="posterior", device="cpu", progress=False)
+    with pytest.raises(ms.UserError, match="the noise of other rows is independent of them"):
+        ms.diagnose(run, x, budget=1, rows=16, device="cpu", progress=False)
+
+
+def test_a_diagnosis_gives_a_network_all_of_its_conditions():
+    given = {"x": rows(64), "speed": torch.randn(64, generator=ms.key(3)), "kind": np.array(["a", "b"] * 32)}
+    run = ms.train("digits", data=given, out="run", **SMALL)
+    trained = diagnosed_run(str(run.folder))
+    assert trained is not None
+    b = trained.data(None).rows(torch.tensor([3, 0]), torch.float32, torch.device("cpu"))
+    speed = given["speed"]
+    assert torch.equal(b.y["kind"], torch.tensor([1, 0]))
+    assert torch.allclose(b.y["speed"], ((speed - speed.mean()) / speed.std(correction=0))[[3, 0]], atol=1e-5)
+    assert ms.diagnose(run, budget=60, rows=32, device="cpu", progress=False).measures["noise_0"].value > 0
