@@ -238,7 +238,7 @@ def test_a_path_is_itself_and_other_rows_are_another_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"sampels": 3}, "train has no option 'sampels': did you mean samples?"),
+        ({"sampls": 3}, "train has no option 'sampls': did you mean samples?"),
         ({"recipe": "meanflow"}, "did you mean method_recipe?"),
         ({"method": {"recip": "meanflow"}}, "method has no option 'recip': did you mean recipe?"),
         ({"method_recipe": "meanflw"}, "method_recipe"),
@@ -256,7 +256,7 @@ def test_a_path_is_itself_and_other_rows_are_another_file(tmp_path: Path):
         ({"net": 3}, "net is a network's name"),
         ({"net": "dti"}, "net: "),
         ({"net": Net(), "network_width": 3}, "network_width: net is a module"),
-        ({"net": {"name": "mlp", "widht": 3}}, "widht"),
+        ({"net": {"name": "mlp", "wdith": 3}}, "wdith"),
         ({"data_source": "digits"}, "data_source is given as data="),
         ({"project": "flows"}, "project: none of the trackers has it"),
     ],
@@ -290,7 +290,7 @@ def test_what_a_user_holds_is_readable_and_pickles():
     assert torch.equal(pickle.loads(pickle.dumps(model)).sample(3), model.sample(3)) and repr(model).startswith("Model(Net, 58 parameters")
     table = run.evaluate(count=16, metrics="frechet", steps=(1, 2), device="cpu", progress=False)
     assert [row["steps"] for row in pickle.loads(pickle.dumps(table)).rows] == [1, 2] and "frechet" in repr(table)
-    findings = ms.diagnose(run, budget=1, rows=32, device="cpu", progress=False, out="page")
+    findings = ms.diagnose(run, budget=60, rows=32, device="cpu", progress=False, out="page")
     kept = pickle.loads(pickle.dumps(findings))
     assert kept.headline in repr(findings) and kept.report == Path("page/report.html") and kept.report.is_file()
     assert kept.measures["residual"].value > 0 and set(kept.record) >= {"verdicts", "measures"}
