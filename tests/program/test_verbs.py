@@ -256,7 +256,7 @@ def test_a_path_is_itself_and_other_rows_are_another_file(tmp_path: Path):
         ({"net": 3}, "net is a network's name"),
         ({"net": "dti"}, "net: "),
         ({"net": Net(), "network_width": 3}, "network_width: net is a module"),
-        ({"net": {"name": "mlp", "wdith": 3}}, "wdith"),
+        ({"net": {"name": "mlp", "breadth": 3}}, "breadth"),
         ({"data_source": "digits"}, "data_source is given as data="),
         ({"project": "flows"}, "project: none of the trackers has it"),
     ],
