@@ -187,6 +187,7 @@ CODE = [(page, line, source) for page in PAGES for line, source in blocks(page.r
 @pytest.mark.parametrize(("page", "line", "source"), CODE, ids=[f"{page.name}:{line}" for page, line, _ in CODE])
 def test_the_code_of_the_readme_and_the_docs_runs(page: Path, line: int, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "cache"))
     with torch.random.fork_rng(devices=[]):
         exec(compile("\n" * (line - 1) + source, page, "exec"), {"__name__": "__main__"})
 

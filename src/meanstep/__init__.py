@@ -26,8 +26,13 @@ if TYPE_CHECKING:
     from meanstep.keys import key
     from meanstep.loss import Loss, Output
     from meanstep.program.doctor.examination import doctor
+    from meanstep.program.errors import UserError
     from meanstep.program.export.session import export
     from meanstep.program.sampling.model import load
+    from meanstep.program.training.caller import Moment
+    from meanstep.program.verbs.measuring import diagnose, evaluate
+    from meanstep.program.verbs.run import Run
+    from meanstep.program.verbs.training import train
     from meanstep.samplers import jump, noise, walk
     from meanstep.terms import Recipe, Term
     from meanstep.types import Bridge, Field, Regression
@@ -41,15 +46,20 @@ __all__ = [
     "Gaussian",
     "Loss",
     "Mixture",
+    "Moment",
     "Output",
     "Recipe",
     "Regression",
+    "Run",
     "Term",
+    "UserError",
     "as_field",
     "averages",
     "coefficients",
     "couplings",
+    "diagnose",
     "doctor",
+    "evaluate",
     "export",
     "fields",
     "jump",
@@ -64,6 +74,7 @@ __all__ = [
     "recipes",
     "samplers",
     "times",
+    "train",
     "velocities",
     "walk",
     "weights",
@@ -79,6 +90,11 @@ _HOME = {
     "doctor": "program.doctor.examination",  # of the program: loaded only when it is used
     "export": "program.export.session",
     "load": "program.sampling.model",
+    **dict.fromkeys(("evaluate", "diagnose"), "program.verbs.measuring"),
+    "Run": "program.verbs.run",
+    "train": "program.verbs.training",
+    "Moment": "program.training.caller",
+    "UserError": "program.errors",
 }
 
 

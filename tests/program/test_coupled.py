@@ -78,9 +78,11 @@ def test_what_a_coupling_breaks_is_refused(words: tuple[str, ...], told: str, da
     assert told in " ".join(capsys.readouterr().err.split())
 
 
-def test_what_reads_a_coupled_run_refuses_independent_noise(flow: Path, capsys: pytest.CaptureFixture[str]):
-    run("diagnose", str(flow), "--budget=1s", code=2)
-    assert "which is another training" in " ".join(capsys.readouterr().err.split())
+def test_what_reads_a_coupled_run_reads_it_with_its_noise(flow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = ("diagnose", str(flow), "--budget=30s", "--rows=16", f"--out={tmp_path / 'page'}")
+    run(*words)
+    run(*words, "--center=posterior", code=2)
+    assert "independent of them, and these have a coupling" in " ".join(capsys.readouterr().err.split())
 
 
 def test_partners_follow_their_rows_and_are_mirrored_with_them(tmp_path: Path):

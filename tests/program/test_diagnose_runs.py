@@ -107,8 +107,8 @@ def test_a_checkpoint_has_its_own_moment(runs: Path):
 def test_rows_and_labels_are_those_of_the_training(runs: Path):
     data, cache = opened(runs / "learner").data(None), ensure("digits")
     index = torch.tensor([5, 0, 1796])
-    x, y = data.rows(index, torch.float32, CPU)
-    assert y is not None and torch.equal(x, cache.rows(index)[0]) and torch.equal(y, cache.rows(index)[1])
+    b = data.rows(index, torch.float32, CPU)
+    assert torch.equal(b.x, cache.rows(index)[0]) and torch.equal(b.y, cache.rows(index)[1])
 
 
 def test_what_the_loss_had_learned_is_restored(runs: Path):

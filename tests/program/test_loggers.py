@@ -71,6 +71,28 @@ def test_the_project_is_the_trackers_own_variable(tmp_path: Path, monkeypatch: p
         monkeypatch.delenv("WANDB_PROJECT", raising=False)
         if project:
             monkeypatch.setenv("WANDB_PROJECT", project)
-        loggers.opened(("wandb",), tmp_path, {"a": 1})
+        loggers.opened(("wandb",), loggers.Place(tmp_path, {"a": 1}))
         assert fake.asked[-1]["project"] == expected and "tags" not in fake.asked[-1]  # WANDB_TAGS holds where none are passed
     assert fake.asked[0]["id"] == fake.asked[1]["id"] == (tmp_path / "wandb.txt").read_text()
+
+
+def test_project_and_tags_of_the_command_line_go_before_the_trackers_own(
+    cache: Cache, tmp_path: Path, ran: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    fake = Fake("wandb", "id")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_PROJECT", "other")
+    monkeypatch.setattr("meanstep.program.training.session.wanted", lambda place: "")
+    words = ["train", "--out", tmp_path / "run", "--data.source", cache.path, *f"{WORDS} {NEVER} --samples 16 --project flows".split()]
+    assert ran(*words, "--loggers", "wandb", "--tags", "a", "b") == 0
+    assert (fake.asked[0]["project"], fake.asked[0]["tags"]) == ("flows", ["a", "b"])
+    assert ran(*words, "--loggers", "tensorboard") == 2
+    assert "--project: none of the trackers has it (tensorboard): give --loggers wandb or mlflow or trackio" in capsys.readouterr().err
+
+
+def test_tags_of_mlflow_are_names_with_values(tmp_path: Path):
+    told: dict[str, Any] = {}
+    module = types.SimpleNamespace(set_experiment=lambda name: told.update(experiment=name), log_metrics=None, end_run=None)
+    module.start_run = lambda **how: told.update(how) or types.SimpleNamespace(info=types.SimpleNamespace(run_id="7"))
+    loggers._mlflow(module, loggers.Place(tmp_path, {}, "flows", ("a=b=c", "alone")))
+    assert told["experiment"] == "flows" and told["tags"] == {"a": "b=c", "alone": ""} and (tmp_path / "mlflow.txt").read_text() == "7"

@@ -134,6 +134,8 @@ def of_step(
     x: Tensor,
     y: Any = None,
     *,
+    noise: Tensor | None = None,
+    mask: Tensor | None = None,
     splits: int = 16,
     progress: float | Tensor | None = None,
     generator: Generator | None = None,
@@ -141,7 +143,8 @@ def of_step(
     """The trace of the covariance of a training step's gradient on the batch `x` `[B, *E]`, from `splits` parts of it, eq. (52).
 
     Costs about one step. The whole loss, with all terms and weights, is computed on each part, so a part needs a row for every term. Rows
-    that do not fill a part are left out. The covariance is over data, noise and times. Rows drawn without replacement count as independent.
+    that do not fill a part are left out; `noise`, `mask`: as `Loss` takes them. The covariance is over data, noise and times. Rows drawn
+    without replacement count as independent.
     """
     rows = len(x) // splits
     if rows < 1 or loss.batch_dims != 1:
@@ -150,8 +153,8 @@ def of_step(
 
     def part(k: int) -> Tensor:
         piece = slice(k * rows, (k + 1) * rows)
-        labels = tree_map(lambda p: p[piece], y)
-        found: Tensor = loss(field, x[piece], labels, progress=progress, generator=generator).loss
+        labels, e, kept = tree_map(lambda p: p[piece], (y, noise, mask))
+        found: Tensor = loss(field, x[piece], labels, noise=e, mask=kept, progress=progress, generator=generator).loss
         return found
 
     found = of_batches(part, field.parameters(), splits)

@@ -1,6 +1,7 @@
 """How far work on several processes is: a bar with the time that is left, or a line now and then. Knows nothing of the work."""
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,12 +9,12 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from meanstep.program.console import err
+from meanstep.program.console import err, watched
 
 
 def shown(*columns: ProgressColumn) -> Progress:
     """A bar on the terminal's standard error that goes when the work is done; nothing where nobody watches."""
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    return Progress(*columns, console=err, transient=True, disable=not watched(err))
 
 
 def counting(noun: str = "") -> Progress:
@@ -38,12 +39,13 @@ listeners: list[Callable[[str], None]] = []
 @contextmanager
 def phase(words: str) -> Iterator[None]:
     """Within it the bar says that the work does something else than go forward."""
-    for listener in listeners[-1:]:
+    heard = listeners[-1:] if threading.current_thread() is threading.main_thread() else []
+    for listener in heard:
         listener(words)
     try:
         yield
     finally:
-        for listener in listeners[-1:]:
+        for listener in heard:
             listener("")
 
 

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -85,8 +87,21 @@ def newly_lost() -> str:
     return ""
 
 
+_silent = ContextVar("silent", default=False)
+
+
 class _Console(Console):
     lasts = False
+    _quiet = False
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is printed: of the whole process, or of what is done within `silence` in this thread."""
+        return self._quiet or (self.lasts and _silent.get())
+
+    @quiet.setter
+    def quiet(self, wanted: bool) -> None:
+        self._quiet = wanted
 
     @property
     def file(self) -> IO[str]:
@@ -127,7 +142,7 @@ def say(line: str, on: Console = chat) -> None:
 @contextlib.contextmanager
 def quiet(wanted: bool) -> Iterator[None]:
     """Within it only results are printed, if `wanted`; errors are printed outside of it."""
-    before = chat.quiet, err.quiet
+    before = chat._quiet, err._quiet
     chat.quiet, err.quiet = (wanted or was for was in before)
     try:
         with warnings.catch_warnings():
@@ -139,10 +154,25 @@ def quiet(wanted: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def silence(wanted: bool) -> Iterator[None]:
+    """Within it this thread prints no progress and no notices, if `wanted`; the rest of the process is left alone."""
+    token = _silent.set(wanted or _silent.get())
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
+def watched(on: Console = err) -> bool:
+    """Whether a bar may move: on a terminal that is not quiet, and in the main thread, as a terminal has one at a time."""
+    return on.is_terminal and not on.quiet and threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
 def stage(words: str) -> Iterator[None]:
     """A line on the terminal's standard error while something takes its time; nothing where nobody watches, and of several ranks the
     first one speaks. What is done within shows no bar of its own."""
-    if err.is_terminal and not err.quiet and os.environ.get("RANK", "0") == "0":
+    if watched(err) and os.environ.get("RANK", "0") == "0":
         with err.status(f"{words} ..."):
             yield
     else:
@@ -152,7 +182,7 @@ def stage(words: str) -> Iterator[None]:
 @contextlib.contextmanager
 def alone(path: Path | None) -> Iterator[None]:
     """Within it standard output is left to the JSON that goes there, if it does."""
-    before = chat.quiet
+    before = chat._quiet
     chat.quiet = before or str(path) == "-"
     try:
         yield

@@ -6,12 +6,19 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from meanstep.program.console import UserError
 from meanstep.program.data import order
 from meanstep.program.data.batch import Batch
 from meanstep.program.data.cache import Cache
 
 _END = object()
+
+
+def batch(cache: Cache, at: Tensor, flip: Tensor | None = None, start: int = 0) -> Batch:
+    """The rows `at` `[B]` of a cache with all that belongs to them, mirrored where `flip` `[B]`: what training and diagnosis see."""
+    return Batch(start, cache.rows(at, flip)[0], cache.condition(at))
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,8 @@ class Loader:
         """`x` float32 `[count, *E]` as the network sees it, `y` as `Cache.condition` gives it. Nothing but the arguments matters."""
         n = len(self.cache)
         flip = order.flips(n, self.seed, start, count) if self.flips else None
-        at = order.rows(n, self.seed, start, count)
-        batch = Batch(start, self.cache.rows(at, flip)[0], self.cache.condition(at))
-        return batch.map(lambda p: p.pin_memory()) if self.pin else batch
+        found = batch(self.cache, order.rows(n, self.seed, start, count), flip, start)
+        return found.map(lambda p: p.pin_memory()) if self.pin else found
 
     def stream(self, starts: Iterable[int], count: int, ahead: int = 3) -> Generator[Batch, None, None]:
         """The batch of every start, at most `ahead` of them read before they are asked for.

@@ -1,7 +1,7 @@
 """A user's data of any event shape, and their labels: opened without reading more than is drawn. Knows no networks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,33 @@ import torch
 from torch import Generator, Tensor
 
 from meanstep.program.console import UserError
-from meanstep.program.data import Cache
+from meanstep.program.data import Batch, Cache
+from meanstep.program.data.loader import batch
 from meanstep.program.data.manifest import NAME
 from meanstep.program.diagnose import target
 from meanstep.program.reading import arrays
 from meanstep.program.reading.tensors import File
 from meanstep.program.reproduce.points import sets
+from meanstep.program.training.coupled import Coupled
+from meanstep.shapes import over, tree_map
 
 FEWEST = 16
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows `x` `[N, *E]` and, if the file has them, conditions `y` `[N, ...]`; `name`: the file, for complaints."""
+    """Rows `x` `[N, *E]` and, if the file has them, conditions `y`, an array `[N, ...]` or several by name; `name`: the file, for
+    complaints. `mask` `[N, ...]`: true where entries count; `coupled`: where the noise of a row comes from, if it is no draw of its own,
+    and `together`: how many rows are coupled at a time. `read`: all that belongs to some rows, where that is more than `x` and `y` say.
+    """
 
     x: Any
     y: Any
     name: str
+    mask: Any = None
+    coupled: Coupled = Coupled(0)
+    together: int = 1
+    read: Callable[[Tensor], Batch] | None = None
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -36,19 +46,44 @@ class Dataset:
         """The shape of one row."""
         return tuple(self.x.shape[1:])
 
-    def rows(self, index: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Some rows and their conditions; `UserError` names the first one that is not finite."""
-        at = index.numpy()
-        x = torch.from_numpy(np.ascontiguousarray(self.x[at])).to(dtype)
-        bad = ~x.flatten(1).isfinite().all(1)
+    @property
+    def labelled(self) -> bool:
+        """Whether its condition is one label a row."""
+        return self.y is not None and not isinstance(self.y, dict) and whole(self.y)
+
+    @property
+    def independent(self) -> bool:
+        """Whether the noise of a row knows nothing of the data."""
+        return self.coupled.independent
+
+    def rows(self, index: Tensor, dtype: torch.dtype, device: torch.device) -> Batch:
+        """Some rows as a training step has them, but for their noise; `UserError` names the first one that is not finite."""
+        b = self._read(index) if self.read is None else self.read(index)
+        kept = b.x if b.mask is None else torch.where(over(b.mask, b.x), b.x, 0.0)
+        bad = ~kept.flatten(1).isfinite().all(1)
         if bad.any():
             raise UserError(f"{self.name}: row {int(index[bad][0])} (from 0) is not finite; correct or drop the row")
-        y = None if self.y is None else torch.from_numpy(np.ascontiguousarray(self.y[at]))
-        return x.to(device), None if y is None else (y.to(dtype) if y.is_floating_point() else y.long()).to(device)
+        return b.to(device, dtype)
 
-    def draw(self, n: int, generator: Generator, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """`n` rows, with replacement."""
-        return self.rows(torch.randint(len(self), (n,), generator=generator), dtype, device)
+    def _read(self, index: Tensor) -> Batch:
+        at = index.numpy()
+
+        def some(part: Any) -> Tensor:
+            found = torch.from_numpy(np.ascontiguousarray(part[at]))
+            return found if found.is_floating_point() or found.dtype == torch.bool else found.long()
+
+        y = {name: some(part) for name, part in self.y.items()} if isinstance(self.y, dict) else None if self.y is None else some(self.y)
+        x = torch.from_numpy(np.ascontiguousarray(self.x[at]))
+        return Batch(0, x if x.is_floating_point() else x.float(), y, None, None if self.mask is None else some(self.mask) != 0)
+
+    def paired(self, index: Tensor, dtype: torch.dtype, device: torch.device, generator: Generator) -> Batch:
+        """Those rows with their noise, where it is not the loss's own draw."""
+        return self.coupled.of_rows(self.rows(index, dtype, device), index, self.together, generator)
+
+
+def whole(y: Any) -> bool:
+    """Whether an array holds one whole number a row."""
+    return bool(y.ndim == 1 and y.dtype.kind in "iu")
 
 
 def load(path: Path, labels: Path | None = None) -> Dataset:
@@ -66,18 +101,22 @@ def _whole(path: Path, x: Any, y: Any, labels: Path | None = None) -> Dataset:
         raise UserError(what + arrays.ONE * (x.ndim == 1))
     if len(x) < FEWEST:
         raise UserError(f"{path} has {len(x)} rows; give at least {FEWEST}")
-    if y is not None:
-        _fits(labels or path, y, len(x))
+    for part in y.values() if isinstance(y, dict) else [] if y is None else [y]:
+        _fits(labels or path, part, len(x))
     return Dataset(x, y, str(path))
 
 
 def of_cache(cache: Cache, name: str, labels: Path | None = None, *, labelled: bool = True) -> Dataset:
     """The rows of a cache as the network sees them, without mirror images, and its labels, or those of a file, if they are wanted."""
+    if labels is not None:
+        return _whole(Path(name), _Rows(cache), _labels(labels))
     known = cache.condition(torch.arange(len(cache))) if labelled else None
-    if isinstance(known, dict):
-        raise UserError(f"{name} has several conditions ({', '.join(known)}), and diagnose reads one: train with a single --data.condition")
-    y = _labels(labels) if labels is not None else None if known is None else known.numpy()
-    return _whole(Path(name), _Rows(cache), y)
+
+    def read(index: Tensor) -> Batch:
+        found = batch(cache, index)
+        return found if labelled else found._replace(y=None)
+
+    return replace(_whole(Path(name), _Rows(cache), tree_map(lambda part: part.numpy(), known)), read=read)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from meanstep.keys import key
+from meanstep.program.data.batch import Batch
 from meanstep.program.diagnose.arrays import Dataset
 from meanstep.program.diagnose.networks import Probed
 from meanstep.program.diagnose.reading import Center, Reading
@@ -28,3 +31,8 @@ class Case:
     def entries(self) -> int:
         """Numbers in one row."""
         return int(torch.tensor(self.data.event).prod())
+
+    def drawn(self, n: int, *stream: str | int) -> Batch:
+        """`n` rows of those that the center is made for, with replacement, and their noise where it is not the loss's own draw."""
+        at: Tensor = self.center.rows[torch.randint(len(self.center.rows), (n,), generator=key(self.seed, *stream))]
+        return self.data.paired(at, self.dtype, self.device, key(self.seed, *stream, "noise"))

@@ -92,19 +92,29 @@ class Diagnose(Ranged):
 
     def _checked(self) -> tuple[float, Path]:
         """Seconds, and the folder of the report; `UserError` for what can be known to fail."""
+        budget = self.told()
+        require()
+        takes_json(self.json)
+        folder = self.place()
+        self._files()
+        return budget, folder
+
+    def told(self) -> float:
+        """Seconds; `UserError` for words that mean nothing."""
         budget = seconds(self.budget)
         flags.device(self.device)
         flags.factory(self.network)
         check_path(self.path or "linear", "--path")
         if self.recipe and ":" not in self.recipe:
             find(self.recipe, "--recipe")
-        require()
-        takes_json(self.json)
+        return budget
+
+    def place(self) -> Path:
+        """The folder of the report; `UserError` if it cannot be written there."""
         folder = flags.folder(self._folder() if self.out is None else self.out)
         if folder.is_dir():
             writable(folder / "report.html")
-        self._files()
-        return budget, folder
+        return folder
 
     def _folder(self) -> Path:
         """The first free place for a report beside what it is of: in the run's folder, or that of the weights; of a factory, here."""

@@ -36,6 +36,9 @@ class Diagnosis:
     precision: float
     command: str
 
+    def __repr__(self) -> str:
+        return f"Diagnosis({self.headline})"
+
     @property
     def interrupted(self) -> bool:
         """Whether Ctrl-C ended the probe."""
@@ -214,7 +217,7 @@ def _scale(case: Case) -> Measure:
     """How far the data's standard deviation is from 1, as a factor of at least 1."""
     n = min(1024, len(case.center.rows))
     index = case.center.rows[torch.randint(len(case.center.rows), (n,), generator=key(case.seed, "scale"))]
-    std = float(case.data.rows(index, torch.float64, torch.device("cpu"))[0].std())
+    std = float(case.data.rows(index, torch.float64, torch.device("cpu")).x.std())
     return Measure(max(std, 1 / std) if std > 0 else float("inf"))
 
 

@@ -1,17 +1,19 @@
 """The covariance of a training step's gradient and the signal beside it. Knows no rules."""
 
+import operator
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meanstep import probes
 from meanstep.keys import key
 from meanstep.loss import Loss
+from meanstep.program.data.batch import Batch
 from meanstep.program.diagnose.case import Case
 
 SMALL, ROWS, SPLITS = 400_000, 512, 16
@@ -65,11 +67,6 @@ def gradient(loss: Loss, case: Case, seconds: float, cost: float) -> Gradient | 
         return None
 
 
-def _drawn(case: Case, n: int) -> tuple[Tensor, Tensor | None]:
-    index = case.center.rows[torch.randint(len(case.center.rows), (n,), generator=key(case.seed, "gradient", "rows"))]
-    return case.data.rows(index, case.dtype, case.device)
-
-
 @contextmanager
 def _batched() -> Iterator[None]:
     """Attention in plain operations, which torch.func can batch: fused kernels would run a row at a time and say so in the terminal."""
@@ -79,30 +76,30 @@ def _batched() -> Iterator[None]:
 
 
 def _rows(loss: Loss, case: Case, n: int) -> Gradient:
-    x, y = _drawn(case, n)
+    b = case.drawn(n, "gradient", "rows")
     g = key(case.seed, "gradient")
-    draws = loss.draw(x, y, progress=case.progress, generator=g)
+    draws = loss.draw(b.x, b.y, noise=b.noise, mask=b.mask, progress=case.progress, generator=g)
     with _batched():
         found = probes.of_terms(case.probed.field, draws, chunk=max(1, min(64, 40_000_000 // max(case.probed.parameters, 1))))
-    square = _square(loss, case, x, y, 1)
+    square = _square(loss, case, b, 1)
     return Gradient(found, square, n, f"every one of {n} rows, eq. (40)")
 
 
 def _parts(loss: Loss, case: Case, rows: int, splits: int) -> Gradient:
-    x, y = _drawn(case, rows * splits)
-    g = key(case.seed, "gradient")
-    found = probes.of_step(loss, case.probed.field, x, y, splits=splits, progress=case.progress, generator=g)
-    return Gradient(found, _square(loss, case, x, y, splits), rows * splits, f"{splits} parts of {rows} rows, eq. (52)")
+    b = case.drawn(rows * splits, "gradient", "rows")
+    how: dict[str, Any] = {"noise": b.noise, "mask": b.mask, "progress": case.progress, "generator": key(case.seed, "gradient")}
+    found = probes.of_step(loss, case.probed.field, b.x, b.y, splits=splits, **how)
+    return Gradient(found, _square(loss, case, b, splits), rows * splits, f"{splits} parts of {rows} rows, eq. (52)")
 
 
-def _square(loss: Loss, case: Case, x: Tensor, y: Tensor | None, splits: int) -> float:
+def _square(loss: Loss, case: Case, b: Batch, splits: int) -> float:
     """|mean gradient|^2 over the same draws, a part at a time."""
     params = [p for p in case.probed.field.parameters() if p.requires_grad]
     whole, g = [torch.zeros_like(p) for p in params], key(case.seed, "gradient")
-    rows = len(x) // splits
+    rows = len(b.x) // splits
     for k in range(splits):
-        piece = slice(k * rows, (k + 1) * rows)
-        out = loss(case.probed.field, x[piece], None if y is None else y[piece], progress=case.progress, generator=g).loss
+        p = b.map(operator.itemgetter(slice(k * rows, (k + 1) * rows)))
+        out = loss(case.probed.field, p.x, p.y, noise=p.noise, mask=p.mask, progress=case.progress, generator=g).loss
         for held, new in zip(whole, torch.autograd.grad(out, params, allow_unused=True), strict=True):
             if new is not None:
                 held += new / splits

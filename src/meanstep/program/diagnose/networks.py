@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.program.console import UserError, first_line
-from meanstep.program.diagnose.arrays import Dataset
+from meanstep.program.diagnose.arrays import Dataset, whole
 from meanstep.program.diagnose.target import checked_weights, files
 from meanstep.program.doctor.arguments import Call, candidates, read, reading, stated
 from meanstep.program.factories import load
@@ -43,7 +43,7 @@ class Found:
     name: str
     make: Make
     weights: Path | None
-    ema: Path | None
+    ema: Path | nn.Module | None
 
 
 def find(target: str, network: str | None, options: Mapping[str, Any], weights: Path | None, ema: Path | None) -> Found:
@@ -59,17 +59,19 @@ def admit(found: Found, data: Dataset, order: str, device: torch.device, seed: i
     """
     net = _at_hand(found.make(seed), found.name)
     try:
-        other = copy.deepcopy(net) if found.ema else None
+        other = copy.deepcopy(net) if isinstance(found.ema, Path) else None
     except Exception as error:
         raise UserError(
             f"the network cannot be copied for --average ({first_line(error)}): hold no computed tensors in attributes"
         ) from error
+    if isinstance(found.ema, nn.Module):
+        other = _at_hand(copy.deepcopy(found.ema), "average")
     for path, copied in ((found.weights, net), (found.ema, other)):
-        if path is not None and copied is not None:
+        if isinstance(path, Path) and copied is not None:
             _fill(copied, path)
     call = _call(net.eval(), stated(order) if order else read(net), data)
     ema = None if other is None else call.adapt(other.eval()).to(device)
-    names = tuple(str(path) for path in (found.weights, found.ema) if path is not None)
+    names = tuple(str(path) for path in (found.weights, found.ema) if isinstance(path, Path))
     return Probed(call.adapt(net).to(device), ema, call.line, found.name, names)
 
 
@@ -107,7 +109,8 @@ def _differs(held: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -
 def _call(net: nn.Module, first: Call, data: Dataset) -> Call:
     """The way of calling it that works on rows of the data, tried on a processor so that a label out of range is seen."""
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
-    x, y = data.rows(_telling(data), dtype, torch.device("cpu"))
+    b = data.rows(_telling(data), dtype, torch.device("cpu"))
+    x, y = b.x, b.y
     t = torch.linspace(0.4, 0.9, len(x), dtype=dtype)
     complaints = []
     for call in candidates(net, first):
@@ -139,8 +142,9 @@ def _wants_labels(net: nn.Module, call: Call, rows: tuple[Tensor, ...]) -> bool:
 def _telling(data: Dataset) -> Tensor:
     """A few rows, among them those with the least and the largest label."""
     rows = list(range(min(4, len(data))))
-    if data.y is not None and data.y.ndim == 1 and data.y.dtype.kind in "iu":
-        rows += [int(data.y.argmin()), int(data.y.argmax())]
+    for y in data.y.values() if isinstance(data.y, dict) else [data.y]:
+        if y is not None and whole(y):
+            rows += [int(y.argmin()), int(y.argmax())]
     return torch.tensor(rows)
 
 
@@ -159,6 +163,8 @@ def _hint(net: nn.Module, data: Dataset, complaint: str) -> str:
     shape = f"shape {'x'.join(map(str, data.event))}"
     if data.y is None:
         return f"{shape}, without labels: {complaint}. Check the data's shape and --order; if it needs labels, give --labels-file"
-    if data.y.ndim == 1 and data.y.dtype.kind in "iu":
+    if isinstance(data.y, dict):
+        return f"{shape}, conditions {', '.join(data.y)}: {complaint}. Check their names and shapes"
+    if data.labelled:
         return f"{shape}, labels {data.y.min()} to {data.y.max()}: {complaint}. Are the labels in its range?"
     return f"{shape}, conditions {list(data.y.shape[1:])}: {complaint}. Check their shapes and --order"

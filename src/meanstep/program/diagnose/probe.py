@@ -15,11 +15,13 @@ from meanstep import times as at_times
 from meanstep.keys import key
 from meanstep.loss import Loss
 from meanstep.probes.rows import inner, tabulated
+from meanstep.program.data.batch import Batch
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.gradient import Gradient, gradient
 from meanstep.program.diagnose.pull import pull
 from meanstep.program.diagnose.reading import second
 from meanstep.program.diagnose.tables import finite, joined, stacked
+from meanstep.shapes import over
 from meanstep.tangents import automatic
 from meanstep.terms import Term, moving
 from meanstep.types import Bridge
@@ -142,12 +144,12 @@ def _batch(case: Case, found: Measured, n: int, left: Callable[[], float], told:
     """All probes on `n` fresh rows, or those of the maps alone where the time is over; they count only when all are there."""
     number = found.batches
     new: dict[str, probes.Table] = {}
-    index = case.center.rows[torch.randint(len(case.center.rows), (n,), generator=key(case.seed, "rows", number))]
-    x, y = case.data.rows(index, case.dtype, case.device)
+    b = case.drawn(n, "rows", number)
     loss = Loss(case.method.recipe, case.method.path, measure=False).to(case.device)
     smallest = min(term.share for term in case.method.recipe)
-    draws = loss.draw(x, y, progress=case.progress, generator=key(case.seed, "draws", number)) if n * smallest >= 1 else []
-    for name, what in _sections(case, draws, _everywhere(case, x, y, number)).items():
+    how: dict[str, Any] = {"noise": b.noise, "mask": b.mask, "progress": case.progress, "generator": key(case.seed, "draws", number)}
+    draws = loss.draw(b.x, b.y, **how) if n * smallest >= 1 else []
+    for name, what in _sections(case, draws, _everywhere(case, b, number)).items():
         if left() < 0 and name not in NEEDED:
             continue
         told(name)
@@ -172,14 +174,17 @@ def _timed(found: Measured, name: str, work: Callable[[], None]) -> None:
         found.seconds[name] = found.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def _everywhere(case: Case, x: Tensor, y: Any, number: int) -> Bridge:
-    """Rows with (r, t) uniform over the triangle, whatever the recipe draws: for the maps."""
-    g = key(case.seed, "everywhere", number)
-    e = torch.randn(x.shape, generator=g, dtype=x.dtype)
-    r, t = (p.to(x) for p in at_times.uniform((len(x),), g))
-    path = case.method.path
-    z, v = path(x, e.to(x), t)
-    return Bridge(z, v, r, t, y, None, torch.rand(len(x), 4, generator=g, dtype=x.dtype).to(x), case.progress, path)
+def _everywhere(case: Case, b: Batch, number: int) -> Bridge:
+    """Rows with (r, t) uniform over the triangle, whatever the recipe draws: for the maps. Masked entries are 0, as in the loss."""
+    g, path = key(case.seed, "everywhere", number), case.method.path
+    e = torch.randn(b.x.shape, generator=g, dtype=b.x.dtype)
+    r, t = (p.to(b.x) for p in at_times.uniform((len(b.x),), g))
+    x, e = b.x, e.to(b.x) if b.noise is None else b.noise
+    if b.mask is not None:
+        x, e = (torch.where(over(b.mask, p), p, 0.0) for p in (x, e))
+    z, v = path(x, e, t)
+    aux = torch.rand(len(x), 4, generator=g, dtype=x.dtype).to(x)
+    return Bridge(z, v, r, t, b.y, b.mask, aux, case.progress, path, b.noise is None)
 
 
 def _sections(case: Case, draws: list[tuple[Term, Bridge]], b: Bridge) -> dict[str, Callable[[], dict[str, probes.Table]]]:

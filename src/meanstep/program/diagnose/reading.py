@@ -141,9 +141,10 @@ class Center:
 def center(kind: str, probed: Probed, data: Dataset, seed: int, dtype: torch.dtype, device: torch.device) -> Center:
     """The center that was asked for, or the best that the data allow: posterior in few dimensions, else ema, else own."""
     entries = int(torch.tensor(data.event).prod())
-    known = data.y is None or (data.y.ndim == 1 and data.y.dtype.kind in "iu")
+    known = data.y is None or data.labelled
     if not kind:
-        kind = "posterior" if entries <= LOW and len(data) >= ENOUGH and known else "ema" if probed.ema is not None else "own"
+        compared = known and data.independent and data.mask is None
+        kind = "posterior" if entries <= LOW and len(data) >= ENOUGH and compared else "ema" if probed.ema is not None else "own"
     everything = torch.arange(len(data))
     if kind == "own":
         return Center(kind, own, "the network's own u(z, t, t)", everything)
@@ -151,6 +152,10 @@ def center(kind: str, probed: Probed, data: Dataset, seed: int, dtype: torch.dty
         if probed.ema is None:
             raise UserError("--center ema needs the copy: give --average ema.safetensors, or a folder that holds one")
         return Center(kind, of(probed.ema), "the EMA copy's u(z, t, t)", everything)
+    if not data.independent:
+        raise UserError("--center posterior knows rows whose noise is independent of them, and these have a coupling: use own or ema")
+    if data.mask is not None:
+        raise UserError("--center posterior compares whole rows, and these have a mask: use own or ema")
     if not known:
         raise UserError("--center posterior compares labels, and these conditions are not whole numbers [N]: use own or ema")
     return _posterior(data, seed, dtype, device)
@@ -159,7 +164,8 @@ def center(kind: str, probed: Probed, data: Dataset, seed: int, dtype: torch.dty
 def _posterior(data: Dataset, seed: int, dtype: torch.dtype, device: torch.device) -> Center:
     n, order = len(data), torch.randperm(len(data), generator=key(seed, "reference"))
     held, whole = order[:MOST].sort().values, n <= MOST
-    x, y = data.rows(held, dtype, device)
+    b = data.rows(held, dtype, device)
+    x, y = b.x, b.y
     words = (
         f"the posterior over {'all' if whole else 'a random'} {len(held):,} rows of the data{'' if y is None else ' with the same label'}"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from meanstep.loss import Loss
 from meanstep.program.console import UserError
@@ -16,12 +17,13 @@ from meanstep.program.diagnose.target import BUILDER, is_run
 from meanstep.program.methods import coefficient, path
 from meanstep.program.registry import EMA, INDEPENDENT, POSTERIOR, find
 from meanstep.program.runs import cached, networks
-from meanstep.program.runs.config import Config
+from meanstep.program.runs.config import Config, chunk
 from meanstep.program.runs.method import MethodConfig
 from meanstep.program.runs.restored import put_part
 from meanstep.program.runs.saved import CONFIG, Saved, held, located
 from meanstep.program.training import methods
 from meanstep.program.training.averages import names
+from meanstep.program.training.coupled import coupled
 from meanstep.program.training.state import posterior, references
 from meanstep.types import Bridge
 from meanstep.velocities import Posterior
@@ -52,22 +54,21 @@ class Trained:
         wanted = proxy if EMA in methods.needs(self.config.method) else str(self.saved.about.get("chosen", ""))
         return wanted if wanted in self.saved.averages else next(iter(self.saved.averages), "")
 
-    def found(self, weights: Path | None, ema: Path | None, allowed: str = "") -> Found:
-        """The network, if it is ours or `allowed`, its weights and its copy, unless other files are given."""
+    def found(self, weights: Path | None, ema: Path | None, allowed: str = "", net: nn.Module | None = None) -> Found:
+        """The network, if it is ours or `allowed`, or `net`, its weights and its copy, unless other files are given."""
         beside = ema or (self.saved.file(f"ema_{self.copy}.safetensors") if self.copy else None)
         network = str(self.saved.description.get("network"))
         made = weights or self.saved.file("model.safetensors")
-        return Found(network, lambda seed: networks.made(self.saved.description, seed, allowed), made, beside)
+        return Found(network, lambda seed: networks.made(self.saved.description, seed, allowed, net), made, beside)
 
     def data(self, labels: Path | None) -> arrays.Dataset:
         """What it was trained on; `UserError` if that is not there any more."""
         cache = cached.cache(self.run, "give --data")
-        return arrays.of_cache(
-            cache,
-            Path(self.config.data.source).name,
-            labels,
-            labelled=self.config.data.conditional and networks.conditional(self.saved.description),
-        )
+        labelled = self.config.data.conditional and networks.conditional(self.saved.description)
+        found = arrays.of_cache(cache, Path(self.config.data.source).name, labels, labelled=labelled)
+        run, own = self.config.run, self.config.method
+        pairs = coupled(own.coupling, run.seed, len(cache), cache.shape, self.classes > 0, False)
+        return replace(found, coupled=pairs, together=chunk(run, 1))
 
     def method(self, probed: Probed, data: arrays.Dataset, changed: Mapping[str, Any], allowed: Collection[str] = ()) -> Reading:
         """The recipe as the run has it but for what the user `changed`, with what its loss had learned; guidance is left out.
@@ -75,9 +76,9 @@ class Trained:
         A recipe or a path that is not ours is code of others: it is built only if its name is `allowed`.
         """
         own = self.config.method
-        if own.coupling != INDEPENDENT:
-            what = f"the run was trained under --method.coupling {own.coupling}, and diagnose draws noise that is independent of the data"
-            raise UserError(f"{what}, which is another training: read the network with --recipe meanflow, or use meanstep.probes")
+        if own.coupling != INDEPENDENT and data.independent:
+            what = f"the run was trained under --method.coupling {own.coupling}, and the noise of other rows is independent of them"
+            raise UserError(f"{what}, which is another training: leave --data out, or read the network with --recipe meanflow")
         for what, name in (("recipe", own.recipe), ("path", own.path)):
             if ":" in name and name not in allowed:
                 remedy = f"if you trust it, allow it by that name with --{what}, or read the network with --recipe meanflow"
@@ -116,8 +117,8 @@ class Trained:
         if POSTERIOR not in methods.needs(asked):
             return None
         like = next(p for p in probed.field.parameters() if p.is_floating_point())
-        x, y = data.rows(references(self.config, len(data)), like.dtype, like.device)
-        return posterior(self.config, x, y, len(x) == len(data))
+        b = data.rows(references(self.config, len(data)), like.dtype, like.device)
+        return posterior(self.config, b.x, b.y, len(b.x) == len(data))
 
 
 def trained(target: str) -> Trained | None:

@@ -1,25 +1,28 @@
 """`meanstep diagnose` at work: loads a network and data, probes within a budget, prints one page, writes one report."""
 
+import copy
 import math
 import shlex
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from torch import nn
 
 from meanstep.program import methods
 from meanstep.program.bar import shown
 from meanstep.program.console import Interrupted, UserError, chat, first_line, put_json, stage
 from meanstep.program.diagnose import arrays, reading
 from meanstep.program.diagnose.case import Case
-from meanstep.program.diagnose.diagnosis import diagnosed
+from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
 from meanstep.program.diagnose.gradient import SMALL
-from meanstep.program.diagnose.networks import Probed, admit, find
+from meanstep.program.diagnose.networks import Found, Probed, admit, find
 from meanstep.program.diagnose.page import build
 from meanstep.program.diagnose.probe import Measured, measure
 from meanstep.program.diagnose.runs import Trained, trained
@@ -35,26 +38,47 @@ MOST = 1 << 40
 """Rows that no budget is enough for."""
 
 
+@dataclass(frozen=True)
+class Objects:
+    """What a program in Python gives in place of names and files: the network, its averaged copy, rows."""
+
+    net: nn.Module | None = None
+    average: nn.Module | None = None
+    data: arrays.Dataset | None = None
+
+
 def diagnose(asked: "Diagnose", budget: float, folder: Path) -> int:
     """Measure and report: 0, or 130 for a probe that was interrupted."""
     case = _case(asked)
     with threads(case):
-        found = _measure(asked, case, budget)
-    diagnosis = diagnosed(case, found, budget, asked.tolerance, shlex.join(["meanstep", *sys.argv[1:]]))
+        found = measured(asked, case, budget, shlex.join(["meanstep", *sys.argv[1:]]))
     replaced = " (it replaces the one that was there)" if (folder / NAME).exists() else ""
-    page = build(diagnosis, folder)
-    if not put_json(asked.json, diagnosis.record() | {"report": str(page)}):
-        show(diagnosis)
+    page = build(found, folder)
+    if not put_json(asked.json, found.record() | {"report": str(page)}):
+        show(found)
         chat.print(f"report: {page}{replaced}", soft_wrap=True)
-    return 130 if diagnosis.interrupted else 0
+    return 130 if found.interrupted else 0
 
 
-def _case(asked: "Diagnose") -> Case:
+def measured(asked: "Diagnose", case: Case, budget: float, command: str) -> Diagnosis:
+    """Measures and verdicts, in so many seconds; `command`: what made them."""
+    return diagnosed(case, _measure(asked, case, budget), budget, asked.tolerance, command)
+
+
+def _case(asked: "Diagnose", given: Objects = Objects()) -> Case:
     device = available(asked.device)
-    run = trained(asked.target)
+    run = trained(asked.target) if asked.target else None
     files = (asked.weights, asked.average)
-    found = run.found(*files, asked.network or "") if run else find(asked.target, asked.network, asked.options, *files)
-    data = _data(asked, run)
+    if run is not None:
+        found = run.found(*files, asked.network or "", given.net)
+    elif given.net is not None:
+        net = given.net
+        found = Found(type(net).__name__, lambda seed: copy.deepcopy(net), asked.weights, asked.average)
+    else:
+        found = find(asked.target, asked.network, asked.options, *files)
+    if given.average is not None:
+        found = replace(found, ema=given.average)
+    data = _data(asked, run, given.data)
     with stage("building the network"):
         probed = admit(found, data, asked.order or "", device, asked.seed)
     dtype = next((p.dtype for p in probed.field.parameters() if p.is_floating_point()), torch.float32)
@@ -66,7 +90,9 @@ def _case(asked: "Diagnose") -> Case:
     return Case(probed, data, method, center, dtype, device, asked.seed, progress, chunk, batch)
 
 
-def _data(asked: "Diagnose", run: Trained | None) -> arrays.Dataset:
+def _data(asked: "Diagnose", run: Trained | None, given: arrays.Dataset | None) -> arrays.Dataset:
+    if given is not None:
+        return given
     if run is not None and asked.data is None:
         return run.data(asked.labels_file)
     if asked.data is None:

@@ -76,7 +76,7 @@ class Evaluate(Ranged):
         run, saved = self._checked()
         with stage("importing PyTorch"):
             from meanstep.program.evaluation import session
-        session.evaluated(self, run, saved)
+        session.show(session.evaluated(self, run, saved), self.json)
         return 0
 
     def _checked(self) -> tuple[Path, list[Saved]]:

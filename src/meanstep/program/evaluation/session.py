@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
+from torch import nn
 
 from meanstep.program.bar import counting
 from meanstep.program.console import Interrupted, UserError, err, out, put_json, say, stage
@@ -37,8 +38,37 @@ if TYPE_CHECKING:
     from meanstep.program.evaluation.command import Evaluate
 
 
-def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
-    """Compute what the table lacks, and print it. `UserError` if there is nothing to compare with."""
+@dataclass(frozen=True)
+class Evaluation:
+    """A table of a run's distances: `rows`, a dict a cell as evaluations.jsonl has them, and `floor`, what fresh data score.
+
+    `distance`: what the Frechet distance is called, which says whose features it is of; `metrics`: those that were asked for; `usual`: the
+    run's own sampler.
+    """
+
+    run: Path
+    rows: tuple[Row, ...]
+    floor: Row
+    distance: str
+    metrics: tuple[str, ...]
+    usual: str
+
+    def __repr__(self) -> str:
+        what = f"Evaluation({str(self.run)!r}: {self.distance} to {self.rows[0]['reference'] if self.rows else 'nothing'}"
+        cells = [(f"{row['seen']:,} seen, {row['average']}, {row['steps']} steps", row) for row in self.rows]
+        told = [f"{words}: {_shown(row)}" for words, row in (*cells, ("floor", self.floor))]
+        return "\n  ".join([what, *told]) + ")"
+
+
+def _shown(row: Row) -> str:
+    values = row.get("values")
+    if not values:
+        return str(row.get("failed"))
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, float))
+
+
+def evaluated(asked: "Evaluate", run: Path, saved: list[Saved], net: nn.Module | None = None) -> Evaluation:
+    """Compute what the table lacks. `UserError` if there is nothing to compare with; `net`: as of `meanstep.load`."""
     device = available(asked.device)
     weights, config = samples.weights(saved, asked.average), held(run)
     with stage("opening extractor and autoencoder"):
@@ -56,12 +86,12 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved]) -> None:
         real = examples(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
     steps = tuple(sorted({1, fewest_jumps(config.method.largest_gap if config else None)}))
     with counting() as bar:
-        work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, steps, bar)
+        work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, steps, bar, net)
         try:
             found, below = work.cells(weights), work.floor(data)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped: finished cells are in {run / rows.NAME}, the same command goes on after them") from None
-    _show(asked, found, below, extractor.distance, run, usual)
+    return Evaluation(run, tuple(found), below, extractor.distance, asked.metrics, usual)
 
 
 def _against(asked: "Evaluate", real: Examples, extractor: Extractor, bar: Progress) -> Reference:
@@ -80,12 +110,13 @@ def _against(asked: "Evaluate", real: Examples, extractor: Extractor, bar: Progr
     return against
 
 
-def _show(asked: "Evaluate", found: list[Row], below: Row, distance: str, run: Path, usual: str) -> None:
-    if put_json(asked.json, [*found, below]):
+def show(found: Evaluation, json: Path | None) -> None:
+    """Print the table, or write it where --json says."""
+    if put_json(json, [*found.rows, found.floor]):
         return
-    out.print(fitted(table(found, below, asked.metrics, distance, usual), out))
-    say(f"reference: {found[0]['reference']}; last line: {below['data']}")
-    say(f"rows: {run / rows.NAME}")
+    out.print(fitted(table(list(found.rows), found.floor, found.metrics, found.distance, found.usual), out))
+    say(f"reference: {found.rows[0]['reference']}; last line: {found.floor['data']}")
+    say(f"rows: {found.run / rows.NAME}")
 
 
 def notices(real: Examples, against: Reference, count: int) -> Iterator[str]:
@@ -121,6 +152,7 @@ class Work:
     usual: str
     steps: tuple[int, ...]
     bar: Progress
+    net: nn.Module | None = None
 
     def cells(self, weights: Sequence[Weights]) -> list[Row]:
         """The rows of the table, those that are there already included."""
@@ -177,7 +209,8 @@ class Work:
         """The model, or why these weights are none."""
         asked, device = self.asked, available(self.asked.device)
         try:
-            model = models.load(w.saved.path, average=w.average, device=device, autoencoder=asked.autoencoder, network=asked.network)
+            how: dict[str, Any] = {"autoencoder": asked.autoencoder, "network": asked.network, "net": self.net}
+            model = models.load(w.saved.path, average=w.average, device=device, **how)
         except NotFinite as error:
             return str(error)
         if model.null is None and any(scale != 1 for scale in self.asked.guidance):

@@ -1,6 +1,7 @@
 """An export at work: load, build, compare with PyTorch, write the folder whole. `meanstep.export` is here."""
 
 import json
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -18,14 +19,15 @@ from meanstep.program.export.conditioned import of_net
 from meanstep.program.export.subject import Choice, Subject
 from meanstep.program.export.targets import CARD, TARGETS, Target, require
 from meanstep.program.runs.report.page import TRY, wanted
+from meanstep.program.runs.saved import located
 from meanstep.program.sampling.model import Model
 
 
 def export(
-    run: str | Path | Model | nn.Module,
+    run: "str | os.PathLike[str] | Model | nn.Module",
     *,
     to: str,
-    out: str | Path,
+    out: str | os.PathLike[str] | None = None,
     steps: int = 1,
     guidance: float = 1.0,
     labels: Sequence[int] | None = None,
@@ -41,7 +43,8 @@ def export(
 ) -> dict[str, Any]:
     """Export a trained generator into the new folder `out`, and return what its card.json says.
 
-    `run`: a run's folder, or what `meanstep.load` returned. `to`: web, onnx, torch, diffusers or hub. `steps` of the sampler, `guidance`
+    `run`: a run's folder, a `Run`, or what `meanstep.load` returned. `out`: of a run by default a folder in it of the target's name, `try`
+    for the web, which its report links to. `to`: web, onnx, torch, diffusers or hub. `steps` of the sampler, `guidance`
     (1 is the conditional model) and the decoding are inside; `labels`: numbers of the classes that are offered, by default all that have
     data, and a single one is always meant. `half`: store the weights in half precision; `decode`: False exports latents; `batch`: a
     number of rows, or "dynamic"; `field`: with "onnx" also u(z, r, t, y). `checkpoint`: "last", "best" or samples seen, by default the
@@ -54,7 +57,7 @@ def export(
     that cannot be exported. Nothing is written then.
     """
     require(to)
-    folder = fresh(Path(out))
+    folder = fresh(Path(out) if out is not None else _beside(run, to))
     chosen = tuple(labels) if labels is not None else None
     choice = Choice(steps, float(guidance), chosen, decode, half, 0 if batch == "dynamic" else int(batch), field)
     with stage("building the network"):
@@ -63,8 +66,16 @@ def export(
                 raise UserError("a network alone does not say what it makes: give shape, that of one event without the batch")
             subject = of_net(run, choice, target=to, shape=shape, condition=condition, **loaded)
         else:
-            subject = subjects.of(run, choice, target=to, checkpoint=checkpoint, **loaded)
+            source = run if isinstance(run, Model) else Path(run)
+            subject = subjects.of(source, choice, target=to, checkpoint=checkpoint, **loaded)
     return written(subject, to, folder, {"runtime": Path(runtime).expanduser()} if runtime else {})
+
+
+def _beside(run: Any, to: str) -> Path:
+    """Where the export of a run goes by default."""
+    if isinstance(run, Model | nn.Module):
+        raise UserError("out: a model or network alone has no folder to export into: give out, a new folder")
+    return located(Path(run).expanduser())[0] / (Path(TRY).parent if to == "web" else to)
 
 
 def fresh(folder: Path) -> Path:

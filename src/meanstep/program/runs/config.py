@@ -112,8 +112,12 @@ class RunConfig(Ranged):
     extractor: Annotated[str, tyro.conf.arg(metavar="KIND", help=specs.HELP)] = "pixels"
     evaluate_count: Annotated[int, ranged("INT from 2")] = 1024
     """Samples of an evaluation."""
+    project: Annotated[str, unset("the tracker's own variable, else meanstep", "NAME", "")] = ""
+    """The project, or experiment, of the trackers."""
+    tags: Annotated[tuple[str, ...], unset("none", "[TAG ...]", "")] = ()
+    """Tags of the trackers' runs; of mlflow KEY=VALUE."""
     loggers: Annotated[tuple[str, ...], unset("none", "[NAME ...]", "")] = ()
-    """Beside records.jsonl: tensorboard, wandb, mlflow, trackio; WANDB_PROJECT, WANDB_TAGS and MLFLOW_EXPERIMENT_NAME hold."""
+    """Trackers beside records.jsonl: tensorboard, wandb, mlflow, trackio; without --project and --tags their own variables hold."""
 
 
 @dataclass(frozen=True)

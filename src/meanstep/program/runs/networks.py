@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from meanstep.program.doctor.arguments import read
 from meanstep.program.factories import attribute, load
 from meanstep.program.reading.arrays import memory
 from meanstep.program.registry import NETWORKS
+from meanstep.program.runs import given
 from meanstep.program.runs.config import NetworkConfig
 from meanstep.program.runs.families import Family
 from meanstep.program.runs.options import SIZES, fits, resolved
@@ -22,6 +24,8 @@ from meanstep.program.runs.options import SIZES, fits, resolved
 Description = dict[str, Any]
 EVERY = 1, 64
 """Axes of the rows of a network that does not say which it takes."""
+_drawing = threading.RLock()
+"""Of torch's global generator, which networks are made with: two threads take turns."""
 
 
 def described(
@@ -36,12 +40,14 @@ def described(
     `conditions`: those that are no labels, numbers of categories or shapes by name.
     """
     name, options = network.name, resolved(network).options
-    _check_axes(name, shape)
-    sizes: dict[str, Any] = {"shape": list(shape)} if _takes(name, "shape") else _square(name, shape)
+    object_ = given.is_given(name)  # which has its sizes already
+    if not object_:
+        _check_axes(name, shape)
+    sizes: dict[str, Any] = {} if object_ else {"shape": list(shape)} if _takes(name, "shape") else _square(name, shape)
     found: Description = {"network": name, "options": sizes | {"classes": classes} | options}
     if conditions:
         found["conditions"] = dict(conditions)
-        if _takes(name, "conditions"):
+        if not object_ and _takes(name, "conditions"):
             found["options"]["conditions"] = dict(conditions)
     return found | ({"dtype": "float64"} if precision == "float64" else {})
 
@@ -84,25 +90,38 @@ def _square(name: str, shape: tuple[int, ...]) -> dict[str, int]:
     return {"size": shape[-1], "channels": shape[0]}
 
 
-def made(description: Description, seed: int = 0, allowed: str = "") -> nn.Module:
+def made(description: Description, seed: int = 0, allowed: str = "", net: nn.Module | None = None) -> nn.Module:
     """The network of a description, its weights drawn from `key(seed, "weights")`; `UserError` for one that there is not.
 
     Its type is the description's `dtype`, float64; without one it is that in which the network was made, and weights are drawn in that.
 
     A network that is not ours is code of others, and a description may come from anywhere: it is called only if its name is `allowed`.
+    One that was an object from Python is a copy of `net`, or what the function `allowed` builds.
     """
     name, options, dtype = str(description.get("network")), dict(description.get("options", {})), description.get("dtype")
     if dtype not in (None, "float64"):
         raise UserError(f"a network's dtype is float64 or left out, got {dtype!r}")
+    if given.is_given(name):
+        return _given(name, net, allowed, seed, bool(dtype))
+    if net is not None:
+        raise UserError(f"net: this network is made by its name, {name}: leave net out")
     if foreign(description) not in ("", allowed):
         raise UserError(
             f"this network is made by {name}, code that would run: if you trust it, allow it by that name with --network (network=)"
         )
     generator = key(seed, "weights")
-    with torch.random.fork_rng(devices=[]):  # layers draw weights before anyone gives them others
+    with _drawing, torch.random.fork_rng(devices=[]):  # layers draw weights before anyone gives them others
         torch.manual_seed(generator.initial_seed())
         net = _called(name, options) if name not in NETWORKS else _ours(name, options, generator)
     return net.double() if dtype else net
+
+
+def _given(name: str, net: nn.Module | None, allowed: str, seed: int, double: bool) -> nn.Module:
+    if net is None and allowed in ("", name):
+        raise UserError(given.remedy(name))
+    with _drawing:
+        found = given.taken(net, name) if net is not None else _called_like_a_field(load(allowed, {}, seed)[0], allowed)
+    return found.double() if double else found
 
 
 def _called(name: str, options: dict[str, Any]) -> nn.Module:

@@ -7,7 +7,7 @@
 {"kind": "failure", "seen", "error"}   the loss or the gradient was not finite: the run ended here
 {"kind": "caution", "seen", "words"}   what was said of the data and the network at the start
 {"kind": "picture", "seen", "file"}   {"kind": "checkpoint", "seen", "folder"}
-{"kind": "stop", "seen", "signal", "folder"}   a signal stopped the run, which is saved there
+{"kind": "stop", "seen", "signal" or "by", "folder"}   a signal, or a callback in Python, stopped the run, which is saved there
 {"kind": "output", "seen", "lost"}   the terminal, file or reader of its words was gone; the run goes on
 """
 

@@ -22,6 +22,7 @@ from meanstep.program.data.manifest import Manifest, sha256
 from meanstep.program.flags import CHECKPOINT
 from meanstep.program.ranges import natural
 from meanstep.program.reading import files, trees
+from meanstep.program.runs import given
 from meanstep.program.runs.config import Config, from_yaml, to_yaml
 from meanstep.program.runs.hub import local
 from meanstep.program.runs.integrity import NETWORK, STATE, VERSION, damaged, entries, statement
@@ -37,8 +38,10 @@ PARTS, LAST = ("data", "network", "method", "optimiser", "averages", "run"), "lo
 
 
 def text(config: Config) -> str:
-    """What config.yaml holds."""
-    return f"{HEAD}\n{to_yaml(config)}{END}\n"
+    """What config.yaml holds; of a network that no file can hold also how to open the run."""
+    network = config.network.name
+    note = f"# {given.remedy(network)}\n" if given.is_given(network) else ""
+    return f"{HEAD}\n{note}{to_yaml(config)}{END}\n"
 
 
 def held(folder: Path) -> Config | None:

@@ -1,5 +1,6 @@
 """A trained model: `ms.load("runs/digits").sample(16)`."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,12 @@ class Model:
     facts: Facts
     sampler: str
     held: conditions.Stored = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        sides, given = "x".join(map(str, self.shape)), ", ".join(self.given) or (f"{len(self.classes)} labels" if self.classes else "")
+        made = f"{type(self.field).__name__}, {sum(p.numel() for p in self.field.parameters()):,} parameters"
+        what = f"rows of {sides}{f', given {given}' if given else ''}, weights {self.average} after {self.seen:,} samples"
+        return f"Model({made}: {what}, on {self.device})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,7 +159,7 @@ class Model:
 
 
 def load(
-    path: str | Path,
+    path: "str | os.PathLike[str]",
     *,
     average: str | None = None,
     checkpoint: int | str = "last",
@@ -160,20 +167,23 @@ def load(
     autoencoder: str | None = None,
     sampler: str | None = None,
     network: str | None = None,
+    net: nn.Module | None = None,
 ) -> Model:
-    """The model of a run's folder (its checkpoint "last", "best", or the one that had seen so many samples) or of a checkpoint's folder.
+    """The model of a run's folder (its checkpoint "last", "best", or the one that had seen so many samples), of a checkpoint's folder, of a
+    `Run`, or of "hub:owner/name[@revision]".
 
     `average`: an average's name, "raw" for the weights themselves, None for the run's first average; `autoencoder`: where it is, if it is
     not in the folder: what the folder names outside is not opened, and nothing is fetched for it; `sampler`: of `meanstep.samplers` or
     your own `package.module:function`, None takes the first that reads what the recipe taught. `UserError` for a folder that holds no
     model, or a damaged one. A network that is not ours is made by calling the function that the checkpoint's network.json names, which
-    `network` must allow by that name, `package.module:factory`.
+    `network` must allow by that name, `package.module:factory`. One that `meanstep.train` was given as an object is given again as
+    `net`, which is copied, or built by the function `network`.
     """
     run, saved = located(Path(path).expanduser(), checkpoint)
     manifest = saved.of(described(run))
     name = chosen(saved, average)
-    net = networks.made(saved.description, allowed=network or "")
-    put(net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
+    own = networks.made(saved.description, allowed=network or "", net=net)
+    put(own, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
     here = torch.device(device)
     made = decoder(run, manifest, here, autoencoder)
     facts = known(run)
@@ -181,7 +191,7 @@ def load(
     check_sampler(way, facts)
     takes = networks.conditional(saved.description)
     held = conditions.rows(run, manifest) if takes else {}
-    return Model(net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, takes, facts, way, held)
+    return Model(own.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, takes, facts, way, held)
 
 
 def check_sampler(name: str, facts: Facts) -> None:

@@ -18,7 +18,7 @@ from meanstep.program.evaluation import specs
 from meanstep.program.flags import Json, hinted
 from meanstep.program.parsing import known
 from meanstep.program.reading import files, trees
-from meanstep.program.runs import options, saved
+from meanstep.program.runs import given, options, saved
 from meanstep.program.runs.config import (
     AveragesConfig,
     Config,
@@ -68,15 +68,7 @@ class Train:
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Train":
         """The command of a command line: preset, file and the run's own configuration first, single entries on top."""
-        where = known(Where, args)
-        place = where.out or ROOT / (where.preset or DEFAULT)
-        held = None if where.preset else saved.held(place)
-        start = held or started(where.preset or DEFAULT)
-        found = based(where, start)
-        if held is None:
-            found = fitted(found, start, where.data.source or found.data.source, where.data.condition or found.data.condition)
-        if where.method.recipe not in ("", found.method.recipe):  # another recipe: the options of the first are not its own
-            found = dataclasses.replace(found, method=dataclasses.replace(found.method, options={}))
+        found = laid_out(known(Where, args))
         return options.parsed(cls, "train", args, cls(**parts(found), run_=found.run))
 
     def run(self) -> int:
@@ -85,6 +77,9 @@ class Train:
             return _listed(self.json)
         where = self.out or ROOT / (self.preset or DEFAULT)
         config = examined(Config(**parts(self), run=self.run_))
+        if given.is_given(config.network.name):
+            remedy = f"go on there, meanstep.train(out={str(where)!r}, net=...)"
+            raise UserError(f"{where}: the run's network came from Python as an object, which the command line cannot name: {remedy}")
         takes_json(self.json)
         if not self.dry_run and os.environ.get("RANK", "0") == "0":
             folder.examined(flags.folder(where), config)
@@ -105,7 +100,7 @@ def examined(config: Config) -> Config:
     checked(config)
     flags.device(config.run.device)
     specs.checked(config.run.extractor)
-    loggers.known(config.run.loggers)
+    loggers.known(config.run.loggers, config.run.project, config.run.tags)
     chunk(config.run, int(os.environ.get("WORLD_SIZE", "1")))
     options.resolved(config.network)
     source, start = config.data.source, config.network.start
@@ -139,6 +134,18 @@ class Where:
     config: Path | None = None
     method: _Recipe = field(default_factory=_Recipe)
     data: _Data = field(default_factory=_Data)
+
+
+def laid_out(where: Where) -> Config:
+    """What single entries go on top of: the run that is there, else the preset, with the file and what suits the data."""
+    held = None if where.preset else saved.held(where.out or ROOT / (where.preset or DEFAULT))
+    start = held or started(where.preset or DEFAULT)
+    found = based(where, start)
+    if held is None:
+        found = fitted(found, start, where.data.source or found.data.source, where.data.condition or found.data.condition)
+    if where.method.recipe not in ("", found.method.recipe):  # another recipe: the options of the first are not its own
+        found = dataclasses.replace(found, method=dataclasses.replace(found.method, options={}))
+    return found
 
 
 def fitted(found: Config, start: Config, source: str, conditions: Sequence[str] = ()) -> Config:

@@ -1,12 +1,13 @@
 """The noise of a chunk of rows under a run's coupling, and the generator that the loss goes on with. Knows no networks."""
 
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from meanstep.couplings import Coupling, OptimalTransport, drawn
 from meanstep.keys import key
@@ -36,11 +37,27 @@ class Coupled:
     def __call__(self, b: Batch, stream: str = "train") -> tuple[Batch, Generator]:
         """The batch with its noise, if that is not the loss's own draw, and the generator of its stream where the loss takes over."""
         g = key(self.seed, stream, b.start)
-        if b.noise is not None or (self.coupling is None and self.partners is None):
+        if b.noise is not None or self.independent:
             return b, g
         if self.coupling is not None:
             return b._replace(noise=drawn(self.coupling, b.x, b.y, g)), g
         return b._replace(noise=self._partners(b).to(b.x)), g
+
+    @property
+    def independent(self) -> bool:
+        """Whether the noise of a row is a draw of its own."""
+        return self.coupling is None and self.partners is None
+
+    def of_rows(self, b: Batch, index: Tensor, size: int, generator: Generator) -> Batch:
+        """The rows `index` of the data with their noise, where that is not the loss's own draw: coupled `size` rows at a time."""
+        if b.noise is not None or self.independent:
+            return b
+        if self.coupling is not None:
+            drawing = self.coupling
+            pieces = [b.map(operator.itemgetter(slice(at, at + size))) for at in range(0, len(b.x), size)]
+            return b._replace(noise=torch.cat([drawn(drawing, piece.x, piece.y, generator) for piece in pieces]))
+        assert self.partners is not None
+        return b._replace(noise=torch.from_numpy(np.array(self.partners[index.numpy()])).to(b.x))
 
     def _partners(self, b: Batch) -> torch.Tensor:
         assert self.partners is not None

@@ -11,10 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from meanstep.coefficients import Climber
 from meanstep.program import console, disk
 from meanstep.program.bar import Pace, listeners, phase
-from meanstep.program.console import err, say
+from meanstep.program.console import err, say, watched
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.records import Records, load
 from meanstep.program.training import checkpoints
+from meanstep.program.training.caller import Callback, Moment
 from meanstep.program.training.loggers import Logger
 from meanstep.program.training.loop import Window
 from meanstep.program.training.ranks import Ranks
@@ -26,7 +27,7 @@ Show = Callable[[State, dict[str, float]], None]
 
 @dataclass
 class Events:
-    """`judge`: distances by number of steps, None for a run that is never evaluated."""
+    """`judge`: distances by number of steps, None for a run that is never evaluated; `moments`: what the callback has yet to hear."""
 
     config: Config
     folder: Path
@@ -35,6 +36,8 @@ class Events:
     judge: Judge | None
     records: Records | None
     loggers: list[Logger]
+    callback: Callback | None = None
+    moments: list[Moment] = field(default_factory=list)
     window: Window = field(default_factory=Window)
     seconds: float = 0.0
     saved: int = -1
@@ -65,9 +68,38 @@ class Events:
             return means
         speed = steps * self.config.run.batch / max(seconds, 1e-9)
         self._note("train", state.seen, seconds=round(self.seconds, 3), samples_per_second=round(speed, 2), **means)
-        for logger in self.loggers:
-            logger.log(state.seen, {k: v for k, v in means.items() if v == v} | {"samples_per_second": speed})
+        self._tell("train", state.seen, {k: v for k, v in means.items() if v == v} | {"samples_per_second": speed})
         return means | {"samples_per_second": speed}
+
+    def _tell(self, kind: str, seen: int, values: dict[str, float]) -> None:
+        """Trackers at once, the callback after the step."""
+        for logger in self.loggers:
+            logger.log(seen, values)
+        if self.callback is not None:
+            self.moments.append(Moment(kind, seen, self.config.run.samples, values, self.folder))
+
+    def answered(self, state: State) -> bool:
+        """Tell the callback what is new: whether it ends the run, which is then saved here, and what it raises is raised.
+
+        All ranks must ask together; the first one calls.
+        """
+        if self.callback is None or not self.moments:
+            return False
+        raised, moments = None, self.moments
+        self.moments = []
+        try:
+            for moment in moments if self.ranks.first else []:
+                self.callback(moment)
+        except BaseException as error:  # whatever it is: others wait, and the run is to be whole
+            raised = error
+        wanted = self.ranks.largest(raised is not None or any(moment.stopping for moment in moments))
+        if wanted and state.seen < self.config.run.samples:
+            self.log(state)
+            self.save(state)
+            self._note("stop", state.seen, by="callback", folder=str(self.folder))
+        if raised is not None:
+            raise raised
+        return bool(wanted)
 
     @phase("making pictures")
     def picture(self, state: State) -> None:
@@ -95,8 +127,7 @@ class Events:
         run = self.config.run
         details = {"average": state.chosen, "extractor": run.extractor, "count": self.samples.count, "seconds": round(spent, 3)}
         self._note("evaluation", state.seen, **details, steps=found, best=better)
-        for logger in self.loggers:
-            logger.log(state.seen, {f"distance/{steps}": value for steps, value in found.items()})
+        self._tell("evaluation", state.seen, {f"distance/{steps}": value for steps, value in found.items()})
         return better
 
     @phase("saving")
@@ -145,7 +176,7 @@ def progress(config: Config, state: State, ranks: Ranks) -> Iterator[Show]:
     if not ranks.first:
         yield lambda state, means: None
         return
-    if not err.is_terminal:
+    if not watched(err):
         yield _lines(config)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))

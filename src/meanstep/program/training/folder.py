@@ -22,7 +22,21 @@ if TYPE_CHECKING:
 
 LARGEST = 100 * 2**20
 """Bytes of an autoencoder that is copied beside the run; a larger one is referred to."""
-FREE = {"samples", "device", "compile", "parallel", "log_every", "sample_every", "evaluate_every", "save_every", "keep", "loggers", "chunk"}
+FREE = {
+    "samples",
+    "device",
+    "compile",
+    "parallel",
+    "log_every",
+    "sample_every",
+    "evaluate_every",
+    "save_every",
+    "keep",
+    "loggers",
+    "chunk",
+    "project",
+    "tags",
+}
 """Entries of `run` that may change when a run goes on."""
 
 
@@ -64,8 +78,12 @@ def _ours(here: Path) -> None:
         raise UserError(f"{here} is not empty and holds no run: choose another folder with --out")
 
 
-def begin(here: Path, config: Config, cache: "Cache", device: str) -> None:
-    """Note what the run is made of, or refuse what does not fit a run that is there."""
+PYTHON = "meanstep.train(...) in Python"
+"""What env.json says of the command where there was none."""
+
+
+def begin(here: Path, config: Config, cache: "Cache", device: str, command: str = "") -> None:
+    """Note what the run is made of, or refuse what does not fit a run that is there; `command`: what began it, if no command line."""
     before = held(here)
     if before:
         _same(here, before, config)
@@ -77,7 +95,8 @@ def begin(here: Path, config: Config, cache: "Cache", device: str) -> None:
         if cache.manifest.beside:
             disk.write(here / CONDITIONS, kept(cache))
     if not before or not (here / "env.json").exists():
-        disk.write(here / "env.json", json.dumps(environment(device), indent=1) + "\n")
+        told = environment(device) | ({"command": command} if command else {})
+        disk.write(here / "env.json", json.dumps(told, indent=1) + "\n")
     disk.write(here / CONFIG, text(config))  # last: from here on the folder holds a run
 
 

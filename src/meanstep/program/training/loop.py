@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+from collections.abc import Generator as Stream
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -219,7 +220,7 @@ def stopping() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def batches(step: Step, loader: Loader, samples: int) -> Iterator[list[Batch]]:
+def batches(step: Step, loader: Loader, samples: int) -> "Stream[list[Batch], None, None]":
     """This rank's chunks of every step that is left."""
     starts = (s for seen in range(step.state.seen, samples, step.config.run.batch) for s in step.starts(seen))
     stream = loader.stream(starts, step.chunk)

@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from meanstep.program.runs import cached, networks, saved
 from meanstep.program.runs.config import Config, to_yaml
 from meanstep.program.runs.report.page import wanted
 from meanstep.program.training import estimate, folder
+from meanstep.program.training.caller import COMMAND, Caller
 from meanstep.program.training.loop import Failure
 from meanstep.program.training.ranks import Ranks
+from meanstep.program.training.state import State
 from meanstep.program.training.train import train
 
 
@@ -42,34 +45,55 @@ def dry(config: Config, here: Ranks, json: Path | None) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class End:
+    """Where and how a training ended: `signal`: that stopped it, None for none; `seconds`: that it took here."""
+
+    folder: Path
+    state: State
+    signal: int | None
+    seconds: float
+
+
 def run(config: Config, where: Path, here: Ranks, json: Path | None) -> int:
-    """Train in a folder: 0, or the code of the signal that stopped it. It outlives the terminal that it was started in."""
+    """Train in a folder and say so: 0, or the code of the signal that stopped it. It outlives the terminal that it was started in."""
     with lasting():
-        return _run(config, where, here, json)
+        if (end := trained(config, where, here)) is None:
+            return 2
+        if end.signal is not None:
+            again = f"saved at {end.state.seen:,} samples in {end.folder}; the same command goes on"
+            raise Interrupted(again, end.signal) if here.first else SystemExit(128 + end.signal)
+        if here.first:
+            _summary(end, json)
+        return 0
 
 
-def _run(config: Config, where: Path, here: Ranks, json: Path | None) -> int:
+def trained(config: Config, where: Path, here: Ranks, caller: Caller = COMMAND) -> End | None:
+    """Train in a folder, of which this process has the only claim meanwhile; None on a rank whose first one could not begin.
+
+    `UserError` for what cannot be, and what the caller's callback raises, from a run that is saved.
+    """
     if not here.first:
         told = here.told(None)
-        return 2 if told is None else _trained(config, Path(told), data_cache(config), here, json)
+        return None if told is None else _trained(config, Path(told), data_cache(config), here, caller)
     with ExitStack() as claim:
         try:
             cache = data_cache(config)
             place = claim.enter_context(folder.claimed(where))
-            folder.begin(place, config, cache, str(here.device))
+            folder.begin(place, config, cache, str(here.device), "" if caller is COMMAND else folder.PYTHON)
         except UserError:
             here.told(None)  # the others wait for it
             raise
         here.told(str(place))
-        return _trained(config, place, cache, here, json)
+        return _trained(config, place, cache, here, caller)
 
 
-def _trained(config: Config, place: Path, cache: Cache, here: Ranks, json: Path | None) -> int:
+def _trained(config: Config, place: Path, cache: Cache, here: Ranks, caller: Caller) -> End:
     began, there = time.perf_counter(), saved.found(place)
     if here.first:
         _announce(config, place, cache, there)
     try:
-        state, stopped = train(config, place, cache, here)
+        state, stopped = train(config, place, cache, here, caller=caller)
     except Failure:  # a run that broke off is the one that is looked at
         _report(place, here)
         raise
@@ -81,12 +105,7 @@ def _trained(config: Config, place: Path, cache: Cache, here: Ranks, json: Path 
         remedy = "a smaller --chunk, --network.options '{checkpointing: true}', --precision bf16 or --parallel fsdp"
         raise UserError(f"out of memory on {here.device}: {str(error).splitlines()[0]}; try {remedy}") from error
     _report(place, here)
-    if stopped is not None:
-        again = f"saved at {state.seen:,} samples in {place}; the same command goes on"
-        raise Interrupted(again, stopped) if here.first else SystemExit(128 + stopped)
-    if here.first:
-        _summary(state, place, time.perf_counter() - began, json)
-    return 0
+    return End(place, state, stopped, time.perf_counter() - began)
 
 
 def _report(place: Path, here: Ranks) -> None:
@@ -107,7 +126,8 @@ def _next(state: Any, place: Path) -> str:
     return shlex.join(["meanstep", "sample", str(place), *(["--network", name] if name else [])])
 
 
-def _summary(state: Any, place: Path, seconds: float, json: Path | None) -> None:
+def _summary(end: End, json: Path | None) -> None:
+    state, place, seconds = end.state, end.folder, end.seconds
     best = (state.best, state.best_seen) if state.best_seen >= 0 else (None, None)
     record = {"command": "train", "folder": str(place), "seen": state.seen, "seconds": round(seconds, 3)}
     if put_json(json, record | {"best_distance": best[0], "best_seen": best[1]}):

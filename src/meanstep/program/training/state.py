@@ -96,11 +96,14 @@ def given(config: Config, cache: Cache) -> dict[str, int | list[int]]:
     return cache.manifest.given if config.data.conditional else {}
 
 
-def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True) -> State:
-    """A run's state before its first step, the same on every rank; `start`: with the weights that the configuration starts from."""
+def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True, net: nn.Module | None = None) -> State:
+    """A run's state before its first step, the same on every rank; `start`: with the weights that the configuration starts from.
+
+    `net`: the network, if the configuration says that it was given as an object; it is copied.
+    """
     count = classes(config, cache)
     description = networks.described(config.network, cache.shape, count, config.run.precision, given(config, cache))
-    net = networks.made(description, config.run.seed, config.network.name)
+    net = networks.made(description, config.run.seed, config.network.name, net)
     if start and config.network.start:
         for note in start_from(net, config.network.start, cache.manifest, config.method.path):
             if ranks.first:

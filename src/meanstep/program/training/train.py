@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from meanstep.program.runs.integrity import STATE
 from meanstep.program.runs.records import Records
 from meanstep.program.runs.saved import Saved, found, numbered
 from meanstep.program.training import checkpoints, loggers
+from meanstep.program.training.caller import COMMAND, Caller
 from meanstep.program.training.cautions import cautions
 from meanstep.program.training.events import Events, Show, progress
 from meanstep.program.training.loop import Failure, Step, batches, stopping
@@ -29,35 +30,45 @@ from meanstep.terms import Term
 Shown = Callable[[Config, State, Ranks], AbstractContextManager[Show]]
 
 
-def opened(config: Config, cache: Cache, here: Path, ranks: Ranks) -> State:
-    """The state of the folder's last checkpoint, or a fresh one."""
+def opened(config: Config, cache: Cache, here: Path, ranks: Ranks, net: torch.nn.Module | None = None) -> State:
+    """The state of the folder's last checkpoint, or a fresh one; `net`: see `fresh`."""
     there, folders = found(here), numbered(here)
     if folders and not there:
         raise UserError(f"{folders[-1]} has no {STATE}, so there is nothing to go on from: choose another --out, or remove the checkpoints")
-    state = fresh(config, cache, ranks, start=not there)
+    state = fresh(config, cache, ranks, start=not there, net=net)
     if there:
         checkpoints.restore(state, Saved.open(there[-1], whole=True))
     return state
 
 
 def train(
-    config: Config, here: Path, cache: Cache, ranks: Ranks, judged: Judge | None = None, shown: Shown = progress
+    config: Config,
+    here: Path,
+    cache: Cache,
+    ranks: Ranks,
+    judged: Judge | None = None,
+    shown: Shown = progress,
+    caller: Caller = COMMAND,
 ) -> tuple[State, int | None]:
-    """Train to the end or until a signal; the state, and the signal that stopped it.
+    """Train to the end, or until a signal or the caller's callback; the state, and the signal that stopped it.
 
-    `judged`: what is done at an evaluation instead of the configuration's distances; `shown`: how progress is shown.
+    `judged`: what is done at an evaluation instead of the configuration's distances; `shown`: how progress is shown. What the callback
+    raises is raised when the run is saved.
     """
     size = chunk(config.run, ranks.size)
     with stage("building the network"):
-        state = opened(config, cache, here, ranks)
+        state = opened(config, cache, here, ranks, caller.net)
     if state.seen >= config.run.samples:
         _completed(config, here, cache, ranks, state)
         return state, None
     loader = Loader(cache, config.run.seed, mirrored(config, cache), pin=ranks.device.type == "cuda")
     step = Step(config, state, ranks, wrapped(config, state, ranks), size)
     stopped = 0
-    with _events(config, here, cache, ranks, state, judged) as events, stopping() as signals, shown(config, state, ranks) as show:
-        for first, chunks in enumerate(batches(step, loader, config.run.samples)):
+    work = closing(batches(step, loader, config.run.samples))
+    heard = stopping() if caller.signals else nullcontext(list[int]())
+    shows = shown(config, state, ranks)
+    with _events(config, here, cache, ranks, state, judged, caller) as events, work as steps, heard as signals, shows as show:
+        for first, chunks in enumerate(steps):
             if not first:
                 step.rehearse(chunks)
             events.window.add(step(chunks))
@@ -66,6 +77,7 @@ def train(
             events.after(state, show, last=bool(stopped) or state.seen >= config.run.samples)
             if stopped:
                 events.stopped(state, stopped)
+            if stopped or events.answered(state):
                 break
     ranks.wait()  # a launcher ends all when one is gone: none goes before the first has written
     return state, stopped or None
@@ -101,11 +113,12 @@ def _completed(config: Config, here: Path, cache: Cache, ranks: Ranks, state: St
 
 
 @contextmanager
-def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State, judged: Judge | None) -> Iterator[Events]:
+def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State, judged: Judge | None, caller: Caller) -> Iterator[Events]:
     disk.made(here)
     samples = Samples.of(config, cache, here, ranks)
     judged = judged or judge(samples)
-    followed = loggers.opened(config.run.loggers, here, dataclasses.asdict(config)) if ranks.first else []
+    place = loggers.Place(here, dataclasses.asdict(config), config.run.project, config.run.tags)
+    followed = loggers.opened(config.run.loggers, place) if ranks.first else []
     records = Records(here, state.seen) if ranks.first else None
     if records is not None:
         facts.keep(here, config, state.learns)
@@ -113,7 +126,7 @@ def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State
         for words in () if state.seen else cautions(cache, state, config.method):
             say(f"caution: {words}", on=err)
             records.add("caution", state.seen, words=words)
-    events = Events(config, here, ranks, samples, judged, records, followed)
+    events = Events(config, here, ranks, samples, judged, records, followed, caller.callback)
     if state.seen:
         events.complete(state)
     try:
