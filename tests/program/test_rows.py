@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import meanstep as ms
-from meanstep.cli import main
 from meanstep.fields import MLP
 from meanstep.metrics import Statistics, frechet
 from meanstep.program.console import UserError
@@ -29,22 +28,13 @@ from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import fresh
 from meanstep.times import uniform
 
+from .conftest import run
+
+pytestmark = pytest.mark.usefixtures("here")
+
 PACKAGE = Path(__file__).parents[2] / "src" / "meanstep" / "program"
 ALONE = Ranks(0, 1, torch.device("cpu"))
 DRAW = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*words: str, code: int = 0) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == code
 
 
 def drawn(*shape: int) -> np.ndarray:
