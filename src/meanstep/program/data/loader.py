@@ -31,11 +31,15 @@ class Loader:
             raise UserError(f"{self.cache.path} was made without mirror images: make it with --flips, or train without")
 
     def chunk(self, start: int, count: int) -> Batch:
-        """`x` float32 `[count, *E]` as the network sees it, `y` as `Cache.condition` gives it. Nothing but the arguments matters."""
+        """`x` float32 `[count, *E]` as the network sees it, `y`, `noise`, `mask` as the cache gives condition, start and mask.
+
+        Nothing but the arguments matters.
+        """
         n = len(self.cache)
         flip = order.flips(n, self.seed, start, count) if self.flips else None
         at = order.rows(n, self.seed, start, count)
-        batch = Batch(start, self.cache.rows(at, flip)[0], self.cache.condition(at))
+        x, noise, mask = self.cache.rows(at, flip)[0], self.cache.start(at), self.cache.mask(at)
+        batch = Batch(start, x, self.cache.condition(at), noise, mask)
         return batch.map(lambda p: p.pin_memory()) if self.pin else batch
 
     def stream(self, starts: Iterable[int], count: int, ahead: int = 3) -> Generator[Batch, None, None]:

@@ -73,6 +73,8 @@ def _whole(path: Path, x: Any, y: Any, labels: Path | None = None) -> Dataset:
 
 def of_cache(cache: Cache, name: str, labels: Path | None = None, *, labelled: bool = True) -> Dataset:
     """The rows of a cache as the network sees them, without mirror images, and its labels, or those of a file, if they are wanted."""
+    if cache.manifest.length is not None:
+        raise UserError(f"{name} has rows that are padded to one length, and diagnose reads no mask: cut them, --data.ragged crop")
     known = cache.condition(torch.arange(len(cache))) if labelled else None
     if isinstance(known, dict):
         raise UserError(f"{name} has several conditions ({', '.join(known)}), and diagnose reads one: train with a single --data.condition")

@@ -12,7 +12,7 @@ import tyro
 from meanstep.program import flags
 from meanstep.program.console import UserError, alone, out, put_json, say, stage, takes_json
 from meanstep.program.data.manifest import NAME
-from meanstep.program.data.request import chosen, present
+from meanstep.program.data.request import Ragged, Table, chosen, present
 from meanstep.program.errors import naming
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import Json, hinted
@@ -73,7 +73,7 @@ class Train:
         start = held or started(where.preset or DEFAULT)
         found = based(where, start)
         if held is None:
-            found = suited(found, start, where.data.source or found.data.source, where.data.condition or found.data.condition)
+            found = suited(found, start, _said(where.data, found.data))
         if where.method.recipe not in ("", found.method.recipe):  # another recipe: the options of the first are not its own
             found = dataclasses.replace(found, method=dataclasses.replace(found.method, options={}))
         return options.parsed(cls, "train", args, cls(**parts(found), run_=found.run))
@@ -127,6 +127,8 @@ class _Recipe:
 class _Data:
     source: str = ""
     condition: tuple[str, ...] = ()
+    ragged: Ragged = "refuse"
+    table: Table = "numbers"
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,21 @@ class Where:
     data: _Data = field(default_factory=_Data)
 
 
-def suited(found: Config, start: Config, source: str, conditions: Sequence[str] = ()) -> Config:
-    """The configuration with the network and the extractor for a source of numbers, where those of the preset `start` are for pictures."""
+def _said(words: _Data, found: DataConfig) -> DataConfig:
+    """The data as the command line has them, where it says something."""
+    usual = _Data()
+    said = {f.name: value for f in dataclasses.fields(words) if (value := getattr(words, f.name)) != getattr(usual, f.name)}
+    return dataclasses.replace(found, **said)
+
+
+def suited(found: Config, start: Config, data: DataConfig) -> Config:
+    """The configuration with the network and the extractor for data of numbers, where those of the preset `start` are for pictures."""
+    source = data.source
     if source == "digits" or not Path(chosen(source)[0]).expanduser().exists():
         return found
-    from meanstep.program.data.sources import plain_shape  # reads arrays, which help does not
+    from meanstep.program.data.sources import Alike, plain_shape  # reads arrays, which help does not
 
-    if (shape := plain_shape(source, conditions)) is None:
+    if (shape := plain_shape(source, data.condition, Alike(data.ragged, (), data.table))) is None:
         return found
     if found.network == start.network and not options.suits(start.network.name, shape):
         found = dataclasses.replace(found, network=NetworkConfig("mlp"))
