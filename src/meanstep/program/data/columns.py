@@ -68,7 +68,7 @@ def _fitted(name: str, x: np.ndarray, condition: bool, how: Table, most: int) ->
     finite = x[np.isfinite(x)].astype(np.float64)
     if how != "quantile" or not len(finite):
         return Column(name, "same", whole)
-    points = np.quantile(finite, np.linspace(0, 1, min(QUANTILES, most, len(finite))))
+    points = np.percentile(finite, 100 * np.linspace(0, 1, min(QUANTILES, most, len(finite))))  # rounded as scikit-learn does
     return Column(name, "quantile", whole, points=tuple(np.maximum.accumulate(points).tolist()))
 
 

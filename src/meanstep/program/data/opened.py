@@ -50,9 +50,7 @@ class Opened:
     @classmethod
     def of(cls, request: Request) -> "Opened":
         """`UserError` in one line for what cannot be made."""
-        alike = Alike(request.ragged, (), request.table)
-        if request.like is not None:
-            alike = Alike.to(Manifest.read(request.like / NAME), request.ragged, request.table)
+        alike = _alike(request)
         source = open_source(request.source, request.split, request.image, request.label, request.conditions, alike)
         found = cls._of(request, source)
         return found._paired(alike) if request.pair else found._like()
@@ -165,7 +163,7 @@ class Opened:
         held |= {"autoencoder": autoencoder.spec, "autoencoder_digest": autoencoder.digest}
         held |= {"scaling": autoencoder.scaling, "shift": autoencoder.shift, "codec": self.name}
         held |= {name: getattr(self, name) for name in ("taken", "image", "shape", "flips", "dtype")}
-        held |= {"ragged": self.request.ragged, "columns": self.source.columns}
+        held |= {"ragged": _alike(asked).ragged, "columns": self.source.columns}
         return {**held, "conditions": self._conditions(), **self._moments(held)}
 
     def _conditions(self) -> tuple[Condition, ...]:
@@ -217,6 +215,13 @@ class Opened:
             if name != "conditions" or not plain[name]:
                 del plain[name]  # the others are part of the source's own digest
         return hashlib.sha256(json.dumps(plain, sort_keys=True, default=asdict).encode()).hexdigest()
+
+
+def _alike(request: Request) -> Alike:
+    """How rows come to be alike, as in the cache that is `like` if there is one."""
+    if request.like is None:
+        return Alike(request.ragged, (), request.table)
+    return Alike.to(Manifest.read(request.like / NAME), request.ragged, request.table)
 
 
 def numbers(item: Any, where: str) -> np.ndarray:

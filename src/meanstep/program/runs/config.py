@@ -262,7 +262,9 @@ def checked(config: Config) -> Config:
         raise UserError(f"--precision float64: {run.device} has no such numbers, choose --device cpu")
     if run.chunk and run.batch % run.chunk:
         raise UserError(f"--chunk: a divisor of the batch {run.batch}, got {run.chunk}")
-    if config.data.pair and config.data.pair_as == "source":
+    if config.data.pair_as == "source":
+        if not config.data.pair:
+            raise UserError("--data.pair-as source: say which partners, with --data.pair")
         if method.coupling not in (INDEPENDENT, PARTNERS):
             raise UserError(f"--method.coupling {method.coupling}: the flow starts at --data.pair {config.data.pair}, leave one of them out")
         method = dataclasses.replace(method, coupling=PARTNERS)

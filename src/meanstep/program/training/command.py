@@ -101,7 +101,7 @@ def parts(of: Any) -> dict[str, Any]:
 
 def examined(config: Config) -> Config:
     """The configuration, or `UserError` for what can be known to fail before torch is imported and anything is written."""
-    checked(config)
+    config = checked(config)
     flags.device(config.run.device)
     specs.checked(config.run.extractor)
     loggers.known(config.run.loggers)
