@@ -11,7 +11,8 @@ import torch
 import meanstep as ms
 from meanstep.program.console import UserError
 from meanstep.program.data import Manifest, Opened, Request, make
-from meanstep.program.data.columns import Column, fitted, table
+from meanstep.program.data.column import Column
+from meanstep.program.data.columns import back, coded, fitted, table
 from meanstep.program.reading.tables import READERS
 
 from .conftest import run
@@ -54,11 +55,11 @@ def test_quantiles_are_those_of_scikit_learn_and_come_back_within_their_resoluti
     (column,) = fitted({"a": x}, (), "quantile")
     made = data.QuantileTransformer(n_quantiles=min(1000, n), subsample=None, output_distribution="normal").fit(x[:, None])
     others = np.concatenate([x, x + 0.01, [x.min() - 1, x.max() + 1, 0.0]])
-    np.testing.assert_allclose(column.coded(others), made.transform(others[:, None]), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(coded(column, others), made.transform(others[:, None]), rtol=1e-9, atol=1e-9)
     z = DRAW.normal(size=200) * 3
-    np.testing.assert_allclose(column.back(z[:, None]), made.inverse_transform(z[:, None])[:, 0], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(back(column, z[:, None]), made.inverse_transform(z[:, None])[:, 0], rtol=1e-9, atol=1e-9)
     gaps = np.diff(np.sort(x)).max() if n > 1000 else 1e-9 * np.abs(x).max()
-    assert np.abs(column.back(column.coded(x)) - x).max() <= max(gaps, 1e-6 * np.abs(x).max())
+    assert np.abs(back(column, coded(column, x)) - x).max() <= max(gaps, 1e-6 * np.abs(x).max())
 
 
 def test_words_are_one_hot_as_scikit_learn_has_them_and_whole_numbers_come_back_whole():
@@ -66,12 +67,12 @@ def test_words_are_one_hot_as_scikit_learn_has_them_and_whole_numbers_come_back_
     town, count = np.array(["b", "a", "c", "a"]), np.array([3, -1, 3, 2**40])
     made = fitted({"count": count, "town": town, "kind": town}, ("kind",), "standard")
     assert [column.way for column in made] == ["same", "words", "condition"] and [column.width for column in made] == [1, 3, 0]
-    assert np.array_equal(made[1].coded(town), data.OneHotEncoder(sparse_output=False).fit_transform(town[:, None]))
-    rows = np.concatenate([made[0].coded(count) + 0.3, made[1].coded(town) * 0.4 + 0.1], 1)
-    back = table(made, rows, {"kind": town})
-    assert list(back) == ["count", "town", "kind"] and back["count"].dtype == np.int64
-    assert back["count"].tolist() == count.tolist() and back["town"].tolist() == town.tolist()
-    assert np.isnan(Column("a", "words", words=("x",)).coded(np.array(["x", "", "y"]))[1:]).all()
+    assert np.array_equal(coded(made[1], town), data.OneHotEncoder(sparse_output=False).fit_transform(town[:, None]))
+    rows = np.concatenate([coded(made[0], count) + 0.3, coded(made[1], town) * 0.4 + 0.1], 1)
+    found = table(made, rows, {"kind": town})
+    assert list(found) == ["count", "town", "kind"] and found["count"].dtype == np.int64
+    assert found["count"].tolist() == count.tolist() and found["town"].tolist() == town.tolist()
+    assert np.isnan(coded(Column("a", "words", words=("x",)), np.array(["x", "", "y"]))[1:]).all()
 
 
 # From a table to a table -----------------------------------------------------------------------------------------------------------------
@@ -86,10 +87,10 @@ def test_a_cache_holds_what_the_way_back_needs_and_gives_the_table_back(how: str
     assert again == cache.manifest and [column.way for column in again.columns][2:] == ["words", "condition"]
     rows = cache.manifest.unnormalise(cache.rows(torch.arange(60))[0])
     held = columns_of("p.csv")
-    back = table(again.columns, rows.numpy(), {"kind": held["kind"]})
+    found = table(again.columns, rows.numpy(), {"kind": held["kind"]})
     for name, values in held.items():
-        same = np.allclose(back[name], values, rtol=1e-4) if values.dtype.kind == "f" else np.array_equal(back[name], values)
-        assert same and back[name].dtype.kind == values.dtype.kind, name
+        same = np.allclose(found[name], values, rtol=1e-4) if values.dtype.kind == "f" else np.array_equal(found[name], values)
+        assert same and found[name].dtype.kind == values.dtype.kind, name
     assert len({make(Opened.of(Request("p.csv", table=w, conditions=("kind",))), Path(w)).digest for w in ("standard", "quantile")}) == 2
 
 

@@ -1,55 +1,38 @@
-"""Columns of a table as the numbers of a row, and back: as they are, by quantiles, one-hot. Knows no files, and needs no torch.
+"""Columns of a table as the numbers of a row, and back: as they are, by quantiles, one-hot. Knows no files.
 
 A quantile column is what scikit-learn's `QuantileTransformer(output_distribution="normal", subsample=None)` makes of it, held as numbers.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
+from meanstep.program.data.column import Column
 from meanstep.program.data.request import Table
 
-Way = Literal["same", "quantile", "words", "condition"]
 QUANTILES, NUMBERS = 1000, 200_000
 """Most quantiles of a column, and of all columns together."""
 EDGE = 1e-7
 """How near to the ends a quantile is taken to be one, as in scikit-learn."""
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column: `way` says how it becomes numbers; of a `condition` none. `whole`: it holds whole numbers, and so do samples.
+def coded(column: Column, values: np.ndarray) -> np.ndarray:
+    """Numbers or texts `[N]` as float64 `[N, width]`; nan for what is missing, or a text that is none of the words."""
+    if column.way != "words":
+        x = values.astype(np.float64)
+        return (_normal(x, np.array(column.points)) if column.way == "quantile" else x)[:, None]
+    number = {word: k for k, word in enumerate(column.words)}
+    at = np.array([number.get(cell, -1) for cell in values.tolist()])[:, None]
+    return np.where(at < 0, np.nan, (at == np.arange(len(column.words))).astype(np.float64))
 
-    `words`: the categories of `words`, an entry of the row each; `points`: the quantiles of `quantile`, equally spaced in probability.
-    """
 
-    name: str
-    way: Way = "same"
-    whole: bool = False
-    words: tuple[str, ...] = ()
-    points: tuple[float, ...] = ()
-
-    @property
-    def width(self) -> int:
-        """Entries of a row that it takes."""
-        return {"words": len(self.words), "condition": 0}.get(self.way, 1)
-
-    def coded(self, values: np.ndarray) -> np.ndarray:
-        """Numbers or texts `[N]` as float64 `[N, width]`; nan for what is missing, or a text that is none of the words."""
-        if self.way != "words":
-            x = values.astype(np.float64)
-            return (_normal(x, np.array(self.points)) if self.way == "quantile" else x)[:, None]
-        at = np.array([{word: k for k, word in enumerate(self.words)}.get(cell, -1) for cell in values.tolist()])
-        return np.where((at < 0)[:, None], np.nan, (at[:, None] == np.arange(len(self.words))).astype(np.float64))
-
-    def back(self, x: np.ndarray) -> np.ndarray:
-        """Numbers `[N, width]` as what the table holds `[N]`: texts, int64 or float64."""
-        if self.way == "words":
-            return np.array(self.words, dtype=np.str_)[x.argmax(1)]
-        values = _quantile(x[:, 0].astype(np.float64), np.array(self.points)) if self.way == "quantile" else x[:, 0].astype(np.float64)
-        return np.rint(values).astype(np.int64) if self.whole and np.isfinite(values).all() else values
+def back(column: Column, x: np.ndarray) -> np.ndarray:
+    """Numbers `[N, width]` as what the table holds `[N]`: texts, int64 or float64."""
+    if column.way == "words":
+        return np.array(column.words, dtype=np.str_)[x.argmax(1)]
+    values = x[:, 0].astype(np.float64)
+    values = _quantile(values, np.array(column.points)) if column.way == "quantile" else values
+    return np.rint(values).astype(np.int64) if column.whole and np.isfinite(values).all() else values
 
 
 def fitted(columns: Mapping[str, np.ndarray], conditions: Sequence[str], how: Table) -> tuple[Column, ...]:
@@ -72,33 +55,15 @@ def _fitted(name: str, x: np.ndarray, condition: bool, how: Table, most: int) ->
     return Column(name, "quantile", whole, points=tuple(np.maximum.accumulate(points).tolist()))
 
 
-def width(columns: Sequence[Column]) -> int:
-    """Entries of a row of all of them."""
-    return sum(column.width for column in columns)
-
-
 def table(columns: Sequence[Column], rows: np.ndarray, beside: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rows `[N, width]` in units of the data as columns by name, in the table's order, with the conditions among them that are `beside`."""
     found, at = dict[str, np.ndarray](), 0
     for column in columns:
         if column.way != "condition":
-            found[column.name] = column.back(rows[:, at : at + column.width])
+            found[column.name] = back(column, rows[:, at : at + column.width])
         elif column.name in beside:
             found[column.name] = beside[column.name]
         at += column.width
-    return found
-
-
-def column(entry: Mapping[str, Any]) -> Column:
-    """Of a manifest; `ValueError` or `TypeError` for what is none."""
-    found = Column(**{**entry, "words": tuple(entry["words"]), "points": tuple(map(float, entry["points"]))})
-    if not isinstance(found.name, str) or found.way not in ("same", "quantile", "words", "condition") or not isinstance(found.whole, bool):
-        raise ValueError(f"there is no such column: {found.name!r:.40} {found.way!r:.40}")
-    points = np.array(found.points)
-    rising = len(points) > 0 and bool(np.isfinite(points).all()) and not (np.diff(points) < 0).any()
-    lacking = not all(isinstance(word, str) for word in found.words) or (found.way == "words" and not found.words)
-    if lacking or (found.way == "quantile" and not rising):
-        raise ValueError(f"its column {found.name!r:.40} is not complete")
     return found
 
 

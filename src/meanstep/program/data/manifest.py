@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from meanstep.program.console import UserError
 from meanstep.program.data.beside import Condition, condition, unlabelled
-from meanstep.program.data.columns import Column, column, width
+from meanstep.program.data.column import Column, column, width
 from meanstep.program.reading import files, trees
 from meanstep.program.reading.files import opened
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from meanstep.program.console import UserError
-from meanstep.program.data.columns import Column
+from meanstep.program.data.column import Column
 
 
 class Broken(UserError):

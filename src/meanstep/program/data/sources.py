@@ -8,7 +8,7 @@ import numpy as np
 
 from meanstep.program.console import UserError
 from meanstep.program.data import arrays, files, hub, tables
-from meanstep.program.data.columns import Column
+from meanstep.program.data.column import Column
 from meanstep.program.data.formats import counted
 from meanstep.program.data.manifest import NAME, Manifest
 from meanstep.program.data.request import Ragged, Table

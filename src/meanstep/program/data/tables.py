@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from meanstep.program.console import UserError
-from meanstep.program.data.columns import Column, fitted
+from meanstep.program.data.column import Column
+from meanstep.program.data.columns import coded, fitted
 from meanstep.program.data.conditions import conditioned, known
 from meanstep.program.data.request import Table as How
 from meanstep.program.data.request import listed
@@ -33,9 +34,7 @@ def table(spec: str, split: str, conditions: Sequence[str] = (), how: How = "num
     columns = _columns(held, conditions, how, like)
     learned = [column for column in columns if column.way != "condition"]
     at = np.repeat(np.arange(len(learned)), [column.width for column in learned])
-    x = np.concatenate(
-        [column.coded(held.columns[column.name] if column.way == "words" else held.numbers(column.name)) for column in learned], 1
-    )
+    x = np.concatenate([coded(c, held.columns[c.name] if c.way == "words" else held.numbers(c.name)) for c in learned], 1)
 
     def read(i: int) -> np.ndarray:
         with np.errstate(over="ignore"):
