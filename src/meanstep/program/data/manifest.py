@@ -171,6 +171,8 @@ class Manifest:
             raise UserError(f"{path} is damaged: {'unknown' if odd & held.keys() else 'missing'} field {min(odd)}; make the cache again")
         try:
             shards = tuple(Shard(**s) for s in held["shards"])
+            if not all(type(n) is int and n >= 0 for s in shards for n in (s.rows, s.bytes)):
+                raise ValueError("the sizes of its shards are no numbers")
             triple = {name: tuple(held[name]) for name in ("image", "shape", "classes", "mean", "std")}
             empty = None if held["empty"] is None else tuple(map(int, held["empty"]))
             conditions = tuple(condition(entry, len(triple["shape"])) for entry in held["conditions"])
