@@ -264,7 +264,9 @@ def test_noise_mask_and_condition_of_a_batch_reach_the_loss(here: Path):
     for change in ({}, {"noise": torch.randn(8, 2, 3)}, {"mask": torch.rand(8, 2, 3) < 0.6}, {"y": None}):
         state = fresh(config, cache, ALONE)
         batch = Loader(cache, 0).chunk(0, 8)._replace(**change)
-        given = {"noise": batch.noise, "mask": batch.mask, "progress": 0.0, "generator": ms.key(0, "train", 0)}
+        g = ms.key(0, "train", 0)
+        noise = torch.randn(8, 2, 3, generator=g) if batch.mask is not None else batch.noise  # the loss's own draw, which is 0 in padding
+        given = {"noise": noise, "mask": batch.mask, "progress": 0.0, "generator": g}
         expected = state.owner.loss(state.owner.net, batch.x, batch.y, **given).loss
         measured = Step(config, state, ALONE, state.owner, 8)([batch])
         assert float(measured["loss"]) == float(expected.detach())
