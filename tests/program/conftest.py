@@ -128,3 +128,18 @@ def ran() -> Callable[..., int]:
         return int(stop.value.code or 0)
 
     return run
+
+
+def run(*words: str, code: int = 0) -> None:
+    """A command line that ends with this exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == code
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own, which is the current one and holds the user's caches."""
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -656,5 +656,6 @@ GRAMMAR: dict[str, Callable[[Path, Draw], str]] = {
     "folder": folder,
     "tar": webdataset,
     "csv": table,
+    "bytes": bruised,
 }
 """What is done to a file of each kind beside `special`, `rubble` and `bruised`."""

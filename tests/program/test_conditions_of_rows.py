@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from scipy.io import wavfile
 
 import meanstep as ms
-from meanstep.cli import main
 from meanstep.fields import MLP
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Loader, Manifest, Opened, Request, make, open_source
@@ -19,21 +18,12 @@ from meanstep.program.diagnose.arrays import of_cache
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import NetworkConfig
 
+from .conftest import run
+
+pytestmark = pytest.mark.usefixtures("here")
+
 DRAW = np.random.default_rng(2)
 SHORT = ("--samples=64", "--batch=32", "--evaluate-count=40", "--device=cpu", "--network.width=16", "--network.depth=1")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*words: str, code: int = 0) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == code
 
 
 def drawn(*shape: int) -> np.ndarray:

@@ -10,20 +10,15 @@ import torch
 import yaml
 
 import meanstep as ms
-from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.data import Batch
 from meanstep.program.data.order import flips, rows
 from meanstep.program.training.coupled import coupled
 
+from .conftest import run
+
 SMALL = ("--network.patch=4", "--network.width=16", "--network.depth=1", "--network.heads=2", "--batch=16", "--warmup=0")
 QUIET = ("--device=cpu", "--sample-every=0", "--evaluate-every=0", "--averages.decays=0.9")
-
-
-def run(*words: str, code: int = 0) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == code
 
 
 @pytest.fixture(scope="module")

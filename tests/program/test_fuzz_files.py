@@ -4,6 +4,7 @@ A case is a number: `MEANSTEP_FUZZ=17 pytest tests/program/test_fuzz_files.py` r
 case damaged is left in the folder `case` of the test's temporary folder if it is the last one.
 """
 
+import importlib.util
 import os
 import random
 import shutil
@@ -15,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
+from scipy.io import wavfile
 
 import meanstep as ms
 from meanstep.program.console import UserError
@@ -39,6 +42,8 @@ EVALUATE = "evaluate run --count 16 --metrics frechet --device cpu"
 RESUME = "train --out run --samples 24"
 DIAGNOSE = "--budget 0.1 --rows 8 --device cpu --out new"
 CACHE = "--out new --channels 1 --size 8 --enlarge --device cpu"
+KEEP = "cache --out new --device cpu"
+MLP = "--device cpu --network.name mlp --network.width 8 --network.depth 1 --batch 8 --extractor rows --warmup 0"
 DRY = f"train --dry-run --out new --samples 16 {TINY}"
 
 
@@ -113,6 +118,19 @@ TARGETS = (
         ("rows.csv",),
         (f"diagnose nets:build --data rows.csv {DIAGNOSE}", TOY.replace("toy --", "toy --points rows.csv --", 1)),
     ),
+    *(
+        Target(file, kind, (file.split("/")[0],), (line,), (line,) if must else ())
+        for file, kind, line, must in (
+            ("mixed.csv", "csv", f"{KEEP} mixed.csv --table standard", True),
+            ("mixed.csv", "csv", f"{KEEP} mixed.csv --table quantile --condition word", True),
+            ("mixed.parquet", "bytes", f"{KEEP} mixed.parquet --table standard", True),
+            ("sounds/1.wav", "bytes", f"{KEEP} sounds --ragged pad", False),
+            ("sounds/1.wav", "bytes", f"{KEEP} sounds --ragged crop --skip-broken", False),
+            ("arrays.safetensors", "safetensors", f"{KEEP} arrays.safetensors --ragged pad", True),
+            ("ragged.npz", "npz", f"{KEEP} ragged.npz --ragged pad --pair pair", True),
+            ("tabled/manifest.json", "json", f"train --dry-run --out new --samples 16 --data.source tabled {MLP}", True),
+        )
+    ),
     Target("labels.npy", "npy", ("labels.npy", "rows.npy"), (f"diagnose nets:build --data rows.npy --labels-file labels.npy {DIAGNOSE}",)),
     Target(
         "net.safetensors",
@@ -149,6 +167,22 @@ def furnish(here: Path) -> None:
     np.savez("pairs.npz", x=rows, y=np.arange(64) % 3)
     np.save("labels.npy", np.arange(64) % 3)
     np.savetxt("rows.csv", rows, delimiter=",")
+    words = [f"{a:.4f},{k % 5},{'xyz'[k % 3]}" for k, a in enumerate(rows[:, 0].tolist())]
+    Path("mixed.csv").write_text("a,whole,word\n" + "\n".join(words) + "\n", encoding="utf-8")
+    if importlib.util.find_spec("pyarrow"):
+        import pyarrow.csv
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.csv.read_csv("mixed.csv"), "mixed.parquet")
+    else:  # what asks for it is refused with a line of its own
+        Path("mixed.parquet").write_bytes(b"PAR1PAR1")
+    lengths = np.arange(64) % 4 + 2
+    padded = draw.normal(size=(64, 2, 5)).astype(np.float32)
+    np.savez("ragged.npz", x=padded, lengths=lengths, pair=padded[:, :1])
+    save_file({"x": torch.from_numpy(padded), "lengths": torch.from_numpy(lengths)}, "arrays.safetensors")
+    Path("sounds").mkdir()
+    for k in range(4):
+        wavfile.write(f"sounds/{k}.wav", 8000, draw.normal(size=20 + k).astype(np.float32))
     Path("nets.py").write_text("import meanstep as ms\n\n\ndef build(width=8):\n    return ms.MLP(2, width, 1)\n", encoding="utf-8")
     save_file(ms.MLP(2, 8, 1, generator=ms.key(0)).state_dict(), "net.safetensors")
     save_file(Tiny(4, pooled=False).state_dict(), "taesd.safetensors")
@@ -165,7 +199,7 @@ def furnish(here: Path) -> None:
     shutil.move("pictures/b/1.png", "pictures/a/1.png")
     lines = (
         *(f"train --out run --data.source images.npz --samples 16 {EVERY} --averages.decays 0.999 {TINY}", EVALUATE),
-        *("cache images.npz --out made", TOY, LATENTS),
+        *("cache images.npz --out made", "cache mixed.csv --table quantile --out tabled", TOY, LATENTS),
     )
     for line in lines:
         outcome = called([*line.split(), "--quiet"], here, 300)

@@ -15,14 +15,9 @@ from meanstep.program.data import Opened, Request, make, open_source
 from meanstep.program.data.sources import plain_shape
 from meanstep.program.reading.sounds import wav
 
+pytestmark = pytest.mark.usefixtures("here")
+
 DRAW = np.random.default_rng(1)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def rows(spec: str, **how) -> np.ndarray:

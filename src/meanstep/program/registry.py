@@ -180,6 +180,8 @@ def check_path(name: str, flag: str = "--method.path") -> None:
 
 INDEPENDENT, TRANSPORT, PAIRS = "independent", "optimal-transport", "pairs:"
 """Couplings of data and noise by name; the last is followed by a file."""
+PARTNERS = PAIRS + "data"
+"""The coupling of a row with its partner in the data, where the flow starts."""
 
 
 def check_coupling(name: str, flag: str = "--method.coupling") -> None:

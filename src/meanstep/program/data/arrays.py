@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from meanstep.program.console import UserError
+from meanstep.program.data import ragged
 from meanstep.program.data.conditions import conditioned, known
 from meanstep.program.data.formats import decoded
-from meanstep.program.data.request import chosen
-from meanstep.program.data.source import Broken, Source, numbered, one_split
+from meanstep.program.data.request import Ragged, chosen
+from meanstep.program.data.source import Source, numbered, one_split
 from meanstep.program.reading import arrays, tensors
 
 SPLITS = {"train": 0, "test": 1}
@@ -36,26 +37,57 @@ def digits(split: str) -> Source:
     return _stacked("digits", pixels, held.target, tuple(map(str, range(10))))
 
 
-def file(spec: str, split: str, conditions: Sequence[str] = ()) -> Source:
+def file(spec: str, split: str, conditions: Sequence[str] = (), how: Ragged = "refuse", like: tuple[int, ...] = ()) -> Source:
     """Of one array; or of several by name: encoded images (data, offsets), x_train ..., images and labels, x and y, or the one asked for.
 
-    `conditions`: arrays of the file, of a split `NAME_train` ... if there are, in place of its labels.
+    `conditions`: arrays of the file, of a split `NAME_train` ... if there are, in place of its labels. `how`, `like`: what becomes of rows
+    that are padded already and whose `lengths` or `mask` the file holds, see `ragged.fitted`.
     """
     place, name = chosen(spec)
     path = Path(place).expanduser()
     parts = _read(path)
-    asked = {condition: f"{condition}_{split}" if f"{condition}_{split}" in parts else condition for condition in conditions}
+    asked = {condition: _of_split(condition, split, parts) for condition in conditions}
     known(list(asked.values()), [part for part in parts if part], str(path), "array")
     held = _opened(path, parts, split, name, tuple(asked.values()))
-    return conditioned(
+    held = conditioned(
         held, {condition: parts[part] for condition, part in asked.items()}, lambda i, of: f"{path}, array {of}, row {i} (from 0)"
     )
+    return held if how == "refuse" or not held.plain else _cut(path, held, parts, split, how, like)
+
+
+def _of_split(name: str, split: str, parts: Parts) -> str:
+    return f"{name}_{split}" if f"{name}_{split}" in parts else name
+
+
+def _cut(path: Path, held: Source, parts: Parts, split: str, how: Ragged, like: tuple[int, ...]) -> Source:
+    """Rows to their lengths, as the file states them: `lengths` `[N]`, or a `mask` `[N, T]` that is true where they are."""
+    if not len(held):
+        return held
+    name = next((part for part in (_of_split(word, split, parts) for word in ("lengths", "mask")) if part in parts), "")
+    if not name:
+        raise UserError(f"{path} has no array lengths or mask: save one beside its rows, or leave --data.ragged (--ragged) out")
+    found = parts[name]
+    whole = found.astype(bool).sum(1) if found.ndim == 2 and found.dtype.kind in "biu" else found
+    if whole.shape != (len(held),) or whole.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}, array {name}: {found.dtype} {found.shape} for {len(held):,} rows: lengths [N] or a mask [N, T], a row each"
+        )
+    if found.ndim == 2 and (holes := (found.astype(bool) != (np.arange(found.shape[1]) < whole[:, None])).any(1)).any():
+        raise UserError(f"{path}, array {name}, row {int(np.argmax(holes))} (from 0): the mask has a hole: true entries come first")
+    shape = held.read(0).shape
+    along = ragged.axis_of(int(whole.max()) if found.ndim == 1 else found.shape[1], shape, f"{path}, array {name}")
+    if (bad := whole < 1).any():
+        raise UserError(f"{path}, array {name}, row {int(np.argmax(bad))} (from 0): a length of 0: leave the row out")
+    left_out = {part: n for part, n in held.left_out.items() if part != name}
+    return ragged.fitted(replace(held, left_out=left_out), whole.astype(np.int64), along, how, like or (shape if how == "pad" else ()))
 
 
 def _opened(path: Path, parts: Parts, split: str, name: str, conditions: tuple[str, ...]) -> Source:
     if name:
         known([name], parts, str(path), "array")
-        one_split(path.name, split)
+        if f"{name}_{split}" not in parts:
+            one_split(path.name, split)
+        name = _of_split(name, split, parts)
         return replace(_stacked(path.name, parts[name], None, ()), left_out=_unread(parts, name, *conditions))
     if "" in parts:
         one_split(path.name, split)
@@ -159,12 +191,9 @@ def _rows(name: str, x: np.ndarray, y: np.ndarray | None, classes: tuple[str, ..
 
     def read(i: int) -> np.ndarray:
         with np.errstate(over="ignore"):
-            row = np.asarray(x[i], dtype=kind)
-        if not np.isfinite(row).all():
-            raise Broken(f"{name}, row {i} (from 0) is not finite in {row.dtype}: correct it, or leave it out with --skip-broken")
-        return row
+            return np.asarray(x[i], dtype=kind)
 
-    return replace(_source(name, x, y, classes, read, "row"), plain=True)
+    return replace(_source(name, x, y, classes, read, "row"), where=lambda i: f"{name}, row {i} (from 0)", plain=True)
 
 
 def _source(name: str, x: np.ndarray, y: np.ndarray | None, classes: tuple[str, ...], read: Callable[[int], object], noun: str) -> Source:

@@ -16,11 +16,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from meanstep.program.console import UserError, err, say
+from meanstep.program.data.beside import unlabelled
 from meanstep.program.data.cache import PREFIX, Cache
 from meanstep.program.data.codecs import DTYPES
 from meanstep.program.data.manifest import NAME, Manifest, Shard
 from meanstep.program.data.offenders import FEW, Offence, found, refused, skipped
 from meanstep.program.data.opened import Opened
+from meanstep.program.data.ragged import LENGTH, filled
 from meanstep.program.data.source import Broken
 from meanstep.program.data.unfinished import Unfinished, claim
 from meanstep.program.disk import remove, write
@@ -88,15 +90,21 @@ def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: Thread
         done += len(at)
         told(k * opened.rows + done)
     whole = {name: torch.cat(parts) for name, parts in tensors.items()} if tensors["x"] else {}
-    if kept and opened.source.labels is None:
-        whole |= {PREFIX + name: torch.from_numpy(x[kept]) for name, x in opened.source.conditions.items()}
+    if kept:
+        whole |= {
+            PREFIX + c.name: torch.from_numpy(opened.source.conditions[c.name][kept]) for c in unlabelled(opened.statement["conditions"])
+        }
     rows = len(whole.get("y", ()))
     entry: dict[str, Any] = {"name": f"shard-{k:05d}.safetensors", "rows": rows, "skipped": len(index) - rows}
     entry |= {"broken": broken[:FEW]} if broken else {}
     if rows:
         data = save(whole)
         write(folder / entry["name"], data)
-        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **(_sums(whole) if opened.codec.measured else {})}
+        entry |= {
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            **(_sums(whole, opened.source.along) if opened.codec.measured else {}),
+        }
     return entry
 
 
@@ -138,8 +146,17 @@ def _encode(opened: Opened, items: Tensor, at: np.ndarray) -> Tensor:
     return z
 
 
-def _sums(whole: dict[str, Tensor]) -> dict[str, Any]:
-    """Sums and sums of squares of each entry of the first axis of a row, mirror images included, in float64."""
+def _sums(whole: dict[str, Tensor], along: int | None) -> dict[str, Any]:
+    """Sums and sums of squares of each entry of the first axis of a row, mirror images included, padding left out, in float64.
+
+    Where rows have their lengths along the first axis, those of all entries together.
+    """
+    if along is not None:
+        x = whole["x"].double()
+        there = filled(whole[PREFIX + LENGTH], tuple(x.shape[1:]), along)
+        entries = [torch.where(there, p, 0.0).transpose(0, 1).flatten(1).sum(1) for p in (torch.ones_like(x), x, x.square())]
+        found = [p.sum().expand_as(p) if along == 0 else p for p in entries]
+        return {name: p.tolist() for name, p in zip(("numbers", "sums", "squares"), found, strict=True)}
     parts = [whole[name].double() for name in ("x", "x_flip") if name in whole]
     over = [axis for axis in range(parts[0].ndim) if axis != 1]
     return {
@@ -176,8 +193,8 @@ def _statistics(opened: Opened, parts: list[dict[str, Any]]) -> dict[str, Any]:
     first = opened.shape[0]
     if not opened.codec.measured:
         return {"mean": (0.0,) * first, "std": (1.0,) * first}
-    n = sum(part["numbers"] for part in parts)
-    mean, square = (np.sum([part[name] for part in parts], axis=0) / n for name in ("sums", "squares"))
+    n, sums, squares = (np.sum([part[name] for part in parts], axis=0) for name in ("numbers", "sums", "squares"))
+    mean, square = sums / n, squares / n
     std = np.sqrt(np.maximum(square - mean**2, 0))
     if not (std > 1e-6 * np.abs(mean)).all() and opened.statement.get("statistics") == "own":
         what = f"entry {int(np.argmin(std))} of the first axis of the {opened.noun} is the same everywhere"

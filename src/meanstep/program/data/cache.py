@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from meanstep.program.console import UserError
-from meanstep.program.data.codecs import CODECS, DTYPES
+from meanstep.program.data.codecs import CODECS, DTYPES, seen
 from meanstep.program.data.manifest import NAME, Manifest, Shard
+from meanstep.program.data.ragged import filled
 from meanstep.program.reading.tensors import File
 from meanstep.shapes import over
 
@@ -85,9 +86,19 @@ class Cache:
 
     def condition(self, index: Tensor) -> Any:
         """What the network is given beside the rows `index` `[B]`: labels int64 `[B]`, one condition `[B, ...]`, several by name."""
-        if self.manifest.beside:
+        if self.manifest.given:
             return self.manifest.tree({name: values[index] for name, values in self.conditions.items()})
         return self.labels[index] if self.classes else None
+
+    def mask(self, index: Tensor) -> Tensor | None:
+        """Bool `[B, *E]`: where the rows `index` are not padding; None where rows are of one length."""
+        c = self.manifest.length
+        return None if c is None or c.along is None else filled(self.conditions[c.name][index], self.shape, c.along)
+
+    def start(self, index: Tensor) -> Tensor | None:
+        """Where the flow of the rows `index` starts, float32 `[B, *E]` as rows are seen; None for noise."""
+        c = self.manifest.start
+        return None if c is None else seen(self.conditions[c.name][index], self.manifest)
 
     def stored(self, index: Tensor) -> Tensor:
         """Rows of the blocks seen as one, as they are stored; sorted, so that each block is asked once."""

@@ -91,6 +91,18 @@ CODECS: Mapping[str, Codec] = {
 """By the name that a manifest states."""
 
 
+def seen(rows: Tensor, manifest: Manifest) -> Tensor:
+    """Stored rows `[B, *E]` as the network sees them, float32."""
+    x = rows.to(torch.float32, copy=True)
+    return CODECS[manifest.codec].seen(x, *manifest.moments(x))
+
+
+def padded(x: Tensor, mask: Tensor, manifest: Manifest) -> Tensor:
+    """Rows `[B, *E]` as the network sees them, with padding where the `mask` is false: what 0 in units of the data is to it."""
+    mean, std = manifest.moments(x)
+    return torch.where(mask, x, -mean / std)
+
+
 @torch.no_grad()
 def decoded(x: Tensor, manifest: Manifest, autoencoder: Autoencoder, batch: int = 64) -> Tensor:
     """Rows in units of the data of what a network makes, `x` `[N, *E]`, a batch at a time, on the processor.

@@ -11,7 +11,18 @@ import tyro
 from meanstep.program import flags
 from meanstep.program.console import UserError, chat, out, put_json, say, stage, takes_json
 from meanstep.program.data.manifest import NAME
-from meanstep.program.data.request import AUTOENCODERS, SOURCES, Crop, Request, known_autoencoder, listed, present
+from meanstep.program.data.request import (
+    AUTOENCODERS,
+    SOURCES,
+    Crop,
+    PairAs,
+    Ragged,
+    Request,
+    Table,
+    known_autoencoder,
+    listed,
+    present,
+)
 from meanstep.program.flags import Device, Json, hinted
 from meanstep.program.ranges import Ranged, Rows, ranged
 
@@ -77,6 +88,15 @@ class MakeCache(Ranged):
     label_column: str = "label"
     """The column of labels on the hub, the key in a webdataset's .json."""
     condition: Annotated[tuple[str, ...], hinted(CONDITION, "labels, if there are some", "[NAME ...]")] = ()
+    ragged: Ragged = "refuse"
+    """Rows of different lengths: refused, padded with zeros that a mask keeps out of the loss, or cropped to the shortest."""
+    table: Table = "numbers"
+    """A table's columns: numbers alone; standard: words one-hot too; quantile: numbers by their quantiles, words one-hot."""
+    pair: Annotated[
+        str, hinted("A partner for each row: another source of as many rows, or an array of the same file.", "none", "SOURCE")
+    ] = ""
+    pair_as: PairAs = "condition"
+    """What the partner is: a condition that the network is given, or the source of the flow in place of noise."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Say what would be made, and make nothing."""
     json: Json = None

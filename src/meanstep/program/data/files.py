@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from glob import glob
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 from meanstep.program.data import folders, webdataset
 from meanstep.program.data.formats import counted, decoded, ending, endings, readable
 from meanstep.program.data.manifest import sha256
-from meanstep.program.data.request import SOURCES
+from meanstep.program.data.request import SOURCES, Ragged
 from meanstep.program.data.source import Source, numbered, one_split
 from meanstep.program.errors import UserError, shown
 from meanstep.program.reading.files import content
@@ -27,10 +28,10 @@ SPLITS = ("train", "test", "val")
 """Sub-folders that are splits, whichever is asked for."""
 
 
-def folder(spec: str, split: str) -> Source:
+def folder(spec: str, split: str, how: Ragged = "refuse", like: tuple[int, ...] = ()) -> Source:
     """Images of a folder, else its rows in .npy, else in .wav; its sub-folders, if they lie in them, are the labels: 2 before 10.
 
-    A sub-folder named like the split is the split.
+    A sub-folder named like the split is the split. `how`, `like`: what becomes of rows of different lengths, see `ragged.fitted`.
     """
     top = Path(spec).expanduser()
     if not top.is_dir():
@@ -61,8 +62,10 @@ def folder(spec: str, split: str) -> Source:
 
     name = top.resolve().name
     if not readable(paths[0]):
-        return folders.rows(name, classes, labels, [root / path for path in paths], hashing, left_out)
-    return Source(name, classes, labels, len(paths), read, lambda i: str(root / paths[i]), hashing, left_out=left_out)
+        found = folders.rows(name, classes, labels, [root / path for path in paths], hashing, left_out, how, like)
+    else:
+        found = Source(name, classes, labels, len(paths), read, lambda i: str(root / paths[i]), hashing, left_out=left_out)
+    return replace(found, names=[os.path.splitext(path)[0] for path in paths])
 
 
 def natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:

@@ -1,4 +1,4 @@
-"""Folders of files that are a row each: arrays in .npy, sounds in .wav, all of one shape. A new kind of file is an entry of `READERS`."""
+"""Folders of files that are a row each: arrays in .npy, sounds in .wav. A new kind of file is an entry of `READERS`."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from meanstep.program.data import ragged
+from meanstep.program.data.ragged import sides
+from meanstep.program.data.request import Ragged
 from meanstep.program.data.source import Broken, Source
 from meanstep.program.errors import UserError
 from meanstep.program.reading import arrays, sounds
@@ -36,8 +39,13 @@ def rows(
     paths: Sequence[Path],
     hashing: Callable[[], Sequence[str]],
     left_out: Mapping[str, int],
+    how: Ragged = "refuse",
+    like: tuple[int, ...] = (),
 ) -> Source:
-    """A row of each file; `UserError` that names the first of another shape or rate than the one before."""
+    """A row of each file; `UserError` that names the first of another rate than the first, or of another shape if that is to be refused.
+
+    `how`, `like`: see `ragged.fitted`.
+    """
     reader = READERS[paths[0].suffix.lower()]
 
     @cache
@@ -58,14 +66,20 @@ def rows(
         path, usual, shape = first()
         if rate != usual:
             raise UserError(f"{paths[i]} has {rate:,} samples a second, {path.name} {usual:,}: resample them to one rate")
-        if row.shape != shape:
-            raise UserError(f"{paths[i]} is {_sides(row.shape)}, {path.name} {_sides(shape)}: cut or pad them to one shape")
-        if not np.isfinite(row).all():
-            raise Broken(f"{paths[i]} is not finite in {row.dtype}: correct it, or leave it out with --skip-broken")
+        if how == "refuse" and row.shape != shape:
+            remedy = "cut or pad them to one shape, or give --data.ragged pad or crop (--ragged of meanstep cache)"
+            raise UserError(f"{paths[i]} is {sides(row.shape)}, {path.name} {sides(shape)}: {remedy}")
         return row
 
-    return Source(name, classes, labels, len(paths), read, lambda i: str(paths[i]), hashing, left_out=left_out, plain=True)
+    found = Source(name, classes, labels, len(paths), read, lambda i: str(paths[i]), hashing, left_out=left_out, plain=True)
+    if how == "refuse":
+        return found
+    along, lengths = ragged.alongside([_shape(reader, path) for path in paths], list(map(str, paths)))
+    return ragged.fitted(found, lengths, along, how, like)
 
 
-def _sides(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+def _shape(reader: Callable[[Path], Row], path: Path) -> tuple[int, ...] | None:
+    try:
+        return reader(path)[1].shape
+    except UserError:
+        return None

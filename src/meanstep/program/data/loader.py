@@ -18,7 +18,7 @@ _END = object()
 
 def batch(cache: Cache, at: Tensor, flip: Tensor | None = None, start: int = 0) -> Batch:
     """The rows `at` `[B]` of a cache with all that belongs to them, mirrored where `flip` `[B]`: what training and diagnosis see."""
-    return Batch(start, cache.rows(at, flip)[0], cache.condition(at))
+    return Batch(start, cache.rows(at, flip)[0], cache.condition(at), cache.start(at), cache.mask(at))
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class Loader:
             raise UserError(f"{self.cache.path} was made without mirror images: make it with --flips, or train without")
 
     def chunk(self, start: int, count: int) -> Batch:
-        """`x` float32 `[count, *E]` as the network sees it, `y` as `Cache.condition` gives it. Nothing but the arguments matters."""
+        """`x` float32 `[count, *E]` as the network sees it, `y`, `noise`, `mask` as the cache gives condition, start and mask.
+
+        Nothing but the arguments matters.
+        """
         n = len(self.cache)
         flip = order.flips(n, self.seed, start, count) if self.flips else None
         found = batch(self.cache, order.rows(n, self.seed, start, count), flip, start)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from meanstep.program.console import UserError
+from meanstep.program.data.beside import Condition, condition, unlabelled
+from meanstep.program.data.column import Column, column, width
 from meanstep.program.reading import files, trees
 from meanstep.program.reading.files import opened
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 NAME = "manifest.json"
-LATER = {"taken": "permutation", "left_out": ..., "empty": ..., "codec": "plain", "conditions": ...}
+LATER = {"taken": "permutation", "left_out": ..., "empty": ..., "codec": "plain", "conditions": ..., "ragged": ..., "columns": ...}
 """What caches of this version did not always state, and the one value of it, if any, that is part of the digest."""
 STRUCTURE = ("autoencoder", "autoencoder_digest", "scaling", "shift", "shape", "image", "dtype")  # what a network is built upon
 
@@ -28,34 +30,6 @@ class Shard:
     rows: int
     bytes: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What the network is given beside a row: one of the categories `words`, or numbers of a `shape`, `()` for one.
-
-    `mean`, `std` of numbers, of each entry of the first axis: the network sees `(value - mean) / std`.
-    """
-
-    name: str
-    words: tuple[str, ...] = ()
-    shape: tuple[int, ...] = ()
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-    def seen(self, values: "Tensor") -> "Tensor":
-        """Stored values `[B, *shape]` as the network sees them: categories int64, numbers float32 and normalised."""
-        mean, std = self._moments(values)
-        return values if self.words else (values - mean) / std
-
-    def back(self, values: "Tensor") -> "Tensor":
-        """What the network sees, in units of the data."""
-        mean, std = self._moments(values)
-        return values if self.words else values * std + mean
-
-    def _moments(self, like: "Tensor") -> "tuple[Tensor, Tensor]":
-        mean, std = (like.new_tensor(m).reshape(-1, *(1 for _ in self.shape[1:])) for m in (self.mean, self.std))
-        return (mean, std) if self.shape else (mean[0], std[0])
 
 
 @dataclass(frozen=True)
@@ -105,29 +79,46 @@ class Manifest:
     empty: tuple[int, ...] | None = None
     codec: Literal["pixels", "latents", "plain"] = "pixels"
     conditions: tuple[Condition, ...] = ()
+    ragged: Literal["refuse", "pad", "crop"] = "refuse"
+    columns: tuple[Column, ...] = ()
     version: int = VERSION
 
     @property
     def beside(self) -> tuple[Condition, ...]:
         """The conditions that are no labels, and lie beside the rows."""
-        return () if len(self.conditions) == 1 and self.conditions[0].words else self.conditions
+        return unlabelled(self.conditions)
 
     @property
     def given(self) -> dict[str, int | list[int]]:
         """What a network is told of them: a number of categories, or a shape, by name."""
-        return {c.name: len(c.words) or list(c.shape) for c in self.beside}
+        return {c.name: len(c.words) or list(c.shape) for c in self.beside if not c.start}
 
-    def tree(self, stored: "dict[str, Tensor]") -> "Tensor | dict[str, Tensor]":
-        """Stored values `[B, ...]` of all of them as a batch holds them: one tensor, or several by name."""
-        found = {c.name: c.seen(stored[c.name]) for c in self.beside}
-        return next(iter(found.values())) if len(found) == 1 else found
+    @property
+    def length(self) -> Condition | None:
+        """The condition that is a row's length; None where rows are of one length."""
+        return next((c for c in self.conditions if c.along is not None), None)
+
+    @property
+    def start(self) -> Condition | None:
+        """The condition that the flow starts at; None for noise."""
+        return next((c for c in self.conditions if c.start), None)
+
+    @property
+    def needed(self) -> tuple[Condition, ...]:
+        """What samples need even of a network that is given no conditions: lengths, and where to start."""
+        return tuple(c for c in self.beside if c.start or c.along is not None)
+
+    def tree(self, stored: "dict[str, Tensor]") -> "Tensor | dict[str, Tensor] | None":
+        """Stored values `[B, ...]` as a batch holds what the network is given: one tensor, several by name, None for none."""
+        found = {c.name: c.seen(stored[c.name]) for c in self.beside if not c.start}
+        return next(iter(found.values())) if len(found) == 1 else found or None
 
     @property
     def digest(self) -> str:
         """sha256 of the statement; where an autoencoder lay, and what the source was called, does not matter."""
         plain = asdict(self) | {"autoencoder": self.autoencoder.partition(":")[0], "source": ""}
         told = {name: value for name, value in plain.items() if name not in LATER or value == LATER[name]}
-        told |= {"conditions": plain["conditions"]} if self.conditions else {}
+        told |= {"conditions": [c.stated() for c in self.conditions]} if self.conditions else {}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -180,16 +171,22 @@ class Manifest:
             raise UserError(f"{path} is damaged: {'unknown' if odd & held.keys() else 'missing'} field {min(odd)}; make the cache again")
         try:
             shards = tuple(Shard(**s) for s in held["shards"])
+            if not all(type(n) is int and n >= 0 for s in shards for n in (s.rows, s.bytes)):
+                raise ValueError("the sizes of its shards are no numbers")
             triple = {name: tuple(held[name]) for name in ("image", "shape", "classes", "mean", "std")}
             empty = None if held["empty"] is None else tuple(map(int, held["empty"]))
-            conditions = tuple(_condition(entry) for entry in held["conditions"])
+            conditions = tuple(condition(entry, len(triple["shape"])) for entry in held["conditions"])
+            columns = tuple(column(entry) for entry in held["columns"])
             left_out = None if held["left_out"] is None else {str(kind): int(n) for kind, n in held["left_out"].items()}
-            found = cls(**{**held, **triple, "shards": shards, "empty": empty, "left_out": left_out, "conditions": conditions})
+            given = {"shards": shards, "empty": empty, "left_out": left_out, "conditions": conditions, "columns": columns}
+            found = cls(**{**held, **triple, **given})
             fits = sum(s.rows for s in shards) == found.count and len(found.mean) == len(found.std) == found.shape[0]
             if not all(isinstance(number, int | float) for number in (*found.mean, *found.std, *found.shape, found.scaling, found.shift)):
                 raise ValueError("its sizes and moments are no numbers")
             if found.codec not in ("pixels", "latents", "plain") or (found.codec == "pixels") != (found.dtype == "uint8"):
                 raise ValueError(f"there is no codec {found.codec!r} of {found.dtype}")
+            if found.columns and (found.codec != "plain" or (width(found.columns),) != found.shape):
+                raise ValueError("its columns do not make its rows")
         except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {error}; make the cache again") from error
         if not fits or any(Path(s.name).name != s.name for s in shards):
@@ -201,21 +198,7 @@ def older(held: dict[str, Any]) -> dict[str, Any]:
     """What a statement means that was written before it told of `LATER` things."""
     limit, codec = held.get("limit") or 0, "pixels" if held.get("dtype") == "uint8" else "latents"
     taken = "spaced" if 0 < limit <= held.get("count", limit) + held.get("skipped", 0) else "all"
-    return {"taken": taken, "left_out": None, "empty": None, "codec": codec, "conditions": []}
-
-
-def _condition(entry: dict[str, Any]) -> Condition:
-    lists = {name: tuple(entry[name]) for name in ("words", "shape", "mean", "std")}
-    found = Condition(**{**entry, **lists})
-    numbers = (*found.shape, *found.mean, *found.std)
-    moments = 1 if not found.shape else found.shape[0]
-    if (
-        not isinstance(found.name, str)
-        or not all(isinstance(n, int | float) for n in numbers)
-        or not len(found.mean) == len(found.std) == moments
-    ):
-        raise ValueError(f"its condition {found.name!r} has other moments than its shape")
-    return found
+    return {"taken": taken, "left_out": None, "empty": None, "codec": codec, "conditions": [], "ragged": "refuse", "columns": []}
 
 
 def differences(a: Manifest, b: Manifest) -> list[str]:
@@ -227,7 +210,9 @@ def differences(a: Manifest, b: Manifest) -> list[str]:
 def _told(m: Manifest, name: str) -> Any:
     """A field as far as it is part of the digest."""
     value = getattr(m, name)
-    if name in LATER and name != "conditions":
+    if name == "conditions":
+        return [c.stated() for c in value]
+    if name in LATER:
         return value == LATER[name]
     return {"autoencoder": m.autoencoder.partition(":")[0], "source": ""}.get(name, value)
 

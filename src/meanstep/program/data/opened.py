@@ -8,17 +8,21 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from meanstep.program.console import UserError
-from meanstep.program.data import offenders
+from meanstep.program.data import offenders, partners
 from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
+from meanstep.program.data.beside import Condition
 from meanstep.program.data.codecs import CODECS, DTYPES, Codec
 from meanstep.program.data.conditions import renamed
-from meanstep.program.data.manifest import LATER, NAME, STRUCTURE, Condition, Manifest
+from meanstep.program.data.manifest import LATER, NAME, STRUCTURE, Manifest
 from meanstep.program.data.order import subset
+from meanstep.program.data.partners import PAIR
 from meanstep.program.data.pictures import Preparation
+from meanstep.program.data.ragged import LENGTH
 from meanstep.program.data.request import Request, listed
-from meanstep.program.data.sources import Broken, Source, open_source
+from meanstep.program.data.sources import Alike, Broken, Source, open_source
 
 SHARD_BYTES = 1 << 25
 LOOKED = 64
@@ -46,10 +50,14 @@ class Opened:
     @classmethod
     def of(cls, request: Request) -> "Opened":
         """`UserError` in one line for what cannot be made."""
-        source = open_source(request.source, request.split, request.image, request.label, request.conditions)
-        if request.like is not None and request.conditions:
-            source = renamed(source, {c.name: c.words for c in Manifest.read(request.like / NAME).conditions if c.words})
-        if request.flips and any(x.ndim > 1 for x in source.conditions.values()):
+        alike = _alike(request)
+        source = open_source(request.source, request.split, request.image, request.label, request.conditions, alike)
+        found = cls._of(request, source)
+        return found._paired(alike) if request.pair else found._like()
+
+    @classmethod
+    def _of(cls, request: Request, source: Source) -> "Opened":
+        if request.flips and (request.pair or any(x.ndim > 1 for x in source.conditions.values())):
             raise UserError(f"{source.name} has arrays as conditions, which are not mirrored with the images: leave --flips out")
         autoencoder = open_autoencoder(request.autoencoder, request.device)
         if source.plain:
@@ -70,6 +78,28 @@ class Opened:
         image = autoencoder.image(first.shape) if autoencoder.encodes else first.shape
         name = "latents" if autoencoder.encodes else "plain"
         return cls(request, source, autoencoder, name, numbers, image, first.shape, request.dtype or first.dtype.name)._admitted(at)
+
+    def _paired(self, alike: Alike) -> "Opened":
+        """Itself with a partner for each row; `UserError` for a row that has none."""
+        request, item = self.request, self.item
+        other = open_source(partners.spec(request.pair, request.source), request.split, request.image, request.label, alike=alike)
+        if isinstance(item, Preparation) and self.image[-1] == self.image[-2]:
+            item = replace(item, size=self.image[-1], enlarge=True)
+
+        def made(items: list[Any], wheres: list[str]) -> np.ndarray:
+            rows = torch.from_numpy(np.stack([item(one, where) for one, where in zip(items, wheres, strict=True)]))
+            return self.codec.prepare(rows, self.autoencoder, DTYPES[self.dtype]).float().numpy()
+
+        start = request.pair_as == "source"
+        source = partners.paired(self.source, other, self.index.tolist(), made, start, self.shape)
+        return replace(self, source=source)._like()
+
+    def _like(self) -> "Opened":
+        """Itself with categories numbered as in the cache that it is to be like."""
+        if self.request.like is None or not self.source.conditions:
+            return self
+        held = Manifest.read(self.request.like / NAME).conditions
+        return replace(self, source=renamed(self.source, {c.name: c.words for c in held if c.words}))
 
     def _admitted(self, at: int) -> "Opened":
         """Itself, or `UserError` that lists all that cannot be taken where the items before `at` could not."""
@@ -133,11 +163,12 @@ class Opened:
         held |= {"autoencoder": autoencoder.spec, "autoencoder_digest": autoencoder.digest}
         held |= {"scaling": autoencoder.scaling, "shift": autoencoder.shift, "codec": self.name}
         held |= {name: getattr(self, name) for name in ("taken", "image", "shape", "flips", "dtype")}
+        held |= {"ragged": _alike(asked).ragged, "columns": self.source.columns}
         return {**held, "conditions": self._conditions(), **self._moments(held)}
 
     def _conditions(self) -> tuple[Condition, ...]:
         """Their names, and of numbers the mean and deviation over these rows, or those of the cache that is `like`."""
-        if self.request.like is not None and self.request.conditions:
+        if self.request.like is not None and self.source.conditions:
             like = Manifest.read(self.request.like / NAME).conditions
             if [c.name for c in like] != list(self.source.conditions):
                 raise UserError(f"--like {self.request.like} has the conditions {listed([c.name for c in like]) or 'none'}: name the same")
@@ -147,13 +178,17 @@ class Opened:
     def _condition(self, name: str, x: np.ndarray) -> Condition:
         if words := self.source.words.get(name):
             return Condition(name, words)
-        shape = x.shape[1:]
-        if not self.request.normalise:
-            return Condition(name, (), shape, (0.0,) * (shape[0] if shape else 1), (1.0,) * (shape[0] if shape else 1))
+        shape, n = x.shape[1:], x.shape[1] if x.ndim > 1 else 1
+        along = self.source.along if name == LENGTH else None
+        start = self.source.start and name == PAIR
+        if self.name == "pixels" and name == PAIR and not start:
+            return Condition(name, (), shape, (127.5,) * n, (127.5,) * n)  # as the pictures are seen
+        if start or not self.request.normalise:
+            return Condition(name, (), shape, (0.0,) * n, (1.0,) * n, along, start)
         flat = x[self.index].astype(np.float64).reshape(len(self.index), *(shape[:1] or (1,)), -1)
         mean, std = flat.mean((0, 2)), flat.std((0, 2))
         std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # the same everywhere: nothing to scale
-        return Condition(name, (), shape, tuple(mean.tolist()), tuple(std.tolist()))
+        return Condition(name, (), shape, tuple(mean.tolist()), tuple(std.tolist()), along)
 
     def _moments(self, held: dict[str, Any]) -> dict[str, Any]:
         if not self.request.normalise:
@@ -175,9 +210,18 @@ class Opened:
         for name in ("taken", "codec"):
             if plain[name] != LATER[name]:
                 del plain[name]  # as before it was stated: folders keep their names
-        if not plain["conditions"]:
-            del plain["conditions"]
+        plain["conditions"] = [c.stated() for c in self.statement["conditions"]]
+        for name in ("conditions", "ragged", "columns"):
+            if name != "conditions" or not plain[name]:
+                del plain[name]  # the others are part of the source's own digest
         return hashlib.sha256(json.dumps(plain, sort_keys=True, default=asdict).encode()).hexdigest()
+
+
+def _alike(request: Request) -> Alike:
+    """How rows come to be alike, as in the cache that is `like` if there is one."""
+    if request.like is None:
+        return Alike(request.ragged, (), request.table)
+    return Alike.to(Manifest.read(request.like / NAME), request.ragged, request.table)
 
 
 def numbers(item: Any, where: str) -> np.ndarray:

@@ -17,6 +17,9 @@ SOURCES = (
 AUTOENCODERS = "identity, taesd:FILE, taef2:FILE, tiny:PATH, kl:PATH or dc:PATH (a folder, or owner/name on the Hugging Face hub)"
 Crop = Literal["none", "center", "adm"]
 Resample = Literal["none", "box", "bicubic", "lanczos"]
+Ragged = Literal["refuse", "pad", "crop"]
+Table = Literal["numbers", "standard", "quantile"]
+PairAs = Literal["condition", "source"]
 NAMED = 12
 """Classes that a line lists."""
 KINDS, FILES = ("identity", "taesd", "taef2", "tiny", "kl", "dc"), ("taesd", "taef2")
@@ -27,7 +30,9 @@ KINDS, FILES = ("identity", "taesd", "taef2", "tiny", "kl", "dc"), ("taesd", "ta
 class Request(Ranged):
     """What is asked for. `channels` 0: the source's own. `shard`: rows of a shard, 0: of about 32 MiB. `like`: a cache whose mean and
     standard deviation hold here too (a test split's train split). Without `normalise` latents and numbers stay as they are. `dtype`: how
-    they are stored; empty: float16 for latents of pictures, as the source has them for numbers. `conditions`: columns or keys."""
+    they are stored; empty: float16 for latents of pictures, as the source has them for numbers. `conditions`: columns or keys.
+    `ragged`: what becomes of rows of different lengths, `table` of a table's columns. `pair`: where each row has a partner, another
+    source or an array of the same file; `pair_as`: what for, a condition or where the flow starts."""
 
     source: str
     autoencoder: str = "identity"
@@ -50,6 +55,10 @@ class Request(Ranged):
     image: str = "image"
     label: str = "label"
     conditions: tuple[str, ...] = ()
+    ragged: Ragged = "refuse"
+    table: Table = "numbers"
+    pair: str = ""
+    pair_as: PairAs = "condition"
 
 
 def chosen(source: str) -> tuple[str, str]:

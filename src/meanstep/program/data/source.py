@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from meanstep.program.console import UserError
+from meanstep.program.data.column import Column
 
 
 class Broken(UserError):
@@ -24,7 +25,9 @@ class Source:
     item; `where(i)`: its place, for complaints; `hashing`: parts of `digest`, computed when it is first asked for, as it may read
     everything. `channels`: what a cache of pictures has by default. `left_out`: how many of what kind lie there and are not read, by
     ending. `conditions`: what was asked for beside the items, by name: int64 `[N]` of categories, whose `words` are their names, or float32
-    `[N, ...]`; one alone of categories is the labels too.
+    `[N, ...]`; one alone of categories is the labels too. `along`: the axis of a row whose length, before rows were padded to one, the
+    condition `length` is. `columns`: those of a table, and how they became numbers. `start`: whether the condition `pair` is where the
+    flow starts. `names`: what the items are called, for partners in another source; none where only their number counts.
     """
 
     name: str
@@ -39,6 +42,10 @@ class Source:
     plain: bool = False
     conditions: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    along: int | None = None
+    columns: tuple[Column, ...] = field(default=(), repr=False)
+    start: bool = False
+    names: Sequence[str] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for word in (self.name, *self.classes, *self.conditions, *(word for names in self.words.values() for word in names)):
@@ -62,6 +69,8 @@ class Source:
                 item.load()
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # what PIL raises for damaged files
             raise Broken(f"cannot read {self.where(i)}: {' '.join(str(error).split())[:120] or type(error).__name__}") from error
+        if isinstance(item, np.ndarray) and not np.isfinite(item).all():
+            raise Broken(f"{self.where(i)} is not finite in {item.dtype}: correct it, or leave it out with --skip-broken")
         return item, self.label(i)
 
     def label(self, i: int) -> int:

@@ -16,7 +16,10 @@ from meanstep.program.data.formats import counted
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.opened import numbers
 from meanstep.program.data.order import subset
+from meanstep.program.data.partners import PAIR
 from meanstep.program.data.pictures import Preparation
+from meanstep.program.data.ragged import LABEL
+from meanstep.program.data.sources import Alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,10 @@ def of_cache(cache: Cache, autoencoder: Autoencoder) -> Examples:
 
 def conditioned(spec: str, manifest: Manifest, split: str) -> Source:
     """A source with the run's conditions, its categories numbered as the run's; `UserError` for one unseen in training."""
-    source = open_source(spec, split, conditions=[c.name for c in manifest.conditions])
+    if (pair := next((c for c in manifest.conditions if c.name == PAIR), None)) is not None and (pair.start or pair.shape):
+        raise UserError(f"{spec}: the run's rows have partners: make a cache of it with --pair and --like the run's, and give that")
+    asked = [c.name for c in manifest.conditions if c.along is None and c.name != LABEL]
+    source = open_source(spec, split, conditions=asked, alike=Alike.to(manifest))
     return renamed(source, {c.name: c.words for c in manifest.conditions if c.words}) if manifest.conditions else source
 
 

@@ -197,8 +197,8 @@ class Work:
         return "data" if self.asked.class_shares == "data" and len(held) and int(held.min()) >= 0 else "uniform"
 
     def _labels(self, model: models.Model) -> Any:
-        if model.given:
-            return dict(self.real.conditions)
+        if model.needed:
+            return {c.name: self.real.conditions[c.name] for c in model.needed}
         if not model.conditional or self._drawn() == "uniform":
             return None
         if int(self.real.labels.max()) >= len(model.classes):

@@ -142,8 +142,8 @@ def of(source: str | Path | Model, choice: Choice, *, target: str, checkpoint: i
     if run and saved and not checkpoint:
         _check_finished(run, saved)
     model = source if isinstance(source, Model) else load(source, checkpoint=checkpoint or "last", **loaded)
-    if model.manifest.given:
-        what = f"this network is given conditions ({', '.join(model.manifest.given)}), and a run is exported with labels alone"
+    if model.needed:
+        what = f"this network is given conditions ({', '.join(c.name for c in model.needed)}), and a run is exported with labels alone"
         raise UserError(f"--to {target}: {what}: export the network from Python, meanstep.export(net, to='onnx', condition=...)")
     if draw.asks(model.sampler, "fresh"):
         others = ", ".join(name for name, e in SAMPLERS.items() if name != model.sampler and e.facts["reads"] == model.facts.learns)

@@ -40,7 +40,7 @@ class Table:
         if column.dtype.kind != "U":
             return column.astype(np.float64)
         i = next(i for i, cell in enumerate(column.tolist()) if number(cell) is None)
-        remedy = "correct the row, drop the column, or make the column a condition (--data.condition NAME)"
+        remedy = "correct the row, drop the column, give --data.table standard (--table), or make it a condition (--data.condition NAME)"
         raise UserError(f"{self.where(i, name)}: {shown(str(column[i]), 60)} is no number: {remedy}")
 
 

@@ -1,6 +1,7 @@
 """Where a run's data are now. Knows no networks."""
 
 from pathlib import Path
+from typing import Any
 
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Manifest, Request, ensure
@@ -19,7 +20,8 @@ def source(run: Path) -> str:
 
 def request(data: DataConfig) -> Request:
     """What a cache is asked for that a run makes of its source."""
-    return Request(data.source, size=data.size, flips=data.flips, conditions=data.condition)
+    rows: dict[str, Any] = {name: getattr(data, name) for name in ("ragged", "table", "pair", "pair_as")}
+    return Request(data.source, size=data.size, flips=data.flips, conditions=data.condition, **rows)
 
 
 def remote(spec: str) -> bool:

@@ -11,11 +11,12 @@ import tyro
 import yaml
 
 from meanstep.program.errors import UserError, shown
+from meanstep.program.data.request import PairAs, Ragged, Table
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import Device, Options, unset
 from meanstep.program.ranges import Amount, Below, Count, Ranged, Rows, Seed, Share, Whole, ranged
 from meanstep.program.reading import trees
-from meanstep.program.registry import NETWORKS, check_coupling, check_method, check_path
+from meanstep.program.registry import INDEPENDENT, NETWORKS, PARTNERS, check_coupling, check_method, check_path
 from meanstep.program.runs.method import MethodConfig
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class DataConfig(Ranged):
     """Mirror each image with probability 1/2; a cache with mirror images has them anyway."""
     condition: Annotated[tuple[str, ...], unset("the labels, if there are some", "[NAME ...]", "")] = ()
     """Columns of a table, or arrays of a file, that the network is given beside the rows: whole numbers and words are categories."""
+    ragged: Ragged = "refuse"
+    """Rows of different lengths: refused, padded with zeros that a mask keeps out of the loss, or cropped to the shortest."""
+    table: Table = "numbers"
+    """A table's columns: numbers alone; standard: words one-hot too; quantile: numbers by their quantiles, words one-hot."""
+    pair: Annotated[str, unset("none", "SOURCE | NAME", "")] = ""
+    """A partner for each row: another source of as many rows, or an array of the same file."""
+    pair_as: PairAs = "condition"
+    """What the partner is: a condition that the network is given, or the source of the flow in place of noise."""
     conditional: bool = True
     """Give the network the labels or conditions, if there are some."""
 
@@ -257,6 +266,13 @@ def checked(config: Config) -> Config:
         raise UserError(f"--precision float64: {run.device} has no such numbers, choose --device cpu")
     if run.chunk and run.batch % run.chunk:
         raise UserError(f"--chunk: a divisor of the batch {run.batch}, got {run.chunk}")
+    if config.data.pair_as == "source":
+        if not config.data.pair:
+            raise UserError("--data.pair-as source: say which partners, with --data.pair")
+        if method.coupling not in (INDEPENDENT, PARTNERS):
+            raise UserError(f"--method.coupling {method.coupling}: the flow starts at --data.pair {config.data.pair}, leave one of them out")
+        method = dataclasses.replace(method, coupling=PARTNERS)
+        config = dataclasses.replace(config, method=method)
     check_path(method.path)
     check_coupling(method.coupling)
     if ":" not in method.recipe:  # a function of the user's own is looked at when it is imported

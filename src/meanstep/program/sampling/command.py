@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from meanstep.program.data.manifest import Manifest
     from meanstep.program.sampling.conditions import Stored
 
-KINDS = (".png", ".npz", ".npy", ".jpg", ".jpeg", ".webp")
+TABLES = (".csv", ".parquet")
+KINDS = (".png", ".npz", ".npy", ".jpg", ".jpeg", ".webp", *TABLES)
 CONDITION = "Conditions: those that all samples get, in units of the data: the name of a category, a number; others are drawn."
 LABELS = "Which classes: one, or several that are repeated over the seeds, by name or, if no class has that name, by number."
 
@@ -37,7 +38,8 @@ class Sample(Ranged):
     """A run's folder, or one of its checkpoints."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("samples.png")
     """Where results go: .png, .jpg or .webp a grid of pictures, lines or points; .npz for the arrays `images` uint8 [N, H, W, C], `seeds`,
-    `labels` and `classes`; .npy for the first array. Rows of numbers are `x` float32 [N, ...], and a grid of them has an .npz beside it."""
+    `labels` and `classes`; .npy for the first array. Rows of numbers are `x` float32 [N, ...], and a grid of them has an .npz beside it.
+    Rows of a table: .csv or .parquet with its columns."""
     seeds: Seeds = tuple(range(64))
     """Which seeds: 0:64 (without 64), 3,5,8 or 0:4,7."""
     steps: Annotated[int, tyro.conf.arg(metavar="N from 1 to 100000")] = 1
@@ -84,12 +86,14 @@ class Sample(Ranged):
         if self.sampler:
             check_sampler(self.sampler, known(run).learns)
         data, options = manifest(run), saved.description.get("options", {})
+        if path.suffix.lower() in TABLES and not data.columns:
+            raise UserError(f"--out: {path.suffix} is for models of a table of columns, and this one's data were none: give .npz")
         classes, given = data.classes if options.get("classes") else (), saved.description.get("conditions") or {}
         if self.guidance != 1 and not classes and not any(isinstance(size, int) for size in given.values()):
             raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
         if not self.condition:
             return path, parsed_labels(self.labels, classes), {}
-        if not classes and not given:
+        if not classes and not given and not data.needed:
             raise UserError("--condition: this model was trained without conditions")
         fixed = _named(self.condition, data)
         if not classes:

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from meanstep.keys import key
-from meanstep.program.data.manifest import Condition, Manifest
+from meanstep.program.data.beside import Condition
+from meanstep.program.data.manifest import Manifest
 from meanstep.program.data.request import listed
 from meanstep.program.errors import UserError, shown
 from meanstep.program.reading.tensors import File
@@ -44,7 +46,14 @@ def named(words: Sequence[str], manifest: Manifest) -> Stored:
         if name in found:
             raise UserError(f"--condition: {name} is given twice: once is enough")
         found[name] = _value(there[name], value)
+        if (along := there[name].along) is not None:
+            _lengths(found[name], manifest.shape[along], f"--condition {name}")
     return found
+
+
+def _lengths(n: Tensor, most: int, what: str) -> None:
+    if ((n < 1) | (n > most) | (n != n.round())).any():
+        raise UserError(f"{what}: rows have whole lengths from 1 to {most}, got {float(n.flatten()[0]):g}")
 
 
 def _value(c: Condition, value: str) -> Tensor:
@@ -66,6 +75,14 @@ def _value(c: Condition, value: str) -> Tensor:
     return number
 
 
+def told(y: Any, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Labels or conditions in units of the data as a file holds them, by name: the names of categories, numbers."""
+    if not isinstance(y, dict):
+        y = {} if y is None or not manifest.conditions else {manifest.conditions[0].name: torch.as_tensor(y)}
+    there = {c.name: c for c in manifest.conditions}
+    return {name: np.array(there[name].words)[values.numpy()] if there[name].words else values.numpy() for name, values in y.items()}
+
+
 def drawn(seeds: Sequence[int], held: Stored, fixed: Stored) -> Stored:
     """For each seed those of a row of `held`, always the same for that seed, with the `fixed` ones in their place.
 
@@ -81,12 +98,13 @@ def drawn(seeds: Sequence[int], held: Stored, fixed: Stored) -> Stored:
     return {name: fixed[name].expand(len(seeds), *values.shape[1:]) if name in fixed else values[at] for name, values in held.items()}
 
 
-def checked(y: Any, manifest: Manifest, count: int) -> Stored:
-    """Conditions that a caller gives for `count` seeds, in units of the data, by name; `UserError` where they do not fit."""
-    parts = y if isinstance(y, dict) else {manifest.beside[0].name: y}
-    if parts.keys() != manifest.given.keys():
-        raise UserError(f"this model takes the conditions {listed(list(manifest.given))}, got {listed(list(parts))}")
-    for c in manifest.beside:
+def checked(y: Any, taken: Sequence[Condition], shape: Sequence[int], count: int) -> Stored:
+    """Conditions that a caller gives for `count` seeds and rows of a shape, in units of the data, by name; `UserError` where they do not
+    fit those that are `taken`."""
+    parts = y if isinstance(y, dict) else {taken[0].name: y}
+    if parts.keys() != {c.name for c in taken}:
+        raise UserError(f"this model takes the conditions {listed([c.name for c in taken])}, got {listed(list(parts))}")
+    for c in taken:
         part = parts[c.name]
         if not isinstance(part, Tensor) or tuple(part.shape) != (count, *c.shape):
             raise UserError(
@@ -94,4 +112,6 @@ def checked(y: Any, manifest: Manifest, count: int) -> Stored:
             )
         if c.words and (part.is_floating_point() or not 0 <= int(part.min()) <= int(part.max()) < len(c.words)):
             raise UserError(f"the condition {c.name} is of categories 0 to {len(c.words) - 1}, whole numbers")
+        if c.along is not None:
+            _lengths(part, shape[c.along], f"the condition {c.name}")
     return {name: part.float() if part.is_floating_point() else part for name, part in parts.items()}

@@ -33,6 +33,8 @@ def latents(
     dtype: torch.dtype = torch.float32,
     sampler: Callable[..., Tensor] = walk,
     path: Path = linear,
+    start: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """What the field makes of the noise of each seed, float32 `[len(seeds), *shape]`, on the processor.
 
@@ -40,18 +42,24 @@ def latents(
     conditions with that axis; `guidance`: 1 asks the network once a step, another scale twice and extrapolates from the label `null`.
     `batch` changes nothing beyond rounding. `sampler`: of `meanstep.samplers` or alike; one that takes `fresh` or `path` is given noise of
     the same seeds, and the `path` of the training; `dtype`: the field's. A seed's noise is drawn in float32, so that it is the same for
-    every field.
+    every field. `start` `[len(seeds), *shape]`: where the flow starts instead of at noise. `mask`, bool of that shape: where rows are;
+    elsewhere noise, velocity and sample are 0, as in training.
     """
     times = grid(steps) if isinstance(steps, int) else list(steps)
     guided = field if guidance == 1 or labels is None else _Guided(field, guidance, null)
     takes, parts = inspect.signature(sampler).parameters, []
-    for start in range(0, len(seeds), batch):
-        here = seeds[start : start + batch]
-        e = noise(here, shape, device=device).to(dtype)
-        y = tree_map(partial(_placed, piece=slice(start, start + batch), device=device, dtype=dtype), labels)
-        extras: dict[str, Any] = {"fresh": partial(_fresh, here, shape, device, dtype), "path": path}
+    for first in range(0, len(seeds), batch):
+        here = seeds[first : first + batch]
+        placed = partial(_placed, piece=slice(first, first + batch), device=device, dtype=dtype)
+        e = placed(start) if start is not None else noise(here, shape, device=device).to(dtype)
+        y, fresh = tree_map(placed, labels), partial(_fresh, here, shape, device, dtype)
+        only = None if mask is None else _Only(placed(mask))
+        extras: dict[str, Any] = {"fresh": fresh if only is None else only.after(fresh), "path": path}
         given = {name: value for name, value in extras.items() if name in takes}
-        parts.append(sampler(guided, e, times=times, y=y, **given).float().cpu())
+        if only is None:
+            parts.append(sampler(guided, e, times=times, y=y, **given).float().cpu())
+        else:
+            parts.append(only(sampler(only.after(guided), only(e), times=times, y=y, **given)).float().cpu())
     return torch.cat(parts) if parts else torch.empty(0, *shape)
 
 
@@ -88,6 +96,20 @@ class _Guided:
         twice = self.field(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
         with_label, without = twice.chunk(2)
         return torch.lerp(without, with_label, self.scale)
+
+
+class _Only:
+    """0 where a mask is false."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.where(self.mask, x, 0.0)
+
+    def after(self, f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A function with 0 there in what it returns."""
+        return lambda *given, **named: self(f(*given, **named))
 
 
 def drawn_labels(seeds: Iterable[int], classes: int | Sequence[int]) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,10 @@ from meanstep import paths
 from meanstep.program import methods, registry
 from meanstep.program.console import UserError
 from meanstep.program.data import Autoencoder, Manifest, decoded
+from meanstep.program.data.beside import Condition
+from meanstep.program.data.codecs import padded, seen
+from meanstep.program.data.columns import table
+from meanstep.program.data.ragged import filled
 from meanstep.program.registry import AVERAGE, INDEPENDENT, INSTANTANEOUS, PATHS, SAMPLERS, default_sampler
 from meanstep.program.runs import networks
 from meanstep.program.runs.decoder import decoder
@@ -68,6 +73,11 @@ class Model:
         return self.manifest.given if self.conditional else {}
 
     @property
+    def needed(self) -> tuple[Condition, ...]:
+        """What samples are made with beside labels: conditions, the lengths of rows, and where the flow starts."""
+        return self.manifest.beside if self.given else self.manifest.needed
+
+    @property
     def null(self) -> Any:
         """What stands for a hidden condition; None for a model that was trained without one."""
         return networks.null(len(self.classes), self.given)
@@ -88,14 +98,16 @@ class Model:
         """What the network makes, float32 `[N, *E]`, before decoding. Arguments as of `sample`."""
         chosen = range(seeds) if isinstance(seeds, int) else seeds
         y = self.labels(chosen, labels)
-        if guidance != 1 and (y is None or self.null is None):
+        told = y if not self.needed else self.manifest.tree(y) if self.given else None
+        if guidance != 1 and (told is None or self.null is None):
             raise UserError(f"guidance {guidance:g} needs labels or categories, and this model was trained without")
-        return draw.latents(
+        start, mask = self._start(y), self.mask(y)
+        z = draw.latents(
             self.field,
             self.shape,
             chosen,
             steps=steps,
-            labels=self.manifest.tree(y) if isinstance(y, dict) else y,
+            labels=told,
             guidance=guidance,
             null=self.null,
             batch=batch,
@@ -103,7 +115,19 @@ class Model:
             dtype=networks.dtype(self.field),
             sampler=draw.named(self.sampler),
             path=self._path(),
+            start=start,
+            mask=mask,
         )
+        return z if mask is None else padded(z, mask, self.manifest)
+
+    def _start(self, y: Any) -> Tensor | None:
+        c = self.manifest.start
+        return None if c is None else seen(y[c.name], self.manifest)
+
+    def mask(self, y: Any) -> Tensor | None:
+        """Bool `[N, *E]` of conditions in units of the data: where rows of their lengths are; None for a model of rows of one length."""
+        c = self.manifest.length
+        return None if c is None or c.along is None else filled(y[c.name], self.shape, c.along)
 
     def _path(self) -> paths.Path:
         """The path of the training, for the samplers that ask it; one that is not ours is not looked up."""
@@ -136,13 +160,24 @@ class Model:
         """Rows in units of the data, pictures or numbers, of what the network makes."""
         return decoded(z, self.manifest, self.autoencoder, batch)
 
+    def table(self, rows: Tensor, labels: Labels = None) -> dict[str, np.ndarray]:
+        """Rows in units of the data as the columns that the table had, by name: texts, whole numbers as int64, other numbers as float64.
+
+        `labels`: what the samples were given, whose columns are then among them. `UserError` for data that were no table.
+        """
+        if not self.manifest.columns:
+            raise UserError("this model's data were no table of columns: its samples are arrays")
+        return table(self.manifest.columns, rows.numpy(), conditions.told(labels, self.manifest))
+
     def labels(self, seeds: Sequence[int], labels: Labels = None) -> Any:
         """The labels of samples of these seeds, int64 `[len(seeds)]`: those given, else drawn from the classes that have images.
 
         None for a model without labels; other conditions by name, in units of the data. `UserError` for labels that there are not.
         """
-        if self.given:
-            return conditions.drawn(seeds, self.held, {}) if labels is None else conditions.checked(labels, self.manifest, len(seeds))
+        if self.needed:
+            if labels is not None:
+                return conditions.checked(labels, self.needed, self.shape, len(seeds))
+            return {c.name: conditions.drawn(seeds, self.held, {})[c.name] for c in self.needed}
         if not self.conditional:
             if labels is not None:
                 raise UserError("this model was trained without labels and cannot be asked for one")
@@ -190,7 +225,7 @@ def load(
     way = sampler or default_sampler(facts.learns)
     check_sampler(way, facts)
     takes = networks.conditional(saved.description)
-    held = conditions.rows(run, manifest) if takes else {}
+    held = conditions.rows(run, manifest) if takes or manifest.needed else {}
     return Model(own.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, takes, facts, way, held)
 
 

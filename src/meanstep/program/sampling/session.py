@@ -1,28 +1,26 @@
 """`meanstep sample` at work: a model, its samples with a progress bar, one file."""
 
-import io
 import operator
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from meanstep.program.bar import counting
 from meanstep.program.console import put_json, say, stage
 from meanstep.program.data import CODECS, previews
-from meanstep.program.data.manifest import Condition
+from meanstep.program.data.beside import Condition
 from meanstep.program.data.request import listed
 from meanstep.program.disk import put
 from meanstep.program.machine import available
 from meanstep.program.sampling import conditions
 from meanstep.program.sampling.labels import told
 from meanstep.program.sampling.model import Model, load
+from meanstep.program.sampling.written import WRITERS
 from meanstep.shapes import tree_map
-
-ARRAYS = (".npz", ".npy")
 
 if TYPE_CHECKING:
     from meanstep.program.sampling.command import Sample
@@ -44,8 +42,8 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: condit
     for notice in notices(asked.labels, model):
         say(notice)
     y = (
-        conditions.drawn(asked.seeds, model.held, fixed)
-        if model.given
+        {c.name: x for c, x in _beside(model, asked.seeds, fixed)}
+        if model.needed
         else model.labels(asked.seeds, None if labels is None else torch.tensor(labels).repeat(n // len(labels) + 1)[:n])
     )
     began = time.perf_counter()
@@ -59,9 +57,9 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: condit
     say(f"{', '.join(map(str, files))}: {what}, weights {model.average} after {model.seen:,} samples")
 
 
-def _told(c: Condition, values: Tensor) -> np.ndarray:
-    """A condition as a file holds it: the names of categories, numbers in units of the data."""
-    return np.array(c.words)[values.numpy()] if c.words else values.numpy()
+def _beside(model: Model, seeds: Sequence[int], fixed: conditions.Stored) -> Iterator[tuple[Condition, Tensor]]:
+    drawn = conditions.drawn(seeds, model.held, fixed)
+    return ((c, drawn[c.name]) for c in model.needed)
 
 
 def notices(text: str | None, model: Model) -> list[str]:
@@ -86,18 +84,9 @@ def _rows(asked: "Sample", model: Model, labels: Any) -> Tensor:
 
 def _save(path: Path, rows: Tensor, asked: "Sample", labels: Any, model: Model) -> list[Path]:
     """Write what the name's end says; numbers are also written as arrays beside an image of them. The files."""
-    codec, end, box = CODECS[model.manifest.codec], path.suffix.lower(), io.BytesIO()
-    if end not in ARRAYS:
+    codec, end = CODECS[model.manifest.codec], path.suffix.lower()
+    if end not in WRITERS:
         previews.save(path, codec.preview(rows, asked.columns))
         return [path, *([] if codec.pictures else _save(path.with_suffix(".npz"), rows, asked, labels, model))]
-    held: dict[str, Any] = dict(codec.named(rows))
-    if end == ".npy":
-        np.save(box, *held.values())
-    else:
-        if isinstance(labels, dict):
-            held |= {f"condition_{c.name}": _told(c, labels[c.name]) for c in model.manifest.beside}
-        elif labels is not None:
-            held |= {"labels": labels.numpy(), "classes": np.array(model.classes)}
-        np.savez_compressed(box, **held, seeds=np.array(asked.seeds))
-    put(path, box.getvalue())
+    put(path, WRITERS[end](rows, labels, model, asked.seeds))
     return [path]

@@ -12,7 +12,7 @@ import tyro
 from meanstep.program import flags
 from meanstep.program.console import UserError, alone, out, put_json, say, stage, takes_json
 from meanstep.program.data.manifest import NAME
-from meanstep.program.data.request import chosen, present
+from meanstep.program.data.request import Ragged, Table, chosen, present
 from meanstep.program.errors import naming
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import Json, hinted
@@ -97,7 +97,7 @@ def parts(of: Any) -> dict[str, Any]:
 
 def examined(config: Config) -> Config:
     """The configuration, or `UserError` for what can be known to fail before torch is imported and anything is written."""
-    checked(config)
+    config = checked(config)
     flags.device(config.run.device)
     specs.checked(config.run.extractor)
     loggers.known(config.run.loggers, config.run.project, config.run.tags)
@@ -123,6 +123,8 @@ class _Recipe:
 class _Data:
     source: str = ""
     condition: tuple[str, ...] = ()
+    ragged: Ragged = "refuse"
+    table: Table = "numbers"
 
 
 @dataclass(frozen=True)
@@ -142,19 +144,27 @@ def laid_out(where: Where) -> Config:
     start = held or started(where.preset or DEFAULT)
     found = based(where, start)
     if held is None:
-        found = fitted(found, start, where.data.source or found.data.source, where.data.condition or found.data.condition)
+        found = fitted(found, start, _said(where.data, found.data))
     if where.method.recipe not in ("", found.method.recipe):  # another recipe: the options of the first are not its own
         found = dataclasses.replace(found, method=dataclasses.replace(found.method, options={}))
     return found
 
 
-def fitted(found: Config, start: Config, source: str, conditions: Sequence[str] = ()) -> Config:
-    """The configuration with the network and the extractor for a source of numbers, where those of the preset `start` are for pictures."""
+def _said(words: _Data, found: DataConfig) -> DataConfig:
+    """The data as the command line has them, where it says something."""
+    usual = _Data()
+    said = {f.name: value for f in dataclasses.fields(words) if (value := getattr(words, f.name)) != getattr(usual, f.name)}
+    return dataclasses.replace(found, **said)
+
+
+def fitted(found: Config, start: Config, data: DataConfig) -> Config:
+    """The configuration with the network and the extractor for data of numbers, where those of the preset `start` are for pictures."""
+    source = data.source
     if source == "digits" or not Path(chosen(source)[0]).expanduser().exists():
         return found
-    from meanstep.program.data.sources import plain_shape  # reads arrays, which help does not
+    from meanstep.program.data.sources import Alike, plain_shape  # reads arrays, which help does not
 
-    if (shape := plain_shape(source, conditions)) is None:
+    if (shape := plain_shape(source, data.condition, Alike(data.ragged, (), data.table))) is None:
         return found
     if found.network == start.network:
         found = dataclasses.replace(found, network=suited(start.network, shape))

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from meanstep.couplings import Coupling, OptimalTransport, drawn
+from meanstep.couplings import Coupling, OptimalTransport, drawn, independent
 from meanstep.keys import key
 from meanstep.program.console import UserError
 from meanstep.program.data import Batch, order
 from meanstep.program.reading import arrays
-from meanstep.program.registry import INDEPENDENT, PAIRS
+from meanstep.program.registry import INDEPENDENT, PAIRS, PARTNERS
 
 FAR = 0.2
 """How far the mean and the deviation of a pair's noise may be from 0 and 1: samples start from standard normal noise."""
@@ -37,10 +37,10 @@ class Coupled:
     def __call__(self, b: Batch, stream: str = "train") -> tuple[Batch, Generator]:
         """The batch with its noise, if that is not the loss's own draw, and the generator of its stream where the loss takes over."""
         g = key(self.seed, stream, b.start)
-        if b.noise is not None or self.independent:
+        if b.noise is not None or (self.independent and b.mask is None):
             return b, g
-        if self.coupling is not None:
-            return b._replace(noise=drawn(self.coupling, b.x, b.y, g)), g
+        if self.partners is None:  # under a mask the loss sets a noise that it is given to 0 too, so that padding shows the network 0
+            return b._replace(noise=drawn(self.coupling or independent, b.x, b.y, g)), g
         return b._replace(noise=self._partners(b).to(b.x)), g
 
     @property
@@ -71,7 +71,7 @@ class Coupled:
 
 def coupled(name: str, seed: int, rows: int, shape: tuple[int, ...], labelled: bool, flips: bool) -> Coupled:
     """That of a name as `--method.coupling` takes it, for data of so many rows; `UserError` for pairs that do not fit them."""
-    if name == INDEPENDENT:
+    if name in (INDEPENDENT, PARTNERS):
         return Coupled(seed)
     if not name.startswith(PAIRS):
         return Coupled(seed, OptimalTransport(classes=labelled))
@@ -93,5 +93,5 @@ def _read(path: Path, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":
         raise UserError(f"{flag}: the noise is not finite")
     if abs(some.mean()) > FAR or abs(some.std() - 1) > FAR:
         what = f"the noise has mean {some.mean():.2g} and deviation {some.std():.2g}, and samples start from 0 and 1"
-        raise UserError(f"{flag}: {what}: for another source train from Python, couplings.Pairs")
+        raise UserError(f"{flag}: {what}: for another source give --data.pair FILE --data.pair-as source")
     return e

@@ -46,7 +46,9 @@ WRITTEN = (".lock", MANIFEST, CONDITIONS, AUTOENCODER, "env.json", METHOD, "reco
 
 
 KEPT = 4096
-"""Rows of the data whose conditions are kept beside a run."""
+"""Rows of the data whose conditions are kept beside a run, as many as have no more than `LARGEST` bytes."""
+FEWEST = 64
+"""Of them, however large they are."""
 
 
 class Busy(UserError):
@@ -136,5 +138,6 @@ def kept(cache: "Cache") -> bytes:
 
     from meanstep.program.data.order import subset
 
-    at = subset(len(cache), KEPT)
+    row = sum(values[:1].nbytes for values in cache.conditions.values())
+    at = subset(len(cache), min(KEPT, max(FEWEST, LARGEST // row)))
     return save({name: values[at].contiguous() for name, values in cache.conditions.items()})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from meanstep.metrics import Statistics, frechet
 from meanstep.program.data import CODECS, Autoencoder, Cache, decoded, previews
+from meanstep.program.data.codecs import padded
 from meanstep.program.data.order import subset
 from meanstep.program.evaluation.examples import of_cache
 from meanstep.program.evaluation.extractors import open_extractor
@@ -78,10 +79,14 @@ class Samples:
         """What the samples of these seeds are given: one class that has rows after the other, or other conditions of rows of the data."""
         if not self.config.data.conditional:
             return None
-        if self.cache.manifest.beside:
-            order = subset(len(self.cache))
-            return self.cache.condition(order[torch.tensor(seeds) % len(order)])
+        if self.cache.manifest.given:
+            return self.cache.condition(self.like(seeds))
         return torch.tensor([self.shown[seed % len(self.shown)] for seed in seeds]) if self.cache.classes else None
+
+    def like(self, seeds: range) -> Tensor:
+        """The rows of the data whose conditions, lengths and partners the samples of these seeds are given."""
+        order = subset(len(self.cache))
+        return order[torch.tensor(seeds) % len(order)]
 
     @torch.no_grad()
     def made(self, net: nn.Module, seeds: range, steps: int, sampler: str) -> Tensor:
@@ -89,8 +94,11 @@ class Samples:
         shape, device = self.cache.shape, self.ranks.device
         was = net.training
         how: dict[str, Any] = {"labels": self.conditions(seeds), "sampler": draw.named(sampler)}
+        if self.cache.manifest.needed:
+            how |= {"start": self.cache.start(at := self.like(seeds)), "mask": self.cache.mask(at)}
         z = draw.latents(net.eval(), shape, seeds, steps=steps, batch=BATCH, device=device, dtype=networks.dtype(net), **how)
         net.train(was)
+        z = z if (mask := how.get("mask")) is None else padded(z, mask, self.cache.manifest)
         return decoded(z, self.cache.manifest, self.autoencoder, BATCH)
 
 

@@ -14,7 +14,7 @@ from meanstep.precise import low
 from meanstep.program import methods as words
 from meanstep.program.console import UserError, err, say
 from meanstep.program.data.cache import Cache
-from meanstep.program.registry import EMA, POSTERIOR, TRANSPORT, default_sampler
+from meanstep.program.registry import EMA, INDEPENDENT, PARTNERS, POSTERIOR, TRANSPORT, default_sampler
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, OptimiserConfig
 from meanstep.program.runs.networks import Description, null
@@ -137,6 +137,12 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
     if config.method.coupling == TRANSPORT and given(config, cache):  # across them noise would depend on the condition
         what = f"pairs rows of one label, and these data have other conditions ({', '.join(given(config, cache))})"
         raise UserError(f"--method.coupling {TRANSPORT} {what}: leave it out, or train with --data.no-conditional")
+    paired = cache.manifest.start is not None
+    if (config.method.coupling == PARTNERS) != paired:
+        what = f"--method.coupling {config.method.coupling}: the flow of these data starts at {'partners' if paired else 'noise'}"
+        raise UserError(f"{what}: give --method.coupling {PARTNERS if paired else INDEPENDENT}")
+    if config.method.coupling == TRANSPORT and cache.manifest.length is not None:
+        raise UserError(f"--method.coupling {TRANSPORT} takes rows of one length, and these are padded: leave it out")
     pairs = coupled(config.method.coupling, config.run.seed, len(cache), cache.shape, classes(config, cache) > 0, mirrored)
     return State(description, owner, averages, proxy, optimiser, learns(built.recipe), pairs, data=data)
 
@@ -154,6 +160,8 @@ def references(config: Config, n: int) -> Tensor:
 
 
 def _posterior(config: Config, cache: Cache, ranks: Ranks, dtype: torch.dtype) -> Posterior:
+    if cache.manifest.length is not None:
+        raise UserError(f"--method.recipe {config.method.recipe} compares whole rows, and these are padded: choose another recipe")
     if given(config, cache):
         what = f"compares rows of one label, and these data have other conditions ({', '.join(given(config, cache))})"
         raise UserError(f"--method.recipe {config.method.recipe} {what}: choose another recipe, or train with --data.no-conditional")

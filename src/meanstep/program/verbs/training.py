@@ -103,13 +103,15 @@ def configured(config: "str | os.PathLike[str] | Config | None", rows: Named, ne
 
 def _started(config: Any, out: Path, entries: Mapping[str, Mapping[str, Any]]) -> Config:
     """What single entries go on top of."""
-    source, condition = entries.get("data", {}).get("source", ""), tuple(entries.get("data", {}).get("condition", ()))
+    given = entries.get("data", {})
+    words = {f.name: given[f.name] for f in dataclasses.fields(command._Data) if f.name in given}
+    data = command._Data(**words | {"condition": tuple(given.get("condition", ()))})
     if isinstance(config, Config):
-        return fitted(config, config, source or config.data.source, condition or config.data.condition)
+        return fitted(config, config, command._said(data, config.data))
     if config is not None and not isinstance(config, str | os.PathLike):
         raise UserError(f"config is a preset's name, a YAML file or a Config, got {shown(config)}")
     recipe = str(entries.get("method", {}).get("recipe", ""))
-    where = Where(out, method=command._Recipe(recipe), data=command._Data(source, condition))
+    where = Where(out, method=command._Recipe(recipe), data=data)
     if config is None:
         return laid_out(where)
     if isinstance(config, str) and (config in PRESETS or not (Path(config).expanduser().exists() or config.endswith((".yaml", ".yml")))):
