@@ -9,8 +9,8 @@ from meanstep.metrics.statistics import Statistics, frechet
 __all__ = [
     "DensityCoverage",
     "Estimate",
-    "Nearest",
     "InceptionScore",
+    "Nearest",
     "PrecisionRecall",
     "Sliced",
     "Statistics",

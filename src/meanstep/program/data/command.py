@@ -10,6 +10,7 @@ import tyro
 
 from meanstep.program import flags
 from meanstep.program.console import UserError, chat, out, put_json, say, stage, takes_json
+from meanstep.program.data.look import PREVIEW
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.request import AUTOENCODERS, SOURCES, Crop, Request, known_autoencoder, listed, present
 from meanstep.program.flags import Device, Json, hinted
@@ -77,6 +78,7 @@ class MakeCache(Ranged):
     label_column: str = "label"
     """The column of labels on the hub, the key in a webdataset's .json."""
     condition: Annotated[tuple[str, ...], hinted(CONDITION, "labels, if there are some", "[NAME ...]")] = ()
+    preview: Annotated[str | None, hinted(PREVIEW, "as the source says", "KIND")] = None
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Say what would be made, and make nothing."""
     json: Json = None
@@ -113,7 +115,7 @@ class MakeCache(Ranged):
 
 NAMED = {"batch": "chunk", "image": "image_column", "label": "label_column", "conditions": "condition"}
 """Where the command has another word for an entry of the request."""
-ZEROS: dict[str, Any] = {"channels": 0, "size": 0, "limit": 0, "shard": 0, "dtype": ""}
+ZEROS: dict[str, Any] = {"channels": 0, "size": 0, "limit": 0, "shard": 0, "dtype": "", "preview": ""}
 """What a request holds where nothing is asked."""
 
 

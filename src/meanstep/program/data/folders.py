@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from meanstep.program.data.look import Look
 from meanstep.program.data.source import Broken, Source
 from meanstep.program.errors import UserError
 from meanstep.program.reading import arrays, sounds
@@ -64,7 +65,8 @@ def rows(
             raise Broken(f"{paths[i]} is not finite in {row.dtype}: correct it, or leave it out with --skip-broken")
         return row
 
-    return Source(name, classes, labels, len(paths), read, lambda i: str(paths[i]), hashing, left_out=left_out, plain=True)
+    look = lambda: Look("sound", rate) if (rate := first()[1]) else Look()  # noqa: E731
+    return Source(name, classes, labels, len(paths), read, lambda i: str(paths[i]), hashing, left_out=left_out, plain=True, look=look)
 
 
 def _sides(shape: tuple[int, ...]) -> str:

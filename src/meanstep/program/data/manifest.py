@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from meanstep.program.console import UserError
+from meanstep.program.data.look import Look
+from meanstep.program.data.look import read as look_of
 from meanstep.program.reading import files, trees
 from meanstep.program.reading.files import opened
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 NAME = "manifest.json"
-LATER = {"taken": "permutation", "left_out": ..., "empty": ..., "codec": "plain", "conditions": ...}
+LATER = {"taken": "permutation", "left_out": ..., "empty": ..., "codec": "plain", "conditions": ..., "look": ...}
 """What caches of this version did not always state, and the one value of it, if any, that is part of the digest."""
 STRUCTURE = ("autoencoder", "autoencoder_digest", "scaling", "shift", "shape", "image", "dtype")  # what a network is built upon
 
@@ -71,6 +73,8 @@ class Manifest:
     mirror images do not belong to the data, are made when read, or are stored beside. `classes`: names of the labels 0, 1, ..., none
     without labels; `empty`: labels of which there is no row, None: it was not looked.
 
+    `look`: how rows are shown to people, which is no part of the data.
+
     `conditions`: what the network is given beside the rows; one of categories alone is the labels.
 
     `codec`: what rows are, see `codecs`. `autoencoder`: its kind and where it was found, `identity`, `taesd:PATH`, ...; stored latents are
@@ -105,6 +109,7 @@ class Manifest:
     empty: tuple[int, ...] | None = None
     codec: Literal["pixels", "latents", "plain"] = "pixels"
     conditions: tuple[Condition, ...] = ()
+    look: Look = Look()
     version: int = VERSION
 
     @property
@@ -139,6 +144,11 @@ class Manifest:
     def items(self) -> str:
         """What many rows in units of the data are called: latents decode to images."""
         return "rows" if self.codec == "plain" else "images"
+
+    @property
+    def seen_as(self) -> Look:
+        """How its rows are shown, if they are no pictures."""
+        return self.look.of(self.image)
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -184,7 +194,17 @@ class Manifest:
             empty = None if held["empty"] is None else tuple(map(int, held["empty"]))
             conditions = tuple(_condition(entry) for entry in held["conditions"])
             left_out = None if held["left_out"] is None else {str(kind): int(n) for kind, n in held["left_out"].items()}
-            found = cls(**{**held, **triple, "shards": shards, "empty": empty, "left_out": left_out, "conditions": conditions})
+            found = cls(
+                **{
+                    **held,
+                    **triple,
+                    "shards": shards,
+                    "empty": empty,
+                    "left_out": left_out,
+                    "conditions": conditions,
+                    "look": look_of(held["look"]),
+                }
+            )
             fits = sum(s.rows for s in shards) == found.count and len(found.mean) == len(found.std) == found.shape[0]
             if not all(isinstance(number, int | float) for number in (*found.mean, *found.std, *found.shape, found.scaling, found.shift)):
                 raise ValueError("its sizes and moments are no numbers")
@@ -201,7 +221,7 @@ def older(held: dict[str, Any]) -> dict[str, Any]:
     """What a statement means that was written before it told of `LATER` things."""
     limit, codec = held.get("limit") or 0, "pixels" if held.get("dtype") == "uint8" else "latents"
     taken = "spaced" if 0 < limit <= held.get("count", limit) + held.get("skipped", 0) else "all"
-    return {"taken": taken, "left_out": None, "empty": None, "codec": codec, "conditions": []}
+    return {"taken": taken, "left_out": None, "empty": None, "codec": codec, "conditions": [], "look": asdict(Look())}
 
 
 def _condition(entry: dict[str, Any]) -> Condition:

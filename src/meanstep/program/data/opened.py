@@ -14,6 +14,7 @@ from meanstep.program.data import offenders
 from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
 from meanstep.program.data.codecs import CODECS, DTYPES, Codec
 from meanstep.program.data.conditions import renamed
+from meanstep.program.data.look import Look, asked
 from meanstep.program.data.manifest import LATER, NAME, STRUCTURE, Condition, Manifest
 from meanstep.program.data.order import subset
 from meanstep.program.data.pictures import Preparation
@@ -31,7 +32,8 @@ Item = Callable[[Any, str], np.ndarray]
 class Opened:
     """An admitted request: everything is open and the first row was read. `Opened.of(request)`.
 
-    `name`: the codec's; `item`: how an item of the source becomes an array of shape `image`; `shape`, `dtype`: of a stored row.
+    `name`: the codec's; `item`: how an item of the source becomes an array of shape `image`; `shape`, `dtype`: of a stored row;
+    `look`: how rows are shown.
     """
 
     request: Request
@@ -42,6 +44,7 @@ class Opened:
     image: tuple[int, ...]
     shape: tuple[int, ...]
     dtype: str
+    look: Look = Look()
 
     @classmethod
     def of(cls, request: Request) -> "Opened":
@@ -54,6 +57,7 @@ class Opened:
         autoencoder = open_autoencoder(request.autoencoder, request.device)
         if source.plain:
             return cls._plain(request, source, autoencoder)
+        shown_as(request.preview, Look(), (), "pixels")
         item = Preparation.asked(request, source)
         at, image = _first(source, item, request.skip_broken)
         name, dtype = ("latents", request.dtype or "float16") if autoencoder.encodes else ("pixels", "uint8")
@@ -69,7 +73,9 @@ class Opened:
         at, first = _first(source, numbers, request.skip_broken)
         image = autoencoder.image(first.shape) if autoencoder.encodes else first.shape
         name = "latents" if autoencoder.encodes else "plain"
-        return cls(request, source, autoencoder, name, numbers, image, first.shape, request.dtype or first.dtype.name)._admitted(at)
+        look = source.look() if name == "plain" else Look()
+        found = cls(request, source, autoencoder, name, numbers, image, first.shape, request.dtype or first.dtype.name, look)
+        return replace(found, look=shown_as(request.preview, look, image, name))._admitted(at)
 
     def _admitted(self, at: int) -> "Opened":
         """Itself, or `UserError` that lists all that cannot be taken where the items before `at` could not."""
@@ -132,7 +138,7 @@ class Opened:
         held |= {"crop": asked.crop if cropped else "none", "resample": resample if cropped else "none"}
         held |= {"autoencoder": autoencoder.spec, "autoencoder_digest": autoencoder.digest}
         held |= {"scaling": autoencoder.scaling, "shift": autoencoder.shift, "codec": self.name}
-        held |= {name: getattr(self, name) for name in ("taken", "image", "shape", "flips", "dtype")}
+        held |= {name: getattr(self, name) for name in ("taken", "image", "shape", "flips", "dtype", "look")}
         return {**held, "conditions": self._conditions(), **self._moments(held)}
 
     def _conditions(self) -> tuple[Condition, ...]:
@@ -171,13 +177,20 @@ class Opened:
     @property
     def digest(self) -> str:
         """sha256 of the statement, for the name of a folder."""
-        plain = {**self.statement, "autoencoder": "", "source": ""}
+        plain = {name: value for name, value in self.statement.items() if name != "look"} | {"autoencoder": "", "source": ""}
         for name in ("taken", "codec"):
             if plain[name] != LATER[name]:
                 del plain[name]  # as before it was stated: folders keep their names
         if not plain["conditions"]:
             del plain["conditions"]
         return hashlib.sha256(json.dumps(plain, sort_keys=True, default=asdict).encode()).hexdigest()
+
+
+def shown_as(words: str, look: Look, shape: tuple[int, ...], codec: str, flag: str = "--preview") -> Look:
+    """The look that is asked for; `UserError` where rows are pictures, which have one."""
+    if words and codec != "plain":
+        raise UserError(f"{flag} {words}: it says how rows of numbers are shown, and these are pictures: leave it out")
+    return asked(words, look, shape, flag)
 
 
 def numbers(item: Any, where: str) -> np.ndarray:

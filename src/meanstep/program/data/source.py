@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from meanstep.program.console import UserError
+from meanstep.program.data.look import Look
 
 
 class Broken(UserError):
@@ -24,7 +25,7 @@ class Source:
     item; `where(i)`: its place, for complaints; `hashing`: parts of `digest`, computed when it is first asked for, as it may read
     everything. `channels`: what a cache of pictures has by default. `left_out`: how many of what kind lie there and are not read, by
     ending. `conditions`: what was asked for beside the items, by name: int64 `[N]` of categories, whose `words` are their names, or float32
-    `[N, ...]`; one alone of categories is the labels too.
+    `[N, ...]`; one alone of categories is the labels too. `look`: how rows of a plain source are shown, asked once one could be read.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Source:
     plain: bool = False
     conditions: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    look: Callable[[], Look] = field(default=Look, repr=False)
 
     def __post_init__(self) -> None:
         for word in (self.name, *self.classes, *self.conditions, *(word for names in self.words.values() for word in names)):

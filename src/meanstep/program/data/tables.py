@@ -9,6 +9,7 @@ import numpy as np
 
 from meanstep.program.console import UserError
 from meanstep.program.data.conditions import conditioned, known
+from meanstep.program.data.look import Look
 from meanstep.program.data.source import Broken, Source, one_split
 from meanstep.program.reading.tables import READERS as READERS
 
@@ -35,5 +36,7 @@ def table(spec: str, split: str, conditions: Sequence[str] = ()) -> Source:
     def hashing() -> list[str]:
         return [str(x.shape), *names, hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()]
 
-    source = replace(Source(path.name, (), None, len(x), read, held.where, hashing), plain=True)
+    source = replace(
+        Source(path.name, (), None, len(x), read, held.where, hashing), plain=True, look=lambda: Look("table", 0, tuple(names))
+    )
     return conditioned(source, {name: held.columns[name] for name in conditions}, held.where)

@@ -172,7 +172,7 @@ def _of_size(plain: Extractor, state: dict[str, Tensor]) -> Extractor:
 
 
 def _hashed(dim: int) -> tuple[Tensor, Tensor]:
-    """To which of the `SUMS` each entry belongs, and with which sign: lengths are kept in the mean, with a relative deviation of 3 percent."""
+    """To which of the `SUMS` each entry belongs, and with which sign: squared lengths are kept in the mean, to some 4 percent."""
     generator = key(0, "sums of entries", dim)
     return torch.randint(SUMS, (dim,), generator=generator), torch.randint(0, 2, (dim,), generator=generator) * 2.0 - 1
 

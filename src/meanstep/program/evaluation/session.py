@@ -141,7 +141,8 @@ def notices(real: Examples, against: Reference, count: int, frechet: bool = True
 class Work:
     """The cells that are missing, computed one after the other and written down at once.
 
-    `pool`: real rows that the reference has not, if there are any; `decoder`: the autoencoder's digest; `usual`: the run's own sampler; `steps`: of its samples where none are asked for.
+    `pool`: real rows that the reference has not, if there are any; `decoder`: the autoencoder's digest; `usual`: the run's own sampler;
+    `steps`: of its samples where none are asked for.
     """
 
     asked: "Evaluate"

@@ -26,7 +26,11 @@ def usual(codec: str) -> str:
 
 def metrics(codec: str) -> tuple[str, ...]:
     """What is measured of data of a codec where nothing is named."""
-    return ("sliced", "energy", "density-coverage", "nearest") if codec == "plain" else ("frechet", "kid", "precision-recall", "density-coverage")
+    return (
+        ("sliced", "energy", "density-coverage", "nearest")
+        if codec == "plain"
+        else ("frechet", "kid", "precision-recall", "density-coverage")
+    )
 
 
 def steps(codec: str, fewest: int) -> tuple[int, ...]:

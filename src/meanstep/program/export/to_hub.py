@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from meanstep.program.console import UserError
-from meanstep.program.data.previews import encoded, grid, numbers
+from meanstep.program.data.previews import encoded, grid
 from meanstep.program.disk import tree
 from meanstep.program.export.checks import Difference, compared
 from meanstep.program.export.hub_card import text

@@ -19,7 +19,7 @@ def source(run: Path) -> str:
 
 def request(data: DataConfig) -> Request:
     """What a cache is asked for that a run makes of its source."""
-    return Request(data.source, size=data.size, flips=data.flips, conditions=data.condition)
+    return Request(data.source, size=data.size, flips=data.flips, conditions=data.condition, preview=data.preview)
 
 
 def remote(spec: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
+from meanstep.program.data.look import PREVIEW
 from meanstep.program.errors import UserError, shown
 from meanstep.program.evaluation import specs
 from meanstep.program.flags import Device, Options, unset
@@ -32,6 +33,7 @@ class DataConfig(Ranged):
     """Mirror each image with probability 1/2; a cache with mirror images has them anyway."""
     condition: Annotated[tuple[str, ...], unset("the labels, if there are some", "[NAME ...]", "")] = ()
     """Columns of a table, or arrays of a file, that the network is given beside the rows: whole numbers and words are categories."""
+    preview: Annotated[str, unset("as the source says", "KIND", "", PREVIEW)] = ""
     conditional: bool = True
     """Give the network the labels or conditions, if there are some."""
 

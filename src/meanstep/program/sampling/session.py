@@ -1,8 +1,8 @@
 """`meanstep sample` at work: a model, its samples with a progress bar, one file."""
 
-import io
 import operator
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +12,16 @@ from torch import Tensor
 
 from meanstep.program.bar import counting
 from meanstep.program.console import put_json, say, stage
-from meanstep.program.data import CODECS, previews
-from meanstep.program.data.manifest import Condition
+from meanstep.program.data import waves
+from meanstep.program.data.look import Look
+from meanstep.program.data.manifest import Condition, Manifest
+from meanstep.program.data.opened import shown_as
 from meanstep.program.data.request import listed
-from meanstep.program.disk import put
 from meanstep.program.machine import available
-from meanstep.program.sampling import conditions
+from meanstep.program.sampling import conditions, files
 from meanstep.program.sampling.labels import told
 from meanstep.program.sampling.model import Model, load
 from meanstep.shapes import tree_map
-
-ARRAYS = (".npz", ".npy")
 
 if TYPE_CHECKING:
     from meanstep.program.sampling.command import Sample
@@ -40,6 +39,8 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: condit
             sampler=asked.sampler,
             network=asked.network,
         )
+    model = replace(model, manifest=replace(model.manifest, look=seen_as(asked.preview or "", model.manifest)))
+    files.checked(path, model.manifest)
     n = len(asked.seeds)
     for notice in notices(asked.labels, model):
         say(notice)
@@ -51,12 +52,20 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: condit
     began = time.perf_counter()
     rows = _rows(asked, model, y)
     seconds = time.perf_counter() - began
-    files = _save(path, rows, asked, y, model)
+    made = _made(rows, asked, y, model)
+    written = files.saved(path, made)
+    if made.kind == "sound" and (loud := waves.loud(rows)):
+        say(f"{loud} of {n} samples are louder than a .wav holds (beyond 1 or -1): it has them cut, an .npz has not")
     record = {"command": "sample", "file": str(path), model.manifest.items: n, "steps": asked.steps, "guidance": asked.guidance}
     if put_json(asked.json, record | {"seen": model.seen, "average": model.average, "seconds": round(seconds, 3)}):
         return
     what = f"{n} samples in {asked.steps} step{'s' * (asked.steps > 1)}, {n / seconds:,.0f}/s"
-    say(f"{', '.join(map(str, files))}: {what}, weights {model.average} after {model.seen:,} samples")
+    say(f"{', '.join(map(str, written))}: {what}, weights {model.average} after {model.seen:,} samples")
+
+
+def seen_as(words: str, manifest: Manifest) -> Look:
+    """How samples are shown: as the data are, or as the user asks."""
+    return shown_as(words, manifest.look, manifest.image, manifest.codec)
 
 
 def _told(c: Condition, values: Tensor) -> np.ndarray:
@@ -84,20 +93,14 @@ def _rows(asked: "Sample", model: Model, labels: Any) -> Tensor:
     return torch.cat(parts)
 
 
-def _save(path: Path, rows: Tensor, asked: "Sample", labels: Any, model: Model) -> list[Path]:
-    """Write what the name's end says; numbers are also written as arrays beside an image of them. The files."""
-    codec, end, box = CODECS[model.manifest.codec], path.suffix.lower(), io.BytesIO()
-    if end not in ARRAYS:
-        previews.save(path, codec.preview(rows, asked.columns))
-        return [path, *([] if codec.pictures else _save(path.with_suffix(".npz"), rows, asked, labels, model))]
-    held: dict[str, Any] = dict(codec.named(rows))
-    if end == ".npy":
-        np.save(box, *held.values())
-    else:
-        if isinstance(labels, dict):
-            held |= {f"condition_{c.name}": _told(c, labels[c.name]) for c in model.manifest.beside}
-        elif labels is not None:
-            held |= {"labels": labels.numpy(), "classes": np.array(model.classes)}
-        np.savez_compressed(box, **held, seeds=np.array(asked.seeds))
-    put(path, box.getvalue())
-    return [path]
+def _made(rows: Tensor, asked: "Sample", labels: Any, model: Model) -> files.Made:
+    """The samples with what they were asked for."""
+    beside: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
+    if isinstance(labels, dict):
+        beside = {c.name: _told(c, labels[c.name]) for c in model.manifest.beside}
+        arrays = {f"condition_{name}": values for name, values in beside.items()}
+    elif labels is not None:
+        beside = {(model.manifest.conditions[0].name if model.manifest.conditions else "label"): np.array(model.classes)[labels.numpy()]}
+        arrays = {"labels": labels.numpy(), "classes": np.array(model.classes)}
+    return files.Made(rows, tuple(asked.seeds), model.manifest, beside, arrays, asked.columns)
