@@ -1,4 +1,4 @@
-"""What a person looks at: many pictures in a grid, and what becomes of an image; `views` has what is no picture. Draws with pillow alone."""
+"""What a person looks at: many pictures in a grid, and what becomes of an image; `views` has what is no picture. Drawn with pillow."""
 
 import io
 import math
