@@ -36,7 +36,7 @@ def usual(shape: Sequence[int]) -> str:
     """What rows of a shape are where nobody says: one number a table, two or three points, one or two axes signals, more grids."""
     if math.prod(shape) == 1:
         return "table"
-    if len(shape) == 1 and shape[0] in (2, 3):
+    if len(shape) == 1 and 2 <= shape[0] <= 3:
         return "points"
     return "signals" if len(shape) <= 2 else "grids"
 
@@ -56,7 +56,7 @@ def asked(words: str, look: Look, shape: Sequence[int], flag: str) -> Look:
 
 def _misfit(look: Look, shape: Sequence[int]) -> str:
     """Why rows of a shape are not shown so; empty if they are."""
-    if look.kind == "points" and (len(shape) != 1 or shape[0] not in (2, 3)):
+    if look.kind == "points" and (len(shape) != 1 or not 2 <= shape[0] <= 3):
         return "points have two or three numbers"
     if look.kind == "table" and len(shape) != 1:
         return "a table has one number a column"
