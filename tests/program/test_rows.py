@@ -17,7 +17,8 @@ import meanstep as ms
 from meanstep.fields import MLP
 from meanstep.metrics import Statistics, frechet
 from meanstep.program.console import UserError
-from meanstep.program.data import Batch, Cache, Loader, Opened, Request, arrays, decoded, ensure, make, open_autoencoder, previews
+from meanstep.program.data import Batch, Cache, Loader, Opened, Request, arrays, decoded, ensure, make, open_autoencoder, views
+from meanstep.program.data.look import Look
 from meanstep.program.data.tiny import Tiny
 from meanstep.program.evaluation import Gathered, measured, open_extractor, reference
 from meanstep.program.evaluation.examples import of_cache
@@ -301,8 +302,8 @@ def ink(image: Image.Image) -> np.ndarray:
 
 def test_points_are_drawn_where_they_are():
     rows = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
-    found = ink(previews.numbers(rows))
-    low, high = previews.MARGIN, previews.CLOUD - previews.MARGIN
+    found = ink(views.shown(rows, Look()))
+    low, high = views.MARGIN, views.CLOUD - views.MARGIN
     assert found[high, low] and found[low, high] and found[high, high] and not found[low, low] and found.sum() < 80
 
 
@@ -310,12 +311,12 @@ def test_points_are_drawn_where_they_are():
 def test_every_shape_has_a_preview_and_no_number_breaks_it(shape: tuple[int, ...]):
     rows = torch.randn(6, *shape, generator=ms.key(0))
     for changed in (rows, rows * 0, rows * 1e30, torch.where(rows > 0, torch.nan, rows)):
-        image = previews.numbers(changed, 3)
+        image = views.shown(changed, Look(), 3)
         assert min(image.size) > 60
 
 
 def test_a_rising_signal_rises():
-    found = ink(previews.numbers(torch.linspace(0, 1, 20)[None], 1))
+    found = ink(views.shown(torch.linspace(0, 1, 20)[None], Look(), 1))
     top, bottom = found[: len(found) // 2], found[len(found) // 2 :]
     half = found.shape[1] // 2
     assert top[:, half:].any() and bottom[:, :half].any() and not top[:, : half - 8].any() and not bottom[:, half + 8 :].any()
@@ -324,7 +325,7 @@ def test_a_rising_signal_rises():
 # Who speaks of pictures --------------------------------------------------------------------------------------------------------------
 
 PICTURES = {
-    "data": {"codecs", "pictures", "previews", "autoencoders", "tiny", "formats", "arrays", "source", "request", "command"},
+    "data": {"codecs", "pictures", "previews", "views", "autoencoders", "tiny", "formats", "arrays", "source", "request", "command"},
     "evaluation": {"inputs", "features", "extractors", "efficientnet", "pretrained"},
     "runs": {"families"},
 }

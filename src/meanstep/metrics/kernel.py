@@ -1,6 +1,6 @@
-"""The kernel distance (KID): the unbiased squared maximum mean discrepancy of features `[n, D]`, cubic kernel. Knows no images."""
+"""Unbiased squared maximum mean discrepancies of features `[n, D]`: of the cubic kernel (KID), and the energy distance. Knows no images."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -8,6 +8,10 @@ from torch import Generator, Tensor
 
 ENTRIES = 1 << 22
 """Entries of a kernel matrix held at a time."""
+
+
+Kernel = Callable[[Tensor, Tensor], Tensor]
+"""From `[n, D]` and `[m, D]` to `[n, m]`."""
 
 
 class Estimate(NamedTuple):
@@ -30,26 +34,38 @@ def _cubic(x: Tensor, y: Tensor) -> Tensor:
     return torch.addmm(x.new_ones(()), x, y.mT, alpha=1 / x.shape[-1]).pow_(3)
 
 
-def _sums(x: Tensor, y: Tensor) -> Tensor:
+def _apart(x: Tensor, y: Tensor) -> Tensor:
+    """`k(x, y) = -|x - y|`, `[n, m]`, whose discrepancy is the energy distance."""
+    return torch.cdist(x, y).neg_()
+
+
+def _sums(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     """`sum_j k(x_i, y_j)`, `[n]`, a block of rows at a time."""
     rows = max(1, ENTRIES // len(y))
-    return torch.cat([_cubic(block, y).sum(-1) for block in torch.split(x, rows)])
+    return torch.cat([kernel(block, y).sum(-1) for block in torch.split(x, rows)])
 
 
-def _columns(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _columns(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
     """Sums of the kernel matrix over its columns, `[n]`, and over its rows, `[m]`; each entry computed once."""
     along, across = [], y.new_zeros(len(y))
     for block in torch.split(x, max(1, ENTRIES // len(y))):
-        k = _cubic(block, y)
+        k = kernel(block, y)
         along.append(k.sum(-1))
         across += k.sum(0)
     return torch.cat(along), across
 
 
-def _own(x: Tensor) -> Tensor:
+def _own(x: Tensor, kernel: Kernel, diagonal: Tensor) -> Tensor:
     """`sum_{j != i} k(x_i, x_j) / (n - 1)`, `[n]`."""
-    diagonal = (x.square().sum(-1) / x.shape[-1] + 1) ** 3
-    return (_sums(x, x) - diagonal) / (len(x) - 1)
+    return (_sums(x, x, kernel) - diagonal) / (len(x) - 1)
+
+
+def _unbiased(x: Tensor, y: Tensor, kernel: Kernel, diagonal: Callable[[Tensor], Tensor]) -> Estimate:
+    """`E k(x, x') + E k(y, y') - 2 E k(x, y)`, and the error of the U-statistic's linear part; `diagonal`: `k(x_i, x_i)` `[n]`."""
+    xy, yx = _columns(x, y, kernel)
+    g, h = _own(x, kernel, diagonal(x)) - xy / len(y), _own(y, kernel, diagonal(y)) - yx / len(x)
+    variance = 4 * (g.var() / len(x) + h.var() / len(y))
+    return Estimate((g.mean() + h.mean()).item(), variance.sqrt().item())
 
 
 def mmd(x: Tensor, y: Tensor) -> Estimate:
@@ -59,11 +75,18 @@ def mmd(x: Tensor, y: Tensor) -> Estimate:
     vanishes, it is too wide by up to a factor of the square root of 2. `ValueError` for features that do not match or are not finite.
     Source: arXiv 1801.01401, and Gretton et al., JMLR 13, 2012.
     """
+    return _unbiased(*_pair(x, y), _cubic, lambda x: (x.square().sum(-1) / x.shape[-1] + 1) ** 3)
+
+
+def energy(x: Tensor, y: Tensor) -> Estimate:
+    """The energy distance `2 E|X - Y| - E|X - X'| - E|Y - Y'|` of `[n, D]` and `[m, D]`, without bias, and its standard error; float64.
+
+    `energy_distance` with an error, and by matrix products: good to some 1e-7 of the rows' own size. It is the discrepancy of the kernel
+    `-|x - y|`, so the error is as in `mmd`. `ValueError` as there. Source: Sejdinovic et al., Ann. Stat. 41, 2013.
+    """
     x, y = _pair(x, y)
-    xy, yx = _columns(x, y)
-    g, h = _own(x) - xy / len(y), _own(y) - yx / len(x)
-    variance = 4 * (g.var() / len(x) + h.var() / len(y))
-    return Estimate((g.mean() + h.mean()).item(), variance.sqrt().item())
+    center = y.mean(0)
+    return _unbiased(x - center, y - center, _apart, lambda x: x.new_zeros(len(x)))
 
 
 def subsets(n: int, m: int, *, size: int = 1000, count: int = 100, generator: Generator) -> Iterable[tuple[Tensor, Tensor]]:

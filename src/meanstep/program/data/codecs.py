@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from meanstep.program.console import UserError
-from meanstep.program.data import previews
+from meanstep.program.data import previews, views
 from meanstep.program.data.autoencoders import Autoencoder
+from meanstep.program.data.columns import table
+from meanstep.program.data.look import Look
 from meanstep.program.data.manifest import Manifest
 
 DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
@@ -29,7 +31,8 @@ class Codec:
     `flips`: how their mirror images come about, if they are asked for. `prepare`: from a batch of what a source holds, pictures uint8 or
     numbers `[B, *E]`, to stored rows. `seen`: from stored rows in float32 to what the network sees,
     in place; `measured`: by mean and deviation of the stored rows. `decode`: from what the network sees to rows in units of the data.
-    `preview`: from those, and a number of columns, to one image; `named`: from those to arrays of a file, by name; `pictures`: whether they
+    `preview`: from those, how they look, a number of columns and rows of the data to show beside them, to one
+    image; `named`: from those to arrays of a file, by name; `pictures`: whether they
     are pictures.
     """
 
@@ -37,7 +40,7 @@ class Codec:
     prepare: Callable[[Tensor, Autoencoder, torch.dtype], Tensor]
     seen: Callable[[Tensor, Tensor, Tensor], Tensor]
     decode: Callable[[Tensor, Manifest, Autoencoder], Tensor]
-    preview: Callable[[Tensor, int | None], Image.Image]
+    preview: Callable[[Tensor, Look, int | None, Tensor | None], Image.Image]
     named: Callable[[Tensor], dict[str, np.ndarray]]
     measured: bool = True
     pictures: bool = True
@@ -74,6 +77,11 @@ def _unscaled(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor
     return manifest.unnormalise(x.float())
 
 
+def _grid(rows: Tensor, look: Look, columns: int | None, real: Tensor | None) -> Image.Image:
+    """Pictures speak for themselves: there is one way to show them, and no need of others beside."""
+    return previews.grid(rows, columns)
+
+
 def _images(rows: Tensor) -> dict[str, np.ndarray]:
     """Pictures `[N, H, W, C]`, as the sources read them."""
     return {"images": rows.movedim(1, -1).numpy()}
@@ -84,11 +92,19 @@ def _x(rows: Tensor) -> dict[str, np.ndarray]:
 
 
 CODECS: Mapping[str, Codec] = {
-    "pixels": Codec("read", _kept, _scaled, _pictures, previews.grid, _images, measured=False),
-    "latents": Codec("stored", _encoded, _normalised, _pictures, previews.grid, _images),
-    "plain": Codec("none", _kept, _normalised, _unscaled, previews.numbers, _x, pictures=False),
+    "pixels": Codec("read", _kept, _scaled, _pictures, _grid, _images, measured=False),
+    "latents": Codec("stored", _encoded, _normalised, _pictures, _grid, _images),
+    "plain": Codec("none", _kept, _normalised, _unscaled, views.shown, _x, pictures=False),
 }
 """By the name that a manifest states."""
+
+
+def pictured(rows: Tensor, manifest: Manifest, columns: int | None = None, real: Tensor | None = None) -> Image.Image:
+    """Rows in units of the data `[N, *E]` as one image, beside `real` ones if there are some; of a table its own columns, words too."""
+    if manifest.columns and manifest.seen_as.kind == "table":
+        made, held = (None if x is None else table(manifest.columns, x.numpy(), {}) for x in (rows, real))
+        return views.table(made or {}, held)
+    return CODECS[manifest.codec].preview(rows, manifest.look, columns, real)
 
 
 def seen(rows: Tensor, manifest: Manifest) -> Tensor:

@@ -10,6 +10,7 @@ import tyro
 
 from meanstep.program import flags
 from meanstep.program.console import UserError, chat, out, put_json, say, stage, takes_json
+from meanstep.program.data.look import PREVIEW
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.request import (
     AUTOENCODERS,
@@ -97,6 +98,7 @@ class MakeCache(Ranged):
     ] = ""
     pair_as: PairAs = "condition"
     """What the partner is: a condition that the network is given, or the source of the flow in place of noise."""
+    preview: Annotated[str | None, hinted(PREVIEW, "as the source says", "KIND")] = None
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Say what would be made, and make nothing."""
     json: Json = None
@@ -133,7 +135,7 @@ class MakeCache(Ranged):
 
 NAMED = {"batch": "chunk", "image": "image_column", "label": "label_column", "conditions": "condition"}
 """Where the command has another word for an entry of the request."""
-ZEROS: dict[str, Any] = {"channels": 0, "size": 0, "limit": 0, "shard": 0, "dtype": ""}
+ZEROS: dict[str, Any] = {"channels": 0, "size": 0, "limit": 0, "shard": 0, "dtype": "", "preview": ""}
 """What a request holds where nothing is asked."""
 
 

@@ -11,8 +11,9 @@ from meanstep.program.data import offenders
 from meanstep.program.data.build import make
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.formats import counted
+from meanstep.program.data.look import Look
 from meanstep.program.data.manifest import NAME
-from meanstep.program.data.opened import Opened
+from meanstep.program.data.opened import Opened, shown_as
 from meanstep.program.data.request import Request
 
 
@@ -27,13 +28,21 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
     The folder's name is a digest of source and settings, so that the next call finds it. `UserError` as in `Cache.open` and `make`.
     """
     if (Path(spec).expanduser() / NAME).exists():
-        return _conditioned(Cache.open(spec), request.conditions if request else ())
+        held = _conditioned(Cache.open(spec), request.conditions if request else ())
+        m = held.manifest
+        return _seen_as(held, shown_as(request.preview if request else "", m.look, m.image, m.codec, "--data.preview"))
     try:
         return _made(spec, Opened.of(replace(request or Request(spec), source=spec)))
     except UserError as error:
         if type(error) is not UserError:
             raise
-        raise UserError(re.sub(r"--(crop|enlarge)", r"meanstep cache --\1", str(error).replace(" --size", " --data.size"))) from None
+        raise UserError(
+            re.sub(
+                r"--(crop|enlarge)",
+                r"meanstep cache --\1",
+                str(error).replace(" --size", " --data.size").replace("--preview", "--data.preview"),
+            )
+        ) from None
 
 
 def _conditioned(cache: Cache, asked: tuple[str, ...]) -> Cache:
@@ -46,10 +55,15 @@ def _conditioned(cache: Cache, asked: tuple[str, ...]) -> Cache:
     return cache
 
 
+def _seen_as(cache: Cache, look: Look) -> Cache:
+    """The cache with another look, which is no part of the data."""
+    return replace(cache, manifest=replace(cache.manifest, look=look))
+
+
 def _made(spec: str, opened: Opened) -> Cache:
     folder = user_folder() / "data" / f"{Path(opened.source.name).stem}-{opened.digest[:16]}"
     if (folder / NAME).exists():
-        return Cache.open(folder)
+        return _seen_as(Cache.open(folder), opened.look)
     lost = f"; left out: {counted(opened.source.left_out)}" if opened.source.left_out else ""
     say(f"{spec} is no cache: making one in {folder}{lost}", on=err)
     return with_bar(opened, folder)

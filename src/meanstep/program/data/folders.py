@@ -10,6 +10,7 @@ import numpy as np
 from meanstep.program.data import ragged
 from meanstep.program.data.ragged import sides
 from meanstep.program.data.request import Ragged
+from meanstep.program.data.look import Look
 from meanstep.program.data.source import Broken, Source
 from meanstep.program.errors import UserError
 from meanstep.program.reading import arrays, sounds
@@ -71,7 +72,8 @@ def rows(
             raise UserError(f"{paths[i]} is {sides(row.shape)}, {path.name} {sides(shape)}: {remedy}")
         return row
 
-    found = Source(name, classes, labels, len(paths), read, lambda i: str(paths[i]), hashing, left_out=left_out, plain=True)
+    look = lambda: Look("sound", rate) if (rate := first()[1]) else Look()  # noqa: E731
+    found = Source(name, classes, labels, len(paths), read, lambda i: str(paths[i]), hashing, left_out=left_out, plain=True, look=look)
     if how == "refuse":
         return found
     along, lengths = ragged.alongside([_shape(reader, path) for path in paths], list(map(str, paths)))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from meanstep.program.console import UserError
 from meanstep.program.data.beside import Condition, condition, unlabelled
 from meanstep.program.data.column import Column, column, width
+from meanstep.program.data.look import Look
+from meanstep.program.data.look import read as look_of
 from meanstep.program.reading import files, trees
 from meanstep.program.reading.files import opened
 
@@ -17,7 +19,16 @@ if TYPE_CHECKING:
 
 VERSION = 1
 NAME = "manifest.json"
-LATER = {"taken": "permutation", "left_out": ..., "empty": ..., "codec": "plain", "conditions": ..., "ragged": ..., "columns": ...}
+LATER = {
+    "taken": "permutation",
+    "left_out": ...,
+    "empty": ...,
+    "codec": "plain",
+    "conditions": ...,
+    "ragged": ...,
+    "columns": ...,
+    "look": ...,
+}
 """What caches of this version did not always state, and the one value of it, if any, that is part of the digest."""
 STRUCTURE = ("autoencoder", "autoencoder_digest", "scaling", "shift", "shape", "image", "dtype")  # what a network is built upon
 
@@ -44,6 +55,8 @@ class Manifest:
     `resample`, `enlarged`: what was done to pictures, and whether those smaller than the crop were enlarged instead of refused. `flips`:
     mirror images do not belong to the data, are made when read, or are stored beside. `classes`: names of the labels 0, 1, ..., none
     without labels; `empty`: labels of which there is no row, None: it was not looked.
+
+    `look`: how rows are shown to people, which is no part of the data.
 
     `conditions`: what the network is given beside the rows; one of categories alone is the labels.
 
@@ -81,6 +94,7 @@ class Manifest:
     conditions: tuple[Condition, ...] = ()
     ragged: Literal["refuse", "pad", "crop"] = "refuse"
     columns: tuple[Column, ...] = ()
+    look: Look = Look()
     version: int = VERSION
 
     @property
@@ -132,6 +146,11 @@ class Manifest:
         return "rows" if self.codec == "plain" else "images"
 
     @property
+    def seen_as(self) -> Look:
+        """How its rows are shown, if they are no pictures."""
+        return self.look.of(self.image)
+
+    @property
     def shown(self) -> tuple[int, ...]:
         """The labels of which there are rows: all where the cache does not say."""
         return tuple(k for k in range(len(self.classes)) if k not in (self.empty or ()))
@@ -179,7 +198,7 @@ class Manifest:
             columns = tuple(column(entry) for entry in held["columns"])
             left_out = None if held["left_out"] is None else {str(kind): int(n) for kind, n in held["left_out"].items()}
             given = {"shards": shards, "empty": empty, "left_out": left_out, "conditions": conditions, "columns": columns}
-            found = cls(**{**held, **triple, **given})
+            found = cls(**{**held, **triple, **given, "look": look_of(held["look"])})
             fits = sum(s.rows for s in shards) == found.count and len(found.mean) == len(found.std) == found.shape[0]
             if not all(isinstance(number, int | float) for number in (*found.mean, *found.std, *found.shape, found.scaling, found.shift)):
                 raise ValueError("its sizes and moments are no numbers")
@@ -198,7 +217,8 @@ def older(held: dict[str, Any]) -> dict[str, Any]:
     """What a statement means that was written before it told of `LATER` things."""
     limit, codec = held.get("limit") or 0, "pixels" if held.get("dtype") == "uint8" else "latents"
     taken = "spaced" if 0 < limit <= held.get("count", limit) + held.get("skipped", 0) else "all"
-    return {"taken": taken, "left_out": None, "empty": None, "codec": codec, "conditions": [], "ragged": "refuse", "columns": []}
+    later = {"ragged": "refuse", "columns": [], "look": asdict(Look())}
+    return {"taken": taken, "left_out": None, "empty": None, "codec": codec, "conditions": [], **later}
 
 
 def differences(a: Manifest, b: Manifest) -> list[str]:

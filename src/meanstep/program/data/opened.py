@@ -16,6 +16,7 @@ from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
 from meanstep.program.data.beside import Condition
 from meanstep.program.data.codecs import CODECS, DTYPES, Codec
 from meanstep.program.data.conditions import renamed
+from meanstep.program.data.look import Look, asked
 from meanstep.program.data.manifest import LATER, NAME, STRUCTURE, Manifest
 from meanstep.program.data.order import subset
 from meanstep.program.data.partners import PAIR
@@ -35,7 +36,8 @@ Item = Callable[[Any, str], np.ndarray]
 class Opened:
     """An admitted request: everything is open and the first row was read. `Opened.of(request)`.
 
-    `name`: the codec's; `item`: how an item of the source becomes an array of shape `image`; `shape`, `dtype`: of a stored row.
+    `name`: the codec's; `item`: how an item of the source becomes an array of shape `image`; `shape`, `dtype`: of a stored row;
+    `look`: how rows are shown.
     """
 
     request: Request
@@ -46,6 +48,7 @@ class Opened:
     image: tuple[int, ...]
     shape: tuple[int, ...]
     dtype: str
+    look: Look = Look()
 
     @classmethod
     def of(cls, request: Request) -> "Opened":
@@ -62,6 +65,7 @@ class Opened:
         autoencoder = open_autoencoder(request.autoencoder, request.device)
         if source.plain:
             return cls._plain(request, source, autoencoder)
+        shown_as(request.preview, Look(), (), "pixels")
         item = Preparation.asked(request, source)
         at, image = _first(source, item, request.skip_broken)
         name, dtype = ("latents", request.dtype or "float16") if autoencoder.encodes else ("pixels", "uint8")
@@ -77,7 +81,9 @@ class Opened:
         at, first = _first(source, numbers, request.skip_broken)
         image = autoencoder.image(first.shape) if autoencoder.encodes else first.shape
         name = "latents" if autoencoder.encodes else "plain"
-        return cls(request, source, autoencoder, name, numbers, image, first.shape, request.dtype or first.dtype.name)._admitted(at)
+        look = source.look() if name == "plain" else Look()
+        found = cls(request, source, autoencoder, name, numbers, image, first.shape, request.dtype or first.dtype.name, look)
+        return replace(found, look=shown_as(request.preview, look, image, name))._admitted(at)
 
     def _paired(self, alike: Alike) -> "Opened":
         """Itself with a partner for each row; `UserError` for a row that has none."""
@@ -162,7 +168,7 @@ class Opened:
         held |= {"crop": asked.crop if cropped else "none", "resample": resample if cropped else "none"}
         held |= {"autoencoder": autoencoder.spec, "autoencoder_digest": autoencoder.digest}
         held |= {"scaling": autoencoder.scaling, "shift": autoencoder.shift, "codec": self.name}
-        held |= {name: getattr(self, name) for name in ("taken", "image", "shape", "flips", "dtype")}
+        held |= {name: getattr(self, name) for name in ("taken", "image", "shape", "flips", "dtype", "look")}
         held |= {"ragged": _alike(asked).ragged, "columns": self.source.columns}
         return {**held, "conditions": self._conditions(), **self._moments(held)}
 
@@ -206,7 +212,7 @@ class Opened:
     @property
     def digest(self) -> str:
         """sha256 of the statement, for the name of a folder."""
-        plain = {**self.statement, "autoencoder": "", "source": ""}
+        plain = {name: value for name, value in self.statement.items() if name != "look"} | {"autoencoder": "", "source": ""}
         for name in ("taken", "codec"):
             if plain[name] != LATER[name]:
                 del plain[name]  # as before it was stated: folders keep their names
@@ -222,6 +228,13 @@ def _alike(request: Request) -> Alike:
     if request.like is None:
         return Alike(request.ragged, (), request.table)
     return Alike.to(Manifest.read(request.like / NAME), request.ragged, request.table)
+
+
+def shown_as(words: str, look: Look, shape: tuple[int, ...], codec: str, flag: str = "--preview") -> Look:
+    """The look that is asked for; `UserError` where rows are pictures, which have one."""
+    if words and codec != "plain":
+        raise UserError(f"{flag} {words}: it says how rows of numbers are shown, and these are pictures: leave it out")
+    return asked(words, look, shape, flag)
 
 
 def numbers(item: Any, where: str) -> np.ndarray:

@@ -32,7 +32,8 @@ class Request(Ranged):
     standard deviation hold here too (a test split's train split). Without `normalise` latents and numbers stay as they are. `dtype`: how
     they are stored; empty: float16 for latents of pictures, as the source has them for numbers. `conditions`: columns or keys.
     `ragged`: what becomes of rows of different lengths, `table` of a table's columns. `pair`: where each row has a partner, another
-    source or an array of the same file; `pair_as`: what for, a condition or where the flow starts."""
+    source or an array of the same file; `pair_as`: what for, a condition or where the flow starts. `preview`: how rows of numbers are
+    shown, `KIND` or `sound:RATE`; empty: as the source says."""
 
     source: str
     autoencoder: str = "identity"
@@ -59,6 +60,7 @@ class Request(Ranged):
     table: Table = "numbers"
     pair: str = ""
     pair_as: PairAs = "condition"
+    preview: str = ""
 
 
 def chosen(source: str) -> tuple[str, str]:

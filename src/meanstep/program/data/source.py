@@ -11,6 +11,7 @@ from PIL import Image
 
 from meanstep.program.console import UserError
 from meanstep.program.data.column import Column
+from meanstep.program.data.look import Look
 
 
 class Broken(UserError):
@@ -27,7 +28,8 @@ class Source:
     ending. `conditions`: what was asked for beside the items, by name: int64 `[N]` of categories, whose `words` are their names, or float32
     `[N, ...]`; one alone of categories is the labels too. `along`: the axis of a row whose length, before rows were padded to one, the
     condition `length` is. `columns`: those of a table, and how they became numbers. `start`: whether the condition `pair` is where the
-    flow starts. `names`: what the items are called, for partners in another source; none where only their number counts.
+    flow starts. `names`: what the items are called, for partners in another source; none where only their number counts. `look`: how
+    rows of a plain source are shown, asked once one could be read.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Source:
     columns: tuple[Column, ...] = field(default=(), repr=False)
     start: bool = False
     names: Sequence[str] = field(default=(), repr=False)
+    look: Callable[[], Look] = field(default=Look, repr=False)
 
     def __post_init__(self) -> None:
         for word in (self.name, *self.classes, *self.conditions, *(word for names in self.words.values() for word in names)):

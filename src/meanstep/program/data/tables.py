@@ -11,6 +11,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data.column import Column
 from meanstep.program.data.columns import coded, fitted
 from meanstep.program.data.conditions import conditioned, known
+from meanstep.program.data.look import Look
 from meanstep.program.data.request import Table as How
 from meanstep.program.data.request import listed
 from meanstep.program.data.source import Broken, Source, one_split
@@ -47,7 +48,8 @@ def table(spec: str, split: str, conditions: Sequence[str] = (), how: How = "num
     def hashing() -> list[str]:
         return [str(x.shape), *names, hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()]
 
-    source = replace(Source(path.name, (), None, len(x), read, held.where, hashing), plain=True, columns=columns)
+    look = lambda: Look("table", 0, tuple(names))  # noqa: E731
+    source = replace(Source(path.name, (), None, len(x), read, held.where, hashing), plain=True, columns=columns, look=look)
     return conditioned(source, {name: held.columns[name] for name in conditions}, held.where)
 
 

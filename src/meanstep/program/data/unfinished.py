@@ -15,7 +15,7 @@ from meanstep.program.reading import files, trees
 UNFINISHED = "unfinished.json"
 OWN = (".lock", NAME, UNFINISHED, "shard-[0-9][0-9][0-9][0-9][0-9].safetensors")
 """What is written into a cache's folder, as patterns."""
-PLACES = ("autoencoder", "source")  # where a thing lay and what it was called: its digest decides
+PLACES = ("autoencoder", "source", "look")  # where a thing lay, what it was called and how it is shown: its digest decides
 
 
 @dataclass(frozen=True)

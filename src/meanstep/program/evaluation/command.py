@@ -17,6 +17,8 @@ from meanstep.program.runs.saved import Saved, averages, checkpoints
 
 AVERAGE = "Which average of the weights: names, raw for none, all."
 STEPS_HELP = "Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."
+STEPS = "1, of a capped run also the fewest jumps within the cap; of rows that are no pictures 1 2 4 8 32"
+METRICS_HINT = "frechet kid precision-recall density-coverage; of rows that are no pictures sliced energy density-coverage nearest"
 METRICS_HELP = f"What is measured: {described(METRICS)}."
 
 
@@ -40,9 +42,7 @@ class Evaluate(Ranged):
     ] = ("last",)
     average: Annotated[tuple[str, ...], hinted(AVERAGE, "the run's first", "NAME ...")] = ()
     sampler: Annotated[tuple[str, ...], hinted(SAMPLER_HELP, "the run's own", "NAME ...")] = ()
-    steps: Annotated[
-        tuple[int, ...], hinted(STEPS_HELP, "1; of a capped run also the fewest jumps within the cap", "N from 1 to 100000 ...")
-    ] = ()
+    steps: Annotated[tuple[int, ...], hinted(STEPS_HELP, STEPS, "N from 1 to 100000 ...")] = ()
     guidance: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SCALE from 0 ...")] = (1.0,)
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     count: Annotated[int, ranged("INT from 2 to 100000000")] = 10_000
@@ -52,9 +52,7 @@ class Evaluate(Ranged):
     class_shares: Literal["data", "uniform"] = "data"
     """How frequent classes are among the samples of a conditional model: as in the reference, or all alike."""
     extractor: Annotated[str | None, hinted(specs.HELP, "the run's own", "KIND")] = None
-    metrics: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METRIC ...", help=METRICS_HELP)] = (
-        *("frechet", "kid", "precision-recall", "density-coverage"),
-    )
+    metrics: Annotated[tuple[str, ...], hinted(METRICS_HELP, METRICS_HINT, "METRIC ...")] = ()
     reference: Annotated[str | None, hinted("Compare with these images.", "the run's training data", "CACHE | SOURCE")] = None
     split: str = "train"
     """Which part of the source, if it has several: train or test, any name on the hub; of a --reference that is a source."""
@@ -81,8 +79,8 @@ class Evaluate(Ranged):
 
     def _checked(self) -> tuple[Path, list[Saved]]:
         """The run and its checkpoints that are meant; `UserError` for what can be known to fail."""
-        if not (self.guidance and self.checkpoint and self.metrics):
-            raise UserError("give at least one of each: checkpoint, guidance, metrics")
+        if not (self.guidance and self.checkpoint):
+            raise UserError("give at least one of each: checkpoint, guidance")
         for metric in self.metrics:
             if metric not in METRICS:
                 raise UserError(f"--metrics: {unknown('metric', metric, METRICS)}")

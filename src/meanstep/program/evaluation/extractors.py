@@ -20,8 +20,8 @@ from meanstep.program.reading.tensors import alike
 from meanstep.program.runs.public_weights import read
 
 COMPONENTS, GRID, PLAIN = 32, 16, 64
-MOST = 4096
-"""Entries of a row that `rows` takes at most: a covariance has their square."""
+MOST, SUMS = 4096, 1024
+"""Entries of a row that `rows` takes as they are, a covariance has their square; and of how many sums of entries it makes features else."""
 SEEN = 64
 """Pixels of a side that `random` sees at most."""
 
@@ -131,9 +131,13 @@ def _projected(plain: Extractor, state: dict[str, Tensor]) -> Extractor:
 
 
 def entries(device: torch.device) -> Extractor:
-    """The entries of a row themselves, for data of any shape. Not fitted yet: how many they are is the reference's."""
+    """The entries of a row themselves, for data of any shape; of more than `MOST` sums of them. Not fitted yet.
+
+    Fitted to a reference it has the scale of each feature: the standard deviation of its entry of the first axis (a column, a coordinate,
+    a channel), by which distances are divided that compare entries with each other. Sums are of scaled entries, and have none.
+    """
     taken = Entries()
-    return Extractor("rows", digest("rows", taken, {}), 0, taken, device, _same, _fit=_sized, _restore=_of_size)
+    return Extractor("rows", digest(f"rows {MOST} {SUMS}", taken, {}), 0, taken, device, _same, _fit=_sized, _restore=_of_size)
 
 
 def _same(x: Tensor) -> Tensor:
@@ -141,14 +145,36 @@ def _same(x: Tensor) -> Tensor:
 
 
 def _sized(plain: Extractor, batches: Iterable[Tensor]) -> Extractor:
-    dim = next(iter(batches))[0].numel()
-    if dim > MOST:
-        raise UserError(f"rows have {dim:,} entries, and the extractor rows takes at most {MOST:,}: train with --evaluate-every 0")
-    return _of_size(plain, {"dim": torch.tensor(dim)})
+    """Count the entries, and measure the scale along the first axis, in float64; 1 where all rows are the same."""
+    shift = total = squares = torch.zeros(())
+    n = places = 0
+    for rows in batches:
+        x = rows.double().reshape(len(rows), rows.shape[1], -1)
+        shift, places = (shift if n else x.mean((0, 2)).unsqueeze(1)), x.shape[2]
+        total, squares = total + (x - shift).sum((0, 2)), squares + (x - shift).square().sum((0, 2))
+        n += len(x) * places
+    std = (squares / n - (total / n).square()).clamp(min=0).sqrt()
+    scale = torch.where(std > 1e-6 * shift.squeeze(1).abs(), std, 1.0).float()
+    return _of_size(plain, {"scale": scale.repeat_interleave(places)})
 
 
 def _of_size(plain: Extractor, state: dict[str, Tensor]) -> Extractor:
-    return replace(plain, dim=int(state["dim"]), state=state)
+    scale = state["scale"]
+    if (dim := len(scale)) <= MOST:
+        return replace(plain, dim=dim, state=state, scale=scale)
+    place, sign = _hashed(dim)
+    divided = (sign / scale).to(plain.device)
+
+    def features(x: Tensor) -> Tensor:
+        return x.new_zeros(len(x), SUMS).index_add_(1, place.to(x.device), x * divided)
+
+    return replace(plain, dim=SUMS, _features=features, state=state)
+
+
+def _hashed(dim: int) -> tuple[Tensor, Tensor]:
+    """To which of the `SUMS` each entry belongs, and with which sign: squared lengths are kept in the mean, to some 4 percent."""
+    generator = key(0, "sums of entries", dim)
+    return torch.randint(SUMS, (dim,), generator=generator), torch.randint(0, 2, (dim,), generator=generator) * 2.0 - 1
 
 
 OWN = {"pixels": pixels, "random": random, "rows": entries}

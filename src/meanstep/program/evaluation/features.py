@@ -21,7 +21,8 @@ class Extractor:
     `[B, dim]` on the processor, no gradients.
 
     `digest`: sha256 of weights, architecture and preprocessing; `logits` makes class logits of features, where the network has such a
-    layer; `standard`: this is the Inception of the published FID. One channel is repeated for a network that takes three.
+    layer; `standard`: this is the Inception of the published FID; `scale` `[dim]`: what features are divided by where they are compared
+    with each other, of entries of rows, whose units may differ. One channel is repeated for a network that takes three.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Extractor:
     logits: Map | None = field(default=None, repr=False)
     standard: bool = False
     state: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    scale: Tensor | None = field(default=None, repr=False)
     _fit: "Callable[[Extractor, Iterable[Tensor]], Extractor] | None" = field(default=None, repr=False)
     _restore: "Callable[[Extractor, dict[str, Tensor]], Extractor] | None" = field(default=None, repr=False)
 

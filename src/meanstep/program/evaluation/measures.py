@@ -51,6 +51,11 @@ class Gathered:
         self.done += len(features)
         return self
 
+    @classmethod
+    def of(cls, extractor: Extractor, features: Tensor) -> "Gathered":
+        """Rows whose features are there already."""
+        return cls(extractor, len(features), False, [Statistics(features.shape[-1]).update(features)], [features], [], len(features))
+
     @property
     def statistics(self) -> Statistics:
         """Of all samples."""
@@ -82,8 +87,10 @@ def measured(found: Gathered, against: Reference, metrics: Iterable[str] = ("fre
     """The numbers of the samples gathered, by name; `frechet_low` and `frechet_high` bound the 95 percent interval where there is one."""
     values: Values = {"count": found.done, "reference_count": against.count}
     for metric in metrics:
-        if min(found.done, against.count) < (least := _least(metric)):
-            raise UserError(f"{metric} needs at least {least} samples and {least} images, got {found.done} and {against.count}")
+        there = against.among or against.count
+        if min(found.done, there) < (least := _least(metric)):
+            noun = f"rows of the reference to compare with: it has {against.count}" if against.among else "images"
+            raise UserError(f"{metric} needs at least {least} samples and {least} {noun}, got {found.done} and {there}")
         values |= METRICS[metric].load()(found, against)
     return values
 

@@ -1,6 +1,6 @@
 """Which real rows a run is compared with, and the floor: what fresh data would score."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meanstep.metrics import frechet
@@ -9,7 +9,7 @@ from meanstep.program.data import Autoencoder, Manifest, open_source
 from meanstep.program.data.manifest import NAME
 from meanstep.program.errors import naming
 from meanstep.program.evaluation.examples import Examples, conditioned, examples, of_cache, of_source
-from meanstep.program.evaluation.measures import Values, gathering, measured
+from meanstep.program.evaluation.measures import Gathered, Values, gathering, measured
 from meanstep.program.evaluation.references import Reference
 from meanstep.program.runs import cached
 
@@ -70,7 +70,15 @@ def floor(pool: Examples, count: int, against: Reference, metrics: tuple[str, ..
     return measured(found, against, metrics)
 
 
-def halves(against: Reference) -> Values:
-    """The Frechet distance of one half of the reference to the other, drawn at random: biased as half as many rows are."""
+def halves(against: Reference, metrics: tuple[str, ...] = ()) -> Values:
+    """One half of the reference against the other, drawn at random: the Frechet distance, biased as half as many rows are.
+
+    Where sets of rows are compared with `among` rows of the reference, as many others against these, by the `metrics` too.
+    """
     a, b = against.halves
-    return {"count": a.n, "reference_count": b.n, "frechet": frechet(a, b), "blocks": 1}
+    found: Values = {"count": a.n, "reference_count": b.n, "frechet": frechet(a, b), "blocks": 1}
+    if not against.among:
+        return found
+    n, rest = against.among, tuple(metric for metric in metrics if metric != "frechet")
+    others = Gathered.of(against.extractor, against.features[n : 2 * n])
+    return found | measured(others, replace(against, features=against.features[:n]), rest) | {"count": n}

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from meanstep.metrics import Statistics
+from meanstep.metrics import Statistics, nearest_apart
 from meanstep.program.console import UserError, err, say
 from meanstep.program.data.ensured import user_folder
 from meanstep.program.disk import clean, made, write
@@ -32,7 +33,7 @@ class Reference:
     """Real rows as an evaluation sees them: `extractor`, fitted to them; statistics of two halves, and some features.
 
     `digest`: of rows, extractor and preprocessing. `halves`: drawn at random, always the same, whatever the order of the rows;
-    `features`: float32 `[at most 10000, dim]`, likewise.
+    `features`: float32 `[at most 10000, dim]`, likewise; `among`: how many of them sets of rows are compared with, 0: all.
     """
 
     name: str
@@ -40,6 +41,26 @@ class Reference:
     extractor: Extractor
     halves: tuple[Statistics, Statistics] = field(repr=False)
     features: Tensor = field(repr=False)
+    among: int = 0
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Features in units in which one is as good as another: those of rows over the extractor's scale, others as they are."""
+        return features if self.extractor.scale is None else features / self.extractor.scale
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """All features that are kept, scaled."""
+        return self.scaled(self.features)
+
+    @property
+    def compared(self) -> Tensor:
+        """The scaled features that sets of rows are compared with."""
+        return self.rows[: self.among or None]
+
+    @cached_property
+    def apart(self) -> Tensor:
+        """How far each of `rows` is from the nearest other one."""
+        return nearest_apart(self.rows)
 
     @property
     def statistics(self) -> Statistics:

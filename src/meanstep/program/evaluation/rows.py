@@ -6,7 +6,9 @@
  "reference", "reference_digest", "autoencoder" (digest), "metrics": [..], "values": VALUES or null, "failed": why none, "seconds"}
 {"kind": "floor", "data": what was compared with the reference, "data_digest", and likewise from "count" on}
 VALUES: {"count", "reference_count", "frechet", "frechet_low", "frechet_high" (95 percent), "blocks", "kid", "kid_error",
- "precision", "recall", "density", "coverage", "neighbours_among", "inception_score", "inception_score_spread"}
+ "precision", "recall", "density", "coverage", "neighbours_among", "inception_score", "inception_score_spread",
+ "sliced", "sliced_low", "sliced_high", "energy", "energy_half", "nearest", "nearest_half", "copies", "copies_half", "copies_floor"}
+"among": of rows that are no pictures, how many of the reference sets of rows are compared with
 """
 
 import json
@@ -23,7 +25,7 @@ NAME = "evaluations.jsonl"
 LARGE = 1 << 28
 """Most bytes of the file."""
 WHAT = ("kind", "seen", "average", "weights", "sampler", "steps", "guidance", "labels", "count", "seed")
-IDENTITY = (*WHAT, "extractor_digest", "reference_digest", "autoencoder", "data_digest")
+IDENTITY = (*WHAT, "extractor_digest", "reference_digest", "autoencoder", "data_digest", "among")
 """What two rows agree in that state the same cell."""
 
 

@@ -75,6 +75,7 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved], net: nn.Module |
         manifest = described(run)
         own = config.run.extractor if config else specs.usual(manifest.codec)
         extractor = open_extractor(asked.extractor or own, device, fetch=asked.extractor is not None)
+        asked = dataclasses.replace(asked, metrics=asked.metrics or specs.metrics(manifest.codec))
         checked(asked.metrics, extractor, asked.count)
         facts = known(run)
         usual = default_sampler(facts.learns)
@@ -84,11 +85,15 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved], net: nn.Module |
         data = RunData(run, manifest, decoder(run, manifest, device, asked.autoencoder))
     with naming("--reference"):
         real = examples(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
-    steps = tuple(sorted({1, fewest_jumps(config.method.largest_gap if config else None)}))
+    pool = data.held_out(asked.held_out or "", real)
+    steps = specs.steps(manifest.codec, fewest_jumps(config.method.largest_gap if config else None))
     with counting() as bar:
-        work = Work(asked, run, real, _against(asked, real, extractor, bar), data.autoencoder.digest, samplers, usual, steps, bar, net)
+        against = _against(asked, real, extractor, bar)
+        if manifest.codec == "plain":
+            against = dataclasses.replace(against, among=among(asked.count, against, pool))
+        work = Work(asked, run, real, against, pool, data.autoencoder.digest, samplers, usual, steps, bar, net)
         try:
-            found, below = work.cells(weights), work.floor(data)
+            found, below = work.cells(weights), work.floor()
         except KeyboardInterrupt:
             raise Interrupted(f"stopped: finished cells are in {run / rows.NAME}, the same command goes on after them") from None
     return Evaluation(run, tuple(found), below, extractor.distance, asked.metrics, usual)
@@ -105,7 +110,7 @@ def _against(asked: "Evaluate", real: Examples, extractor: Extractor, bar: Progr
         raise Interrupted("stopped before the reference was complete: nothing was written") from None
     finally:
         bar.remove_task(task)
-    for notice in notices(real, against, asked.count):
+    for notice in notices(real, against, asked.count, "frechet" in asked.metrics):
         say(notice, on=err)
     return against
 
@@ -115,12 +120,39 @@ def show(found: Evaluation, json: Path | None) -> None:
     if put_json(json, [*found.rows, found.floor]):
         return
     out.print(fitted(table(list(found.rows), found.floor, found.metrics, found.distance, found.usual), out))
+    for words in remarks(found.rows, found.floor):
+        say(words)
     say(f"reference: {found.rows[0]['reference']}; last line: {found.floor['data']}")
     say(f"rows: {found.run / rows.NAME}")
 
 
-def notices(real: Examples, against: Reference, count: int) -> Iterator[str]:
-    """What a reader of the numbers has to know."""
+def among(count: int, against: Reference, pool: Examples | None) -> int:
+    """How many rows of the reference sets of rows are compared with: as many as samples, and as there are others for the floor."""
+    kept = len(against.features)
+    return max(1, min(count, kept, len(pool)) if pool else min(count, kept // 2))
+
+
+FEW = 3
+"""So many times the floor's share of copies is worth a word."""
+
+
+def remarks(found: Sequence[Row], below: Row) -> Iterator[str]:
+    """What the numbers of rows mean, in words: how they were compared, and whether samples may be copies."""
+    if n := below.get("among"):
+        yield (
+            f"each row is compared with {n:,} of the reference, and so is the floor: entries over their standard deviation in the reference"
+        )
+    for row in found:
+        values = row["values"] or {}
+        if (copies := values.get("copies")) is not None and copies - values["copies_half"] > FEW * values["copies_floor"]:
+            yield (
+                f"{copies:.0%} of the samples in {row['steps']} step{'s' * (row['steps'] > 1)} are nearer to a row of the reference than "
+                f"{1 - values['copies_floor']:.0%} of its rows are to each other: these may be copies"
+            )
+
+
+def notices(real: Examples, against: Reference, count: int, frechet: bool = True) -> Iterator[str]:
+    """What a reader of the numbers has to know; `frechet`: whether a Frechet distance is among them."""
     if real.left_out:
         yield f"{real.name}: left out, not read: {real.left_out}"
     dim, name = against.extractor.dim, against.extractor.distance
@@ -129,7 +161,7 @@ def notices(real: Examples, against: Reference, count: int) -> Iterator[str]:
     if against.extractor.input.repeats(real.image[0]):
         yield f"the images are grey: {against.extractor.name} sees their one channel three times"
     for what, n in (("samples", count), (f"{real.noun} of the reference", against.count)):
-        if n <= dim:
+        if frechet and n <= dim:
             yield (
                 f"{n:,} {what} for {dim:,} features: the covariance is singular and {name} mostly bias; compare it at equal counts only, "
                 f"or take the kernel distance, or more than {dim:,} {what}"
@@ -140,13 +172,15 @@ def notices(real: Examples, against: Reference, count: int) -> Iterator[str]:
 class Work:
     """The cells that are missing, computed one after the other and written down at once.
 
-    `decoder`: the autoencoder's digest; `usual`: the run's own sampler; `steps`: of its samples where none are asked for.
+    `pool`: real rows that the reference has not, if there are any; `decoder`: the autoencoder's digest; `usual`: the run's own sampler;
+    `steps`: of its samples where none are asked for.
     """
 
     asked: "Evaluate"
     run: Path
     real: Examples
     against: Reference
+    pool: Examples | None
     decoder: str
     samplers: tuple[str, ...]
     usual: str
@@ -181,6 +215,7 @@ class Work:
     def _shared(self) -> Row:
         extractor, asked = self.against.extractor, self.asked
         row: Row = {"count": asked.count, "seed": asked.seed, "distance": extractor.distance, "extractor": extractor.name}
+        row |= {"among": self.against.among} if self.against.among else {}
         row |= {"extractor_digest": extractor.digest, "input": str(extractor.input)}
         row |= {"repeated": extractor.input.repeats(self.real.image[0]), "metrics": list(asked.metrics)}
         return row | {"reference": f"{self.real.name}, {self.against.count:,} {self.real.noun}", "reference_digest": self.against.digest}
@@ -233,19 +268,15 @@ class Work:
         rows.append(self.run, row)
         return row
 
-    def floor(self, data: RunData) -> Row:
+    def floor(self) -> Row:
         """What rows that the reference has not score, or one half of it against the other."""
-        pool = data.held_out(self.asked.held_out or "", self.real)
-        name = (
-            f"held out: {pool.name}"
-            if pool
-            else "halves: one half of the reference, drawn at random, against the other, the Frechet distance only"
-        )
+        pool, both = self.pool, "halves: one half of the reference, drawn at random, against the other"
+        name = f"held out: {pool.name}" if pool else both if self.against.among else f"{both}, the Frechet distance only"
         row: Row = {"kind": "floor", "data": name, "data_digest": pool.digest if pool else None} | self._shared()
         if held := rows.same(rows.load(self.run), row):
             return held
         asked = self.asked
         self.bar.add_task("floor", total=None)
-        row["values"] = floor(pool, asked.count, self.against, asked.metrics, asked.chunk) if pool else halves(self.against)
+        row["values"] = floor(pool, asked.count, self.against, asked.metrics, asked.chunk) if pool else halves(self.against, asked.metrics)
         rows.append(self.run, row)
         return row

@@ -24,6 +24,20 @@ def usual(codec: str) -> str:
     return "rows" if codec == "plain" else "pixels"
 
 
+def metrics(codec: str) -> tuple[str, ...]:
+    """What is measured of data of a codec where nothing is named."""
+    return (
+        ("sliced", "energy", "density-coverage", "nearest")
+        if codec == "plain"
+        else ("frechet", "kid", "precision-recall", "density-coverage")
+    )
+
+
+def steps(codec: str, fewest: int) -> tuple[int, ...]:
+    """Steps of the sampler where none are named; `fewest`: jumps within a run's cap."""
+    return tuple(sorted({1, 2, 4, 8, 32, fewest} if codec == "plain" else {1, fewest}))
+
+
 def checked(spec: str) -> str:
     """The spec, or `UserError` for a kind that there is not and for a file that is not there."""
     kind, _, rest = spec.partition(":")

@@ -13,7 +13,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from meanstep.program.console import UserError
-from meanstep.program.data.previews import encoded, grid, numbers
+from meanstep.program.data.look import Look
+from meanstep.program.data.previews import encoded, grid
+from meanstep.program.data.views import shown
 from meanstep.program.disk import tree
 from meanstep.program.export.checks import Difference, compared
 from meanstep.program.export.hub_card import text
@@ -45,7 +47,7 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     found[STATE] = (json.dumps(state | {"digest": digest(state)}, indent=1) + "\n").encode()
     difference = compared(subject, _read_back(subject, found), target.bound, "the folder")
     values, *images = subject.reference(range(PREVIEW))
-    found["preview.png"] = encoded(grid(images[0]) if images else numbers(values))
+    found["preview.png"] = encoded(grid(images[0]) if images else shown(values, Look()))
     found["README.md"] = text(subject, difference.largest, PREVIEW).encode()
     return found, difference, ""
 

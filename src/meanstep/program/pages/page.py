@@ -89,9 +89,9 @@ def figures(images: Mapping[str, bytes]) -> dict[str, tuple[str, int]]:
     return {name: (embedded(image), int.from_bytes(image[16:20], "big") // 2) for name, image in images.items()}
 
 
-def embedded(image: bytes, kind: str = "png") -> str:
-    """The image in a URL."""
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+def embedded(data: bytes, kind: str = "png", of: str = "image") -> str:
+    """An image, or what else a page shows by itself, in a URL."""
+    return f"data:{of}/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _source(package: str, name: str) -> str:

@@ -20,7 +20,7 @@ def source(run: Path) -> str:
 
 def request(data: DataConfig) -> Request:
     """What a cache is asked for that a run makes of its source."""
-    rows: dict[str, Any] = {name: getattr(data, name) for name in ("ragged", "table", "pair", "pair_as")}
+    rows: dict[str, Any] = {name: getattr(data, name) for name in ("ragged", "table", "pair", "pair_as", "preview")}
     return Request(data.source, size=data.size, flips=data.flips, conditions=data.condition, **rows)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
+from meanstep.program.data.look import PREVIEW
 from meanstep.program.errors import UserError, shown
 from meanstep.program.data.request import PairAs, Ragged, Table
 from meanstep.program.evaluation import specs
@@ -41,6 +42,7 @@ class DataConfig(Ranged):
     """A partner for each row: another source of as many rows, or an array of the same file."""
     pair_as: PairAs = "condition"
     """What the partner is: a condition that the network is given, or the source of the flow in place of noise."""
+    preview: Annotated[str, unset("as the source says", "KIND", "", PREVIEW)] = ""
     conditional: bool = True
     """Give the network the labels or conditions, if there are some."""
 

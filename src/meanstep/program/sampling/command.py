@@ -8,6 +8,7 @@ import tyro
 
 from meanstep.program import flags
 from meanstep.program.console import UserError, stage, takes_json
+from meanstep.program.data.look import PREVIEW
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, Seeds, hinted
 from meanstep.program.ranges import Amount, Ranged
 from meanstep.program.registry import SAMPLER_HELP, check_sampler
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from meanstep.program.data.manifest import Manifest
     from meanstep.program.sampling.conditions import Stored
 
-TABLES = (".csv", ".parquet")
-KINDS = (".png", ".npz", ".npy", ".jpg", ".jpeg", ".webp", *TABLES)
+KINDS = (".png", ".npz", ".npy", ".csv", ".parquet", ".wav", ".jpg", ".jpeg", ".webp")
 CONDITION = "Conditions: those that all samples get, in units of the data: the name of a category, a number; others are drawn."
 LABELS = "Which classes: one, or several that are repeated over the seeds, by name or, if no class has that name, by number."
 
@@ -36,10 +36,11 @@ class Sample(Ranged):
 
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
     """A run's folder, or one of its checkpoints."""
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("samples.png")
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE | FOLDER")] = Path("samples.png")
     """Where results go: .png, .jpg or .webp a grid of pictures, lines or points; .npz for the arrays `images` uint8 [N, H, W, C], `seeds`,
-    `labels` and `classes`; .npy for the first array. Rows of numbers are `x` float32 [N, ...], and a grid of them has an .npz beside it.
-    Rows of a table: .csv or .parquet with its columns."""
+    `labels` and `classes`; .npy for the first array. Rows of numbers are `x` float32 [N, ...], and a grid of them has an .npz beside it, of
+    a table a .csv too, of sound a .wav; .csv and .parquet hold the table's columns. A name without an ending is a folder: a picture of
+    all, and each picture or sound by its seed."""
     seeds: Seeds = tuple(range(64))
     """Which seeds: 0:64 (without 64), 3,5,8 or 0:4,7."""
     steps: Annotated[int, tyro.conf.arg(metavar="N from 1 to 100000")] = 1
@@ -58,6 +59,7 @@ class Sample(Ranged):
     chunk: Annotated[int, tyro.conf.arg(metavar="N from 1 to 1048576")] = 64
     """Rows of one pass of the network: it changes memory and speed, nothing else beyond rounding."""
     columns: Annotated[int | None, hinted("Columns of the grid.", "as many as rows", "N from 1 to 65536")] = None
+    preview: Annotated[str | None, hinted(PREVIEW, "as the data are", "KIND")] = None
     device: Device = "auto"
     network: Network = None
     autoencoder: Autoencoder = None
@@ -73,9 +75,9 @@ class Sample(Ranged):
 
     def _checked(self) -> tuple[Path, list[int] | None, "Stored"]:
         """The file to write, the labels and the other conditions that are asked for; `UserError` for what can be known to fail."""
-        path = flags.file(self.out)
-        if path.suffix.lower() not in KINDS:
-            raise UserError(f"--out: a name that ends in {', '.join(KINDS)}, got {self.out}")
+        path = flags.file(self.out) if self.out.suffix or self.out == Path() else flags.folder(self.out)
+        if path.suffix.lower() not in ("", *KINDS):
+            raise UserError(f"--out: a folder, or a name that ends in {', '.join(KINDS)}, got {self.out}")
         flags.device(self.device)
         flags.factory(self.network)
         if self.sampler is not None:
@@ -86,8 +88,6 @@ class Sample(Ranged):
         if self.sampler:
             check_sampler(self.sampler, known(run).learns)
         data, options = manifest(run), saved.description.get("options", {})
-        if path.suffix.lower() in TABLES and not data.columns:
-            raise UserError(f"--out: {path.suffix} is for models of a table of columns, and this one's data were none: give .npz")
         classes, given = data.classes if options.get("classes") else (), saved.description.get("conditions") or {}
         if self.guidance != 1 and not classes and not any(isinstance(size, int) for size in given.values()):
             raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")

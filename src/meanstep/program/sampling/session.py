@@ -3,23 +3,26 @@
 import operator
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from meanstep.program.bar import counting
 from meanstep.program.console import put_json, say, stage
-from meanstep.program.data import CODECS, previews
+from meanstep.program.data import waves
 from meanstep.program.data.beside import Condition
+from meanstep.program.data.look import Look
+from meanstep.program.data.manifest import Manifest
+from meanstep.program.data.opened import shown_as
 from meanstep.program.data.request import listed
-from meanstep.program.disk import put
 from meanstep.program.machine import available
-from meanstep.program.sampling import conditions
+from meanstep.program.sampling import conditions, files
 from meanstep.program.sampling.labels import told
 from meanstep.program.sampling.model import Model, load
-from meanstep.program.sampling.written import WRITERS
 from meanstep.shapes import tree_map
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: condit
             sampler=asked.sampler,
             network=asked.network,
         )
+    model = replace(model, manifest=replace(model.manifest, look=seen_as(asked.preview or "", model.manifest)))
+    files.checked(path, model.manifest)
     n = len(asked.seeds)
     for notice in notices(asked.labels, model):
         say(notice)
@@ -49,12 +54,20 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: condit
     began = time.perf_counter()
     rows = _rows(asked, model, y)
     seconds = time.perf_counter() - began
-    files = _save(path, rows, asked, y, model)
+    made = _made(rows, asked, y, model)
+    written = files.saved(path, made)
+    if made.kind == "sound" and (loud := waves.loud(rows)):
+        say(f"{loud} of {n} samples are louder than a .wav holds (beyond 1 or -1): it has them cut, an .npz has not")
     record = {"command": "sample", "file": str(path), model.manifest.items: n, "steps": asked.steps, "guidance": asked.guidance}
     if put_json(asked.json, record | {"seen": model.seen, "average": model.average, "seconds": round(seconds, 3)}):
         return
     what = f"{n} samples in {asked.steps} step{'s' * (asked.steps > 1)}, {n / seconds:,.0f}/s"
-    say(f"{', '.join(map(str, files))}: {what}, weights {model.average} after {model.seen:,} samples")
+    say(f"{', '.join(map(str, written))}: {what}, weights {model.average} after {model.seen:,} samples")
+
+
+def seen_as(words: str, manifest: Manifest) -> Look:
+    """How samples are shown: as the data are, or as the user asks."""
+    return shown_as(words, manifest.look, manifest.image, manifest.codec)
 
 
 def _beside(model: Model, seeds: Sequence[int], fixed: conditions.Stored) -> Iterator[tuple[Condition, Tensor]]:
@@ -82,11 +95,18 @@ def _rows(asked: "Sample", model: Model, labels: Any) -> Tensor:
     return torch.cat(parts)
 
 
-def _save(path: Path, rows: Tensor, asked: "Sample", labels: Any, model: Model) -> list[Path]:
-    """Write what the name's end says; numbers are also written as arrays beside an image of them. The files."""
-    codec, end = CODECS[model.manifest.codec], path.suffix.lower()
-    if end not in WRITERS:
-        previews.save(path, codec.preview(rows, asked.columns))
-        return [path, *([] if codec.pictures else _save(path.with_suffix(".npz"), rows, asked, labels, model))]
-    put(path, WRITERS[end](rows, labels, model, asked.seeds))
-    return [path]
+def _made(rows: Tensor, asked: "Sample", y: Any, model: Model) -> files.Made:
+    """The samples with what they were asked for; zeros behind rows that are shorter than others."""
+    mask, length = model.mask(y), model.manifest.length
+    beside: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
+    if isinstance(y, dict):
+        beside = conditions.told(y, model.manifest)
+        arrays = {f"condition_{name}": values for name, values in beside.items() if length is None or name != length.name}
+        if length is not None:
+            arrays[files.LENGTHS] = beside[length.name].astype(np.int64)
+    elif y is not None:
+        beside = {(model.manifest.conditions[0].name if model.manifest.conditions else "label"): np.array(model.classes)[y.numpy()]}
+        arrays = {"labels": y.numpy(), "classes": np.array(model.classes)}
+    kept = rows if mask is None else torch.where(mask, rows, 0.0)
+    return files.Made(kept, tuple(asked.seeds), model.manifest, beside, arrays, asked.columns)

@@ -19,7 +19,7 @@ from meanstep.program.training.caller import Callback, Moment
 from meanstep.program.training.loggers import Logger
 from meanstep.program.training.loop import Window
 from meanstep.program.training.ranks import Ranks
-from meanstep.program.training.samples import PICTURED, Judge, Samples
+from meanstep.program.training.samples import PICTURED, Judge, OfRows, Samples
 from meanstep.program.training.state import State
 
 Show = Callable[[State, dict[str, float]], None]
@@ -104,12 +104,15 @@ class Events:
     @phase("making pictures")
     def picture(self, state: State) -> None:
         """A preview of samples of the same seeds, and labels, each time: in one step where the field knows the average velocity."""
-        image = self.samples.preview(state)
+        made = self.samples.preview(state)
         if self.ranks.first:
-            name = f"samples/{state.seen:012d}.png"
+            name = f"samples/{state.seen:012d}"
+            files = {"file": (f"{name}.png", made.image), "sound": (f"{name}.wav", made.sound), "data": ("samples/data.wav", made.data)}
+            there = {kind: file for kind, file in files.items() if file[1]}
             disk.folder(self.folder / "samples")
-            disk.write(self.folder / name, image)
-            self._note("picture", state.seen, file=name)
+            for file, content in there.values():
+                disk.write(self.folder / file, content)
+            self._note("picture", state.seen, **{kind: file for kind, (file, _) in there.items()})
 
     @phase("evaluating")
     def evaluate(self, state: State) -> bool:
@@ -126,6 +129,11 @@ class Events:
         spent = time.perf_counter() - began
         run = self.config.run
         details = {"average": state.chosen, "extractor": run.extractor, "count": self.samples.count, "seconds": round(spent, 3)}
+        if isinstance(self.judge, OfRows):
+            details |= self.judge.about
+            if self.ranks.first:
+                parts = [f"{value:.3g} in {steps} step{'s' * (steps != '1')}" for steps, value in found.items()]
+                say(f"{state.seen:,} samples: sliced W1 {', '.join(parts)}; floor {self.judge.floor:.3g}", on=err)
         self._note("evaluation", state.seen, **details, steps=found, best=better)
         self._tell("evaluation", state.seen, {f"distance/{steps}": value for steps, value in found.items()})
         return better

@@ -62,7 +62,7 @@ def claimed(folder: Path) -> Iterator[Path]:
     _ours(here)
     with disk.lock(here / ".lock", Busy(f"another process is at work in {here}: wait for it, or choose another folder with --out")):
         disk.clean(here, WRITTEN)
-        disk.clean(here / "samples", ["*.png"])
+        disk.clean(here / "samples", ["*.png", "*.wav"])
         yield here
 
 
@@ -90,7 +90,9 @@ def begin(here: Path, config: Config, cache: "Cache", device: str, command: str 
     if before:
         _same(here, before, config)
     if before and (here / MANIFEST).exists():
-        check_fits(Manifest.read(here / MANIFEST), cache.manifest, f"the run {here}")
+        check_fits(held_before := Manifest.read(here / MANIFEST), cache.manifest, f"the run {here}")
+        if held_before.look != cache.manifest.look:
+            disk.write(here / MANIFEST, cache.manifest.text())
     else:  # it has not begun: what a kill left may be of other data
         _keep_autoencoder(here, cache.manifest)
         disk.write(here / MANIFEST, cache.manifest.text())
@@ -114,7 +116,7 @@ def _same(here: Path, before: Config, now: Config) -> None:
     old, new = flat(before), flat(now)
     for part, name in dict.fromkeys([*new, *old]):
         was, value = old.get((part, name)), new.get((part, name))
-        if value != was and not (part == "run" and name in FREE) and (part, name) != ("data", "source"):
+        if value != was and not (part == "run" and name in FREE) and (part, name) not in (("data", "source"), ("data", "preview")):
             remedy = "choose another folder with --out, or leave it out to go on with that run"
             raise UserError(f"{here} holds a run with {flag(part, name)} {_short(was)}, now {_short(value)}: {remedy}")
 

@@ -1,7 +1,7 @@
 """Samples of a run while it trains, and how far they are from its data. All ranks must ask together: the network may be sharded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from meanstep.metrics import Statistics, frechet
-from meanstep.program.data import CODECS, Autoencoder, Cache, decoded, previews
-from meanstep.program.data.codecs import padded
+from meanstep.program.data import CODECS, Autoencoder, Cache, decoded, previews, views, waves
+from meanstep.program.data.codecs import padded, pictured
 from meanstep.program.data.order import subset
 from meanstep.program.evaluation.examples import of_cache
 from meanstep.program.evaluation.extractors import open_extractor
+from meanstep.program.evaluation.metrics import sliced
 from meanstep.program.evaluation.references import Reference, reference
 from meanstep.program.registry import AVERAGE, INSTANTANEOUS
 from meanstep.program.runs import networks
@@ -31,11 +32,22 @@ STEPS = {AVERAGE: (1, 2, 4), INSTANTANEOUS: (1, 4, 32)}
 PICTURED = {AVERAGE: 1, INSTANTANEOUS: 32}
 """Steps of the samples that are shown, and by which the best checkpoint is told."""
 BATCH = 64
+SECONDS = 6.0
+"""Most seconds of sound of a preview; one sample is always whole."""
 MOST = 12
 """Most classes that have a column each in a preview of eight rows."""
 REFERENCE = 10_000
 """Most rows that the distances of a run are taken to, drawn at random, always the same."""
 Judge = Callable[[State], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A PNG, and of sound a .wav of a few samples and one of a few rows of the data, empty for others."""
+
+    image: bytes
+    sound: bytes = b""
+    data: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -68,12 +80,36 @@ class Samples:
         share = max(1, count // self.ranks.size)
         return range(self.ranks.rank * share, (self.ranks.rank + 1) * share)
 
-    def preview(self, state: State) -> bytes:
-        """A PNG of samples of the state's chosen average, always of the same seeds and labels: a column for each of a few classes."""
-        columns = len(self.shown) if 2 <= len(self.shown) <= MOST else 8
-        seeds = range(previews.count(self.cache.manifest.image, columns))
-        rows = self.made(state.sampled, seeds, PICTURED[state.learns], state.sampler)
-        return previews.encoded(CODECS[self.cache.manifest.codec].preview(rows, columns))
+    def preview(self, state: State) -> Preview:
+        """Samples of the state's chosen average, always of the same seeds and labels: a column for each of a few classes.
+
+        Rows that are no pictures have rows of the data beside them, with labels in the same order.
+        """
+        manifest, view = self.cache.manifest, self._view
+        columns = len(self.shown) if 2 <= len(self.shown) <= MOST else view.columns if view else 8
+        count = view.count(columns) if view else 8 * columns
+        rows = self.made(state.sampled, range(count), PICTURED[state.learns], state.sampler)
+        real = self.of_data(count) if view else None
+        image = previews.encoded(pictured(rows, manifest, columns, real))
+        rate = manifest.seen_as.rate if view and manifest.seen_as.kind == "sound" else 0
+        heard = [waves.encoded(waves.in_turn(x, rate, SECONDS), rate) if rate and x is not None else b"" for x in (rows, real)]
+        return Preview(image, heard[0], heard[1])
+
+    @property
+    def _view(self) -> views.View | None:
+        """How rows that are no pictures are shown."""
+        manifest = self.cache.manifest
+        return None if CODECS[manifest.codec].pictures else views.VIEWS[manifest.seen_as.kind]
+
+    def of_data(self, count: int) -> Tensor:
+        """Rows of the data in their units `[at most count, *E]`, always the same, of the labels that samples have in turn."""
+        order = subset(len(self.cache))
+        labels = self.conditions(range(count))
+        if self.cache.classes and isinstance(labels, Tensor):
+            places = {k: order[self.cache.labels[order] == k].tolist() for k in self.shown}
+            turns = [places[k].pop(0) for k in labels.tolist() if places[k]]
+            order = torch.tensor(turns, dtype=torch.int64)
+        return decoded(self.cache.rows(order[:count])[0], self.cache.manifest, self.autoencoder, BATCH)
 
     def conditions(self, seeds: range) -> Any:
         """What the samples of these seeds are given: one class that has rows after the other, or other conditions of rows of the data."""
@@ -111,7 +147,7 @@ class Nothing(nn.Module):
 
 
 def judge(samples: Samples) -> Judge | None:
-    """A function from a state to the Frechet distances by steps, or None if the run is never evaluated.
+    """A function from a state to distances by steps, or None if the run is never evaluated: of pictures Frechet's, of others sliced W1.
 
     Equal shares of the samples are made on every rank; the distance is that of all of them to the cache's rows.
     """
@@ -119,10 +155,47 @@ def judge(samples: Samples) -> Judge | None:
         return None
     against, seeds = against_data(samples), samples.shared(samples.count)
     trained = fewest_jumps(samples.config.method.largest_gap)
+    if not CODECS[samples.cache.manifest.codec].pictures:
+        return of_rows(samples, against, trained)
     return lambda state: {
         str(steps): distance(samples, state.sampled, against, seeds, steps, state.sampler)
         for steps in sorted({*STEPS[state.learns], trained})
     }
+
+
+@dataclass(frozen=True)
+class OfRows:
+    """Sliced W1 of samples of a state to as many rows of the data, by steps; `floor`: that of as many other rows of the data to these."""
+
+    samples: Samples
+    against: Reference
+    trained: int
+    floor: float
+
+    def __call__(self, state: State) -> dict[str, float]:
+        """One number for each of the usual steps, the same on all ranks."""
+        return {str(steps): self._far(state, steps) for steps in sorted({*STEPS[state.learns], self.trained})}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a record says beside the numbers."""
+        return {"measure": "sliced W1", "floor": self.floor, "among": self.against.among}
+
+    def _far(self, state: State, steps: int) -> float:
+        own, samples = self.samples.shared(self.samples.count), self.samples
+        parts = [own[start : start + BATCH] for start in range(0, len(own), BATCH)]
+        made = torch.cat([self.against.extractor(samples.made(state.sampled, part, steps, state.sampler)) for part in parts])
+        whole = made.new_zeros(samples.count, made.shape[1])
+        whole[own.start : own.stop] = made
+        whole = _total(whole, samples.ranks)[: self.against.among]
+        told: float = samples.ranks.told(sliced(self.against.scaled(whole), self.against.compared) if samples.ranks.first else None)
+        return told
+
+
+def of_rows(samples: Samples, against: Reference, trained: int) -> OfRows:
+    """Against half of the rows that are kept, at most; the other half is the floor's."""
+    n = max(1, min(samples.count, len(against.features) // 2))
+    return OfRows(samples, replace(against, among=n), trained, sliced(against.rows[n : 2 * n], against.rows[:n]))
 
 
 def against_data(samples: Samples) -> Reference:

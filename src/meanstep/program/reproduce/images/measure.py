@@ -126,7 +126,7 @@ class Measurer:
 
     def picture(self, state: State) -> bytes:
         """A PNG of the samples that are shown, always of the same seeds and labels, as a run's own pictures."""
-        return self.samples.preview(state)
+        return self.samples.preview(state).image
 
 
 # Rows --------------------------------------------------------------------------------------------------------------------------------

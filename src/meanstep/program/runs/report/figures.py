@@ -18,7 +18,7 @@ COLOURS = (BLUE, GREEN, AMBER, PINK, ORANGE)
 
 
 def distances(run: History) -> bytes | None:
-    """Frechet distances by number of steps, the best marked."""
+    """Distances by number of steps, the best marked, and their floor where it is known."""
     found = run.distances()
     if not found:
         return None
@@ -40,7 +40,11 @@ def distances(run: History) -> bytes | None:
                 fontweight="bold",
                 ha="right" if right else "left",
             )
-        ax.set_title("Frechet distance of samples to the data, by steps of the sampler: lower is better")
+        if run.floor is not None and run.floor > 0:
+            ax.axhline(run.floor, color=MUTED, lw=1.2, ls=(0, (4, 3)), zorder=1)
+            ax.set_ylim(bottom=min(ax.get_ylim()[0], 0.9 * run.floor))
+            ax.annotate(f"floor {run.floor:.3g}: rows of the data", (0, run.floor), (4, 4), textcoords="offset points", color=MUTED, fontsize=9)
+        ax.set_title(f"{run.measure} of samples to the data, by steps of the sampler: lower is better")
         return png(figure)
 
 

@@ -65,8 +65,19 @@ class History:
         x, y = np.array(found, dtype=float).reshape(-1, 2).T
         return x, y
 
+    @property
+    def measure(self) -> str:
+        """What the distances of its evaluations are."""
+        return str((self.of("evaluation") or [{}])[-1].get("measure", "Frechet distance"))
+
+    @property
+    def floor(self) -> float | None:
+        """What rows of the data score, if the evaluations say so."""
+        found = (self.of("evaluation") or [{}])[-1].get("floor")
+        return float(found) if isinstance(found, int | float) else None
+
     def distances(self) -> dict[int, Curve]:
-        """Frechet distances over samples seen, by number of steps."""
+        """Distances over samples seen, by number of steps."""
         found: dict[int, list[tuple[float, float]]] = {}
         for record in self.of("evaluation"):
             for steps, value in record["steps"].items():

@@ -14,10 +14,13 @@ from meanstep.program.reading.images import picture
 from meanstep.program.runs.report import prose
 from meanstep.program.runs.report.history import History, read
 
-MOST, LARGE, SIDE = 16, 300_000, 1024
+MOST, LARGE, SIDE, SOUNDS = 16, 300_000, 1024, 4_000_000
 TRY = "try/index.html"
 """Where `meanstep export --to web` may put a page for the report to link to."""
-"""At most MOST pictures; one of more than LARGE bytes is made smaller, to SIDE pixels."""
+"""At most MOST pictures; one of more than LARGE bytes is made smaller, to SIDE pixels.
+
+At most SOUNDS characters of sound, beside that of the data.
+"""
 
 
 def build(folder: Path) -> Path:
@@ -45,6 +48,7 @@ def wanted(folder: Path) -> str:
 
 def _content(run: History, drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
     pictures, lost = _pictures(run)
+    sounds, data = _sounds(run, [picture["seen"] for picture in pictures])
     return {
         "run": run,
         "drawn": drawn,
@@ -54,7 +58,9 @@ def _content(run: History, drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
         "page": TRY if inside(run.folder, TRY) else "",
         "tiles": prose.tiles(run),
         "gaps": prose.gaps(run) + ([f"Pictures of the records that are not there any more: {lost}."] if lost else []),
-        "pictures": pictures,
+        "pictures": [picture | {"sound": sounds.get(picture["seen"], "")} for picture in pictures],
+        "data_sound": data,
+        "beside": prose.beside(run),
         "loss": prose.loss(run),
         "tangent": prose.tangent(run),
         "evaluations": prose.evaluations(run),
@@ -72,6 +78,30 @@ def _pictures(run: History) -> tuple[list[dict[str, Any]], int]:
     chosen = sorted({round(k) for k in np.linspace(0, len(there) - 1, min(MOST, len(there)))}) if there else []
     found = [{"seen": there[k][0], "words": prose.moment(there[k][0], run), "image": _image(there[k][1])} for k in chosen]
     return [picture for picture in found if picture["image"]], len(noted) - len(there)
+
+
+def _sounds(run: History, seen: list[int]) -> tuple[dict[int, str], str]:
+    """Sounds of these moments in URLs, the last ones as many as fit on a page, and that of the data."""
+    found, room, data = dict[int, str](), SOUNDS, ""
+    for record in reversed(run.of("picture")):
+        heard = [_heard(run, str(record[name]), room) if name in record else "" for name in ("sound", "data")]
+        data = data or heard[1]
+        if record["seen"] in seen and heard[0] and record["seen"] not in found:
+            found[record["seen"]] = heard[0]
+            room -= len(heard[0])
+    return found, data
+
+
+def _heard(run: History, name: str, room: int) -> str:
+    """A .wav in a URL, empty for a file that is none, not in the folder, or too large for the page."""
+    path = inside(run.folder, name)
+    if path is None or not path.is_file() or path.stat().st_size > room:
+        return ""
+    try:
+        data = files.content(path)
+    except UserError:
+        return ""
+    return page.embedded(data, "wav", "audio") if data[:4] == b"RIFF" and data[8:12] == b"WAVE" else ""
 
 
 def _image(path: Path) -> str:

@@ -52,7 +52,8 @@ def tiles(run: History) -> list[tuple[str, str, str]]:
     if run.best is not None:
         rest = [f"{k} steps: {_g(v)}" for k, v in run.best["steps"].items() if v is not None and k != min(run.best["steps"], key=int)]
         how = f"{run.best['extractor']}, {run.best['count']:,} samples, average {run.best['average']}; at {run.best['seen']:,} seen"
-        found.append((_g(first(run.best)), "Frechet distance in one step, at best", "; ".join([how, *rest])))
+        rest += [f"rows of the data: {_g(run.floor)}"] if run.floor is not None else []
+        found.append((_g(first(run.best)), f"{run.measure} in one step, at best", "; ".join([how, *rest])))
     for name, words in (("residual_diagonal", "mean squared residual where r = t"), ("residual_gap", "mean squared residual where r < t")):
         x, y = run.curve(name)
         if len(x):
@@ -141,10 +142,11 @@ def _table(rows: Sequence[Row], usual: str) -> dict[str, Any]:
     cells = [newest[place] for place in sorted(newest)]
     metrics = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
     place, numbers = places(cells, usual), columns(metrics, rows[0]["distance"])
-    valued = [row["values"]["frechet"] for row in cells if row["values"] and "frechet" in row["values"]]
+    ruling = next((name for name in ("frechet", "sliced") if any(name in (row["values"] or {}) for row in cells)), "")
+    valued = [row["values"][ruling] for row in cells if row["values"] and ruling in row["values"]]
     body = []
     for row in cells:
-        best = bool(row["values"]) and row["values"].get("frechet") == min(valued, default=-1)
+        best = bool(row["values"]) and row["values"].get(ruling) == min(valued, default=-1)
         body.append({"cells": line(row, place, numbers), "best": best})
     for row in rows:
         if row["kind"] == "floor" and row["values"]:
@@ -190,11 +192,27 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else value or "none"
 
 
+def beside(run: History) -> str:
+    """What the pictures show where rows are no pictures: how they are drawn, and the rows of the data that are there too."""
+    m = run.manifest
+    if m is None or m.codec != "plain":
+        return ""
+    look = m.seen_as
+    ways = {
+        "points": "A dot for each row, samples left and rows of the data right, on the same scale.",
+        "signals": "A panel for each row, a line for each channel; samples above, rows of the data below, on the same scale.",
+        "table": "For each column the share of rows in each bin: samples as a line, the data in grey; below, the first rows of both.",
+        "sound": f"Waves of samples above, of the data below, on the same scale, at {look.rate:,} samples a second.",
+        "grids": "Samples above, rows of the data below, on the same scale of greys.",
+    }
+    return ways[look.kind]
+
+
 def moment(seen: int, run: History) -> str:
     """What was measured where a picture was made."""
     found: Record = next((r for r in run.of("evaluation") if r["seen"] == seen), {})
     parts = [f"{k} step{'s' if k != '1' else ''} {_g(v)}" for k, v in found.get("steps", {}).items() if v is not None]
-    return f"Frechet distance: {', '.join(parts)}" if parts else ""
+    return f"{run.measure}: {', '.join(parts)}" if parts else ""
 
 
 def clock(seconds: float) -> str:

@@ -1,0 +1,163 @@
+"""Samples as files: a picture of them, arrays, a table, sound, or a folder with a file each. A new ending is an entry of `WRITERS`."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from meanstep.program.console import UserError
+from meanstep.program.data import CODECS, previews, views, waves
+from meanstep.program.data.codecs import pictured
+from meanstep.program.data.columns import table
+from meanstep.program.data.manifest import Manifest
+from meanstep.program.disk import made, put, write
+
+LENGTHS = "lengths"
+"""The array that holds how long each row is, as `--data.ragged` reads it."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """Samples in units of the data, with what they were asked for: `beside`, labels and conditions by name as people write them `[N, ...]`.
+
+    `arrays`: the same as an archive holds it; `columns`: of a grid of them.
+    """
+
+    rows: Tensor
+    seeds: tuple[int, ...]
+    manifest: Manifest
+    beside: Mapping[str, np.ndarray]
+    arrays: Mapping[str, np.ndarray]
+    columns: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """What they are: pictures, or the kind of a look."""
+        return "pictures" if CODECS[self.manifest.codec].pictures else self.manifest.seen_as.kind
+
+    @property
+    def table(self) -> dict[str, np.ndarray]:
+        """The columns that the data had, or one for each number, and those that were asked for."""
+        columns = self.manifest.columns
+        return table(columns, self.rows.numpy(), self.beside) if columns else views.named(self.rows, self.manifest.look) | dict(self.beside)
+
+
+def _npy(made: Made) -> bytes:
+    box = io.BytesIO()
+    np.save(box, next(iter(CODECS[made.manifest.codec].named(made.rows).values())))
+    return box.getvalue()
+
+
+def _npz(made: Made) -> bytes:
+    box = io.BytesIO()
+    held: dict[str, Any] = {**CODECS[made.manifest.codec].named(made.rows), **made.arrays}
+    np.savez_compressed(box, **held, seeds=np.array(made.seeds))
+    return box.getvalue()
+
+
+def _csv(made: Made) -> bytes:
+    """The columns of the table, with those that it was asked for."""
+    return _text(made.table)
+
+
+def _parquet(made: Made) -> bytes:
+    """The same with their types; `UserError` without pyarrow."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UserError("writing .parquet needs pyarrow: pip install 'meanstep[parquet]', or give a name that ends in .csv") from None
+    box = io.BytesIO()
+    pq.write_table(pa.table({name: x.tolist() if x.dtype.kind == "U" else x for name, x in made.table.items() if x.ndim == 1}), box)
+    return box.getvalue()
+
+
+def _wav(made: Made) -> bytes:
+    """All of them one after the other."""
+    rate = made.manifest.seen_as.rate
+    return waves.encoded(waves.in_turn(made.rows, rate), rate)
+
+
+WRITERS: Mapping[str, Callable[[Made], bytes]] = {
+    ".npz": _npz,
+    ".npy": _npy,
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".wav": _wav,
+}
+"""By ending, those that are no pictures."""
+
+
+def _text(columns: Mapping[str, np.ndarray]) -> bytes:
+    """Columns as comma-separated values, numbers in the shortest digits that float32 needs."""
+    cells = [[str(np.float32(v)) for v in x] if x.dtype.kind == "f" else x.tolist() for x in columns.values() if x.ndim == 1]
+    held = io.StringIO()
+    writer = csv.writer(held, lineterminator="\n")
+    writer.writerow(name for name, x in columns.items() if x.ndim == 1)
+    writer.writerows(zip(*cells, strict=True))
+    return held.getvalue().encode()
+
+
+def preview(made: Made) -> Image.Image:
+    """A picture of them."""
+    return pictured(made.rows, made.manifest, made.columns)
+
+
+def saved(path: Path, made: Made) -> list[Path]:
+    """Write what the name's end says, or into a folder if it has none; numbers are also written beside a picture of them. The files."""
+    end = path.suffix.lower()
+    if not end:
+        return _folder(path, made)
+    if end in WRITERS:
+        put(path, WRITERS[end](made))
+        return [path]
+    previews.save(path, preview(made))
+    further = () if made.kind == "pictures" else (".npz", *views.VIEWS[made.kind].ends)
+    return [path, *(file for other in further for file in saved(path.with_suffix(other), made))]
+
+
+def _folder(path: Path, made_of: Made) -> list[Path]:
+    """A picture of all, and a file for each picture and sound, by its seed, or one file of the rows."""
+    folder = made(path)
+    ends = () if made_of.kind == "pictures" else views.VIEWS[made_of.kind].ends
+    files = {"preview.png": previews.encoded(preview(made_of))}
+    if made_of.kind in EACH:
+        end, each = EACH[made_of.kind]
+        names = [f"{seed:06d}{end}" for seed in made_of.seeds]
+        files |= {name: each(row, made_of.manifest) for name, row in zip(names, made_of.rows, strict=True)}
+        files["samples.csv"] = _text({"file": np.array(names), "seed": np.array(made_of.seeds)} | dict(made_of.beside))
+    else:
+        files |= {f"samples{end}": WRITERS[end](made_of) for end in ends or (".npz",)}
+    for name, content in files.items():
+        write(folder / name, content)
+    return [folder]
+
+
+def _one_picture(row: Tensor, manifest: Manifest) -> bytes:
+    return previews.encoded(previews.picture(row))
+
+
+def _one_sound(row: Tensor, manifest: Manifest) -> bytes:
+    return waves.encoded(row, manifest.seen_as.rate)
+
+
+EACH: Mapping[str, tuple[str, Callable[[Tensor, Manifest], bytes]]] = {"pictures": (".png", _one_picture), "sound": (".wav", _one_sound)}
+"""Kinds of samples that a folder holds a file each of."""
+
+
+def checked(path: Path, manifest: Manifest) -> None:
+    """`UserError` for an ending of sound or of tables where rows are something else."""
+    end, kind = path.suffix.lower(), "pictures" if CODECS[manifest.codec].pictures else manifest.seen_as.kind
+    if end == ".wav" and kind != "sound":
+        remedy = "take .png or .npz" if kind == "pictures" else "say their samples a second with --preview sound:RATE, or take .npz"
+        raise UserError(f"--out {path.name}: a .wav is of sound, and these are {kind}: {remedy}")
+    if end in (".csv", ".parquet") and (kind == "pictures" or len(manifest.image) != 1):
+        raise UserError(
+            f"--out {path.name}: a {end} has one number a column, and a sample is {' x '.join(map(str, manifest.image))}: take .npz"
+        )
