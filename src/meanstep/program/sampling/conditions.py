@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from meanstep.keys import key
 from meanstep.program.data.manifest import Condition, Manifest
 from meanstep.program.data.request import listed
 from meanstep.program.errors import UserError, shown
+from meanstep.program.reading import arrays
 from meanstep.program.reading.tensors import File
 from meanstep.program.runs.saved import CONDITIONS
 
@@ -53,10 +55,7 @@ def _value(c: Condition, value: str) -> Tensor:
             raise UserError(f"--condition {c.name}: {shown(value)} was not in the training data: they have {listed(c.words)}")
         return torch.tensor(c.words.index(value))
     if c.shape:
-        sides = " x ".join(map(str, c.shape))
-        raise UserError(
-            f"--condition {c.name}: it is an array of {sides}, which the command line cannot give: in Python model.sample(labels=)"
-        )
+        return _array(c, value)
     try:
         number = torch.tensor(float(value))
     except ValueError:
@@ -64,6 +63,17 @@ def _value(c: Condition, value: str) -> Tensor:
     if not number.isfinite():
         raise UserError(f"--condition {c.name}: a finite number, got {shown(value)}")
     return number
+
+
+def _array(c: Condition, value: str) -> Tensor:
+    """One entry of an array's condition, an .npy."""
+    sides, path = " x ".join(map(str, c.shape)), Path(value).expanduser()
+    if path.suffix.lower() != ".npy" or not path.is_file():
+        raise UserError(f"--condition {c.name}: it is an array of {sides}: give an .npy that is there, got {shown(value)}")
+    held = arrays.mapped(path)
+    if held.shape != c.shape or held.dtype.kind not in "biuf" or not np.isfinite(held).all():
+        raise UserError(f"--condition {c.name}: {sides} finite numbers, and {path} holds {held.dtype} {held.shape}: take one row's entry")
+    return torch.from_numpy(np.array(held, dtype=np.float32))
 
 
 def drawn(seeds: Sequence[int], held: Stored, fixed: Stored) -> Stored:
@@ -82,12 +92,15 @@ def drawn(seeds: Sequence[int], held: Stored, fixed: Stored) -> Stored:
 
 
 def checked(y: Any, manifest: Manifest, count: int) -> Stored:
-    """Conditions that a caller gives for `count` seeds, in units of the data, by name; `UserError` where they do not fit."""
-    parts = y if isinstance(y, dict) else {manifest.beside[0].name: y}
+    """Conditions that a caller gives for `count` seeds, in units of the data, by name; `UserError` where they do not fit.
+
+    One without the axis of the seeds, a number or a tensor `[*shape]`, is that of all of them.
+    """
+    parts = dict(y) if isinstance(y, dict) else {manifest.beside[0].name: y}
     if parts.keys() != manifest.given.keys():
         raise UserError(f"this model takes the conditions {listed(list(manifest.given))}, got {listed(list(parts))}")
     for c in manifest.beside:
-        part = parts[c.name]
+        part = parts[c.name] = _for_all(parts[c.name], c, count)
         if not isinstance(part, Tensor) or tuple(part.shape) != (count, *c.shape):
             raise UserError(
                 f"the condition {c.name} is a tensor of shape {(count, *c.shape)}, got {shown(getattr(part, 'shape', part), 60)}"
@@ -95,3 +108,11 @@ def checked(y: Any, manifest: Manifest, count: int) -> Stored:
         if c.words and (part.is_floating_point() or not 0 <= int(part.min()) <= int(part.max()) < len(c.words)):
             raise UserError(f"the condition {c.name} is of categories 0 to {len(c.words) - 1}, whole numbers")
     return {name: part.float() if part.is_floating_point() else part for name, part in parts.items()}
+
+
+def _for_all(part: Any, c: Condition, count: int) -> Any:
+    """One entry as that of every seed; anything else as it is."""
+    one = torch.as_tensor(part) if isinstance(part, int | float | np.ndarray) else part
+    if isinstance(one, Tensor) and tuple(one.shape) == c.shape:
+        one = one.expand(count, *c.shape).contiguous()
+    return one if not isinstance(one, Tensor) or c.words or one.is_floating_point() else one.float()

@@ -120,9 +120,8 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
         for module in dict.fromkeys((net, *(part for a in averages for part in (a.module, a.exact)))):
             ranks.shard(module)
     posterior = _posterior(config, cache, ranks, networks.dtype(net)) if POSTERIOR in needed else None
-    built = methods.build(
-        config.method, net, proxy.module if proxy else None, posterior, null(classes(config, cache), given(config, cache))
-    )
+    nothing = null(classes(config, cache), given(config, cache), config.method.hide_numbers)
+    built = methods.build(config.method, net, proxy.module if proxy else None, posterior, nothing)
     owner = Owner(net, _loss(config, net, built.recipe), built.learner).to(ranks.device)
     if networks.dtype(net) == torch.float64:
         owner.double()
