@@ -383,7 +383,10 @@ def test_transport_does_not_cross_conditions_that_are_no_labels(capsys: pytest.C
         "--method.coupling=optimal-transport",
         code=2,
     )
-    assert "pairs rows of one label, and these data have other conditions (age, kind): leave it out" in capsys.readouterr().err
+    assert "pairs rows of one label, and these data have other conditions (age): leave it out" in capsys.readouterr().err
+    np.savez("a.npz", x=drawn(40, 2), kind=np.arange(40) % 2, side=np.arange(40) % 3)
+    quiet = ("--evaluate-every=0", "--sample-every=0", "--method.coupling=optimal-transport")
+    run("train", "--out=two", "--data.source=a.npz:x", *SHORT, "--data.condition", "kind", "side", *quiet)
 
 
 def test_a_run_with_conditions_is_not_exported(capsys: pytest.CaptureFixture[str]):

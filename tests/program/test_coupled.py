@@ -83,7 +83,9 @@ def test_fresh_noise_is_refused_where_noise_was_handed_in(flow: Path, tmp_path: 
     words = ("--method.recipe=meanflow", "--method.coupling=optimal-transport", "--samples=32")
     coupled_run, plain = train(tmp_path / "coupled", data, *words), train(tmp_path / "plain", data, "--samples=32")
     run("sample", str(coupled_run), "--sampler=renoise", "--steps=2", "--count=2", f"--out={tmp_path / 's.npz'}", code=2)
-    assert "--sampler renoise mixes in fresh noise, and this run was trained under the coupling" in " ".join(capsys.readouterr().err.split())
+    assert "--sampler renoise mixes in fresh noise, and this run was trained under the coupling" in " ".join(
+        capsys.readouterr().err.split()
+    )
     with pytest.raises(UserError, match="trained under the coupling optimal-transport"):
         ms.load(coupled_run, sampler="renoise")
     run("sample", str(plain), "--sampler=renoise", "--steps=2", "--count=2", f"--out={tmp_path / 's.npz'}")

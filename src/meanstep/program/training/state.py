@@ -130,10 +130,13 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
             ranks.shard(module)
     optimiser, data = _optimiser(config.optimiser, owner, ranks), cache.manifest.digest
     mirrored = config.data.flips or cache.manifest.flips != "none"
-    if config.method.coupling == TRANSPORT and given(config, cache):  # across them noise would depend on the condition
-        what = f"pairs rows of one label, and these data have other conditions ({', '.join(given(config, cache))})"
+    beside = given(config, cache)
+    numbers = [name for name, size in beside.items() if not isinstance(size, int)]
+    if config.method.coupling == TRANSPORT and numbers:  # across them noise would depend on the condition
+        what = f"pairs rows of one label, and these data have other conditions ({', '.join(numbers)})"
         raise UserError(f"--method.coupling {TRANSPORT} {what}: leave it out, or train with --data.no-conditional")
-    pairs = coupled(config.method.coupling, config.run.seed, len(cache), cache.shape, classes(config, cache) > 0, mirrored)
+    within = classes(config, cache) > 0 or bool(beside)
+    pairs = coupled(config.method.coupling, config.run.seed, len(cache), cache.shape, within, mirrored)
     return State(description, owner, averages, proxy, optimiser, learns(built.recipe), pairs, data=data)
 
 
