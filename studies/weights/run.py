@@ -58,16 +58,17 @@ def policy(extra: int = 0) -> Task:
     return Task(4 + extra, draw, lambda x, y: (x[..., :4] @ a < 0).long(), (0.5, 0.5), {"o": [2]})
 
 
-def plane() -> Task:
-    """Three narrow Gaussians on a circle, with the weights 0.5, 0.3 and 0.2."""
+def plane(extra: int = 0) -> Task:
+    """Three narrow Gaussians on a circle, with the weights 0.5, 0.3 and 0.2; `extra` more numbers are noise of variance 1."""
     weights, angle = (0.5, 0.3, 0.2), torch.arange(3) * 2 * math.pi / 3
     centres = 1.5 * torch.stack([angle.cos(), angle.sin()], -1)
 
     def draw(members: int, count: int, g: Generator, y: None = None) -> Rows:
         mode = _picked(weights, members, count, g)
-        return centres[mode] + 0.1 * torch.randn(members, count, 2, generator=g), None, mode
+        x = centres[mode] + 0.1 * torch.randn(members, count, 2, generator=g)
+        return torch.cat([x, torch.randn(members, count, extra, generator=g)], -1), None, mode
 
-    return Task(2, draw, lambda x, y: torch.cdist(x, centres).argmin(-1), weights)
+    return Task(2 + extra, draw, lambda x, y: torch.cdist(x[..., :2], centres).argmin(-1), weights)
 
 
 def table() -> Task:
@@ -82,25 +83,26 @@ def table() -> Task:
     return Task(3, draw, lambda x, y: (x[..., 0] > 0).long(), (0.8, 0.2))
 
 
-def signals() -> Task:
-    """Sixteen samples of a wave of one (0.7) or two (0.3) periods with any phase, and a little noise."""
-    places = torch.arange(16) * 2 * math.pi / 16
+def signals(length: int = 16) -> Task:
+    """Samples of a wave of one (0.7) or two (0.3) periods with any phase, and a little noise."""
+    places = torch.arange(length) * 2 * math.pi / length
 
     def draw(members: int, count: int, g: Generator, y: None = None) -> Rows:
         fast = _picked((0.7, 0.3), members, count, g)
         phase = 2 * math.pi * torch.rand(members, count, 1, generator=g)
         x = math.sqrt(2) * ((1 + fast[..., None]) * places + phase).sin()
-        return x + 0.1 * torch.randn(members, count, 16, generator=g), None, fast
+        return x + 0.1 * torch.randn(members, count, length, generator=g), None, fast
 
     def mode(x: Tensor, y: dict[str, Tensor] | None) -> Tensor:
         power = torch.fft.rfft(x).abs()
         return (power[..., 2] > power[..., 1]).long()
 
-    return Task(16, draw, mode, (0.7, 0.3))
+    return Task(length, draw, mode, (0.7, 0.3))
 
 
 TASKS = {"policy": policy(), "plane": plane(), "table": table(), "signals": signals()}
 TASKS |= {f"policy and {n} numbers of noise": policy(n) for n in (4, 12, 28)}
+TASKS |= {"plane and 14 numbers of noise": plane(14), "signals of 64 numbers": signals(64)}
 
 
 def meanflow(weight: ms.types.Weight) -> ms.Recipe:
@@ -137,7 +139,7 @@ def arms() -> Iterator[tuple[str, str, Callable[[], ms.Recipe]]]:
     """Task, arm and recipe."""
     yield from ((task, name, MAIN[name]) for name in MAIN for task in ("policy", "plane", "table", "signals"))
     yield from (("policy", name, recipe) for name, recipe in WHENCE.items())
-    noisy = [name for name in TASKS if "noise" in name]
+    noisy = [name for name in TASKS if "numbers" in name]
     yield from ((task, name, MAIN[name]) for task in noisy for name in ("p 0", "p 1, c 0.01"))
 
 
