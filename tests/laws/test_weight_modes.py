@@ -1,4 +1,4 @@
-"""What the adaptive weight regresses on, eq. (61) and (62): its potential, where it settles between two points, and when the mean is stable."""
+"""What the adaptive weight regresses on, eq. (61), (62): its potential, where it settles between two points, when the mean is stable."""
 
 import math
 from functools import partial
@@ -10,7 +10,6 @@ from torch import Tensor
 import meanstep as ms
 from meanstep.types import Bridge
 from meanstep.weights import adaptive
-
 
 exactly = partial(torch.tensor, dtype=torch.float64)
 

@@ -31,6 +31,7 @@ from meanstep.program.runs.config import (
     from_yaml,
 )
 from meanstep.program.runs.method import MethodConfig
+from meanstep.program.runs.weighting import kept
 from meanstep.program.training import folder, loggers
 from meanstep.program.training.presets import DEFAULT, PRESETS
 
@@ -83,7 +84,7 @@ class Train:
         if self.preset == "list":
             return _listed(self.json)
         where = self.out or ROOT / (self.preset or DEFAULT)
-        config = examined(Config(**parts(self), run=self.run_))
+        config = kept(examined(Config(**parts(self), run=self.run_)), saved.held(where))
         takes_json(self.json)
         if not self.dry_run and os.environ.get("RANK", "0") == "0":
             folder.examined(flags.folder(where), config)
