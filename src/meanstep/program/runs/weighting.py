@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
+from meanstep.program.data.manifest import Manifest
 from meanstep.program.registry import METHODS
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.method import MethodConfig
@@ -16,13 +16,13 @@ ASKED = ("power", "c", "weight")
 """Options that say which weight is meant."""
 
 
-def plain(config: Config, shape: Sequence[int]) -> Config:
-    """The configuration of a new run on rows of a shape: with `power: 0` where rows are few numbers and nothing was said of the weight.
+def plain(config: Config, data: Manifest) -> Config:
+    """The configuration of a new run: with `power: 0` where rows are few numbers, not pictures, and nothing was said of the weight.
 
     Only for a recipe of ours whose published weight is an adaptive one of a power above 0; see theory, section 13.
     """
     method = METHODS.get(config.method.recipe)
-    few = math.prod(shape) <= FEW and method is not None and method.adaptive
+    few = data.codec == "plain" and math.prod(data.shape) <= FEW and method is not None and method.adaptive
     return _powered(config, 0) if few else config
 
 

@@ -31,7 +31,7 @@ def dry(config: Config, here: Ranks, json: Path | None) -> int:
     cache = data_cache(config) if here.first else None  # made once, then read by the others
     here.wait()
     cache = cache or data_cache(config)
-    config = weighting.plain(config, cache.shape)
+    config = weighting.plain(config, cache.manifest)
     with stage("building the network, timing a few steps"):
         found = estimate.estimated(config, cache, here)
     if here.first and not put_json(json, {"command": "train", "config": dataclasses.asdict(config), **found}):
@@ -57,7 +57,7 @@ def _run(config: Config, where: Path, here: Ranks, json: Path | None) -> int:
         try:
             cache = data_cache(config)
             place = claim.enter_context(folder.claimed(where))
-            if saved.held(place) is None and (found := weighting.plain(config, cache.shape)) != config:
+            if saved.held(place) is None and (found := weighting.plain(config, cache.manifest)) != config:
                 say(f"rows of few numbers: {config.method.recipe} with the squared error, options {{power: 0}} (docs/choosing.md)", on=err)
                 config = found
             folder.begin(place, config, cache, str(here.device))
