@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meanstep.program.sampling.conditions import Stored
 
 KINDS = (".png", ".npz", ".npy", ".jpg", ".jpeg", ".webp")
-CONDITION = "Those that all samples get, in units of the data: the name of a category, a number, an .npy of an array; others are drawn."
+CONDITION = "Conditions: those that all samples get: the name of a category, a number in units of the data, an .npy; others are drawn."
 LABELS = "Which classes: one, or several that are repeated over the seeds, by name or, if no class has that name, by number."
 
 
@@ -40,7 +40,7 @@ class Sample(Ranged):
     `labels` and `classes`; .npy for the first array. Rows of numbers are `x` float32 [N, ...], and a grid of them has an .npz beside it."""
     seeds: Seeds = tuple(range(64))
     """Which seeds: 0:64 (without 64), 3,5,8 or 0:4,7."""
-    count: Annotated[int | None, hinted("How many samples, of the seeds 0, 1, ...", "those of --seeds", "N from 1 to 1048576")] = None
+    count: Annotated[int | None, hinted("Samples: how many, of the seeds 0, 1, ...", "those of --seeds", "N from 1 to 1048576")] = None
     steps: Annotated[int, tyro.conf.arg(metavar="N from 1 to 100000")] = 1
     """Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."""
     labels: Annotated[
