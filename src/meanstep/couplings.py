@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from meanstep.shapes import tree_map
 from meanstep.values import Value
 
 Coupling = Callable[[Tensor, Tensor, Any, Generator | None], Tensor]
@@ -28,11 +29,11 @@ def independent(x: Tensor, noise: Tensor, y: Any = None, generator: Generator | 
 class OptimalTransport(Value):
     """The rows' noise in the order of least squared distance to the data; minibatch optimal transport, eq. (58); arXiv 2302.00482.
 
-    A permutation, exact: the law of the noise stays, and so does that of the data. `classes`: only rows of one label change places, `y`
-    being whole numbers `[B]` (or a condition with such a `label`), so that the noise knows nothing of the label; without it a condition is
-    not looked at, and the noise of rows with a given condition is no longer standard normal. `regularisation` above 0, as a share of the
-    mean squared distance: each row draws its partner from the entropic plan, which needs POT (`meanstep[transport]`); rows may then share
-    a partner. `ValueError` for labels that are none, `ImportError` without POT. Time of order `B^3`, on the processor.
+    A permutation, exact: the law of the noise stays, and so does that of the data. `classes`: only rows of one condition change places,
+    `y` being whole numbers `[B]`, or a tree of them (or a condition with such a `label`), so that the noise knows nothing of it; without
+    it a condition is not looked at, and the noise of rows with a given condition is no longer standard normal. `regularisation` above 0,
+    as a share of the mean squared distance: each row draws its partner from the entropic plan, which needs POT (`meanstep[transport]`);
+    rows may then share a partner. `ValueError` for labels that are none, `ImportError` without POT. Time of order `B^3`, on the processor.
     """
 
     classes: bool = False
@@ -60,11 +61,14 @@ class OptimalTransport(Value):
         if not self.classes:
             yield torch.arange(n)
             return
-        label = getattr(y, "label", y)
-        if not isinstance(label, Tensor) or label.dtype not in WHOLE or tuple(label.shape) != (n,):
-            got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
-            raise ValueError(f"a coupling within classes takes labels, whole numbers of shape {(n,)}, got {got}")
-        yield from (torch.nonzero(label == k)[:, 0] for k in torch.unique(label))
+        parts: list[Any] = []
+        tree_map(parts.append, getattr(y, "label", y))
+        for label in parts or [y]:
+            if not isinstance(label, Tensor) or label.dtype not in WHOLE or tuple(label.shape) != (n,):
+                got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
+                raise ValueError(f"a coupling within classes takes labels, whole numbers of shape {(n,)}, got {got}")
+        group = torch.unique(torch.stack([label.long() for label in parts], 1), dim=0, return_inverse=True)[1]
+        yield from (torch.nonzero(group == k)[:, 0] for k in torch.unique(group))
 
     def _order(self, cost: Tensor, x: Tensor, noise: Tensor, generator: Generator | None) -> Tensor:
         """For each row which noise of the group; `cost`: minus the inner products, half the squared distances up to the rows' own parts."""

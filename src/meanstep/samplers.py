@@ -1,17 +1,20 @@
 """From noise to data: functions of a field, noise and a time grid. A sample is a seed: batch size does not matter. Knows no training."""
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meanstep.calls import called, samples
 from meanstep.catalogue import marked
+from meanstep.conditions import hidden
 from meanstep.keys import key
 from meanstep.paths import Path, linear
+from meanstep.shapes import tree_map
 from meanstep.types import Field
 
 F = TypeVar("F", bound=Callable[..., Tensor])
@@ -158,3 +161,58 @@ def couplings(
     distance = (e - x).flatten(1).square().mean(1)
     kept = torch.ones_like(distance, dtype=torch.bool) if longest is None else distance < longest
     return x[kept], e[kept], kept
+
+
+def guided(field: Field, scale: float, null: Any) -> Field:
+    """The field under guidance at sampling time, `u(null) + scale (u(y) - u(null))`, both in one pass; eq. (60). Scale 1: the field itself.
+
+    For a network that was trained with hidden conditions. On `r = t` it is classifier-free guidance, which `euler` and `heun` follow; a
+    jump extrapolates the two ends, which is another law wherever the fields are not affine in `z`. `null`: as of `LabelDropout`, or its
+    `dropout.hidden` for a condition that holds a scale. Needs a condition at each call; `ValueError` for a scale that is not finite.
+    """
+    if not math.isfinite(scale):
+        raise ValueError(f"a guidance scale is a finite number, 1 for none, got {scale:g}")
+    if scale == 1:
+        return field
+
+    def both(z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        if y is None:
+            raise ValueError(f"guidance {scale:g} compares a condition with none: give one, y=")
+        conditions = tree_map(lambda p, q: torch.cat([p, q]), y, hidden(null, y))
+        known, unknown = called(field, torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), conditions).chunk(2)
+        return torch.lerp(unknown, known, scale)
+
+    return both
+
+
+def sample(
+    field: Field,
+    shape: Sequence[int],
+    y: Any = None,
+    count: int = 1,
+    *,
+    seeds: Sequence[int] | None = None,
+    steps: int | Iterable[float] = 1,
+    guidance: float = 1.0,
+    null: Any = None,
+    sampler: Callable[..., Tensor] = walk,
+) -> Tensor:
+    """`count` samples `[count, *shape]` of one condition, from the seeds 0 to `count - 1`: `sample(net, (16, 2), {"o": seen}, 64)`.
+
+    - `y`: *one* condition, without a batch axis: a number, a tensor, or a tree of them; None for none.
+    - `seeds`: others, one for each sample, in place of `count`. `steps`: of the `sampler`, or its times.
+    - `guidance`, `null`: see `guided`. Noise and conditions are made where the network's weights are, in their type.
+    """
+    place = (
+        next((p for p in field.parameters() if p.is_floating_point()), torch.empty(0)) if isinstance(field, nn.Module) else torch.empty(0)
+    )
+    e = noise(range(count) if seeds is None else seeds, shape).to(place)
+    conditions = tree_map(lambda part: _repeated(part, len(e), place), y)
+    times = grid(steps) if isinstance(steps, int) else steps
+    return sampler(guided(field, guidance, null), e, times=times, y=conditions)
+
+
+def _repeated(part: Any, count: int, place: Tensor) -> Tensor:
+    """One condition on so many rows, numbers in the network's type."""
+    x = torch.as_tensor(part)
+    return x.to(place.device, place.dtype if x.is_floating_point() else x.dtype).expand(count, *x.shape).contiguous()

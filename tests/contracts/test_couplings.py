@@ -68,6 +68,18 @@ def test_within_classes_only_rows_of_one_class_change_places_and_each_class_is_b
     assert cost(x, OptimalTransport()(x, e)) < cost(x, made) < cost(x, e)
 
 
+def test_rows_of_equal_conditions_change_places():
+    """A tree of categories is one label for each of their combinations."""
+    x, e = rows(B, "x"), rows(B, "e")
+    a, b = torch.randint(2, (B,), generator=ms.key(4)), torch.randint(3, (B,), generator=ms.key(5)).int()
+    made = OptimalTransport(classes=True)(x, e, {"a": a, "b": b})
+    assert torch.equal(made, OptimalTransport(classes=True)(x, e, 3 * a + b)) and not torch.equal(
+        made, OptimalTransport(classes=True)(x, e, a)
+    )
+    with pytest.raises(ValueError, match=r"got torch.float32 \(24,\)"):
+        OptimalTransport(classes=True)(x, e, {"a": a, "age": torch.zeros(B)})
+
+
 def test_across_classes_the_noise_tells_the_label_and_within_it_does_not():
     """Two classes at -3 and 3: the mean of a class's noise is 0 within, standard error 1/sqrt(n), and far from 0 across."""
     n, chunk = 4096, 32

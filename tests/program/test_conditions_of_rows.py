@@ -230,6 +230,72 @@ def test_samples_are_given_what_is_asked_for_and_the_rest_of_one_row_of_the_data
     assert len(kept["age"]) == 50 and sorted(kept["age"].tolist()) == sorted(age.tolist())
 
 
+def test_one_observation_for_many_samples_from_python_and_the_command_line(capsys: pytest.CaptureFixture[str]):
+    x, seen = drawn(40, 2), drawn(40, 2, 3)
+    np.savez("a.npz", x=x, seen=seen)
+    words = (
+        "train",
+        "--data.source=a.npz:x",
+        "--evaluate-every=0",
+        "--sample-every=0",
+        *SHORT[1:],
+        "--data.condition",
+        "seen",
+        "--samples=32",
+    )
+    run(*words, "--out=plain")
+    run(*words, "--out=guided", "--method.hide-numbers")
+    model, one = ms.load("guided"), torch.from_numpy(seen[3])
+    for guidance in (1.0, 2.0):
+        many = model.sample(5, labels={"seen": one}, guidance=guidance)
+        assert torch.equal(many, model.sample(5, labels={"seen": torch.stack([one] * 5)}, guidance=guidance))
+        assert torch.equal(many, model.sample(5, labels={"seen": seen[3]}, guidance=guidance)) and not torch.equal(many[0], many[1])
+    assert not torch.equal(many, model.sample(5, labels={"seen": one}))
+    np.save("one.npy", seen[3])
+    run("sample", "guided", "--count=5", "--condition", "seen=one.npy", "--guidance=2", "--out=s.npz")
+    with np.load("s.npz") as held:
+        assert np.array_equal(held["x"], many.numpy()) and held["seeds"].tolist() == [0, 1, 2, 3, 4]
+        assert np.array_equal(held["condition_seen"], np.stack([seen[3]] * 5))
+    capsys.readouterr()
+    np.save("two.npy", seen[3:5])
+    for asked, told in {
+        ("plain", "--guidance=2"): "numbers are hidden in training only with --method.hide-numbers, and were not",
+        ("guided", "--condition", "seen=two.npy"): "seen: 2 x 3 finite numbers, and two.npy holds float32 (2, 2, 3): take one row's",
+        ("guided", "--condition", "seen=3"): "it is an array of 2 x 3: give an .npy that is there, got '3'",
+        ("guided", "--count=2", "--seeds=3"): "--count and --seeds: the first counts seeds from 0 on",
+    }.items():
+        run("sample", *asked, code=2)
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert told in line, line
+    with pytest.raises(UserError, match="guidance 2: numbers are hidden in training only"):
+        ms.load("plain").sample(2, guidance=2.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--method.recipe=shortcut",), "the recipe shortcut hid no condition in training"),
+        (("--method.dropout=0",), "the recipe meanflow hid no condition in training"),
+    ],
+)
+def test_a_network_that_never_saw_the_empty_condition_is_not_guided(
+    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str], here: Path
+):
+    np.savez("a.npz", x=drawn(40, 2), kind=np.arange(40) % 2)
+    asked = ("--data.source=a.npz:x", "--evaluate-every=0", "--sample-every=0", *SHORT[1:], "--data.condition", "kind", "--samples=32")
+    run("train", "--out=run", *asked, *words)
+    capsys.readouterr()
+    method = json.loads(Path("run/method.json").read_text())
+    assert method["dropout"] == 0
+    for earlier in (False, True):  # a run from before this was written says it by its configuration
+        if earlier:
+            Path("run/method.json").write_text(json.dumps({k: v for k, v in method.items() if k not in ("dropout", "numbers")}))
+        run("sample", "run", "--guidance=2", code=2)
+        assert told in capsys.readouterr().err
+        assert ms.load("run").null is None
+    run("sample", "run", "--count=2", "--out=s.npz")
+
+
 OWN = """
 import torch
 from torch import nn
@@ -314,7 +380,10 @@ def test_transport_does_not_cross_conditions_that_are_no_labels(capsys: pytest.C
         "--method.coupling=optimal-transport",
         code=2,
     )
-    assert "pairs rows of one label, and these data have other conditions (age, kind): leave it out" in capsys.readouterr().err
+    assert "pairs rows of one label, and these data have other conditions (age): leave it out" in capsys.readouterr().err
+    np.savez("a.npz", x=drawn(40, 2), kind=np.arange(40) % 2, side=np.arange(40) % 3)
+    quiet = ("--evaluate-every=0", "--sample-every=0", "--method.coupling=optimal-transport")
+    run("train", "--out=two", "--data.source=a.npz:x", *SHORT, "--data.condition", "kind", "side", *quiet)
 
 
 def test_a_run_with_conditions_is_not_exported(capsys: pytest.CaptureFixture[str]):

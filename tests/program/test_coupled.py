@@ -73,6 +73,34 @@ def test_what_a_coupling_breaks_is_refused(words: tuple[str, ...], told: str, da
     assert told in " ".join(capsys.readouterr().err.split())
 
 
+def test_fresh_noise_is_refused_where_noise_was_handed_in(flow: Path, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]):
+    """A renoised sample is mixed with noise of its own, which such a field never saw with it; a run of independent noise has it."""
+    words = ("--method.recipe=meanflow", "--method.coupling=optimal-transport", "--samples=32")
+    coupled_run, plain = train(tmp_path / "coupled", data, *words), train(tmp_path / "plain", data, "--samples=32")
+    run("sample", str(coupled_run), "--sampler=renoise", "--steps=2", "--count=2", f"--out={tmp_path / 's.npz'}", code=2)
+    assert "--sampler renoise mixes in fresh noise, and this run was trained under the coupling" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    with pytest.raises(UserError, match="trained under the coupling optimal-transport"):
+        ms.load(coupled_run, sampler="renoise")
+    run("sample", str(plain), "--sampler=renoise", "--steps=2", "--count=2", f"--out={tmp_path / 's.npz'}")
+
+
+def test_a_run_from_before_there_were_couplings_loads_and_goes_on(data: Path, tmp_path: Path):
+    """Neither its configuration nor what it says of its method has the key: its noise was independent."""
+    out = train(tmp_path / "run", data, "--samples=32")
+    before = ms.load(out).sample(2)
+    config, facts = out / "config.yaml", out / "method.json"
+    text = config.read_text().replace("  coupling: independent\n", "").replace("  hide_numbers: false\n", "")
+    assert "coupling" not in text and "hide_numbers" not in text
+    config.write_text(text)
+    facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k in ("recipe", "learns", "path")}))
+    model = ms.load(out, sampler="renoise")
+    assert model.facts.coupling == "independent" and torch.equal(ms.load(out).sample(2), before)
+    train(out, data, "--samples=48")
+    assert ms.load(out).seen == 48
+
+
 def test_what_reads_a_coupled_run_reads_it_with_its_noise(flow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = ("diagnose", str(flow), "--budget=30s", "--rows=16", f"--out={tmp_path / 'page'}")
     run(*words)

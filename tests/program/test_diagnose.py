@@ -175,6 +175,9 @@ def test_a_saturated_weight_says_to_watch_the_residual():
     d = diagnosis(Exact(), normal(2.0), power=1.0)
     saturated = next(v for v in d.fired if v.rule.name == "saturated")
     assert "metrics['residual']" in saturated.change and saturated.rule.level == NOTE
+    modes = next(v for v in d.fired if v.rule.name == "modes")  # rows of two numbers
+    assert modes.measured == "0.995" and modes.rule.level == WARN
+    assert "modes" not in {v.rule.name for v in diagnosis(Exact(), normal(2.0), power=0.0).fired}
     assert d.values["loss"].value == pytest.approx(1, abs=0.1)
     assert d.values["residual"].value > 2
 

@@ -101,7 +101,8 @@ def test_training_on_rows_is_a_loop_written_out(here: Path):
     wide = torch.from_numpy(x).double()
     rows = (wide - wide.mean((0, 2), keepdim=True)) / wide.std((0, 2), correction=0, keepdim=True)
     net = MLP(12, 8, 2, generator=ms.key(3, "weights")).double()
-    loss, optimiser = ms.Loss(ms.recipes.meanflow(uniform, 0.5)), torch.optim.AdamW(net.parameters(), 0.01, (0.9, 0.95), weight_decay=0)
+    loss = ms.Loss(ms.recipes.meanflow(uniform, 0.5, ms.weights.constant))  # of twelve numbers
+    optimiser = torch.optim.AdamW(net.parameters(), 0.01, (0.9, 0.95), weight_decay=0)
     order = torch.cat([torch.randperm(20, generator=ms.key(3, "order", epoch)) for epoch in range(2)])
 
     def field(z: Any, r: Any, t: Any, y: Any = None) -> Any:

@@ -4,10 +4,13 @@
 `proxy` for the velocity or field that it asks beside the network.
 """
 
+import copy
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from meanstep import coefficients, recipes
@@ -18,9 +21,9 @@ from meanstep.program.errors import UserError, naming
 from meanstep.program.factories import attribute
 from meanstep.program.registry import EMA, HEAD, LEARNED, NEEDS, POSTERIOR, Method
 from meanstep.terms import Recipe, Term
-from meanstep.types import Field, Times, Velocity, Weight
-from meanstep.velocities import conditional, head, of, own
-from meanstep.weights import adaptive, constant
+from meanstep.types import Bridge, Field, Times, Velocity, Weight
+from meanstep.velocities import Condition, conditional, head, of, own
+from meanstep.weights import adaptive, constant, exponent, probes
 
 TIMES: dict[str, Times] = dict(zip(registry.TIMES, (at_times.uniform, recipes.IMAGENET), strict=True))
 
@@ -80,6 +83,21 @@ def capped(method: Method, options: Mapping[str, Any], largest: float) -> Times:
     if given is inspect.Parameter.empty:
         raise UserError(f"--method.largest-gap: recipe {method.name} has no times of its own: give some in --method.options")
     return at_times.capped(TIMES[given] if isinstance(given, str) else given, largest)
+
+
+def falls(recipe: Recipe, shape: Sequence[int]) -> float:
+    """How fast the recipe's weights fall for rows of a shape, at most: their exponent at a mean squared error of 1, see `weights.exponent`.
+
+    A weight that asks the field is left out.
+    """
+    one = torch.ones(1)
+    y = Condition(one.long(), one, 0 * one, one)
+    b = Bridge(
+        torch.zeros(1, *shape), torch.zeros(1, *shape), one / 4, 3 * one / 4, y, None, torch.full((1, 4 + math.prod(shape)), 0.5), 0.5
+    )
+    weights = [term.weight for term in recipe if probes(term.weight, b) is None]
+    found = [float(exponent(copy.deepcopy(weight).cpu() if isinstance(weight, nn.Module) else weight, b, one)) for weight in weights]
+    return max(found, default=0.0)
 
 
 def _weight(method: Method, given: dict[str, Any]) -> Weight:

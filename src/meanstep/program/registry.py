@@ -79,6 +79,12 @@ class Method:
         given |= {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
         return given.get("power", 1.0), given.get("c", 1e-2), given.get("reduction", "sum")
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether its published weight is the adaptive one with a power above 0, and may be given."""
+        own = next((option.default for option in self.arguments if option.name == "weight"), None)
+        return "power" in self.options and (own or "").startswith("adaptive(") and self.weighting[0] > 0
+
     def asks(self, options: Mapping[str, Any]) -> frozenset[str]:
         """What it needs at these options, as keys of `NEEDS`."""
         proxy = options.get("proxy", self.proxies[0] if self.proxies else None)

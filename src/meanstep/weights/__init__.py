@@ -3,7 +3,7 @@
 A weight may ask for derivatives of the field at its rows, see `probes`: then the loss answers it before it is called.
 """
 
-from meanstep.weights.asking import Factored, answered, draws, probes, times_factor
+from meanstep.weights.asking import Factored, answered, draws, exponent, probes, times_factor
 from meanstep.weights.plain import (
     Adaptive,
     Cauchy,
@@ -29,6 +29,7 @@ __all__ = [
     "answered",
     "constant",
     "draws",
+    "exponent",
     "inverse_square_scale",
     "min_snr",
     "probes",

@@ -1,8 +1,10 @@
 """Weights that ask the field for derivatives at their rows: what a loss asks of any weight, and a factor that passes it on."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from meanstep.types import Bridge, Weight
@@ -29,6 +31,25 @@ def answered(weight: Weight, b: Bridge, slopes: Tensor | None) -> Weight:
     """The weight once the derivatives along its `probes` are known, `[K, *B, *E]`; itself if it does not ask for any."""
     answer = getattr(weight, "answered", None)
     return weight if answer is None else answer(b, slopes)
+
+
+@torch.no_grad()
+def exponent(weight: Weight, b: Bridge, error: Tensor) -> Tensor:
+    """How fast a weight falls at an error `[*B]`: `-d log w / d log q`, `w` the factor of a row's gradient; `p q / (q + c)` of eq. (24).
+
+    Above 1/2 the mean of two equally likely values, with this squared error at the mean, is not stable: eq. (62). A weight that asks for
+    derivatives must be answered first.
+    """
+
+    def slope(at: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = at.detach().requires_grad_()
+            (found,) = torch.autograd.grad(weight(leaf, b).sum(), leaf)
+        return found
+
+    step = 1e-2
+    up, down = (slope(error * math.exp(s)) for s in (step, -step))
+    return (down / up).log() / (2 * step)
 
 
 @dataclass(frozen=True, repr=False, eq=False)

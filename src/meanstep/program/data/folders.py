@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from meanstep.program.data import ragged
+from meanstep.program.data.look import Look
 from meanstep.program.data.ragged import sides
 from meanstep.program.data.request import Ragged
-from meanstep.program.data.look import Look
 from meanstep.program.data.source import Broken, Source
 from meanstep.program.errors import UserError
 from meanstep.program.reading import arrays, sounds

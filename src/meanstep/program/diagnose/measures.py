@@ -13,6 +13,8 @@ from meanstep.probes import Estimate, Table
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.probe import Measured
 from meanstep.program.diagnose.tables import part
+from meanstep.program.methods import falls
+from meanstep.program.runs.weighting import FEW
 
 LATE = 0.75
 COARSE = torch.linspace(0, 1, 5, dtype=torch.float64)
@@ -80,6 +82,8 @@ def measures(case: Case, found: Measured) -> dict[str, Measure]:
         all["noise_part"] = measured(tables["still"].ratio("noise", "residual"))
     if "shift" in tables and len(tables["shift"].t) > 2:
         all["shift"] = Measure(float(probes.center_shift(tables["half"], tables["shift"])))
+    if case.entries <= FEW:
+        all["falls"] = Measure(falls(case.method.recipe, case.data.event))
     if found.gradient is not None:
         scale = Measure(*found.gradient.noise_scale())
         all["noise_scale"] = scale

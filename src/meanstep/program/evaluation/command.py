@@ -46,7 +46,7 @@ class Evaluate(Ranged):
     guidance: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SCALE from 0 ...")] = (1.0,)
     """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
     count: Annotated[int, ranged("INT from 2 to 100000000")] = 10_000
-    """Samples for each row of the table."""
+    """Samples: how many for each row of the table."""
     seed: Seed = 0
     """Seed of every draw: that of the first sample; the others count on from it."""
     class_shares: Literal["data", "uniform"] = "data"

@@ -248,8 +248,9 @@ class Work:
             model = models.load(w.saved.path, average=w.average, device=device, **how)
         except NotFinite as error:
             return str(error)
-        if model.null is None and any(scale != 1 for scale in self.asked.guidance):
-            raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
+        why = model.facts.unguided(model.classes, model.given)
+        if why and any(scale != 1 for scale in self.asked.guidance):
+            raise UserError(f"--guidance: {why}")
         return model
 
     def _computed(self, model: models.Model | str, row: Row, task: Any, done: int) -> Row:

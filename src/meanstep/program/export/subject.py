@@ -180,11 +180,11 @@ def _check_finished(run: Path, saved: Saved) -> None:
 
 def _offered(model: Model, choice: Choice) -> tuple[int, ...]:
     """The labels that the export offers."""
+    if not model.classes and choice.labels is not None:
+        raise UserError("--labels: this model was trained without labels")
+    if choice.guidance != 1 and (why := model.facts.unguided(model.classes, {})):
+        raise UserError(f"--guidance: {why}")
     if not model.classes:
-        if choice.labels is not None:
-            raise UserError("--labels: this model was trained without labels")
-        if choice.guidance != 1:
-            raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
         return ()
     wrong = [k for k in choice.labels or () if not 0 <= k < len(model.classes)]
     if wrong:

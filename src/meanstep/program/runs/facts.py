@@ -1,15 +1,17 @@
 """What a reader of a run must know of its method, written into its folder: reading a run imports nobody's code.
 
-method.json: {"recipe", "learns": "average" or "instantaneous", "path", "coupling"}
+method.json: {"recipe", "learns": "average" or "instantaneous", "path", "coupling", "dropout", "numbers"}
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from meanstep.program.disk import write
 from meanstep.program.errors import UserError, shown
-from meanstep.program.registry import AVERAGE, INDEPENDENT, INSTANTANEOUS, METHODS
+from meanstep.program.registry import AVERAGE, INDEPENDENT, INSTANTANEOUS, METHODS, Method, find
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.integrity import read
 from meanstep.program.runs.saved import held
@@ -21,18 +23,40 @@ LEARNS = (AVERAGE, INSTANTANEOUS)
 
 @dataclass(frozen=True)
 class Facts:
-    """`recipe`: its name; `learns`: the velocity that the field knows, and so which samplers read it; `path`, `coupling`: their names."""
+    """`recipe`: its name; `learns`: the velocity that the field knows, and so which samplers read it; `path`, `coupling`: their names.
+
+    `dropout`: the share of rows whose labels and categories were hidden, and with `numbers` all other conditions, too.
+    """
 
     recipe: str
     learns: str
     path: str = "linear"
     coupling: str = INDEPENDENT
+    dropout: float = 0.1
+    numbers: bool = False
+
+    def unguided(self, classes: Collection[str], given: dict[str, int | list[int]]) -> str:
+        """Why samples of a network with these labels, or `given` conditions, cannot be guided; empty if they can."""
+        if not classes and not given:
+            return "this model was trained without labels, there is nothing to guide it by; leave it at 1"
+        if not self.dropout:
+            what = f"the recipe {self.recipe} hid no condition in training, so that the network does not know an empty one"
+            return f"{what}: leave it at 1, or train with a recipe that takes a velocity and --method.dropout 0.1"
+        if not self.numbers and not classes and not any(isinstance(size, int) for size in given.values()):
+            return "numbers are hidden in training only with --method.hide-numbers, and were not: leave it at 1, or train with it"
+        return ""
 
 
 def keep(run: Path, config: Config, learns: str) -> None:
     """Write them into a run's folder."""
-    facts = Facts(config.method.recipe, learns, config.method.path, config.method.coupling)
+    method = config.method
+    facts = Facts(method.recipe, learns, method.path, method.coupling, _hidden(find(method.recipe), method.dropout), method.hide_numbers)
     write(run / NAME, json.dumps(asdict(facts), indent=1) + "\n")
+
+
+def _hidden(method: Method, dropout: float) -> float:
+    """The share of rows whose condition a recipe hides: those of others hide nothing."""
+    return dropout if "velocity" in method.options else 0.0
 
 
 def known(run: Path) -> Facts:
@@ -40,8 +64,9 @@ def known(run: Path) -> Facts:
     path = run / NAME
     if path.is_file():
         try:
-            found = Facts(**read(path, AGAIN))
-            if found.learns not in LEARNS or not isinstance(found.recipe, str) or not isinstance(found.path, str) or not isinstance(found.coupling, str):
+            told = read(path, AGAIN)
+            found = Facts(**({"dropout": _earlier(run, told.get("recipe"))} | told))
+            if found.learns not in LEARNS or not _typed(found):
                 raise TypeError(f"{shown(found)} is no method")
             return found
         except TypeError as error:
@@ -50,4 +75,16 @@ def known(run: Path) -> Facts:
     recipe = config.method.recipe if config else "meanflow"
     if recipe not in METHODS:
         raise UserError(f"{run} does not say what its recipe {recipe} learns: {path.name} is missing; train it a step further")
-    return Facts(recipe, METHODS[recipe].learns)
+    return Facts(recipe, METHODS[recipe].learns, dropout=_earlier(run, recipe))
+
+
+def _typed(found: Facts) -> bool:
+    words = all(isinstance(word, str) for word in (found.recipe, found.path, found.coupling))
+    return words and isinstance(found.dropout, int | float) and isinstance(found.numbers, bool)
+
+
+def _earlier(run: Path, recipe: Any) -> float:
+    """What a run hid that does not say so, by its configuration; one of somebody's own recipe is taken at its word."""
+    config = held(run)
+    dropout = config.method.dropout if config else Facts.dropout
+    return _hidden(METHODS[recipe], dropout) if recipe in METHODS else dropout

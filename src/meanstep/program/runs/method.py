@@ -39,7 +39,9 @@ class MethodConfig(Ranged):
     components: Annotated[int, unset("all entries", "INT from 0 to 1048576")] = 0
     """Principal components of the data in which a posterior velocity compares rows."""
     dropout: Below = 0.1
-    """Share of the rows whose label is hidden, which guidance needs."""
+    """Share of the rows whose labels and categories are hidden, which guidance needs."""
+    hide_numbers: bool = False
+    """Hide the other conditions of those rows, too: numbers and arrays are then 0, the mean of the data."""
     omega: Amount = 1.0
     """Guidance in the training target: its scale; the effective one is omega / (1 - kappa)."""
     kappa: Below = 0.0

@@ -57,13 +57,15 @@ def conditional(description: Description) -> bool:
     return bool(description.get("options", {}).get("classes") or description.get("conditions"))
 
 
-def null(classes: int, conditions: Mapping[str, int | list[int]]) -> Any:
-    """What takes the place of a condition that is hidden: of labels and categories the number after the last; numbers are never hidden.
+def null(classes: int, conditions: Mapping[str, int | list[int]], numbers: bool = False) -> Any:
+    """What takes the place of a condition that is hidden: of labels and categories the number after the last, of `numbers` zeros.
 
-    None where nothing can be.
+    Zeros are the mean of the data, as the network sees them. None where nothing is hidden.
     """
-    parts = {name: size if isinstance(size, int) else None for name, size in conditions.items()}
-    return classes or (parts if any(parts.values()) else None)
+    parts = {name: size if isinstance(size, int) else torch.zeros_like if numbers else None for name, size in conditions.items()}
+    if classes or not any(parts.values()):
+        return classes or None
+    return parts if len(parts) > 1 else next(iter(parts.values()))
 
 
 def _takes(name: str, keyword: str) -> bool:

@@ -1,6 +1,6 @@
 """`meanstep sample`: what is asked for, and whether that can be. `session` does it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from meanstep.program.sampling.conditions import Stored
 
 KINDS = (".png", ".npz", ".npy", ".csv", ".parquet", ".wav", ".jpg", ".jpeg", ".webp")
-CONDITION = "Conditions: those that all samples get, in units of the data: the name of a category, a number; others are drawn."
+CONDITION = "Conditions: those that all samples get: the name of a category, a number in units of the data, an .npy; others are drawn."
 LABELS = "Which classes: one, or several that are repeated over the seeds, by name or, if no class has that name, by number."
 
 
@@ -43,6 +43,7 @@ class Sample(Ranged):
     all, and each picture or sound by its seed."""
     seeds: Seeds = tuple(range(64))
     """Which seeds: 0:64 (without 64), 3,5,8 or 0:4,7."""
+    count: Annotated[int | None, hinted("Samples: how many, of the seeds 0, 1, ...", "those of --seeds", "N from 1 to 1048576")] = None
     steps: Annotated[int, tyro.conf.arg(metavar="N from 1 to 100000")] = 1
     """Steps of the sampler: evaluations of the network for each sample (twice as many with guidance)."""
     labels: Annotated[
@@ -52,7 +53,7 @@ class Sample(Ranged):
         tuple[str, ...], hinted(CONDITION, "drawn with rows of the data, the same for a seed each time", "[NAME=VALUE ...]")
     ] = ()
     guidance: Amount = 1.0
-    """Scale of classifier-free guidance at sampling time; 1 is the conditional model."""
+    """Scale of classifier-free guidance at sampling time; 1 is the conditional model. Jumps extrapolate their ends, docs/conventions.md."""
     sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
     average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
     checkpoint: Annotated[str, tyro.conf.arg(metavar="CHECKPOINT", help=f"Which checkpoint: {CHECKPOINT}.")] = "last"
@@ -70,8 +71,16 @@ class Sample(Ranged):
         path, labels, fixed = self._checked()
         with stage("importing PyTorch"):
             from meanstep.program.sampling import session
-        session.sampled(self, path, labels, fixed)
+        session.sampled(self._counted(), path, labels, fixed)
         return 0
+
+    def _counted(self) -> "Sample":
+        """The same with the seeds that `--count` stands for."""
+        if self.count is None:
+            return self
+        if self.seeds != Sample.seeds:
+            raise UserError("--count and --seeds: the first counts seeds from 0 on, give one of the two")
+        return replace(self, seeds=tuple(range(self.count)), count=None)
 
     def _checked(self) -> tuple[Path, list[int] | None, "Stored"]:
         """The file to write, the labels and the other conditions that are asked for; `UserError` for what can be known to fail."""
@@ -83,14 +92,16 @@ class Sample(Ranged):
         if self.sampler is not None:
             check_sampler(self.sampler)
         takes_json(self.json)
+        self._counted()
         run, saved = located(self.folder.expanduser(), self.checkpoint)
         chosen(saved, self.average)
+        facts = known(run)
         if self.sampler:
-            check_sampler(self.sampler, known(run).learns)
+            check_sampler(self.sampler, facts.learns)
         data, options = manifest(run), saved.description.get("options", {})
         classes, given = data.classes if options.get("classes") else (), saved.description.get("conditions") or {}
-        if self.guidance != 1 and not classes and not any(isinstance(size, int) for size in given.values()):
-            raise UserError("--guidance: this model was trained without labels, there is nothing to guide it by; leave it at 1")
+        if self.guidance != 1 and (why := facts.unguided(classes, given)):
+            raise UserError(f"--guidance: {why}")
         if not self.condition:
             return path, parsed_labels(self.labels, classes), {}
         if not classes and not given and not data.needed:

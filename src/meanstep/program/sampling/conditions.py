@@ -13,6 +13,7 @@ from meanstep.program.data.beside import Condition
 from meanstep.program.data.manifest import Manifest
 from meanstep.program.data.request import listed
 from meanstep.program.errors import UserError, shown
+from meanstep.program.reading import arrays
 from meanstep.program.reading.tensors import File
 from meanstep.program.runs.saved import CONDITIONS
 
@@ -62,10 +63,7 @@ def _value(c: Condition, value: str) -> Tensor:
             raise UserError(f"--condition {c.name}: {shown(value)} was not in the training data: they have {listed(c.words)}")
         return torch.tensor(c.words.index(value))
     if c.shape:
-        sides = " x ".join(map(str, c.shape))
-        raise UserError(
-            f"--condition {c.name}: it is an array of {sides}, which the command line cannot give: in Python model.sample(labels=)"
-        )
+        return _array(c, value)
     try:
         number = torch.tensor(float(value))
     except ValueError:
@@ -81,6 +79,17 @@ def told(y: Any, manifest: Manifest) -> dict[str, np.ndarray]:
         y = {} if y is None or not manifest.conditions else {manifest.conditions[0].name: torch.as_tensor(y)}
     there = {c.name: c for c in manifest.conditions}
     return {name: np.array(there[name].words)[values.numpy()] if there[name].words else values.numpy() for name, values in y.items()}
+
+
+def _array(c: Condition, value: str) -> Tensor:
+    """One entry of an array's condition, an .npy."""
+    sides, path = " x ".join(map(str, c.shape)), Path(value).expanduser()
+    if path.suffix.lower() != ".npy" or not path.is_file():
+        raise UserError(f"--condition {c.name}: it is an array of {sides}: give an .npy that is there, got {shown(value)}")
+    held = arrays.mapped(path)
+    if held.shape != c.shape or held.dtype.kind not in "biuf" or not np.isfinite(held).all():
+        raise UserError(f"--condition {c.name}: {sides} finite numbers, and {path} holds {held.dtype} {held.shape}: take one row's entry")
+    return torch.from_numpy(np.array(held, dtype=np.float32))
 
 
 def drawn(seeds: Sequence[int], held: Stored, fixed: Stored) -> Stored:
@@ -100,12 +109,15 @@ def drawn(seeds: Sequence[int], held: Stored, fixed: Stored) -> Stored:
 
 def checked(y: Any, taken: Sequence[Condition], shape: Sequence[int], count: int) -> Stored:
     """Conditions that a caller gives for `count` seeds and rows of a shape, in units of the data, by name; `UserError` where they do not
-    fit those that are `taken`."""
-    parts = y if isinstance(y, dict) else {taken[0].name: y}
+    fit those that are `taken`.
+
+    One without the axis of the seeds, a number or a tensor `[*shape]`, is that of all of them.
+    """
+    parts = dict(y) if isinstance(y, dict) else {taken[0].name: y}
     if parts.keys() != {c.name for c in taken}:
         raise UserError(f"this model takes the conditions {listed([c.name for c in taken])}, got {listed(list(parts))}")
     for c in taken:
-        part = parts[c.name]
+        part = parts[c.name] = _for_all(parts[c.name], c, count)
         if not isinstance(part, Tensor) or tuple(part.shape) != (count, *c.shape):
             raise UserError(
                 f"the condition {c.name} is a tensor of shape {(count, *c.shape)}, got {shown(getattr(part, 'shape', part), 60)}"
@@ -115,3 +127,11 @@ def checked(y: Any, taken: Sequence[Condition], shape: Sequence[int], count: int
         if c.along is not None:
             _lengths(part, shape[c.along], f"the condition {c.name}")
     return {name: part.float() if part.is_floating_point() else part for name, part in parts.items()}
+
+
+def _for_all(part: Any, c: Condition, count: int) -> Any:
+    """One entry as that of every seed; anything else as it is."""
+    one = torch.as_tensor(part) if isinstance(part, int | float | np.ndarray) else part
+    if isinstance(one, Tensor) and tuple(one.shape) == c.shape:
+        one = one.expand(count, *c.shape).contiguous()
+    return one if not isinstance(one, Tensor) or c.words or one.is_floating_point() else one.float()

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanstep.conditions import hidden
 from meanstep.keys import key
 from meanstep.paths import Path, linear
 from meanstep.program.errors import naming
 from meanstep.program.factories import attribute
 from meanstep.program.registry import SAMPLERS
-from meanstep.samplers import grid, noise, walk
+from meanstep.samplers import grid, guided, noise, walk
 from meanstep.shapes import tree_map
 from meanstep.types import Field
 
@@ -46,7 +45,7 @@ def latents(
     elsewhere noise, velocity and sample are 0, as in training.
     """
     times = grid(steps) if isinstance(steps, int) else list(steps)
-    guided = field if guidance == 1 or labels is None else _Guided(field, guidance, null)
+    asked = field if labels is None else guided(field, guidance, null)
     takes, parts = inspect.signature(sampler).parameters, []
     for first in range(0, len(seeds), batch):
         here = seeds[first : first + batch]
@@ -57,9 +56,9 @@ def latents(
         extras: dict[str, Any] = {"fresh": fresh if only is None else only.after(fresh), "path": path}
         given = {name: value for name, value in extras.items() if name in takes}
         if only is None:
-            parts.append(sampler(guided, e, times=times, y=y, **given).float().cpu())
+            parts.append(sampler(asked, e, times=times, y=y, **given).float().cpu())
         else:
-            parts.append(only(sampler(only.after(guided), only(e), times=times, y=y, **given)).float().cpu())
+            parts.append(only(sampler(only.after(asked), only(e), times=times, y=y, **given)).float().cpu())
     return torch.cat(parts) if parts else torch.empty(0, *shape)
 
 
@@ -83,19 +82,6 @@ def asks(sampler: str, what: str) -> bool:
 def _fresh(seeds: Sequence[int], shape: Sequence[int], device: torch.device | str, dtype: torch.dtype, k: int) -> Tensor:
     """Noise for step `k` of samples of these seeds."""
     return noise(seeds, shape, k, device=device).to(dtype)
-
-
-class _Guided:
-    """`u(null) + scale (u(y) - u(null))`, both in one pass."""
-
-    def __init__(self, field: Field, scale: float, null: Any) -> None:
-        self.field, self.scale, self.null = field, scale, null
-
-    def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
-        both = tree_map(lambda p, q: torch.cat([p, q]), y, hidden(self.null, y))
-        twice = self.field(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
-        with_label, without = twice.chunk(2)
-        return torch.lerp(without, with_label, self.scale)
 
 
 class _Only:

@@ -80,7 +80,7 @@ class Model:
     @property
     def null(self) -> Any:
         """What stands for a hidden condition; None for a model that was trained without one."""
-        return networks.null(len(self.classes), self.given)
+        return networks.null(len(self.classes), self.given, self.facts.numbers) if self.facts.dropout else None
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -99,8 +99,8 @@ class Model:
         chosen = range(seeds) if isinstance(seeds, int) else seeds
         y = self.labels(chosen, labels)
         told = y if not self.needed else self.manifest.tree(y) if self.given else None
-        if guidance != 1 and (told is None or self.null is None):
-            raise UserError(f"guidance {guidance:g} needs labels or categories, and this model was trained without")
+        if guidance != 1 and (why := self.facts.unguided(self.classes, self.given)):
+            raise UserError(f"guidance {guidance:g}: {why}")
         start, mask = self._start(y), self.mask(y)
         z = draw.latents(
             self.field,
@@ -145,9 +145,9 @@ class Model:
         """Pictures uint8 `[N, 1 or 3, H, W]`, or rows float32 `[N, *E]` in units of the data, one for each seed (N: 0 to N - 1).
 
         `steps`: of the sampler, or a falling grid of times from 1 to 0; `labels`: one for all or one each, None draws them by the seed
-        from the classes that have rows in the data; of a model with other conditions tensors `[N, ...]` by name in units of the data, None
-        draws those of rows of the data; `guidance`: 1 is the conditional model. `batch` changes nothing beyond
-        rounding. `UserError` for labels that there are not.
+        from the classes that have rows in the data; of a model with other conditions tensors by name in units of the data, `[N, ...]` or
+        one for all, `model.sample(64, labels={"seen": seen})`, None draws those of rows of the data; `guidance`: 1 is the conditional
+        model, see `samplers.guided`. `batch` changes nothing beyond rounding. `UserError` for labels that there are not.
         """
         z = self.latents(seeds, steps, labels, guidance, batch)
         if bad := int((~z.isfinite()).flatten(1).any(1).sum()):

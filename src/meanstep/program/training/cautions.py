@@ -1,7 +1,8 @@
 """What is said once at the start of a run: data far from the noise's scale, labels that are not read, jumps that are not trained."""
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +10,10 @@ from torch.distributed.tensor import DTensor
 
 from meanstep.keys import key
 from meanstep.program.data.cache import Cache
+from meanstep.program.methods import falls
 from meanstep.program.runs import networks
 from meanstep.program.runs.method import MethodConfig
+from meanstep.program.runs.weighting import FALLING, FEW
 from meanstep.program.training.state import State
 from meanstep.program.wrapped import uncompiled
 from meanstep.terms import Recipe, moving
@@ -34,8 +37,16 @@ def cautions(cache: Cache, state: State, method: MethodConfig | None = None) -> 
             f"the network ignores its labels: another label changes nothing, also with other weights. Let it use y ({classes} labels), or "
             "train with --data.no-conditional"
         )
+    yield from lossy(state.owner.loss.recipe, cache.shape)
     if method is not None and (method.largest_gap is not None or ":" in method.recipe):  # a recipe of ours has its published times
         yield from unseen(state.owner.loss.recipe, method.largest_gap)
+
+
+def lossy(recipe: Recipe, shape: Sequence[int]) -> Iterator[str]:
+    """That rows of few numbers may lose a mode by the weight."""
+    if (n := math.prod(shape)) <= FEW and (p := falls(recipe, shape)) > FALLING:
+        what = f"rows are {n} number{'s' * (n > 1)} and the weight falls like the squared error to the power {p:.2g}"
+        yield f"{what}, which loses modes and tails: take the squared error, --method.options '{{power: 0}}', or a larger c"
 
 
 def unseen(recipe: Recipe, largest: float | None) -> Iterator[str]:

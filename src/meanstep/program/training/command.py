@@ -32,6 +32,7 @@ from meanstep.program.runs.config import (
 )
 from meanstep.program.runs.method import MethodConfig
 from meanstep.program.runs.suited import suited
+from meanstep.program.runs.weighting import kept
 from meanstep.program.training import folder, loggers
 from meanstep.program.training.presets import DEFAULT, PRESETS
 
@@ -76,7 +77,7 @@ class Train:
         if self.preset == "list":
             return _listed(self.json)
         where = self.out or ROOT / (self.preset or DEFAULT)
-        config = examined(Config(**parts(self), run=self.run_))
+        config = kept(examined(Config(**parts(self), run=self.run_)), saved.held(where))
         if given.is_given(config.network.name):
             remedy = f"go on there, meanstep.train(out={str(where)!r}, net=...)"
             raise UserError(f"{where}: the run's network came from Python as an object, which the command line cannot name: {remedy}")

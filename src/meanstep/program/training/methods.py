@@ -61,9 +61,11 @@ def _guidance(config: MethodConfig, takes: tuple[str, ...], null: Any) -> dict[s
         if guided:
             raise UserError(f"--method.omega, --method.kappa: the recipe {config.recipe} takes no guidance here")
         return {}
-    if not null:
+    if null is None:
         if guided:
-            raise UserError("--method.omega, --method.kappa: guidance needs labels or categories, and these data or this network have none")
+            raise UserError(
+                "--method.omega, --method.kappa: guidance needs labels or categories, or --method.hide-numbers, and here is none of them"
+            )
         return {}
     if guided and not config.dropout:
         raise UserError("--method.dropout: guidance compares with the network's answer without a label, so some must be hidden: give 0.1")

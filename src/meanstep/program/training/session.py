@@ -13,7 +13,7 @@ import torch
 from meanstep.program.console import Interrupted, UserError, err, lasting, out, put_json, say, stage
 from meanstep.program.data.cache import Cache
 from meanstep.program.data.ensured import ensure
-from meanstep.program.runs import cached, networks, saved
+from meanstep.program.runs import cached, networks, saved, weighting
 from meanstep.program.runs.config import Config, to_yaml
 from meanstep.program.runs.report.page import wanted
 from meanstep.program.training import estimate, folder
@@ -34,6 +34,7 @@ def dry(config: Config, here: Ranks, json: Path | None) -> int:
     cache = data_cache(config) if here.first else None  # made once, then read by the others
     here.wait()
     cache = cache or data_cache(config)
+    config = weighting.plain(config, cache.manifest)
     with stage("building the network, timing a few steps"):
         found = estimate.estimated(config, cache, here)
     if here.first and not put_json(json, {"command": "train", "config": dataclasses.asdict(config), **found}):
@@ -75,11 +76,16 @@ def trained(config: Config, where: Path, here: Ranks, caller: Caller = COMMAND) 
     """
     if not here.first:
         told = here.told(None)
-        return None if told is None else _trained(config, Path(told), data_cache(config), here, caller)
+        if told is None:
+            return None
+        return _trained(weighting.kept(config, saved.held(Path(told))), Path(told), data_cache(config), here, caller)
     with ExitStack() as claim:
         try:
             cache = data_cache(config)
             place = claim.enter_context(folder.claimed(where))
+            if saved.held(place) is None and (found := weighting.plain(config, cache.manifest)) != config:
+                say(f"rows of few numbers: {config.method.recipe} with the squared error, options {{power: 0}} (docs/choosing.md)", on=err)
+                config = found
             folder.begin(place, config, cache, str(here.device), "" if caller is COMMAND else folder.PYTHON)
         except UserError:
             here.told(None)  # the others wait for it

@@ -123,9 +123,8 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
         for module in dict.fromkeys((net, *(part for a in averages for part in (a.module, a.exact)))):
             ranks.shard(module)
     posterior = _posterior(config, cache, ranks, networks.dtype(net)) if POSTERIOR in needed else None
-    built = methods.build(
-        config.method, net, proxy.module if proxy else None, posterior, null(classes(config, cache), given(config, cache))
-    )
+    nothing = null(classes(config, cache), given(config, cache), config.method.hide_numbers)
+    built = methods.build(config.method, net, proxy.module if proxy else None, posterior, nothing)
     owner = Owner(net, _loss(config, net, built.recipe), built.learner).to(ranks.device)
     if networks.dtype(net) == torch.float64:
         owner.double()
@@ -134,8 +133,10 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
             ranks.shard(module)
     optimiser, data = _optimiser(config.optimiser, owner, ranks), cache.manifest.digest
     mirrored = config.data.flips or cache.manifest.flips != "none"
-    if config.method.coupling == TRANSPORT and given(config, cache):  # across them noise would depend on the condition
-        what = f"pairs rows of one label, and these data have other conditions ({', '.join(given(config, cache))})"
+    beside = given(config, cache)
+    numbers = [name for name, size in beside.items() if not isinstance(size, int)]
+    if config.method.coupling == TRANSPORT and numbers:  # across them noise would depend on the condition
+        what = f"pairs rows of one label, and these data have other conditions ({', '.join(numbers)})"
         raise UserError(f"--method.coupling {TRANSPORT} {what}: leave it out, or train with --data.no-conditional")
     paired = cache.manifest.start is not None
     if (config.method.coupling == PARTNERS) != paired:
@@ -143,7 +144,8 @@ def assembled(config: Config, cache: Cache, ranks: Ranks, description: Descripti
         raise UserError(f"{what}: give --method.coupling {PARTNERS if paired else INDEPENDENT}")
     if config.method.coupling == TRANSPORT and cache.manifest.length is not None:
         raise UserError(f"--method.coupling {TRANSPORT} takes rows of one length, and these are padded: leave it out")
-    pairs = coupled(config.method.coupling, config.run.seed, len(cache), cache.shape, classes(config, cache) > 0, mirrored)
+    within = classes(config, cache) > 0 or bool(beside)
+    pairs = coupled(config.method.coupling, config.run.seed, len(cache), cache.shape, within, mirrored)
     return State(description, owner, averages, proxy, optimiser, learns(built.recipe), pairs, data=data)
 
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from meanstep.program.console import UserError
 from meanstep.program.errors import shown
-from meanstep.program.runs import given, options
+from meanstep.program.runs import given, options, saved
 from meanstep.program.runs.config import Config, NetworkConfig, cast, flag, laid, to_yaml
+from meanstep.program.runs.weighting import kept
 from meanstep.program.training import command
 from meanstep.program.training.command import ROOT, Where, examined, fitted, laid_out
 from meanstep.program.training.presets import DEFAULT, PRESETS
@@ -61,7 +62,7 @@ def train(
     with spoken(progress, _keywords(), INSTEAD):
         rows = Named("") if data is None else named(data)
         place = ROOT / (config if isinstance(config, str) and config in PRESETS else DEFAULT) if out is None else Path(out)
-        chosen = configured(config, rows, net, place, overrides)
+        chosen = kept(configured(config, rows, net, place, overrides), saved.held(place))
         return _trained(chosen, place, net if isinstance(net, nn.Module) else None, callback)
 
 
