@@ -122,11 +122,13 @@ class Loss(nn.Module):
         entries = math.prod(x.shape[self.batch_dims :])
         if own := max(draws(term.weight, entries) for term in self.recipe):
             aux = torch.cat([aux, _fresh(torch.rand, (*batch, own), x, generator)], -1)
-        found = []
-        for (term, rows), (r, t) in zip(zip(self.recipe, self._deal(batch[-1]), strict=True), times, strict=True):
+        deal, found = list(self._deal(batch[-1])), []
+        still = min(1.0, sum(rows.stop - rows.start for rows, (r, t) in zip(deal, times, strict=True) if r is t) / batch[-1])
+        for (term, rows), (r, t) in zip(zip(self.recipe, deal, strict=True), times, strict=True):
             cut = _Cut(self.batch_dims, rows)
             z, v = self.path(cut(x), cut(e), t)
-            held = Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress, self.path, independent or noise is None)
+            given, common = independent or noise is None, aux[..., :1, :4]
+            held = Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress, self.path, given, common, still)
             found.append((term, term.prepare(held)))
         return found
 

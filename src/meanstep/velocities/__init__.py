@@ -5,7 +5,18 @@ Guidance is not a method, it is a velocity. No velocity carries a gradient.
 
 from meanstep.velocities.conditioned import Condition, LabelDropout, LabelOnly, ScaledRows, as_is, flexible_scale, random_scale
 from meanstep.velocities.estimates import auxiliary, conditional, head, mix, of, oracle, own
-from meanstep.velocities.guidance import Guided, flexibly_guided, floored, hidden_from, in_window, scaled_guided, shown
+from meanstep.velocities.guidance import (
+    Guided,
+    faded,
+    fading,
+    flexibly_guided,
+    floored,
+    hidden_from,
+    in_window,
+    randomly_guided,
+    scaled_guided,
+    shown,
+)
 from meanstep.velocities.posterior import Posterior
 
 __all__ = [
@@ -18,6 +29,8 @@ __all__ = [
     "as_is",
     "auxiliary",
     "conditional",
+    "faded",
+    "fading",
     "flexible_scale",
     "flexibly_guided",
     "floored",
@@ -29,6 +42,7 @@ __all__ = [
     "oracle",
     "own",
     "random_scale",
+    "randomly_guided",
     "scaled_guided",
     "shown",
 ]
