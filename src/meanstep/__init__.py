@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meanstep import (
+        auxiliary,
         averages,
         coefficients,
         couplings,
@@ -46,6 +47,7 @@ __all__ = [
     "Regression",
     "Term",
     "as_field",
+    "auxiliary",
     "averages",
     "coefficients",
     "couplings",
