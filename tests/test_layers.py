@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "auxiliary": BASE | {"weights"},
     "objectives": BASE | PARTS | {"tangents", "joint_pass"},
     "terms": BASE | PARTS | {"auxiliary", "objectives"},
-    "recipes": BASE | PARTS | {"objectives", "terms"},
+    "recipes": BASE | PARTS | {"auxiliary", "objectives", "terms"},
     "loss": BASE | PARTS | {"auxiliary", "keys", "objectives", "joint_pass", "terms"},
     "samplers": BASE | {"keys"},
     "fields": BASE,

@@ -34,8 +34,10 @@ class Look(NamedTuple):
 
     @property
     def data(self) -> Tensor:
-        """The data that the velocity points to, `z - t u` on the linear path, `[*B, *E]`."""
-        return self.bridge.path.data(self.bridge.z, self.velocity, self.bridge.t)
+        """The data that the velocity points to, `z - t u` on the linear path, `[*B, *E]`; 0 under the mask, as the data are."""
+        b = self.bridge
+        found = b.path.data(b.z, self.velocity.to(b.z), b.t)
+        return found if b.mask is None else torch.where(over(b.mask, b.z), found, 0.0)
 
 
 Loss = Callable[[Look], Tensor]
@@ -70,7 +72,9 @@ class Auxiliary(Value):
         b, found = look.bridge, self.loss(look)
         if not isinstance(found, Tensor) or found.shape != b.t.shape:
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"an auxiliary loss returns one number a row, {tuple(b.t.shape)}, got {got}: take the mean over the other axes")
+            raise ValueError(
+                f"an auxiliary loss returns one number a row, {tuple(b.t.shape)}, got {got}: take the mean over the other axes"
+            )
         inside = b.t < self.before if self.before < 1 else torch.ones_like(b.t, dtype=torch.bool)
         return self.scale * torch.where(inside, self.weight(found.to(b.t), b), 0.0)
 
@@ -151,7 +155,9 @@ def _asked(network: Features, x: Tensor) -> Tensor:
         found: Any = network(x)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"the feature network {name} failed on rows {tuple(x.shape)}: {why}; give a function that resizes them first") from error
+        raise ValueError(
+            f"the feature network {name} failed on rows {tuple(x.shape)}: {why}; give a function that resizes them first"
+        ) from error
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim < 2 or len(found) != len(x):
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"the feature network {name} returned {got} for {len(x)} rows: it must return [rows, ..., features]")

@@ -56,9 +56,7 @@ def together(field: Field, queries: Sequence[Query], heads: dict[int, list[int]]
     return [(u, du) for u, du, _ in probed(field, queries, heads)]
 
 
-def probed(
-    field: Field, queries: Sequence[Query], heads: dict[int, list[int]] | None = None, hidden: Hidden | None = None
-) -> list[Probed]:
+def probed(field: Field, queries: Sequence[Query], heads: dict[int, list[int]] | None = None, hidden: Hidden | None = None) -> list[Probed]:
     """`together`, and beside each answer the derivatives along the query's probes, `[K, *B, *E]`, or None without any.
 
     They travel in the pass that answers the query. Of one whose answer is known already, or is the head's, they take a pass of their own.

@@ -29,6 +29,7 @@ class Term(Value):
     - `scale`: the term adds `scale` times the mean of its weighted rows to the loss; with None each row counts like any other of the batch.
     - `prepare`: a function that completes a bridge before the objective uses it.
     - `inside`: what is added to a row's error before the weight sees it, such as `auxiliary.Directional()`.
+    - `fresh`: noise of its own, where the noise is drawn; by default terms share each row's.
     - `beside`: auxiliary losses of the same pass, added to a row's weighted loss.
     """
 
@@ -40,6 +41,7 @@ class Term(Value):
     prepare: Given = as_is
     inside: Inside | None = None
     beside: tuple[Auxiliary, ...] = ()
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:

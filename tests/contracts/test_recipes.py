@@ -35,7 +35,8 @@ def check_metrics(metrics: dict[str, Tensor], setting: Setting, kind: str) -> No
     """Detached, one number or one for each member, and complete: two more where an objective has a tangent."""
     moving = any(isinstance(term.objective, Eulerian) for term in setting.loss.recipe)
     heads = any(term.times is None for term in setting.loss.recipe)
-    assert set(metrics) == METRICS | (MOVING if moving else set()) | ({"residual_head"} if heads else set())
+    named = {"residual_head": heads, "auxiliary": any(term.beside for term in setting.loss.recipe)}
+    assert set(metrics) == METRICS | (MOVING if moving else set()) | {name for name, there in named.items() if there}
     for key, value in metrics.items():
         assert not value.requires_grad and value.shape == ((3,) if kind == "ensemble" else ()), key
         # a mean over no rows at all is nan

@@ -128,7 +128,8 @@ class Loss(nn.Module):
         still = min(1.0, sum(rows.stop - rows.start for rows, (r, t) in zip(deal, times, strict=True) if r is t) / batch[-1])
         for (term, rows), (r, t) in zip(zip(self.recipe, deal, strict=True), times, strict=True):
             cut = _Cut(self.batch_dims, rows)
-            z, v = self.path(cut(x), cut(e), t)
+            mine = _fresh(torch.randn, x.shape, x, generator) if term.fresh and noise is None else e
+            z, v = self.path(cut(x), cut(mine), t)
             given, common = independent or noise is None, aux[..., :1, :4]
             held = Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress, self.path, given, common, still)
             found.append((term, term.prepare(held)))

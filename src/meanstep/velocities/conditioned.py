@@ -68,7 +68,9 @@ class LabelDropout(Value):
     def _still(self, b: Bridge) -> float:
         """The share of the rows with `r = t`, if it is enough."""
         if b.still is None:
-            raise ValueError("LabelDropout(rows='instant') needs the share of rows with r = t: draw the bridge with Loss.draw, or give still=")
+            raise ValueError(
+                "LabelDropout(rows='instant') needs the share of rows with r = t: draw the bridge with Loss.draw, or give still="
+            )
         if b.still < self.share:
             raise ValueError(
                 f"LabelDropout(rows='instant') hides {self.share:g} of the labels, all on rows with r = t, and this recipe has a share of "

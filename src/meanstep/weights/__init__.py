@@ -12,6 +12,7 @@ from meanstep.weights.plain import (
     constant,
     inverse_square_scale,
     min_snr,
+    normed,
     shrinking_gap,
     tangent_gap,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "draws",
     "inverse_square_scale",
     "min_snr",
+    "normed",
     "probes",
     "shrinking_gap",
     "summed",
