@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from meanstep.shapes import over
 from meanstep.types import Bridge, Weight
-from meanstep.values import Value, record
+from meanstep.values import Value, record, value
 from meanstep.weights import adaptive, constant
 
 
@@ -87,9 +87,15 @@ def perceptual(
     - `distance`: `(predicted, data) -> [*B]`, such as LPIPS, or `distance_of(network)`. Published: 0.4 of LPIPS, 0.1 of ConvNeXt features.
     - `before`: the rows with `t` below it. `weight`: the source's adaptive weight by default.
     """
-    return Auxiliary(lambda look: distance(look.data, look.bridge.data), scale, weight, before)
+    return Auxiliary(_perceived(distance), scale, weight, before)
 
 
+@value
+def _perceived(distance: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    return lambda look: distance(look.data, look.bridge.data)
+
+
+@value
 def distance_of(network: Features) -> Callable[[Tensor, Tensor], Tensor]:
     """The squared distance of a network's features, summed over them: `(predicted, data) -> [*B]`. The network's weights get no gradient.
 
@@ -105,7 +111,7 @@ def distance_of(network: Features) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def aligned(layer: nn.Module, network: Features, projection: nn.Module, scale: float = 1.0) -> Auxiliary:
-    """Feature alignment: 1 - cosine of a layer's projected output and a given network's features of the data; arXiv 2410.06940, 2509.04394.
+    """Feature alignment: 1 - cosine of a layer's projected output and a network's features of the data; arXiv 2410.06940, 2509.04394.
 
     - `layer`: a module of the field, whose output is `[*B, ..., width]`; `projection`: from there to the features' last axis, it is learned.
     - `network`: `[*B, *E] -> [*B, ..., features]`, without gradient. The mean is over all axes between, such as tokens.
@@ -113,7 +119,11 @@ def aligned(layer: nn.Module, network: Features, projection: nn.Module, scale: f
 
     `ValueError` for a network or a projection that does not fit.
     """
+    return Auxiliary(_alignment(network, projection), scale, layer=layer, learned=(projection,))
 
+
+@value
+def _alignment(network: Features, projection: nn.Module) -> Loss:
     def loss(look: Look) -> Tensor:
         assert look.hidden is not None
         with torch.no_grad():
@@ -125,7 +135,7 @@ def aligned(layer: nn.Module, network: Features, projection: nn.Module, scale: f
         apart = 1 - F.cosine_similarity(mine.to(goal), goal, dim=-1)
         return apart.reshape(*look.bridge.t.shape, -1).mean(-1)
 
-    return Auxiliary(loss, scale, layer=layer, learned=(projection,))
+    return loss
 
 
 @dataclass(frozen=True, repr=False, eq=False)

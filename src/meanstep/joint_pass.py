@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd.forward_ad import unpack_dual
 
 from meanstep.calls import guarded, real, wrong_shape
 from meanstep.shapes import tree_map
@@ -73,9 +72,10 @@ def probed(field: Field, queries: Sequence[Query], heads: dict[int, list[int]] |
         both = any(k in rows for rows in heads.values() for k in group)
         with _listening(hidden or {}) as heard:
             answers = _joined(field, [queries[k] for k in group], both)
+        sizes, axis = [queries[k].t.shape[-1] for k in group], queries[group[0]].t.ndim - 1
         for layer, out in heard.items():
-            parts = _cut(out, [queries[k].t.shape[-1] for k in group], queries[group[0]].t.ndim - 1)
-            (hidden or {})[layer].update(zip(group, parts, strict=True))
+            if out.ndim > axis and out.shape[axis] == sum(sizes):
+                (hidden or {})[layer].update(zip(group, _cut(out, sizes, axis), strict=True))
         for k, (u, v, slopes) in zip(group, answers, strict=True):
             found[k] = _sorted(queries[k], u, slopes) if not queries[k].head else (u, None, _apart(field, queries[k]))
             if v is not None:
@@ -93,7 +93,7 @@ def _listening(hidden: Hidden) -> Iterator[dict[nn.Module, Tensor]]:
     def hear(layer: nn.Module, _: Any, out: Any) -> None:
         out = out.primal if isinstance(out, Dual) else out
         if isinstance(out, Tensor) and out.requires_grad and not is_functorch_wrapped_tensor(out):
-            heard[layer] = unpack_dual(out).primal
+            heard[layer] = out
 
     hooks = [layer.register_forward_hook(hear) for layer in hidden]
     try:

@@ -52,7 +52,7 @@ Recipe = tuple[Term, ...]
 
 
 def beside(recipe: Recipe, *auxiliaries: Auxiliary) -> Recipe:
-    """The recipe with auxiliary losses on every term but those of a head: `terms.beside(recipes.meanflow(), auxiliary.perceptual(lpips))`."""
+    """The recipe with auxiliary losses on every term but a head's: `terms.beside(recipes.meanflow(), auxiliary.perceptual(lpips))`."""
     if not all(isinstance(part, Auxiliary) for part in auxiliaries):
         raise TypeError(f"an auxiliary loss is an auxiliary.Auxiliary, such as auxiliary.perceptual(distance), got {auxiliaries!r:.80}")
     heads = [getattr(term.objective, "read", None) is auxiliary for term in recipe]

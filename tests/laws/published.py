@@ -209,7 +209,7 @@ def alpha_flow(u, b, *, alpha, c, clamp=None, rescaled=False):
 
 
 def alpha_guided(u, b, *, omega, kappa, window, null, share):
-    """Alpha-Flow's guidance: labels are dropped strictly inside the window and first, so dropped rows regress on the guidance of no label."""
+    """Alpha-Flow's guidance: labels are dropped strictly inside the window, and first: those rows regress on the guidance of no label."""
     none, inside = torch.full_like(b.y, null), (window[0] < b.t) & (b.t < window[1])
     y = torch.where(inside & (b.aux[:, 0] < share), none, b.y)
     mixed = omega * b.v + kappa * u(b.z, b.t, b.t, y) + (1 - omega - kappa) * u(b.z, b.t, b.t, none)

@@ -192,7 +192,8 @@ class Loss(nn.Module):
         weights = [answered(term.weight, b, found) for (term, b), found in zip(draws, slopes, strict=True)]
         looks = [Look(u, b) for (u, *_), (_, b) in zip(answers, draws, strict=True)]
         seen = [{layer: found[k] for layer, found in hidden.items() if k in found} for k in range(len(draws))]
-        return [_rows(term, *parts) for (term, _), *parts in zip(draws, looks, regressions, weights, seen, strict=True)]
+        found = zip(looks, regressions, weights, seen, strict=True)
+        return [_rows(term, *parts) for (term, _), parts in zip(draws, found, strict=True)]
 
     def _heads(self, n: int) -> dict[int, list[int]]:
         """Terms that regress the head on rows with the inputs of the terms before them, which then share a pass: those terms, in order."""

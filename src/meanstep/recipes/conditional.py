@@ -39,9 +39,9 @@ def meanflow(
 ) -> Recipe:
     """MeanFlow, eq. (11), (24); arXiv 2505.13447, ImageNet settings.
 
-    For CIFAR `times=logit_normal_pair()`, `diagonal_share=0.25`, `weight=adaptive(0.75, 1e-3)` are published. The published code drops labels
-    on `r = t` rows alone, `LabelDropout(null, rows="instant")`. FastGen's options: `rates.Warmed`, `weights.normed`, and a teacher's
-    velocity, `velocities.of(teacher)`.
+    For CIFAR `times=logit_normal_pair()`, `diagonal_share=0.25`, `weight=adaptive(0.75, 1e-3)` are published. The published code drops
+    labels on `r = t` rows alone, `LabelDropout(null, rows="instant")`. FastGen's options: `rates.Warmed`, `weights.normed`, and a
+    teacher's velocity, `velocities.of(teacher)`.
 
     - `times` (pairs `0 <= r <= t <= 1`; two sorted logit-normals of mean -0.4 and std 1; published): the sampler of `(r, t)`.
     - `diagonal_share` ([0, 1]; 0.75; published): the share of rows with `r = t`, which learn the plain velocity.
@@ -112,8 +112,8 @@ def rectified_meanflow(
     - `times` (pairs `0 <= r <= t <= 1`; `u_shaped()`; published).
     - `diagonal_share` ([0, 1]; 0.75; published): the share of rows with `r = t`.
     - `weight` (a function of a row's error; `adaptive(0.5, 1e-2, "mean")`; published).
-    - `velocity` (a velocity; `conditional`, the pair's own; published): target and tangent; a `Guided` guides and hides labels. The source's
-      second stage is `velocities.randomly_guided(dropout)`.
+    - `velocity` (a velocity; `conditional`, the pair's own; published): target and tangent; a `Guided` guides and hides labels. The
+      source's second stage is `velocities.randomly_guided(dropout)`.
 
     Its last time is 80/81: sample by `samplers.jump(field, e, y, last=80 / 81)`.
     """

@@ -41,7 +41,8 @@ def alpha_flow(
     """alpha-Flow, eq. (21), (25): trajectory flow matching annealed into MeanFlow, which is an annealed coefficient; arXiv 2510.20771.
 
     Needs `progress`. Settings of the source: B/2 `diagonal_share=0.25` guided, 0.5 unguided; XL/2 `ratio=sigmoid(0.5, 0.8333)`,
-    `diagonal_share=0.5`, `clamp=4`. Guided, `Guided(conditional, LabelDropout(null, inside=window), omega, kappa, window, dropped="guided")`.
+    `diagonal_share=0.5`, `clamp=4`. Guided: `Guided(conditional, LabelDropout(null, inside=window), omega, kappa, window,
+    dropped="guided")`.
 
     - `ratio` ([0, 1] or a function of the bridge; `sigmoid(0.0, 1.0)` over the whole training; published): the step as a share of the gap.
     - `rescaled` (true or false; false; published): true removes the dip of the published weight before the switch, which is ours.
@@ -96,9 +97,9 @@ def discrete_meanflow(
     weight: Weight = adaptive(1.0, 1e-2),
     velocity: Velocity = conditional,
 ) -> Recipe:
-    """A discrete MeanFlow curriculum, eq. (21): the step as a share of the gap is halved in stages; after arXiv 2604.08837. Needs `progress`.
+    """A discrete MeanFlow curriculum, eq. (21): the step as a share of the gap is halved in stages; after arXiv 2604.08837.
 
-    Meant to start from a flow-matching network. The source's stages, times and weights are unknown to us.
+    Needs `progress`. Meant to start from a flow-matching network. The source's stages, times and weights are unknown to us.
 
     - `ratio` ([0, 1] or a function of the bridge; `halving(8)`, from 1 to 1/128; ours).
     - `times` (pairs `0 <= r <= t <= 1`; two sorted logit-normals of mean -0.4 and std 1; ours, MeanFlow's).

@@ -144,8 +144,8 @@ def posterior_meanflow(
     - `diagonal_share` ([0, 1]; 0.5; ours): the share of rows with `r = t`.
     - `weight` (a function of a row's error; `constant`; ours).
     - `velocity` (a velocity; `conditional`; ours): a `Guided` guides the posterior and hides labels.
-    - `instant` (true or false; false; ours): true has the posterior in the target of the `r = t` rows alone, as flow matching has it in Stable
-      Velocity, arXiv 2602.05435; the other rows keep `velocity`.
+    - `instant` (true or false; false; ours): true has the posterior in the target of the `r = t` rows alone, as flow matching has it in
+      Stable Velocity, arXiv 2602.05435; the other rows keep `velocity`.
     """
     base = source_of(
         posterior, "posterior_meanflow", "a velocity that is consistent in both roles, velocities.Posterior over rows of the data"

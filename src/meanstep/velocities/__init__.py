@@ -3,7 +3,7 @@
 Guidance is not a method, it is a velocity. No velocity carries a gradient.
 """
 
-from meanstep.velocities.conditioned import Condition, LabelDropout, LabelOnly, ScaledRows, as_is, flexible_scale, random_scale
+from meanstep.velocities.conditioned import Condition, LabelDropout, LabelOnly, ScaledRows, as_is, at_scale, flexible_scale, random_scale
 from meanstep.velocities.estimates import auxiliary, conditional, head, mix, of, oracle, own
 from meanstep.velocities.guidance import (
     Guided,
@@ -27,6 +27,7 @@ __all__ = [
     "Posterior",
     "ScaledRows",
     "as_is",
+    "at_scale",
     "auxiliary",
     "conditional",
     "faded",

@@ -34,8 +34,8 @@ class LabelDropout(Value):
       `{"text": 0.0, "mask": None, "speaker": 4}`: a number, a tensor, a function of the part, or None for a part that is not hidden. One
       function takes all parts together. An `nn.Parameter` or `nn.Module` is learned and is among the parameters of the `Loss`.
     - `share`: of all rows of a step, in [0, 1]; 0.1 by default.
-    - `rows`: "all", by default, or "instant", which takes as many from the rows with `r = t` alone, as the published code of MeanFlow, iMF and
-      pixel MeanFlow does. `u(z, r, t)` without the condition is then never trained where `r < t`, so few-step samples cannot be guided.
+    - `rows`: "all", by default, or "instant", which takes as many from the rows with `r = t` alone, as the published code of MeanFlow, iMF
+      and pixel MeanFlow does. `u(z, r, t)` without the condition is then never trained where `r < t`: few-step samples cannot be guided.
     - `inside`: two times; only rows strictly between them lose their condition, as in alpha-Flow's code. None: at all times.
 
     `ValueError` for a share, a word or times that cannot be, and at "instant" for fewer rows with `r = t` than lose their condition.
@@ -154,3 +154,19 @@ def random_scale(low: float = 1.0, high: float = 2.0) -> Callable[[Bridge], Brid
         return b._replace(y=Condition(b.y, omega, torch.zeros_like(b.t), torch.ones_like(b.t)))
 
     return draw
+
+
+def at_scale(
+    label: Tensor, omega: float, interval: tuple[float, float] = (0.0, 1.0), trained: tuple[float, float] = (1.0, 8.0)
+) -> Condition:
+    """The `Condition` for samples of these labels at one guidance scale, held inside `interval`, for a network that takes the scale.
+
+    `trained`: the scales that it was trained on, iMF's by default. `ValueError` for a scale outside them, or no interval.
+    """
+    if not trained[0] <= omega <= trained[1]:
+        what = f"this network was trained at guidance scales from {trained[0]:g} to {trained[1]:g}, and {omega:g} is none of them"
+        raise ValueError(f"{what}: choose one that is, or say trained=(low, high) as it was")
+    if not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(f"an interval of guidance is two rising times in [0, 1], got {interval}")
+    full = torch.ones(label.shape, device=label.device)
+    return Condition(label, omega * full, interval[0] * full, interval[1] * full)

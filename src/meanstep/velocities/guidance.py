@@ -15,7 +15,6 @@ from meanstep.values import Value, value
 from meanstep.velocities.conditioned import Condition, LabelDropout, as_is
 from meanstep.velocities.estimates import conditional, own
 
-
 Scale = float | Callable[[Bridge], float | Tensor]
 """A number, or a function of the bridge with one value a row."""
 DROPPED = ("plain", "guided", "true")
