@@ -113,7 +113,7 @@ def distance_of(network: Features) -> Callable[[Tensor, Tensor], Tensor]:
 def aligned(layer: nn.Module, network: Features, projection: nn.Module, scale: float = 1.0) -> Auxiliary:
     """Feature alignment: 1 - cosine of a layer's projected output and a network's features of the data; arXiv 2410.06940, 2509.04394.
 
-    - `layer`: a module of the field, whose output is `[*B, ..., width]`; `projection`: from there to the features' last axis, it is learned.
+    - `layer`: a module of the field, whose output is `[*B, ..., width]`; `projection`: from there to the features' last axis; it learns.
     - `network`: `[*B, *E] -> [*B, ..., features]`, without gradient. The mean is over all axes between, such as tokens.
     - `scale`: TiM has 1.
 

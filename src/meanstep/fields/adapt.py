@@ -161,8 +161,8 @@ class Scaled(nn.Module):
 class Decoupled(nn.Module):
     """Makes an average velocity of a flow-matching network: its first `split` blocks get `t`, the others and the last layer `r`, eq. (33).
 
-    There are no new weights, and `u(z, t, t)` is the original network. By default five of seven blocks get `t`, 20 of 28 as published. `net`
-    has `embed(t, y) -> c`, `stem(z) -> h`, `blocks` (each `(h, c) -> h`) and `final(h, c) -> u`. `DiT(split=)` does this itself. Source:
+    There are no new weights, and `u(z, t, t)` is the original network. By default 5 of 7 blocks get `t`, 20 of 28 as published. `net` has
+    `embed(t, y) -> c`, `stem(z) -> h`, `blocks` (each `(h, c) -> h`) and `final(h, c) -> u`. `DiT(split=)` does this itself. Source:
     arXiv 2510.24474.
     """
 

@@ -105,17 +105,38 @@ def randomly_guided(dropout: LabelDropout, low: float = 1.0, high: float = 2.5, 
     """
     if not 1 <= low <= high < math.inf:
         raise ValueError(f"guidance scales are low to high, at least 1, got {low:g} to {high:g}")
-    return Guided(conditional, dropout, _drawn(low, high, after), _drawn(low, high, after, own=True), dropped="guided")
+    return Guided(conditional, dropout, step_omega(low, high, after), step_kappa(low, high, after), dropped="guided")
 
 
 @value
-def _drawn(low: float, high: float, after: float, own: bool = False) -> Callable[[Bridge], Tensor]:
-    def scale(b: Bridge) -> Tensor:
-        s = (low + (high - low) * b.shared()[..., 1]).to(b.t)
-        omega, begun = (s - 1).clamp(min=1), torch.as_tensor(b.elapsed() >= after if after else True, device=s.device)
-        return torch.where(begun, 1 - omega / s if own else omega, 0.0 if own else 1.0).expand_as(b.t)
+def step_omega(low: float, high: float, after: float) -> Callable[[Bridge], Tensor]:
+    """`omega` of `randomly_guided`."""
 
-    return scale
+    def omega(b: Bridge) -> Tensor:
+        return torch.where(_begun(b, after), _omega(b, low, high)[0], 1.0).expand_as(b.t)
+
+    return omega
+
+
+@value
+def step_kappa(low: float, high: float, after: float) -> Callable[[Bridge], Tensor]:
+    """`kappa` of `randomly_guided`."""
+
+    def kappa(b: Bridge) -> Tensor:
+        omega, s = _omega(b, low, high)
+        return torch.where(_begun(b, after), 1 - omega / s, 0.0).expand_as(b.t)
+
+    return kappa
+
+
+def _omega(b: Bridge, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """`omega` and the scale of the step, `[*B[:-1], 1]`."""
+    s = (low + (high - low) * b.shared()[..., 1]).to(b.t)
+    return (s - 1).clamp(min=1), s
+
+
+def _begun(b: Bridge, after: float) -> Tensor:
+    return torch.as_tensor(b.elapsed() >= after if after else True, device=b.t.device)
 
 
 def shown(velocity: Velocity) -> Callable[[Bridge], Bridge]:

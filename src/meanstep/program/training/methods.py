@@ -10,7 +10,7 @@ from meanstep.program.console import UserError
 from meanstep.program.registry import COUPLINGS, INDEPENDENT, PAIRS, POSTERIOR, Method
 from meanstep.program.runs.method import MethodConfig
 from meanstep.terms import Recipe
-from meanstep.velocities import Guided, LabelDropout, Posterior, conditional
+from meanstep.velocities import Guided, LabelDropout, Posterior, conditional, fading
 
 
 @dataclass(frozen=True)
@@ -67,5 +67,9 @@ def _guidance(config: MethodConfig, takes: tuple[str, ...], null: Any) -> dict[s
         return {}
     if guided and not config.dropout:
         raise UserError("--method.dropout: guidance compares with the network's answer without a label, so some must be hidden: give 0.1")
-    hidden = LabelDropout(null, config.dropout)
-    return {"velocity": Guided(conditional, hidden, config.omega, config.kappa, config.window)} if config.dropout else {}
+    if not config.dropout:
+        return {}
+    hidden = LabelDropout(null, config.dropout, config.dropout_rows, config.window if config.dropout_inside else None)
+    mix = 1 - config.kappa
+    omega = config.omega if config.fade == 1 else fading(config.omega / mix, mix, config.fade)
+    return {"velocity": Guided(conditional, hidden, omega, config.kappa, config.window, dropped=config.dropped)}
