@@ -174,7 +174,7 @@ def test_a_run_of_muon_goes_on_where_it_was_to_the_bit(tmp_path: Path, cache: An
     """Two halves and one whole: weights, averages and moments."""
     words = [
         "--optimiser",
-        name,
+        "muon",
         "--network.options",
         "{patch: 4, width: 16, depth: 1, heads: 2}",
         *"""--batch 32 --adam-eps 1e-6
