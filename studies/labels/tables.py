@@ -20,7 +20,8 @@ def read(out: Path) -> Scores:
     for file in sorted(out.glob("*-*-*/evaluations.jsonl")):
         part, arm, seed = file.parent.name.rsplit("-", 2)
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        found[part, arm, int(seed)] = {(row["steps"], row["guidance"]): row["frechet"] for row in rows if row.get("frechet") is not None}
+        done = [(row, (row.get("values") or {}).get("frechet")) for row in rows if row["kind"] == "cell"]
+        found[part, arm, int(seed)] = {(row["steps"], row["guidance"]): value for row, value in done if value}
     return found
 
 

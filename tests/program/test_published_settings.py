@@ -1,5 +1,6 @@
 """What the published code trains with, from the command line's words: times, hidden labels, optimisers, averages."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -172,15 +173,9 @@ def test_a_half_life_halves_after_its_samples_under_a_ramp():
 
 def test_a_run_of_muon_goes_on_where_it_was_to_the_bit(tmp_path: Path, cache: Any):
     """Two halves and one whole: weights, averages and moments."""
-    words = [
-        "--optimiser",
-        "muon",
-        "--network.options",
-        "{patch: 4, width: 16, depth: 1, heads: 2}",
-        *"""--batch 32 --adam-eps 1e-6
-        --averages.decays 0.5 --averages.half-lives 320 --evaluate-every 0 --sample-every 0 --save-every 64 --log-every 64 --device cpu
-        --method.dropout-rows instant --method.omega 1.5""".split(),
-    ]
+    options = "--network.options '{patch: 4, width: 16, depth: 1, heads: 2}' --batch 32 --optimiser muon --adam-eps 1e-6 --device cpu"
+    quiet = "--evaluate-every 0 --sample-every 0 --save-every 64 --log-every 64 --averages.decays 0.5 --averages.half-lives 320"
+    words = shlex.split(f"{options} {quiet} --method.dropout-rows instant --method.omega 1.5")
     for out, lengths in (("whole", ("128",)), ("halves", ("64", "128"))):
         for samples in lengths:
             with pytest.raises(SystemExit) as ended:
