@@ -196,7 +196,6 @@ CASES: dict[str, Case] = {
     "meanflow/cifar": Case(lambda p: recipes.meanflow(times.logit_normal_pair(), 0.25, weights.adaptive(0.75, 1e-3))),
     "meanflow/guided": Case(lambda p: recipes.meanflow(**_guided()), labels=True),
     "meanflow/instant": Case(lambda p: recipes.meanflow(velocity=Guided(conditional, INSTANT, 1.2, 0.4)), labels=True),
-    "meanflow/faded": Case(lambda p: recipes.meanflow(velocity=velocities.faded(DROPOUT)), labels=True),
     "meanflow/warmed": Case(lambda p: recipes.meanflow(rate=Warmed(Exact(), linear(0.0, 1.0)), weight=weights.normed()), progress=0.4),
     "meanflow/beside": Case(lambda p: terms.beside(recipes.meanflow(), auxiliary.Auxiliary(_far, 0.5, before=0.7))),
     "meanflow/central": Case(lambda p: recipes.meanflow(rate=Central())),
@@ -214,7 +213,6 @@ CASES: dict[str, Case] = {
     "trace/anchored": Case(lambda p: recipes.coefficient(1.0, p.ema, weight=weights.trace("bridge", of=weights.adaptive()))),
     "trace/head": Case(lambda p: recipes.improved_meanflow(weight=weights.trace()), head=True),
     "posterior": Case(lambda p: recipes.posterior_meanflow(velocities.Posterior(p.reference))),
-    "posterior/instant": Case(lambda p: recipes.posterior_meanflow(velocities.of(p.ema), instant=True)),
     "improved": Case(lambda p: recipes.improved_meanflow(), head=True),
     "improved/own": Case(lambda p: recipes.improved_meanflow(own)),
     "improved/guided": Case(lambda p: recipes.improved_meanflow(guidance=DROPOUT), Conditioned, head=True, labels=True),
@@ -230,11 +228,7 @@ CASES: dict[str, Case] = {
         lambda p: recipes.terminal_velocity(p.ema, guidance=DROPOUT), lambda net: Scaled(Conditioned(net)), labels=True
     ),
     "rectified": Case(lambda p: recipes.rectified_meanflow(), couplings=True),
-    "rectified/guided": Case(
-        lambda p: recipes.rectified_meanflow(velocity=velocities.randomly_guided(DROPOUT)), labels=True, progress=0.6, couplings=True
-    ),
     "decoupled": Case(lambda p: recipes.decoupled_meanflow()),
-    "decoupled/fresh": Case(lambda p: recipes.decoupled_meanflow(fresh=True)),
     "discrete": Case(lambda p: recipes.discrete_meanflow(), progress=0.5),
     "split": Case(lambda p: recipes.split_meanflow()),
     "split/teacher": Case(lambda p: recipes.split_meanflow(p.ema, by=p.ema)),

@@ -213,7 +213,6 @@ COSTS = {
     "meanflow/cifar": (9, 12, 0),
     "meanflow/guided": (3, 12, 24),  # with and without the condition
     "meanflow/instant": (3, 12, 24),
-    "meanflow/faded": (3, 12, 24),
     "meanflow/warmed": (3, 12, 0),
     "meanflow/beside": (3, 12, 0),  # no pass of the field for an auxiliary loss
     "meanflow/central": (0, 12, 6),
@@ -231,7 +230,6 @@ COSTS = {
     "trace/anchored": (6 + 12, 24, 0),
     "trace/head": (12, 12, 6),  # the head's term reads what the probes of the other terms found
     "posterior": (6, 12, 0),
-    "posterior/instant": (6, 12, 0),
     "improved": (6, 12, 6),  # the head learns on every row, in the same pass
     "improved/own": (6, 12, 6),
     "improved/guided": (6, 24, 54),  # this network has no method with_head
@@ -245,9 +243,7 @@ COSTS = {
     "terminal/own": (12, 24, 12),  # nothing flows through this derivative: it is carried
     "terminal/guided": (12, 12, 0),
     "rectified": (3, 12, 0),
-    "rectified/guided": (3, 12, 24),
     "decoupled": (12, 24, 0),
-    "decoupled/fresh": (12, 24, 0),
     "discrete": (0, 12, 9),
     "split": (0, 12, 12),
     "split/teacher": (0, 12, 0),

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from meanstep.keys import key
 from meanstep.program.console import UserError
 from meanstep.program.data import order
 from meanstep.program.data.batch import Batch
@@ -35,7 +36,8 @@ class Loader:
         n = len(self.cache)
         flip = order.flips(n, self.seed, start, count) if self.flips else None
         at = order.rows(n, self.seed, start, count)
-        batch = Batch(start, self.cache.rows(at, flip)[0], self.cache.condition(at))
+        drawn = key(self.seed, "posterior", start) if self.cache.manifest.posterior else None
+        batch = Batch(start, self.cache.rows(at, flip, drawn)[0], self.cache.condition(at))
         return batch.map(lambda p: p.pin_memory()) if self.pin else batch
 
     def stream(self, starts: Iterable[int], count: int, ahead: int = 3) -> Generator[Batch, None, None]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 NAME = "manifest.json"
-LATER = {"taken": "permutation", "left_out": ..., "empty": ..., "codec": "plain", "conditions": ...}
+LATER = {"taken": "permutation", "left_out": ..., "empty": ..., "codec": "plain", "conditions": ..., "posterior": True}
 """What caches of this version did not always state, and the one value of it, if any, that is part of the digest."""
 STRUCTURE = ("autoencoder", "autoencoder_digest", "scaling", "shift", "shape", "image", "dtype")  # what a network is built upon
 
@@ -74,8 +74,9 @@ class Manifest:
     `conditions`: what the network is given beside the rows; one of categories alone is the labels.
 
     `codec`: what rows are, see `codecs`. `autoencoder`: its kind and where it was found, `identity`, `taesd:PATH`, ...; stored latents are
-    (its own - `shift`) * `scaling`. `mean`, `std`: of each entry of the first axis of the stored rows, such as a channel, over all rows and
-    places, 0 and 1 for pictures; `statistics`: where they were measured: `own`, the digest of another cache, `none`: not normalised.
+    (its own - `shift`) * `scaling`; `posterior`: a shard holds their deviations too, and training draws from the autoencoder's posterior at
+    every step, which the moments are of. `mean`, `std`: of each entry of the first axis of the stored rows, such as a channel, over all
+    rows and places, 0 and 1 for pictures; `statistics`: where they were measured: `own`, the digest of another cache, `none`: not normalised.
     """
 
     source: str
@@ -105,6 +106,7 @@ class Manifest:
     empty: tuple[int, ...] | None = None
     codec: Literal["pixels", "latents", "plain"] = "pixels"
     conditions: tuple[Condition, ...] = ()
+    posterior: bool = False
     version: int = VERSION
 
     @property
@@ -190,6 +192,8 @@ class Manifest:
                 raise ValueError("its sizes and moments are no numbers")
             if found.codec not in ("pixels", "latents", "plain") or (found.codec == "pixels") != (found.dtype == "uint8"):
                 raise ValueError(f"there is no codec {found.codec!r} of {found.dtype}")
+            if found.posterior not in (True, False) or (found.posterior and found.codec != "latents"):
+                raise ValueError(f"there is no posterior of {found.codec}")
         except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {error}; make the cache again") from error
         if not fits or any(Path(s.name).name != s.name for s in shards):
@@ -201,7 +205,7 @@ def older(held: dict[str, Any]) -> dict[str, Any]:
     """What a statement means that was written before it told of `LATER` things."""
     limit, codec = held.get("limit") or 0, "pixels" if held.get("dtype") == "uint8" else "latents"
     taken = "spaced" if 0 < limit <= held.get("count", limit) + held.get("skipped", 0) else "all"
-    return {"taken": taken, "left_out": None, "empty": None, "codec": codec, "conditions": []}
+    return {"taken": taken, "left_out": None, "empty": None, "codec": codec, "conditions": [], "posterior": False}
 
 
 def _condition(entry: dict[str, Any]) -> Condition:

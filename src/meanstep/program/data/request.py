@@ -27,7 +27,8 @@ KINDS, FILES = ("identity", "taesd", "taef2", "tiny", "kl", "dc"), ("taesd", "ta
 class Request(Ranged):
     """What is asked for. `channels` 0: the source's own. `shard`: rows of a shard, 0: of about 32 MiB. `like`: a cache whose mean and
     standard deviation hold here too (a test split's train split). Without `normalise` latents and numbers stay as they are. `dtype`: how
-    they are stored; empty: float16 for latents of pictures, as the source has them for numbers. `conditions`: columns or keys."""
+    they are stored; empty: float16 for latents of pictures, as the source has them for numbers. `conditions`: columns or keys. `posterior`:
+    latents' deviations too, to draw from the autoencoder's posterior."""
 
     source: str
     autoencoder: str = "identity"
@@ -50,6 +51,7 @@ class Request(Ranged):
     image: str = "image"
     label: str = "label"
     conditions: tuple[str, ...] = ()
+    posterior: bool = False
 
 
 def chosen(source: str) -> tuple[str, str]:
