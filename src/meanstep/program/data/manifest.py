@@ -76,7 +76,8 @@ class Manifest:
     `codec`: what rows are, see `codecs`. `autoencoder`: its kind and where it was found, `identity`, `taesd:PATH`, ...; stored latents are
     (its own - `shift`) * `scaling`; `posterior`: a shard holds their deviations too, and training draws from the autoencoder's posterior at
     every step, which the moments are of. `mean`, `std`: of each entry of the first axis of the stored rows, such as a channel, over all
-    rows and places, 0 and 1 for pictures; `statistics`: where they were measured: `own`, the digest of another cache, `none`: not normalised.
+    rows and places, 0 and 1 for pictures; `statistics`: where they were measured: `own`, the digest of another cache, `none`: not
+    normalised.
     """
 
     source: str
