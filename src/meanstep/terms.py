@@ -97,6 +97,12 @@ def moving(term: Term) -> bool:
     return bool((r < t).any())
 
 
+def still(recipe: Recipe) -> float:
+    """The share of a step's rows that are drawn with `r = t`."""
+    pairs = [(term.share, term.times((2,), Generator().manual_seed(0))) for term in recipe if term.times is not None]
+    return min(1.0, sum(share for share, (r, t) in pairs if r is t))
+
+
 def learns(recipe: Recipe) -> str:
     """What a field trained by this recipe knows: the `average` velocity, or the `instantaneous` one only, where no row has `r < t`."""
     return AVERAGE if any(moving(term) for term in recipe) else INSTANTANEOUS

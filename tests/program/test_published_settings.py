@@ -77,6 +77,13 @@ def test_hidden_labels_and_guidance_as_published():
     assert alpha.dropout == LabelDropout(3, 0.1, inside=(0.0, 0.75)) and (alpha.omega, alpha.kappa, alpha.dropped) == (0.2, 0.92, "guided")
 
 
+def test_rows_that_the_recipe_has_not():
+    config = MethodConfig("meanflow", {"diagonal_share": 0.05}, dropout_rows="instant")
+    with pytest.raises(UserError, match=r"hides 0\.1 of the labels, all on rows with r = t, and meanflow has a share of 0\.05") as told:
+        build(config, NET, None, None, 3)
+    assert "\n" not in str(told.value) and build(config, NET, None, None, None).recipe  # no labels, none to hide
+
+
 def test_fading_guidance_is_soflows():
     faded = velocity(omega=0.75, kappa=0.75, fade=0.8)  # m = 0.25, w = 3
     assert faded.omega == fading(3.0, 0.25, 0.8) and faded.kappa == 0.75

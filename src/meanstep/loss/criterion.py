@@ -125,7 +125,7 @@ class Loss(nn.Module):
         if own := max(draws(term.weight, entries) for term in self.recipe):
             aux = torch.cat([aux, _fresh(torch.rand, (*batch, own), x, generator)], -1)
         deal, found = list(self._deal(batch[-1])), []
-        still = min(1.0, sum(rows.stop - rows.start for rows, (r, t) in zip(deal, times, strict=True) if r is t) / batch[-1])
+        still = min(1.0, sum(term.share for term, (r, t) in zip(self.recipe, times, strict=True) if r is t))
         for (term, rows), (r, t) in zip(zip(self.recipe, deal, strict=True), times, strict=True):
             cut = _Cut(self.batch_dims, rows)
             mine = _fresh(torch.randn, x.shape, x, generator) if term.fresh and noise is None else e
