@@ -10,6 +10,7 @@ from torch import Tensor
 
 import meanstep as ms
 from meanstep import recipes, times, velocities
+from meanstep.conditions import submodes
 from meanstep.velocities import Guided, LabelDropout, conditional
 
 ROWS = 4096
@@ -180,3 +181,23 @@ def test_a_jump_from_the_last_trained_time():
     torch.testing.assert_close(found, torch.full_like(e, 1 - 80 / 81))
     with pytest.raises(ValueError, match=r"lies in \(0, 1\], got 0"):
         ms.jump(lambda z, r, t, y: z, e, last=0.0)
+
+
+# Sub-modes --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_sub_modes_are_the_clusters_of_each_class():
+    """Three planted clusters in each of two classes, far apart: rows share a label exactly where they share class and cluster."""
+    g = ms.key(0)
+    labels, cluster = torch.randint(2, (60,), generator=g), torch.randint(3, (60,), generator=g)
+    x = 10.0 * torch.stack([cluster, cluster.square()], 1) + 0.1 * torch.randn(60, 2, generator=g)
+    found = submodes(x, labels, 3, ms.key(1))
+    assert torch.equal(found // 3, labels)
+    same = (labels[:, None] == labels) & (cluster[:, None] == cluster)
+    assert torch.equal(found[:, None] == found, same)
+
+
+def test_sub_modes_of_few_rows_and_of_none():
+    assert submodes(torch.tensor([[0.0], [5.0], [9.0]]), torch.tensor([0, 0, 1]), 4, ms.key(0)).sort().values[-1] == 4
+    with pytest.raises(ValueError, match=r"integer labels \[N\] and at least one cluster, got \(3, 1\)"):
+        submodes(torch.zeros(3, 1), torch.zeros(3), 2)
