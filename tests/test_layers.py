@@ -17,6 +17,7 @@ MATHS = (
     BASE
     | PARTS
     | {
+        "auxiliary",
         "averages",
         "couplings",
         "tangents",
@@ -54,10 +55,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "joint_pass": BASE | {"tangents", "velocities"},
     "rates": BASE | {"coefficients", "tangents", "joint_pass"},
     "weights": BASE | {"coefficients"},
+    "auxiliary": BASE | {"weights"},
     "objectives": BASE | PARTS | {"tangents", "joint_pass"},
-    "terms": BASE | PARTS | {"objectives"},
-    "recipes": BASE | PARTS | {"objectives", "terms"},
-    "loss": BASE | PARTS | {"keys", "objectives", "joint_pass", "terms"},
+    "terms": BASE | PARTS | {"auxiliary", "objectives"},
+    "recipes": BASE | PARTS | {"auxiliary", "objectives", "terms"},
+    "loss": BASE | PARTS | {"auxiliary", "keys", "objectives", "joint_pass", "terms"},
     "samplers": BASE | {"keys"},
     "fields": BASE,
     "attention": BASE,

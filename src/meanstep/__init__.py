@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meanstep import (
+        auxiliary,
         averages,
         coefficients,
         couplings,
@@ -54,6 +55,7 @@ __all__ = [
     "Term",
     "UserError",
     "as_field",
+    "auxiliary",
     "averages",
     "coefficients",
     "couplings",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 
 class Learned(nn.Module):
@@ -41,6 +41,33 @@ def hidden(null: Any, y: Any) -> Any:
     if _single(null) and not (isinstance(y, Tensor) and _integer(y)):
         raise TypeError(_one_for_all(null, y))
     return _hidden(null, y, "y")
+
+
+def submodes(features: Tensor, labels: Tensor, count: int, generator: Generator | None = None, rounds: int = 25) -> Tensor:
+    """Labels of class and cluster, `label * count + cluster`, int64 `[N]`: k-means of each class in the features `[N, D]`; 2604.12273.
+
+    SubFlow trains any recipe with them in place of the labels, and a sample of a class draws its cluster by how many rows that has. A class
+    of fewer rows than `count` has as many clusters as rows. `ValueError` for features and labels that do not fit, or no cluster.
+    """
+    if features.ndim != 2 or labels.shape != features.shape[:1] or not _integer(labels) or count < 1:
+        what = f"got {tuple(features.shape)}, {labels.dtype} {tuple(labels.shape)} and {count}"
+        raise ValueError(f"sub-modes are of features [N, D], integer labels [N] and at least one cluster, {what}")
+    found = torch.empty_like(labels, dtype=torch.int64)
+    for label in sorted(set(labels.tolist())):
+        at = (labels == label).nonzero().squeeze(1)
+        found[at] = label * count + _clusters(features[at].double(), min(count, len(at)), generator, rounds)
+    return found
+
+
+def _clusters(x: Tensor, count: int, generator: Generator | None, rounds: int) -> Tensor:
+    """Lloyd's algorithm from a random row and those furthest from the ones before."""
+    centres = x[torch.randint(len(x), (1,), generator=generator)]
+    while len(centres) < count:
+        centres = torch.cat([centres, x[torch.cdist(x, centres).amin(1).argmax()][None]])
+    for _ in range(rounds):
+        mine = torch.cdist(x, centres).argmin(1)
+        centres = torch.stack([x[mine == k].mean(0) if (mine == k).any() else c for k, c in enumerate(centres)])
+    return torch.cdist(x, centres).argmin(1)
 
 
 def _hidden(null: Any, y: Any, name: str) -> Any:

@@ -1,21 +1,27 @@
 """Answers the queries of several objectives by one forward pass of the field. Knows no objectives and no losses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from meanstep.calls import guarded, real, wrong_shape
 from meanstep.shapes import tree_map
-from meanstep.tangents import Directions, automatic, several_along, trusted
+from meanstep.tangents import Directions, Dual, automatic, several_along, trusted
 from meanstep.types import Answer, Field, Query
 from meanstep.velocities import auxiliary
 
 T = TypeVar("T")
 Probed = tuple[Tensor, Tensor | None, Tensor | None]
 """`u` of a query, its derivative if one was asked for, and those along its probes."""
+
+
+Hidden = dict[nn.Module, dict[int, Tensor]]
+"""What modules of a field return in the pass that carries the gradient, by the number of the query: `[*B, ...]` each."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,11 @@ def together(field: Field, queries: Sequence[Query], heads: dict[int, list[int]]
     return [(u, du) for u, du, _ in probed(field, queries, heads)]
 
 
-def probed(field: Field, queries: Sequence[Query], heads: dict[int, list[int]] | None = None) -> list[Probed]:
+def probed(field: Field, queries: Sequence[Query], heads: dict[int, list[int]] | None = None, hidden: Hidden | None = None) -> list[Probed]:
     """`together`, and beside each answer the derivatives along the query's probes, `[K, *B, *E]`, or None without any.
 
     They travel in the pass that answers the query. Of one whose answer is known already, or is the head's, they take a pass of their own.
+    `hidden`: filled with what its modules return for each query that a pass answers.
     """
     heads = {k: rows for k, rows in (heads or {}).items() if getattr(field, "with_head", None) is not None}
     found: dict[int, Probed] = {k: (q.value, None, _apart(field, q)) for k, q in enumerate(queries) if q.value is not None}
@@ -63,13 +70,37 @@ def probed(field: Field, queries: Sequence[Query], heads: dict[int, list[int]] |
         group = [k for k in waiting if _alike(queries[k], lead)]
         waiting = [k for k in waiting if k not in group]
         both = any(k in rows for rows in heads.values() for k in group)
-        for k, (u, v, slopes) in zip(group, _joined(field, [queries[k] for k in group], both), strict=True):
+        with _listening(hidden or {}) as heard:
+            answers = _joined(field, [queries[k] for k in group], both)
+        sizes, axis = [queries[k].t.shape[-1] for k in group], queries[group[0]].t.ndim - 1
+        for layer, out in heard.items():
+            if out.ndim > axis and out.shape[axis] == sum(sizes):
+                (hidden or {})[layer].update(zip(group, _cut(out, sizes, axis), strict=True))
+        for k, (u, v, slopes) in zip(group, answers, strict=True):
             found[k] = _sorted(queries[k], u, slopes) if not queries[k].head else (u, None, _apart(field, queries[k]))
             if v is not None:
                 read[k] = v
     for k, rows in heads.items():
         found[k] = torch.cat([read[j] for j in rows], queries[k].t.ndim - 1), None, _apart(field, queries[k])
     return [found[k] for k in range(len(queries))]
+
+
+@contextmanager
+def _listening(hidden: Hidden) -> Iterator[dict[nn.Module, Tensor]]:
+    """What the modules return in here with a gradient, the last time each."""
+    heard: dict[nn.Module, Tensor] = {}
+
+    def hear(layer: nn.Module, _: Any, out: Any) -> None:
+        out = out.primal if isinstance(out, Dual) else out
+        if isinstance(out, Tensor) and out.requires_grad and not is_functorch_wrapped_tensor(out):
+            heard[layer] = out
+
+    hooks = [layer.register_forward_hook(hear) for layer in hidden]
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _directions(q: Query) -> tuple[Directions, ...]:

@@ -11,7 +11,7 @@ from meanstep.coefficients import at, checked
 from meanstep.joint_pass import answered
 from meanstep.shapes import over
 from meanstep.tangents import Way, automatic, recorded, rehearsal
-from meanstep.types import Answer, Bridge, Coefficient, Field, Query
+from meanstep.types import Answer, Bridge, Coefficient, Field, Query, Rate
 from meanstep.values import Value
 
 Change = tuple[Tensor, Tensor]
@@ -118,3 +118,32 @@ class Central(Value):
             drew = drew or rehearsed.drew
         du = (ends[0] - ends[1]) / (2 * self.step)
         return plain(field, b, drew), lambda found: (found[0], over(b.gap, found[0]) * du)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Warmed(Value):
+    """Another rate's change times `share` in [0, 1], such as `coefficients.linear(0, 1, until=0.1)`: FastGen's tangent warm-up.
+
+    At 0 every row is flow matching. The change still costs what it costs.
+    """
+
+    rate: Rate
+    share: Coefficient
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "share", checked(self.share, "share"))
+
+    def __call__(self, field: Field, b: Bridge, w: Tensor) -> Change:
+        """`(u, share (t - r) D_t u)`, both `[*B, *E]`."""
+        return self._scaled(self.rate(field, b, w), b)
+
+    def query(self, field: Field, b: Bridge, w: Tensor) -> tuple[Query, Callable[[Answer], Change]]:
+        """What is asked of the field, and what `__call__` makes of the answer."""
+        if not hasattr(self.rate, "query"):  # a rate of the user's own evaluates the field itself
+            u, change = self(field, b, w)
+            return Query(b.z, b.r, b.t, b.y, value=u), lambda _: (u, change)
+        query, finish = self.rate.query(field, b, w)
+        return query, lambda found: self._scaled(finish(found), b)
+
+    def _scaled(self, found: Change, b: Bridge) -> Change:
+        return found[0], over(at(self.share, b), b.z) * found[1]

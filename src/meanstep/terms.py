@@ -1,19 +1,22 @@
 """What a recipe is made of, what a program must know of it, and what a field learns by it. Knows no recipe in particular."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from torch import Generator
+from torch import Generator, Tensor
 
+from meanstep.auxiliary import Auxiliary
 from meanstep.catalogue import marked
 from meanstep.objectives import Matching
 from meanstep.types import Bridge, Objective, Times, Weight
 from meanstep.values import Value
-from meanstep.velocities import as_is
+from meanstep.velocities import as_is, auxiliary
 from meanstep.weights import constant
 
 Given = Callable[[Bridge], Bridge]
+Inside = Callable[[Tensor, Tensor, Bridge], Tensor]
+"""`(u, target of u, bridge) -> [*B]`, both `[*B, *E]`."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -25,6 +28,9 @@ class Term(Value):
     - `times`: the sampler of `(r, t)`; None keeps the times that the rows have from earlier terms.
     - `scale`: the term adds `scale` times the mean of its weighted rows to the loss; with None each row counts like any other of the batch.
     - `prepare`: a function that completes a bridge before the objective uses it.
+    - `inside`: what is added to a row's error before the weight sees it, such as `auxiliary.Directional()`.
+    - `fresh`: noise of its own, where the noise is drawn; by default terms share each row's.
+    - `beside`: auxiliary losses of the same pass, added to a row's weighted loss.
     """
 
     objective: Objective
@@ -33,6 +39,9 @@ class Term(Value):
     share: float = 1.0
     scale: float | None = None
     prepare: Given = as_is
+    inside: Inside | None = None
+    beside: tuple[Auxiliary, ...] = ()
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -40,6 +49,16 @@ class Term(Value):
 
 
 Recipe = tuple[Term, ...]
+
+
+def beside(recipe: Recipe, *auxiliaries: Auxiliary) -> Recipe:
+    """The recipe with auxiliary losses on every term but a head's: `terms.beside(recipes.meanflow(), auxiliary.perceptual(lpips))`."""
+    if not all(isinstance(part, Auxiliary) for part in auxiliaries):
+        raise TypeError(f"an auxiliary loss is an auxiliary.Auxiliary, such as auxiliary.perceptual(distance), got {auxiliaries!r:.80}")
+    heads = [getattr(term.objective, "read", None) is auxiliary for term in recipe]
+    return tuple(t if head else replace(t, beside=(*t.beside, *auxiliaries)) for t, head in zip(recipe, heads, strict=True))
+
+
 F = TypeVar("F", bound=Callable[..., Recipe])
 AVERAGE, INSTANTANEOUS = "average", "instantaneous"
 
@@ -76,6 +95,12 @@ def moving(term: Term) -> bool:
         return False
     r, t = term.times((256,), Generator().manual_seed(0))
     return bool((r < t).any())
+
+
+def still(recipe: Recipe) -> float:
+    """The share of a step's rows that are drawn with `r = t`."""
+    pairs = [(term.share, term.times((2,), Generator().manual_seed(0))) for term in recipe if term.times is not None]
+    return min(1.0, sum(share for share, (r, t) in pairs if r is t))
 
 
 def learns(recipe: Recipe) -> str:

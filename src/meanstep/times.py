@@ -60,6 +60,23 @@ def sorted_pair(t: tuple[float, float] = (0.4, 1.0), r: tuple[float, float] = (-
 
 
 @value
+def mixed(times: Times, other: Times, share: float) -> Times:
+    """One sampler's pairs, and on a random `share` of the rows another's; pixel MeanFlow has 0.1 of uniform ones.
+
+    `ValueError` for a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of another sampler's rows lies in [0, 1], got {share:g}")
+
+    def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+        (r, t), (r2, t2), here = times(shape, g), other(shape, g), _rand(shape, g) < share
+        found = torch.where(here, t2, t)
+        return (found, found) if r is t and r2 is t2 else (torch.where(here, r2, r), found)
+
+    return draw
+
+
+@value
 def separated(times: Times, least: float = 1e-4) -> Times:
     """Another sampler's pairs with a gap of at least `least`: `t` is raised to it, and `r` lowered to `t - least`. For SoFlow."""
 

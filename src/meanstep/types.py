@@ -25,7 +25,8 @@ class Bridge(NamedTuple):
     condition (a tensor or a tuple or dict of tensors with leading `*B`); `mask`: `[*B]` or more leading axes of `z`, true where the
     entries count; `aux`: `[*B, 4]` independent uniforms, the only randomness an objective has, and after them those that its weight asks
     for; `progress`: the share of the training that is done, in [0, 1]; `path`: what `z` and `v` were drawn on; `independent`: whether the
-    noise was a standard normal draw that knew nothing of the data, and not handed in.
+    noise was a standard normal draw that knew nothing of the data, and not handed in; `common`: uniforms that all rows of a step share,
+    `[*B[:-1], 1, 4]`; `still`: the share of the step's rows that were drawn with `r = t`.
     """
 
     z: Tensor
@@ -38,6 +39,8 @@ class Bridge(NamedTuple):
     progress: float | Tensor | None = None
     path: Path = linear
     independent: bool = True
+    common: Tensor | None = None
+    still: float | None = None
 
     def __repr__(self) -> str:
         return record(self)
@@ -49,7 +52,7 @@ class Bridge(NamedTuple):
 
     @property
     def rows(self) -> dict[str, Any]:
-        """What it holds of each row, by name, where it is there: all but `progress`, `path` and `independent`."""
+        """What it holds of each row, by name, where it is there."""
         found = {name: getattr(self, name) for name in ("z", "v", "r", "t", "y", "mask", "aux")}
         return {name: part for name, part in found.items() if part is not None}
 
@@ -70,6 +73,12 @@ class Bridge(NamedTuple):
                 "this objective draws per-row random numbers: give the bridge aux=torch.rand(*t.shape, 4) or draw it with Loss.draw"
             )
         return self.aux
+
+    def shared(self) -> Tensor:
+        """The uniforms that all rows of a step share, `[*B[:-1], 1, 4]`; `ValueError` if this bridge was drawn without them."""
+        if self.common is None:
+            raise ValueError("a scale of the whole step is drawn with the step: draw the bridge with Loss.draw, or give it common=")
+        return self.common
 
     def elapsed(self) -> float | Tensor:
         """The share of the training done; `ValueError` if the loss was not told."""

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 import meanstep as ms
-from meanstep import recipes, times, velocities, weights
+from meanstep import auxiliary, recipes, terms, times, velocities, weights
+from meanstep.coefficients import linear
 from meanstep.fields import DataPrediction, Scaled
-from meanstep.rates import Backward, Central, Exact
-from meanstep.shapes import over
+from meanstep.rates import Backward, Central, Exact, Warmed
+from meanstep.shapes import over, per_sample
 from meanstep.terms import Recipe
 from meanstep.velocities import Condition, Guided, LabelDropout, conditional, own
 
 CLASSES = 3
 DROPOUT = LabelDropout(CLASSES, share=0.3)
+INSTANT = LabelDropout(CLASSES, share=0.3, rows="instant")
 
 
 # Networks ----------------------------------------------------------------------------------------------------------------------------
@@ -177,6 +179,12 @@ class Setting:
         return list(torch.autograd.grad(self(seed, **changed).loss, parameters, allow_unused=True))
 
 
+def _far(look: auxiliary.Look) -> Tensor:
+    """An auxiliary loss of one's own, for every event shape, ensembles and masks."""
+    b = look.bridge
+    return per_sample((look.data - b.data).abs(), b.t, b.mask)
+
+
 def _guided() -> dict[str, Any]:
     return {"velocity": Guided(conditional, DROPOUT, omega=1.2, kappa=0.4)}
 
@@ -187,6 +195,9 @@ CASES: dict[str, Case] = {
     "meanflow": Case(lambda p: recipes.meanflow()),
     "meanflow/cifar": Case(lambda p: recipes.meanflow(times.logit_normal_pair(), 0.25, weights.adaptive(0.75, 1e-3))),
     "meanflow/guided": Case(lambda p: recipes.meanflow(**_guided()), labels=True),
+    "meanflow/instant": Case(lambda p: recipes.meanflow(velocity=Guided(conditional, INSTANT, 1.2, 0.4)), labels=True),
+    "meanflow/warmed": Case(lambda p: recipes.meanflow(rate=Warmed(Exact(), linear(0.0, 1.0)), weight=weights.normed()), progress=0.4),
+    "meanflow/beside": Case(lambda p: terms.beside(recipes.meanflow(), auxiliary.Auxiliary(_far, 0.5, before=0.7))),
     "meanflow/central": Case(lambda p: recipes.meanflow(rate=Central())),
     "meanflow/backward": Case(lambda p: recipes.meanflow(rate=Backward(0.1))),
     "meanflow/through": Case(lambda p: recipes.meanflow(rate=Exact(0.5))),
@@ -218,10 +229,13 @@ CASES: dict[str, Case] = {
     ),
     "rectified": Case(lambda p: recipes.rectified_meanflow(), couplings=True),
     "decoupled": Case(lambda p: recipes.decoupled_meanflow()),
+    "discrete": Case(lambda p: recipes.discrete_meanflow(), progress=0.5),
     "split": Case(lambda p: recipes.split_meanflow()),
     "split/teacher": Case(lambda p: recipes.split_meanflow(p.ema, by=p.ema)),
     "solution": Case(lambda p: recipes.solution_flow(), progress=0.5),
-    "transition": Case(lambda p: recipes.transition()),
+    "transition": Case(lambda p: recipes.transition(directional=False)),
+    "transition/directional": Case(lambda p: recipes.transition()),
     "shortcut": Case(lambda p: recipes.shortcut(p.ema)),
-    "pixel": Case(lambda p: recipes.pixel_meanflow(), DataPrediction, head=True),
+    "pixel": Case(lambda p: recipes.pixel_meanflow(instants=times.logit_normal(0.8, 0.8)), DataPrediction, head=True),
+    "pixel/instants": Case(lambda p: recipes.pixel_meanflow(), DataPrediction, head=True),
 }

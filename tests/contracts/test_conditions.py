@@ -88,7 +88,7 @@ def test_each_part_gets_its_own_null(form: str):
 def test_only_the_dropped_rows_are_hidden(form: str):
     null, y, expected = FORMS[form]
     dropout, b = LabelDropout(null, share=0.4), bridge(y)
-    rows = dropout.rows(b)
+    rows = dropout.dropped(b)
     assert rows.any() and not rows.all()
     assert same(dropout(b).y, where(rows, expected, y))
 
@@ -210,7 +210,7 @@ def test_a_learned_null_is_a_part_of_the_loss(make: Callable[[], Any], recipe: s
     if recipe == "guided":  # of rows that stand in for it and no others: by differences, targets held by the others' null
         shown = torch.zeros(N, dtype=torch.bool)
         for term, b in loss.draw(X, Y, generator=ms.key(6)):
-            shown[: len(b.t)] |= dropout.rows(b)
+            shown[: len(b.t)] |= dropout.dropped(b)
             assert term.objective.given is dropout  # type: ignore[attr-defined]
         assert shown.any()
     nobody = ms.Loss(recipes.meanflow(velocity=Guided(conditional, replace(dropout, share=0.0), 1.0, 0.5)))

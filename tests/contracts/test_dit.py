@@ -47,12 +47,12 @@ def published(width: int, depth: int, patch: int, channels: int = 4, tokens: int
 
 def test_the_count_is_the_published_one():
     """Table 4 of arXiv 2212.09748, in millions."""
-    for name, millions in {"S": 33, "B": 130, "L": 458, "XL": 675}.items():
+    for name, millions in {"S": 33, "B": 130, "M": 307, "L": 458, "XL": 675}.items():  # M: 2505.13447 says 308 with its second embedding
         assert round(published(*SIZES[name][:2], 2) / 1e6) == millions
     assert published(1152, 28, 2, tokens=256) == 675_129_632, "what the public code logs for DiT-XL/2"
 
 
-@pytest.mark.parametrize(("name", "patch"), list(product(["S", "B", "L", "XL"], [2, 4, 8])))
+@pytest.mark.parametrize(("name", "patch"), list(product(["S", "B", "M", "L", "XL"], [2, 4, 8])))
 def test_parameter_counts(name: str, patch: int):
     """The published network without learned variance, and one embedding more, that of the gap; a split has none."""
     width, depth = SIZES[name][:2]
@@ -71,9 +71,9 @@ def test_small_sizes(name: str):
     assert small(torch.randn(2, 1, 8, 8), torch.zeros(2), torch.ones(2)).shape == (2, 1, 8, 8)
 
 
-@pytest.mark.parametrize("name", ["M/2", "B", "B/x", "b/2"])
+@pytest.mark.parametrize("name", ["X/2", "B", "B/x", "b/2"])
 def test_another_size_is_refused(name: str):
-    with pytest.raises(ValueError, match=f"one of S, B, L, XL, Ti, Mini, Nano and a patch, such as B/4, got '{name}'"):
+    with pytest.raises(ValueError, match=f"one of S, B, M, L, XL, Ti, Mini, Nano and a patch, such as B/4, got '{name}'"):
         DiT.named(name)
 
 

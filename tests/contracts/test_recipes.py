@@ -35,7 +35,8 @@ def check_metrics(metrics: dict[str, Tensor], setting: Setting, kind: str) -> No
     """Detached, one number or one for each member, and complete: two more where an objective has a tangent."""
     moving = any(isinstance(term.objective, Eulerian) for term in setting.loss.recipe)
     heads = any(term.times is None for term in setting.loss.recipe)
-    assert set(metrics) == METRICS | (MOVING if moving else set()) | ({"residual_head"} if heads else set())
+    named = {"residual_head": heads, "auxiliary": any(term.beside for term in setting.loss.recipe)}
+    assert set(metrics) == METRICS | (MOVING if moving else set()) | {name for name, there in named.items() if there}
     for key, value in metrics.items():
         assert not value.requires_grad and value.shape == ((3,) if kind == "ensemble" else ()), key
         # a mean over no rows at all is nan
@@ -211,6 +212,9 @@ COSTS = {
     "meanflow": (3, 12, 0),
     "meanflow/cifar": (9, 12, 0),
     "meanflow/guided": (3, 12, 24),  # with and without the condition
+    "meanflow/instant": (3, 12, 24),
+    "meanflow/warmed": (3, 12, 0),
+    "meanflow/beside": (3, 12, 0),  # no pass of the field for an auxiliary loss
     "meanflow/central": (0, 12, 6),
     "meanflow/backward": (0, 12, 3),
     "meanflow/through": (3, 9, 0),  # one recorded pass gives the value too
@@ -240,12 +244,15 @@ COSTS = {
     "terminal/guided": (12, 12, 0),
     "rectified": (3, 12, 0),
     "decoupled": (12, 24, 0),
+    "discrete": (0, 12, 9),
     "split": (0, 12, 12),
     "split/teacher": (0, 12, 0),
     "solution": (0, 12, 3),
     "transition": (0, 12, 12),
+    "transition/directional": (0, 12, 12),
     "shortcut": (0, 12, 0),
     "pixel": (6, 12, 6),
+    "pixel/instants": (6, 12, 6),
 }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import meanstep as ms
-from meanstep import coefficients, probes, recipes, times, velocities, weights
+from meanstep import auxiliary, coefficients, probes, recipes, terms, times, velocities, weights
 from meanstep.averages import exponential
 from meanstep.catalogue import declared
 from meanstep.fields import PLANAR
@@ -65,6 +65,10 @@ RECIPES = {
     "split_meanflow": recipes.split_meanflow,
     "solution_flow": recipes.solution_flow,
     "transition": recipes.transition,
+    "discrete_meanflow": recipes.discrete_meanflow,
+    "meanflow-faded": lambda: recipes.meanflow(velocity=velocities.faded(DROP)),
+    "rectified_meanflow-guided": lambda: recipes.rectified_meanflow(velocity=velocities.randomly_guided(DROP)),
+    "meanflow-beside": lambda: terms.beside(recipes.meanflow(), auxiliary.perceptual(auxiliary.distance_of(torch.sin))),
     "shortcut": lambda: recipes.shortcut(NET),
     "pixel_meanflow": lambda: recipes.pixel_meanflow(tangent=velocities.own),
 }
@@ -81,7 +85,13 @@ PARTS = {
     "anchor": lambda: times.anchor(times.uniform),
     "dyadic": lambda: times.dyadic(range(3)),
     "capped": lambda: times.capped(times.uniform, 0.5),
+    "mixed": lambda: times.mixed(times.uniform, times.instants(), 0.1),
     "adaptive": weights.adaptive,
+    "normed": weights.normed,
+    "halving": coefficients.halving,
+    "warmed": lambda: ms.rates.Warmed(ms.rates.Central(), coefficients.linear(0.0, 1.0)),
+    "fading": velocities.fading,
+    "directional": auxiliary.Directional,
     "trace": lambda: weights.trace("t2", of=weights.adaptive()),
     "times_factor": lambda: weights.times_factor(weights.constant, weights.min_snr()),
     "alpha": lambda: weights.alpha(0.5),
@@ -164,6 +174,7 @@ def test_a_repr_is_what_was_written():
         **vars(ms.rates),
         **vars(velocities),
         "Term": ms.Term,
+        "Directional": auxiliary.Directional,
     }
     for name in ("meanflow", "alpha_flow", "curriculum_meanflow", "transition"):
         recipe = RECIPES[name]()

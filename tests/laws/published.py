@@ -68,14 +68,49 @@ def meanflow(u, b, *, p, c):
     return adaptive(q, p, c).mean()
 
 
-def guided(u, b, *, omega, kappa, window, null, share):
+def first_rows(b, share):
+    """Which labels the code of MeanFlow, iMF and pMF drops: those of the first rows, which have r = t; here they are drawn among these.
+
+    As many as `share` of the whole batch: the drawn number is that of `share` over the rows with r = t.
+    """
+    still = b.r == b.t
+    return still & (b.aux[:, 0] < share / still.double().mean())
+
+
+def guided(u, b, *, omega, kappa, window, null, share, first=False):
     """MeanFlow's guidance (2505.13447): `omega v + kappa u(t,t|y) + (1-omega-kappa) u(t,t|null)` in the window; dropped rows: v, null."""
     none = torch.full_like(b.y, null)
     mixed = omega * b.v + kappa * u(b.z, b.t, b.t, b.y) + (1 - omega - kappa) * u(b.z, b.t, b.t, none)
     inside = (window[0] <= b.t) & (b.t <= window[1])
-    dropped = b.aux[:, 0] < share
+    dropped = first_rows(b, share) if first else b.aux[:, 0] < share
     vg = torch.where(column(inside & ~dropped), mixed, b.v)
     return b._replace(v=sg(vg), y=torch.where(dropped, none, b.y))
+
+
+# --- FastGen, an implementation of 2505.13447 with options of its own
+
+
+def fastgen(u, b, *, c=1.0, warm_up=1.0):
+    """Its l2 loss: `|| u - sg(v - warm_up (t-r) D[v]u) ||^2`, over `sg(q + c)`."""
+    target = sg(b.v - warm_up * column(b.t - b.r) * total(u, b, b.y, b.v))
+    return adaptive((u(b.z, b.r, b.t, b.y) - target).square().sum(-1), 1.0, c).mean()
+
+
+def fastgen_opt_grad(u, b, *, p=1.0, c=0.1, invariant=False):
+    """Its optimised gradient: `|| u - sg(u + w g) ||^2`, `g = v - u - (t-r) D[v]u`, `w = (|g| + c)^-p`; g over sqrt(D) if invariant."""
+    average = u(b.z, b.r, b.t, b.y)
+    g = sg(b.v - average - column(b.t - b.r) * total(u, b, b.y, b.v))
+    if invariant:
+        g = g / math.sqrt(g.shape[1])
+    w = (torch.linalg.vector_norm(g, dim=1) + c) ** -p
+    return (average - sg(average + g * column(w))).square().sum(-1).mean()
+
+
+def fastgen_teacher(teacher, b, *, scale, window, null):
+    """Its consistency distillation: the teacher's velocity, guided inside the window, in place of v; labels stay."""
+    v, none = teacher(b.z, b.t, b.t, b.y), teacher(b.z, b.t, b.t, torch.full_like(b.y, null))
+    inside = (window[0] <= b.t) & (b.t <= window[1])
+    return b._replace(v=sg(v + column(torch.where(inside, scale, 1.0) - 1) * (v - none)))
 
 
 # --- 2605.09235
@@ -118,7 +153,7 @@ def improved_meanflow(u, head, b, *, p=1.0, c=0.01):
     return (loss_u + loss_v).mean()
 
 
-def improved_meanflow_guided(u, head, b, *, null, share, top=8.0, p=1.0, c=0.01):
+def improved_meanflow_guided(u, head, b, *, null, share, top=8.0, p=1.0, c=0.01, first=False):
     """Improved mean flows with flexible guidance (2512.02012): condition (label, omega, low, high), omega log-uniform on [1, top].
 
     As in the authors' code every velocity is asked for on the interval [0, 1], and a dropped row loses its label but not its scale.
@@ -131,7 +166,7 @@ def improved_meanflow_guided(u, head, b, *, null, share, top=8.0, p=1.0, c=0.01)
     vu = head(b.z, b.t, b.t, (none, one, zero, one))
     vc = sg(head(b.z, b.t, b.t, (b.y, effective, zero, one)))
     vg = b.v + column(1 - 1 / effective) * (vc - vu)
-    dropped = b.aux[:, 0] < share
+    dropped = first_rows(b, share) if first else b.aux[:, 0] < share
     y = (torch.where(dropped, none, b.y), omega, low, high)
     vg = sg(torch.where(column(dropped), b.v, vg))
     compound = u(b.z, b.r, b.t, y) + column(b.t - b.r) * sg(total(u, b, y, vc))
@@ -171,6 +206,14 @@ def alpha_flow(u, b, *, alpha, c, clamp=None, rescaled=False):
         q = (u(z, r, t, y) - sg(target)).square().mean()
         losses.append(weight * q / sg(q + floor))
     return torch.stack(losses).mean()
+
+
+def alpha_guided(u, b, *, omega, kappa, window, null, share):
+    """Alpha-Flow's guidance: labels are dropped strictly inside the window, and first: those rows regress on the guidance of no label."""
+    none, inside = torch.full_like(b.y, null), (window[0] < b.t) & (b.t < window[1])
+    y = torch.where(inside & (b.aux[:, 0] < share), none, b.y)
+    mixed = omega * b.v + kappa * u(b.z, b.t, b.t, y) + (1 - omega - kappa) * u(b.z, b.t, b.t, none)
+    return b._replace(v=sg(torch.where(column(inside), mixed, b.v)), y=y)
 
 
 def alpha_schedule(k, *, begin, end):
@@ -250,6 +293,19 @@ def rectified_meanflow(u, b, *, p, c):
     return adaptive(q, p, c).mean()
 
 
+def rectified_guided(u, b, *, uniform, progress, low=1.0, high=2.5, after=0.5, null, share):
+    """Rectified MeanFlow's second half: one scale s for the step, `w = max(1, s-1)`, `k = 1 - w/s`, on all rows; before it, no guidance."""
+    none = torch.full_like(b.y, null)
+    y = torch.where(b.aux[:, 0] < share, none, b.y)
+    s = low + (high - low) * uniform
+    w = max(1.0, s - 1)
+    k = 1 - w / s
+    if progress < after:
+        w, k = 1.0, 0.0
+    vg = w * b.v + k * u(b.z, b.t, b.t, y) + (1 - w - k) * u(b.z, b.t, b.t, none)
+    return b._replace(v=sg(vg), y=y)
+
+
 # --- 2510.24474
 
 
@@ -308,11 +364,18 @@ def solution_flow(u, b, f=None, *, ratio, p=1.0, c=0.01):
     return (n * fm + m * consistency) / (n + m)
 
 
+def soflow_decay(t):
+    """The decay of SoFlow's guidance: 1 up to t = 0.8, then `1 - exp(-0.025 x / (1-x))`, `x = (1-t) / 0.2`."""
+    x = (1 - t) / 0.2
+    return 1.0 if t <= 0.8 else 1 - math.exp(-0.025 * x / (1 - x))
+
+
 def soflow_mixed(u, b, *, m, w, null, share):
-    """SoFlow's guided velocity at t <= 0.8 (2512.15657): `m (v + (w-1)(v - F_null)) + (1-m) F(z,t,t|c)`; dropped rows get v, null."""
+    """SoFlow's guided velocity (2512.15657): `m (v + k(t)(w-1)(v - F_null)) + (1-m) F(z,t,t|c)`; dropped rows get v, null."""
     none = torch.full_like(b.y, null)
     dropped = b.aux[:, 0] < share
-    mixed = m * (b.v + (w - 1) * (b.v - u(b.z, b.t, b.t, none))) + (1 - m) * u(b.z, b.t, b.t, b.y)
+    k = torch.tensor([soflow_decay(t) for t in b.t.tolist()], dtype=b.t.dtype)
+    mixed = m * (b.v + column(k) * (w - 1) * (b.v - u(b.z, b.t, b.t, none))) + (1 - m) * u(b.z, b.t, b.t, b.y)
     return b._replace(v=sg(torch.where(column(dropped), b.v, mixed)), y=torch.where(dropped, none, b.y))
 
 
@@ -324,8 +387,11 @@ def soflow_ratio(progress, *, first=0.1, last=0.002):
 # --- 2509.04394
 
 
-def transition(u, b, target_v, *, step=0.005, c=1e-5):
-    """Transition models (2509.04394): `v_g - (t-r) dF`, dF central along the path of the same (x, e); `q (tan t-tan r+1)^-1/2 / (q+c)`."""
+def transition(u, b, target_v, *, step=0.005, c=1e-5, directional=True):
+    """Transition models (2509.04394): `v_g - (t-r) dF`, dF central along the path of the same (x, e); `q (tan t-tan r+1)^-1/2 / (q+c)`.
+
+    The code adds `1 - cos(F, target)` over the channels to q, inside the weight.
+    """
 
     def on_path(t):
         return (1 - column(t)) * b.x + column(t) * b.e
@@ -333,9 +399,20 @@ def transition(u, b, target_v, *, step=0.005, c=1e-5):
     after, before = b.t + step, b.t - step
     slope = (u(on_path(after), b.r, after, b.y) - u(on_path(before), b.r, before, b.y)) / (2 * step)
     target = sg(torch.where(column(b.r == b.t), target_v, target_v - column(b.t - b.r) * slope))
-    q = (u(b.z, b.r, b.t, b.y) - target).square().mean(-1)
+    average = u(b.z, b.r, b.t, b.y)
+    q = (average - target).square().mean(-1)
+    if directional:
+        q = q + 1 - torch.nn.functional.cosine_similarity(average, target, dim=1)
     time_weight = torch.where(b.r == b.t, 1.0, (torch.tan(b.t) - torch.tan(b.r) + 1) ** -0.5)
     return (time_weight * q / sg(q + c)).mean()
+
+
+def transition_guided(ema, b, *, w, window, null, share):
+    """The guidance of transition models: the EMA's velocities of the true labels in the target; the network sees the dropped ones."""
+    none = torch.full_like(b.y, null)
+    inside = (window[0] <= b.t) & (b.t <= window[1])
+    mixed = b.v + w * (ema(b.z, b.t, b.t, b.y) - ema(b.z, b.t, b.t, none))
+    return sg(torch.where(column(inside), mixed, b.v)), torch.where(b.aux[:, 0] < share, none, b.y)
 
 
 # --- 2410.12557
@@ -371,3 +448,32 @@ def pixel_fields(data_u, data_v, b, *, floor=0.05):
         return (z - data_v(z, r, t, y)) / clip(t)
 
     return u, head, b._replace(v=(b.z - b.x) / clip(b.t))
+
+
+def perceptual(u, b, distances, *, before=0.8):
+    """The perceptual part of pixel mean flows: `sum_k s_k adp(d_k(z - t u, x))` on rows with t < before, mean over all; `(s_k, d_k)`."""
+    predicted = b.z - column(b.t) * u(b.z, b.r, b.t, b.y)
+    losses = [scale * adaptive(torch.where(b.t < before, distance(predicted, b.x), 0.0), 1.0, 0.01) for scale, distance in distances]
+    return sum(losses).mean()
+
+
+# --- 2604.08837
+
+
+def discrete_meanflow(u, b, *, ratio, p=1.0, c=0.01):
+    """A discrete MeanFlow: u on `sg(u - (u - target) / ratio)`, the target that of a step of `ratio` of the gap; r = t rows on v."""
+    dt = ratio * (b.t - b.r)
+    later = u(b.z - column(dt) * b.v, b.r, b.t - dt, b.y)
+    average = u(b.z, b.r, b.t, b.y)
+    target = average - (average - ratio * b.v - (1 - ratio) * later) / ratio
+    target = sg(torch.where(column(b.r == b.t), b.v, target))
+    return adaptive((average - target).square().sum(-1), p, c).mean()
+
+
+# --- 2602.05435
+
+
+def stable_velocity(u, b, posterior, *, weight):
+    """Stable Velocity (2602.05435) in MeanFlow: the posterior's velocity as the target of r = t rows, v elsewhere."""
+    target = torch.where(column(b.r == b.t), sg(posterior), sg(b.v - column(b.t - b.r) * total(u, b, b.y, b.v)))
+    return weight((u(b.z, b.r, b.t, b.y) - target).square().sum(-1)).mean()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import meanstep as ms
-from meanstep import coefficients, fields, recipes, times, velocities, weights
+from meanstep import auxiliary, coefficients, fields, rates, recipes, terms, times, velocities, weights
 
 from . import published
 
@@ -69,6 +69,8 @@ class Draws:
             self.terms.append(published.Rows(b.z, b.v, b.r, b.t, labels[start:stop], b.aux))
             start = stop
         self.labels, self.progress = labels, progress
+        common = getattr(draws[0][1], "common", None)
+        self.uniform = None if common is None else float(common[..., 1])
 
     @property
     def batch(self) -> published.Rows:
@@ -157,6 +159,64 @@ for _name, _omega, _kappa, _window in (
         return recipes.meanflow(velocity=velocity), law
 
 
+INSTANT = velocities.LabelDropout(NULL, 0.3, rows="instant")
+
+
+@case("meanflow-guided-first-rows")
+def _() -> Any:
+    """The published dropout: labels of r = t rows alone, as many as the share of all rows."""
+
+    def law(d: Draws) -> Tensor:
+        rows = published.guided(U, d.batch, omega=1.0, kappa=0.5, window=(0.0, 1.0), null=NULL, share=0.3, first=True)
+        hidden = rows.y != d.labels
+        assert hidden.any() and (d.batch.r == d.batch.t)[hidden].all()
+        return published.meanflow(U, rows, p=1.0, c=0.01)
+
+    return recipes.meanflow(velocity=velocities.Guided(velocities.conditional, INSTANT, 1.0, 0.5)), law
+
+
+@case("meanflow-fastgen-dit")
+def _() -> Any:
+    return recipes.meanflow(weight=weights.adaptive(1.0, 1.0)), lambda d: published.fastgen(U, d.batch)
+
+
+@case("meanflow-fastgen-cifar-v1")
+def _() -> Any:
+    recipe = recipes.meanflow(times.sorted_pair((-0.6, 1.6), (-4.0, 1.6)), 0.25, weights.adaptive(0.75, 1e-3))
+    return recipe, lambda d: published.meanflow(U, d.batch, p=0.75, c=1e-3)
+
+
+@case("meanflow-fastgen-warm-up", progress=0.03)
+def _() -> Any:
+    rate = rates.Warmed(rates.Exact(), coefficients.linear(0.0, 1.0, until=0.1))
+    return recipes.meanflow(weight=weights.adaptive(1.0, 1.0), rate=rate), lambda d: published.fastgen(U, d.batch, warm_up=0.3)
+
+
+for _invariant in (False, True):
+
+    @case(f"meanflow-fastgen-opt-grad-invariant={_invariant}")
+    def _(invariant: bool = _invariant) -> Any:
+        weight = weights.normed(1.0, 0.1, invariant)
+        return recipes.meanflow(weight=weight), lambda d: published.fastgen_opt_grad(U, d.batch, invariant=invariant)
+
+
+@case("meanflow-fastgen-teacher")
+def _() -> Any:
+    teacher, nobody = velocities.of(EMA), velocities.LabelDropout(NULL, 0.0)
+    velocity = velocities.Guided(teacher, nobody, 2.0, 0.0, (0.2, 0.9), by=teacher)
+
+    def law(d: Draws) -> Tensor:
+        return published.fastgen(U, published.fastgen_teacher(EMA, d.batch, scale=2.0, window=(0.2, 0.9), null=NULL), c=0.01)
+
+    return recipes.meanflow(velocity=velocity), law
+
+
+@case("meanflow-sub-modes")
+def _() -> Any:
+    """SubFlow: the labels say class and sub-mode, and nothing else changes."""
+    return recipes.meanflow(), lambda d: published.meanflow(U, d.batch._replace(y=d.labels[: len(d.batch.t)]), p=1.0, c=0.01)
+
+
 # --- the coefficient family
 
 
@@ -226,6 +286,15 @@ def _() -> Any:
     return recipes.posterior_meanflow(velocities.of(EMA)), mixture(1.0, 0.0, 1.0, plain=True)
 
 
+@case("posterior_meanflow-instant")
+def _() -> Any:
+    def law(d: Draws) -> Tensor:
+        b = d.batch
+        return published.stable_velocity(U, b, EMA(b.z, b.t, b.t, b.y), weight=lambda q: published.adaptive(q, 1.0, 0.01))
+
+    return recipes.posterior_meanflow(velocities.of(EMA), weight=weights.adaptive(), instant=True), law
+
+
 @case("coefficient-proxy-in-both-roles-anchored")
 def _() -> Any:
     return recipes.coefficient(0.3, EMA, target_beta=0.7, anchor=0.5), mixture(0.3, 0.5, 0.7)
@@ -292,6 +361,14 @@ def _() -> Any:
     return recipes.improved_meanflow(guidance=DROPOUT), law
 
 
+@case("improved_meanflow-flexible-guidance-first-rows", net=SMALL)
+def _() -> Any:
+    def law(d: Draws) -> Tensor:
+        return published.improved_meanflow_guided(SMALL, SMALL.head, head_rows(d), null=NULL, share=0.3, first=True)
+
+    return recipes.improved_meanflow(guidance=INSTANT), law
+
+
 @case("pixel_meanflow", net=fields.DataPrediction(U))
 def _() -> Any:
     return recipes.pixel_meanflow(), lambda d: published.improved_meanflow(*published.pixel_fields(U, U.head, head_rows(d)))
@@ -310,6 +387,31 @@ def _() -> Any:
         return published.improved_meanflow_guided(u, head, rows, null=NULL, share=0.3)
 
     return recipes.pixel_meanflow(guidance=DROPOUT), law
+
+
+def bent(x: Tensor) -> Tensor:
+    """A feature network."""
+    return torch.stack([x.sin().sum(-1), (x**2).cos().sum(-1), x.prod(-1)], -1)
+
+
+def lpips(x: Tensor, y: Tensor) -> Tensor:
+    """Another distance."""
+    return (x.exp() - y.exp()).abs().mean(-1)
+
+
+@case("pixel_meanflow-perceptual", net=fields.DataPrediction(U))
+def _() -> Any:
+    """The published pair: 0.4 of one distance, 0.1 of another, below t = 0.8, each under the adaptive weight."""
+    recipe = recipes.pixel_meanflow(times=times.mixed(times.logit_normal(0.8, 0.8), times.uniform, 0.1))
+    parts = [auxiliary.perceptual(lpips), auxiliary.perceptual(auxiliary.distance_of(bent), 0.1)]
+
+    def law(d: Draws) -> Tensor:
+        u, head, rows = published.pixel_fields(U, U.head, head_rows(d))
+        assert (d.batch.t < 0.8).any() and (d.batch.t > 0.8).any()
+        distances = [(0.4, lpips), (0.1, lambda x, y: (bent(x) - bent(y)).square().sum(-1))]
+        return published.improved_meanflow(u, head, rows) + published.perceptual(u, d.batch, distances)
+
+    return terms.beside(recipe, *parts), law
 
 
 # --- alpha-Flow
@@ -356,6 +458,32 @@ for _alpha in (0.0, 0.3):
             return published.alpha_flow(U, rows, alpha=alpha, c=1e-3)
 
         return recipe, law
+
+
+for _alpha in (0.0, 0.3):
+
+    @case(f"alpha_flow-guided-as-published-alpha={_alpha:g}")
+    def _(alpha: float = _alpha) -> Any:
+        dropout = velocities.LabelDropout(NULL, 0.5, inside=(0.3, 0.8))
+        velocity = velocities.Guided(velocities.conditional, dropout, 0.2, 0.92, (0.3, 0.8), dropped="guided")
+
+        def law(d: Draws) -> Tensor:
+            rows = published.alpha_guided(U, d.batch, omega=0.2, kappa=0.92, window=(0.3, 0.8), null=NULL, share=0.5)
+            assert 0 < (rows.y == NULL).sum() < len(rows.y)
+            return published.alpha_flow(U, rows, alpha=alpha, c=1e-3)
+
+        return recipes.alpha_flow(alpha, velocity=velocity), law
+
+
+for _progress in (0.4, 0.6, 0.7, 0.9):
+
+    @case(f"alpha_flow-xl-progress={_progress:g}", progress=_progress)
+    def _() -> Any:
+        def law(d: Draws) -> Tensor:
+            assert len(d.terms[1].t) == ROWS // 2
+            return published.alpha_flow(U, d.batch, alpha=published.alpha_schedule(d.progress, begin=0.5, end=0.8333), c=1e-3, clamp=4.0)
+
+        return recipes.alpha_flow(coefficients.sigmoid(0.5, 0.8333), clamp=4.0, diagonal_share=0.5), law
 
 
 # --- Modular MeanFlow and the curriculum
@@ -452,6 +580,18 @@ def _() -> Any:
     return recipes.rectified_meanflow(), lambda d: published.rectified_meanflow(U, d.batch, p=0.5, c=1e-2)
 
 
+for _progress in (0.2, 0.6):
+
+    @case(f"rectified_meanflow-guided-progress={_progress:g}", coupled=True, progress=_progress)
+    def _() -> Any:
+        def law(d: Draws) -> Tensor:
+            rows = published.rectified_guided(U, d.batch, uniform=d.uniform, progress=d.progress, null=NULL, share=0.3)
+            assert (d.batch.t < 80 / 81 + 1e-6).all()
+            return published.rectified_meanflow(U, rows, p=0.5, c=1e-2)
+
+        return recipes.rectified_meanflow(velocity=velocities.randomly_guided(DROPOUT)), law
+
+
 def decoupled(recipe: ms.Recipe, guide: Callable[[published.Rows], published.Rows] = lambda rows: rows) -> tuple[ms.Recipe, Law]:
     """The log-scale's values are the recipe's own, `weight(0) = log c + lv`; the formula is not."""
     cauchy = recipe[0].weight
@@ -470,6 +610,18 @@ def decoupled(recipe: ms.Recipe, guide: Callable[[published.Rows], published.Row
 @case("decoupled_meanflow")
 def _() -> Any:
     return decoupled(recipes.decoupled_meanflow())
+
+
+@case("decoupled_meanflow-two-noises")
+def _() -> Any:
+    recipe, law = decoupled(recipes.decoupled_meanflow(fresh=True))
+
+    def apart(d: Draws) -> Tensor:
+        still, moving = d.terms
+        assert torch.allclose(still.x, moving.x, atol=1e-12) and (still.e - moving.e).abs().min() > 1e-6
+        return law(d)
+
+    return recipe, apart
 
 
 @case("decoupled_meanflow-model-guidance")
@@ -522,22 +674,24 @@ def _() -> Any:
 
 @case("solution_flow-guided", progress=0.5)
 def _() -> Any:
-    """Below t = 0.8 the paper's mixed velocity is MeanFlow's guided one with omega = m w and kappa = 1 - m."""
-
-    def early(sampler: Any) -> Any:
-        return lambda shape, g: tuple(0.8 * s for s in sampler(shape, g))
-
-    m, w = 0.25, 3.0
+    """The paper's mixed velocity is MeanFlow's guided one with a scale that fades above t = 0.8."""
     recipe = recipes.solution_flow(
-        diagonal_share=0.5, times=early(times.uniform), instants=early(times.instants(-0.2, 1.0)),
-        velocity=velocities.Guided(velocities.conditional, DROPOUT, m * w, 1 - m),
-    )  # fmt: skip
+        diagonal_share=0.5, times=times.uniform, instants=times.diagonal(times.uniform), velocity=velocities.faded(DROPOUT)
+    )
 
     def law(d: Draws) -> Tensor:
-        rows = [published.soflow_mixed(U, part, m=m, w=w, null=NULL, share=0.3) for part in d.terms]
+        assert (d.batch.t > 0.8).any() and (d.batch.t < 0.8).any()
+        rows = [published.soflow_mixed(U, part, m=0.25, w=3.0, null=NULL, share=0.3) for part in d.terms]
         return published.solution_flow(U, *rows, ratio=published.soflow_ratio(d.progress))
 
     return recipe, law
+
+
+for _progress, _ratio in ((0.0, 1.0), (0.3, 0.25), (1.0, 1 / 128)):
+
+    @case(f"discrete_meanflow-progress={_progress:g}", progress=_progress)
+    def _(ratio: float = _ratio) -> Any:
+        return recipes.discrete_meanflow(), lambda d: published.discrete_meanflow(U, d.batch, ratio=ratio)
 
 
 @case("transition")
@@ -545,14 +699,18 @@ def _() -> Any:
     return recipes.transition(), lambda d: published.transition(U, d.batch, d.batch.v)
 
 
+@case("transition-without-direction")
+def _() -> Any:
+    return recipes.transition(directional=False), lambda d: published.transition(U, d.batch, d.batch.v, directional=False)
+
+
 @case("transition-guided-target")
 def _() -> Any:
-    nobody = velocities.LabelDropout(NULL, 0.0)
-    target = velocities.Guided(velocities.conditional, nobody, 1.0, 0.75, (0.3, 0.8), by=velocities.of(EMA))
+    target = velocities.Guided(velocities.conditional, DROPOUT, 1.0, 0.75, (0.3, 0.8), by=velocities.of(EMA), dropped="true")
 
     def law(d: Draws) -> Tensor:
-        vg = published.guided(EMA, d.batch, omega=1.0, kappa=0.75, window=(0.3, 0.8), null=NULL, share=0.0).v
-        return published.transition(U, d.batch, vg)
+        vg, y = published.transition_guided(EMA, d.batch, w=0.75, window=(0.3, 0.8), null=NULL, share=0.3)
+        return published.transition(U, d.batch._replace(y=y), vg)
 
     return recipes.transition(target=target), law
 

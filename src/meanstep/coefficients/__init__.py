@@ -2,7 +2,7 @@
 
 from meanstep.coefficients.learned import Climber, Running, part, swung
 from meanstep.coefficients.optima import clipped_optimum, matrix_optimum, scalar_optimum
-from meanstep.coefficients.schedules import at, binned, checked, constant, cosine, exponential, linear, logistic, over_t, sigmoid
+from meanstep.coefficients.schedules import at, binned, checked, constant, cosine, exponential, halving, linear, logistic, over_t, sigmoid
 
 __all__ = [
     "Climber",
@@ -14,6 +14,7 @@ __all__ = [
     "constant",
     "cosine",
     "exponential",
+    "halving",
     "linear",
     "logistic",
     "matrix_optimum",

@@ -145,6 +145,19 @@ def exponential(start: float, end: float) -> Callable[[Bridge], float | Tensor]:
 
 
 @value
+def halving(stages: int = 8) -> Callable[[Bridge], float | Tensor]:
+    """From 1 to `2^-(stages - 1)` in equally long stages, each half of the one before."""
+    if stages < 1:
+        raise ValueError(f"a schedule of halves has at least one stage, got {stages}")
+
+    def value(b: Bridge) -> float | Tensor:
+        stage = b.elapsed() * stages
+        return 0.5 ** (stage.floor().clamp(max=stages - 1) if isinstance(stage, Tensor) else min(int(stage), stages - 1))
+
+    return value
+
+
+@value
 def binned(edges: Tensor, values: Tensor) -> Callable[[Bridge], Tensor]:
     """A coefficient per bin of `(r, t)`: `values` `[n, n]`, rows by `t`, columns by `r`, between the `n + 1` rising `edges`."""
     if edges.ndim != 1 or values.shape != (len(edges) - 1,) * 2:

@@ -161,7 +161,7 @@ class Scaled(nn.Module):
 class Decoupled(nn.Module):
     """Makes an average velocity of a flow-matching network: its first `split` blocks get `t`, the others and the last layer `r`, eq. (33).
 
-    There are no new weights, and `u(z, t, t)` is the original network. By default two thirds of the blocks get `t`. `net` has
+    There are no new weights, and `u(z, t, t)` is the original network. By default 5 of 7 blocks get `t`, 20 of 28 as published. `net` has
     `embed(t, y) -> c`, `stem(z) -> h`, `blocks` (each `(h, c) -> h`) and `final(h, c) -> u`. `DiT(split=)` does this itself. Source:
     arXiv 2510.24474.
     """
@@ -173,7 +173,7 @@ class Decoupled(nn.Module):
             raise TypeError(f"{type(net).__name__} cannot be decoupled: it lacks {', '.join(missing)}")
         depth = len(net.blocks)  # type: ignore[arg-type]
         self.net: Any = net
-        self.split = round(depth * 2 / 3) if split is None else split
+        self.split = round(depth * 5 / 7) if split is None else split
         if not 0 <= self.split <= depth:
             raise ValueError(f"split is a number of blocks in [0, {depth}], got {self.split}")
 

@@ -108,13 +108,14 @@ def _positions(width: int, counts: Sequence[int]) -> Tensor:
 SIZES = {
     "S": (384, 12, 6),
     "B": (768, 12, 12),
+    "M": (1024, 16, 16),  # MeanFlow's, arXiv 2505.13447
     "L": (1024, 24, 16),
     "XL": (1152, 28, 16),
     "Ti": (192, 12, 3),  # ViT's, arXiv 2012.12877
     "Mini": (128, 6, 4),  # ours, for studies on a CPU, as is the next
     "Nano": (64, 4, 2),
 }
-"""Width, depth, heads: DiT's four published sizes, and smaller ones."""
+"""Width, depth, heads: DiT's four published sizes, MeanFlow's M, and smaller ones."""
 
 
 def _grid(size: int | Sequence[int], patch: int | Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -154,7 +155,7 @@ class DiT(nn.Module):
     - `qk_norm`: queries and keys are normalised, arXiv 2302.05442; `rms`: RMSNorm for LayerNorm, arXiv 1910.07467, as in 2511.19797;
     - `head`: a second output, the auxiliary velocity of iMF, arXiv 2512.02012;
     - `split`: the first `split` blocks see `t`, the others and the last layer `r`, and no gap is embedded: decoupled MeanFlow, eq. (33),
-      arXiv 2510.24474, whose split is two thirds of the depth;
+      arXiv 2510.24474, whose split is 20 of 28 blocks;
     - `data_floor`: the network predicts data `X`, and its velocity (its head's, too) is `(z - X) / max(t, data_floor)`, eq. (32);
       arXiv 2601.22158, whose floor is 0.05. None: it predicts the velocity;
     - `time_scale` multiplies `t` (and a split's `r`), and the derivative in `t` with it: 1000 for the weights of DiT.

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from meanstep.auxiliary import Look
 from meanstep.calls import real, wrong_shape
-from meanstep.joint_pass import probed
+from meanstep.joint_pass import Hidden, probed
 from meanstep.loss.inputs import batch_of
 from meanstep.loss.metrics import metrics_of
 from meanstep.loss.mistakes import culprits, mistake_of
@@ -58,6 +59,7 @@ class Loss(nn.Module):
         self.recipe, self.path, self.batch_dims, self.check, self.measure = tuple(recipe), path, batch_dims, check, measure
         weights = [term.weight for term in self.recipe if isinstance(term.weight, nn.Module)]
         given = [part for term in self.recipe for part in (getattr(term.objective, "given", None), term.prepare)]
+        given += [part for term in self.recipe for part in term.beside]
         nulls = dict.fromkeys(null for part in given for null in getattr(part, "learned", ()))
         self.learned = nn.ModuleList([*weights, *nulls])
 
@@ -122,11 +124,14 @@ class Loss(nn.Module):
         entries = math.prod(x.shape[self.batch_dims :])
         if own := max(draws(term.weight, entries) for term in self.recipe):
             aux = torch.cat([aux, _fresh(torch.rand, (*batch, own), x, generator)], -1)
-        found = []
-        for (term, rows), (r, t) in zip(zip(self.recipe, self._deal(batch[-1]), strict=True), times, strict=True):
+        deal, found = list(self._deal(batch[-1])), []
+        still = min(1.0, sum(term.share for term, (r, t) in zip(self.recipe, times, strict=True) if r is t))
+        for (term, rows), (r, t) in zip(zip(self.recipe, deal, strict=True), times, strict=True):
             cut = _Cut(self.batch_dims, rows)
-            z, v = self.path(cut(x), cut(e), t)
-            held = Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress, self.path, independent or noise is None)
+            mine = _fresh(torch.randn, x.shape, x, generator) if term.fresh and noise is None else e
+            z, v = self.path(cut(x), cut(mine), t)
+            given, common = independent or noise is None, aux[..., :1, :4]
+            held = Bridge(z, v, r, t, tree_map(cut, y), tree_map(cut, mask), cut(aux), progress, self.path, given, common, still)
             found.append((term, term.prepare(held)))
         return found
 
@@ -174,7 +179,8 @@ class Loss(nn.Module):
             heads = self._heads(n)
             shared = {k: rows for k, rows in heads.items() if all(self.recipe[j].weight is self.recipe[k].weight for j in rows)}
             asked = [_asked(term, field, b, k not in shared) for k, (term, b) in enumerate(draws)]
-            answers = probed(field, [query for query, _ in asked], heads)
+            hidden: Hidden = {one.layer: {} for term in self.recipe for one in term.beside if one.layer is not None}
+            answers = probed(field, [query for query, _ in asked], heads, hidden)
             slopes = [found for _, _, found in answers]
             for k, rows in shared.items():
                 slopes[k] = _rejoined(*draws[k], [(slopes[j], draws[j][1]) for j in rows])
@@ -184,7 +190,10 @@ class Loss(nn.Module):
                 raise
             raise mistake from failure
         weights = [answered(term.weight, b, found) for (term, b), found in zip(draws, slopes, strict=True)]
-        return [_rows(term, b, found, weight) for (term, b), found, weight in zip(draws, regressions, weights, strict=True)]
+        looks = [Look(u, b) for (u, *_), (_, b) in zip(answers, draws, strict=True)]
+        seen = [{layer: found[k] for layer, found in hidden.items() if k in found} for k in range(len(draws))]
+        found = zip(looks, regressions, weights, seen, strict=True)
+        return [_rows(term, *parts) for (term, _), parts in zip(draws, found, strict=True)]
 
     def _heads(self, n: int) -> dict[int, list[int]]:
         """Terms that regress the head on rows with the inputs of the terms before them, which then share a pass: those terms, in order."""
@@ -233,14 +242,27 @@ def _asked(term: Term, field: Field, b: Bridge, probing: bool) -> tuple[Query, C
     return (query if along is None else query._replace(probes=along)), finish
 
 
-def _rows(term: Term, b: Bridge, regression: Regression, weight: Weight) -> Rows:
-    shape, goal = real(regression.prediction, "the objective").shape, real(regression.target, "the target velocity").shape
+def _rows(term: Term, look: Look, regression: Regression, weight: Weight, hidden: dict[nn.Module, Tensor]) -> Rows:
+    b = look.bridge
+    shape, wanted = real(regression.prediction, "the objective").shape, real(regression.target, "the target velocity").shape
     if shape != b.z.shape:
         raise ValueError(wrong_shape(shape, b.z))
-    if goal != b.z.shape:
-        raise ValueError(f"the target velocity has shape {tuple(goal)} for samples of shape {tuple(b.z.shape)}")
+    if wanted != b.z.shape:
+        raise ValueError(f"the target velocity has shape {tuple(wanted)} for samples of shape {tuple(b.z.shape)}")
     error = per_sample((regression.prediction.to(b.z) - regression.target.to(b.z)).square(), b.t, b.mask)
-    return Rows(term, b, regression, error, weight)
+    if term.inside is None and not term.beside:
+        return Rows(term, b, regression, error, weight)
+    goal = regression.target - (regression.prediction - look.velocity).detach()
+    inside = None if term.inside is None else term.inside(look.velocity, goal, b)
+    beside = [one(look._replace(hidden=_of(hidden, one.layer))) for one in term.beside]
+    return Rows(term, b, regression, error, weight, inside, torch.stack(beside).sum(0) if beside else None)
+
+
+def _of(hidden: dict[nn.Module, Tensor], layer: nn.Module | None) -> Tensor | None:
+    if layer is not None and layer not in hidden:
+        what = f"the layer {type(layer).__name__} of an auxiliary loss was not met in the pass that carries the gradient"
+        raise ValueError(f"{what}: give a module of the field that is trained, and a recipe without gradient through the derivative")
+    return None if layer is None else hidden[layer]
 
 
 def _fresh(sampler: Callable[..., Tensor], shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:

@@ -39,8 +39,10 @@ def metrics_of(rows: list[Rows], n: int) -> dict[str, Tensor]:
         out[f"residual_gap_{high:g}"] = _mean(error, moving & (gap > low) & (gap <= high))
     if any(reads_head(row.term) for row in rows):
         out["residual_head"] = _mean(error, filled & head)
+    if any(row.beside is not None for row in rows):
+        out["auxiliary"] = _mean(joined(lambda row: torch.zeros_like(row.error) if row.beside is None else row.beside), filled)
     if not torch.is_inference_mode_enabled():  # the weights' slopes are derivatives
-        weight, at_zero = joined(lambda row: _slope(row, row.error)), joined(lambda row: _slope(row, torch.zeros_like(row.error)))
+        weight, at_zero = joined(lambda row: _slope(row, row.measured)), joined(lambda row: _slope(row, torch.zeros_like(row.error)))
         out["saturated"] = _mean((weight < 0.1 * at_zero).to(error), filled)
         pull = torch.where(filled, weight * error.sqrt() * joined(lambda row: torch.full_like(row.error, share(row, n))), 0.0)
         out["effective_rows"] = pull.sum(-1).square() / (pull.square().sum(-1) * filled.sum(-1))

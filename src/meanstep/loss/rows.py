@@ -13,18 +13,29 @@ from meanstep.velocities import auxiliary
 
 
 class Rows(NamedTuple):
-    """What one term made of its rows: the regression, its raw error `[*B]`, and the term's weight, answered where it asked the field."""
+    """What one term made of its rows: the regression, its raw error `[*B]`, and the term's weight, answered where it asked the field.
+
+    `inside`: what is added to the error under the weight, `beside`: to the weighted loss, `[*B]`.
+    """
 
     term: Term
     bridge: Bridge
     regression: Regression
     error: Tensor
     weight: Weight
+    inside: Tensor | None = None
+    beside: Tensor | None = None
+
+    @property
+    def measured(self) -> Tensor:
+        """What the weight sees of each row, `[*B]`."""
+        return self.error if self.inside is None else self.error + self.inside
 
     @property
     def weighted(self) -> Tensor:
         """The loss of each row, `[*B]`."""
-        return self.weight(self.error, self.bridge)
+        own = self.weight(self.measured, self.bridge)
+        return own if self.beside is None else own + self.beside
 
     def __repr__(self) -> str:
         return record(self)

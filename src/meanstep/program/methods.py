@@ -46,7 +46,7 @@ def build(name: str, field: Field, ema: Field | None = None, posterior: Velocity
     if method.slot and method.slot not in given and not method.without(options):
         given[method.slot] = _proxy(method, proxy, field, ema, posterior)
     timed = {option.name for option in method.arguments if "Times" in option.kind or not option.kind}  # of ours all are typed
-    given |= {option: TIMES[value] for option, value in given.items() if option in timed and isinstance(value, str) and value in TIMES}
+    given |= {option: sampler(value) for option, value in given.items() if option in timed and isinstance(value, str | dict)}
     if "power" in method.options and given.keys() & {"power", "c"}:
         given["weight"] = _weight(method, given)
     try:
@@ -56,6 +56,16 @@ def build(name: str, field: Field, ema: Field | None = None, posterior: Velocity
     if not isinstance(recipe, tuple) or not recipe or not all(isinstance(term, Term) for term in recipe):
         raise UserError(f"recipe {name} returns {recipe!r:.60}: it must return a tuple of Term")
     return recipe
+
+
+def sampler(value: Any) -> Any:
+    """The sampler of times of a word or of `{logit-normal: [-0.4, 1]}`, which `registry.check_options` has seen; others as they are."""
+    if isinstance(value, str):
+        return TIMES.get(value, value)
+    word, (mean, std, *of_r) = next(iter(value.items()))
+    if not of_r:
+        return (at_times.logit_normal if word == "logit-normal" else at_times.instants)(mean, std)
+    return (at_times.sorted_pair if word == "sorted-pair" else at_times.logit_normal_pair)((mean, std), tuple(of_r))
 
 
 def _proxy(method: Method, proxy: Any, field: Field, ema: Field | None, posterior: Velocity | None) -> Any:
@@ -82,7 +92,7 @@ def capped(method: Method, options: Mapping[str, Any], largest: float) -> Times:
     given = options.get("times", own)
     if given is inspect.Parameter.empty:
         raise UserError(f"--method.largest-gap: recipe {method.name} has no times of its own: give some in --method.options")
-    return at_times.capped(TIMES[given] if isinstance(given, str) else given, largest)
+    return at_times.capped(sampler(given) if isinstance(given, str | dict) else given, largest)
 
 
 def falls(recipe: Recipe, shape: Sequence[int]) -> float:

@@ -30,6 +30,9 @@ NEEDS = {
 """What a method may need beside the network, and how it is had."""
 TIMES = ("uniform", "logit-normal")
 """Samplers of (r, t) by name."""
+SPREAD, PAIRED = ("logit-normal", "instants"), ("logit-normal-pair", "sorted-pair")
+"""Samplers with a mean and a deviation, `{logit-normal: [-0.4, 1]}`; with those of t, then of r, `{sorted-pair: [-0.6, 1.6, -4, 1.6]}`."""
+DRAWN = ", ".join([*TIMES, *(f"{{{word}: [mean, std]}}" for word in SPREAD), *(f"{{{word}: [of t, of t, of r, of r]}}" for word in PAIRED)])
 SCHEDULES, LEARNERS = ("linear", "cosine", "logistic", "over_t"), ("running", "climber")
 """Coefficients that move: functions and classes of `meanstep.coefficients`."""
 
@@ -229,6 +232,16 @@ def check_capped(method: Method, largest: float | None) -> None:
         raise UserError(f"--method.largest-gap: recipe {method.name} draws its own times: leave it out, or choose another recipe")
 
 
+def _drawn(value: Any) -> bool:
+    """Whether a plain value names a sampler of times, with its numbers if it has some."""
+    if not isinstance(value, dict):
+        return value in TIMES
+    word, numbers = next(iter(value.items()), ("", ()))
+    count = {**dict.fromkeys(SPREAD, 2), **dict.fromkeys(PAIRED, 4)}.get(word)
+    finite = isinstance(numbers, list | tuple) and all(isinstance(n, int | float) and abs(n) < 100 for n in numbers)
+    return len(value) == 1 and finite and len(numbers) == count and all(n > 0 for n in numbers[1::2])
+
+
 def _wanted(kind: str, value: Any) -> str:
     """What a plain value should be and is not; empty if it may do."""
     parts = {part.strip() for part in kind.split("|")}
@@ -238,7 +251,7 @@ def _wanted(kind: str, value: Any) -> str:
         known = ", ".join([*(f"{{{w}: [0, 1]}}" for w in SCHEDULES), *LEARNERS])
         return "" if number or word in (*SCHEDULES, *LEARNERS) else f"a number or one of {known}"
     if "Times" in parts:
-        return "" if value in TIMES else " or ".join(TIMES)
+        return "" if _drawn(value) else f"one of {DRAWN}"
     if "float" in parts and not number:
         return "a number"
     if parts == {"int"} and not (number and value == int(value)):

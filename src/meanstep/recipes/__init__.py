@@ -12,7 +12,7 @@ from meanstep.recipes.conditional import (
     modular_meanflow,
     rectified_meanflow,
 )
-from meanstep.recipes.differences import alpha_flow, solution_flow, transition
+from meanstep.recipes.differences import alpha_flow, discrete_meanflow, solution_flow, transition
 from meanstep.recipes.jumps import shortcut, split_meanflow, terminal_velocity
 from meanstep.recipes.proxies import coefficient, improved_meanflow, pixel_meanflow, posterior_meanflow, trace_weighted
 from meanstep.recipes.shares import IMAGENET
@@ -25,6 +25,7 @@ __all__ = [
     "coefficient",
     "curriculum_meanflow",
     "decoupled_meanflow",
+    "discrete_meanflow",
     "flow_matching",
     "improved_meanflow",
     "meanflow",

@@ -39,7 +39,9 @@ def meanflow(
 ) -> Recipe:
     """MeanFlow, eq. (11), (24); arXiv 2505.13447, ImageNet settings.
 
-    For CIFAR `times=logit_normal_pair()`, `diagonal_share=0.25`, `weight=adaptive(0.75, 1e-3)` are published.
+    For CIFAR `times=logit_normal_pair()`, `diagonal_share=0.25`, `weight=adaptive(0.75, 1e-3)` are published. The published code drops
+    labels on `r = t` rows alone, `LabelDropout(null, rows="instant")`. FastGen's options: `rates.Warmed`, `weights.normed`, and a
+    teacher's velocity, `velocities.of(teacher)`.
 
     - `times` (pairs `0 <= r <= t <= 1`; two sorted logit-normals of mean -0.4 and std 1; published): the sampler of `(r, t)`.
     - `diagonal_share` ([0, 1]; 0.75; published): the share of rows with `r = t`, which learn the plain velocity.
@@ -110,7 +112,10 @@ def rectified_meanflow(
     - `times` (pairs `0 <= r <= t <= 1`; `u_shaped()`; published).
     - `diagonal_share` ([0, 1]; 0.75; published): the share of rows with `r = t`.
     - `weight` (a function of a row's error; `adaptive(0.5, 1e-2, "mean")`; published).
-    - `velocity` (a velocity; `conditional`, the pair's own; published): target and tangent; a `Guided` guides and hides labels.
+    - `velocity` (a velocity; `conditional`, the pair's own; published): target and tangent; a `Guided` guides and hides labels. The
+      source's second stage is `velocities.randomly_guided(dropout)`.
+
+    Its last time is 80/81: sample by `samplers.jump(field, e, y, last=80 / 81)`.
     """
     return meanflow(times, diagonal_share, weight, velocity)
 
@@ -121,6 +126,7 @@ def decoupled_meanflow(
     times: Times = at_times.sorted_pair(),
     instants: Times = at_times.instants(0.0, 1.0),
     weight: Weight | None = None,
+    fresh: bool = False,
 ) -> Recipe:
     """Decoupled MeanFlow: flow matching and MeanFlow on every row under one learned Cauchy weight, eq. (27), (33); arXiv 2510.24474.
 
@@ -131,9 +137,10 @@ def decoupled_meanflow(
     - `times` (pairs `0 <= r <= t <= 1`; `sorted_pair()`, two logit-normals; published): of MeanFlow's rows.
     - `instants` (times in [0, 1]; a logit-normal of mean 0 and std 1; published): of the flow-matching rows.
     - `weight` (a function of a row's error, or None for a new `Cauchy()`; None; published): it serves both terms, and it learns.
+    - `fresh` (true or false; false; ours): true draws another noise for the flow-matching rows, which is published.
     """
     shared = weight or Cauchy()
     return (
-        Term(Matching(velocity, shown(velocity)), instants, shared, scale=0.5),
+        Term(Matching(velocity, shown(velocity)), instants, shared, scale=0.5, fresh=fresh),
         Term(Eulerian(velocity, velocity, Exact(), shown(velocity)), times, shared, scale=0.5),
     )

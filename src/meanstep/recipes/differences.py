@@ -6,7 +6,8 @@ from torch import Tensor
 
 from meanstep import coefficients
 from meanstep import times as at_times
-from meanstep.coefficients import at, checked, exponential, sigmoid
+from meanstep.auxiliary import Directional
+from meanstep.coefficients import at, checked, exponential, halving, sigmoid
 from meanstep.objectives import Eulerian, Matching
 from meanstep.rates import Backward, Central
 from meanstep.recipes.shares import IMAGENET, with_diagonal
@@ -39,7 +40,9 @@ def alpha_flow(
 ) -> Recipe:
     """alpha-Flow, eq. (21), (25): trajectory flow matching annealed into MeanFlow, which is an annealed coefficient; arXiv 2510.20771.
 
-    Needs `progress`. Guided settings of the source: `clamp=4`, `diagonal_share=0.5` at XL/2.
+    Needs `progress`. Settings of the source: B/2 `diagonal_share=0.25` guided, 0.5 unguided; XL/2 `ratio=sigmoid(0.5, 0.8333)`,
+    `diagonal_share=0.5`, `clamp=4`. Guided: `Guided(conditional, LabelDropout(null, inside=window), omega, kappa, window,
+    dropped="guided")`.
 
     - `ratio` ([0, 1] or a function of the bridge; `sigmoid(0.0, 1.0)` over the whole training; published): the step as a share of the gap.
     - `rescaled` (true or false; false; published): true removes the dip of the published weight before the switch, which is ours.
@@ -73,7 +76,7 @@ def solution_flow(
     - `times` (pairs `0 <= r < t <= 1`; logit-normals of mean 0.2 for `t` and -1 for `r`, std 0.8; published).
     - `instants` (times in [0, 1]; a logit-normal of mean -0.2 and std 1; published): of the flow-matching rows.
     - `weight` (a function of a row's error; `adaptive(1.0, 1e-2, "mean")`; published).
-    - `velocity` (a velocity; `conditional`; published, unguided): target and step; a `Guided` guides and hides labels.
+    - `velocity` (a velocity; `conditional`; published, unguided): target and step; `velocities.faded(dropout)` is the published guidance.
     """
     half = times_factor(weight, coefficients.constant(0.5))
     still = Term(Matching(velocity, shown(velocity)), instants, weight)
@@ -86,21 +89,49 @@ def solution_flow(
     )
 
 
+@method(needs=("progress",))
+def discrete_meanflow(
+    ratio: Coefficient = halving(8),
+    times: Times = IMAGENET,
+    diagonal_share: float = 0.25,
+    weight: Weight = adaptive(1.0, 1e-2),
+    velocity: Velocity = conditional,
+) -> Recipe:
+    """A discrete MeanFlow curriculum, eq. (21): the step as a share of the gap is halved in stages; after arXiv 2604.08837.
+
+    Needs `progress`. Meant to start from a flow-matching network. The source's stages, times and weights are unknown to us.
+
+    - `ratio` ([0, 1] or a function of the bridge; `halving(8)`, from 1 to 1/128; ours).
+    - `times` (pairs `0 <= r <= t <= 1`; two sorted logit-normals of mean -0.4 and std 1; ours, MeanFlow's).
+    - `diagonal_share` ([0, 1]; 0.25; ours): the share of rows with `r = t`.
+    - `weight` (a function of a row's error; `adaptive(1.0, 1e-2)`; ours, MeanFlow's).
+    - `velocity` (a velocity; `conditional`; published): target and step; a `Guided` guides and hides labels.
+    """
+    still = Term(Matching(velocity, shown(velocity)), at_times.diagonal(times), weight)
+    jump = Eulerian(velocity, velocity, Backward(ratio), shown(velocity))
+    return with_diagonal(jump, times, weight, diagonal_share, still)
+
+
 @method()
-def transition(times: Times = IMAGENET, step: float = 0.005, c: float = 1e-5, target: Velocity = conditional) -> Recipe:
+def transition(
+    times: Times = IMAGENET, step: float = 0.005, c: float = 1e-5, target: Velocity = conditional, directional: bool = True
+) -> Recipe:
     """TiM's differential objective by a central difference along the conditional path, eq. (23), (34); arXiv 2509.04394.
 
-    Rows: 40 percent any gap, 10 percent `r = 0`, half `r = t`, as published. Its feature-alignment loss is not part of this recipe.
+    Rows: 40 percent any gap, 10 percent `r = 0`, half `r = t`, as published. Its feature-alignment loss is `auxiliary.aligned`.
 
     - `times` (pairs `0 <= r <= t <= 1`; two sorted logit-normals of mean -0.4 and std 1; published).
     - `step` (a time, positive; 0.005; published): of the difference, to either side.
     - `c` (a squared error, positive; 1e-5; published): the constant of the adaptive weight.
-    - `target` (a velocity; `conditional`; published, unguided): what is regressed on; a `Guided` guides and hides labels.
+    - `target` (a velocity; `conditional`; published, unguided): what is regressed on; a `Guided` guides and hides labels, the source's with
+      `dropped="true"` and `by` an EMA copy.
+    - `directional` (true or false; true; published): add 1 - cosine of the field and its target to the error under the weight.
     """
+    inside = Directional() if directional else None
     weight = times_factor(adaptive(1.0, c, "mean"), tangent_gap)
     jump = Eulerian(conditional, target, Central(step), shown(target))
     return (
-        Term(jump, times, weight, 0.4),
-        Term(jump, at_times.terminal(times), weight, 0.1),
-        Term(Matching(target, shown(target)), at_times.diagonal(times), weight, 0.5),
+        Term(jump, times, weight, 0.4, inside=inside),
+        Term(jump, at_times.terminal(times), weight, 0.1, inside=inside),
+        Term(Matching(target, shown(target)), at_times.diagonal(times), weight, 0.5, inside=inside),
     )

@@ -130,6 +130,7 @@ def posterior_meanflow(
     diagonal_share: float = 0.5,
     weight: Weight = constant,
     velocity: Velocity = conditional,
+    instant: bool = False,
 ) -> Recipe:
     """MeanFlow with a posterior velocity in both roles and the plain squared error, eq. (24), (31), (51); ours, for small rows.
 
@@ -143,11 +144,17 @@ def posterior_meanflow(
     - `diagonal_share` ([0, 1]; 0.5; ours): the share of rows with `r = t`.
     - `weight` (a function of a row's error; `constant`; ours).
     - `velocity` (a velocity; `conditional`; ours): a `Guided` guides the posterior and hides labels.
+    - `instant` (true or false; false; ours): true has the posterior in the target of the `r = t` rows alone, as flow matching has it in
+      Stable Velocity, arXiv 2602.05435; the other rows keep `velocity`.
     """
     base = source_of(
         posterior, "posterior_meanflow", "a velocity that is consistent in both roles, velocities.Posterior over rows of the data"
     )
-    return meanflow(times, diagonal_share, weight, replace(velocity, base=base) if isinstance(velocity, Guided) else base)
+    within = replace(velocity, base=base) if isinstance(velocity, Guided) else base
+    if not instant:
+        return meanflow(times, diagonal_share, weight, within)
+    still = Term(Matching(within, shown(within)), at_times.diagonal(times), weight)
+    return with_diagonal(Eulerian(velocity, velocity, Exact(), shown(velocity)), times, weight, diagonal_share, still)
 
 
 @method(slot="tangent", proxies=("head", "own"), coefficient=1.0)
@@ -160,6 +167,7 @@ def improved_meanflow(
     diagonal_share: float = 0.5,
     weight: Weight = adaptive(1.0, 1e-2),
     velocity: Velocity = conditional,
+    instants: Times | None = None,
 ) -> Recipe:
     """Improved MeanFlow, eq. (17) at `beta = 1` with a predicted tangent, eq. (29); arXiv 2512.02012.
 
@@ -175,13 +183,16 @@ def improved_meanflow(
     - `diagonal_share` ([0, 1]; 0.5; published): the share of rows with `r = t`.
     - `weight` (a function of a row's error; `adaptive(1.0, 1e-2)`; published).
     - `velocity` (a velocity; `conditional`; published): what is regressed on.
+    - `instants` (times in [0, 1], or None for those of `times`; None; published): of the `r = t` rows.
+
+    The published code drops labels on `r = t` rows alone: `guidance=LabelDropout(null, rows="instant")`.
     """
     expect_dropout(guidance)
     prepare: Callable[[Bridge], Bridge] = as_is if guidance is None else flexible_scale(top_scale, scale_power)
     given: Callable[[Bridge], Bridge] = shown(velocity) if guidance is None else LabelOnly(guidance)
     inside = tangent if guidance is None else in_window(tangent)
     target = velocity if guidance is None else flexibly_guided(velocity, guidance, by=tangent)
-    still = Term(Matching(target, given), at_times.diagonal(times), weight)
+    still = Term(Matching(target, given), at_times.diagonal(instants or times), weight)
     recipe = with_diagonal(Eulerian(inside, target, Exact(), given), times, weight, diagonal_share, still)
     if tangent is head:
         recipe += (Term(Matching(target, given, auxiliary), None, weight),)
@@ -196,10 +207,12 @@ def pixel_meanflow(
     scale_power: float = 1.0,
     times: Times = at_times.logit_normal(0.8, 0.8),
     diagonal_share: float = 0.5,
+    instants: Times = at_times.instants(0.8, 0.8),
 ) -> Recipe:
     """Pixel MeanFlow: improved MeanFlow on a network that predicts data, eq. (32); arXiv 2601.22158.
 
-    The field is `fields.DataPrediction(net, floor)` with the same `floor`. The perceptual terms of the source are not part of this recipe.
+    The field is `fields.DataPrediction(net, floor)` with the same `floor`. The perceptual terms of the source are
+    `terms.beside(recipe, auxiliary.perceptual(lpips), auxiliary.perceptual(convnext, 0.1))`, its tenth of uniform times is `times.mixed`.
 
     - `floor` (a time in (0, 1]; 0.05; published): below it the velocity is no longer divided by `t`.
     - `tangent` (a velocity; `head`; published): as of `improved_meanflow`.
@@ -207,7 +220,9 @@ def pixel_meanflow(
     - `scale_power` (a number; 1; published): the density of the guidance scale is `omega^-scale_power`.
     - `times` (pairs `0 <= r <= t <= 1`; two sorted logit-normals of mean 0.8 and std 0.8; published).
     - `diagonal_share` ([0, 1]; 0.5; published): the share of rows with `r = t`.
+    - `instants` (times in [0, 1]; one logit-normal of mean 0.8 and std 0.8; published): of the `r = t` rows.
     """
+    velocity = floored(conditional, floor)
     return improved_meanflow(
-        tangent, guidance, scale_power=scale_power, times=times, diagonal_share=diagonal_share, velocity=floored(conditional, floor)
+        tangent, guidance, 8.0, scale_power, times=times, diagonal_share=diagonal_share, velocity=velocity, instants=instants
     )

@@ -3,9 +3,20 @@
 Guidance is not a method, it is a velocity. No velocity carries a gradient.
 """
 
-from meanstep.velocities.conditioned import Condition, LabelDropout, LabelOnly, ScaledRows, as_is, flexible_scale, random_scale
+from meanstep.velocities.conditioned import Condition, LabelDropout, LabelOnly, ScaledRows, as_is, at_scale, flexible_scale, random_scale
 from meanstep.velocities.estimates import auxiliary, conditional, head, mix, of, oracle, own
-from meanstep.velocities.guidance import Guided, flexibly_guided, floored, hidden_from, in_window, scaled_guided, shown
+from meanstep.velocities.guidance import (
+    Guided,
+    faded,
+    fading,
+    flexibly_guided,
+    floored,
+    hidden_from,
+    in_window,
+    randomly_guided,
+    scaled_guided,
+    shown,
+)
 from meanstep.velocities.posterior import Posterior
 
 __all__ = [
@@ -16,8 +27,11 @@ __all__ = [
     "Posterior",
     "ScaledRows",
     "as_is",
+    "at_scale",
     "auxiliary",
     "conditional",
+    "faded",
+    "fading",
     "flexible_scale",
     "flexibly_guided",
     "floored",
@@ -29,6 +43,7 @@ __all__ = [
     "oracle",
     "own",
     "random_scale",
+    "randomly_guided",
     "scaled_guided",
     "shown",
 ]

@@ -33,14 +33,25 @@ class LabelDropout(Value):
     - `null`: a number for integer labels. For a condition of several parts, the same structure with a null for each part, such as
       `{"text": 0.0, "mask": None, "speaker": 4}`: a number, a tensor, a function of the part, or None for a part that is not hidden. One
       function takes all parts together. An `nn.Parameter` or `nn.Module` is learned and is among the parameters of the `Loss`.
-    - `share`: in [0, 1]; 0.1 by default.
+    - `share`: of all rows of a step, in [0, 1]; 0.1 by default.
+    - `rows`: "all", by default, or "instant", which takes as many from the rows with `r = t` alone, as the published code of MeanFlow, iMF
+      and pixel MeanFlow does. `u(z, r, t)` without the condition is then never trained where `r < t`: few-step samples cannot be guided.
+    - `inside`: two times; only rows strictly between them lose their condition, as in alpha-Flow's code. None: at all times.
+
+    `ValueError` for a share, a word or times that cannot be, and at "instant" for fewer rows with `r = t` than lose their condition.
     """
 
     null: Any
     share: float = 0.1
+    rows: str = "all"
+    inside: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         checked(self.share, "the share of dropped labels")
+        if self.rows not in ("all", "instant"):
+            raise ValueError(f"labels are dropped on rows='all' or rows='instant', got {self.rows!r}")
+        if self.inside is not None and not 0 <= self.inside[0] < self.inside[1] <= 1:
+            raise ValueError(f"labels are dropped inside two rising times in [0, 1], got {self.inside}")
         object.__setattr__(self, "null", prepared(self.null))
 
     @property
@@ -48,9 +59,24 @@ class LabelDropout(Value):
         """The learned parts of the null."""
         return learned(self.null)
 
-    def rows(self, b: Bridge) -> Tensor:
+    def dropped(self, b: Bridge) -> Tensor:
         """The rows that lose their condition, `[*B]`."""
-        return b.uniforms()[..., 0] < self.share
+        u = b.uniforms()[..., 0]
+        found = u < self.share if self.rows == "all" else (u * self._still(b) < self.share) & (b.r == b.t)
+        return found if self.inside is None else found & (self.inside[0] < b.t) & (b.t < self.inside[1])
+
+    def _still(self, b: Bridge) -> float:
+        """The share of the rows with `r = t`, if it is enough."""
+        if b.still is None:
+            raise ValueError(
+                "LabelDropout(rows='instant') needs the share of rows with r = t: draw the bridge with Loss.draw, or give still="
+            )
+        if b.still < self.share:
+            raise ValueError(
+                f"LabelDropout(rows='instant') hides {self.share:g} of the labels, all on rows with r = t, and this recipe has a share of "
+                f"{b.still:g} of them: take a smaller share, a larger diagonal_share, or rows='all'"
+            )
+        return b.still
 
     def hidden(self, y: Any) -> Any:
         """`y` with every row's condition hidden: label null, and where guidance is an input, scale 1 on all times."""
@@ -62,7 +88,7 @@ class LabelDropout(Value):
 
     def __call__(self, b: Bridge) -> Bridge:
         """The bridge with those rows hidden."""
-        return b._replace(y=where(self.rows(b), self.hidden(b.y), b.y))
+        return b._replace(y=where(self.dropped(b), self.hidden(b.y), b.y))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -78,7 +104,7 @@ class LabelOnly(Value):
 
     def __call__(self, b: Bridge) -> Bridge:
         """The bridge with those rows' labels hidden."""
-        return b._replace(y=b.y._replace(label=where(self.dropout.rows(b), self.dropout.hidden(b.y.label), b.y.label)))
+        return b._replace(y=b.y._replace(label=where(self.dropout.dropped(b), self.dropout.hidden(b.y.label), b.y.label)))
 
 
 def as_is(b: Bridge) -> Bridge:
@@ -128,3 +154,19 @@ def random_scale(low: float = 1.0, high: float = 2.0) -> Callable[[Bridge], Brid
         return b._replace(y=Condition(b.y, omega, torch.zeros_like(b.t), torch.ones_like(b.t)))
 
     return draw
+
+
+def at_scale(
+    label: Tensor, omega: float, interval: tuple[float, float] = (0.0, 1.0), trained: tuple[float, float] = (1.0, 8.0)
+) -> Condition:
+    """The `Condition` for samples of these labels at one guidance scale, held inside `interval`, for a network that takes the scale.
+
+    `trained`: the scales that it was trained on, iMF's by default. `ValueError` for a scale outside them, or no interval.
+    """
+    if not trained[0] <= omega <= trained[1]:
+        what = f"this network was trained at guidance scales from {trained[0]:g} to {trained[1]:g}, and {omega:g} is none of them"
+        raise ValueError(f"{what}: choose one that is, or say trained=(low, high) as it was")
+    if not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(f"an interval of guidance is two rising times in [0, 1], got {interval}")
+    full = torch.ones(label.shape, device=label.device)
+    return Condition(label, omega * full, interval[0] * full, interval[1] * full)

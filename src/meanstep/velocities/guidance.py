@@ -7,50 +7,136 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from meanstep.coefficients import at
 from meanstep.paths import linear
 from meanstep.shapes import over
 from meanstep.types import Bridge, Field, Velocity
 from meanstep.values import Value, value
 from meanstep.velocities.conditioned import Condition, LabelDropout, as_is
-from meanstep.velocities.estimates import own
+from meanstep.velocities.estimates import conditional, own
+
+Scale = float | Callable[[Bridge], float | Tensor]
+"""A number, or a function of the bridge with one value a row."""
+DROPPED = ("plain", "guided", "true")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Guided(Value):
     """MeanFlow's guided velocity, eq. (28): `omega base + kappa u(t, t | y) + (1 - omega - kappa) u(t, t | null)`; arXiv 2505.13447.
 
-    A recipe with this velocity also hides the labels of `dropout`'s rows from the network; those rows keep `base`.
+    A recipe with this velocity also hides the labels of `dropout`'s rows from the network.
 
     - `base`: the velocity to guide, such as `conditional`.
     - `dropout`: which label means none, and the share of rows that get it.
-    - `omega`, `kappa`: finite; the effective scale is `omega / (1 - kappa)`. Defaults 1 and 0.5.
+    - `omega`, `kappa`: finite numbers, or functions of the bridge with one value a row; the effective scale is `omega / (1 - kappa)`.
+      Defaults 1 and 0.5.
     - `window`: times `(low, high)` with guidance; all by default.
     - `by`: the velocity of both `u` terms; the network's own by default.
+    - `dropped`: what rows without a label regress on: "plain", by default, `base`; "guided", the guided velocity of no label, as in
+      alpha-Flow's and rectified MeanFlow's code; "true", the guided velocity of the label that is hidden from the network, as in TiM's.
     """
 
     base: Velocity
     dropout: LabelDropout
-    omega: float = 1.0
-    kappa: float = 0.5
+    omega: Scale = 1.0
+    kappa: Scale = 0.5
     window: tuple[float, float] = (0.0, 1.0)
     by: Velocity = own
+    dropped: str = "plain"
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(x) for x in (self.omega, self.kappa, *self.window)):
+        numbers = [x for x in (self.omega, self.kappa, *self.window) if not callable(x)]
+        if not all(math.isfinite(x) for x in numbers):
             raise ValueError(f"guidance needs finite numbers, got omega={self.omega}, kappa={self.kappa}, window={self.window}")
         if self.window[0] > self.window[1]:
             raise ValueError(f"the window of guided times is (low, high), got {self.window}")
+        if self.dropped not in DROPPED:
+            raise ValueError(f"rows without a label regress on dropped={', '.join(map(repr, DROPPED))}, got {self.dropped!r}")
 
     def __call__(self, field: Field, b: Bridge) -> Tensor:
         """The velocity `[*B, *E]`."""
-        v, rest = self.base(field, b), 1 - self.omega - self.kappa
-        g = self.omega * v
-        if self.kappa:
-            g = g + self.kappa * self.by(field, b)
-        if rest:
-            g = g + rest * self.by(field, b._replace(y=self.dropout.hidden(b.y)))
-        inside = (b.t >= self.window[0]) & (b.t <= self.window[1]) & ~self.dropout.rows(b)
+        v, omega, kappa = self.base(field, b), _scale(self.omega, b, "omega"), _scale(self.kappa, b, "kappa")
+        rest, seen = 1 - omega - kappa, self.dropout(b) if self.dropped == "guided" else b
+        g = over(omega, b.z) * v
+        if isinstance(kappa, Tensor) or kappa:
+            g = g + over(kappa, b.z) * self.by(field, seen)
+        if isinstance(rest, Tensor) or rest:
+            g = g + over(rest, b.z) * self.by(field, b._replace(y=self.dropout.hidden(b.y)))
+        inside = (b.t >= self.window[0]) & (b.t <= self.window[1])
+        inside = inside & ~self.dropout.dropped(b) if self.dropped == "plain" else inside
         return torch.where(over(inside, b.z), g, v)
+
+
+def _scale(scale: Scale, b: Bridge, name: str) -> float | Tensor:
+    """A scale's value on the rows; `ValueError` for one that is not finite, as far as that can be seen without waiting for a device."""
+    value = at(scale, b)
+    known = not isinstance(value, Tensor) or (value.device.type == "cpu" and not torch.compiler.is_compiling())
+    if callable(scale) and known and not torch.as_tensor(value).isfinite().all():
+        raise ValueError(f"guidance needs finite numbers, and {name} has one that is not on these rows: look at the function of the bridge")
+    return value
+
+
+@value
+def fading(scale: float = 3.0, mix: float = 1.0, start: float = 0.8, speed: float = 0.025) -> Callable[[Bridge], Tensor]:
+    """SoFlow's scale, `mix (1 + k(t) (scale - 1))`: `k` is 1 up to `start` and falls smoothly to 0 at `t = 1`; arXiv 2512.15657.
+
+    `k = 1 - exp(-speed x / (1 - x))` with `x = (1 - t) / (1 - start)`. `ValueError` unless `0 <= start < 1`.
+    """
+    if not 0 <= start < 1:
+        raise ValueError(f"guidance fades from a time in [0, 1), got start={start:g}")
+
+    def omega(b: Bridge) -> Tensor:
+        x = ((1 - b.t) / (1 - start)).clamp(0, 1)
+        return mix * (1 + -torch.expm1(-speed * x / (1 - x)) * (scale - 1))
+
+    return omega
+
+
+def faded(dropout: LabelDropout, scale: float = 3.0, mix: float = 0.25, start: float = 0.8, speed: float = 0.025) -> Guided:
+    """SoFlow's guided velocity, `mix (v + k(t) (scale - 1) (v - u(null))) + (1 - mix) u(y)`, see `fading`; arXiv 2512.15657."""
+    return Guided(conditional, dropout, fading(scale, mix, start, speed), 1 - mix)
+
+
+def randomly_guided(dropout: LabelDropout, low: float = 1.0, high: float = 2.5, after: float = 0.5) -> Guided:
+    """Rectified MeanFlow's second stage: a scale `s` uniform on [low, high], one a step, `omega = max(1, s - 1)`, `kappa = 1 - omega / s`.
+
+    No guidance before the share `after` of the training, which needs `progress` unless it is 0; arXiv 2511.23342. `ValueError` unless
+    `1 <= low <= high`.
+    """
+    if not 1 <= low <= high < math.inf:
+        raise ValueError(f"guidance scales are low to high, at least 1, got {low:g} to {high:g}")
+    return Guided(conditional, dropout, step_omega(low, high, after), step_kappa(low, high, after), dropped="guided")
+
+
+@value
+def step_omega(low: float, high: float, after: float) -> Callable[[Bridge], Tensor]:
+    """`omega` of `randomly_guided`."""
+
+    def omega(b: Bridge) -> Tensor:
+        return torch.where(_begun(b, after), _omega(b, low, high)[0], 1.0).expand_as(b.t)
+
+    return omega
+
+
+@value
+def step_kappa(low: float, high: float, after: float) -> Callable[[Bridge], Tensor]:
+    """`kappa` of `randomly_guided`."""
+
+    def kappa(b: Bridge) -> Tensor:
+        omega, s = _omega(b, low, high)
+        return torch.where(_begun(b, after), 1 - omega / s, 0.0).expand_as(b.t)
+
+    return kappa
+
+
+def _omega(b: Bridge, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """`omega` and the scale of the step, `[*B[:-1], 1]`."""
+    s = (low + (high - low) * b.shared()[..., 1]).to(b.t)
+    return (s - 1).clamp(min=1), s
+
+
+def _begun(b: Bridge, after: float) -> Tensor:
+    return torch.as_tensor(b.elapsed() >= after if after else True, device=b.t.device)
 
 
 def shown(velocity: Velocity) -> Callable[[Bridge], Bridge]:
@@ -84,7 +170,7 @@ def flexibly_guided(base: Velocity, dropout: LabelDropout, by: Velocity = own) -
     def velocity(field: Field, b: Bridge) -> Tensor:
         b = _effective(b)
         v, g = base(field, b), by(field, b) - by(field, b._replace(y=dropout.hidden(b.y)))
-        pull = torch.where(dropout.rows(b), 0.0, 1 - 1 / b.y.omega)
+        pull = torch.where(dropout.dropped(b), 0.0, 1 - 1 / b.y.omega)
         return v + over(pull, b.z) * g
 
     return velocity

@@ -12,6 +12,7 @@ from meanstep.weights.plain import (
     constant,
     inverse_square_scale,
     min_snr,
+    normed,
     shrinking_gap,
     tangent_gap,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "exponent",
     "inverse_square_scale",
     "min_snr",
+    "normed",
     "probes",
     "shrinking_gap",
     "summed",

@@ -52,6 +52,24 @@ def adaptive(power: float = 1.0, c: float = 1e-2, reduction: str = "sum") -> Ada
 
 
 @value
+def normed(power: float = 1.0, c: float = 1e-2, invariant: bool = False) -> Weight:
+    """FastGen's optimised gradient: the row's gradient is that of the squared error over `(|residual| + c)^power`, a norm, not its square.
+
+    `|residual|` is the root of the squared error summed over the event. `invariant`: the residual is divided by the root of the number of
+    entries in it. `ValueError` unless `c > 0` and `power >= 0`.
+    """
+    if c <= 0 or power < 0:
+        raise ValueError(f"the weight by the norm needs c > 0 and power >= 0, got c={c:g}, power={power:g}")
+
+    def weight(error: Tensor, b: Bridge) -> Tensor:
+        n = torch.as_tensor(event_size(b.z, b.t, b.mask), dtype=error.dtype, device=error.device)
+        norm = (error if invariant else error * n).detach().sqrt()
+        return error * (n.sqrt() if invariant else n) / (norm + c) ** power
+
+    return weight
+
+
+@value
 def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
     """alpha-Flow's weight, eq. (25), for the error of the `Backward(ratio)` rate; `q / (q + c)` at `ratio = 0` and where `r = t`.
 

@@ -23,7 +23,7 @@ class Autoencoder:
     """`encode` pictures `[B, 3 or 1, H, W]` in [-1, 1] to `z` `[B, channels, H/factor, W/factor]`, `decode` them back; no gradients.
 
     `z = (the network's own - shift) * scaling`. `channels` 0: those of the picture. `digest`: sha256 of the weights (of the file, where
-    it is one). A posterior is represented by its mean.
+    it is one). A posterior is represented by its mean; `spread` is there where it has one.
     """
 
     spec: str
@@ -35,6 +35,20 @@ class Autoencoder:
     _decode: Map = field(repr=False)
     scaling: float = 1.0
     shift: float = 0.0
+    _spread: Callable[[Tensor], tuple[Tensor, Tensor]] | None = field(default=None, repr=False)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it has a posterior."""
+        return self._spread is not None
+
+    @torch.no_grad()
+    def spread(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the posterior of `z`, as `encode` gives it; `UserError` without a posterior."""
+        if self._spread is None:
+            raise UserError(f"{self.spec} has no posterior to draw from: leave --posterior out, or give kl:PATH")
+        mean, deviation = self._spread(x.to(self.device, torch.float32).expand(-1, 3, -1, -1))
+        return (mean - self.shift) * self.scaling, deviation * self.scaling
 
     @property
     def encodes(self) -> bool:
@@ -131,7 +145,14 @@ def _diffusers(kind: str, where: str, device: torch.device, fetch: bool) -> Auto
     )
     scaling, shift = float(given.scaling_factor or 1), float(given.get("shift_factor") or 0)
     decode: Map = lambda z: net.decode(z).sample  # noqa: E731
-    return Autoencoder(f"{kind}:{where}", state_digest(net), factor, given.latent_channels, device, encoders[kind], decode, scaling, shift)
+
+    def spread(x: Tensor) -> tuple[Tensor, Tensor]:
+        found = net.encode(x).latent_dist
+        return found.mean, found.std
+
+    moments = spread if kind == "kl" else None
+    spec, channels = f"{kind}:{where}", given.latent_channels
+    return Autoencoder(spec, state_digest(net), factor, channels, device, encoders[kind], decode, scaling, shift, moments)
 
 
 def _pretrained(kind: str, where: str, fetch: bool) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from meanstep.program.console import UserError, err, say
 from meanstep.program.data.beside import unlabelled
-from meanstep.program.data.cache import PREFIX, Cache
+from meanstep.program.data.cache import PREFIX, Cache, stored_names
 from meanstep.program.data.codecs import DTYPES
 from meanstep.program.data.manifest import NAME, Manifest, Shard
 from meanstep.program.data.offenders import FEW, Offence, found, refused, skipped
@@ -76,17 +76,16 @@ def _room(folder: Path, opened: Opened, rows: int) -> None:
 
 def _shard(opened: Opened, k: int, index: np.ndarray, folder: Path, pool: ThreadPoolExecutor, told: Told) -> dict[str, Any]:
     """Read, encode and write one shard; its entry in the list of finished ones."""
-    tensors: dict[str, list[Tensor]] = {name: [] for name in ("x", "y", "x_flip")[: 3 if opened.flips == "stored" else 2]}
+    tensors: dict[str, list[Tensor]] = {name: [] for name in ("y", *stored_names(opened.flips == "stored", opened.request.posterior))}
     done, broken, kept = 0, list[str](), list[int]()
     for at, (batch, errors) in _batches(opened, index, pool):
         broken += errors
         if batch:
             items = torch.from_numpy(np.stack([item for item, _ in batch]))
-            tensors["x"].append(_encode(opened, items, at))
+            for name, part in _encode(opened, items, at).items():
+                tensors[name].append(part)
             tensors["y"].append(torch.tensor([opened.source.label(i) for _, i in batch]))
             kept += [i for _, i in batch]
-            if opened.flips == "stored":
-                tensors["x_flip"].append(_encode(opened, items.flip(-1), at))
         done += len(at)
         told(k * opened.rows + done)
     whole = {name: torch.cat(parts) for name, parts in tensors.items()} if tensors["x"] else {}
@@ -138,12 +137,21 @@ def _read(opened: Opened, at: np.ndarray) -> Read:
     return items, errors
 
 
-def _encode(opened: Opened, items: Tensor, at: np.ndarray) -> Tensor:
-    z = opened.codec.prepare(items, opened.autoencoder, DTYPES[opened.dtype])
-    if not z.isfinite().all():
+def _encode(opened: Opened, items: Tensor, at: np.ndarray) -> dict[str, Tensor]:
+    """What is stored of a batch, mirror images and deviations included."""
+    found: dict[str, Tensor] = {}
+    for tail, seen in (("", items), ("_flip", items.flip(-1)))[: 2 if opened.flips == "stored" else 1]:
+        if opened.request.posterior:
+            pair = opened.autoencoder.spread(seen.float() / 127.5 - 1)
+            found |= {
+                f"{name}{tail}": z.to("cpu", DTYPES[opened.dtype]).contiguous() for name, z in zip(("x", "deviation"), pair, strict=True)
+            }
+        else:
+            found[f"x{tail}"] = opened.codec.prepare(seen, opened.autoencoder, DTYPES[opened.dtype])
+    if not all(z.isfinite().all() for z in found.values()):
         what = f"its {opened.name} are not finite in {opened.dtype}"
         raise UserError(f"{opened.source.where(int(at[0]))} or one of the next {len(at)}: {what}")
-    return z
+    return found
 
 
 def _sums(whole: dict[str, Tensor], along: int | None) -> dict[str, Any]:
@@ -157,12 +165,12 @@ def _sums(whole: dict[str, Tensor], along: int | None) -> dict[str, Any]:
         entries = [torch.where(there, p, 0.0).transpose(0, 1).flatten(1).sum(1) for p in (torch.ones_like(x), x, x.square())]
         found = [p.sum().expand_as(p) if along == 0 else p for p in entries]
         return {name: p.tolist() for name, p in zip(("numbers", "sums", "squares"), found, strict=True)}
-    parts = [whole[name].double() for name in ("x", "x_flip") if name in whole]
+    parts, spread = ([whole[f"{name}{tail}"].double() for tail in ("", "_flip") if f"{name}{tail}" in whole] for name in ("x", "deviation"))
     over = [axis for axis in range(parts[0].ndim) if axis != 1]
     return {
         "numbers": sum(p[:, 0].numel() for p in parts),
         "sums": torch.stack([p.sum(over) for p in parts]).sum(0).tolist(),
-        "squares": torch.stack([p.square().sum(over) for p in parts]).sum(0).tolist(),
+        "squares": torch.stack([p.square().sum(over) for p in (*parts, *spread)]).sum(0).tolist(),
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from meanstep.program.console import UserError
 from meanstep.program.data.codecs import CODECS, DTYPES, seen
@@ -33,6 +33,7 @@ class Cache:
     _std: Tensor = field(repr=False)
     conditions: dict[str, Tensor] = field(repr=False)
     """By name `[len(cache), ...]` as they are stored; labels are not among them."""
+    _deviations: list[Tensor] = field(repr=False)  # of the rows of every block, where a posterior is drawn from
 
     @classmethod
     def open(cls, path: Path | str, verify: bool | None = None) -> "Cache":
@@ -44,11 +45,11 @@ class Cache:
         manifest = Manifest.read(path / NAME)
         total = sum(shard.bytes for shard in manifest.shards)
         held = [_shard(path, shard, manifest, total <= CHEAP if verify is None else verify) for shard in manifest.shards]
-        blocks = [block[name] for name in ("x", "x_flip") for block in held if name in block]
+        blocks, deviations = ([b[name] for name in (kind, f"{kind}_flip") for b in held if name in b] for kind in ("x", "deviation"))
         starts = torch.tensor([0, *(len(block) for block in blocks)]).cumsum(0)
         conditions = {c.name: torch.cat([block[PREFIX + c.name] for block in held]) for c in manifest.beside}
         labels = torch.cat([block["y"] for block in held])
-        return cls(path, manifest, labels, blocks, starts, *manifest.moments(torch.zeros(())), conditions)
+        return cls(path, manifest, labels, blocks, starts, *manifest.moments(torch.zeros(())), conditions, deviations)
 
     def __len__(self) -> int:
         return self.manifest.count
@@ -68,8 +69,10 @@ class Cache:
         """sha256 of the data and of how they were made."""
         return self.manifest.digest
 
-    def rows(self, index: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def rows(self, index: Tensor, flip: Tensor | None = None, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """`x` float32 `[B, *E]` as the network sees it and `y` int64 `[B]` of the rows `index` `[B]`, mirrored where `flip` `[B]`.
+
+        `generator`: draws each row from the autoencoder's posterior, where the cache holds one; else, and without it, they are means.
 
         `IndexError` for a row that there is not, `UserError` for mirror images of a cache that has none.
         """
@@ -78,7 +81,10 @@ class Cache:
         if flip is not None and self.manifest.flips == "none":
             raise UserError(f"{self.path} was made without mirror images: make it with --flips")
         stored = self.manifest.flips == "stored"
-        z = self.stored(index if flip is None or not stored else index + len(self) * flip)
+        at = index if flip is None or not stored else index + len(self) * flip
+        z = self.stored(at)
+        if generator is not None and self.manifest.posterior:
+            z = z.float() + self.stored(at, self._deviations).float() * torch.randn(z.shape, generator=generator)
         if flip is not None and not stored:
             z = torch.where(over(flip, z), z.flip(-1), z)
         x = z.to(torch.float32, copy=True)  # in place from here: fresh memory costs more than arithmetic
@@ -100,21 +106,27 @@ class Cache:
         c = self.manifest.start
         return None if c is None else seen(self.conditions[c.name][index], self.manifest)
 
-    def stored(self, index: Tensor) -> Tensor:
-        """Rows of the blocks seen as one, as they are stored; sorted, so that each block is asked once."""
+    def stored(self, index: Tensor, blocks: list[Tensor] | None = None) -> Tensor:
+        """Rows of the blocks, by default the cache's, seen as one, as they are stored; sorted, so that each block is asked once."""
+        held = self._blocks if blocks is None else blocks
         ordered, back = index.sort()
         bounds = torch.searchsorted(ordered, self._starts)
         counts = bounds.diff()
         local = ordered - self._starts[:-1].repeat_interleave(counts)
         asked = counts.nonzero().squeeze(1).tolist()
-        parts = [self._blocks[i].index_select(0, at) for i, at in zip(asked, local.split(counts[asked].tolist()), strict=True)]
+        parts = [held[i].index_select(0, at) for i, at in zip(asked, local.split(counts[asked].tolist()), strict=True)]
         z = torch.cat(parts) if parts else torch.empty(0, *self.shape, dtype=DTYPES[self.manifest.dtype])
         return z[back.argsort()]
 
 
+def stored_names(mirrored: bool, posterior: bool) -> tuple[str, ...]:
+    """The tensors of rows in a shard."""
+    return tuple(f"{name}{tail}" for name in ("x", "deviation")[: 1 + posterior] for tail in ("", "_flip")[: 1 + mirrored])
+
+
 def _shard(folder: Path, shard: Shard, manifest: Manifest, verify: bool) -> dict[str, Tensor]:
     """Its tensors, memory-mapped; `UserError` unless they have the size, the shapes and, if asked, the sha256 that the manifest states."""
-    rows = ("x", "x_flip") if manifest.flips == "stored" else ("x",)
+    rows = stored_names(manifest.flips == "stored", manifest.posterior)
     wanted = {name: ((shard.rows, *manifest.shape), DTYPES[manifest.dtype]) for name in rows} | {"y": ((shard.rows,), torch.int64)}
     for c in manifest.beside:
         wanted[PREFIX + c.name] = (shard.rows, *c.shape), torch.int64 if c.words else torch.float32

@@ -76,6 +76,8 @@ class MakeCache(Ranged):
     normalise: bool = True
     """Bring each channel of latents, or entry of the first axis of rows, to mean 0 and deviation 1; with --no-normalise latents are what
     public SiT and DiT weights know."""
+    posterior: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Keep mean and deviation of a kl autoencoder's posterior, so that training draws latents anew at every step; twice the size."""
     skip_broken: tyro.conf.FlagCreatePairsOff[bool] = False
     """Leave out what cannot be read, and rows that are not finite, and count them in the manifest."""
     shard: Annotated[int | None, hinted("Images of a shard.", "as fit into 32 MiB", "N from 1")] = None
@@ -127,6 +129,8 @@ class MakeCache(Ranged):
         flags.device(self.device)
         present(self.source)
         known_autoencoder(self.autoencoder)
+        if self.posterior and not self.autoencoder.startswith("kl:"):
+            raise UserError(f"--posterior: only a kl autoencoder has a posterior to draw from, and --autoencoder is {self.autoencoder}")
         if self.like is not None and not (self.like.expanduser() / NAME).is_file():
             raise UserError(f"--like: {self.like} is no cache: it has no {NAME}")
         asked: dict[str, Any] = {f.name: getattr(self, NAMED.get(f.name, f.name)) for f in fields(Request)}

@@ -6,8 +6,10 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Generator as Draws
 from torch import Tensor
 
+from meanstep.keys import key
 from meanstep.program.console import UserError
 from meanstep.program.data import order
 from meanstep.program.data.batch import Batch
@@ -16,9 +18,12 @@ from meanstep.program.data.cache import Cache
 _END = object()
 
 
-def batch(cache: Cache, at: Tensor, flip: Tensor | None = None, start: int = 0) -> Batch:
-    """The rows `at` `[B]` of a cache with all that belongs to them, mirrored where `flip` `[B]`: what training and diagnosis see."""
-    return Batch(start, cache.rows(at, flip)[0], cache.condition(at), cache.start(at), cache.mask(at))
+def batch(cache: Cache, at: Tensor, flip: Tensor | None = None, start: int = 0, drawn: Draws | None = None) -> Batch:
+    """The rows `at` `[B]` of a cache with all that belongs to them, mirrored where `flip` `[B]`: what training and diagnosis see.
+
+    `drawn`: a generator of the posterior's draws, where the cache holds one; None is its mean.
+    """
+    return Batch(start, cache.rows(at, flip, drawn)[0], cache.condition(at), cache.start(at), cache.mask(at))
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Loader:
         """
         n = len(self.cache)
         flip = order.flips(n, self.seed, start, count) if self.flips else None
-        found = batch(self.cache, order.rows(n, self.seed, start, count), flip, start)
+        drawn = key(self.seed, "posterior", start) if self.cache.manifest.posterior else None
+        found = batch(self.cache, order.rows(n, self.seed, start, count), flip, start, drawn)
         return found.map(lambda p: p.pin_memory()) if self.pin else found
 
     def stream(self, starts: Iterable[int], count: int, ahead: int = 3) -> Generator[Batch, None, None]:

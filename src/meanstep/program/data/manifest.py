@@ -28,6 +28,7 @@ LATER = {
     "ragged": ...,
     "columns": ...,
     "look": ...,
+    "posterior": True,
 }
 """What caches of this version did not always state, and the one value of it, if any, that is part of the digest."""
 STRUCTURE = ("autoencoder", "autoencoder_digest", "scaling", "shift", "shape", "image", "dtype")  # what a network is built upon
@@ -61,8 +62,10 @@ class Manifest:
     `conditions`: what the network is given beside the rows; one of categories alone is the labels.
 
     `codec`: what rows are, see `codecs`. `autoencoder`: its kind and where it was found, `identity`, `taesd:PATH`, ...; stored latents are
-    (its own - `shift`) * `scaling`. `mean`, `std`: of each entry of the first axis of the stored rows, such as a channel, over all rows and
-    places, 0 and 1 for pictures; `statistics`: where they were measured: `own`, the digest of another cache, `none`: not normalised.
+    (its own - `shift`) * `scaling`; `posterior`: a shard holds their deviations too, and training draws from the autoencoder's posterior at
+    every step, which the moments are of. `mean`, `std`: of each entry of the first axis of the stored rows, such as a channel, over all
+    rows and places, 0 and 1 for pictures; `statistics`: where they were measured: `own`, the digest of another cache, `none`: not
+    normalised.
     """
 
     source: str
@@ -95,6 +98,7 @@ class Manifest:
     ragged: Literal["refuse", "pad", "crop"] = "refuse"
     columns: tuple[Column, ...] = ()
     look: Look = Look()
+    posterior: bool = False
     version: int = VERSION
 
     @property
@@ -206,6 +210,8 @@ class Manifest:
                 raise ValueError(f"there is no codec {found.codec!r} of {found.dtype}")
             if found.columns and (found.codec != "plain" or (width(found.columns),) != found.shape):
                 raise ValueError("its columns do not make its rows")
+            if found.posterior not in (True, False) or (found.posterior and found.codec != "latents"):
+                raise ValueError(f"there is no posterior of {found.codec}")
         except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {error}; make the cache again") from error
         if not fits or any(Path(s.name).name != s.name for s in shards):
@@ -217,7 +223,7 @@ def older(held: dict[str, Any]) -> dict[str, Any]:
     """What a statement means that was written before it told of `LATER` things."""
     limit, codec = held.get("limit") or 0, "pixels" if held.get("dtype") == "uint8" else "latents"
     taken = "spaced" if 0 < limit <= held.get("count", limit) + held.get("skipped", 0) else "all"
-    later = {"ragged": "refuse", "columns": [], "look": asdict(Look())}
+    later = {"ragged": "refuse", "columns": [], "look": asdict(Look()), "posterior": False}
     return {"taken": taken, "left_out": None, "empty": None, "codec": codec, "conditions": [], **later}
 
 

@@ -63,6 +63,9 @@ class Opened:
         if request.flips and (request.pair or any(x.ndim > 1 for x in source.conditions.values())):
             raise UserError(f"{source.name} has arrays as conditions, which are not mirrored with the images: leave --flips out")
         autoencoder = open_autoencoder(request.autoencoder, request.device)
+        if request.posterior and (source.plain or not autoencoder.draws):
+            what = "rows of numbers" if source.plain else f"{request.autoencoder}, which has none"
+            raise UserError(f"--posterior: latents of pictures by a kl autoencoder are drawn from its posterior, and these are of {what}")
         if source.plain:
             return cls._plain(request, source, autoencoder)
         shown_as(request.preview, Look(), (), "pixels")
@@ -145,7 +148,7 @@ class Opened:
         """Bytes that one row takes."""
         stored = DTYPES[self.dtype].itemsize * int(np.prod(self.shape))
         beside = sum(x[:1].nbytes for x in self.source.conditions.values())
-        return stored * (2 if self.flips == "stored" else 1) + 8 + beside
+        return stored * (2 if self.flips == "stored" else 1) * (2 if self.request.posterior else 1) + 8 + beside
 
     @property
     def rows(self) -> int:
@@ -167,7 +170,7 @@ class Opened:
         held |= {"split": asked.split, "limit": asked.limit, "enlarged": asked.enlarge}
         held |= {"crop": asked.crop if cropped else "none", "resample": resample if cropped else "none"}
         held |= {"autoencoder": autoencoder.spec, "autoencoder_digest": autoencoder.digest}
-        held |= {"scaling": autoencoder.scaling, "shift": autoencoder.shift, "codec": self.name}
+        held |= {"scaling": autoencoder.scaling, "shift": autoencoder.shift, "codec": self.name, "posterior": asked.posterior}
         held |= {name: getattr(self, name) for name in ("taken", "image", "shape", "flips", "dtype", "look")}
         held |= {"ragged": _alike(asked).ragged, "columns": self.source.columns}
         return {**held, "conditions": self._conditions(), **self._moments(held)}
@@ -213,7 +216,7 @@ class Opened:
     def digest(self) -> str:
         """sha256 of the statement, for the name of a folder."""
         plain = {name: value for name, value in self.statement.items() if name != "look"} | {"autoencoder": "", "source": ""}
-        for name in ("taken", "codec"):
+        for name in ("taken", "codec", "posterior"):
             if plain[name] != LATER[name]:
                 del plain[name]  # as before it was stated: folders keep their names
         plain["conditions"] = [c.stated() for c in self.statement["conditions"]]

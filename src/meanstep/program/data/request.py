@@ -33,7 +33,8 @@ class Request(Ranged):
     they are stored; empty: float16 for latents of pictures, as the source has them for numbers. `conditions`: columns or keys.
     `ragged`: what becomes of rows of different lengths, `table` of a table's columns. `pair`: where each row has a partner, another
     source or an array of the same file; `pair_as`: what for, a condition or where the flow starts. `preview`: how rows of numbers are
-    shown, `KIND` or `sound:RATE`; empty: as the source says."""
+    shown, `KIND` or `sound:RATE`; empty: as the source says. `posterior`: latents' deviations too, to draw from the autoencoder's
+    posterior."""
 
     source: str
     autoencoder: str = "identity"
@@ -61,6 +62,7 @@ class Request(Ranged):
     pair: str = ""
     pair_as: PairAs = "condition"
     preview: str = ""
+    posterior: bool = False
 
 
 def chosen(source: str) -> tuple[str, str]:

@@ -63,8 +63,10 @@ class NetworkConfig(Ranged):
 
 @dataclass(frozen=True)
 class OptimiserConfig(Ranged):
-    """AdamW and its learning rate, in samples seen."""
+    """The optimiser and its learning rate, in samples seen."""
 
+    optimiser: Literal["adamw", "radam", "muon"] = "adamw"
+    """AdamW; RAdam, as SoFlow on CIFAR; Muon for matrices and AdamW for all else, as pixel MeanFlow, whose rate is 1e-3."""
     rate: Annotated[float, ranged("FLOAT above 0 below 1000")] = 1e-3
     """The learning rate: after the warm-up."""
     warmup: Whole = 10_000
@@ -72,9 +74,11 @@ class OptimiserConfig(Ranged):
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """The rate after the warm-up: constant, or falling to 0 at the end."""
     betas: Annotated[tuple[Below, Below], tyro.conf.arg(name="adam-betas", metavar="FLOAT FLOAT from 0 below 1")] = (0.9, 0.95)
-    """AdamW's decays of its two moments."""
+    """AdamW's (RAdam's) decays of its two moments."""
+    eps: Annotated[float, tyro.conf.arg(name="adam-eps", metavar="FLOAT above 0 below 1")] = 1e-8
+    """AdamW's (RAdam's) term beside the root of the second moment; TiM has 1e-6."""
     weight_decay: Amount = 0.0
-    """AdamW's decay of the weights."""
+    """The optimiser's decay of the weights."""
     clip: Annotated[float, ranged("FLOAT from 0 or inf")] = 1.0
     """Largest norm of the gradient; 0 does not clip."""
 
@@ -89,6 +93,10 @@ class AveragesConfig(Ranged):
     """Exponential averages: the share that each keeps at a step, such as 0.999."""
     widths: Annotated[tuple[float, ...], unset("none", "[FLOAT above 0 below 1 ...]", "")] = ()
     """Power-function averages: relative widths, such as 0.05 0.10; arXiv 2312.02696."""
+    half_lives: Annotated[tuple[float, ...], unset("none", "[FLOAT from 1 ...]", "")] = ()
+    """Exponential averages by their half-life in samples, such as 500000 1000000 2000000 of pixel MeanFlow."""
+    ramp: Annotated[float, ranged("FLOAT from 0 to 1")] = 0.05
+    """Largest share of the samples seen so far that a half-life has; 0: no ramp."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +256,7 @@ def _plain(value: Any) -> Any:
 
 def flag(part: str, name: str) -> str:
     """The option of the command line for an entry: of `run` and `optimiser` without the part's name."""
-    word = "adam-betas" if (part, name) == ("optimiser", "betas") else name.replace("_", "-")
+    word = f"adam-{name}" if part == "optimiser" and name in ("betas", "eps") else name.replace("_", "-")
     return f"--{word}" if part in ("run", "optimiser") else f"--{part}.{word}"
 
 

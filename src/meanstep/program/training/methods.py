@@ -9,8 +9,8 @@ from meanstep.program import methods, registry
 from meanstep.program.console import UserError
 from meanstep.program.registry import COUPLINGS, INDEPENDENT, PAIRS, POSTERIOR, Method
 from meanstep.program.runs.method import MethodConfig
-from meanstep.terms import Recipe
-from meanstep.velocities import Guided, LabelDropout, Posterior, conditional
+from meanstep.terms import Recipe, still
+from meanstep.velocities import Guided, LabelDropout, Posterior, conditional, fading
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,11 @@ def build(config: MethodConfig, net: nn.Module, proxy: nn.Module | None, posteri
     if len(learners) > 1:
         raise UserError(f"--method.options: one coefficient can learn, got {', '.join(learners)}")
     options = config.options | moving | _guidance(config, method.options, null) | _times(config, method)
-    return Built(methods.build(config.recipe, net, proxy, posterior, **options), next(iter(learners.values()), None))
+    recipe = methods.build(config.recipe, net, proxy, posterior, **options)
+    if "velocity" in options and config.dropout_rows == "instant" and (share := still(recipe)) < config.dropout:
+        what = f"hides {config.dropout:g} of the labels, all on rows with r = t, and {config.recipe} has a share of {share:g} of them"
+        raise UserError(f"--method.dropout-rows instant {what}: lower --method.dropout, raise diagonal_share, or take all")
+    return Built(recipe, next(iter(learners.values()), None))
 
 
 def _fits(config: MethodConfig, method: Method) -> None:
@@ -69,5 +73,9 @@ def _guidance(config: MethodConfig, takes: tuple[str, ...], null: Any) -> dict[s
         return {}
     if guided and not config.dropout:
         raise UserError("--method.dropout: guidance compares with the network's answer without a label, so some must be hidden: give 0.1")
-    hidden = LabelDropout(null, config.dropout)
-    return {"velocity": Guided(conditional, hidden, config.omega, config.kappa, config.window)} if config.dropout else {}
+    if not config.dropout:
+        return {}
+    hidden = LabelDropout(null, config.dropout, config.dropout_rows, config.window if config.dropout_inside else None)
+    mix = 1 - config.kappa
+    omega = config.omega if config.fade == 1 else fading(config.omega / mix, mix, config.fade)
+    return {"velocity": Guided(conditional, hidden, omega, config.kappa, config.window, dropped=config.dropped)}

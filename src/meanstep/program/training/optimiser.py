@@ -3,13 +3,45 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from meanstep.precise import low
+from meanstep.program.runs.config import OptimiserConfig
 
 EXACT = "weight"
 """The entry of an optimiser's state that holds a weight in float32, where the network has less."""
+
+
+def made(config: OptimiserConfig, trained: list[nn.Parameter], fused: bool) -> Optimizer:
+    """The optimiser of a configuration over the parameters."""
+    adam: Any = {"betas": config.betas, "eps": config.eps}
+    rate, decay = config.rate, config.weight_decay
+    if config.optimiser == "radam":
+        return torch.optim.RAdam(trained, rate, weight_decay=decay, decoupled_weight_decay=True, **adam)
+    if config.optimiser == "muon":
+        return Muon(trained, rate, decay, fused=fused, **adam)
+    return torch.optim.AdamW(trained, rate, weight_decay=decay, fused=fused, **adam)
+
+
+class Muon(Optimizer):
+    """torch's Muon for matrices, AdamW for all other parameters, under one rate and one decay; both keep their state here."""
+
+    def __init__(
+        self, trained: list[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, float], eps: float, fused: bool
+    ) -> None:
+        matrices, others = ([p for p in trained if (p.ndim == 2) is whether] for whether in (True, False))
+        parts: list[Optimizer] = [torch.optim.Muon(matrices, lr, weight_decay)] if matrices else []
+        parts += [torch.optim.AdamW(others, lr, betas, eps, weight_decay, fused=fused)] if others else []
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = parts
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of each part on its own parameters."""
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            part.param_groups, part.state = [group], self.state  # a restored state is another object
+            part.step()
 
 
 def precise(optimiser: Optimizer) -> Optimizer:

@@ -20,7 +20,7 @@ UNIFORM = {"times": "uniform", "diagonal_share": 0.5}
 IMAGENET = Config(
     DataConfig("imagenet256", flips=True),
     NetworkConfig(options={"model": "B/4"}),
-    MethodConfig("meanflow", omega=1.0, kappa=0.5),
+    MethodConfig("meanflow", dropout_rows="instant", omega=1.0, kappa=0.5),
     OptimiserConfig(rate=1e-4, warmup=0, clip=0.0),
     AveragesConfig((0.9999,)),
     RunConfig(samples=307_200_000, batch=1024, compile=True, extractor="inception", save_every=5_120_000, evaluate_every=5_120_000),
@@ -58,6 +58,17 @@ PRESETS: dict[str, Preset] = {
             OptimiserConfig(rate=2e-4, warmup=500_000),
             AveragesConfig((0.9999,), (0.05, 0.10)),
             RunConfig(samples=100_000_000, batch=512, precision="bf16", compile=True, extractor="inception", evaluate_count=10_000),
+        ),
+    ),
+    "cifar10-dit-discrete": Preset(
+        "The same by the discrete curriculum, 2604.08837, its stages ours; from a flow-matching run of it (--network.start RUN)",
+        Config(
+            DataConfig("cifar10.npz", flips=True),
+            NetworkConfig(options={"patch": 2, "width": 384, "depth": 12, "heads": 6, "qk_norm": True}),
+            MethodConfig("discrete_meanflow", {"times": "uniform"}),
+            OptimiserConfig(rate=2e-4, warmup=500_000),
+            AveragesConfig((0.9999,), (0.05, 0.10)),
+            RunConfig(samples=100_000_000, batch=512, precision="bf16", extractor="inception", evaluate_count=10_000),
         ),
     ),
     "latents-dit-s4": Preset(

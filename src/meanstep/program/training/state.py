@@ -21,7 +21,7 @@ from meanstep.program.runs.networks import Description, null
 from meanstep.program.training import methods
 from meanstep.program.training.averages import Average, names
 from meanstep.program.training.coupled import Coupled, coupled
-from meanstep.program.training.optimiser import precise
+from meanstep.program.training.optimiser import made, precise
 from meanstep.program.training.pretrained import start_from
 from meanstep.program.training.ranks import Ranks
 from meanstep.terms import Recipe, learns
@@ -114,10 +114,10 @@ def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True, net
 def assembled(config: Config, cache: Cache, ranks: Ranks, description: Description, net: nn.Module) -> State:
     """The state around a network: averages, recipe, optimiser, on the ranks' device and sharded if asked."""
     net = net.to(ranks.device)
-    asked = names(config.averages.decays, config.averages.widths)
+    asked = names(config.averages.decays, config.averages.widths, config.averages.half_lives)
     needed = methods.needs(config.method)
     own = names((config.method.proxy_decay,), ()) if EMA in needed else ()
-    averages = [Average(name, net) for name in dict.fromkeys((*asked, *own))]
+    averages = [Average(name, net, config.run.batch, config.averages.ramp) for name in dict.fromkeys((*asked, *own))]
     proxy = next((a for a in averages if a.name in own), None)
     if config.run.parallel == "fsdp" and ranks.size > 1:
         for module in dict.fromkeys((net, *(part for a in averages for part in (a.module, a.exact)))):
@@ -191,5 +191,8 @@ def _optimiser(config: OptimiserConfig, owner: Owner, ranks: Ranks) -> torch.opt
     trained = [p for p in owner.parameters() if p.requires_grad]
     if any(map(low, trained)) and any(isinstance(p, DTensor) for p in trained):
         raise UserError("--parallel fsdp: the network's weights are in less than float32: make them float32, with --precision bf16")
-    fused = ranks.device.type in ("cpu", "cuda")
-    return precise(torch.optim.AdamW(trained, config.rate, betas=config.betas, weight_decay=config.weight_decay, fused=fused))
+    if config.optimiser == "muon" and any(isinstance(p, DTensor) for p in trained):
+        raise UserError(
+            "--optimiser muon: it needs whole matrices, which --parallel fsdp shards: take --parallel ddp, or another optimiser"
+        )
+    return precise(made(config, trained, fused=ranks.device.type in ("cpu", "cuda")))

@@ -1,0 +1,182 @@
+"""Losses beside the regression on the same pass of the field: of its predicted data, or of a layer's output. Knows no recipes.
+
+An `Auxiliary` belongs to a `Term`, see `Term.beside`. Its network costs one forward pass for the predicted data, whose backward pass
+reaches the field, and one without gradient for the data.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from meanstep.shapes import over
+from meanstep.types import Bridge, Weight
+from meanstep.values import Value, record, value
+from meanstep.weights import adaptive, constant
+
+
+class Look(NamedTuple):
+    """What an auxiliary loss sees of a term's rows.
+
+    `velocity`: the field's `u(z, r, t)`, with its gradient, `[*B, *E]`; `bridge`: the draw, whose `data` are the rows' own; `hidden`: what
+    the layer that was asked for returned for these rows, `[*B, ...]`, with its gradient.
+    """
+
+    velocity: Tensor
+    bridge: Bridge
+    hidden: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return record(self)
+
+    @property
+    def data(self) -> Tensor:
+        """The data that the velocity points to, `z - t u` on the linear path, `[*B, *E]`; 0 under the mask, as the data are."""
+        b = self.bridge
+        found = b.path.data(b.z, self.velocity.to(b.z), b.t)
+        return found if b.mask is None else torch.where(over(b.mask, b.z), found, 0.0)
+
+
+Loss = Callable[[Look], Tensor]
+Features = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Auxiliary(Value):
+    """A loss of each row that is added to its term's: `scale` times the `weight` of `loss(look)`, on rows with `t` below `before`.
+
+    - `loss`: from a `Look` to `[*B]`, such as `perceptual` and `aligned` make, or your own.
+    - `scale`: a finite number, 1 by default. `weight`: of the loss as of an error, none by default. `before`: a time in (0, 1].
+    - `layer`: a module of the field; `Look.hidden` is then its output.
+    - `learned`: modules with parameters of the loss, which join those of `ms.Loss`.
+    """
+
+    loss: Loss
+    scale: float = 1.0
+    weight: Weight = constant
+    before: float = 1.0
+    layer: nn.Module | None = None
+    learned: tuple[nn.Module, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not 0 < self.before <= 1:
+            raise ValueError(f"an auxiliary loss holds for times below a time in (0, 1], got before={self.before:g}")
+        if not abs(self.scale) < float("inf"):
+            raise ValueError(f"the scale of an auxiliary loss is a finite number, got {self.scale}")
+
+    def __call__(self, look: Look) -> Tensor:
+        """What it adds to each row's loss, `[*B]`."""
+        b, found = look.bridge, self.loss(look)
+        if not isinstance(found, Tensor) or found.shape != b.t.shape:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"an auxiliary loss returns one number a row, {tuple(b.t.shape)}, got {got}: take the mean over the other axes"
+            )
+        inside = b.t < self.before if self.before < 1 else torch.ones_like(b.t, dtype=torch.bool)
+        return self.scale * torch.where(inside, self.weight(found.to(b.t), b), 0.0)
+
+
+def perceptual(
+    distance: Callable[[Tensor, Tensor], Tensor], scale: float = 0.4, before: float = 0.8, weight: Weight = adaptive(1.0, 1e-2, "mean")
+) -> Auxiliary:
+    """A distance of the predicted data from the row's own, as pixel MeanFlow has two of them; arXiv 2601.22158.
+
+    - `distance`: `(predicted, data) -> [*B]`, such as LPIPS, or `distance_of(network)`. Published: 0.4 of LPIPS, 0.1 of ConvNeXt features.
+    - `before`: the rows with `t` below it. `weight`: the source's adaptive weight by default.
+    """
+    return Auxiliary(_perceived(distance), scale, weight, before)
+
+
+@value
+def _perceived(distance: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    return lambda look: distance(look.data, look.bridge.data)
+
+
+@value
+def distance_of(network: Features) -> Callable[[Tensor, Tensor], Tensor]:
+    """The squared distance of a network's features, summed over them: `(predicted, data) -> [*B]`. The network's weights get no gradient.
+
+    `ValueError` for a network that does not fit the rows.
+    """
+
+    def distance(predicted: Tensor, data: Tensor) -> Tensor:
+        with torch.no_grad():
+            goal = _asked(network, data)
+        return (_asked(_frozen(network), predicted) - goal).square().flatten(1).sum(1)
+
+    return distance
+
+
+def aligned(layer: nn.Module, network: Features, projection: nn.Module, scale: float = 1.0) -> Auxiliary:
+    """Feature alignment: 1 - cosine of a layer's projected output and a network's features of the data; arXiv 2410.06940, 2509.04394.
+
+    - `layer`: a module of the field, whose output is `[*B, ..., width]`; `projection`: from there to the features' last axis; it learns.
+    - `network`: `[*B, *E] -> [*B, ..., features]`, without gradient. The mean is over all axes between, such as tokens.
+    - `scale`: TiM has 1.
+
+    `ValueError` for a network or a projection that does not fit.
+    """
+    return Auxiliary(_alignment(network, projection), scale, layer=layer, learned=(projection,))
+
+
+@value
+def _alignment(network: Features, projection: nn.Module) -> Loss:
+    def loss(look: Look) -> Tensor:
+        assert look.hidden is not None
+        with torch.no_grad():
+            goal = _asked(network, look.bridge.data)
+        mine: Tensor = projection(look.hidden)
+        if mine.shape != goal.shape:
+            what = f"the projected layer is {tuple(mine.shape)} and the network's features are {tuple(goal.shape)}"
+            raise ValueError(f"{what}: give a projection or a network that meets the other")
+        apart = 1 - F.cosine_similarity(mine.to(goal), goal, dim=-1)
+        return apart.reshape(*look.bridge.t.shape, -1).mean(-1)
+
+    return loss
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Directional(Value):
+    """TiM's term inside the weight: 1 - cosine over the first axis of the event, mean over the others; arXiv 2509.04394.
+
+    `floor`: norms below it count as it. The source has 1e-8, at which a network that starts at 0 gets a gradient of 1e8.
+    """
+
+    floor: float = 1e-2
+
+    def __call__(self, u: Tensor, goal: Tensor, b: Bridge) -> Tensor:
+        """`u` and its target, `[*B, *E]`, to `[*B]`; entries under the mask do not count."""
+        axis = b.t.ndim
+        kept = torch.ones_like(b.z, dtype=torch.bool) if b.mask is None else over(b.mask, b.z).expand_as(b.z)
+        mine, theirs = torch.where(kept, u.to(b.z), 0.0), torch.where(kept, goal.to(b.z), 0.0)
+        norms = [torch.linalg.vector_norm(x, dim=axis).clamp(min=self.floor) for x in (mine, theirs)]
+        apart, there = 1 - (mine * theirs).sum(axis) / (norms[0] * norms[1]), kept.any(axis)
+        apart, there = (p.reshape(*b.t.shape, -1) for p in (torch.where(there, apart, 0.0), there))
+        return apart.sum(-1) / there.sum(-1).clamp(min=1)
+
+
+def _asked(network: Features, x: Tensor) -> Tensor:
+    """The features of rows; `ValueError` for a network that does not take them, or that returns none."""
+    name = getattr(network, "__name__", type(network).__name__)
+    try:
+        found: Any = network(x)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"the feature network {name} failed on rows {tuple(x.shape)}: {why}; give a function that resizes them first"
+        ) from error
+    if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim < 2 or len(found) != len(x):
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"the feature network {name} returned {got} for {len(x)} rows: it must return [rows, ..., features]")
+    return found
+
+
+def _frozen(network: Features) -> Features:
+    """The network with weights that get no gradient, while its input does."""
+    if not isinstance(network, nn.Module):
+        return network
+    fixed = {name: p.detach() for name, p in network.named_parameters()}
+    return lambda x: torch.func.functional_call(network, fixed, (x,))
