@@ -23,9 +23,20 @@ FOLDERS = {"src/meanstep/recipes": "reference/recipes.md"}  # a link to a folder
 
 def build(folder: Path) -> Path:
     """The site's first page. `SystemExit` with the warnings of zensical, each of which counts as an error."""
-    shutil.rmtree(folder, ignore_errors=True)
+    for made in ("pages", "html", ".cache"):
+        shutil.rmtree(folder / made, ignore_errors=True)
     gathered = gather(folder / "pages")
     (folder / "mkdocs.yml").write_text(yaml.safe_dump(configuration(gathered), sort_keys=False), encoding="utf-8")
+    rendered(folder)
+    for page in (folder / "html").rglob("*.html"):
+        up = "../" * (len(page.relative_to(folder / "html").parts) - 1)
+        text = page.read_text(encoding="utf-8").replace(SHIM, f"{up}{WORKER}")
+        page.write_text(linked(text, f"{up}docs/theory.html"), encoding="utf-8")
+    return folder / "html" / "index.html"
+
+
+def rendered(folder: Path) -> None:
+    """Let zensical make the folder's pages into html/."""
     done = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", "mkdocs.yml"],
         cwd=folder,
@@ -35,11 +46,6 @@ def build(folder: Path) -> Path:
     )
     if done.returncode:
         raise SystemExit(f"the site has faults, in the pages of {folder / 'pages'}:\n{told(done.stderr)}")
-    for page in (folder / "html").rglob("*.html"):
-        up = "../" * (len(page.relative_to(folder / "html").parts) - 1)
-        text = page.read_text(encoding="utf-8").replace(SHIM, f"{up}{WORKER}")
-        page.write_text(linked(text, f"{up}docs/theory.html"), encoding="utf-8")
-    return folder / "html" / "index.html"
 
 
 def told(output: str) -> str:
