@@ -29,7 +29,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_the_tutorial_runs_at_a_small_size(notebook: ModuleType):
     found = list(notebook.results(SOURCE, SMALL))
     text = "\n".join(result.printed for result in found)
-    assert sum(result.figure is not None for result in found) == 5
+    assert sum(result.figure is not None for result in found) == 6
     assert re.search(r"^floor +0\.\d+$", text, re.MULTILINE) and "beta of least noise" in text
     assert "read as meanflow(times=uniform, power=0, diagonal_share=0.5)" in text
 
@@ -40,7 +40,7 @@ def test_the_page_is_of_this_notebook(notebook: ModuleType):
     for cell in notebook.cells(SOURCE):
         assert (cell.text or cell.code) in page
     shown = re.findall(r"\]\((figures/[^)]+)\)", page)
-    assert len(shown) == 5 and all((ROOT / "docs" / name).is_file() for name in shown)
+    assert len(shown) == 6 and all((ROOT / "docs" / name).is_file() for name in shown)
 
 
 def test_the_cells_are_ones_that_marimo_takes(notebook: ModuleType):
