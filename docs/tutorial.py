@@ -74,7 +74,7 @@ def _(mo):
     ## Flow matching: many steps
 
     A network cannot know `x` and `e`; it sees `z` and `t`. Trained on `v`, it learns the mean of all velocities that pass through `z` at time
-    `t` (3). Samples follow this velocity from `t = 1` to `t = 0`. In 32 steps that works. In one step it cannot: from noise, the mean
+    `t` (3). Samples follow this velocity from `t = 1` to `t = 0`. In 32 steps the moons appear, blurred. In one step they cannot: from noise, the mean
     velocity leads to the mean of the data.
     """)
 

@@ -68,8 +68,8 @@ def results(source: str, values: Mapping[str, object] = {}) -> Iterator[Result]:
 
 
 def stamp(source: str) -> str:
-    """The first line of the page: of which notebook it is."""
-    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    """The first line of the page: of which code it is. What the cells say is compared by itself."""
+    digest = hashlib.sha256("\n".join(cell.code for cell in cells(source)).encode()).hexdigest()[:16]
     return f"<!-- written by docs/site/notebook.py of tutorial.py {digest}: `make tutorial` writes it again -->"
 
 

@@ -32,6 +32,26 @@ FURTHER = {
     "probes": ["probes.maps", "probes.published", "probes.rows"],
 }
 
+# Arguments that mean the same wherever a docstring does not say otherwise. `*B` is the shape of the batch, `*E` that of one row.
+COMMON = {
+    "field": "a callable `u(z, r, t, y)`, such as a network: the average velocity `[*B, *E]` between two times",
+    "b": "a `Bridge`: drawn rows with their points, velocities and times, such as `loss.draw(x)[0][1]`",
+    "x": "data or samples, `[*B, *E]`; for metrics and laws points `[n, D]`",
+    "e": "standard normal noise, `[*B, *E]`",
+    "z": "points between data and noise, `[*B, *E]`; for samplers the noise to start from",
+    "r": "the earlier times, nearer to the data, `[*B]`, `0 <= r <= t`",
+    "t": "the later times, `[*B]`, in [0, 1]: 0 is data, 1 is noise",
+    "y": "conditions with leading axes `*B`: a tensor, or tuples, lists and dicts of them; or None",
+    "v": "velocities, `[*B, *E]`",
+    "w": "directions or tangents, `[*B, *E]`",
+    "generator": "a torch generator, from which all random numbers come; None is torch's global one, and for probes seed 0",
+    "mask": "true where entries count, over `*B` and further leading axes",
+    "dtype": "the type of the numbers",
+    "table": "what `probes.moments` returns",
+    "chunk": "how many rows go through the network at once: it bounds the memory and changes no result",
+    "batch_dims": "the number of axes in `*B`; 1",
+}
+
 
 def named(module: str) -> list[str]:
     """The public names of a module: its `__all__`, or what its source defines, in that order."""
@@ -82,7 +102,10 @@ def _contents() -> str:
         names = ", ".join(f"`{name}`" for name in named(module)[:8])
         more = ", ..." if len(named(module)) > 8 else ""
         lines.append(f"| [meanstep.{module}]({module}.md) | {title.partition(':')[2].strip() or title}: {names}{more} |")
-    return "\n".join([*lines, "", "The command line has [its own page](commands.md).", ""])
+    lines += ["", "The command line has [its own page](commands.md).", "", "## Arguments that mean the same everywhere", ""]
+    lines += ["`*B` is the shape of the batch, often `[B]`, and `*E` that of one row. Where a page says nothing else:", ""]
+    lines += ["| argument | meaning |", "|---|---|", *(f"| `{name}` | {meaning} |" for name, meaning in COMMON.items())]
+    return "\n".join([*lines, ""])
 
 
 def _top() -> str:

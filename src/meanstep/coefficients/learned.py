@@ -104,7 +104,7 @@ class Running(Precise):
 
 
 def part(b: Bridge, start: int, length: int) -> Bridge:
-    """Rows of a bridge along its last batch axis."""
+    """The `length` rows of a bridge from row `start` on, along its last batch axis."""
     return b._replace(**tree_map(lambda p: p.narrow(b.t.ndim - 1, start, length), b.rows))
 
 

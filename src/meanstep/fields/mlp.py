@@ -17,7 +17,8 @@ class MLP(nn.Module):
     `members`: leading axes of an ensemble, e.g. `(5,)` for inputs `[5, B, D]`; no member sees another. `classes`: number of labels `y`
     (int64 `[*B]`), and label `classes` means none. `conditions`: instead of labels, parts of `y` by name, each a number of categories
     (int64 `[*B]`, one more means none) or the shape of its numbers (`[*B, *shape]`); all are features of the first layer. `head`: a second
-    output, the auxiliary velocity. `generator` draws the weights.
+    output, the auxiliary velocity. `frequencies`: Fourier features of each time, as many sines as cosines; 8. `generator` draws the
+    weights. `ValueError` for sizes below 1, for both `classes` and `conditions`, or for points of another dimension.
     """
 
     frequencies: Tensor
