@@ -1,4 +1,4 @@
-"""The tutorial: from points in the plane to a sampler of one step. `marimo edit docs/tutorial.py` opens it, `make tutorial` writes its page."""
+"""The tutorial: from points to a one-step sampler. `marimo edit docs/tutorial.py` opens it; `make tutorial` writes its page."""
 
 import marimo
 
@@ -11,9 +11,9 @@ def _(mo):
     mo.md("""
     # Tutorial: one step from noise to data
 
-    This page trains three small networks on points in the plane, in about three minutes on two cores. It shows what flow matching learns, what
-    MeanFlow adds, why the variance of its target matters, what the coefficient changes, and how `meanstep diagnose` looks at it.
-    [Theory](theory.md) has the equations; the numbers in brackets are theirs.
+    This page trains three small networks on points in the plane, in about three minutes on two cores. It shows what flow matching
+    learns, what MeanFlow adds, why the variance of its target matters, what the coefficient changes, and how `meanstep diagnose` looks
+    at it. [Theory](theory.md) has the equations; the numbers in brackets are theirs.
     """)
 
 
@@ -45,8 +45,8 @@ def _(mo):
     mo.md("""
     ## Data, noise and the way between
 
-    The data are two moons. A row of training takes a point `x`, noise `e` and a time `t`, and stands at `z = (1 - t) x + t e` (1).
-    Its velocity is `v = e - x` (2). This distribution is special in one way: its mean velocity at every point is known in closed form, so
+    The data are two moons. A row of training takes a point `x`, noise `e` and a time `t`, and stands at `z = (1 - t) x + t e` (1). Its
+    velocity is `v = e - x` (2). This distribution is special in one way: its mean velocity at every point is known in closed form, so
     errors can be measured instead of guessed.
     """)
 
@@ -73,9 +73,9 @@ def _(mo):
     mo.md("""
     ## Flow matching: many steps
 
-    A network cannot know `x` and `e`; it sees `z` and `t`. Trained on `v`, it learns the mean of all velocities that pass through `z` at time
-    `t` (3). Samples follow this velocity from `t = 1` to `t = 0`. In 32 steps the moons appear, blurred. In one step they cannot: from noise, the mean
-    velocity leads to the mean of the data.
+    A network cannot know `x` and `e`; it sees `z` and `t`. Trained on `v`, it learns the mean of all velocities that pass through `z`
+    at time `t` (3). Samples follow this velocity from `t = 1` to `t = 0`. In 32 steps the moons appear, blurred. In one step they
+    cannot: from noise, the mean velocity leads to the mean of the data.
     """)
 
 
@@ -115,9 +115,10 @@ def _(mo):
     mo.md("""
     ## MeanFlow: one step
 
-    MeanFlow learns the *average* velocity `u(z, r, t)` between two times (4). One evaluation is then a sample: `x = e - u(e, 0, 1)` (6). The
-    average obeys an identity that needs no simulation (7): `u + (t - r) du/dt = v`. The derivative runs along the flow, so it is itself
-    computed with a velocity: a Jacobian-vector product of the network with a *tangent* (10). MeanFlow takes `v` for that, too.
+    MeanFlow learns the *average* velocity `u(z, r, t)` between two times (4). One evaluation is then a sample: `x = e - u(e, 0, 1)`
+    (6). The average obeys an identity that needs no simulation (7): `u + (t - r) du/dt = v`. The derivative runs along the flow, so it
+    is itself computed with a velocity: a Jacobian-vector product of the network with a *tangent* (10). MeanFlow takes `v` for that,
+    too.
     """)
 
 
@@ -162,9 +163,10 @@ def _(mo):
     ## Why the variance of the target matters
 
     The loss regresses on `v`, one velocity out of many. Left: velocities of training rows that stand near one point at one time. They
-    scatter widely about their mean. Flow matching pays for the scatter with slower learning. MeanFlow pays twice, because the same `v` is also the
-    tangent inside the derivative: the noise of a row's residual is `N v'` with `N = (1 - beta) J - beta I` (17), where `v'` is the scatter, `J` a
-    Jacobian of the network, and `beta` = 0 is MeanFlow. Right: the residuals of MeanFlow, which fall to this noise and stay there.
+    scatter widely about their mean. Flow matching pays for the scatter with slower learning. MeanFlow pays twice, because the same `v`
+    is also the tangent inside the derivative: the noise of a row's residual is `N v'` with `N = (1 - beta) J - beta I` (17), where `v'`
+    is the scatter, `J` a Jacobian of the network, and `beta` = 0 is MeanFlow. Right: the residuals of MeanFlow, which fall to this
+    noise and stay there.
     """)
 
 
@@ -191,9 +193,9 @@ def _(mo):
     mo.md("""
     ## What the coefficient does
 
-    A *proxy* for the mean velocity can stand in the tangent: here an EMA copy of the network. The coefficient `beta` is its share. How much
-    noise would each `beta` leave in the trained MeanFlow network? `meanstep.probes` measures it on drawn rows, with the exact mean velocity of
-    the law as the center; the band is the 95 percent interval.
+    A *proxy* for the mean velocity can stand in the tangent: here an EMA copy of the network. The coefficient `beta` is its share. How
+    much noise would each `beta` leave in the trained MeanFlow network? `meanstep.probes` measures it on drawn rows, with the exact mean
+    velocity of the law as the center; the band is the 95 percent interval.
     """)
 
 
@@ -221,14 +223,14 @@ def _(ms, table):
 @app.cell(hide_code=True)
 def _(mo):
     mo.md("""
-    Does a quieter residual make better samples? Train with `beta = 1` and look. One training of each decides nothing; the [study of six such
-    sets](../studies/plane/README.md) with five seeds found gradients 1.15 to 1.28 times quieter, and samples no nearer.
+    Does a quieter residual make better samples? Train with `beta = 1` and look. One training of each decides nothing; the [study of six
+    such sets](../studies/plane/README.md) with five seeds found gradients 1.15 to 1.28 times quieter, and samples no nearer.
     """)
 
 
 @app.cell
 def _(common, distances, jumped, ms, noise, scatter, trained):
-    quiet, quiet_average, _ = trained(lambda average: ms.recipes.coefficient(1.0, average, anchor=0.0, **common))
+    quiet, _, _ = trained(lambda average: ms.recipes.coefficient(1.0, average, anchor=0.0, **common))
     quiet_jumped = ms.jump(quiet, noise)
     print(distances(meanflow_1=jumped, beta_1=quiet_jumped))
     scatter(("beta = 0", jumped), ("beta = 1", quiet_jumped))
@@ -239,8 +241,8 @@ def _(mo):
     mo.md("""
     ## A look at diagnose
 
-    Your data have no closed form. `meanstep diagnose` makes the same measurements on any network and data, names what is wrong, and writes a
-    page. It takes the network's factory, the weights, a second copy as the proxy, and rows of the data.
+    Your data have no closed form. `meanstep diagnose` makes the same measurements on any network and data, names what is wrong, and
+    writes a page. It takes the network's factory, the weights, a second copy as the proxy, and rows of the data.
     """)
 
 

@@ -51,8 +51,8 @@ def rendered(folder: Path) -> None:
 def told(output: str) -> str:
     """What zensical says, a line a fault and its place, without the source that it draws around them."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", output)
-    faults = re.findall(r"Warning: (.+)\n\s*\S*\[ (\S+) \]", plain)
-    return "\n".join(f"{place}: {fault}" for fault, place in faults) or plain
+    faults = [f"{place}: {fault}" for fault, place in re.findall(r"Warning: (.+)\n\s*\S*\[ (\S+) \]", plain)]
+    return "\n".join([*re.findall(r"^mkdocstrings: .+", plain, re.MULTILINE), *faults]) or plain
 
 
 def gather(folder: Path) -> list[str]:
@@ -94,7 +94,11 @@ def configuration(gathered: list[str]) -> dict[str, Any]:
     """mkdocs.yml with the reference and the studies in its navigation, and the place of the source."""
     made: dict[str, Any] = yaml.safe_load((HERE / "mkdocs.yml").read_text(encoding="utf-8"))
     listed = {
-        "Reference": ["reference/index.md", {"meanstep": "reference/meanstep.md"}, *({f"meanstep.{m}": f"reference/{m}.md"} for m in MODULES)],
+        "Reference": [
+            "reference/index.md",
+            {"meanstep": "reference/meanstep.md"},
+            *({f"meanstep.{m}": f"reference/{m}.md"} for m in MODULES),
+        ],
         "Studies": [{_title(name): name} for name in sorted(gathered) if name.startswith("studies/")],
     }
     made["nav"] = [{key: listed.get(key, value) for key, value in entry.items()} for entry in made["nav"]]

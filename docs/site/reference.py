@@ -67,13 +67,17 @@ def _defined(module: str) -> list[str]:
             found.append(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found += [target.id for target in targets if isinstance(target, ast.Name) and "TypeVar" not in ast.dump(node)]
+            each = [one for target in targets for one in (target.elts if isinstance(target, ast.Tuple) else [target])]
+            found += [one.id for one in each if isinstance(one, ast.Name) and "TypeVar" not in ast.dump(node)]
     return list(dict.fromkeys(name for name in found if not name.startswith("_")))
 
 
 def places() -> dict[str, list[str]]:
     """For each page of the reference the dotted names on it. A name of the top that a module has too is told there."""
-    pages = {module: [f"meanstep.{inside}.{name}" for inside in (module, *FURTHER.get(module, [])) for name in named(inside)] for module in MODULES}
+    pages = {
+        module: [f"meanstep.{inside}.{name}" for inside in (module, *FURTHER.get(module, [])) for name in named(inside)]
+        for module in MODULES
+    }
     elsewhere = {name for module in MODULES for name in named(module)}
     return {"meanstep": [f"meanstep.{name}" for name in meanstep.__all__ if name not in MODULES and name not in elsewhere], **pages}
 

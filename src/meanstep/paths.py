@@ -108,4 +108,5 @@ class Trigonometric(Path):
         return -(math.pi / 2) * sin, (math.pi / 2) * cos
 
 
-linear, trigonometric = Linear(), Trigonometric()
+linear = Linear()
+trigonometric = Trigonometric()

@@ -58,8 +58,8 @@ class Exact(Value):
 class Backward(Value):
     """One-sided difference over the share `ratio` of the gap, eq. (22): needs no forward mode. `ratio` 0 is `Exact`, 1 is `u` itself.
 
-    A tensor of ratios must be positive (`ValueError`, on the processor). The gradient flows through `u`. `clamp` bounds the discrete target elementwise, also at ratio 1
-    (guided alpha-Flow: 4). Sources: arXiv 2510.20771, 2512.15657.
+    A tensor of ratios must be positive (`ValueError`, on the processor). The gradient flows through `u`. `clamp` bounds the discrete target
+    elementwise, also at ratio 1 (guided alpha-Flow: 4). Sources: arXiv 2510.20771, 2512.15657.
     """
 
     ratio: Coefficient

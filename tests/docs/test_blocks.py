@@ -1,4 +1,4 @@
-"""The code of the pages runs: a page's blocks in order and in one folder, but those marked `not run` with a reason; `slow` ones at leisure."""
+"""The code of the pages runs: a page's blocks in order and in one folder, but those marked `not run`; those marked `slow` at leisure."""
 
 import os
 import re
@@ -11,7 +11,9 @@ import torch
 
 from .pages import PAGES, ROOT, Block, blocks
 
-CODE = {path.relative_to(ROOT).as_posix(): [b for b in blocks(path.read_text(encoding="utf-8")) if b.kind in ("python", "sh")] for path in PAGES}
+CODE = {
+    path.relative_to(ROOT).as_posix(): [b for b in blocks(path.read_text(encoding="utf-8")) if b.kind in ("python", "sh")] for path in PAGES
+}
 SHORT = [name for name, code in CODE.items() if any(not b.marker for b in code)]
 LONG = [name for name, code in CODE.items() if any(b.marker == "slow" for b in code)]
 
@@ -70,7 +72,8 @@ def test_a_marker_of_another_form_is_a_mistake():
 
 
 def test_blocks_are_found_with_their_lines_and_markers():
-    text = "a\n```python\nx = 1\n```\n\n<!-- not run: it waits -->\n<!-- tests -->\n```sh\nls\n```\n- b\n\n  <!-- slow: c -->\n  ```sh\n  ls\n  ```\n"
+    text = "a\n```python\nx = 1\n```\n\n<!-- not run: it waits -->\n<!-- tests -->\n```sh\nls\n```\n"
+    text += "- b\n\n  <!-- slow: c -->\n  ```sh\n  ls\n  ```\n"
     found = blocks(text)
     assert [(b.kind, b.line, b.marker, b.reason) for b in found] == [
         ("python", 3, "", ""),

@@ -20,8 +20,10 @@ from meanstep.types import Bridge, Field
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Times of the published probes."""
-GAP, EARLIEST = 0.25, 1e-4
-"""Their gap `t - r`, and the least `r`."""
+GAP = 0.25
+"""Their gap `t - r`."""
+EARLIEST = 1e-4
+"""Their least `r`."""
 Draw = Callable[[int], Tensor]
 
 
