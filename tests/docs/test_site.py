@@ -127,7 +127,36 @@ def test_formulas_are_drawn_and_numbered(site: dict[str, tuple[str, Page]]):
     assert len(tags) > 50 and {f"eq-{tag}" for tag in tags} <= page.anchors
     body = re.sub(r"<(script|code)\b.*?</\1>", "", text, flags=re.DOTALL)
     assert text.count("<math") > 300 and "$" not in body and "\\frac" not in body
+    assert "𝔼" in body and "𝒩" in body and "mathvariant=" not in re.sub(r'mathvariant="normal"', "", body)
     assert '<a href="../docs/theory.html#eq-10">(10)</a>' in site["reference/rates.html"][0]
+
+
+@pytest.mark.browser
+def test_a_reader_sees_it_whole_and_finds_a_name(site: dict[str, tuple[str, Page]]):
+    """Opened as files, wide and narrow, light and dark: no error, no request, nothing wider than the window; the search works."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'meanstep[dev]'")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium: install the system's package chromium")
+    folder, wrong = Path(site[""][0]), list[str]()
+    with sync_api.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for width, scheme in ((1300, "light"), (400, "dark")):
+            page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+            page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.on("request", lambda asked: wrong.append(asked.url) if asked.url.startswith(("http", "ws")) else None)
+            for name in ("index", "docs/theory", "docs/tutorial", "reference/probes", "reference/commands", "studies/plane/index"):
+                page.goto((folder / f"{name}.html").as_uri())
+                assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (name, width)
+                light = page.evaluate("getComputedStyle(document.body).getPropertyValue('--md-default-bg-color')")
+                assert ("#fff" in light or "255" in light or "100%" in light) == (scheme == "light"), (name, scheme, light)
+        page.set_viewport_size({"width": 1300, "height": 900})
+        page.keyboard.press("Control+k")
+        page.keyboard.type("energy_distance", delay=20)
+        page.get_by_role("link", name="energy_distance").first.wait_for(timeout=30_000)
+        browser.close()
+    assert wrong == []
 
 
 # The tools themselves ----------------------------------------------------------------------------------------------------------------
