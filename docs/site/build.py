@@ -102,9 +102,22 @@ def configuration(gathered: list[str]) -> dict[str, Any]:
         "Studies": [{_title(name): name} for name in sorted(gathered) if name.startswith("studies/")],
     }
     made["nav"] = [{key: listed.get(key, value) for key, value in entry.items()} for entry in made["nav"]]
+    missing = sorted(set(gathered) - {page for page, _ in named(made["nav"])})
+    if missing:
+        raise SystemExit(f"no way leads to {', '.join(missing)}: name a place in the navigation of docs/site/mkdocs.yml")
     (mkdocstrings,) = (plugin["mkdocstrings"] for plugin in made["plugins"] if isinstance(plugin, dict))
     mkdocstrings["handlers"]["python"]["paths"] = [str(ROOT / "src")]
     return made
+
+
+def named(entries: Any, title: str = "") -> Iterator[tuple[str, str]]:
+    """Every page of a navigation with its title."""
+    if isinstance(entries, str):
+        yield entries, title
+    else:
+        for entry in entries:
+            for name, inside in entry.items() if isinstance(entry, dict) else [("", entry)]:
+                yield from named(inside, name)
 
 
 def _title(name: str) -> str:

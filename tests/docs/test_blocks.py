@@ -34,6 +34,7 @@ def run(name: str, block: Block) -> None:
 @pytest.mark.parametrize("name", SHORT)
 def test_the_blocks_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "cache"))
     for block in CODE[name]:
         if not block.marker:
             run(name, block)
@@ -44,6 +45,7 @@ def test_the_blocks_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest
 def test_the_long_blocks_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """After `meanstep train` where they read its run, which is made shorter here."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "cache"))
     if any("runs/digits" in block.code for block in CODE[name] if block.marker == "slow"):
         run(name, Block("sh", 1, "meanstep train --samples 8000 --out runs/digits", "", ""))
     for block in CODE[name]:

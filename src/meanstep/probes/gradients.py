@@ -141,9 +141,10 @@ def of_step(
 ) -> Estimate:
     """The trace of the covariance of a training step's gradient on the batch `x` `[B, *E]`, from `splits` parts of it, eq. (52).
 
-    Costs about one step; `progress` as `Loss` takes it. `ValueError` for fewer rows than `splits`, or an ensemble. The whole loss, with all
-    terms and weights, is computed on each part, so a part needs a row for every term. Rows that do not fill a part are left out. The
-    covariance is over data, noise and times. Rows drawn without replacement count as independent.
+    `progress` as `Loss` takes it. `ValueError` for fewer rows than `splits`, or an ensemble.
+
+    Costs about one step. The whole loss, with all terms and weights, is computed on each part, so a part needs a row for every term. Rows
+    that do not fill a part are left out. The covariance is over data, noise and times. Rows drawn without replacement count as independent.
     """
     rows = len(x) // splits
     if rows < 1 or loss.batch_dims != 1:
