@@ -153,9 +153,11 @@ def test_a_reader_sees_it_whole_and_finds_a_name(site: dict[str, tuple[str, Page
                 light = page.evaluate("getComputedStyle(document.body).getPropertyValue('--md-default-bg-color')")
                 assert ("#fff" in light or "255" in light or "100%" in light) == (scheme == "light"), (name, scheme, light)
         page.set_viewport_size({"width": 1300, "height": 900})
-        page.keyboard.press("Control+k")
-        page.keyboard.type("energy_distance", delay=20)
-        page.get_by_role("link", name="energy_distance").first.wait_for(timeout=30_000)
+        page.get_by_role("button", name="Search").first.click()
+        page.get_by_role("combobox", name="Search").fill("energy_distance")
+        found = page.get_by_role("option").first
+        found.wait_for(timeout=60_000)
+        assert str(found.get_attribute("href")).partition("?")[0].endswith("reference/metrics.html")
         browser.close()
     assert wrong == []
 

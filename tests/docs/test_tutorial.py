@@ -23,7 +23,8 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import notebook
 
     yield notebook
-    sys.modules["matplotlib.pyplot"].close("all")
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 def test_the_tutorial_runs_at_a_small_size(notebook: ModuleType):
