@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 SOURCES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "studies/**/*.md"]
 LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s#]+)")
 # The search of pages that are opened as files asks for a small script, which lies here instead.
-SHIM, WORKER = "https://unpkg.com/iframe-worker/shim", "iframe-worker.js"
+SHIM, WORKER = re.compile(r"https://[^\"/]*/iframe-worker/shim"), "iframe-worker.js"
 FOLDERS = {"src/meanstep/recipes": "reference/recipes.md"}  # a link to a folder of the source leads to what the reference says of it
 
 
@@ -30,7 +30,7 @@ def build(folder: Path) -> Path:
     rendered(folder)
     for page in (folder / "html").rglob("*.html"):
         up = "../" * (len(page.relative_to(folder / "html").parts) - 1)
-        text = page.read_text(encoding="utf-8").replace(SHIM, f"{up}{WORKER}")
+        text = SHIM.sub(f"{up}{WORKER}", page.read_text(encoding="utf-8"))
         page.write_text(linked(text, f"{up}docs/theory.html"), encoding="utf-8")
     return folder / "html" / "index.html"
 
@@ -127,4 +127,6 @@ def _title(name: str) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: build.py FOLDER, in which html/index.html is the site's first page")
     print(build(Path(sys.argv[1]).resolve()))
