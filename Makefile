@@ -5,10 +5,10 @@ VENV = .venv
 unexport PYTHONHOME PYTHONPATH
 
 .NOTPARALLEL:
-.PHONY: help demo test check clean
+.PHONY: help demo test check docs tutorial clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: ## make .venv, train 108 tiny models in about a minute, end with the path of a report
 	@sh .ci/environment "$(VENV)" report
@@ -25,5 +25,13 @@ check: ## make .venv, then formatting, lint, types, spelling
 	@sh .ci/environment "$(VENV)" dev
 	@PATH="$$(cd "$(VENV)/bin" && pwd):$$PATH" .ci/checks
 
+docs: ## make .venv, build the documentation as a site, end with the path of its first page
+	@sh .ci/environment "$(VENV)" docs
+	@"$(VENV)/bin/python" docs/site/build.py build/site
+
+tutorial: ## make .venv, run docs/tutorial.py (three minutes) and write its page again
+	@sh .ci/environment "$(VENV)" docs
+	@"$(VENV)/bin/python" docs/site/notebook.py
+
 clean: ## remove the environments, the caches and the demo's report; no other run
-	rm -rf .venv .venv-ci .pytest_cache .ruff_cache .mypy_cache runs/demo
+	rm -rf .venv .venv-ci .pytest_cache .ruff_cache .mypy_cache build/site runs/demo

@@ -84,7 +84,7 @@ def test_an_environment_is_made_once_and_shared_by_both_extras(checkout: Path):
     assert environment(checkout) == (0, "", ["venv", TORCH, REPORT])
     assert environment(checkout) == (0, "", [])
     assert environment(checkout, "dev") == (0, "", [DEV])
-    assert environment(checkout, "dev") == environment(checkout, "report") == (0, "", [])
+    assert environment(checkout, "dev") == environment(checkout, "report") == environment(checkout, "docs") == (0, "", [])
     (checkout / "pyproject.toml").write_text("two")
     assert environment(checkout) == (0, "", [REPORT])
     assert environment(checkout, "dev") == (0, "", [DEV])

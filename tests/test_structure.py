@@ -1,4 +1,4 @@
-"""Structure: public names are documented, cited equations exist, importing is cheap, and the README's code runs."""
+"""Structure: public names are documented, cited equations exist, and importing is cheap."""
 
 import ast
 import re
@@ -8,9 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-import torch
-
 from meanstep.catalogue import declared
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +16,6 @@ PROGRAM = {"program", "cli"}
 
 CITED = re.compile(r"\beqs?\. ((?:\(\d+[a-z]?\)(?:, | and | to )?)+)")
 TAG = re.compile(r"\\tag\{(\d+[a-z]?)\}")
-BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def mathematics(package: Path = PACKAGE) -> Iterator[tuple[str, ast.Module]]:
@@ -172,26 +168,6 @@ def test_a_compared_name_is_found():
     assert not list(compared(ast.parse("TABLE['meanflow']; Method('walk'); x == 'other'"), names))
 
 
-# README ------------------------------------------------------------------------------------------------------------------------------
-
-
-def blocks(markdown: str) -> list[tuple[int, str]]:
-    """Line and source of every fenced python block."""
-    return [(markdown[: m.start()].count("\n") + 2, m.group(1)) for m in BLOCK.finditer(markdown)]
-
-
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-CODE = [(page, line, source) for page in PAGES for line, source in blocks(page.read_text(encoding="utf-8"))]
-
-
-@pytest.mark.parametrize(("page", "line", "source"), CODE, ids=[f"{page.name}:{line}" for page, line, _ in CODE])
-def test_the_code_of_the_readme_and_the_docs_runs(page: Path, line: int, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "cache"))
-    with torch.random.fork_rng(devices=[]):
-        exec(compile("\n" * (line - 1) + source, page, "exec"), {"__name__": "__main__"})
-
-
 # The checkers themselves -------------------------------------------------------------------------------------------------------------
 
 
@@ -205,11 +181,6 @@ def test_a_missing_docstring_is_found():
 def test_citations_are_read_in_every_form(tmp_path: Path):
     (tmp_path / "a.py").write_text('"""eq. (1), (2b).\n\nWhat eq.\n(31) and eqs. (4) and (5) say; not (6), not eq. 7, not eq. (8c2)."""')
     assert set(citations(tmp_path)) == {"1", "2b", "31", "4", "5"}
-
-
-def test_blocks_are_found_with_their_lines():
-    text = "a\n```python\nx = 1\n```\n\n```sh\nls\n```\n```python title='b'\ny = 2\nz = 3\n```\n"
-    assert blocks(text) == [(3, "x = 1\n"), (10, "y = 2\nz = 3\n")]
 
 
 def test_the_performance_page_is_what_the_records_say():

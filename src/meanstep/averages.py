@@ -70,14 +70,14 @@ class Average(Precise):
 
 @value
 def exponential(decay: float) -> Callable[[int], float]:
-    """The decay of every step, at most `(1 + step) / (10 + step)`."""
+    """The decay of every step, at most `(1 + step) / (10 + step)`. `decay`: in [0, 1), `ValueError` otherwise."""
     if not 0 <= decay < 1:
         raise ValueError(f"a decay lies in [0, 1), got {decay:g}")
     return lambda step: min(decay, (1 + step) / (10 + step))
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """What this rank holds of each tensor."""
+    """What this rank holds of each of the `tensors`: a distributed tensor's own part, detached."""
     return [p.to_local() if hasattr(p, "to_local") else p.detach() for p in tensors]  # a DTensor, whose module takes long to import
 
 

@@ -20,7 +20,15 @@ Finish = Callable[[Answer], Regression]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Eulerian(Value):
-    """`D_t X = v` along the flow, eq. (7). Methods differ in the tangent, the target and the rate; `given` hides conditions from `u`."""
+    """`D_t X = v` along the flow, eq. (7). Methods differ in the tangent, the target and the rate.
+
+    - `tangent`: the velocity along which the derivative is taken; `conditional`.
+    - `target`: the velocity that is regressed on; `conditional`. Where both are one object it is evaluated once.
+    - `rate`: how the derivative is made, see `rates`; `Exact()`.
+    - `given`: a function of the bridge that hides conditions from `u`; `as_is`.
+
+    `ValueError` for a tangent of another shape than the samples.
+    """
 
     tangent: Velocity = conditional
     target: Velocity = conditional
@@ -59,7 +67,9 @@ def average(field: Field) -> Field:
 class Matching(Value):
     """`u = v`, eq. (7) without its derivative: flow matching on `r = t` rows, the anchor on rows near it, eq. (18).
 
-    `read` picks what is regressed: the field itself, or its `auxiliary` head (iMF, arXiv 2512.02012).
+    - `target`: the velocity that is regressed on; `conditional`.
+    - `given`: a function of the bridge that hides conditions from `u`; `as_is`.
+    - `read`: picks what is regressed: the field itself, or its `auxiliary` head (iMF, arXiv 2512.02012); `average`, the field.
     """
 
     target: Velocity = conditional

@@ -23,7 +23,8 @@ def path(name: str) -> Callable[[C], C]:
 class Path:
     """A path is its two `scales`, with `a(0) = b(1) = 1` and `a(1) = b(0) = 0`; all else follows from them, eq. (1), (2), (1b).
 
-    A path of your own is a frozen dataclass with a method `scales`; `slopes` may be written out too.
+    A path of your own is a frozen dataclass with a method `scales`; `slopes` may be written out too. Times `t` `[*B]` are in [0, 1]; data
+    `x`, noise `e`, points `z` and velocities `v` are `[*B, *E]`. `NotImplementedError` without `scales`.
     """
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,4 +108,5 @@ class Trigonometric(Path):
         return -(math.pi / 2) * sin, (math.pi / 2) * cos
 
 
-linear, trigonometric = Linear(), Trigonometric()
+linear = Linear()
+trigonometric = Trigonometric()

@@ -18,7 +18,7 @@ Change = tuple[Tensor, Tensor]
 
 
 def plain(field: Field, b: Bridge, drew: bool) -> Query:
-    """The field at the bridge; asked at once if what came before `drew` random numbers that it must draw again."""
+    """The question for the field's value at the bridge; asked at once if what came before `drew` random numbers that it must draw again."""
     return Query(b.z, b.r, b.t, b.y, value=called(field, b.z, b.r, b.t, b.y) if drew else None)
 
 
@@ -58,8 +58,8 @@ class Exact(Value):
 class Backward(Value):
     """One-sided difference over the share `ratio` of the gap, eq. (22): needs no forward mode. `ratio` 0 is `Exact`, 1 is `u` itself.
 
-    A tensor of ratios must be positive. The gradient flows through `u`. `clamp` bounds the discrete target elementwise, also at ratio 1
-    (guided alpha-Flow: 4). Sources: arXiv 2510.20771, 2512.15657.
+    A tensor of ratios must be positive (`ValueError`, on the processor). The gradient flows through `u`. `clamp` bounds the discrete target
+    elementwise, also at ratio 1 (guided alpha-Flow: 4). Sources: arXiv 2510.20771, 2512.15657.
     """
 
     ratio: Coefficient

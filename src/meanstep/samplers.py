@@ -34,8 +34,8 @@ def noise(
 ) -> Tensor:
     """Standard normal noise `[len(seeds), *shape]`, each row from its own seed.
 
-    `stream` numbers several draws of one seed, as for `renoise`. `TypeError` for a seed that is not an integer (`0.5` is not seed 0), or a
-    `dtype` that is not real.
+    `stream` numbers several draws of one seed, as for `renoise`. They are drawn on the processor, the same ones for every `device`.
+    `TypeError` for a seed that is not an integer (`0.5` is not seed 0), or a `dtype` that is not real.
     """
     if isinstance(seeds, int):
         raise TypeError(f"seeds is a sequence, one for each sample: noise(range({seeds}), shape)")

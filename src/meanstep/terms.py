@@ -25,7 +25,10 @@ class Term(Value):
 
     Terms take rows one after the other and start again at the first row when the batch is full.
 
+    - `objective`: `(field, bridge) -> Regression`, see `objectives`.
     - `times`: the sampler of `(r, t)`; None keeps the times that the rows have from earlier terms.
+    - `weight`: from a row's mean squared error to its loss, see `weights`; the error itself by default.
+    - `share`: of the batch's rows, in (0, 1]; 1.
     - `scale`: the term adds `scale` times the mean of its weighted rows to the loss; with None each row counts like any other of the batch.
     - `prepare`: a function that completes a bridge before the objective uses it.
     - `inside`: what is added to a row's error before the weight sees it, such as `auxiliary.Directional()`.

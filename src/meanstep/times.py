@@ -29,18 +29,18 @@ def clipped(r: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ascending(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The smaller and the larger of each pair."""
+    """The smaller and the larger of each pair of `a` and `b`, two tensors of one shape."""
     return torch.minimum(a, b), torch.maximum(a, b)
 
 
 def uniform(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
-    """Two sorted uniforms."""
+    """Two sorted uniforms of the batch's `shape`, drawn by the generator `g`; None: torch's global one."""
     return ascending(_rand(shape, g), _rand(shape, g))
 
 
 @value
 def logit_normal(mean: float = -0.4, std: float = 1.0) -> Times:
-    """Two sorted logit-normals; MeanFlow's ImageNet sampler, arXiv 2505.13447."""
+    """Two sorted logit-normals with the normal's `mean` and `std`; MeanFlow's ImageNet sampler, arXiv 2505.13447."""
     return lambda shape, g: ascending(_logistic(shape, g, mean, std), _logistic(shape, g, mean, std))
 
 
@@ -50,7 +50,10 @@ def logit_normal_pair(
     r: tuple[float, float] = (-4.0, 1.6),
     join: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = clipped,
 ) -> Times:
-    """Independent logit-normals `(mean, std)` for `t` and `r`, then `r = min(r, t)` (more `r = t` rows); MeanFlow on CIFAR, later code."""
+    """Independent logit-normals `(mean, std)` for `t` and `r`, then `r = min(r, t)` (more `r = t` rows); MeanFlow on CIFAR, later code.
+
+    `join`: how the pair is made of the two; `clipped`, or `ascending` to sort them.
+    """
     return lambda shape, g: join(_logistic(shape, g, *r), _logistic(shape, g, *t))
 
 
@@ -78,7 +81,7 @@ def mixed(times: Times, other: Times, share: float) -> Times:
 
 @value
 def separated(times: Times, least: float = 1e-4) -> Times:
-    """Another sampler's pairs with a gap of at least `least`: `t` is raised to it, and `r` lowered to `t - least`. For SoFlow."""
+    """The pairs of a sampler `times` with a gap of at least `least`: `t` is raised to it, and `r` lowered to `t - least`. For SoFlow."""
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         r, t = times(shape, g)
@@ -90,7 +93,7 @@ def separated(times: Times, least: float = 1e-4) -> Times:
 
 @value
 def capped(times: Times, largest_gap: float) -> Times:
-    """Another sampler's pairs with `r` raised to `t - largest_gap` where the gap is larger; the toys of arXiv 2605.09235 have 0.5.
+    """The pairs of a sampler `times` with `r` raised to `t - largest_gap` where the gap is larger; the toys of arXiv 2605.09235 have 0.5.
 
     A sample that jumps further than `largest_gap` uses gaps that were never trained. `ValueError` outside (0, 1].
     """
@@ -119,7 +122,10 @@ def gap_first(gap: tuple[float, float] = (-0.8, 1.0), r: tuple[float, float] = (
 
 @value
 def u_shaped(a: float = 4.0, gap: tuple[float, float] = (-0.8, 1.0), top: float = 80 / 81) -> Times:
-    """`t` mostly near 0 and 1 (an exponential density and its mirror), a logit-normal gap, and `r = 0` for long jumps; arXiv 2511.23342."""
+    """`t` mostly near 0 and 1 (an exponential density and its mirror), a logit-normal gap, and `r = 0` for long jumps; arXiv 2511.23342.
+
+    `a`: the exponent of the density, 4; `gap`: mean and std of the gap's logit, (-0.8, 1); `top`: the latest time, 80/81.
+    """
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         s = torch.log1p(_rand(shape, g) * math.expm1(a)) / a
@@ -132,7 +138,7 @@ def u_shaped(a: float = 4.0, gap: tuple[float, float] = (-0.8, 1.0), top: float 
 
 @value
 def instants(mean: float = -0.4, std: float = 1.0) -> Times:
-    """One logit-normal time for both, `r = t`: the flow-matching rows."""
+    """One logit-normal time for both, `r = t`, with the normal's `mean` and `std`: the flow-matching rows."""
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         t = _logistic(shape, g, mean, std)
@@ -143,7 +149,7 @@ def instants(mean: float = -0.4, std: float = 1.0) -> Times:
 
 @value
 def diagonal(times: Times) -> Times:
-    """The `t` of another sampler with `r = t`: the flow-matching rows."""
+    """The `t` of another sampler, `times`, with `r = t`: the flow-matching rows."""
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         _, t = times(shape, g)
@@ -154,7 +160,7 @@ def diagonal(times: Times) -> Times:
 
 @value
 def terminal(times: Times) -> Times:
-    """The `t` of another sampler with `r = 0`: jumps to the data."""
+    """The `t` of another sampler, `times`, with `r = 0`: jumps to the data."""
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         _, t = times(shape, g)
@@ -165,7 +171,7 @@ def terminal(times: Times) -> Times:
 
 @value
 def anchor(times: Times, low: float = 1e-4, high: float = 1e-2) -> Times:
-    """The `t` of another sampler with `r = t - delta`, `delta` uniform on [low, high], eq. (18); arXiv 2605.09235.
+    """The `t` of another sampler, `times`, with `r = t - delta`, `delta` uniform on [low, high], eq. (18); arXiv 2605.09235.
 
     Raises `ValueError` unless `0 <= low <= high <= 1`. Where `t < delta` the row gets `r = 0`.
     """
@@ -181,7 +187,10 @@ def anchor(times: Times, low: float = 1e-4, high: float = 1e-2) -> Times:
 
 @value
 def dyadic(levels: Sequence[int]) -> Times:
-    """Gap `2^-k`, `k` drawn from `levels`, `t` on the grid of that gap; Shortcut models, arXiv 2410.12557."""
+    """Gap `2^-k`, `k` drawn from `levels`, `t` on the grid of that gap; Shortcut models, arXiv 2410.12557.
+
+    `ValueError` for no levels, or one below 0.
+    """
     if not levels or min(levels) < 0:
         raise ValueError(f"levels are exponents k >= 0 of the gap 2^-k, got {list(levels)}")
 
@@ -199,7 +208,7 @@ DRAWN = 1 << 17
 
 
 def mean_gap(times: Times, n: int = DRAWN) -> float:
-    """Monte Carlo mean of `t - r` over the rows of `times` with `r < t` (fixed seed)."""
+    """Monte Carlo mean of `t - r` over the rows of `times` with `r < t`, from `n` draws with a fixed seed; 131,072."""
     r, t = times((n,), torch.Generator().manual_seed(0))
     return (t - r)[r < t].double().mean().item()
 
@@ -210,7 +219,7 @@ def fewest_jumps(largest_gap: float | None) -> int:
 
 
 def share_of_gaps(times: Times, gap: float, n: int = DRAWN) -> float:
-    """The share of pairs with `t - r >= gap` among those with `r < t`, by Monte Carlo with a fixed seed; 0 if there are none.
+    """The share of pairs of `times` with `t - r >= gap` among those with `r < t`, by Monte Carlo with a fixed seed; 0 if there are none.
 
     The standard error is `sqrt(p (1 - p) / n)`; a share below `1 / n` reads 0. `ValueError` for a gap outside (0, 1].
     """

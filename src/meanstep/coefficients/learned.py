@@ -25,6 +25,8 @@ class Running(Precise):
     - `strength`: how many rows the prior counts as against all rows, and the pooled estimate against those of one bin; 64. An
       empty bin has the pooled value, a full one its own.
 
+    `ValueError` out of these ranges.
+
     `table` `[bins, bins]` holds the coefficients. Buffers are float64, so `state_dict` restores them exactly. No loss contains this
     module: save it in the checkpoint. Under torch.distributed all ranks must observe together: their sums are added, so values stay
     equal. Ensembles share one table. An observation costs a forward-mode pass and the center's forward pass on `rows` rows: `rows / B` of
@@ -104,7 +106,7 @@ class Running(Precise):
 
 
 def part(b: Bridge, start: int, length: int) -> Bridge:
-    """Rows of a bridge along its last batch axis."""
+    """The `length` rows of a bridge from row `start` on, along its last batch axis."""
     return b._replace(**tree_map(lambda p: p.narrow(b.t.ndim - 1, start, length), b.rows))
 
 
@@ -122,8 +124,8 @@ class Climber(Precise):
     to `least`. At 0 and 1 the direction is reversed as well. It does not know why a metric fell: while training alone lowers it, the
     coefficient keeps its direction. So report when training has slowed down, or report a metric relative to a fixed baseline.
 
-    Defaults: `start` 0.5, `step` 0.25, `least` 0.01, `margin` 0. All ranks must report the same number. Deterministic; the state is in the
-    buffers `beta`, `direction`, `step`, `last` and `reports`.
+    Defaults: `start` 0.5, `step` 0.25, `least` 0.01, `margin` 0; `ValueError` unless `0 < least <= step <= 1` and `margin >= 0`. All ranks
+    must report the same number. Deterministic; the state is in the buffers `beta`, `direction`, `step`, `last` and `reports`.
     """
 
     beta: Tensor

@@ -15,7 +15,10 @@ def scalar_optimum(kappa: float | Tensor, noise: float | Tensor, bias: float | T
 
 
 def clipped_optimum(kappa: Tensor, noise: Tensor, bias: Tensor) -> Tensor:
-    """The optimal coefficient on [0, 1] for `J = kappa I` and any sign of `kappa`, eq. (19b); 0 at `kappa = -1`, where all are equal."""
+    """The optimal coefficient on [0, 1] for `J = kappa I` and any sign of `kappa`, eq. (19b); 0 at `kappa = -1`, where all are equal.
+
+    `noise`: `Tr S`; `bias`: squared norm of the proxy's bias; all tensors of one shape.
+    """
     curvature = (kappa + 1) ** 2 * (noise + bias)
     slope = kappa * (kappa + 1) * noise
     return torch.where(curvature > 0, slope / torch.where(curvature > 0, curvature, 1.0), 0.0).clamp(0, 1)

@@ -13,7 +13,7 @@ from meanstep.values import Value, told, value
 
 
 def at(c: Coefficient, b: Bridge) -> float | Tensor:
-    """The value of `c` on the rows of `b`: a number, or a tensor that broadcasts over `[*B]`."""
+    """The value of `c` on the rows of `b`: a number, or a tensor that broadcasts over `[*B]`; `ValueError` for another shape."""
     value = c(b) if callable(c) else c
     if not isinstance(value, Tensor):
         return value
@@ -24,7 +24,10 @@ def at(c: Coefficient, b: Bridge) -> float | Tensor:
 
 
 def checked(c: Coefficient, name: str) -> Coefficient:
-    """`c` itself, or `ValueError` if it lies outside [0, 1]; a function's value is checked when called, on a CPU only if a tensor."""
+    """`c` itself, or `ValueError` with its `name` if it lies outside [0, 1].
+
+    A function's value is checked when it is called, that of a tensor on the CPU only.
+    """
     if callable(c):
         return c if isinstance(c, Checked) and c.name == name else Checked(c, name)
     return inside(c, name, everywhere=True)
@@ -46,7 +49,10 @@ class Checked(Value):
 
 
 def inside(value: float | Tensor, name: str, everywhere: bool) -> float | Tensor:
-    """A value, or `ValueError` if it lies outside [0, 1]; `everywhere`: tensors on other devices than the CPU too."""
+    """A value, or `ValueError` with its `name` if it lies outside [0, 1], `TypeError` for no number.
+
+    `everywhere`: tensors on other devices than the CPU too.
+    """
     if torch.compiler.is_compiling():  # a compiled step does not look at numbers
         return value
     if isinstance(value, Tensor):
@@ -62,7 +68,7 @@ def inside(value: float | Tensor, name: str, everywhere: bool) -> float | Tensor
 
 @value
 def linear(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], float | Tensor]:
-    """From `start` to `end` while progress goes from 0 to `until`, constant afterwards; `until` in (0, 1]."""
+    """From `start` to `end` while progress goes from 0 to `until`, constant afterwards; `ValueError` unless `until` is in (0, 1]."""
     if not 0 < until <= 1:
         raise ValueError(f"until is a share of the training in (0, 1], got {until:g}")
     return lambda b: start + (end - start) * _bounded(b.elapsed() / until, 0.0, 1.0)
@@ -85,7 +91,7 @@ def cosine(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], f
 def logistic(start: float, end: float, steepness: float = 10.0, middle: float = 0.5) -> Callable[[Bridge], float | Tensor]:
     """From `start` to `end` along a logistic curve centred at the progress `middle` in [0, 1], scaled to reach both ends exactly.
 
-    `steepness`: positive; 10. `sigmoid` is alpha-Flow's own form, from 1 to 0.
+    `steepness`: positive; 10. `ValueError` out of these ranges. `sigmoid` is alpha-Flow's own form, from 1 to 0.
     """
     if steepness <= 0 or not 0 <= middle <= 1:
         raise ValueError(f"a logistic needs a positive steepness and a middle in [0, 1], got {steepness:g} and {middle:g}")
@@ -108,7 +114,7 @@ def _bounded(x: float | Tensor, low: float, high: float) -> float | Tensor:
 
 @value
 def over_t(start: float, end: float, power: float = 1.0) -> Callable[[Bridge], Tensor]:
-    """From `start` at `t = 0` to `end` at `t = 1` like `t^power`, all training long; `power` is positive."""
+    """From `start` at `t = 0` to `end` at `t = 1` like `t^power`, all training long; `ValueError` unless `power` is positive."""
     if not power > 0:
         raise ValueError(f"power is a positive number, got {power:g}")
     return lambda b: start + (end - start) * b.t**power
@@ -118,8 +124,8 @@ def over_t(start: float, end: float, power: float = 1.0) -> Callable[[Bridge], T
 def sigmoid(begin: float = 0.0, end: float = 1.0, steepness: float = 25.0, snap: float = 0.005) -> Callable[[Bridge], float | Tensor]:
     """alpha-Flow's curriculum from 1 to 0 between the progress values `begin` and `end`; arXiv 2510.20771.
 
-    Within `snap` of 1 or 0 it is set to that end. If progress is a tensor (a compiled step), the step cannot switch to the exact derivative
-    at 0: the value stays at `snap` there.
+    `steepness`: 25, as published. `ValueError` unless `0 <= begin < end <= 1`. Within `snap` of 1 or 0 it is set to that end. If progress
+    is a tensor (a compiled step), the step cannot switch to the exact derivative at 0: the value stays at `snap` there.
     """
 
     def value(b: Bridge) -> float | Tensor:
@@ -138,7 +144,7 @@ def sigmoid(begin: float = 0.0, end: float = 1.0, steepness: float = 25.0, snap:
 
 @value
 def exponential(start: float, end: float) -> Callable[[Bridge], float | Tensor]:
-    """Geometric interpolation from `start` to `end` over the training; SoFlow's step schedule, arXiv 2512.15657."""
+    """Geometric interpolation from `start` to `end`, both positive (`ValueError`), over the training; SoFlow's, arXiv 2512.15657."""
     if start <= 0 or end <= 0:
         raise ValueError(f"a geometric schedule needs positive ends, got {start:g} and {end:g}")
     return lambda b: start * (end / start) ** b.elapsed()  # number or tensor alike
@@ -159,7 +165,10 @@ def halving(stages: int = 8) -> Callable[[Bridge], float | Tensor]:
 
 @value
 def binned(edges: Tensor, values: Tensor) -> Callable[[Bridge], Tensor]:
-    """A coefficient per bin of `(r, t)`: `values` `[n, n]`, rows by `t`, columns by `r`, between the `n + 1` rising `edges`."""
+    """A coefficient per bin of `(r, t)`: `values` `[n, n]`, rows by `t`, columns by `r`, between the `n + 1` rising `edges`.
+
+    `ValueError` if the two do not fit.
+    """
     if edges.ndim != 1 or values.shape != (len(edges) - 1,) * 2:
         raise ValueError(f"{len(edges)} edges need a table of {len(edges) - 1} x {len(edges) - 1} values, got {tuple(values.shape)}")
     inner = edges[1:-1]

@@ -14,7 +14,7 @@ ROLES = ("z", "r", "t", "gap", "y")
 
 
 class Adapted(nn.Module):
-    """A module or function behind the signature `(z, r, t, y)`; made by `as_field`."""
+    """A module or function behind the signature `(z, r, t, y)`; made by `as_field`. Arguments and errors are those of `as_field`."""
 
     def __init__(
         self,
@@ -96,7 +96,8 @@ def _whole(x: Any, z: Tensor) -> Any:
 class DataPrediction(nn.Module):
     """Makes a field of a network that predicts data `X`: `u = (z - X) / max(t, floor)`, eq. (32), also for its head; arXiv 2601.22158.
 
-    On the linear path only: the loss refuses another. `DiT(data_floor=)` does this itself.
+    `net`: returns predicted data `[*B, *E]`; `floor`: a time in (0, 1], `ValueError` otherwise; 0.05. On the linear path only: the loss
+    refuses another. `DiT(data_floor=)` does this itself.
     """
 
     def __init__(self, net: Field, floor: float = 0.05) -> None:
@@ -138,7 +139,7 @@ class DataPrediction(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Multiplies a network's output by the guidance scale `omega` of its `Condition`, eq. (30); TVM, arXiv 2511.19797."""
+    """Multiplies the output of a field `net` by the guidance scale `omega` of its `Condition`, eq. (30); TVM, arXiv 2511.19797."""
 
     def __init__(self, net: Field) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ class Decoupled(nn.Module):
 
     There are no new weights, and `u(z, t, t)` is the original network. By default 5 of 7 blocks get `t`, 20 of 28 as published. `net` has
     `embed(t, y) -> c`, `stem(z) -> h`, `blocks` (each `(h, c) -> h`) and `final(h, c) -> u`. `DiT(split=)` does this itself. Source:
-    arXiv 2510.24474.
+    arXiv 2510.24474. `TypeError` for a network without these parts, `ValueError` for a `split` that is none of their numbers.
     """
 
     def __init__(self, net: nn.Module, split: int | None = None) -> None:

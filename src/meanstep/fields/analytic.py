@@ -21,6 +21,7 @@ class Mixture:
     """A mixture of Gaussians with diagonal covariances as data distribution.
 
     `means` `[K, D]`; `stds` a number, `[K]`, `[K, 1]` or `[K, D]`, positive; `weights` `[K]`, positive, normalised here.
+    `ValueError` for other shapes or signs.
     """
 
     path = linear
@@ -83,7 +84,7 @@ class Mixture:
         return v.gather(-2, rows).squeeze(-2) + c.expand_as(v).gather(-2, rows).squeeze(-2).sqrt() * noise
 
     def field(self, rtol: float = 1e-10, atol: float = 1e-12) -> "Averaged":
-        """The exact average velocity, eq. (4), by the solver."""
+        """The exact average velocity, eq. (4), by the solver with its tolerances `rtol` and `atol`, see `Averaged`."""
         return Averaged(self.velocity, rtol, atol, self.differential)
 
 
@@ -125,8 +126,11 @@ class Gaussian:
 class Averaged:
     """The average velocity of any instantaneous velocity `(z, t) -> v`, eq. (35), by scipy's DOP853; exact at `r = t` too.
 
-    A field: `[*B, *E]` in and out, with a forward-mode derivative but no gradient. `differential`: `(z, t, dz, dt) -> (v, dv)` where a
-    closed form is known; by default forward mode through the velocity.
+    A field: `[*B, *E]` in and out, with a forward-mode derivative but no gradient. `RuntimeError` with the solver's reason if it fails.
+
+    - `velocity`: `[*B, *E], [*B] -> [*B, *E]`.
+    - `rtol`, `atol`: the relative and absolute tolerance of an entry; 1e-10 and 1e-12, for float64.
+    - `differential`: `(z, t, dz, dt) -> (v, dv)` where a closed form is known; by default forward mode through the velocity.
     """
 
     def __init__(self, velocity: Marginal, rtol: float = 1e-10, atol: float = 1e-12, differential: Differential | None = None) -> None:
@@ -226,7 +230,10 @@ def _integrate(slope: Callable[[float, Tensor], Tensor], start: Tensor, rtol: fl
 
 
 def residual_noise(jacobian: Tensor, covariance: Tensor, beta: float | Tensor) -> Tensor:
-    """`Tr(N S N^T)`, `N = (1 - beta) J - beta I`, eq. (17): a residual's exact noise. `J`, `S`: `[*B, D, D]`; `beta`: number or `[*B]`."""
+    """`Tr(N S N^T)`, `N = (1 - beta) J - beta I`, eq. (17): a residual's exact noise, `[*B]`.
+
+    `jacobian`: the factor `J` `[*B, D, D]`; `covariance`: `S` `[*B, D, D]`; `beta`: a number or `[*B]`.
+    """
     beta = beta[..., None, None] if isinstance(beta, Tensor) else beta
     n = (1 - beta) * jacobian - beta * torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
     return torch.einsum("...ij,...jk,...ik->...", n, covariance, n)

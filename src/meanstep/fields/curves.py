@@ -20,7 +20,9 @@ def _uniform(n: int, generator: Generator | None) -> Tensor:
 class Curve:
     """Arms `point(theta, arm)`, equally likely, with `theta` distributed by `cdf` and its inverse `quantile`, plus noise `std`.
 
-    `parameter`: a smooth map from (0, 1) to `theta` along which the nodes are even on the curve; `nodes`, `pieces`: of one arm.
+    `theta` `[*B]` is the place on an arm, and `arm` `[*B]` its whole number, from 0; `u`, a share of the arm in (0, 1). `parameter`: a
+    smooth map from `x` in (0, 1) to `theta` along which the nodes are even on the curve; `nodes`, `pieces`: of one arm. `law(dtype,
+    refine)` makes the distribution. A curve of your own gives the four functions and the numbers.
     """
 
     std: ClassVar[float]
@@ -64,7 +66,7 @@ def _polar(radius: Tensor, angle: Tensor) -> Tensor:
 
 
 class SwissRoll(Curve):
-    """The curve of `swiss_roll`."""
+    """The curve of `swiss_roll`; `theta`, `arm`, `u` and `x` as of `Curve`."""
 
     std, nodes, pieces = 1.0, 120, 8
     ends: ClassVar[tuple[float, float]] = (1.5 * math.pi, 4.5 * math.pi)
@@ -87,12 +89,15 @@ class SwissRoll(Curve):
 
 
 def swiss_roll(dtype: torch.dtype = float64, refine: int = 1) -> Isotropic:
-    """`theta (cos theta, sin theta)`, `theta` uniform on `[3 pi / 2, 9 pi / 2]`, noise 1: scikit-learn's, as FFJORD uses it; 8 pieces."""
+    """`theta (cos theta, sin theta)`, `theta` uniform on `[3 pi / 2, 9 pi / 2]`, noise 1: scikit-learn's, as FFJORD uses it; 8 pieces.
+
+    `refine`: how many times as many nodes of the quadrature; 1.
+    """
     return SwissRoll().law(dtype, refine)
 
 
 class Pinwheel(Curve):
-    """The arms of `pinwheel`."""
+    """The arms of `pinwheel`; `theta`, `arm`, `u` and `x` as of `Curve`."""
 
     std, nodes, arms = 0.1, 40, 5
     even: ClassVar[float] = 0.7  # how fast the speed along an arm grows with its radius
@@ -119,13 +124,13 @@ def pinwheel(dtype: torch.dtype = float64, refine: int = 1) -> Isotropic:
     """Five arms: radius `r ~ N(1, 0.3^2)` within 3 standard deviations, angle `2 pi k / 5 + exp(r) / 4`, noise 0.1; one region an arm.
 
     The standard construction (FFJORD's toy data) has normal noise 0.1 across the radius only and no bound on `r`. Ours is isotropic, so
-    that the velocity is known, and bounded, so that arms end and need few nodes.
+    that the velocity is known, and bounded, so that arms end and need few nodes. `refine` as of `swiss_roll`.
     """
     return Pinwheel().law(dtype, refine)
 
 
 class TwoMoons(Curve):
-    """The half circles of `two_moons`."""
+    """The half circles of `two_moons`; `theta`, `arm`, `u` and `x` as of `Curve`."""
 
     std, nodes, arms, pieces = 0.1, 48, 2, 4
 
@@ -147,12 +152,15 @@ class TwoMoons(Curve):
 
 
 def two_moons(dtype: torch.dtype = float64, refine: int = 1) -> Isotropic:
-    """Half circles `(cos theta, sin theta)` and `(1 - cos theta, 1/2 - sin theta)`, noise 0.1: scikit-learn's; 4 pieces a moon."""
+    """Half circles `(cos theta, sin theta)` and `(1 - cos theta, 1/2 - sin theta)`, noise 0.1: scikit-learn's; 4 pieces a moon.
+
+    `refine` as of `swiss_roll`.
+    """
     return TwoMoons().law(dtype, refine)
 
 
 class TwoSpirals(Curve):
-    """The arms of `two_spirals`."""
+    """The arms of `two_spirals`; `theta`, `arm`, `u` and `x` as of `Curve`."""
 
     std, nodes, arms, pieces = 1 / 3, 164, 2, 4
     end: ClassVar[float] = 3 * math.pi
@@ -179,5 +187,6 @@ def two_spirals(dtype: torch.dtype = float64, refine: int = 1) -> Isotropic:
     """Arms `+-theta (-cos theta, sin theta)`, `theta = 3 pi sqrt(u)`, noise 1/3; 4 pieces an arm.
 
     FFJORD's toy data, whose noise is normal (std 0.3) plus uniform on [0, 1/2]: here one isotropic normal of the same variance.
+    `refine` as of `swiss_roll`.
     """
     return TwoSpirals().law(dtype, refine)

@@ -15,7 +15,10 @@ Layers = list[tuple[Tensor, Tensor]]
 
 
 class Shape:
-    """Sizes of an `MLP(dim, width, depth)` and where its layers lie in a flat vector of `size` parameters."""
+    """Sizes of an `MLP(dim, width, depth)` and where its layers lie in a flat vector of `size` parameters.
+
+    `dim`: of the points; `width`: of a hidden layer, 128; `depth`: the number of hidden layers, 3.
+    """
 
     def __init__(self, dim: int, width: int = 128, depth: int = 3) -> None:
         self.dim, self.width, self.depth = dim, width, depth
@@ -42,7 +45,7 @@ class Shape:
         return self.flatten([p.detach()[None] for p in net.weights], [p.detach()[None] for p in net.biases])[0]
 
     def flatten(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-        """Weights `[E, in, out]` and biases `[E, 1, out]` (or their gradients) as one buffer `[E, size]`."""
+        """`weights` `[E, in, out]` and `biases` `[E, 1, out]` of each layer (or their gradients) as one buffer `[E, size]`."""
         return torch.cat([p.flatten(1) for w, b in zip(weights, biases, strict=True) for p in (w.mT, b)], 1)
 
     def as_module(self, flat: Tensor) -> MLP:
@@ -59,7 +62,7 @@ class Shape:
         return torch.cat([z, angles.sin().flatten(-2), angles.cos().flatten(-2)], -1)
 
     def input_tangents(self, t: Tensor, gap: Tensor) -> Tensor:
-        """The derivative of the inputs' time part along `dt = 1, dr = 0`, `[*B, 4 K]`."""
+        """The derivative of the inputs' time part along `dt = 1, dr = 0`, `[*B, 4 K]`; `gap` is `t - r`, `[*B]`."""
         f = self.frequencies.to(t)
         angles = torch.stack([t, gap], -1)[..., None] * f
         return torch.cat([(angles.cos() * f).flatten(-2), (-angles.sin() * f).flatten(-2)], -1)
@@ -69,6 +72,10 @@ class Passes:
     """Workspace for `E` members and up to `rows` rows: passes that reuse its buffers, so a result lives until the next pass.
 
     Nothing is recorded for autograd. A tangent or a gradient pass belongs to the last `forward`, which kept the slopes for it.
+
+    - `shape`: of the network; `members`: how many, `E`; `rows`: at most so many go through at once.
+    - `like`: a tensor of the type, and on the device, of the buffers.
+    - In the passes, `layers` are those of `Shape.layers`, and `grads` tensors of the same shapes.
     """
 
     def __init__(self, shape: Shape, members: int, rows: int, like: Tensor) -> None:
@@ -92,7 +99,7 @@ class Passes:
         return self._views[rows]
 
     def forward(self, layers: Layers, h: Tensor, slopes: bool = True) -> Tensor:
-        """Outputs `[E, B, D]` for inputs `[E, B, F]`; with `slopes` it keeps what the tangent and gradient passes need."""
+        """Outputs `[E, B, D]` for inputs `h` `[E, B, F]`; with `slopes` it keeps what the tangent and gradient passes need."""
         self.h = h
         self.post, self.slopes, self.spare = self._of(h.shape[1])
         for (w, b), s, d in zip(layers, self.post, self.slopes, strict=False):
@@ -106,7 +113,7 @@ class Passes:
         return torch.baddbmm(layers[-1][1], h, layers[-1][0])
 
     def tangent(self, layers: Layers, dh: Tensor) -> Tensor:
-        """The derivative `[E, n, D]` of the outputs of the first `n` rows along input tangents `[E, n, F]`."""
+        """The derivative `[E, n, D]` of the outputs of the first `n` rows along input tangents `dh` `[E, n, F]`."""
         n = dh.shape[1]
         da, other = self._of(n)[2]
         for (w, _), d in zip(layers[:-1], self.slopes, strict=True):
@@ -125,7 +132,7 @@ class Passes:
                 g, spare, other = spare.mul_(self.slopes[k - 1]), other, spare
 
     def norms(self, layers: Layers, cotangent: Tensor) -> Tensor:
-        """Squared norm of each row's own parameter gradient, eq. (40), `[E, B]`."""
+        """Squared norm of each row's own parameter gradient, eq. (40), `[E, B]`; `cotangent` `[E, B, D]`."""
         g, total = cotangent, torch.zeros_like(cotangent[..., 0])
         for k in range(len(layers) - 1, -1, -1):
             total = total + g.square().sum(-1) * (1 + (self.post[k - 1] if k else self.h).square().sum(-1))
@@ -135,7 +142,10 @@ class Passes:
 
 
 class Runner:
-    """Evaluates flat parameters `[E, size]` as the field `u(z, r, t)` without a gradient, in blocks of rows: for samplers and probes."""
+    """Evaluates flat parameters `[E, size]` as the field `u(z, r, t)` without a gradient, in blocks of rows: for samplers and probes.
+
+    `shape`: of the networks; `flat`: their parameters; `block`: how many rows go through at once, 2048.
+    """
 
     def __init__(self, shape: Shape, flat: Tensor, block: int = 2048) -> None:
         self.shape, self.layers, self.block = shape, shape.layers(flat), block
@@ -152,7 +162,10 @@ class Runner:
 
 
 class Trace:
-    """The trace of the covariance of one row's gradient, eq. (40), and its standard error, for a cotangent `[N, D]`."""
+    """The trace of the covariance of one row's gradient, eq. (40), and its standard error, for a cotangent `[N, D]`.
+
+    `passes`: of one member, after their `forward`; `layers`: its layers; `grads`: buffers for its gradient, of the same shapes.
+    """
 
     def __init__(self, passes: Passes, layers: Layers, grads: Layers) -> None:
         self.passes, self.layers, self.grads = passes, layers, grads

@@ -53,7 +53,10 @@ class Adding:
 
 
 class Gapped(nn.Module):
-    """A network `v(z, t, y)` and the embedding of the gap behind the signature `(z, r, t, y)`; made by `with_gap`."""
+    """A network `v(z, t, y)` and the embedding of the gap behind the signature `(z, r, t, y)`; made by `with_gap`.
+
+    Arguments and errors are those of `with_gap`.
+    """
 
     def __init__(
         self,

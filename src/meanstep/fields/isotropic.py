@@ -85,7 +85,7 @@ class Isotropic:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Shifted(Value):
-    """Draws less a `shift`, over a `scale`."""
+    """What `draw` gives, less a `shift`, over a `scale`."""
 
     draw: Draw
     shift: Tensor
@@ -108,7 +108,11 @@ class Among(Value):
 
 
 def standardised(mixture: Mixture, labels: Tensor, centres: Draw) -> Isotropic:
-    """Shifted and scaled to mean 0 and mean variance 1, both of them sums over the nodes."""
+    """The law shifted and scaled to mean 0 and mean variance 1, both of them sums over the nodes.
+
+    `mixture`: the nodes `[K, D]`, all of one standard deviation; `labels`: int64 `[K]`, the region of each; `centres`: `(n, generator)` to
+    draws `[n, D]` of the law without its noise.
+    """
     c, w, std = mixture.means, mixture.weights, mixture.stds[0, 0].item()
     shift = w @ c
     scale = ((w @ (c - shift).square()).mean() + std**2).sqrt()
@@ -117,6 +121,6 @@ def standardised(mixture: Mixture, labels: Tensor, centres: Draw) -> Isotropic:
 
 
 def modes(means: Tensor, std: float) -> Isotropic:
-    """Equally likely Gaussians, `means` `[K, D]`."""
+    """Equally likely Gaussians with `means` `[K, D]` and the standard deviation `std`, `standardised`; each mode is a region."""
     k = len(means)
     return standardised(Mixture(means, std), torch.arange(k), Among(means))

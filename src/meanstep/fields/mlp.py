@@ -15,6 +15,9 @@ from meanstep.values import like
 class MLP(nn.Module):
     """Average velocity of points in `dim` dimensions: `depth` hidden layers of `width` units, Fourier features of `t` and `t - r`.
 
+    `frequencies`: of each time, as many sines as cosines; 8. `ValueError` for sizes below 1, for both `classes` and `conditions`, or for
+    points of another dimension.
+
     `members`: leading axes of an ensemble, e.g. `(5,)` for inputs `[5, B, D]`; no member sees another. `classes`: number of labels `y`
     (int64 `[*B]`), and label `classes` means none. `conditions`: instead of labels, parts of `y` by name, each a number of categories
     (int64 `[*B]`, one more means none) or the shape of its numbers (`[*B, *shape]`); all are features of the first layer. `head`: a second

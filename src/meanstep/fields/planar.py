@@ -60,8 +60,11 @@ class Law(Protocol):
 def gaussian_mixture(dim: int, components: int = 8, std: float = 0.3, seed: int = 0, dtype: torch.dtype = float64) -> Isotropic:
     """Equally likely Gaussians in `R^dim`, their means drawn once: normal, centred, scaled to a mean square of `1 - std^2`.
 
-    `std` is a component's, in units of the whole law's. The settings are ours; `reproduce mixtures --protocol authors` has those of arXiv
-    2605.09235.
+    - `dim`: `D`, from 1; `components`: how many, from 2; 8.
+    - `std`: a component's, in units of the whole law's, in (0, 1); 0.3.
+    - `seed`: of the means; 0.
+
+    `ValueError` out of these ranges. The settings are ours; `reproduce mixtures --protocol authors` has those of arXiv 2605.09235.
     """
     if components < 2 or not 0 < std < 1:
         raise ValueError(f"a mixture of variance 1 needs components >= 2 and 0 < std < 1, got {components} and {std}")

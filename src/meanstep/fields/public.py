@@ -58,6 +58,8 @@ class Converted(NamedTuple):
 def converted(given: Mapping[str, Tensor], net: DiT, source: str, *, relabel: bool = False) -> Converted:
     """Weights of a public DiT or SiT as a start for `net`, whose weights they do not touch.
 
+    `given`: the file's tensors by name; `source`: `sit`, `repa`, `meanflow` or `dit`, see the table above.
+
     For `sit` and `repa` `u(z, r, t, y)` of the result is the file's velocity at `t`, whatever `r`: the gap embedding starts at zero (a
     split network: where `r = t`); for `meanflow` it is the file's average velocity. A head starts as the same velocity. `relabel`: for a
     network of other classes, or of none, each label starts as the file's own "no class". Raises `ValueError` for another architecture:

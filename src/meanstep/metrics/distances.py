@@ -9,7 +9,10 @@ from torch import Generator, Tensor
 
 
 def directions(dim: int, n: int = 128, generator: Generator | None = None) -> Tensor:
-    """`n` unit vectors, `[n, dim]`, float64: in the plane even on the half circle and without randomness, otherwise drawn uniformly."""
+    """`n` unit vectors, `[n, dim]`, float64: in the plane even on the half circle and without randomness, otherwise drawn uniformly.
+
+    `dim` and `n` from 1, `ValueError` otherwise; 128 directions.
+    """
     if dim < 1 or n < 1:
         raise ValueError(f"directions need dim >= 1 and n >= 1, got {dim} and {n}")
     if dim == 2:
@@ -27,7 +30,10 @@ def _points(name: str, x: Tensor) -> Tensor:
 
 
 class Sliced:
-    """The sliced Wasserstein-1 distance, eq. (38), to a reference `[n, D]` along `directions` `[m, D]`; its projections are sorted once."""
+    """The sliced Wasserstein-1 distance, eq. (38), to a `reference` `[n, D]` along `directions` `[m, D]`; its projections are sorted once.
+
+    A distance has the unit of the data. `ValueError` for shapes that do not fit, or entries that are not finite.
+    """
 
     def __init__(self, reference: Tensor, directions: Tensor) -> None:
         if directions.ndim != 2 or directions.shape[-1] != reference.shape[-1]:
@@ -49,7 +55,7 @@ class Sliced:
         return self.both(x)[0]
 
     def both(self, x: Tensor) -> tuple[float, float]:
-        """The sliced distances of order 1 and 2, the second the root of the mean squared difference: one sorting for both."""
+        """The sliced distances of `x` of order 1 and 2, the second the root of the mean squared difference: one sorting for both."""
         if x.shape != self.shape:
             raise ValueError(f"the points {tuple(x.shape)} must have the shape of the reference, {tuple(self.shape)}")
         apart = self._sorted(_points("x", x).to(self.directions)) - self.sorted
@@ -57,7 +63,9 @@ class Sliced:
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> float:
-    """The sliced Wasserstein-1 distance, eq. (38), of two sets of equally many points, `[n, D]`, along `directions` `[m, D]`."""
+    """The sliced Wasserstein-1 distance, eq. (38), of two sets of equally many points, `x` and `y` `[n, D]`, along `directions`
+    `[m, D]`; a number of the data's unit. `ValueError` for shapes that do not fit, or entries that are not finite.
+    """
     return Sliced(y, directions)(x)
 
 
@@ -68,9 +76,10 @@ def _mean_distance(x: Tensor, y: Tensor, pairs: int, rows: int = 1024) -> float:
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """`2 E|X - Y| - E|X - X'| - E|Y - Y'|`, eq. (39), of `[n, D]` and `[m, D]`, means without bias: 0 in expectation at equal laws.
+    """`2 E|X - Y| - E|X - X'| - E|Y - Y'|`, eq. (39), of `x` `[n, D]` and `y` `[m, D]`, without bias: 0 in expectation at equal laws.
 
-    It can be negative. Source: Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013.
+    It can be negative. `ValueError` for fewer than two points, or of two dimensions, or that are not finite. Source: Szekely and Rizzo, J.
+    Stat. Plan. Inference 143, 2013.
     """
     (n, d), (m, e) = _points("x", x).shape, _points("y", y).shape
     if d != e or min(n, m) < 2:
@@ -84,6 +93,7 @@ def mode_coverage(found: Tensor, expected: Tensor, total: int | None = None) -> 
 
     `found` `[K]`: how many samples lie in each region, those off the support left out; `total`: the number of all samples, so that those
     off the support lower the result (by default they are taken to be none). `expected` `[K]`: counts or shares of the law, normalised here.
+    `ValueError` for two shapes, negative counts, or more found than `total`.
     """
     if found.ndim != 1 or found.shape != expected.shape:
         raise ValueError(f"found and expected must have the same shape [K], got {tuple(found.shape)} and {tuple(expected.shape)}")
@@ -107,7 +117,7 @@ class Coverage:
         self.expected = torch.bincount(law.region(data[:n]), minlength=law.regions)
 
     def __call__(self, x: Tensor) -> float:
-        """The overlap of the shares, see `mode_coverage`."""
+        """The overlap of the shares of `x` `[N, D]`, in [0, 1], see `mode_coverage`."""
         x = x[: self.n]
         on = x[self.law.log_density(x) >= self.threshold]
         return mode_coverage(torch.bincount(self.law.region(on), minlength=self.law.regions), self.expected, len(x))

@@ -100,6 +100,7 @@ def kid(x: Tensor, y: Tensor, draws: Iterable[tuple[Tensor, Tensor]]) -> Estimat
     """Mean and spread (not a standard error) of the unbiased estimate over subsets of rows, as KID is published; arXiv 1801.01401.
 
     `draws`: pairs of row numbers, `subsets(len(x), len(y), generator=...)`. The spread is the subsets' standard deviation with divisor n.
+    `ValueError` for no subset, or features that do not match or are not finite.
     """
     x, y = _pair(x, y)
     values = torch.tensor([mmd(x[i], y[j]).value for i, j in draws], dtype=torch.float64)

@@ -73,7 +73,7 @@ def _inside(x: Tensor, y: Tensor, radii: Tensor) -> float:
 
 
 def precision_recall(fake: Tensor, real: Tensor, k: int = 3) -> PrecisionRecall:
-    """Improved precision and recall of `[n, D]` against `[m, D]`: the manifold is the union of balls to the k-th neighbour.
+    """Improved precision and recall of `fake` `[n, D]` against `real` `[m, D]`: a manifold is the union of balls to the `k`-th neighbour.
 
     Both depend on the numbers of rows: compare equal ones only. `ValueError` for features that do not match. Source: arXiv 1904.06991.
     """
@@ -82,9 +82,9 @@ def precision_recall(fake: Tensor, real: Tensor, k: int = 3) -> PrecisionRecall:
 
 
 def density_coverage(fake: Tensor, real: Tensor, k: int = 5) -> DensityCoverage:
-    """Density and coverage of `[n, D]` against `[m, D]`, with balls around real rows only: an outlier among the samples makes no ball.
+    """Density and coverage of `fake` `[n, D]` against `real` `[m, D]`, with balls around real rows only: an outlier in `fake` makes none.
 
-    Density can exceed 1. `ValueError` for features that do not match. Source: arXiv 2002.09797.
+    The balls reach to the `k`-th neighbour, 5. Density can exceed 1. `ValueError` for features that do not match. Source: arXiv 2002.09797.
     """
     fake, real = _pair(fake, real, k)
     radii, hits, covered = _radii(real, k), 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)

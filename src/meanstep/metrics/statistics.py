@@ -11,7 +11,8 @@ class Statistics:
     """Count, mean `[D]` and scatter `[D, D]` (sum of outer products of deviations) of the rows seen so far, in float64.
 
     Batches are joined by the pairwise update of Chan, Golub and LeVeque, Am. Stat. 37, 1983: no large sums are subtracted, so features far
-    from 0 lose no digits. The order of the rows changes the last digits only.
+    from 0 lose no digits. The order of the rows changes the last digits only. `dim`: `D`, from 1, `ValueError` otherwise; `device`: where
+    the sums lie.
     """
 
     def __init__(self, dim: int, device: torch.device | str = "cpu") -> None:
@@ -95,7 +96,7 @@ def root(covariance: Tensor) -> Tensor:
 
 
 def frechet(a: Statistics, b: Statistics) -> float:
-    """`|mu_a - mu_b|^2 + tr A + tr B - 2 tr (A B)^(1/2)`: the squared 2-Wasserstein distance of two Gaussians, float64.
+    """`|mu_a - mu_b|^2 + tr A + tr B - 2 tr (A B)^(1/2)` of `a` and `b`: the squared 2-Wasserstein distance of two Gaussians, float64.
 
     The last trace is the sum of the singular values of `A^(1/2)T B^(1/2)`, so no root of a product that is not symmetric is taken, and
     singular covariances (fewer rows than dimensions) are as accurate as others. With the features of Inception this is the FID; it is

@@ -41,7 +41,7 @@ def proxy_bias(
     - With neither it is the mean of `|v_hat - v_c|^2`, which is the error plus all the noise. Its difference between two proxies is that
       of their squared errors, without bias.
 
-    Columns: `square`, and `total`, which is `|v_hat - v_c|^2`.
+    Columns: `square`, and `total`, which is `|v_hat - v_c|^2`. `chunk`: rows that go through at once, 1024.
     """
 
     def probe(piece: Bridge) -> dict[str, Tensor]:
@@ -65,7 +65,8 @@ def proxy_bias(
 def posterior_gain(field: Field, b: Bridge, posteriors: Sequence[Velocity], truth: Velocity | None = None, *, chunk: int = 1024) -> Table:
     """How much noise the posterior velocity removes as target and tangent, and its bias, eq. (51).
 
-    `posteriors`: the same `Posterior` on two or more independent references. The columns are means over these:
+    `posteriors`: the same `Posterior` on two or more independent references, `ValueError` for fewer; `chunk`: rows at once, 1024. The
+    columns are means over these:
 
     - `removed`: `|v_c - p|^2`. With the own point included its mean is `E|v'|^2 - E|p - v|^2`: the noise removed, without an
       oracle, and a lower bound on `E|v'|^2`.
@@ -111,7 +112,9 @@ def _crossed(errors: list[Tensor], b: Bridge, name: str) -> dict[str, Tensor]:
 
 
 def over_references(table: Table, name: str) -> Estimate:
-    """The mean of a column of pairs; its standard error adds that over rows and, by the jackknife, that over references.
+    """The mean of the column of pairs `name` in a `table` of this module.
+
+    Its standard error adds that over rows and, by the jackknife, that over references.
 
     With two references the second is unknown, and the error is nan.
     """

@@ -29,7 +29,8 @@ def of_rows(
 
     A batch of `n` rows has this over `n`. The weight is part of the loss, as in training. Two passes over the rows, the second about the
     mean of the first, keep the memory of `chunk` gradients. `vectorised` uses torch.func, which needs a field and an objective that it can
-    transform (no head, no ensemble axis, no batch norm); otherwise rows are taken one by one. Turn dropout off.
+    transform (no head, no ensemble axis, no batch norm); otherwise rows are taken one by one. Turn dropout off. `ValueError` for an
+    ensemble.
     """
     if b.t.ndim != 1:
         raise ValueError(f"single rows' gradients need one batch axis, got the batch shape {tuple(b.t.shape)}: probe one member")
@@ -45,7 +46,7 @@ def of_rows(
 def of_terms(field: nn.Module, draws: Sequence[tuple[Any, Bridge]], *, chunk: int = 64, vectorised: bool = True) -> Estimate:
     """The trace of the covariance of a step's gradient on the rows of `draws = loss.draw(x, ...)`, exact like `of_rows`.
 
-    The terms must share no rows.
+    `chunk` and `vectorised` as of `of_rows`. The terms must share no rows.
 
     `ValueError` if a term follows the others on their rows (an anchor, a head): their gradients are correlated, use `of_step`.
     """
@@ -105,8 +106,8 @@ def _flat(loss: Tensor, params: Sequence[Tensor]) -> Tensor:
 def of_batches(loss: Callable[[int], Tensor], parameters: Iterable[Tensor], batches: int = 16) -> Estimate:
     """The trace of the covariance of the gradient of `loss(k)`, the 0-d loss of independent batch `k`, by `batches` backward passes.
 
-    Unbiased from two batches on. The standard error comes from the orthogonal contrasts of the gradients, eq. (52), and needs three. The
-    number is skewed: use `positive_interval`. One gradient is kept in memory.
+    `parameters`: those that are trained. Unbiased from two batches on, `ValueError` for fewer. The standard error comes from the orthogonal
+    contrasts of the gradients, eq. (52), and needs three. The number is skewed: use `positive_interval`. One gradient is kept in memory.
     """
     if batches < 2:
         raise ValueError(f"a variance needs two batches, got {batches}")
@@ -141,6 +142,8 @@ def of_step(
     generator: Generator | None = None,
 ) -> Estimate:
     """The trace of the covariance of a training step's gradient on the batch `x` `[B, *E]`, from `splits` parts of it, eq. (52).
+
+    `progress` as `Loss` takes it. `ValueError` for fewer rows than `splits`, or an ensemble.
 
     Costs about one step. The whole loss, with all terms and weights, is computed on each part, so a part needs a row for every term. Rows
     that do not fill a part are left out; `noise`, `mask`: as `Loss` takes them. The covariance is over data, noise and times. Rows drawn

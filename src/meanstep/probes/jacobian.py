@@ -48,8 +48,8 @@ def factor(
 
     For events of at most `exact` entries they are exact and cost `d` passes. Above, `kappa` and `square` come from `draws` Hutchinson
     vectors (unbiased, but their spread blurs `expanding`). `norm`, then a lower bound, and `singular` come from `steps` Lanczos steps of a
-    forward-mode and a backward pass. `steps=0` leaves these two out, as a field without gradient in `z` needs. Masked entries count
-    like others.
+    forward-mode and a backward pass. `chunk` rows (1024) go through at once. `steps=0` leaves these two out, as a field without gradient in
+    `z` needs. Masked entries count like others.
     """
     b = b._replace(mask=None)
 

@@ -25,9 +25,12 @@ class Known(Protocol):
 def noise_map(law: Known, z: Tensor, bins: int = 8, substeps: int = 8) -> Tensor:
     """`E|J v'|^2`, `E<J v', (J + I) v'>`, `E|(J + I) v'|^2`, `E|v'|^2` of the exact flow, eq. (12), (17), (41): `[4, bins, bins]`.
 
-    `z` `[N, D]`, float64: noise, where the rows start at `t = 1`; one RK4 trajectory a row, `substeps` a bin, serves every pair of times.
-    Entry `[i, j]` is at the centres of bin `i` of `t` and bin `j` of `r`, nan where `r > t`. Plain draws: on separated modes the mean at
-    `beta = 0` is too low (docs/theory.md, section 4).
+    - `law`: a distribution with a closed form of its velocity and covariance, such as `fields.Mixture` or one of `fields.PLANAR`.
+    - `z`: noise `[N, D]`, float64, where the rows start at `t = 1`; one Runge-Kutta trajectory a row serves every pair of times.
+    - `bins`: along each axis, 8; `substeps`: steps of the solver in a bin, 8.
+
+    Entry `[i, j]` is at the centres of bin `i` of `t` and bin `j` of `r`, nan where `r > t`. The draws are plain: on separated modes the
+    mean at `beta = 0` is too low (docs/theory.md, section 4).
     """
     rows, dim = z.shape
     growth = torch.eye(dim, dtype=torch.float64).expand(rows, dim, dim).clone()
@@ -78,7 +81,10 @@ def _transport(law: Known, z: Tensor, growth: Tensor, times: tuple[float, float]
 
 
 def measured_map(r: Tensor, t: Tensor, jn: Tensor, n: Tensor, bins: int = 8) -> Tensor:
-    """The same means of rows at `r`, `t` `[N]` with the noise `n` `[N, D]` and `J n`: `[4, bins, bins]`, nan where there is no row."""
+    """The same means as of `noise_map`, of measured rows: `[4, bins, bins]`, float64, nan where there is no row.
+
+    `r`, `t`: times `[N]`; `n`: the noise of the rows `[N, D]`; `jn`: `J n`, alike; `bins`: along each axis, 8.
+    """
     inner = torch.arange(1, bins) / bins
     cell = torch.bucketize(t, inner) * bins + torch.bucketize(r, inner)
     count = torch.zeros(bins * bins, dtype=torch.float64).index_add_(0, cell, torch.ones(len(cell), dtype=torch.float64))
@@ -92,14 +98,15 @@ def measured_map(r: Tensor, t: Tensor, jn: Tensor, n: Tensor, bins: int = 8) -> 
 
 
 def ratio(x: Tensor, y: Tensor) -> float:
-    """`|x|^2 / |y|^2` over all entries."""
+    """`|x|^2 / |y|^2` over all entries of two tensors of one shape; nan or inf where `y` is 0."""
     return float(x.double().square().sum() / y.double().square().sum())
 
 
 def optima(jn: Tensor, n: Tensor, jb: Tensor, bias: Tensor) -> dict[str, float]:
-    """Predicted coefficients: the scalar form with |kappa| and with the signed one, eq. (19), (19b); the matrix form, eq. (20).
+    """Predicted coefficients by name: the scalar form with `|kappa|` and with the signed one, eq. (19), (19b); the matrix form, eq. (20).
 
-    `n`, `bias`: noise and the proxy's bias of rows `[N, D]`, `jn`, `jb`: `J` times them.
+    `n` and `bias`: the noise and the proxy's bias of rows, `[N, D]`; `jn`, `jb`: `J` times the noise and `J + I` times the bias, alike.
+    `norm` is not clipped; `signed`, `matrix` and `matrix_biased` (which counts the bias) lie in [0, 1].
     """
     jn, n, jb, bias = (p.double() for p in (jn, n, jb, bias))
     noise, square = n.square().sum(), bias.square().sum()

@@ -44,7 +44,7 @@ def roles(
     - `tangent`, `target`: of the two parts of that difference; `cross`: their inner product. So `noise = tangent + target + 2 cross`.
 
     For a `Posterior` pass as `quiet` the same objective with an oracle in its place: its bias then counts. Works for every objective,
-    and on rows with `r = t`.
+    and on rows with `r = t`. `chunk`: rows that go through at once, 1024. `ValueError` without `center` and `quiet`.
     """
     if quiet is None and center is None:
         raise ValueError("the noise needs a reference: give a center velocity, or a quiet objective")
@@ -76,7 +76,8 @@ def moments(field: Field, b: Bridge, center: Velocity, proxy: Velocity | None = 
     - `d`: `|(J + I) bias|^2`, `e`: `|bias|^2`; both 0 without a proxy, which then costs no pass;
     - `expanding`: 1 where `a > s`.
 
-    Draw rows with `r < t`: those with `r = t` have `a = s` and `b = c = 0`.
+    `center`: the velocity that noise is measured from; its error counts as noise. `proxy`: what would stand in the tangent. `chunk`: rows
+    that go through at once, 1024. Draw rows with `r < t`: those with `r = t` have `a = s` and `b = c = 0`.
     """
 
     def probe(piece: Bridge) -> dict[str, Tensor]:
@@ -111,13 +112,13 @@ Split = Callable[[Tensor, Bridge], Tensor]
 
 
 def coordinates(v: Tensor, b: Bridge) -> Tensor:
-    """The split into single entries of the event, `[d, *B, *E]`: for events of a few entries."""
+    """The split of `v` `[*B, *E]` into single entries of the event, `[d, *B, *E]`: for events of a few entries."""
     flat = v.reshape(*b.t.shape, -1)
     return torch.stack([x.reshape(v.shape) for x in torch.diag_embed(flat).unbind(-2)])
 
 
 def channels(v: Tensor, b: Bridge) -> Tensor:
-    """The split along the first axis of the event: an image's channels, a sequence's places; `[K, *B, *E]`."""
+    """The split of `v` `[*B, *E]` along the first axis of the event: an image's channels, a sequence's places; `[K, *B, *E]`."""
     axis = b.t.ndim
     k = v.shape[axis]
     return v * torch.eye(k, dtype=v.dtype, device=v.device).reshape(k, *(1,) * axis, k, *(1,) * (v.ndim - axis - 1))
@@ -129,7 +130,7 @@ def directions(field: Field, b: Bridge, center: Velocity, split: Split = coordin
 
     `split` divides the noise into `K` parts; part `k` gets the coefficient `beta_k`. With `q_k = (J + I) v'_k` the columns are `h{k}`:
     `<y, q_k>`, `g{k},{l}`: `<q_k, q_l>` for `k <= l`, `a` and `s`. `optimum.per_direction` solves for the coefficients. `J` need not be
-    diagonal.
+    diagonal. `center` and `chunk` as of `moments`.
     """
 
     def probe(piece: Bridge) -> dict[str, Tensor]:

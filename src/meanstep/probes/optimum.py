@@ -33,7 +33,8 @@ class Curve(NamedTuple):
 def curve(table: Table, betas: Tensor = GRID, *, relative: bool = True) -> Curve:
     """The error `E|N v'|^2 + beta^2 E|(J + I) bias|^2` on a grid, eq. (17), (47), over `E|v'|^2` if `relative`; of `moments`.
 
-    All from the same rows: values at different `beta` are strongly correlated, compare them by `difference`.
+    `betas`: coefficients `[G]`; 0, 0.1, ... 1. All from the same rows: values at different `beta` are strongly correlated, compare them by
+    `difference`.
     """
     found, top = [], []
     for beta in betas.tolist():
@@ -44,7 +45,7 @@ def curve(table: Table, betas: Tensor = GRID, *, relative: bool = True) -> Curve
 
 
 def at_beta(table: Table, beta: float) -> Table:
-    """The table of `moments` with one column more, `error`, eq. (47), at one coefficient: for its mean, bins and top share."""
+    """The table of `moments` with one column more, `error`, eq. (47), at the coefficient `beta`: for its mean, bins and top share."""
     return table._replace(columns=table.columns | {"error": _error(table, beta)})
 
 
@@ -124,11 +125,11 @@ class Grid(NamedTuple):
         return record(self)
 
     def noise(self, beta: float | Tensor) -> Tensor:
-        """The error in each bin at one coefficient, or at a table of them `[n, n]`, not divided by anything."""
+        """The error in each bin at one coefficient `beta`, or at a table of them `[n, n]`, not divided by anything."""
         return self.a - 2 * beta * self.b + beta**2 * (self.c + self.d)
 
     def total(self, beta: float | Tensor) -> Tensor:
-        """The mean error of the rows, by the bins' numbers of rows."""
+        """The mean error of the rows at `beta` (see `noise`), by the bins' numbers of rows."""
         weight = self.counts / self.counts.sum()
         return torch.where(self.counts > 0, weight * self.noise(beta), 0.0).sum()
 
@@ -145,12 +146,15 @@ class Grid(NamedTuple):
         return torch.where(curvature > 0, own, pooled).clamp(0, 1)
 
     def coefficient(self, strength: float = 0.0) -> Callable[[Bridge], Tensor]:
-        """The table as a coefficient for a recipe. It is one draw, with errors: `beta` says how large."""
+        """The `table` of this `strength` as a coefficient for a recipe. It is one draw, with errors: `beta` says how large."""
         return binned(self.edges, self.table(strength))
 
 
 def per_bin(table: Table, edges: Tensor = EDGES) -> Grid:
-    """The noise and its unconstrained minimiser in every bin of `(r, t)`, eq. (20), (47); of `moments`, members pooled."""
+    """The noise and its unconstrained minimiser in every bin of `(r, t)`, eq. (20), (47); of `moments`, members pooled.
+
+    `edges`: of the bins along both axes, rising `[n + 1]`; eight equal ones.
+    """
     with_curvature = table._replace(columns=table.columns | {"curvature": table.columns["c"] + table.columns["d"]})
     a, b, c, s, d = (table.bins(name, None, edges).value for name in "abcsd")
     return Grid(edges, a, b, c, s, d, table.counts(edges), with_curvature.bins("b", "curvature", edges))

@@ -20,13 +20,18 @@ from meanstep.types import Bridge, Field
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Times of the published probes."""
-GAP, EARLIEST = 0.25, 1e-4
-"""Their gap `t - r`, and the least `r`."""
+GAP = 0.25
+"""Their gap `t - r`."""
+EARLIEST = 1e-4
+"""Their least `r`."""
 Draw = Callable[[int], Tensor]
 
 
 def at_times(x: Tensor, noise: Tensor, t: float, gap: float = GAP, y: Any = None) -> Bridge:
-    """The rows `x` `[B, *E]` and `noise` `[B, *E]` on the straight path at one time, with `r = max(t - gap, 1e-4)`."""
+    """The rows `x` `[B, *E]` and `noise` `[B, *E]` on the straight path at one time `t` in (0, 1], with `r = max(t - gap, 1e-4)`.
+
+    `gap`: 0.25, as published; `y`: the condition of the rows.
+    """
     times = torch.full((len(x),), t, dtype=x.dtype, device=x.device)
     z, v = linear(x, noise, times)
     return Bridge(z, v, torch.full_like(times, max(t - gap, EARLIEST)), times, y)
@@ -36,7 +41,7 @@ def at_times(x: Tensor, noise: Tensor, t: float, gap: float = GAP, y: Any = None
 def norm_kappa(field: Field, b: Bridge, *, generator: Generator | None = None) -> float:
     """`kappa` as a norm: the root of `E|J g|^2 / d` over the rows of `b`, one vector of random signs `g` a row, eq. (54).
 
-    1 for a network that does not move its input at all, `J = -I`, where the signed `kappa` is -1.
+    1 for a network that does not move its input at all, `J = -I`, where the signed `kappa` is -1. `generator` draws the signs.
     """
     g = signs(b.z, generator)
     found = product(field, b, g)
@@ -57,8 +62,11 @@ def average_gap(
 ) -> float:
     """The published `|b|^2`: mean of `|u(z, t, t) - u_average(z, t, t)|^2`, summed over the event, on standard normal `z`, eq. (54).
 
-    It is how far the average lags behind, not how far either is from the marginal velocity. `shape`: of the event; defaults are theirs;
-    `like`: a tensor of the type and on the device of the fields (float32 on the processor).
+    It is how far the average lags behind, not how far either is from the marginal velocity.
+
+    - `average`: a field, the EMA copy; `shape`: of the event.
+    - `rows`: how many are drawn, 128; `t`: their time, 0.5; both as published. `y`: their condition `[rows, ...]`.
+    - `like`: a tensor of the type and on the device of the fields; float32 on the processor.
     """
     z = torch.randn(rows, *shape, generator=generator)
     z = z if like is None else z.to(like)
@@ -77,8 +85,11 @@ def matrix_bound(
 ) -> float:
     """The published matrix form without its bias: `sum_t E<J v', (J + I) v'> / sum_t E|(J + I) v'|^2`, eq. (54).
 
-    `v' = v_c - u(z, t, t)`, the network's own boundary in place of the marginal velocity; `draw(n)` gives data rows `[n, *E]`. Conditions
-    are not shown to the field. nan for a field that does not depend on `z`.
+    `v' = v_c - u(z, t, t)`, the network's own boundary in place of the marginal velocity. Conditions are not shown to the field. nan for a
+    field that does not depend on `z`.
+
+    - `draw`: `n` to data rows `[n, *E]`; `rows`: how many at each time, 512, as published.
+    - `times`: 0.1, 0.3, ... 0.9; `gap`: `t - r`, 0.25; both as published.
     """
     above, below = 0.0, 0.0
     for t in times:

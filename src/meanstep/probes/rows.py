@@ -61,7 +61,7 @@ class Clipped(NamedTuple):
 
 
 def student(dof: Tensor) -> Tensor:
-    """Student's 97.5 percent point by its expansion in `1 / dof`: 2 percent off at 2 degrees of freedom, 0.1 percent at 5."""
+    """Student's 97.5 percent point at `dof` degrees of freedom, by its expansion in `1 / dof`: 2 percent off at 2, 0.1 percent at 5."""
     z, n = NORMAL, dof.clamp(min=1)
     first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
@@ -77,7 +77,11 @@ def influenced(value: Tensor, psi: Tensor) -> Estimate:
 
 
 class Table(NamedTuple):
-    """One value a row and column: `r`, `t` and every column are `[*B]`; the last axis is averaged, others are ensemble members."""
+    """One value a row and column: `r`, `t` and every column are `[*B]`; the last axis is averaged, others are ensemble members.
+
+    Columns are called by `name`. `above` and `below`: the columns of a ratio. `edges`: of bins along both axes of times, rising `[n + 1]`;
+    eight equal ones on [0, 1].
+    """
 
     r: Tensor
     t: Tensor
@@ -144,7 +148,7 @@ def _summed(x: Tensor, cell: Tensor, n: int) -> Tensor:
 
 
 def pieces(b: Bridge, size: int) -> Iterator[Bridge]:
-    """A bridge in pieces of at most `size` rows along its last batch axis."""
+    """A bridge in pieces of at most `size` rows along its last batch axis; `TypeError` for what is no `Bridge`."""
     if not isinstance(b, Bridge):
         raise TypeError(f"a probe is given a Bridge such as loss.draw(x)[0][1], got {type(b).__name__}")
     axis = b.t.ndim - 1
@@ -154,13 +158,13 @@ def pieces(b: Bridge, size: int) -> Iterator[Bridge]:
 
 
 def tabulated(b: Bridge, size: int, probe: Callable[[Bridge], dict[str, Tensor]]) -> Table:
-    """The table of a probe that is run on pieces of at most `size` rows."""
+    """The table of a `probe`, from a bridge to columns `[*B]` by name, that is run on pieces of at most `size` rows."""
     found = [probe(piece) for piece in pieces(b, size)]
     return Table(b.r, b.t, {name: torch.cat([part[name] for part in found], -1) for name in found[0]})
 
 
 def inner(x: Tensor, y: Tensor, b: Bridge) -> Tensor:
-    """The inner product of each row's events, `[*B, *E] -> [*B]`, summed in float64; masked entries do not count."""
+    """The inner product of each row's events `x` and `y`, `[*B, *E] -> [*B]`, summed in float64; masked entries do not count."""
     return shapes.inner(x, y, b.t, b.mask)
 
 

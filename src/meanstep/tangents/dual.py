@@ -87,7 +87,7 @@ class Dual:
         return rows
 
     def size(self, dim: int | None = None) -> Any:
-        """As of the primal."""
+        """As of the primal, or of its axis `dim`."""
         return self.primal.size() if dim is None else self.primal.size(dim)
 
     def dim(self) -> int:

@@ -69,7 +69,11 @@ def _dropout(field: nn.Module) -> str | None:
 
 
 def carried(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
-    """One forward pass of all rows; a tangent without gradient travels beside the first ones by our rules. `Unsupported` if one lacks."""
+    """One forward pass of all rows; a tangent without gradient travels beside the first ones by our rules. `Unsupported` if one lacks.
+
+    `along`: `(dz, dr, dt)`, None meaning 0, of as many first rows as have a tangent. The result is `u` of all rows and the derivative of
+    these.
+    """
     u, (du,) = beside(field, z, r, t, y, (along,))
     return u, du
 
@@ -97,7 +101,8 @@ def _dual(p: Tensor, ds: Sequence[Tensor | None], t: Tensor, graded: bool) -> An
 def separate(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """A forward-mode pass of the first rows without gradient, then an ordinary one of all rows with whatever kernels the network likes.
 
-    If the first pass draws random numbers (dropout), its rows get an ordinary pass of their own that draws the same.
+    `along` as of `carried`. If the first pass draws random numbers (dropout), its rows get an ordinary pass of their own that draws the
+    same.
     """
     rows, rest = divided(z, r, t, y, along)
     du, drew = aside(field, rows, along)
@@ -114,7 +119,10 @@ def aside(field: Field, rows: Any, along: Directions) -> tuple[Tensor, bool]:
 
 
 def recorded(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
-    """A forward-mode pass of the first rows with its graph, the derivative's included, and an ordinary one of the other rows."""
+    """A forward-mode pass of the first rows with its graph, the derivative's included, and an ordinary one of the other rows.
+
+    `along` as of `carried`.
+    """
     rows, rest = divided(z, r, t, y, along)
     u, du = derivative(field, rows[0], rows[1], rows[2], rows[3], along)
     return u if rest is None else torch.cat([u, guarded(field, *rest)], t.ndim - 1), du
@@ -159,8 +167,9 @@ def trusted(field: Any) -> bool:
 def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """`carried` where it works, else `separate`; under compile `carried` for what is trusted or was found right before, else `recorded`.
 
-    A module is tried on four of its rows both ways, values, tangents and gradients, in its calls number 1, 2, 4, 8 and so on: one that
-    leaves out a tangent is found out, also if its first layers start from zero. Its mode (train or eval) changing starts it anew.
+    `along` as of `carried`. A module is tried on four of its rows both ways, values, tangents and gradients, in its calls number 1, 2, 4, 8
+    and so on: one that leaves out a tangent is found out, also if its first layers start from zero. Its mode (train or eval) changing
+    starts it anew.
     """
     return chosen(field, z, r, t, y, along, lambda way: way(field, z, r, t, y, along))
 
