@@ -18,7 +18,7 @@ Probed = tuple[Tensor, Tensor | None, Tensor | None]
 """`u` of a query, its derivative if one was asked for, and those along its probes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # torch 2.11 compares it before it has its entries, while it compiles
 class WithHead:
     """A field and its auxiliary head in one pass: `[*B, 2, *E]`, from the field's `with_head(z, r, t, y) -> (u, v)`."""
 

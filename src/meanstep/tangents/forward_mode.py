@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -28,11 +29,22 @@ def differentiable_kernels() -> Iterator[None]:
         return
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    _let_checkpoints_pass()
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _let_checkpoints_pass() -> None:
+    """Before 2.13 torch notes a checkpoint's inputs by a function of its own, even without gradient, and gave it no forward derivative.
+
+    Its value is an empty tensor, and so is that. Drop this when the floor is 2.13.
+    """
+    saver = getattr(torch.utils.checkpoint, "_NoopSaveInputs", None)
+    if saver is not None and "jvp" not in vars(saver):
+        saver.jvp = staticmethod(lambda ctx, *tangents: torch.empty(0))
 
 
 def derivative(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
