@@ -83,6 +83,41 @@ def dit(**options: Any) -> DiT:
     return DiT(4, 2, 2, 16, 2, 2, **options)
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer over the places of a sequence, `[B, T, D]`."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.layer = layer
+        self.out = nn.Linear((layer.proj_size or layer.hidden_size) * (1 + layer.bidirectional), layer.input_size - 2)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        h = torch.cat([z, torch.stack([r, t], -1)[:, None].expand(-1, z.shape[1], -1)], -1)
+        if not self.layer.batch_first:
+            h = h.transpose(0, 1)
+        h, last = self.layer(h)
+        h = h if self.layer.batch_first else h.transpose(0, 1)
+        last = last[0] if isinstance(last, tuple) else last
+        return self.out(h) + last.mean((0, 2))[:, None, None]
+
+
+class Rotary(nn.Module):
+    """Positions as turns of complex numbers, and an input that is looked at before it is taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        if not (torch.is_tensor(t) and isinstance(z, torch.Tensor)):
+            raise TypeError("times and samples are tensors")
+        h = self.into(torch.cat([z, torch.stack([r, t], -1)[:, None].expand(-1, z.shape[1], -1)], -1))
+        turns = torch.polar(torch.ones(4, dtype=z.dtype), torch.arange(4, dtype=z.dtype)) ** torch.arange(z.shape[1])[:, None]
+        pairs = torch.view_as_complex(h.unflatten(-1, (4, 2))) * turns
+        pairs = pairs + torch.complex(h[..., :4], torch.zeros_like(h[..., 4:]))
+        return self.out(torch.tanh(torch.view_as_real(pairs).flatten(-2)))
+
+
 Make = Callable[[], nn.Module]
 NETWORKS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "mlp": (lambda: ms.MLP(2, 8, 2), (ROWS, 2)),
@@ -105,6 +140,12 @@ NETWORKS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "causal": (lambda: Sequences(Block(causal=True)), (ROWS, 5, 8)),
     "odd": (lambda: Odd(torch.sin), (ROWS, 2)),
     "BatchNorm": (Normed, (ROWS, 1, 4, 4)),
+    "rnn": (lambda: Recurrent(nn.RNN(5, 4, 2, bidirectional=True, dropout=0.5)), (ROWS, 6, 3)),
+    "relu": (lambda: Recurrent(nn.RNN(5, 4, nonlinearity="relu", bias=False, batch_first=True)), (ROWS, 6, 3)),
+    "gru": (lambda: Recurrent(nn.GRU(5, 4, 2, batch_first=True, bidirectional=True)), (ROWS, 6, 3)),
+    "lstm": (lambda: Recurrent(nn.LSTM(5, 4, 2, batch_first=True)), (ROWS, 6, 3)),
+    "lstm/projected": (lambda: Recurrent(nn.LSTM(5, 4, proj_size=3, bidirectional=True)), (ROWS, 6, 3)),
+    "rotary": (Rotary, (ROWS, 6, 3)),
 }
 OURS = [name for name in NETWORKS if name.split("/")[0] in ("mlp", "ensemble", "ensembles", "dit")]
 every_network = pytest.mark.parametrize("name", NETWORKS)

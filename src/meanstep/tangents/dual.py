@@ -35,7 +35,7 @@ class Missing(Unsupported, AttributeError):
 class Dual:
     """`primal` with all rows; `tangent`, of the same dtype, of the first rows only; `axis`: where the batch lies, from the right (< 0).
 
-    It is no tensor: what does not go through `__torch_function__` raises instead of losing the tangent. FSDP2 looks for tensors in
+    It only says that it is a tensor: what does not go through `__torch_function__` raises instead of losing the tangent. FSDP2 looks for tensors in
     dataclasses. `graded`: whether autograd was on; `backward`: the backward pass it was made in.
     """
 
@@ -71,6 +71,11 @@ class Dual:
                 return _each(rule, out, args, kwargs, graded)
             tangent, axis = rule(out, *args, **kwargs)
             return out if tangent is None else joined(out, tangent, axis, graded)
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        """What `isinstance(x, Tensor)` and `torch.is_tensor(x)` ask for: networks of others do, before they take an argument."""
+        return Tensor
 
     def first(self, x: Any) -> Any:
         """The rows of `x` (primal of a `Dual`, or a tensor that broadcasts against this one) that have a tangent here."""
@@ -164,7 +169,9 @@ def _of_primal(name: str) -> property:
     return property(read, doc="As of the primal.")
 
 
-for _name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_nested"):
+for _name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_nested", "_version"):
+    setattr(Dual, _name, _of_primal(_name))
+for _name in ("is_floating_point", "is_complex", "is_inference"):  # methods, which the primal answers
     setattr(Dual, _name, _of_primal(_name))
 
 
