@@ -235,7 +235,15 @@ def of_tests(done: Found) -> list[str]:
 def of_steps(done: Found) -> list[str]:
     tables = ((title, name, row) for n in done.values() for title, run in n["runs"].items() for name, row in run["rows"].items())
     body = (
-        [title, name, f"{1e3 * r['seconds']:.1f}", f"{r['ratio']:.2f}", f"{r['floor']:.2f}", f"{r['peak_mb']:.0f}", f"{r['peak_ratio']:.2f}"]
+        [
+            title,
+            name,
+            f"{1e3 * r['seconds']:.1f}",
+            f"{r['ratio']:.2f}",
+            f"{r['floor']:.2f}",
+            f"{r['peak_mb']:.0f}",
+            f"{r['peak_ratio']:.2f}",
+        ]
         for title, name, r in tables
     )
     return rows(["network", "step", "ms", "to flow matching", "floor", "peak MB", "to flow matching"], body)
@@ -244,7 +252,8 @@ def of_steps(done: Found) -> list[str]:
 def of_attention(done: Found) -> list[str]:
     sizes = ((size, name, row) for n in done.values() for size in n["sizes"] for name, row in size["variants"].items())
     body = (
-        [s["dtype"], str(s["head"]), str(s["length"]), name, f"{r['milliseconds']:.3f}", f"{r['of_fused_rate']:.2f}"] for s, name, r in sizes
+        [s["dtype"], str(s["head"]), str(s["length"]), name, f"{r['milliseconds']:.3f}", f"{r['of_fused_rate']:.2f}"]
+        for s, name, r in sizes
     )
     return rows(["dtype", "head", "tokens", "way", "ms", "of the fused rate"], body)
 
@@ -265,7 +274,13 @@ def of_training(done: Found) -> list[str]:
     return rows(["run", "numbers"], body)
 
 
-HEADINGS = {"tests": "Tests", "step": "A training step", "attention": "Attention with a tangent", "sweep": "The sweep's engine", "train": "Training"}
+HEADINGS = {
+    "tests": "Tests",
+    "step": "A training step",
+    "attention": "Attention with a tangent",
+    "sweep": "The sweep's engine",
+    "train": "Training",
+}
 TABLES = {"tests": of_tests, "step": of_steps, "attention": of_attention, "sweep": of_sweep, "train": of_training}
 
 
@@ -274,7 +289,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where results go; what is done there is not made again")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="which parts (default: all)")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each part (default: 5)")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="holds cifar10_jpeg.npz and taesd.safetensors (default: $MEANSTEP_DATA)")
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="holds cifar10_jpeg.npz and taesd.safetensors (default: $MEANSTEP_DATA)"
+    )
     parser.add_argument("--toy", action="store_true", help="at toy size, on whatever is here")
     asked = parser.parse_args()
     place = asked.data or (Path(os.environ["MEANSTEP_DATA"]) if os.environ.get("MEANSTEP_DATA") else None)

@@ -250,7 +250,9 @@ def main() -> None:
     if asked.models:
         tables = {str(batch): together(batch, asked.models, asked.device, asked.rounds, asked.seconds) for batch in asked.batches}
         for batch, table in tables.items():
-            print(f"batch {batch}, {asked.models} models: {table['one ensemble']['steps_per_second']:.0f} model-steps/s, {machine['device']}")
+            print(
+                f"batch {batch}, {asked.models} models: {table['one ensemble']['steps_per_second']:.0f} model-steps/s, {machine['device']}"
+            )
         record = {"environment": machine, "models": asked.models, "batches": tables}
         if asked.json:
             asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -4,7 +4,10 @@ A network is run on `Dual`s in place of tensors. Each torch function that it cal
 tangent, with autograd, autocast and fused kernels; then the function's rule adds the tangent, without gradient, eq. (10).
 """
 
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
@@ -35,7 +38,7 @@ class Missing(Unsupported, AttributeError):
 class Dual:
     """`primal` with all rows; `tangent`, of the same dtype, of the first rows only; `axis`: where the batch lies, from the right (< 0).
 
-    It only says that it is a tensor: what does not go through `__torch_function__` raises instead of losing the tangent. FSDP2 looks for tensors in
+    It is no tensor: what does not go through `__torch_function__` raises instead of losing the tangent. FSDP2 looks for tensors in
     dataclasses. `graded`: whether autograd was on; `backward`: the backward pass it was made in.
     """
 
@@ -71,11 +74,6 @@ class Dual:
                 return _each(rule, out, args, kwargs, graded)
             tangent, axis = rule(out, *args, **kwargs)
             return out if tangent is None else joined(out, tangent, axis, graded)
-
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
-        """What `isinstance(x, Tensor)` and `torch.is_tensor(x)` ask for: networks of others do, before they take an argument."""
-        return Tensor
 
     def first(self, x: Any) -> Any:
         """The rows of `x` (primal of a `Dual`, or a tensor that broadcasts against this one) that have a tangent here."""
@@ -169,9 +167,9 @@ def _of_primal(name: str) -> property:
     return property(read, doc="As of the primal.")
 
 
-for _name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_nested", "_version"):
+for _name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_nested"):
     setattr(Dual, _name, _of_primal(_name))
-for _name in ("is_floating_point", "is_complex", "is_inference"):  # methods, which the primal answers
+for _name in ("is_floating_point", "is_complex"):  # methods, which the primal answers
     setattr(Dual, _name, _of_primal(_name))
 
 
@@ -199,6 +197,46 @@ def _primals(value: Any) -> Any:
 def _backward() -> int:
     """The backward pass that this runs inside of, or -1."""
     return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+
+
+# Networks that ask ------------------------------------------------------------------------------------------------------------------
+
+_asking = threading.Lock()
+_is_tensor, _depth = torch.is_tensor, 0
+
+
+def _tensor_or_dual(x: Any) -> bool:
+    return isinstance(x, Dual) or _is_tensor(x)
+
+
+@contextmanager
+def taken_for_tensors() -> Iterator[None]:
+    """While a network runs on `Dual`s: `torch.is_tensor`, which diffusers asks, says yes to them, and einops treats them as torch's.
+
+    `isinstance(x, Tensor)` stays False: torch hands what says so to code that takes its memory for a tensor's.
+    """
+    global _depth
+    if torch.compiler.is_compiling():
+        yield
+        return
+    _tell_einops()
+    with _asking:
+        _depth += 1
+        torch.is_tensor = _tensor_or_dual
+    try:
+        yield
+    finally:
+        with _asking:
+            _depth -= 1
+            if not _depth:
+                torch.is_tensor = _is_tensor
+
+
+def _tell_einops() -> None:
+    backends = sys.modules.get("einops._backends")
+    known = getattr(backends, "_type2backend", None)
+    if isinstance(known, dict) and Dual not in known:
+        known[Dual] = backends.get_backend(torch.empty(0))  # type: ignore[union-attr]
 
 
 # Registration ------------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from meanstep.calls import guarded
 from meanstep.shapes import tree_map
 from meanstep.tangents import heads, layer_rules, recurrent, rules, shape_rules  # noqa: F401 (they fill the table)
-from meanstep.tangents.dual import Dual, Several, Unsupported, several
+from meanstep.tangents.dual import Dual, Several, Unsupported, several, taken_for_tensors
 from meanstep.tangents.forward_mode import Directions, Rules, derivative
 from meanstep.types import Field
 
@@ -79,8 +79,9 @@ def beside(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, directions: Se
     """`carried` with a tangent along each of several directions, all by one pass."""
     graded = torch.is_grad_enabled()
     given: list[Any] = [_dual(p, ds, t, graded) for p, ds in zip((z, r, t), zip(*directions, strict=True), strict=True)]
-    out: Any = guarded(field, given[0], given[1], given[2], y)
-    if isinstance(out, Tensor) and not isinstance(out, Dual):
+    with taken_for_tensors():
+        out: Any = guarded(field, given[0], given[1], given[2], y)
+    if isinstance(out, Tensor):
         return out, [torch.zeros_like(divided(out, r, t, None, directions[0])[0][0]) for _ in directions]
     if not isinstance(out, Dual) or out.axis % out.dim() != t.ndim - 1:
         raise Unsupported("the network's result is no tensor with the batch where it was")

@@ -65,7 +65,9 @@ def _unroll(
 def _register(name: str, cell: Cell) -> None:
     function = getattr(torch, name)
 
-    def unrolled(x: Any, hx: Any, params: Any, biases: bool, layers: int, dropout: float, train: bool, both: bool, batch_first: bool) -> Any:
+    def unrolled(
+        x: Any, hx: Any, params: Any, biases: bool, layers: int, dropout: float, train: bool, both: bool, batch_first: bool
+    ) -> Any:
         if dropout and train and layers > 1:
             raise Unsupported("dropout between the layers of a recurrent network")
         return _unroll(cell, x, hx, params, biases, layers, both, batch_first)
@@ -81,7 +83,9 @@ def _register(name: str, cell: Cell) -> None:
         directions = x.tangents if isinstance(x, Several) else (x.tangent,)
         with torch.no_grad():
             slopes = [
-                None if d is None else torch.func.jvp(lambda rows: unrolled(rows, cut, params, *rest), (x.rows.contiguous(),), (d.contiguous(),))[1]
+                None
+                if d is None
+                else torch.func.jvp(lambda rows: unrolled(rows, cut, params, *rest), (x.rows.contiguous(),), (d.contiguous(),))[1]
                 for d in directions
             ]
         axes = (x.axis, *(-2 for _ in values[1:]))
