@@ -18,10 +18,12 @@ benchmarks/records/gpu.json, a copy of the former.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -143,10 +145,15 @@ def make(job: Job, out: Path, seconds: float) -> Result:
     around = {**os.environ, **job.environment, "PYTHONPATH": paths}
     begin = time.monotonic()
     with open(folder / "log.txt", "w+", encoding="utf-8", errors="replace") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=around, start_new_session=True)
         try:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=around, timeout=seconds).returncode
+            code: int | None = child.wait(seconds)
         except subprocess.TimeoutExpired:
             code = None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # and what it began, a run that trains on
+            child.wait()
         log.seek(0)
         output = log.read()
     taken = {"seconds": round(time.monotonic() - begin, 1), "log": f"{job.part}/{job.name}/log.txt"}
@@ -289,9 +296,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where results go; what is done there is not made again")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="which parts (default: all)")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each part (default: 5)")
-    parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="holds cifar10_jpeg.npz and taesd.safetensors (default: $MEANSTEP_DATA)"
-    )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="with cifar10_jpeg.npz, taesd.safetensors (default: $MEANSTEP_DATA)")
     parser.add_argument("--toy", action="store_true", help="at toy size, on whatever is here")
     asked = parser.parse_args()
     place = asked.data or (Path(os.environ["MEANSTEP_DATA"]) if os.environ.get("MEANSTEP_DATA") else None)

@@ -26,7 +26,7 @@ SAFE = 180.0  # seconds that a run has for saving itself
 
 
 def call(*words: str) -> None:
-    code = subprocess.run(words).returncode
+    code = subprocess.run(words, check=False).returncode
     if code:
         sys.exit(f"exit code {code}: {' '.join(words)}")
 

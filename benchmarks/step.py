@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
 CASES = {
     "small": Case(functools.partial(DiT, **SMALL), 32),
-    "toy": Case(functools.partial(DiT, size=8, patch=2, width=16, depth=1, heads=2), 4),
+    "toy": Case(functools.partial(DiT, size=8, patch=2, width=16, depth=1, heads=2), 16),
     "big": Case(functools.partial(DiT, **BIG), 8),
     "S/4": Case(functools.partial(DiT.named, "S/4"), 32),
     "B/4": Case(functools.partial(DiT.named, "B/4"), 16),
@@ -246,15 +246,11 @@ def report(title: str, table: dict[str, dict[str, float]]) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(CASES), default=["small"], help="which networks (default: small)")
-    parser.add_argument(
-        "--kinds", nargs="+", choices=list(TABLES), default=["eager"], help="compiled takes minutes on a CPU (default: eager)"
-    )
+    parser.add_argument("--kinds", nargs="+", choices=list(TABLES), default=["eager"], help="compiling takes minutes (default: eager)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of all variants in turn (default: 15)")
-    parser.add_argument(
-        "--seconds", type=float, default=math.inf, help="of a table, after which no round begins (default: as long as it takes)"
-    )
-    parser.add_argument("--batch", type=int, help="rows of a step (default: 32 of small and S/4, 8 of big, 4 of toy, 16 of the others)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of a table, then no round begins (default: no limit)")
+    parser.add_argument("--batch", type=int, help="rows of a step (default: 32 of small and S/4, 8 of big, 16 of the others)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variants whose name contains one of these; flow matching always")
     parser.add_argument("--json", type=Path, metavar="FILE", help="add the numbers to this file")

@@ -91,14 +91,14 @@ def test_the_verdict_of_pytest_is_read(gpu: ModuleType, tmp_path: Path):
 )
 def test_bad_input_gets_one_line(tmp_path: Path, flags: list[str], words: str):
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), *(flag.format(tmp=tmp_path) for flag in flags)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 2 and words in done.stderr.splitlines()[-1] and not (tmp_path / "x").exists()
 
 
 @pytest.mark.slow
 def test_all_parts_run_at_toy_size(tmp_path: Path):
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--toy", "--out", str(tmp_path / "out"), "--minutes", "15"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3000)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3000)
     assert done.returncode == 0, done.stdout
     jobs = json.loads((tmp_path / "out" / "gpu.json").read_text())["jobs"]
     assert {r["status"] for r in jobs.values()} == {"done"}, done.stdout

@@ -202,7 +202,8 @@ def _backward() -> int:
 # Networks that ask ------------------------------------------------------------------------------------------------------------------
 
 _asking = threading.Lock()
-_is_tensor, _depth = torch.is_tensor, 0
+_is_tensor = torch.is_tensor
+_inside: list[None] = []  # one for each network that runs on Duals now, in any thread
 
 
 def _tensor_or_dual(x: Any) -> bool:
@@ -215,20 +216,19 @@ def taken_for_tensors() -> Iterator[None]:
 
     `isinstance(x, Tensor)` stays False: torch hands what says so to code that takes its memory for a tensor's.
     """
-    global _depth
     if torch.compiler.is_compiling():
         yield
         return
     _tell_einops()
     with _asking:
-        _depth += 1
-        torch.is_tensor = _tensor_or_dual
+        _inside.append(None)
+        torch.is_tensor = _tensor_or_dual  # type: ignore[assignment]
     try:
         yield
     finally:
         with _asking:
-            _depth -= 1
-            if not _depth:
+            _inside.pop()
+            if not _inside:
                 torch.is_tensor = _is_tensor
 
 
