@@ -5,7 +5,7 @@ VENV = .venv
 unexport PYTHONHOME PYTHONPATH
 
 .NOTPARALLEL:
-.PHONY: help demo test check docs tutorial clean
+.PHONY: help demo test floor check docs tutorial clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,11 @@ test: ## make .venv with everything the tests need, run them (minutes)
 	@echo "meanstep: running pytest -n 2 (minutes)"
 	@"$(VENV)/bin/pytest" -n 2
 
+floor: ## make .venv-floor with the oldest torch that is supported, run the tests of the mathematics there (minutes)
+	@sh .ci/environment .venv-floor dev 2.11.0
+	@echo "meanstep: running pytest -n 2 -m 'floor and not slow and not gpu' (minutes)"
+	@.venv-floor/bin/pytest -n 2 -m 'floor and not slow and not gpu'
+
 check: ## make .venv, then formatting, lint, types, spelling
 	@sh .ci/environment "$(VENV)" dev
 	@PATH="$$(cd "$(VENV)/bin" && pwd):$$PATH" .ci/checks
@@ -34,4 +39,4 @@ tutorial: ## make .venv, run docs/tutorial.py (three minutes) and write its page
 	@"$(VENV)/bin/python" docs/site/notebook.py
 
 clean: ## remove the environments, the caches and the demo's report; no other run
-	rm -rf .venv .venv-ci .pytest_cache .ruff_cache .mypy_cache build/site runs/demo
+	rm -rf .venv .venv-ci .venv-floor .pytest_cache .ruff_cache .mypy_cache build/site runs/demo

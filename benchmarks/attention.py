@@ -5,7 +5,8 @@
     python benchmarks/attention.py --device cuda --json attention.json --plot attention.png
 
 `fused` is the forward pass of `F.scaled_dot_product_attention`, two products of N x N x D; `tangent` is `attention_with_tangent`, six;
-`plain` is `torch.func.jvp` through math attention, six too. All run in turn, round after round, in one process (on a CPU: on one thread);
+`plain` is `torch.func.jvp` through math attention, six too; `published` is the kernel of the package jvp_flash_attention, where it is
+installed and there is a CUDA device. All run in turn, round after round, in one process (on a CPU: on one thread);
 a figure is the median over the rounds. A rate counts the products only. Memory is the peak above the inputs, results included.
 """
 
@@ -27,7 +28,7 @@ from meanstep.attention import attention_with_tangent
 from meanstep.program.machine import environment
 
 TOKENS = 8192  # queries of a call, over all samples and heads, where the length allows
-PRODUCTS = {"fused": 2, "tangent": 6, "plain": 6}
+PRODUCTS = {"fused": 2, "tangent": 6, "plain": 6, "published": 6}
 
 
 def variants(inputs: list[Tensor]) -> dict[str, Callable[[], Any]]:
@@ -35,11 +36,24 @@ def variants(inputs: list[Tensor]) -> dict[str, Callable[[], Any]]:
         with sdpa_kernel(SDPBackend.MATH):
             return torch.func.jvp(F.scaled_dot_product_attention, tuple(inputs[:3]), tuple(inputs[3:]))
 
+    def published() -> Any:
+        return torch.func.jvp(kernel, tuple(inputs[:3]), tuple(inputs[3:]))
+
+    kernel = published_kernel() if inputs[0].is_cuda else None
     return {
         "fused": lambda: F.scaled_dot_product_attention(*inputs[:3]),
         "tangent": lambda: attention_with_tangent(*inputs),
         "plain": plain,
+        **({"published": published} if kernel else {}),
     }
+
+
+def published_kernel() -> Callable[..., Tensor] | None:
+    try:
+        from jvp_flash_attention.jvp_attention import JVPAttn
+    except ImportError:
+        return None
+    return JVPAttn.fwd_dual
 
 
 def seconds(run: Callable[[], Any], times: int, cuda: bool) -> float:
@@ -62,7 +76,8 @@ def seconds(run: Callable[[], Any], times: int, cuda: bool) -> float:
 def measure(length: int, head: int, dtype: torch.dtype, device: str, rounds: int, budget: float) -> dict[str, dict[str, float]]:
     cuda, n_heads = device == "cuda", max(1, TOKENS // length)
     inputs = [torch.randn(1, n_heads, length, head, dtype=dtype, device=device) for _ in range(6)]
-    runs, times, found = variants(inputs), {}, {name: [] for name in PRODUCTS}
+    runs, times = variants(inputs), {}
+    found = {name: [] for name in runs}
     for name, run in runs.items():
         seconds(run, 1, cuda)
         times[name] = max(1, round(budget / max(seconds(run, 1, cuda), 1e-6)))
@@ -91,7 +106,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(4 * len(kinds), 3.2), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
         chosen = [row for row in rows if (row["head"], row["dtype"]) == kind]
-        for name in PRODUCTS:
+        for name in chosen[0]["variants"]:
             rates = [row["variants"][name]["operations_per_second"] / 1e9 for row in chosen]
             axes.plot([row["length"] for row in chosen], rates, marker="o", label=name)
         axes.set(title=f"head size {kind[0]}, {kind[1]}", xlabel="length", xscale="log", yscale="log")
@@ -136,8 +151,8 @@ def main() -> None:
             label = f"{rows[-1]['dtype']}, head {head}, length {length}: {name}"
             speed, size = row["operations_per_second"] / 1e9, row["peak_bytes"] / 2**20
             print(f"{label:42} {row['milliseconds']:9.3f} {speed:8.0f} {row['of_fused_rate']:18.2f} {size:9.1f}", flush=True)
-    if asked.json:
-        asked.json.write_text(json.dumps({"environment": machine, "sizes": rows}, indent=1) + "\n", encoding="utf-8")
+        if asked.json:  # after each size: what is measured stays if the next one is cut off
+            asked.json.write_text(json.dumps({"environment": machine, "sizes": rows}, indent=1) + "\n", encoding="utf-8")
     if asked.plot:
         plot(rows, asked.plot)
 

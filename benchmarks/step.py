@@ -1,21 +1,22 @@
 """What a training step costs, as a ratio to a flow-matching step of the same network, batch and optimiser in the same run.
 
     python benchmarks/step.py                                   # one CPU thread: DiT 6 x 256, 64 tokens, batch 32
-    python benchmarks/step.py --networks small S/4 --compile step blocks
-    python benchmarks/step.py --device cuda --networks B/4 XL/2 --compile step
+    python benchmarks/step.py --networks small S/4 --kinds eager step blocks
+    python benchmarks/step.py --device cuda --networks B/4 XL/2 --kinds eager step
 
 Every variant makes one step in each round, one after the other, so that a pause of a busy machine hits all alike; the ratio is the median
 over the rounds of the ratio within a round. A quarter of the rows has r < t. Draws, loss, backward pass and fused AdamW are part of
 every step. Memory is the peak of what a step allocates beyond weights and optimiser. The floor counts forward passes: one forward is 1,
-forward and backward 3, a tangent as much as its rows' forward. `--compile step` compiles the loss in one graph, `blocks` each block of the
+forward and backward 3, a tangent as much as its rows' forward. `--kinds step` compiles the loss in one graph, `blocks` each block of the
 network by itself, which compiles one block whatever the depth; the public form is missing there, since torch has no forward mode through a
-compiled block.
+compiled block. With `--seconds` the rounds end when a table has taken so long, after three at least.
 """
 
 import argparse
 import copy
 import functools
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -31,10 +32,11 @@ import meanstep as ms
 from meanstep.fields import DiT
 from meanstep.program.machine import environment
 from meanstep.rates import Exact
-from meanstep.recipes import Recipe, coefficient, meanflow, trace_weighted
+from meanstep.recipes import Recipe, coefficient, meanflow, solution_flow, terminal_velocity, trace_weighted, transition
 from meanstep.tangents import carried, recorded, separate
 
 SHARE = 0.25
+LEAST = 3  # rounds
 SMALL = {"size": 16, "patch": 2, "width": 256, "depth": 6, "heads": 4}
 BIG = {"size": 32, "patch": 2, "width": 384, "depth": 12, "heads": 6}
 
@@ -48,6 +50,7 @@ class Case(NamedTuple):
 
 CASES = {
     "small": Case(functools.partial(DiT, **SMALL), 32),
+    "toy": Case(functools.partial(DiT, size=8, patch=2, width=16, depth=1, heads=2), 16),
     "big": Case(functools.partial(DiT, **BIG), 8),
     "S/4": Case(functools.partial(DiT.named, "S/4"), 32),
     "B/4": Case(functools.partial(DiT.named, "B/4"), 16),
@@ -99,13 +102,18 @@ def ours(recipe: Callable[[nn.Module], Recipe], adapted: bool = False, **options
     def make(net: nn.Module, ema: nn.Module) -> Callable[[Tensor], Tensor]:
         field = ms.as_field(net) if adapted else net
         loss = ms.Loss(recipe(ema), **{"check": False, "measure": False, **options})
-        return lambda x: loss(field, x).loss
+        return lambda x: loss(field, x, progress=0.5).loss
 
     return make
 
 
 def anchored(ema: nn.Module) -> Recipe:
     return coefficient(1.0, ema, anchor_share=SHARE)
+
+
+def teacher(ema: nn.Module) -> Recipe:
+    """Terminal velocity as published: every row jumps, and the velocity at the arrival is a slow copy's."""
+    return terminal_velocity(ema)
 
 
 def trace(ema: nn.Module, **options: Any) -> Recipe:
@@ -125,6 +133,9 @@ EAGER = {
     "coefficient, anchor on a quarter": Variant(ours(anchored), 5 * SHARE),
     "trace weight, EMA tangent": Variant(ours(trace), 3 * SHARE),
     "trace weight, by forward mode": Variant(ours(functools.partial(trace, rate=Exact(way=separate))), 5 * SHARE),
+    "solution flow": Variant(ours(lambda ema: solution_flow()), SHARE),
+    "transition": Variant(ours(lambda ema: transition()), 4 * SHARE),
+    "terminal velocity": Variant(ours(teacher), 7),
     "public meanflow": Variant(public, 1),
     "public, a forward of its own": Variant(functools.partial(public, apart=True), 2),
     "public, EMA tangent and anchor": Variant(functools.partial(public, apart=True, proxy=True, anchor=True), 6),
@@ -136,6 +147,9 @@ COMPILED = {
     "coefficient, EMA tangent": EAGER["coefficient, EMA tangent"],
     "coefficient, anchor on a quarter": EAGER["coefficient, anchor on a quarter"],
     "trace weight, EMA tangent": EAGER["trace weight, EMA tangent"],
+    "solution flow": EAGER["solution flow"],
+    "transition": EAGER["transition"],
+    "terminal velocity": EAGER["terminal velocity"],
     "public meanflow": Variant(public, 1),
 }
 TABLES = {"eager": EAGER, "step": COMPILED, "blocks": {k: v for k, v in EAGER.items() if k in COMPILED and "public" not in k}}
@@ -183,8 +197,9 @@ class Bench:
             torch.cuda.synchronize()
 
 
-def measure(bench: Bench, table: dict[str, Variant], kind: str, rounds: int) -> dict[str, dict[str, float]]:
-    """Times and memory of every variant of a table."""
+def measure(bench: Bench, table: dict[str, Variant], kind: str, rounds: int, seconds: float) -> dict[str, Any]:
+    """Times and memory of every variant of a table, and the rounds that `seconds` had room for."""
+    end = time.monotonic() + seconds
     mode = None if bench.device.type == "cpu" else "reduce-overhead"
     for block in (*bench.net.blocks, *bench.ema.blocks) if kind == "blocks" else ():
         block.compile(fullgraph=True, dynamic=False)
@@ -197,7 +212,9 @@ def measure(bench: Bench, table: dict[str, Variant], kind: str, rounds: int) -> 
             bench.step(losses[name])
         starts[name] = time.perf_counter() - begin
     times = {name: [] for name in table}
-    for _ in range(rounds):
+    for done in range(rounds):
+        if done >= LEAST and time.monotonic() > end:
+            break
         for name, loss in losses.items():
             times[name].append(bench.seconds(loss))
     base = times["flow matching"]
@@ -215,7 +232,7 @@ def measure(bench: Bench, table: dict[str, Variant], kind: str, rounds: int) -> 
             "peak_ratio": memory[name] / memory["flow matching"],
             "first_three_steps_s": starts[name],
         }
-    return out
+    return {"rounds": len(base), "rows": out}
 
 
 def report(title: str, table: dict[str, dict[str, float]]) -> None:
@@ -229,17 +246,19 @@ def report(title: str, table: dict[str, dict[str, float]]) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(CASES), default=["small"], help="which networks (default: small)")
-    parser.add_argument("--compile", nargs="+", choices=("step", "blocks"), default=[], help="measure compiled too; minutes on a CPU")
+    parser.add_argument("--kinds", nargs="+", choices=list(TABLES), default=["eager"], help="compiling takes minutes (default: eager)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of all variants in turn (default: 15)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of a table, then no round begins (default: no limit)")
+    parser.add_argument("--batch", type=int, help="rows of a step (default: 32 of small and S/4, 8 of big, 16 of the others)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variants whose name contains one of these; flow matching always")
     parser.add_argument("--json", type=Path, metavar="FILE", help="add the numbers to this file")
     asked = parser.parse_args()
     if asked.json and not asked.json.parent.is_dir():
         parser.error(f"--json: the folder {asked.json.parent} does not exist")
-    if min(asked.rounds, asked.threads) < 1:
-        parser.error("--rounds and --threads are at least 1")
+    if min(asked.rounds, asked.threads, asked.batch or 1) < 1:
+        parser.error("--rounds, --threads and --batch are at least 1")
     if asked.device not in ("cpu", "cuda") or (asked.device == "cuda" and not torch.cuda.is_available()):
         parser.error(f"--device: {asked.device} is not there; cpu{' and cuda' * torch.cuda.is_available()} can be used")
     if strange := [name for name in asked.only or () if not any(name in variant for variant in EAGER)]:
@@ -258,12 +277,13 @@ def main() -> None:
     machine, device = environment(), torch.device(asked.device)
     found = json.loads(asked.json.read_text(encoding="utf-8"))["runs"] if asked.json and asked.json.exists() else {}
     place = torch.cuda.get_device_name() if asked.device == "cuda" else f"{machine['processor']}, {asked.threads} thread(s)"
-    print(f"{place}, torch {machine['torch']}, medians of {asked.rounds} rounds")
+    print(f"{place}, torch {machine['torch']}, medians of up to {asked.rounds} rounds")
     for network in asked.networks:
-        for kind in ("eager", *asked.compile):
-            bench = Bench(CASES[network], device, autocast=asked.device != "cpu")
+        for kind in asked.kinds:
+            case = CASES[network]._replace(**({"batch": asked.batch} if asked.batch else {}))
+            bench = Bench(case, device, autocast=asked.device != "cpu")
             title = f"{network}: {(bench.net.size // bench.net.patch) ** 2} tokens, batch {bench.case.batch}, {TITLES[kind]}"
-            found[title] = {"rounds": asked.rounds, "rows": measure(bench, chosen(TABLES[kind], asked.only), kind, asked.rounds)}
+            found[title] = measure(bench, chosen(TABLES[kind], asked.only), kind, asked.rounds, asked.seconds)
             report(title, found[title]["rows"])
             if asked.json:
                 record = {"environment": machine, "place": place, "runs": found}

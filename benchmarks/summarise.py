@@ -70,7 +70,7 @@ TAIL = """## The sweep's engine
 GPU = """## On a GPU
 
 No GPU was at hand when these records were made: the Triton kernel of the attention is tested under Triton's interpreter only, and the
-targets for a GPU are unmeasured. `python benchmarks/step.py --device cuda --networks B/4 XL/2 --compile step` and `python
+targets for a GPU are unmeasured. `python benchmarks/step.py --device cuda --networks B/4 XL/2 --kinds eager step` and `python
 benchmarks/attention.py --device cuda` measure them.
 """
 

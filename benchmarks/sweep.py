@@ -2,6 +2,7 @@
 
     python benchmarks/sweep.py                    # a table
     python benchmarks/sweep.py --json sweep.json  # and the numbers
+    python benchmarks/sweep.py --device cuda --models 300  # one captured ensemble of 300, wall time, without the limit of a core
 
 All variants train the same model: MLP 34-128-128-128-2, MeanFlow with an EMA tangent (beta = 1), a quarter of the rows with r < t, Adam,
 an EMA copy. They run in turn, round after round, in one process on one thread; a figure is the median over the rounds, so a pause of a
@@ -17,6 +18,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -119,6 +121,22 @@ def engine(batch: int, models: int = 1) -> Callable[[int], None]:
     return run
 
 
+def ensemble(batch: int, models: int, device: str) -> Callable[[int], None]:
+    """`models` models as one batched product, which is a captured graph on a GPU; all read one stream; one call counts a step of each."""
+    shape, wanted = Shape(2, WIDTH, DEPTH), replace(settings(batch), ensemble=True)
+    stream = Stream(PLANAR["eight_gaussians"]().to(torch.float32), "x", 0, device=device)
+    initial = torch.stack([shape.initial(ms.key(k)) for k in range(models)]).to(device)
+    cohort, index = Cohort(shape, [SPEC] * models, initial, [0] * models, wanted), [0]
+
+    def run(n: int) -> None:
+        for _ in range(n // BLOCK):
+            block = stream.block(index[0], shape, wanted, Needs.of([SPEC]))
+            cohort.run(block, index[0] * BLOCK, (index[0] + 1) * BLOCK)
+            index[0] += 1
+
+    return run
+
+
 def products(batch: int) -> Iterator[tuple[int, int, int]]:
     """Shapes `(m, k, n)` of the matrix products that a step cannot avoid."""
     sizes = Shape(2, WIDTH, DEPTH).sizes
@@ -163,6 +181,20 @@ def fastest(m: int, k: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
     return min(layouts, key=seconds)
 
 
+def together(batch: int, models: int, device: str, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
+    """The ensemble alone, on any device, by the clock: what waits for the draws and the device counts."""
+    run, rates = ensemble(batch, models, device), []
+    run(BLOCK)
+    for _ in range(rounds):
+        done, start = 0, time.perf_counter()
+        while not done or time.perf_counter() - start < seconds:
+            run(BLOCK)
+            done += BLOCK
+        rates.append(done * models / (time.perf_counter() - start))
+    rate = statistics.median(rates)
+    return {"one ensemble": {"steps_per_second": rate, "gflops": rate * sum(2 * m * k * n for m, k, n in products(batch)) / 1e9}}
+
+
 def measure(batch: int, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
     variants: dict[str, tuple[Callable[[int], None], int]] = {
         "naive": (naive(batch), 1),
@@ -201,15 +233,31 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1024, 256], help="rows of a step (default: 1024 256)")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of all variants in turn (default: 9)")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of one variant's turn (default: 0.5)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of the ensemble of --models (default: cpu)")
+    parser.add_argument("--models", type=int, help="measure one ensemble of so many models instead of the table of one core")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     asked = parser.parse_args()
+    if asked.device == "cuda" and not (asked.models and torch.cuda.is_available()):
+        parser.error("--device cuda: needs --models, and a CUDA device")
+    if asked.models is not None and asked.models < 1:
+        parser.error("--models is at least 1")
     if asked.json and not asked.json.parent.is_dir():
         parser.error(f"--json: the folder {asked.json.parent} does not exist")
     if min(asked.rounds, *asked.batches) < 1 or any(batch % 4 for batch in asked.batches):
         parser.error("--rounds is at least 1, and a batch is divided by 4")
     torch.set_num_threads(1)
+    machine = environment(asked.device)
+    if asked.models:
+        tables = {str(batch): together(batch, asked.models, asked.device, asked.rounds, asked.seconds) for batch in asked.batches}
+        for batch, table in tables.items():
+            print(
+                f"batch {batch}, {asked.models} models: {table['one ensemble']['steps_per_second']:.0f} model-steps/s, {machine['device']}"
+            )
+        record = {"environment": machine, "models": asked.models, "batches": tables}
+        if asked.json:
+            asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return
     found = {str(batch): measure(batch, asked.rounds, asked.seconds) for batch in asked.batches}
-    machine = environment()
     print(f"{machine['processor']}, torch {machine['torch']}, one thread, medians of {asked.rounds} rounds\n")
     for batch, table in found.items():
         print(f"batch {batch}\n{'':30} {'model-steps/s/core':>18} {'to naive':>9} {'of the limit':>13} {'GFLOP/s':>8}")

@@ -1,5 +1,7 @@
 """What all tests share. Tests are many and small: one thread a process is faster than two, and steadier on a shared machine."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,3 +10,12 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regold", action="store_true", help="write the golden values of tests/golden instead of comparing with them")
+
+
+MATHS = [Path(__file__).parent / name for name in ("laws", "contracts", "golden")]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """The mathematics is tested with the oldest torch that is supported too: `make floor`."""
+    if any(folder in item.path.parents for folder in MATHS):
+        item.add_marker("floor")

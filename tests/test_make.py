@@ -23,7 +23,7 @@ case "$*" in
         echo "$*" >>log
         [ ! -e refuse ] || exit 1
         [ ! -e kill ] || kill -9 $PPID
-        echo 2.13.0+cpu >"$(dirname "$0")/../torch"
+        case "$*" in *torch==*) echo "${{4#torch==}}+cpu" >"$(dirname "$0")/../torch" ;; esac
         ;;
     "-m pip "*) ;;
     *) exec "{sys.executable}" "$@" ;;
@@ -70,14 +70,23 @@ def checkout(tmp_path: Path) -> Path:
     return here
 
 
-def environment(checkout: Path, extra: str = "report", folder: str = ".venv", **variables: str) -> tuple[int, str, list[str]]:
+def environment(checkout: Path, extra: str = "report", folder: str = ".venv", *torch: str, **variables: str) -> tuple[int, str, list[str]]:
     """Exit code, standard error, and what the interpreter was asked for meanwhile."""
     log = checkout / "log"
     log.write_text("")
     variables = {"PYTHON": str(checkout / "python"), **variables}
-    asked = ["/bin/sh", str(checkout / ".ci" / "environment"), folder, extra]
+    asked = ["/bin/sh", str(checkout / ".ci" / "environment"), folder, extra, *torch]
     done = subprocess.run(asked, env=CLEAN | variables, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr, log.read_text().splitlines()
+
+
+def test_an_environment_with_another_torch_is_its_own(checkout: Path):
+    (checkout / "constraints.txt").write_text("numpy==2.0\ntorch==2.13.0\ntriton==3.7\n")
+    asked = ["venv", "-m pip install torch==2.11.0", "-m pip install -c .venv-floor/constraints.txt -e .[dev]"]
+    assert environment(checkout, "dev", ".venv-floor", "2.11.0") == (0, "", asked)
+    assert (checkout / ".venv-floor" / "constraints.txt").read_text() == "numpy==2.0\ntorch==2.11.0\n"
+    assert environment(checkout, "dev", ".venv-floor", "2.11.0") == (0, "", [])
+    assert environment(checkout, "dev", ".venv-floor", "2.12.0")[2][0] == "-m pip install torch==2.12.0"
 
 
 def test_an_environment_is_made_once_and_shared_by_both_extras(checkout: Path):

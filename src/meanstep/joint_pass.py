@@ -24,7 +24,7 @@ Hidden = dict[nn.Module, dict[int, Tensor]]
 """What modules of a field return in the pass that carries the gradient, by the number of the query: `[*B, ...]` each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # torch 2.11 compares it before it has its entries, while it compiles
 class WithHead:
     """A field and its auxiliary head in one pass: `[*B, 2, *E]`, from the field's `with_head(z, r, t, y) -> (u, v)`."""
 

@@ -106,7 +106,11 @@ def test_guidance_that_cannot_be_is_refused(scale: float, y: Tensor | None, told
 SEEN = {"seen": torch.randn(2, 3, generator=ms.key(1)), "kind": 2}
 
 
-@pytest.mark.parametrize("options", [{}, {"steps": 3}, {"guidance": 2.0}, {"sampler": euler, "steps": (1.0, 0.3, 0.0)}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"steps": 3}, {"guidance": 2.0}, {"sampler": euler, "steps": (1.0, 0.3, 0.0)}],
+    ids=["usual", "steps", "guided", "euler"],
+)
 def test_one_condition_for_many_is_the_call_written_out(options: dict[str, Any]):
     net = ms.MLP(2, 16, 2, conditions={"seen": [2, 3], "kind": 4}, generator=ms.key(0))
     null = {"seen": torch.zeros_like, "kind": 4}

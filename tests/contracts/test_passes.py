@@ -83,6 +83,41 @@ def dit(**options: Any) -> DiT:
     return DiT(4, 2, 2, 16, 2, 2, **options)
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer over the places of a sequence, `[B, T, D]`."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.layer = layer
+        self.out = nn.Linear((layer.proj_size or layer.hidden_size) * (1 + layer.bidirectional), layer.input_size - 2)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        h = torch.cat([z, torch.stack([r, t], -1)[:, None].expand(-1, z.shape[1], -1)], -1)
+        if not self.layer.batch_first:
+            h = h.transpose(0, 1)
+        h, last = self.layer(h)
+        h = h if self.layer.batch_first else h.transpose(0, 1)
+        last = last[0] if isinstance(last, tuple) else last
+        return self.out(h) + last.mean((0, 2))[:, None, None]
+
+
+class Rotary(nn.Module):
+    """Positions as turns of complex numbers, and an input that is looked at before it is taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        if not torch.is_tensor(t):
+            raise TypeError("times are tensors")
+        h = self.into(torch.cat([z, torch.stack([r, t], -1)[:, None].expand(-1, z.shape[1], -1)], -1))
+        turns = torch.polar(torch.ones(4, dtype=z.dtype), torch.arange(4, dtype=z.dtype)) ** torch.arange(z.shape[1])[:, None]
+        pairs = torch.view_as_complex(h.unflatten(-1, (4, 2))) * turns
+        pairs = pairs + torch.complex(h[..., :4], torch.zeros_like(h[..., 4:]))
+        return self.out(torch.tanh(torch.view_as_real(pairs).flatten(-2)))
+
+
 Make = Callable[[], nn.Module]
 NETWORKS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "mlp": (lambda: ms.MLP(2, 8, 2), (ROWS, 2)),
@@ -105,6 +140,12 @@ NETWORKS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "causal": (lambda: Sequences(Block(causal=True)), (ROWS, 5, 8)),
     "odd": (lambda: Odd(torch.sin), (ROWS, 2)),
     "BatchNorm": (Normed, (ROWS, 1, 4, 4)),
+    "rnn": (lambda: Recurrent(nn.RNN(5, 4, 2, bidirectional=True, dropout=0.5)), (ROWS, 6, 3)),
+    "relu": (lambda: Recurrent(nn.RNN(5, 4, nonlinearity="relu", bias=False, batch_first=True)), (ROWS, 6, 3)),
+    "gru": (lambda: Recurrent(nn.GRU(5, 4, 2, batch_first=True, bidirectional=True)), (ROWS, 6, 3)),
+    "lstm": (lambda: Recurrent(nn.LSTM(5, 4, 2, batch_first=True)), (ROWS, 6, 3)),
+    "lstm/projected": (lambda: Recurrent(nn.LSTM(5, 4, proj_size=3, bidirectional=True)), (ROWS, 6, 3)),
+    "rotary": (Rotary, (ROWS, 6, 3)),
 }
 OURS = [name for name in NETWORKS if name.split("/")[0] in ("mlp", "ensemble", "ensembles", "dit")]
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -184,6 +225,40 @@ def test_networks_of_plain_layers_are_carried(name: str):
     net = built(NETWORKS[name][0])
     automatic(net, *asked(net, NETWORKS[name][1]))
     assert name in OURS or VERDICTS[net].reason == ""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # other people's
+@pytest.mark.parametrize("kind", ["UNet2DModel", "UNet2DConditionModel"])
+def test_networks_of_diffusers_are_carried(kind: str):
+    """They ask `torch.is_tensor`, and their attention gives GroupNorm a transposed view, on which torch has no forward mode."""
+    diffusers = pytest.importorskip("diffusers")
+    places = ("Down", "AttnDown", "AttnUp", "Up") if kind == "UNet2DModel" else ("CrossAttnDown", "Down", "Up", "CrossAttnUp")
+    blocks = [f"{place}Block2D" for place in places]
+    options: dict[str, Any] = {} if kind == "UNet2DModel" else {"cross_attention_dim": 16, "attention_head_dim": 4}
+    net = getattr(diffusers, kind)(
+        sample_size=16, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(32, 64), norm_num_groups=8,
+        down_block_types=blocks[:2], up_block_types=blocks[2:], class_embed_type="timestep", **options,
+    )  # fmt: skip
+    beside = {"encoder_hidden_states": torch.ones(1, 5, 16)} if options else {}
+
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            given = {name: x.expand(len(z), -1, -1) for name, x in beside.items()}
+            return self.net(z, 1000 * t, class_labels=1000 * (t - r), **given).sample
+
+    field = Adapted()
+    found = []
+    for way in (automatic, separate):
+        out = ms.Loss(ms.recipes.meanflow(rate=ms.rates.Exact(way=way)))(field, torch.ones(8, 3, 16, 16), generator=ms.key(0))
+        found.append(torch.autograd.grad(out.loss, net.conv_in.weight)[0])
+    assert VERDICTS[field].reason == ""
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-6)
+    assert torch.is_tensor(object()) is False and torch.is_tensor.__module__ == "torch"  # it is as it was
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -260,7 +260,12 @@ def script(name: str, *args: object, **variables: str) -> str:
 
 def interpreted(cases: list[tuple], folder: Path) -> list[tuple[Tensor, Tensor]]:
     torch.save(cases, folder / "cases.pt")
-    script("interpreted.py", folder / "cases.pt", folder / "results.pt", TRITON_INTERPRET="1")
+    try:
+        script("interpreted.py", folder / "cases.pt", folder / "results.pt", TRITON_INTERPRET="1")
+    except AssertionError as error:  # of triton 3.6, that of torch 2.11: a loop to a bound that is a tensor
+        if "only 0-dimensional arrays can be converted" in str(error):
+            pytest.skip("this triton's interpreter does not know numpy 2.4: take a numpy below, or a newer triton")
+        raise
     return torch.load(folder / "results.pt")
 
 

@@ -283,6 +283,35 @@ row("", lambda _, x: x.reshape(-1, C, 2, 2, 3, 2).permute(0, 2, 4, 1, 3, 5).flat
 # The law ------------------------------------------------------------------------------------------------------------------------------
 
 
+row("view_as_complex", lambda f, x: torch.view_as_real(f(x) * torch.polar(constant(N), constant(N))), (B, N, 2))
+row("view_as_real", lambda f, x: f(torch.complex(x, constant(B, C))), (B, C))
+row("complex", lambda f, x, y: torch.view_as_real(f(x, y) + f(constant(B, C), y)), (B, C), (B, C))
+
+
+def recurrent(gates: int, layers: int, both: bool, states: int) -> Callable[..., Any]:
+    """Two spellings of the batch's place; every gate away from its bounds."""
+
+    def call(f: Callable[..., Any], x: Any, y: Any) -> Any:
+        ways, hidden = 1 + both, 3
+        fan = [C, *[hidden * ways] * (layers - 1)]
+        params = [weight(gates * hidden, n) for k in range(layers) for _ in range(ways) for n in (fan[k], hidden)]
+        biased = [
+            p for pair in zip(params[::2], params[1::2], strict=True) for p in (*pair, weight(gates * hidden), weight(gates * hidden))
+        ]
+        start = [constant(layers * ways, B, hidden, seed=k) for k in range(states)]
+        first = start if states > 1 else start[0]
+        one = f(x, first, biased, True, layers, 0.0, False, both, True)
+        two = f(y, first, params, False, layers, 0.0, False, both, False)
+        return *one, *two
+
+    return call
+
+
+for name, gates, states in (("gru", 3, 1), ("lstm", 4, 2), ("rnn_tanh", 1, 1), ("rnn_relu", 1, 1)):
+    row(name, recurrent(gates, 2, True, states), (B, N, C), (N, B, C), at=(0, 1))
+    row(name, recurrent(gates, 1, False, states), (B, N, C), (N, B, C), at=(0, 1))
+
+
 class Case(NamedTuple):
     """One spelling of one row."""
 

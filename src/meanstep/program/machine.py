@@ -1,4 +1,5 @@
-"""The machine a command runs on: versions, processors, devices. Imports torch when it is asked about it, not before."""
+"""The machine a command runs on: versions, processors, devices. Imports torch when it is asked about it, not before, and no other library:
+the benchmarks run from a bare copy."""
 
 import os
 import platform
@@ -9,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanstep import __version__
-from meanstep.program import flags
-from meanstep.program.console import UserError
+from meanstep.program.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +75,8 @@ def available(name: str) -> "torch.device":
 
 def resolved(name: str) -> str:
     """The name of a device, auto replaced by what it stands for here; `UserError` if it is spelled as none."""
+    from meanstep.program import flags
+
     if flags.device(name) != "auto":
         return name
     import torch

@@ -1,12 +1,13 @@
 """Derivatives of other people's networks by torch's forward mode. The only place that knows what forward mode can and cannot do."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -14,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from meanstep.calls import guarded
 from meanstep.shapes import tree_map
 from meanstep.tangents.dual import RULES, Dual, Unsupported
+from meanstep.tangents.recurrent import UNROLLED
 from meanstep.types import Field
 
 Directions = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -28,11 +30,22 @@ def differentiable_kernels() -> Iterator[None]:
         return
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    _let_checkpoints_pass()
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _let_checkpoints_pass() -> None:
+    """Before 2.13 torch notes a checkpoint's inputs by a function of its own, even without gradient, and gave it no forward derivative.
+
+    Its value is an empty tensor, and so is that. Drop this when the floor is 2.13.
+    """
+    saver = getattr(torch.utils.checkpoint, "_NoopSaveInputs", None)
+    if saver is not None and "jvp" not in vars(saver):
+        saver.jvp = staticmethod(lambda ctx, *tangents: torch.empty(0))
 
 
 def derivative(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
@@ -73,9 +86,11 @@ class Rules(TorchFunctionMode):
     functions (`nn.MultiheadAttention`) this does not reach.
     """
 
-    layers = frozenset(
-        (F.linear, F.layer_norm, F.rms_norm, F.group_norm, F.scaled_dot_product_attention, F.silu, F.gelu, F.softmax, torch.softmax)
-    )
+    SLOW = (F.linear, F.layer_norm, F.rms_norm, F.group_norm, F.scaled_dot_product_attention, F.silu, F.gelu, F.softmax, torch.softmax)
+
+    def __init__(self, *layers: Callable[..., Any]) -> None:
+        super().__init__()
+        self.layers = frozenset(layers or self.SLOW)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Call `func`, by its rule where it has one and only its leading arguments have tangents."""
@@ -83,6 +98,9 @@ class Rules(TorchFunctionMode):
         pairs = [_unpacked(a) for a in args]
         named = any(_unpacked(a)[1] is not None for a in kwargs.values())
         overwrites = kwargs.get("inplace") or (func is F.silu and any(args[1:]))  # or draws random numbers: it must run once only
+        if func in UNROLLED and pairs[0][1] is not None:
+            with suppress(Unsupported):
+                return UNROLLED[func](*args, **kwargs)
         if func not in self.layers or overwrites or kwargs.get("dropout_p") or named or all(d is None for _, d in pairs):
             return func(*args, **kwargs)
         given = [p if d is None else Dual(p, d, -p.ndim, False) for p, d in pairs]

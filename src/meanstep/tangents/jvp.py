@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meanstep.calls import guarded
 from meanstep.shapes import tree_map
-from meanstep.tangents import heads, layer_rules, rules, shape_rules  # noqa: F401 (they fill the table)
-from meanstep.tangents.dual import Dual, Several, Unsupported, several
+from meanstep.tangents import heads, layer_rules, recurrent, rules, shape_rules  # noqa: F401 (they fill the table)
+from meanstep.tangents.dual import Dual, Several, Unsupported, several, taken_for_tensors
 from meanstep.tangents.forward_mode import Directions, Rules, derivative
 from meanstep.types import Field
 
@@ -82,7 +83,8 @@ def beside(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, directions: Se
     """`carried` with a tangent along each of several directions, all by one pass."""
     graded = torch.is_grad_enabled()
     given: list[Any] = [_dual(p, ds, t, graded) for p, ds in zip((z, r, t), zip(*directions, strict=True), strict=True)]
-    out: Any = guarded(field, given[0], given[1], given[2], y)
+    with taken_for_tensors():
+        out: Any = guarded(field, given[0], given[1], given[2], y)
     if isinstance(out, Tensor):
         return out, [torch.zeros_like(divided(out, r, t, None, directions[0])[0][0]) for _ in directions]
     if not isinstance(out, Dual) or out.axis % out.dim() != t.ndim - 1:
@@ -275,14 +277,17 @@ def _padded(along: Directions, like: tuple[Tensor, Tensor, Tensor], axis: int) -
 
 def _reference(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, float]:
     """The derivative by forward mode, or by a symmetric difference where a layer has no such derivative, and how well it is known."""
-    try:
-        found = derivative(field, z, r, t, y, along)[1]
-        half = torch.is_autocast_enabled(z.device.type) or found.dtype in (torch.bfloat16, torch.float16)
-        return found, 0.1 if half else 1e-3
-    except torch.OutOfMemoryError:
-        raise
-    except (TypeError, RuntimeError):  # no derivative, or none of this layout: `Rules`, which `separate` has, may do without
-        return _difference(field, z, r, t, y, along)
+    half = torch.is_autocast_enabled(z.device.type)
+    for layers in (None, Rules(F.group_norm)):  # torch has no derivative of a GroupNorm on a view such as attention's transposed tokens
+        try:
+            with layers or nullcontext():
+                found = derivative(field, z, r, t, y, along)[1]
+            return found, 0.1 if half or found.dtype in (torch.bfloat16, torch.float16) else 1e-3
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, RuntimeError):
+            continue
+    return _difference(field, z, r, t, y, along)
 
 
 def _difference(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, float]:

@@ -89,9 +89,7 @@ def _pow(out: Tensor, x: Any, exponent: Any) -> tuple[Tensor, int]:
 
 @rule("to", "type", "type_as", "float", "double", "half", "bfloat16")
 def _to(out: Tensor, x: Any, *args: Any, **kwargs: Any) -> tuple[Tensor | None, int]:
-    moves = isinstance(x, Dual) and out.is_floating_point()  # integers and truth values have no tangent
-    if isinstance(x, Dual) and out.is_complex():
-        raise Unsupported("complex numbers")
+    moves = isinstance(x, Dual) and (out.is_floating_point() or out.is_complex())  # integers and truth values have no tangent
     return (x.tangent.to(out.device, out.dtype), x.axis) if moves else (None, 0)
 
 
@@ -143,6 +141,27 @@ def _where(out: Tensor, condition: Tensor, a: Any, b: Any) -> tuple[Tensor, int]
     zero = torch.zeros((), dtype=out.dtype, device=out.device)
     da, db = (zero if d is None else d for d in (_tangent(a), _tangent(b)))
     return torch.where(found[0].first(condition), da, db), shared_axis(found)
+
+
+# Complex numbers, which rotary positions use ------------------------------------------------------------------------------------------
+
+
+@rule("view_as_complex", places=(torch,))
+def _view_as_complex(out: Tensor, x: Dual) -> tuple[Tensor, int]:
+    outside(x, -1)
+    return torch.view_as_complex(x.tangent.contiguous()), x.axis + 1
+
+
+@rule("view_as_real", places=(torch,))
+def _view_as_real(out: Tensor, x: Dual) -> tuple[Tensor, int]:
+    return torch.view_as_real(x.tangent), x.axis - 1
+
+
+@rule("complex", places=(torch,))
+def _complex(out: Tensor, real: Any, imaginary: Any) -> tuple[Tensor, int]:
+    found = duals((real, imaginary), {})
+    zero = torch.zeros_like(found[0].tangent)
+    return torch.complex(*(zero if d is None else d for d in (_tangent(real), _tangent(imaginary)))), shared_axis(found)
 
 
 # Products ----------------------------------------------------------------------------------------------------------------------------
