@@ -66,7 +66,7 @@ def sorted_pair(t: tuple[float, float] = (0.4, 1.0), r: tuple[float, float] = (-
 def mixed(times: Times, other: Times, share: float) -> Times:
     """One sampler's pairs, and on a random `share` of the rows another's; pixel MeanFlow has 0.1 of uniform ones.
 
-    `ValueError` for a share outside [0, 1].
+    `times` draws the pairs, `other` those of the share of the rows. `ValueError` for a share outside [0, 1].
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the share of another sampler's rows lies in [0, 1], got {share:g}")

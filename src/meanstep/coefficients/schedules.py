@@ -152,7 +152,7 @@ def exponential(start: float, end: float) -> Callable[[Bridge], float | Tensor]:
 
 @value
 def halving(stages: int = 8) -> Callable[[Bridge], float | Tensor]:
-    """From 1 to `2^-(stages - 1)` in equally long stages, each half of the one before."""
+    """From 1 to `2^-(stages - 1)` in equally long `stages`, each half of the one before. `ValueError` for none."""
     if stages < 1:
         raise ValueError(f"a schedule of halves has at least one stage, got {stages}")
 

@@ -96,12 +96,12 @@ def density_coverage(fake: Tensor, real: Tensor, k: int = 5) -> DensityCoverage:
 
 
 def nearest_apart(real: Tensor) -> Tensor:
-    """Distance of each of `[m, D]` to the nearest other one, `[m]` float64. `ValueError` for features that are not finite."""
+    """Distance of each row of `real` `[m, D]` to the nearest other one, `[m]` float64. `ValueError` for features that are not finite."""
     return _radii(_pair(real, real, 1)[1], 1).sqrt()
 
 
 def nearest(fake: Tensor, real: Tensor, apart: Tensor | None = None) -> Nearest:
-    """Whether `[n, D]` are copies of `[m, D]`: distances to the nearest real row, against those of each real row to the nearest other one.
+    """Whether `fake` `[n, D]` are copies of `real` `[m, D]`: distances to the nearest real row, against those of each real row to the nearest other one.
 
     A row left out is as good as a fresh one, so nothing need be held out. `apart`: `nearest_apart(real)`, if it is there already.
     `ValueError` for features that do not match. Source: the authenticity of arXiv 2102.08921, by a quantile.
