@@ -94,8 +94,8 @@ def walk(field: Field, z: Tensor, times: Iterable[float] = (1.0, 0.0), y: Any = 
 def jump(field: Field, e: Tensor, y: Any = None, batch_dims: int = 1, last: float = 1.0) -> Tensor:
     """One step from noise to data, `x = e - u(e, 0, last)`, eq. (6).
 
-    `last`: the last time that was trained, if it is below 1: rectified MeanFlow's is 80/81, and its jump is as long as from 1. `ValueError` for
-    one outside (0, 1].
+    `last`: the last time that was trained, if it is below 1: rectified MeanFlow's is 80/81, and its jump is as long as from 1.
+    `ValueError` for one outside (0, 1].
     """
     if not 0 < last <= 1:
         raise ValueError(f"the last trained time lies in (0, 1], got {last:g}")

@@ -101,7 +101,8 @@ def nearest_apart(real: Tensor) -> Tensor:
 
 
 def nearest(fake: Tensor, real: Tensor, apart: Tensor | None = None) -> Nearest:
-    """Whether `fake` `[n, D]` are copies of `real` `[m, D]`: distances to the nearest real row, against those of each real row to the nearest other one.
+    """Whether `fake` `[n, D]` are copies of `real` `[m, D]`: distances to the nearest real row, against those of each real row
+    to the nearest other one.
 
     A row left out is as good as a fresh one, so nothing need be held out. `apart`: `nearest_apart(real)`, if it is there already.
     `ValueError` for features that do not match. Source: the authenticity of arXiv 2102.08921, by a quantile.
