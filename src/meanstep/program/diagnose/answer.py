@@ -80,7 +80,9 @@ def _checks(d: Diagnosis) -> Tile:
 def _noise(d: Diagnosis) -> Tile:
     v = d.values
     if d.case.method.still or "best" not in v:
-        return Tile("Noise: no coefficient to choose", "The recipe has no rows with r < t and a tangent, so β does nothing.", "By the recipe.")
+        return Tile(
+            "Noise: no coefficient to choose", "The recipe has no rows with r < t and a tangent, so β does nothing.", "By the recipe."
+        )
     status = {each.rule.name: each.status for each in d.verdicts}
     words = f"Noise is {v['noise_0']:v} at β = 0 and {v['noise_1']:v} at β = 1, in units of E|v'|². It is least at β = {v['best']:v}."
     sure = f"95% interval of the quietest β: {number(v['best'].low)} to {number(v['best'].high)}. Quiet is not good: decide by samples."
@@ -89,7 +91,7 @@ def _noise(d: Diagnosis) -> Tile:
         return Tile(f"Noise: {v['excess']:v%} worse than at β = 0", words, sure, WORSE)
     if status["beta-pooled"] == FIRES:
         return Tile(f"Noise: {v['saving']:v%} less at another β", words, sure, KNOWN)
-    if pooled.status == CLEAR and _firm(d, pooled):
+    if pooled.status == CLEAR and v["best"].high - v["best"].low < 0.5:
         return Tile("Noise: no other β is better", words, sure, BETTER)
     return Tile("Noise: a better coefficient cannot be told", words, sure)
 
