@@ -7,7 +7,7 @@ from meanstep.program.pages.form import OPEN, Answer, Shown, Step, Tile
 from meanstep.program.pages.statistics import Change, mean
 from meanstep.program.pages.verdicts import Claim, number
 from meanstep.program.reproduce.images import quantities as q
-from meanstep.program.reproduce.images.caveats import far
+from meanstep.program.reproduce.images.caveats import far, mixed
 from meanstep.program.reproduce.images.contests import Contest, contests
 from meanstep.program.reproduce.images.rerun import commands
 from meanstep.program.reproduce.images.results import Arm, Results
@@ -61,6 +61,8 @@ def _about(results: Results, held: Sequence[Contest]) -> Iterator[str]:
     yield f"Compared: {len(results.arms)} ways to train one network on the same data, {results.seeds_each} each, after the same samples."
     if (won := _winner(held)) is not None:
         yield f"“{won.arm.name}” is {won.arm.about.rstrip('.')}."
+        if won.arm.name in mixed(results):
+            yield "It also trains under another weight than the constants, and the comparison mixes that in."
 
 
 def _floor(results: Results, arm: Arm | None) -> str:

@@ -104,7 +104,8 @@ def _state(run: History) -> Tile:
         return Tile("Training: broke off", seen + passes, sure, WORSE)
     if run.finished:
         return Tile("Training: finished", seen + passes, sure, KNOWN)
-    return Tile("Training: on the way" if run.of("train") else "Training: not begun", seen + passes, sure, OPEN)
+    way = f" It is {100 * run.seen / run.config.run.samples:.3g}% of the way."
+    return Tile("Training: on the way" if run.of("train") else "Training: not begun", seen + passes + way, sure, OPEN)
 
 
 def _residual(run: History) -> Tile:
