@@ -58,8 +58,8 @@ class Verdict:
 
 
 QUIET_IS_NOT_GOOD = (
-    "The quietest coefficient is not the best one: arXiv 2605.09235 reports the least gradient error at an interior beta and the best FID "
-    "at beta = 0, and in our studies/plane beta = 1 made gradients quieter and one-step samples no better (0.98 [0.92, 1.05])."
+    "The quietest coefficient is not the best one. arXiv 2605.09235 reports the least gradient error at an interior beta and the best FID "
+    "at beta = 0. In our studies/plane beta = 1 made gradients quieter and one-step samples no better (0.98 [0.92, 1.05])."
 )
 
 RULES = tuple(Rule(name, **entry) for name, entry in tomllib.loads(files(__package__).joinpath("rules.toml").read_text("utf-8")).items())

@@ -31,6 +31,8 @@ def of(figure: Figure) -> Chart | None:
 
 
 def _panel(ax: Axes, figure: Figure) -> Panel | None:
+    if ax.yaxis_inverted():  # rows by name, not a curve
+        return None
     across, others = _patches(ax)
     if ax.images or others or any(not isinstance(each, PolyCollection | PathCollection | LineCollection) for each in ax.collections):
         return None

@@ -56,8 +56,8 @@ def _variance(results: Results) -> Iterator[str]:
         low, high = (pick(changes, key=lambda name: changes[name].value) for pick in (min, max))
         span = " to ".join(f"{number(changes[name].value)} ({shown(name)})" for name in dict.fromkeys((low, high)))
         quieter = sum(change.inside(1, inf) for change in changes.values())
-        told = f": β = 1 is quieter on {quieter} of {len(changes)} sets" if any(change.n > 1 for change in changes.values()) else ""
-        yield f"On the same weights, trained at β = 0, the gradient's variance at β = 0 over that at β = 1 is {span}{told}."
+        told = f". β = 1 is quieter on {quieter} of {len(changes)} sets" if any(change.n > 1 for change in changes.values()) else ""
+        yield f"On the same weights the gradient's variance at β = 0 over that at β = 1 is {span}{told}."
 
 
 def _best(results: Results) -> Iterator[str]:
@@ -87,7 +87,7 @@ def gaps(results: Results) -> Iterator[str]:
     yield from alone(results)
     if why := far(results):
         yield (
-            f"One-step samples are still far from the data ({why}): no claim is decided, and the numbers below say little about the "
+            f"One-step samples are still far from the data ({why}). No claim is decided, and the numbers below say little about the "
             "methods. Train longer, e.g. --scale quick."
         )
     if not results.runs:
