@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +19,7 @@ STATES = ("decided", "undecided", "failed")
 
 def _toy(folder: Path, state: str) -> Path:
     plan = test_report.Plan(sets=("pinwheel", "two_moons"), betas=(0.0, 1.0), arms=("paper",), pictures=False, law=False, spread=0.01)
-    here = test_report.sweep(folder, replace(plan, spread=0.9, seeds=(0, 1)) if state == "undecided" else plan)
+    here = test_report.sweep(folder, replace(plan, spread=0.4, seeds=(0, 1)) if state == "undecided" else plan)
     if state == "failed":
         lines = [json.loads(line) for line in (here / "records.jsonl").read_text().splitlines()]
         for line in lines:
@@ -132,7 +133,7 @@ def taken(text: str) -> Taken:
     """From the HTML of a page."""
 
     def bare(found: str) -> str:
-        return " ".join(re.sub(r"<[^>]*>", "", found).split())
+        return unescape(" ".join(re.sub(r"<[^>]*>", "", found).split()))
 
     title = re.search(r"<h1>(.*?)</h1>", text, re.DOTALL)
     tiles = re.findall(r'<div class="card tile (\w+)"><b>(.*?)</b><p>(.*?)</p><small>(.*?)</small>', text, re.DOTALL)

@@ -833,7 +833,9 @@ def test_partial_studies_have_a_report(tmp_path: Path, name: str):
         study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@0.5", "beta@1", "anchored@1", "rising"), steps="14")), PARTS[name]
     )
     text = build(folder).read_text(encoding="utf-8")
-    assert set(PART.findall(text)) <= {*SECTIONS} and {"claims", "what", "again"} <= set(PART.findall(text)) and text.count('id="claim-') == 18
+    assert (
+        set(PART.findall(text)) <= {*SECTIONS} and {"claims", "what", "again"} <= set(PART.findall(text)) and text.count('id="claim-') == 18
+    )
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", text))
     if name not in ("no probes", "no numbers"):
         assert "have not reached 4,000 samples" in text

@@ -130,7 +130,7 @@ _TAGS = re.compile(
     re.DOTALL,
 )
 _APART = re.compile(r"<(/?)(summary|dt|nav|h1|h3|b|output)\b")
-_NEW = re.compile(r'<(?:details class="part"|section)\b')
+_NEW = re.compile(r'<(?:details class="part"|section\b)')
 
 
 def linked(page: str) -> tuple[str, list[Term]]:
