@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meanstep.program.pages import curves, form, forest, glossary, look
+from meanstep.program.pages import curves, forest, form, glossary, look
 from meanstep.program.pages.statistics import Change
 from meanstep.program.reproduce.report.page import build
 

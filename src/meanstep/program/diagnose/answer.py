@@ -1,8 +1,8 @@
 """What the page of a diagnosis says first: whether anything is wrong with the training signal, and what to change. Knows no page."""
 
 import re
-from math import isfinite
 from collections.abc import Iterator
+from math import isfinite
 
 from meanstep.program.diagnose.diagnosis import Diagnosis
 from meanstep.program.diagnose.measures import number

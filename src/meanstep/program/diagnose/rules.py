@@ -15,7 +15,8 @@ FIRES, CLEAR, OPEN, MISSING = "fires", "clear", "open", "not measured"
 class Rule:
     """Fires where the measure `key` is above `threshold` (below, if `below`) with its whole interval.
 
-    `plain`: the finding in a few words; `quantity`: what is measured, in words; `means` and `change` may quote any measure by name in braces; `percent`: how to write it.
+    `plain`: the finding in a few words;
+    `quantity`: what is measured, in words; `means` and `change` may quote any measure by name in braces; `percent`: how to write it.
     """
 
     name: str

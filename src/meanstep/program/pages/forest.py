@@ -46,7 +46,7 @@ def states(changes: Sequence[Change], *, less: bool = True) -> list[str]:
 
 
 def forest(rows: Sequence[tuple[str, Change, str]], left: str, right: str, *, less: bool = True) -> Forest | None:
-    """Ratios by name, each with a note, on one logarithmic scale; None without any. An interval far beyond the values leaves the drawing."""
+    """Ratios by name, each with a note, on one logarithmic scale; None without any. A far wider interval leaves the drawing."""
     rows = [(name, change, note) for name, change, note in rows if change.n]
     if not rows:
         return None

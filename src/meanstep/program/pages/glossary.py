@@ -27,7 +27,7 @@ TERMS = (
         "kappa",
         r"\|?\u2060?κ\u2060?\|?",
         "κ",
-        "How much noise grows or shrinks along the flow in one direction. At −1 it neither grows nor shrinks.",
+        "How much noise grows or shrinks along the flow in one direction. At minus 1 it neither grows nor shrinks.",
     ),
     Term(
         "sw1",
@@ -39,7 +39,7 @@ TERMS = (
         "frechet",
         r"Frechet distances?|FID",
         "Frechet distance",
-        "A distance between two sets of pictures or rows: of means and covariances of their features. Less is better. FID is the one of Inception's features.",
+        "A distance between two sets of pictures or rows: of means and covariances of features. Less is better. FID is that of Inception.",
     ),
     Term("floor", r"[Ff]loors?", "Floor", "What fresh data score against the data. No sample can be expected to score less."),
     Term("trcov", r"Tr Cov", "Tr Cov", "The variance of the gradient of one row, summed over all weights."),
@@ -117,7 +117,7 @@ TERMS = (
     ),
     Term(
         "holm",
-        r"\bHolm(?:(?:'|&#39;|’)s)?\b",
+        r"\bHolm(?:(?:'|&#39;)s)?\b",
         "Holm",
         "A correction for testing several things at once, so that luck is not taken for a find.",
     ),

@@ -44,7 +44,8 @@ def _title(results: Results, held: Sequence[Contest], plain: dict[str, Change]) 
     if far(results):
         return "Nothing can be said about the ways to train: their samples are still too far from the data."
     if (won := _winner(held)) is not None:
-        return f"The way to train “{won.arm.name}” brings one-step samples {_nearer(won.change)} nearer to the data than any constant coefficient."
+        nearer = f"{_nearer(won.change)} nearer to the data than any constant coefficient"
+        return f"The way to train “{won.arm.name}” brings one-step samples {nearer}."
     if held and all(c.finding == "contradicts" for c in held):
         return "MeanFlow with a constant coefficient makes better one-step samples than every other way to train here."
     came = states([*plain.values()])
@@ -56,7 +57,7 @@ def _title(results: Results, held: Sequence[Contest], plain: dict[str, Change]) 
 
 
 def _about(results: Results, held: Sequence[Contest]) -> Iterator[str]:
-    yield "MeanFlow trains along a velocity: 1 − β parts of a single pair's noisy one and β parts of an averaged copy's estimate."
+    yield "MeanFlow trains along a velocity: 1 less β parts of a single pair's noisy one and β parts of an averaged copy's estimate."
     yield "β = 0 is the original method. A constant coefficient keeps one β; a schedule or another recipe does something else."
     yield f"Compared: {len(results.arms)} ways to train one network on the same data, {results.seeds_each} each, after the same samples."
     if (won := _winner(held)) is not None:
@@ -110,7 +111,8 @@ def _coefficient(results: Results, plain: dict[str, Change]) -> Tile:
         head, tone = f"Coefficient: {name} is better", "better"
     else:
         head, tone = "Coefficient: no better one can be told", OPEN
-    words = f"Frechet distance at {name}, the best above 0, over that at β = 0: {percent(plain[name].value, 1)}. At β = 0 it is {_floor(results, results.base)}."
+    words = f"Frechet distance at {name}, the best above 0, over that at β = 0: {percent(plain[name].value, 1)}."
+    words += f" At β = 0 it is {_floor(results, results.base)}."
     return Tile(head, words, _sure(plain[name]), tone)
 
 
@@ -119,7 +121,8 @@ def _shown(results: Results) -> Shown:
     rows = (
         [] if far(results) else [(arm.name, q.equal_steps(results, arm, results.base), f"distance {_floor(results, arm)}") for arm in arms]
     )
-    words = "Each row is a way to train: its distance over that at β = 0 after the same samples, with the 95% interval. Grey rows decide nothing."
+    words = "Each row is a way to train: its distance over that at β = 0 after the same samples, with the 95% interval."
+    words += " Grey rows decide nothing."
     found = forest(rows, "← better than β = 0", "worse →")
     return Shown(words, rows=found) if found else Shown("Distance of one-step samples over samples seen. Lower is better.", name="distance")
 
