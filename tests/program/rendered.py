@@ -15,11 +15,16 @@ from meanstep.program.runs.report.page import build as trained
 from . import test_diagnose, test_latents_report, test_report, test_run_report
 
 STATES = ("decided", "undecided", "failed")
+SETS = ("pinwheel", "two_moons")
 
 
 def _toy(folder: Path, state: str) -> Path:
-    plan = test_report.Plan(sets=("pinwheel", "two_moons"), betas=(0.0, 1.0), arms=("paper",), pictures=False, law=False, spread=0.01)
-    here = test_report.sweep(folder, replace(plan, spread=0.4, seeds=(0, 1)) if state == "undecided" else plan)
+    plan = test_report.Plan(
+        sets=SETS, gain=dict.fromkeys(SETS, 0.6), betas=(0.0, 1.0), arms=("paper",), pictures=False, law=False, spread=0.01
+    )
+    here = test_report.sweep(
+        folder, replace(plan, spread=0.1, seeds=(0, 1), gain=dict.fromkeys(SETS, 1.0)) if state == "undecided" else plan
+    )
     if state == "failed":
         lines = [json.loads(line) for line in (here / "records.jsonl").read_text().splitlines()]
         for line in lines:

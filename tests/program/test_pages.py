@@ -45,7 +45,7 @@ TITLES = {
     ("run", "undecided"): "cannot be judged",
     ("run", "failed"): "broke off",
     ("diagnose", "decided"): "Nothing is found wrong",
-    ("diagnose", "failed"): "wrong with this training signal: the velocity at r = t is not learnt",
+    ("diagnose", "failed"): "wrong with this training signal, first of all that the velocity at r =",
 }
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ def _panel(ax: Axes, figure: Figure) -> Panel | None:
     inside = [line for line in lines if line.get_transform() == ax.transData]
     guides = across + [_guide(line) for line in lines if line not in inside]
     spans = [_span(each) for each in ax.collections if isinstance(each, PolyCollection)]
-    upright = [line for line in inside if len(line.get_xdata()) == 2 and len(set(np.asarray(line.get_xdata(), float))) == 1]
+    upright = [line for line in inside if np.size(line.get_xdata()) == 2 and len(set(np.asarray(line.get_xdata(), float))) == 1]
     drawn = [line for line in inside if line not in upright and np.isfinite(np.asarray(line.get_ydata(), float)).any()]
     curves = [_curve(line, _name(line, names, only=len(drawn) == 1, title=ax.get_title(loc="left")), spans, upright) for line in drawn]
     curves += [curve for each in ax.collections if isinstance(each, PathCollection) and (curve := _marks(each, names))]
@@ -90,7 +91,9 @@ def _curve(line: Line2D, name: str, spans: Sequence[tuple[str, dict[float, tuple
     own = [span for hue, span in spans if hue == colour and not set(x.tolist()).isdisjoint(span)]
     edges = dict(own[0]) if own else {}
     bars = {
-        float(np.asarray(bar.get_xdata())[0]): sorted(map(float, bar.get_ydata())) for bar in upright if to_hex(bar.get_color()) == colour
+        float(np.asarray(bar.get_xdata())[0]): sorted(np.asarray(bar.get_ydata(), float).tolist())
+        for bar in upright
+        if to_hex(bar.get_color()) == colour
     }
     edges |= {at: (ends[0], ends[1]) for at, ends in bars.items() if not _dashed(line) and at in x.tolist()}
     low, high = ([(edges[at][k] if at in edges else None) for at in x.tolist()] for k in range(2))
@@ -98,7 +101,7 @@ def _curve(line: Line2D, name: str, spans: Sequence[tuple[str, dict[float, tuple
     return Curve(name, colour, x.tolist(), _known(y), _some(low), _some(high), _dashed(line), marked, bool(bars) and not own)
 
 
-def _marks(found: PathCollection, names: dict[tuple[str, bool], str]) -> Curve | None:
+def _marks(found: Any, names: dict[tuple[str, bool], str]) -> Curve | None:
     """Marks with an edge; dots without one are the seeds behind a mean."""
     if not len(found.get_linewidths()) or not float(found.get_linewidths()[0]) or not len(found.get_edgecolors()):
         return None
@@ -115,7 +118,7 @@ def _span(found: PolyCollection) -> tuple[str, dict[float, tuple[float, float]]]
     for path in found.get_paths():
         for x, y in np.asarray(path.vertices, dtype=float):
             edges.setdefault(float(x), []).append(float(y))
-    return to_hex(found.get_facecolor()[0]), {x: (min(ys), max(ys)) for x, ys in edges.items()}
+    return to_hex(np.asarray(found.get_facecolor())[0]), {x: (min(ys), max(ys)) for x, ys in edges.items()}
 
 
 def _guide(line: Line2D) -> Guide:
