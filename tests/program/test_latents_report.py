@@ -617,14 +617,15 @@ def test_young_networks_are_called_so(times: float, said: str | None):
 
 # The page ----------------------------------------------------------------------------------------------------------------------------
 
-SECTIONS = ["headline", "claims", "quality", "signal", "optima", "samples", "numbers", "what", "again"]
+SECTIONS = ["headline", "claims", "quality", "signal", "optima", "samples", "numbers", "what", "environment", "again"]
+PART = re.compile(r'<details class="part" id="(\w+)">')
 
 
 def test_the_page_has_every_section_and_loads_nothing(page: str):
-    assert re.findall(r'<h2 id="(\w+)">', page) == SECTIONS
+    assert PART.findall(page) == SECTIONS
     outward = re.findall(r'(?:src|href|url|action|data|poster|srcset)\s*[=(]\s*["\']?\s*(?:https?:)?//[^"\'\s>]+', page)
     assert outward and all(x.startswith('href="https://arxiv.org/abs/') for x in outward)
-    assert page.count('src="data:image/png;base64,') == 7 + len(ARMS)
+    assert page.count('src="data:image/png;base64,') == 7 + len(ARMS), "each figure once, as a picture or behind its chart"
     assert page.count('id="claim-') == 18 and "14 of 18" in page and "b36a3b8" in page and "Where they lie apart" in page
     text = re.sub(r"<(style|pre|code)\b.*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL)
     assert "\u2212" in text and not re.findall(r"(?<=[\s\[(])-\d[^<]*", text)
@@ -666,7 +667,7 @@ def test_arms_have_their_own_numbers_of_seeds(tmp_path: Path):
     shutil.rmtree(folder / "runs" / "rising-0")
     (folder / "samples" / "rising-0.png").rename(folder / "samples" / "rising-2.png")
     text = undrawn(folder)
-    assert "2 arms, 2 to 3 seeds<" in text and "on one data set, 2 to 3 seeds each." in text and "rising, seed 2</h3>" in text
+    assert "2 ways to train one network on the same data, 2 to 3 seeds each" in unlinked(text) and "rising, seed 2</h3>" in text
     assert all(f'<td class="words">synthetic {name}</td><td class="n">{n}</td>' in text for name, n in (("beta@0", 3), ("rising", 2)))
 
 
@@ -706,7 +707,7 @@ def test_a_large_study_is_reported_in_time(tmp_path: Path, monkeypatch: pytest.M
 def words_of(least: Sequence[float], best: float = 0.3) -> str:
     logs = 0.8 * (np.array([[0.0], [0.25], [0.5], [1.0]]) - best) ** 2 + np.zeros((4, len(least)))
     found = held(logs, (0, 0.25, 0.5, 1), least)
-    return "\n".join([*report.headline(found), *(" ".join(tile) for tile in report.tiles(found))])
+    return "\n".join([*report.headline(found), *(tile.words for tile in report.answer(found, ()).tiles)])
 
 
 def test_the_coefficient_of_least_error_is_said_within_its_range():
@@ -715,12 +716,18 @@ def test_the_coefficient_of_least_error_is_said_within_its_range():
     assert re.search(r"at β = 0\.40 \[0\.15, 0\.65\] \(about the data's own velocity\)", words_of([0.3, 0.4, 0.5]))
 
 
-def test_the_tile_of_optima_shows_the_numbers_whose_difference_it_shows():
+def test_the_two_optima_are_of_the_seeds_that_have_both():
     """Seeds that have one of both only are in neither."""
     logs = 0.8 * (np.array([[0.0], [0.25], [0.5], [1.0]]) - np.array([0.2, 0.4, 0.9])) ** 2
     found = held(logs, (0, 0.25, 0.5, 1), [0.6, 0.8, float("nan")])
-    (tile,) = (tile for tile in report.tiles(found) if "β of least error" in tile[1])
-    assert tile[0] == "0.70 | 0.30" and tile[2].startswith("difference 0.40") and tile[2].endswith("2 seeds")
+    least, best = ([*each.values()] for each in quantities.both_optima(found, found.end, "data"))
+    gap = quantities.mismatch(found, found.end, "data")
+    assert (np.mean(least), np.mean(best), gap.value, gap.n) == (*map(pytest.approx, (0.7, 0.3, 0.4)), 2)
+
+
+def unlinked(text: str) -> str:
+    """The page without links to its glossary."""
+    return re.sub(r'<a class="term"[^>]*>(.*?)</a>', r"\1", text)
 
 
 def asked(folder: Path, **entries: object) -> Path:
@@ -777,7 +784,7 @@ def test_samples_of_flow_matching_are_of_many_steps(tmp_path: Path, page: str):
     folder = study(tmp_path / "s", Plan(arms=("beta@0",), seeds=(0,), moments=(1000,)))
     entries = json.loads((folder / "study.json").read_text())["arms"]
     asked(folder, arms=[entries[0] | {"recipe": "flow_matching"}])
-    assert "One step (of beta@0: many steps), EMA weights" in undrawn(folder) and "One step, EMA weights" in page
+    assert "One step (of beta@0: many steps), EMA weights" in unlinked(undrawn(folder)) and "One step, EMA weights" in unlinked(page)
 
 
 def test_one_process_at_a_time_writes_a_report(tmp_path: Path):
@@ -826,7 +833,9 @@ def test_partial_studies_have_a_report(tmp_path: Path, name: str):
         study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@0.5", "beta@1", "anchored@1", "rising"), steps="14")), PARTS[name]
     )
     text = build(folder).read_text(encoding="utf-8")
-    assert re.findall(r'<h2 id="(\w+)">', text) == SECTIONS and text.count('id="claim-') == 18
+    assert (
+        set(PART.findall(text)) <= {*SECTIONS} and {"claims", "what", "again"} <= set(PART.findall(text)) and text.count('id="claim-') == 18
+    )
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"base64,[^\"]*", "", text))
     if name not in ("no probes", "no numbers"):
         assert "have not reached 4,000 samples" in text

@@ -35,7 +35,7 @@ NET = ms.MLP(2, 8, 1, classes=3, generator=ms.key(0))
         ({"logit-normal-pair": [-0.6, 1.6, -4, 1.6]}, times.logit_normal_pair((-0.6, 1.6), (-4, 1.6))),
         ({"sorted-pair": [-2, 2, -2, 2]}, times.sorted_pair((-2, 2), (-2, 2))),
     ],
-    ids=str,
+    ids=["uniform", "usual", "logit-normal", "instants", "pair", "sorted"],
 )
 def test_times_of_any_mean_and_spread(value: Any, sampler: ms.Recipe):
     assert methods.build("meanflow", NET, times=value)[0].times == sampler

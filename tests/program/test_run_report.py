@@ -21,6 +21,7 @@ from meanstep.program.data import previews as pictures
 from meanstep.program.data.manifest import Manifest, Shard
 from meanstep.program.runs.config import AveragesConfig, Config, MethodConfig, RunConfig, to_yaml
 from meanstep.program.runs.report import prose
+from meanstep.program.runs.report.answer import answer
 from meanstep.program.runs.report.figures import MOST, short, thinned
 from meanstep.program.runs.report.history import History, read
 from meanstep.program.runs.report.page import SIDE, build, wanted
@@ -121,8 +122,8 @@ def history(here: Path, plan: Plan) -> History:
 def test_the_speed_is_that_of_most_records_whatever_the_last_one_is(whole: Path):
     run = read(whole)
     slow = [record | {"samples_per_second": 1.0} if record.get("seen", 0) > 3000 else record for record in run.records]
-    speed = {words: (value, why) for value, words, why in prose.tiles(replace(run, records=slow))}["samples a second"]
-    assert speed[0] == "100" and speed[1].startswith("median of the records")
+    (_, state, _) = answer(replace(run, records=slow), ()).tiles
+    assert "100 samples a second, the median of the records" in state.sure
 
 
 def test_what_is_best_and_what_was_measured(whole: Path):
@@ -130,9 +131,12 @@ def test_what_is_best_and_what_was_measured(whole: Path):
     assert run.best is not None and (run.best["seen"], run.seen, run.finished, run.resumed) == (3000, 4000, True, [2000])
     assert run.seconds == 40.0, "both starts together"
     assert list(run.distances()) == [1, 2], "a distance that is none has no curve"
-    values = [tile[0] for tile in prose.tiles(run)]
-    assert values == ["1", "0.025", "0.05", "100"]
-    assert prose.tiles(run)[1][2] == "1 at 100 samples, the least was 0.025"
+    samples, state, residual = answer(run, ()).tiles
+    assert samples.words == (
+        "Frechet distance of one-step samples: 21.0 at 1,000 samples seen, 1.00 at best, at 3,000. Real rows score 0.500, the floor."
+    )
+    assert (samples.state, state.head, residual.state) == ("better", "Training: finished", "better")
+    assert residual.words == "Mean squared residual where r < t: 2.00 at 100 samples, 0.0500 now, the least was 0.0500."
     assert prose.lead(run) == "4,000 of 4,000 samples seen: 40 passes over 100 images of 1 x 8 x 8, with 2 labels."
 
 
@@ -191,15 +195,16 @@ def test_samplers_are_shown_where_there_are_several(tmp_path: Path):
 
 # The page ----------------------------------------------------------------------------------------------------------------------------
 
-SECTIONS = ("samples", "quality", "residuals", "signals", "evaluations", "checkpoints", "configuration", "environment", "again")
+SECTIONS = ("quality", "residuals", "signals", "evaluations", "checkpoints", "configuration", "environment", "again")
+PART = re.compile(r'<details class="part" id="(\w+)">')
 
 
 def test_the_page_has_every_section_in_order_and_loads_nothing(page: str):
-    assert re.findall(r'<h2 id="(\w+)">', page) == [*SECTIONS]
-    assert re.findall(r'<a href="#(\w+)">', page) == [*SECTIONS]
-    assert not re.search(r"https?://|<link|@import|fetch\(|XMLHttpRequest|<iframe", page)
+    assert PART.findall(page) == [*SECTIONS]
+    assert re.findall(r'<a href="#(\w+)">', page) == ["answer", "next", *SECTIONS, "glossary"]
+    assert not re.search(r"(src|href)=.https?://|<link|@import|fetch\(|XMLHttpRequest|<iframe", page)
     assert page.count('src="data:image/png;base64,') == 3 + 1 + 4, "figures, the picture that is shown, one for each moment"
-    assert 'class="badge holds">finished' in page and "went on at 2,000 samples" in page
+    assert "Training: finished" in page and "went on at 2,000 samples" in page
     assert "Frechet distance: 1 step 11, 2 steps 22" in page
 
 

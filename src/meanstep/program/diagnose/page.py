@@ -1,28 +1,35 @@
 """From a diagnosis to one page that works offline. Measures nothing."""
 
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from meanstep.program.diagnose.answer import answer, sentences
 from meanstep.program.diagnose.diagnosis import Diagnosis
 from meanstep.program.diagnose.rules import CLEAR, FIRES, MISSING, OPEN, QUIET_IS_NOT_GOOD, WARN, Verdict
 from meanstep.program.machine import environment
-from meanstep.program.pages import page
+from meanstep.program.pages import form, page
 
 
 def build(diagnosis: Diagnosis, folder: Path) -> Path:
     """Write report.html into the folder, made if need be, and return its path. `UserError` if it cannot be written."""
     from meanstep.program.diagnose.figures import FIGURES
 
-    drawn = {name: image for name, draw in FIGURES.items() if (image := draw(diagnosis)) is not None}
-    return page.published(page.rendered(__package__ or "", _content(diagnosis, drawn), {"greek": greek}), folder)
+    drawn = form.drawn({name: partial(draw, diagnosis) for name, draw in FIGURES.items()})
+    details = form.Details(__package__ or "", _content(diagnosis), drawn, {"greek": greek, "sentences": sentences})
+    return page.published(form.rendered(_set(answer(diagnosis, {*drawn})), details), folder)
 
 
-def _content(d: Diagnosis, drawn: dict[str, bytes]) -> dict[str, object]:
+def _set(found: form.Answer) -> form.Answer:
+    """With the letters of notation in what to do; a command stays as it is."""
+    return replace(found, title=greek(found.title), steps=tuple(replace(step, words=greek(step.words)) for step in found.steps))
+
+
+def _content(d: Diagnosis) -> dict[str, object]:
     return {
         "d": d,
         "still": d.case.method.still,
-        "drawn": page.figures(drawn),
-        "tiles": tiles(d),
         "fired": d.fired,
         "rules": d.verdicts,
         "badge": badge,
@@ -46,22 +53,3 @@ def badge(v: Verdict) -> tuple[str, str]:
         OPEN: ("open", "open"),
         MISSING: ("open", "not measured"),
     }[v.status]
-
-
-def tiles(d: Diagnosis) -> list[tuple[str, str, str]]:
-    """The few numbers that matter: value, words, interval."""
-    words = {
-        "best": "quietest β, all r < t rows of the recipe together",
-        "noise_0": "noise at β = 0 over that of the velocity; 1 at β = 1 without bias",
-        "change_late": "|(t - r) du/dt| / |u| at t above 0.75",
-        "residual": "raw mean squared residual: the number to watch",
-    }
-    if d.case.method.still:
-        words |= {"boundary": "squared error of u(z, t, t) over E|v'|²", "slope": "|d_t u(z, t, t)| / |u|"}
-    held = {name: d.values[name] for name in words if name in d.values}
-    sure = {name: "" if m.low != m.low else f"95% interval: {m.low:.3g} to {m.high:.3g}" for name, m in held.items()}
-    more = {"best": ("saving", "takes {:v%} of the recipe's noise away"), "residual": ("loss", "the loss reads {:v}")}
-    for name, (other, text) in more.items():
-        if name in held and other in d.values:
-            sure[name] += f"; {text.format(d.values[other])}"
-    return [(f"{m:v}", words[name], sure[name]) for name, m in held.items()]

@@ -15,10 +15,12 @@ FIRES, CLEAR, OPEN, MISSING = "fires", "clear", "open", "not measured"
 class Rule:
     """Fires where the measure `key` is above `threshold` (below, if `below`) with its whole interval.
 
+    `plain`: the finding in a few words;
     `quantity`: what is measured, in words; `means` and `change` may quote any measure by name in braces; `percent`: how to write it.
     """
 
     name: str
+    plain: str
     level: str
     key: str
     quantity: str
@@ -57,8 +59,8 @@ class Verdict:
 
 
 QUIET_IS_NOT_GOOD = (
-    "The quietest coefficient is not the best one: arXiv 2605.09235 reports the least gradient error at an interior beta and the best FID "
-    "at beta = 0, and in our studies/plane beta = 1 made gradients quieter and one-step samples no better (0.98 [0.92, 1.05])."
+    "The quietest coefficient is not the best one. arXiv 2605.09235 reports the least gradient error at an interior beta and the best FID "
+    "at beta = 0. In our studies/plane beta = 1 made gradients quieter and one-step samples no better (0.98 [0.92, 1.05])."
 )
 
 RULES = tuple(Rule(name, **entry) for name, entry in tomllib.loads(files(__package__).joinpath("rules.toml").read_text("utf-8")).items())

@@ -13,7 +13,8 @@ from meanstep.program.console import UserError
 from meanstep.program.disk import clean, made, remove, write
 from meanstep.program.disk import folder as subfolder
 
-SHARED, TEMPLATE, NAME = ("base.html.j2", "parts.html.j2", "claims.html.j2"), "report.html.j2", "report.html"
+SHARED, TEMPLATE, NAME = ("base.html.j2", "form.html.j2", "parts.html.j2", "claims.html.j2"), "report.html.j2", "report.html"
+FORM = "form.html.j2"
 
 
 def require() -> None:
@@ -29,17 +30,20 @@ def rendered(
     filters: Mapping[str, Callable[..., Any]] | None = None,
     further: Mapping[str, Iterable[str]] | None = None,
 ) -> str:
-    """The page of the template `report.html.j2` in a package, which extends the base here, or one of the `further` ones, by package."""
+    """The page of the template `report.html.j2` in a package, which extends the form here, or one of the `further` ones, by package.
+
+    Without a package it is the form itself.
+    """
     import jinja2
 
     places = [
-        (package, TEMPLATE),
+        *([(package, TEMPLATE)] if package else []),
         *((here, name) for here, names in ({__package__ or "": SHARED} | dict(further or {})).items() for name in names),
     ]
     loader = jinja2.DictLoader({name: _source(here, name) for here, name in places})
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= dict(filters or {})
-    return environment.get_template(TEMPLATE).render(content)
+    return environment.get_template(TEMPLATE if package else FORM).render(content)
 
 
 def published(page: str, folder: Path) -> Path:
@@ -50,18 +54,15 @@ def published(page: str, folder: Path) -> Path:
     return folder / NAME
 
 
-def drawn(folder: Path, figures: Mapping[str, Callable[[], bytes | None]]) -> dict[str, bytes]:
-    """Write the figures that there are data for into a folder and return them; an earlier report's others go."""
+def kept(folder: Path, names: Iterable[str], images: Mapping[str, bytes]) -> None:
+    """Write figures into a folder as NAME.png; those of an earlier report that there are no data for any more go."""
     subfolder(folder)
-    found = {}
-    for name, draw in figures.items():
+    for name in names:
         path = folder / f"{name}.png"
-        if (image := draw()) is None:
+        if name in images:
+            write(path, images[name])
+        else:
             remove(path)
-            continue
-        write(path, image)
-        found[name] = image
-    return found
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -82,11 +83,6 @@ def as_csv(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows({name: repr(x) if isinstance(x, float) else x for name, x in row.items()} for row in rows)
     return held.getvalue()
-
-
-def figures(images: Mapping[str, bytes]) -> dict[str, tuple[str, int]]:
-    """PNG bytes as what the macro `figure` takes: the image in a URL, and the width to show it at."""
-    return {name: (embedded(image), int.from_bytes(image[16:20], "big") // 2) for name, image in images.items()}
 
 
 def embedded(data: bytes, kind: str = "png", of: str = "image") -> str:

@@ -18,9 +18,9 @@ NONE = 0.02
 LOWER: tuple[Range, Range] = (0.0, 1 - NONE), (0.0, 1.0)
 HIGHER: tuple[Range, Range] = (1 + NONE, inf), (1.0, inf)
 RULE = (
-    "A row contradicts a claim if its mean lies outside the claimed range (t-test across its units at 5%, Holm's correction over the rows "
-    "of the claim), agrees if its whole 95% interval is on the claimed side and reaches into that range, and is open otherwise. A claim "
-    "holds if every row agrees and does not hold if one contradicts it. Where no size is claimed, a difference below "
+    "A row contradicts a claim if its mean lies outside the claimed range, by a t-test across its units at 5%. Holm's correction is over "
+    "the rows of the claim. A row agrees if its whole 95% interval is on the claimed side and reaches into that range. Otherwise it is "
+    "open. A claim holds if every row agrees and does not hold if one contradicts it. Where no size is claimed, a difference below "
     f"{NONE:.0%} counts as none. There is no correction across claims."
 )
 

@@ -107,7 +107,7 @@ def _beats(key: str, terms: str) -> Stated:
     return Stated(
         key,
         f"Some schedule or recipe beats every constant coefficient in one step, {terms}.",
-        "ours: nobody claimed it, the paper leaves schedules open",
+        "ours: the paper leaves schedules open",
         "Against each constant the one-sided paired p-value, at the seeds that both have; the largest decides (intersection-union; a row "
         "shows that constant), with Holm's correction over the arms. A constant is beaten where it broke off, an arm that broke off cannot "
         "win. Holds if one arm beats all constants; does not hold if each arm is worse than some constant.",

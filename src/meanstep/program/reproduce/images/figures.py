@@ -92,7 +92,7 @@ def _over_samples(ax: Axes, results: Results, lines: Lines, weights: str, n: str
     for arm, colour, width in lines:
         style: Any = (0, (4, 2)) if arm.family == ANCHORED else "-"
         seen = [x for x in results.seen(arm) if results.end and x <= results.end]
-        series(ax, [(x, results.distance(arm, x, weights, n)) for x in seen], colour, style, width)
+        series(ax, [(x, results.distance(arm, x, weights, n)) for x in seen], colour, style, width, arm.name)
     over_samples(ax, 4, yscale="log")
     floor = results.floor()
     if floor and floor > 0.5 * ax.get_ylim()[0]:

@@ -29,8 +29,8 @@ def error(results: Results) -> Figure | None:
         labels = []
         for seen, found in curves[center].items():
             colour, best = AGES(results.until.index(seen) / max(len(results.until) - 1, 1)), min(found, key=lambda beta: found[beta])
-            ax.plot([*found], [*found.values()], color=colour, lw=1.8)
-            ax.plot(best, found[best], "o", color=colour, mec=INK, ms=6, zorder=5)
+            ax.plot([*found], [*found.values()], color=colour, lw=1.8, label=look.short(seen))
+            ax.plot(best, found[best], "o", color=colour, mec=INK, ms=6, zorder=5, label=f"least, {look.short(seen)}")
             labels.append(([*found.values()][-1], look.short(seen), look.MUTED))
         ax.set(title=f"M(β) {CENTER_WORDS[center]}", xlabel="β", ylabel="error of the signal over E|v'|²", yscale="log")
         look.log_ticks(ax, "y")

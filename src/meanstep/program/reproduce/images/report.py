@@ -1,7 +1,7 @@
 """What the page of a study of arms has beyond any study's: headline and gaps in words, settings, tables, grids of samples."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from meanstep.program.reading.images import picture as opened
 from meanstep.program.registry import INSTANTANEOUS, METHODS
 from meanstep.program.reproduce.images import costs, published, rerun
 from meanstep.program.reproduce.images import quantities as q
+from meanstep.program.reproduce.images.answer import answer
 from meanstep.program.reproduce.images.arms import ANCHORED
 from meanstep.program.reproduce.images.caveats import caveats, far, notice, uncounted
 from meanstep.program.reproduce.images.claims import CLAIMS, optimum, told
 from meanstep.program.reproduce.images.contests import contests, together, unmatched
 from meanstep.program.reproduce.images.results import BIAS_NORMS, CENTER_WORDS, CENTERS, WEIGHTS, Arm, Results
 from meanstep.program.reproduce.report.page import Report
-from meanstep.program.reproduce.report.prose import Tile, alone, percent, some
+from meanstep.program.reproduce.report.prose import alone, percent, some
 from meanstep.program.reproduce.report.results import Seeds
 from meanstep.program.reproduce.report.summary import STATISTICS
 
@@ -42,28 +43,6 @@ PAPERS = (
 
 def _percent(ratio: float) -> str:
     return percent(ratio, 1)
-
-
-def tiles(results: Results) -> Iterator[Tile]:
-    """The numbers that matter: (number, what it is, how sure)."""
-    gap, near = q.mismatch(results, results.end, _center(results)), not far(results)
-    if near and gap.n:
-        least, best = (sum(found.values()) / len(found) for found in q.both_optima(results, results.end, _center(results)))
-        words, seeds = "β of least error against β of the best one-step samples", f"{gap.n} {'seed' if gap.n == 1 else 'seeds'}"
-        yield f"{least:.2f} | {best:.2f}", words, f"difference {_places(gap)}, {seeds}"
-    if (change := q.tangents_ratio(results, results.end)).n:
-        yield f"{number(change.value)}×", f"variance of the loss, conditional over EMA tangent at t = {q.LEVEL_T:g}", _sure(change)
-    found = {arm.name: change for arm in results.others if (change := q.equal_steps(results, arm, results.base)).n}
-    if near and found:
-        best_of = min(found, key=lambda name: found[name].value)
-        words = f"distance of “{best_of}”, the best schedule or recipe, against β = 0"
-        yield _percent(found[best_of].value), words, _sure(found[best_of], _percent)
-
-
-def _sure(change: Change, show: Callable[[float], str] = number) -> str:
-    if found := change.interval:
-        return f"95% interval {show(found[0])} to {show(found[1])}, {change.n} seeds"
-    return "one seed: no interval" if change.n < 2 else "the same to the bit"
 
 
 def _center(results: Results) -> str:
@@ -186,7 +165,6 @@ def content(results: Results) -> dict[str, Any]:
     held = {terms: contests(results, terms) for terms in q.TERMS}
     pictures = [(arm, results.pictures[arm.name]) for arm in results.arms if arm.name in results.pictures]
     return {
-        "title": f"meanstep reproduce latents: {len(results.arms)} arms, {results.seeds_each}",
         "floor": results.floor(),
         "pictures": [(arm, path.stem.removeprefix(f"{arm.name}-"), picture(path)) for arm, path in pictures],
         "distances": list(_distances(results)),
@@ -238,7 +216,7 @@ REPORT = Report(
     claims=CLAIMS,
     figures=("figures", "probes"),
     far=far,
-    tiles=tiles,
+    answer=answer,
     headline=headline,
     gaps=gaps,
     settings=settings,

@@ -9,7 +9,7 @@ from typing import Any
 
 from meanstep.program.disk import folder as subfolder
 from meanstep.program.disk import write
-from meanstep.program.pages import page
+from meanstep.program.pages import form, page
 from meanstep.program.reproduce.paper import history, measured
 from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD
 from meanstep.program.reproduce.paper.published import PARTS, numbers
@@ -58,8 +58,9 @@ def build(folder: Path, parts: Sequence[str] = PARTS) -> Path:
     found, rows = _measured(folder, parts)
     subfolder(folder)
     write(folder / "table.csv", page.as_csv([each.name for each in fields(Line)], [asdict(_line(row)) for row in rows]))
-    drawn = page.drawn(folder / "figures", {name: partial(draw, found) for name, draw in FIGURES.items()})
-    return page.published(page.rendered(__package__ or "", _content(rows, page.figures(drawn))), folder)
+    drawn = form.drawn({name: partial(draw, found) for name, draw in FIGURES.items()})
+    page.kept(folder / "figures", FIGURES, {name: each.image for name, each in drawn.items()})
+    return page.published(form.rendered(_answer(rows), form.Details(__package__ or "", _content(rows), drawn)), folder)
 
 
 def spoken(folder: Path, parts: Sequence[str] = PARTS) -> list[str]:
@@ -111,25 +112,40 @@ def _line(row: Row) -> Line:
     )
 
 
-def _content(rows: Sequence[Row], drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
+def _content(rows: Sequence[Row]) -> dict[str, Any]:
     parts = {part: [row for row in rows if row.published.part == part] for part in PARTS}
     return {
-        "title": f"The paper's numbers: {_counts(rows)}",
-        "tiles": [_tile(word, rows) for word in (OUT, NOT, UNTOLD)],
         "parts": [(TITLES[part], part, _counts(some), some) for part, some in parts.items() if some],
         "badges": BADGES,
         "shown": shown,
-        "drawn": drawn,
         "summary": history.summary(history.histories()),
     }
 
 
-def _tile(word: str, rows: Sequence[Row]) -> tuple[str, str, str]:
-    count = sum(row.verdict.word == word for row in rows)
+def _answer(rows: Sequence[Row]) -> form.Answer:
+    found = Counter(row.verdict.word for row in rows)
+    told = found[OUT] + found[NOT]
+    title = f"Of {len(rows)} published numbers {found[OUT]} come out here, {found[NOT]} do not, and {found[UNTOLD]} cannot be told."
+    about = (
+        "Every number that the authors of arXiv 2605.09235 printed in their public drafts stands beside what comes out here.",
+        "Ours were trained under the authors' own protocol.",
+    )
+    steps = (
+        form.Step("Do not rely on a number that does not come out: its row says why."),
+        form.Step("Train more where nothing can be told.", "meanstep reproduce paper --scale paper"),
+    )
+    title = title if told else "None of the published numbers can be told from what was trained here."
+    shown = form.Shown("FID of each coefficient less the mean of the two published runs at β = 0.", name="histories")
+    tiles = (_tile(OUT, found), _tile(NOT, found), _tile(UNTOLD, found))
+    return form.Answer(title, about, tiles, steps, "meanstep reproduce paper", shown, tab="The paper's numbers")
+
+
+def _tile(word: str, found: Counter[str]) -> form.Tile:
+    heads = {OUT: f"{found[OUT]} come out", NOT: f"{found[NOT]} do not", UNTOLD: "The others cannot be told"}
     told = {
-        OUT: ("come out", "within an interval that is narrow enough to tell"),
-        NOT: ("do not", "the interval of the difference excludes 0"),
-        UNTOLD: ("cannot be told", "too few seeds, another length of training, or data and machines that are not here"),
+        OUT: ("The published number lies within our interval.", "The interval is narrow enough to tell.", form.BETTER),
+        NOT: ("The published number is better or worse than ours.", "The interval of the difference excludes 0.", form.WORSE),
+        UNTOLD: (f"That is {found[UNTOLD]}, with too few seeds, or another length of training.", "Nothing follows from these.", form.OPEN),
     }
-    words, sure = told[word]
-    return f"{count}", f"of {len(rows)} published numbers {words}", sure
+    words, sure, state = told[word]
+    return form.Tile(heads[word], words, sure, state if found[word] else form.KNOWN if word != UNTOLD else form.OPEN)

@@ -1,22 +1,21 @@
 """What the page of a sweep has beyond any study's: headline and gaps in words, settings and whose they are, pictures to move through."""
 
-import shlex
-from collections.abc import Callable, Iterator, Sequence
-from math import exp, inf
+from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
-import numpy as np
-
 from meanstep.program.pages.page import embedded
-from meanstep.program.pages.statistics import Change, across, mean
+from meanstep.program.pages.statistics import Change, mean
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, number, shown
-from meanstep.program.reproduce.points import KIND
+from meanstep.program.reproduce.points.answer import answer as answered
+from meanstep.program.reproduce.points.answer import centre, traces
 from meanstep.program.reproduce.points.claims import CLAIMS
-from meanstep.program.reproduce.points.quantities import changes_of, far, quantities, trace_ratio
+from meanstep.program.reproduce.points.quantities import changes_of, far, quantities
+from meanstep.program.reproduce.points.rerun import commands
 from meanstep.program.reproduce.points.results import ANCHORED, BASE, Results
 from meanstep.program.reproduce.points.settings import PUBLISHED
 from meanstep.program.reproduce.report.page import Report
-from meanstep.program.reproduce.report.prose import Tile, alone, percent, some
+from meanstep.program.reproduce.report.prose import alone, percent, some
 from meanstep.program.reproduce.report.summary import COLUMNS
 
 OF_PAPER: dict[str, Any] = {"steps": 200_000, "width": 128, "depth": 3, "anchor": 0.5, "delta": [1e-4, 1e-2]}
@@ -31,18 +30,6 @@ OF_AUTHORS = PUBLISHED | {
 }
 UNASKED = ("anchor", "delta", "reference", "probe", "c")
 """Settings that nothing under the authors' protocol reads."""
-COMMAND = ("sets", "betas", "seeds", "arms", "steps", "points", "protocol", "largest_gap", "centres")
-Changes = dict[str, Change]
-
-
-def tiles(results: Results) -> Iterator[Tile]:
-    """The numbers that matter: (number, what it is, how sure)."""
-    sw1 = {} if far(results) else changes_of(results, ANCHORED)
-    if sw1:
-        yield percent(_centre(sw1)), "SW1 of one-step samples, β = 1 against β = 0", _sure(sw1, percent)
-    if trace := _traces(results):
-        words = "variance of the gradient, β = 0 over β = 1, on the same weights"
-        yield f"{_centre(trace):.2g}×", words, _sure(trace, "{:.2g}×".format)
 
 
 def headline(results: Results, claims: Sequence[Claim]) -> list[str]:
@@ -52,26 +39,7 @@ def headline(results: Results, claims: Sequence[Claim]) -> list[str]:
     return [*_quality(changes_of(results, ANCHORED)), *_variance(results), *_best(results), *_price(claims)]
 
 
-def _traces(results: Results) -> Changes:
-    return {name: change for name in results.sets if (change := trace_ratio(results, name)).n}
-
-
-def _centre(changes: Changes) -> float:
-    """Geometric mean over sets, each set once."""
-    return exp(float(np.mean([np.mean(change.differences) for change in changes.values()])))
-
-
-def _sure(changes: Changes, show: Callable[[float], str]) -> str:
-    several = across(changes.values())
-    if several.interval:
-        return f"95% interval {show(several.interval[0])} to {show(several.interval[1])} across {several.n} sets"
-    (name, change), *rest = changes.items()
-    if not rest and change.interval:
-        return f"95% interval {show(change.interval[0])} to {show(change.interval[1])} over {change.n} seeds, {shown(name)} only"
-    return "one seed: no interval" if change.n < 2 else ""
-
-
-def _quality(changes: Changes) -> Iterator[str]:
+def _quality(changes: dict[str, Change]) -> Iterator[str]:
     if changes and all(change.n < 2 for change in changes.values()):
         listed = ", ".join(f"{shown(n)} {percent(c.value)}" for n, c in changes.items())
         yield f"From β = 0 to the paper's β = 1, SW1 of one-step samples changed by: {listed}. One seed: no interval, nothing is claimed."
@@ -84,18 +52,18 @@ def _quality(changes: Changes) -> Iterator[str]:
 
 
 def _variance(results: Results) -> Iterator[str]:
-    if changes := _traces(results):
+    if changes := traces(results):
         low, high = (pick(changes, key=lambda name: changes[name].value) for pick in (min, max))
         span = " to ".join(f"{number(changes[name].value)} ({shown(name)})" for name in dict.fromkeys((low, high)))
         quieter = sum(change.inside(1, inf) for change in changes.values())
-        told = f": β = 1 is quieter on {quieter} of {len(changes)} sets" if any(change.n > 1 for change in changes.values()) else ""
-        yield f"On the same weights, trained at β = 0, the gradient's variance at β = 0 over that at β = 1 is {span}{told}."
+        told = f". β = 1 is quieter on {quieter} of {len(changes)} sets" if any(change.n > 1 for change in changes.values()) else ""
+        yield f"On the same weights the gradient's variance at β = 0 over that at β = 1 is {span}{told}."
 
 
 def _best(results: Results) -> Iterator[str]:
     every = {id: changes_of(results, id) for id in results.ids if id != BASE}
     most = max((len(found) for found in every.values()), default=0)
-    gains = {id: _centre(found) for id, found in every.items() if found and len(found) == most}
+    gains = {id: centre(found) for id, found in every.items() if found and len(found) == most}
     if gains:
         best, where = min(gains, key=lambda id: gains[id]), "set" if most == 1 else f"{most} sets"
         lowest = f"Of {len(gains) + 1} models, “{best}” has the lowest SW1 over the {where}: {percent(gains[best])} against β = 0."
@@ -119,7 +87,7 @@ def gaps(results: Results) -> Iterator[str]:
     yield from alone(results)
     if why := far(results):
         yield (
-            f"One-step samples are still far from the data ({why}): no claim is decided, and the numbers below say little about the "
+            f"One-step samples are still far from the data ({why}). No claim is decided, and the numbers below say little about the "
             "methods. Train longer, e.g. --scale quick."
         )
     if not results.runs:
@@ -144,26 +112,9 @@ def _value(value: Any) -> str:
     return f"{value:,}" if whole else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def commands(results: Results) -> list[str]:
-    """The command that makes this sweep."""
-    known = [each["command"] for each in results.environments if isinstance(each.get("command"), str)]
-    if known:
-        return known
-    words = ["meanstep", "reproduce", results.about["study"]]
-    for key in COMMAND:
-        value = results.settings.get(key)
-        value = [x for x in value if x != "points"] if key == "sets" and value else value
-        if value not in (None, []):
-            listed = value if isinstance(value, list) else [value]
-            words += [KIND.option(key), *(shlex.quote(f"{x:g}" if isinstance(x, float) else str(x)) for x in listed)]
-    return [" ".join(words)]
-
-
 def content(results: Results) -> dict[str, Any]:
     """For the template."""
-    many = {"sets": len(results.sets), "models": len(results.ids), "seeds": len(results.seeds)}
     return {
-        "title": f"meanstep reproduce {results.about['study']}: {', '.join(f'{n} {what}' for what, n in many.items())}",
         "duration": _duration(sum(run[0].get("seconds") or 0 for run in results.runs.values())),
         "cards": _cards(results),
         "choices": _choices(results),
@@ -210,7 +161,7 @@ REPORT = Report(
     claims=CLAIMS,
     figures=("figures", "optima"),
     far=far,
-    tiles=tiles,
+    answer=answered,
     headline=headline,
     gaps=gaps,
     settings=settings,

@@ -32,10 +32,12 @@ def ratios(ax: Axes, names: Sequence[str], label: str, pad: float, at: float | N
     log_ticks(ax, pad=pad)
 
 
-def series(ax: Axes, pairs: Sequence[tuple[float, Seeds]], colour: str, style: Any = "-", width: float = 1.8) -> None:
+def series(
+    ax: Axes, pairs: Sequence[tuple[float, Seeds]], colour: str, style: Any = "-", width: float = 1.8, name: str | None = None
+) -> None:
     """Means over seeds with their 95% intervals, which end at a twentieth of the mean where they would go below."""
     found = [(x, m) for x, seeds in pairs if (m := mean(seeds.values()))]
-    ax.plot([x for x, _ in found], [m.mean for _, m in found], color=colour, ls=style, lw=width, marker="o", ms=3)
+    ax.plot([x for x, _ in found], [m.mean for _, m in found], color=colour, ls=style, lw=width, marker="o", ms=3, label=name)
     band(ax, [(x, max(m.low, 0.05 * abs(m.mean)), m.high) for x, m in found if m.low is not None and m.high is not None], colour)
 
 

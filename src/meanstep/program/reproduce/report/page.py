@@ -7,14 +7,15 @@ has beyond any study's is the constant `REPORT` of its module `report`.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from meanstep.program.disk import write
-from meanstep.program.pages import page
+from meanstep.program.pages import form, page
+from meanstep.program.pages.form import Answer
 from meanstep.program.pages.strips import strip
 from meanstep.program.pages.verdicts import RULE, Claim, number, readable_p, shown, with_interval
 from meanstep.program.reproduce.records import alone
@@ -38,8 +39,8 @@ class Report:
     """What a workload measures, claims and draws; every function takes the `results` of a folder.
 
     `quantities`: its numbers, which `columns` of summary.csv show; `figures`: modules of its package with a table `FIGURES`; `far`: why
-    nothing follows from its models, if so; `headline` is given the decided claims too; `content`: what its own template needs;
-    `template`: the package that has it, the plain one where it has none.
+    nothing follows from its models, if so; `answer`: what its page says first, and `headline`: sentences of its details, are given the
+    decided claims too; `content`: what its own template needs; `template`: the package that has it, the plain one where it has none.
     """
 
     quantities: Callable[[Any], Iterable[Quantity]]
@@ -48,7 +49,7 @@ class Report:
     claims: tuple[Stated, ...] = ()
     figures: tuple[str, ...] = ()
     far: Callable[[Any], str] = _nothing
-    tiles: Callable[[Any], Iterable[prose.Tile]] = _nothing
+    answer: Callable[[Any, Sequence[Claim]], Answer] = prose.answer
     headline: Callable[[Any, Sequence[Claim]], Iterable[str]] = _nothing
     gaps: Callable[[Any], Iterable[str]] = prose.gaps
     settings: Callable[[Any], Iterable[tuple[str, ...]]] = prose.settings
@@ -74,28 +75,23 @@ def build(folder: Path) -> Path:
     page.require()
     with opened(folder) as (report, package, results):
         tables = (import_module(f"{package}.{name}").FIGURES for name in report.figures)
-        drawings = {name: partial(_drawn, draw, results) for table in tables for name, draw in table.items()}
-        drawn = page.drawn(folder / "figures", drawings)
+        drawings = {name: partial(draw, results) for table in tables for name, draw in table.items()}
+        drawn = form.drawn(drawings)
+        page.kept(folder / "figures", drawings, {name: each.image for name, each in drawn.items()})
         rows = summary.rows(report.quantities(results), report.columns)
         write(folder / "summary.csv", page.as_csv(report.columns, rows))
-        content = _content(report, results) | {"drawn": page.figures(drawn), "columns": [*report.columns], "rows": rows}
-        text = page.rendered(report.template, content, FILTERS, {__package__ or "": ("study.html.j2",)})
-        return page.published(_set(text), folder)
-
-
-def _drawn(draw: Callable[[Any], Any], results: Any) -> bytes | None:
-    from meanstep.program.pages import look
-
-    with look.drawing():
-        figure = draw(results)
-        return None if figure is None else look.png(figure)
+        found = _claims(report, results)
+        content = _content(report, results, found) | {"columns": [*report.columns], "rows": rows}
+        details = form.Details(report.template, content, drawn, FILTERS, {__package__ or "": ("study.html.j2",)})
+        return page.published(form.rendered(_answer(report, results, found), details, _set), folder)
 
 
 def spoken(folder: Path) -> list[str]:
     """The headline of a study's folder, a line each, and what is missing."""
     with opened(folder) as (report, _, results):
-        found = _content(report, results)
-    return [signed(line) for line in (*map("{0[0]:>12}  {0[1]} ({0[2]})".format, found["tiles"]), *found["headline"], *found["gaps"])]
+        found = _claims(report, results)
+        lines = [*_answer(report, results, found).spoken, *report.headline(results, found)]
+    return [signed(line) for line in lines]
 
 
 def measured(folder: Path) -> list[Quantity]:
@@ -107,17 +103,21 @@ def measured(folder: Path) -> list[Quantity]:
 def claims(folder: Path) -> dict[str, Claim]:
     """What a study says of each claim, by its key."""
     with opened(folder) as (report, _, results):
-        return {claim.key: claim for claim in judged(report.claims, results, report.far(results) or "")}
+        return {claim.key: claim for claim in _claims(report, results)}
 
 
-def _content(report: Report, results: Any) -> dict[str, Any]:
-    found = judged(report.claims, results, report.far(results) or "")
+def _claims(report: Report, results: Any) -> list[Claim]:
+    return judged(report.claims, results, report.far(results) or "")
+
+
+def _answer(report: Report, results: Any, found: Sequence[Claim]) -> Answer:
+    return replace(report.answer(results, found), notes=tuple(report.gaps(results)))
+
+
+def _content(report: Report, results: Any, found: Sequence[Claim]) -> dict[str, Any]:
     return {
         "results": results,
-        "title": f"meanstep reproduce {results.about['study']}",
-        "tiles": [*report.tiles(results), prose.counted(found)],
         "headline": [*report.headline(results, found)],
-        "gaps": [*report.gaps(results)],
         "claims": [(claim, strip(claim)) for claim in found],
         "tests": sum(claim.tests for claim in found),
         "rule": RULE,

@@ -2,18 +2,61 @@
 
 from collections.abc import Sequence
 
+from meanstep.program.pages import form
 from meanstep.program.pages.page import flat
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim
 from meanstep.program.reproduce.report.results import Results
 
-Tile = tuple[str, str, str]
-"""A number that matters, what it is, how sure."""
 
-
-def counted(claims: Sequence[Claim]) -> Tile:
+def counted(claims: Sequence[Claim]) -> form.Tile:
     """How many claims hold."""
+    held, failed, left = _counts(claims)
+    if not held + failed:
+        head = "Claims: none is decided" if claims else "Claims: none is stated"
+        return form.Tile(head, "The details list each claim with the test that was stated for it.", "Nothing follows from this study.")
+    words = f"{failed} {'does' if failed == 1 else 'do'} not hold, and {left} cannot be told from this study."
+    return form.Tile(f"Claims: {held} of {len(claims)} hold", words, "Each by a test that was stated before.", form.KNOWN)
+
+
+def _counts(claims: Sequence[Claim]) -> tuple[int, int, int]:
     held, failed, left = (sum(claim.verdict == verdict for claim in claims) for verdict in (HOLDS, FAILS, OPEN))
-    return f"{held} of {len(claims)}", "claims hold", f"{failed} do not, {left} cannot be told from this study"
+    return held, failed, left
+
+
+def answer(results: Results, claims: Sequence[Claim]) -> form.Answer:
+    """Of a study of any kind: what became of its claims."""
+    held, failed, left = _counts(claims)
+    title = f"Of {len(claims)} claims {held} hold, {failed} do not, and {left} cannot be told."
+    if not results.runs:
+        title = "Nothing has been measured yet."
+    elif not held + failed:
+        title = "This study decides none of its claims."
+    about = (f"{len(results.runs)} units have records, of {seeds_of(results)}.",)
+    broken = len(results.failed)
+    tiles = (
+        counted(claims),
+        form.Tile("Units broke off" if broken else "No unit broke off", f"{broken} of those that were begun.", "Counted."),
+        form.Tile("Repetitions", f"Every unit was made with up to {seeds_of(results)}.", "Below two there is no interval."),
+    )
+    return form.Answer(title, about, tiles, again(results, "Add seeds where a claim is left open."), kind(results))
+
+
+def kind(results: Results) -> str:
+    """What made the page."""
+    return f"meanstep reproduce {results.about['study']}"
+
+
+def seeds_of(results: Results) -> str:
+    """Their number in words."""
+    n = len(results.seeds)
+    return f"{n} {'seed' if n == 1 else 'seeds'}"
+
+
+def again(results: Results, *words: str) -> tuple[form.Step, ...]:
+    """What to do next: `words`, the last with the command that goes on with the study."""
+    known = command(results)
+    *first, last = words
+    return (*map(form.Step, first), form.Step(last, known[0] if known else ""))
 
 
 def alone(results: Results) -> list[str]:

@@ -1,13 +1,15 @@
-"""The figures of a run's report as PNG bytes: curves over samples seen. Knows no page."""
+"""The figures of a run's report: curves over samples seen. Knows no page."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from meanstep.program.pages.look import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, RAMP, drawing, end_labels, log_ticks, png, sheet, short
+from meanstep.program.pages.look import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, RAMP, end_labels, log_ticks, sheet, short
+from meanstep.program.runs.report.answer import floor
 from meanstep.program.runs.report.history import Curve, History
 
 MOST = 300
@@ -17,38 +19,38 @@ Line = tuple[Curve, str, str]
 COLOURS = (BLUE, GREEN, AMBER, PINK, ORANGE)
 
 
-def distances(run: History) -> bytes | None:
+def distances(run: History) -> Figure | None:
     """Distances by number of steps, the best marked, and their floor where it is known."""
     found = run.distances()
     if not found:
         return None
-    with drawing():
-        figure, (ax,) = sheet(1, 1, 3.3, 10.0)
-        named = [(curve, f"{k} step{'s' if k > 1 else ''}", colour) for (k, curve), colour in zip(found.items(), COLOURS, strict=False)]
-        _lines(ax, run, named, log=True)
-        if run.best is not None:
-            x, y = run.best["seen"], run.best["steps"][str(min(found))]
-            ax.plot(x, y, "o", ms=13, mfc="none", mec=BLUE, mew=1.8, zorder=4)
-            right = x > 0.6 * run.seen
-            ax.annotate(
-                f"best: {y:.3g}",
-                (x, y),
-                (-14 if right else 14, 16),
-                textcoords="offset points",
-                color=BLUE,
-                fontsize=10,
-                fontweight="bold",
-                ha="right" if right else "left",
-            )
-        if run.floor is not None and run.floor > 0:
-            ax.axhline(run.floor, color=MUTED, lw=1.2, ls=(0, (4, 3)), zorder=1)
-            ax.set_ylim(bottom=min(ax.get_ylim()[0], 0.9 * run.floor))
-            ax.annotate(f"floor {run.floor:.3g}: rows of the data", (0, run.floor), (4, 4), textcoords="offset points", color=MUTED, fontsize=9)
-        ax.set_title(f"{run.measure} of samples to the data, by steps of the sampler: lower is better")
-        return png(figure)
+    figure, (ax,) = sheet(1, 1, 3.3, 10.0)
+    named = [(curve, f"{k} step{'s' if k > 1 else ''}", colour) for (k, curve), colour in zip(found.items(), COLOURS, strict=False)]
+    _lines(ax, run, named, log=True)
+    if run.best is not None:
+        x, y = run.best["seen"], run.best["steps"][str(min(found))]
+        ax.plot(x, y, "o", ms=13, mfc="none", mec=BLUE, mew=1.8, zorder=4, label="best")
+        right = x > 0.6 * run.seen
+        ax.annotate(
+            f"best: {y:.3g}",
+            (x, y),
+            (-14 if right else 14, 16),
+            textcoords="offset points",
+            color=BLUE,
+            fontsize=10,
+            fontweight="bold",
+            ha="right" if right else "left",
+        )
+    if (below := floor(run)) is not None and below > 0:
+        ax.axhline(below, color=MUTED, lw=1, ls=(0, (3, 3)))
+        if ax.get_yscale() == "log":
+            ax.set_ylim(bottom=min(ax.get_ylim()[0], 0.8 * below))
+            log_ticks(ax, "y")
+    ax.set_title(f"{run.measure} of samples to the data, by steps of the sampler: lower is better")
+    return figure
 
 
-def residuals(run: History) -> bytes | None:
+def residuals(run: History) -> Figure | None:
     """Raw residuals on r = t rows, on r < t rows, and the latter by gap."""
     still, moving = run.curve("residual_diagonal"), run.curve("residual_gap")
     if not len(still[0]) and not len(moving[0]):
@@ -56,22 +58,21 @@ def residuals(run: History) -> bytes | None:
     by_gap = [(run.curve(f"residual_gap_{gap}"), gap) for gap in GAPS]
     by_gap = [(curve, gap) for curve, gap in by_gap if len(curve[0])]
     lows = dict(zip(GAPS, ("0", *GAPS), strict=False))
-    with drawing():
-        figure, axes = sheet(1, 2 if by_gap else 1, 3.0, 11.0 if by_gap else 7.0)
-        _lines(axes[0], run, [(still, "r = t", ORANGE), (moving, "r < t", BLUE)], log=True)
-        axes[0].set_title("Mean squared residual, unweighted")
-        if by_gap:
-            lines = [(curve, f"{lows[gap]} to {gap}", _shade(k)) for k, (curve, gap) in enumerate(by_gap)]
-            _lines(axes[1], run, lines, log=True)
-            axes[1].set_title("The r < t rows by gap t - r")
-        return png(figure)
+    figure, axes = sheet(1, 2 if by_gap else 1, 3.0, 11.0 if by_gap else 7.0)
+    _lines(axes[0], run, [(still, "r = t", ORANGE), (moving, "r < t", BLUE)], log=True)
+    axes[0].set_title("Mean squared residual, unweighted")
+    if by_gap:
+        lines = [(curve, f"{lows[gap]} to {gap}", _shade(k)) for k, (curve, gap) in enumerate(by_gap)]
+        _lines(axes[1], run, lines, log=True)
+        axes[1].set_title("The r < t rows by gap t - r")
+    return figure
 
 
 def _shade(k: int) -> Any:
     return RAMP(k / (len(GAPS) - 1))
 
 
-def signals(run: History) -> bytes | None:
+def signals(run: History) -> Figure | None:
     """What shows how the training is: gradient, rate, change of u, tangent noise, rows that count, speed; those that have values."""
     panels = [(title, [(run.curve(name), word, colour) for name, word, colour in lines], log) for title, lines, log in SIGNALS]
     panels = [(title, [line for line in lines if len(line[0][0])], log) for title, lines, log in panels]
@@ -79,12 +80,11 @@ def signals(run: History) -> bytes | None:
     if not panels:
         return None
     columns = 2 if len(panels) == 4 else min(3, len(panels))
-    with drawing():
-        figure, axes = sheet(-(-len(panels) // columns), columns, 2.3, 11.0, n=len(panels))
-        for ax, (title, lines, log) in zip(axes, panels, strict=False):
-            _lines(ax, run, lines, log=log, within=(-0.03, 1.05) if title == WEIGHT else None)
-            ax.set_title(title)
-        return png(figure)
+    figure, axes = sheet(-(-len(panels) // columns), columns, 2.3, 11.0, n=len(panels))
+    for ax, (title, lines, log) in zip(axes, panels, strict=False):
+        _lines(ax, run, lines, log=log, within=(-0.03, 1.05) if title == WEIGHT else None)
+        ax.set_title(title)
+    return figure
 
 
 WEIGHT = "Rows by their weight, shares"
@@ -131,4 +131,4 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST) -> tuple[np.ndarray,
     return means[0], means[1], means[2], means[3]
 
 
-FIGURES: dict[str, Callable[[History], bytes | None]] = {"distances": distances, "residuals": residuals, "signals": signals}
+FIGURES: dict[str, Callable[[History], Figure | None]] = {"distances": distances, "residuals": residuals, "signals": signals}

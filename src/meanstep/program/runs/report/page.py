@@ -1,6 +1,7 @@
 """From a run's folder to one page that works offline: a function of what the folder holds. Knows no networks and trains nothing."""
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import numpy as np
 
 from meanstep.program.errors import UserError, first_line
 from meanstep.program.inside import inside
-from meanstep.program.pages import page
+from meanstep.program.pages import form, page
 from meanstep.program.reading import files
 from meanstep.program.reading.images import picture
 from meanstep.program.runs.report import prose
+from meanstep.program.runs.report.answer import answer, floor
 from meanstep.program.runs.report.history import History, read
 
 MOST, LARGE, SIDE, SOUNDS = 16, 300_000, 1024, 4_000_000
@@ -32,8 +34,11 @@ def build(folder: Path) -> Path:
     from meanstep.program.runs.report.figures import FIGURES
 
     run = read(folder)
-    drawn = {name: image for name, draw in FIGURES.items() if (image := draw(run)) is not None}
-    return page.published(page.rendered(__package__ or "", _content(run, page.figures(drawn))), folder)
+    drawn = form.drawn({name: partial(draw, run) for name, draw in FIGURES.items()})
+    pictures, lost = _pictures(run)
+    notes = prose.gaps(run) + ([f"Pictures of the records that are not there any more: {lost}."] if lost else [])
+    details = form.Details(__package__ or "", _content(run, pictures), drawn)
+    return page.published(form.rendered(answer(run, tuple(notes)), details), folder)
 
 
 def wanted(folder: Path) -> str:
@@ -46,18 +51,12 @@ def wanted(folder: Path) -> str:
         return f"no report.html: {first_line(error)}; `meanstep report {folder}` tries again"
 
 
-def _content(run: History, drawn: dict[str, tuple[str, int]]) -> dict[str, Any]:
-    pictures, lost = _pictures(run)
+def _content(run: History, pictures: list[dict[str, Any]]) -> dict[str, Any]:
     sounds, data = _sounds(run, [picture["seen"] for picture in pictures])
     return {
         "run": run,
-        "drawn": drawn,
-        "title": prose.title(run),
-        "state": prose.state(run),
-        "lead": prose.lead(run),
+        "floor": floor(run),
         "page": TRY if inside(run.folder, TRY) else "",
-        "tiles": prose.tiles(run),
-        "gaps": prose.gaps(run) + ([f"Pictures of the records that are not there any more: {lost}."] if lost else []),
         "pictures": [picture | {"sound": sounds.get(picture["seen"], "")} for picture in pictures],
         "data_sound": data,
         "beside": prose.beside(run),

@@ -27,13 +27,6 @@ def title(run: History) -> str:
     return f"{run.config.method.recipe} on {run.manifest.source if run.manifest else run.config.data.source}"
 
 
-def state(run: History) -> tuple[str, str]:
-    """Class and words of how far it is."""
-    if run.finished:
-        return "holds", "finished"
-    return "notes", f"{100 * run.seen / run.config.run.samples:.3g}% of the way"
-
-
 def lead(run: History) -> str:
     """The run in a sentence."""
     seen = f"{run.seen:,} of {run.config.run.samples:,} samples seen"
@@ -46,23 +39,6 @@ def lead(run: History) -> str:
     return f"{seen}: {run.seen / max(m.count, 1):,.3g} passes over {kind}, {labels}."
 
 
-def tiles(run: History) -> list[tuple[str, str, str]]:
-    """The few numbers that matter: value, words, what stands behind it."""
-    found = []
-    if run.best is not None:
-        rest = [f"{k} steps: {_g(v)}" for k, v in run.best["steps"].items() if v is not None and k != min(run.best["steps"], key=int)]
-        how = f"{run.best['extractor']}, {run.best['count']:,} samples, average {run.best['average']}; at {run.best['seen']:,} seen"
-        rest += [f"rows of the data: {_g(run.floor)}"] if run.floor is not None else []
-        found.append((_g(first(run.best)), f"{run.measure} in one step, at best", "; ".join([how, *rest])))
-    for name, words in (("residual_diagonal", "mean squared residual where r = t"), ("residual_gap", "mean squared residual where r < t")):
-        x, y = run.curve(name)
-        if len(x):
-            found.append((_g(y[-1]), words, f"{_g(y[0])} at {int(x[0]):,} samples, the least was {_g(y.min())}"))
-    if run.seconds and len(x := run.curve("samples_per_second")[1]):
-        found.append((f"{np.median(x):,.0f}", "samples a second", f"median of the records; {clock(run.seconds)} of training on {run.environment.get('device', '?')}"))
-    return found
-
-
 def gaps(run: History) -> list[str]:
     """What a reader must know before the numbers."""
     failed = run.records and run.records[-1].get("kind") == "failure"
@@ -71,7 +47,7 @@ def gaps(run: History) -> list[str]:
     if not run.of("train"):
         return [*found, "There is no record of a step yet."]
     if not run.of("evaluation"):
-        found.append("No evaluation was made, so nothing here says how good samples are: look at them, or run meanstep evaluate.")
+        found.append("No evaluation was made: look at the samples, or run meanstep evaluate.")
     elif run.best and (last := first(run.of("evaluation")[-1])) is not None and last > 1.15 * first(run.best):
         was = f"{_g(last)} at {run.of('evaluation')[-1]['seen']:,} against {_g(first(run.best))} at {run.best['seen']:,}"
         found.append(f"One-step samples were nearer to the data earlier: {was}. The best checkpoint was kept.")

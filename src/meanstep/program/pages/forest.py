@@ -1,0 +1,68 @@
+"""Rows of values with intervals about a line of no change, drawn by the page itself. Knows no subject."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, log
+
+from meanstep.program.pages.statistics import LEVEL, Change, holm
+from meanstep.program.pages.verdicts import number
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row: its name, point and interval in percent of the width, what it says in words, and whether better, worse or open."""
+
+    name: str
+    x: float
+    low: float
+    high: float
+    words: str
+    state: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Rows, the place of no change in percent, and what lies on both sides of it."""
+
+    bars: tuple[Bar, ...]
+    none: float
+    left: str
+    right: str
+
+
+def state(change: Change, *, less: bool = True) -> str:
+    """Whether a ratio is better, worse or neither can be told; `less`: whether less is better."""
+    if change.interval is None or change.interval[0] <= 1 <= change.interval[1]:
+        return "open"
+    return "better" if (change.interval[1] < 1) is less else "worse"
+
+
+def states(changes: Sequence[Change], *, less: bool = True) -> list[str]:
+    """The same of several, with Holm's correction over them: of many rows without any effect one in twenty would look decided."""
+    adjusted = holm([change.p() for change in changes])
+    told = zip(changes, adjusted, strict=True)
+    return [state(change, less=less) if p is not None and p < LEVEL else "open" for change, p in told]
+
+
+def forest(rows: Sequence[tuple[str, Change, str]], left: str, right: str, *, less: bool = True) -> Forest | None:
+    """Ratios by name, each with a note, on one logarithmic scale; None without any. A far wider interval leaves the drawing."""
+    rows = [(name, change, note) for name, change, note in rows if change.n]
+    if not rows:
+        return None
+    values = [log(change.value) for _, change, _ in rows]
+    wide = max(max([*values, 0.0]) - min([*values, 0.0]), 0.1)
+    ends = [log(x) if x > 0 else -inf for _, change, _ in rows for x in change.interval or ()]
+    seen = [0.0, *values, *(x for x in ends if min(values) - 2 * wide < x < max(values) + 2 * wide)]
+    low, high = min(seen) - 0.08 * wide, max(seen) + 0.08 * wide
+
+    def place(x: float) -> float:
+        at = log(x) if x > 0 else -inf
+        return round(100 * min(max((at - low) / (high - low), 0.0), 1.0), 2)
+
+    bars, came = [], states([change for _, change, _ in rows], less=less)
+    for (name, change, note), of in zip(rows, came, strict=True):
+        edges = change.interval or (change.value, change.value)
+        words = number(change.value) + (f" [{number(edges[0])}, {number(edges[1])}]" if change.interval else "")
+        bars.append(Bar(name, place(change.value), place(edges[0]), place(edges[1]), words, of, note))
+    return Forest(tuple(bars), place(1.0), left, right)
