@@ -20,7 +20,8 @@ from meanstep.program import registry
 from meanstep.program.errors import UserError, naming
 from meanstep.program.factories import attribute
 from meanstep.program.registry import EMA, HEAD, LEARNED, NEEDS, POSTERIOR, Method
-from meanstep.terms import Recipe, Term
+from meanstep.terms import Recipe, Term, moving
+from meanstep.times import share_of_gaps
 from meanstep.types import Bridge, Field, Times, Velocity, Weight
 from meanstep.velocities import Condition, conditional, head, of, own
 from meanstep.weights import adaptive, constant, exponent, probes
@@ -93,6 +94,16 @@ def capped(method: Method, options: Mapping[str, Any], largest: float) -> Times:
     if given is inspect.Parameter.empty:
         raise UserError(f"--method.largest-gap: recipe {method.name} has no times of its own: give some in --method.options")
     return at_times.capped(sampler(given) if isinstance(given, str | dict) else given, largest)
+
+
+LONG, RARE = 0.9, 0.001
+"""A gap that counts as a sample's in one step, and the share of the moving rows below which it is hardly ever trained."""
+
+
+def trained_jumps(recipe: Recipe, gap: float = LONG) -> float | None:
+    """The share of a recipe's rows with r < t whose gap is that of a one-step sample; None where its terms have no such times."""
+    rows = [(term.share, share_of_gaps(term.times, gap)) for term in recipe if moving(term) and term.times is not None]
+    return sum(share * long for share, long in rows) / sum(share for share, _ in rows) if rows else None
 
 
 def falls(recipe: Recipe, shape: Sequence[int]) -> float:

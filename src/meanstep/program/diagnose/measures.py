@@ -13,7 +13,7 @@ from meanstep.probes import Estimate, Table
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.probe import Measured
 from meanstep.program.diagnose.tables import part
-from meanstep.program.methods import falls
+from meanstep.program.methods import falls, trained_jumps
 from meanstep.program.runs.weighting import FEW
 
 LATE = 0.75
@@ -84,6 +84,8 @@ def measures(case: Case, found: Measured) -> dict[str, Measure]:
         all["shift"] = Measure(float(probes.center_shift(tables["half"], tables["shift"])))
     if case.entries <= FEW:
         all["falls"] = Measure(falls(case.method.recipe, case.data.event))
+        if (seen := trained_jumps(case.method.recipe)) is not None:
+            all["untrained"] = Measure(1 - seen)
     if found.gradient is not None:
         scale = Measure(*found.gradient.noise_scale())
         all["noise_scale"] = scale

@@ -10,19 +10,17 @@ from torch.distributed.tensor import DTensor
 
 from meanstep.keys import key
 from meanstep.program.data.cache import Cache
-from meanstep.program.methods import falls
+from meanstep.program.methods import LONG, RARE, falls, trained_jumps
 from meanstep.program.runs import networks
 from meanstep.program.runs.method import MethodConfig
 from meanstep.program.runs.weighting import FALLING, FEW
 from meanstep.program.training.state import State
 from meanstep.program.wrapped import uncompiled
-from meanstep.terms import Recipe, moving
-from meanstep.times import DRAWN, fewest_jumps, share_of_gaps
+from meanstep.terms import Recipe
+from meanstep.times import DRAWN, fewest_jumps
 
 LARGE, SMALL = 5.0, 0.1
 """Root mean square above which, and standard deviation below which, data are far from noise, which has 1 in both."""
-LONG, RARE = 0.9, 0.001
-"""A gap that counts as a sample's in one step, and the share of the moving rows below which it is hardly ever trained."""
 ROWS, PROBED, MOVED = 512, 8, 0.1
 """Rows whose scale is measured; rows on which labels are tried; the deviation of what moves the weights of the copy that is asked."""
 
@@ -38,8 +36,9 @@ def cautions(cache: Cache, state: State, method: MethodConfig | None = None) -> 
             "train with --data.no-conditional"
         )
     yield from lossy(state.owner.loss.recipe, cache.shape)
-    if method is not None and (method.largest_gap is not None or ":" in method.recipe):  # a recipe of ours has its published times
-        yield from unseen(state.owner.loss.recipe, method.largest_gap)
+    asked = method is not None and (method.largest_gap is not None or ":" in method.recipe)
+    if asked or math.prod(cache.shape) <= FEW:  # on more numbers a recipe's published times are left alone: they were tried on images
+        yield from unseen(state.owner.loss.recipe, method.largest_gap if method else None)
 
 
 def lossy(recipe: Recipe, shape: Sequence[int]) -> Iterator[str]:
@@ -51,11 +50,10 @@ def lossy(recipe: Recipe, shape: Sequence[int]) -> Iterator[str]:
 
 def unseen(recipe: Recipe, largest: float | None) -> Iterator[str]:
     """That the times of a recipe hardly ever reach the gap of a one-step sample; `largest`: what they are capped at, if they are."""
-    rows = [(term.share, share_of_gaps(term.times, LONG)) for term in recipe if moving(term) and term.times is not None]
-    if not rows or (found := sum(share * long for share, long in rows) / sum(share for share, _ in rows)) >= RARE:
+    if (found := trained_jumps(recipe)) is None or found >= RARE:
         return
     told = f"none of {DRAWN:,} rows" if not found else f"{100 * found:.2g} % of the rows"
-    remedy = "draw longer gaps" if largest is None else f"sample with --steps {fewest_jumps(largest)}, or leave --method.largest-gap out"
+    remedy = "draw longer gaps, such as uniform times" if largest is None else f"sample with --steps {fewest_jumps(largest)}, or leave --method.largest-gap out"
     yield f"samples are one jump of gap 1, and {told} with r < t that training draws have a gap of {LONG:g} or more: {remedy}"
 
 
