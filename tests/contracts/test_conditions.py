@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import meanstep as ms
 from meanstep import recipes, velocities
-from meanstep.program.sampling import draw
 from meanstep.shapes import where
 from meanstep.velocities import Condition, Guided, LabelDropout, LabelOnly, Posterior, conditional, flexibly_guided, own
 
@@ -171,7 +170,7 @@ def test_every_user_of_a_null_hides_the_same(way: str):
     elif way == "label only":
         found = shows(b.z, b.r, b.t, LabelOnly(replace(dropout, share=1.0))(scaled).y)
     else:
-        found = draw._Guided(shows, 0.0, null)(b.z, b.r, b.t, y)
+        found = ms.samplers.guided(shows, 0.0, null)(b.z, b.r, b.t, y)
     torch.testing.assert_close(found, hidden)
 
 

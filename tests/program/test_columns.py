@@ -149,9 +149,13 @@ def test_what_is_wrong_in_a_mixed_table_is_named_by_row_and_column(capsys: pytes
     np.save("x.npy", np.ones((5, 2), np.float32))
     refused(r"x\.npy is no table of named columns, which --data\.table .* is for", "x.npy", table="quantile")
     np.save("x.npy", DRAW.normal(size=(40, 2)).astype(np.float32))
+    np.save("s.npy", DRAW.normal(size=(40, 2, 8)).astype(np.float32))
     run("train", "--out=arrays", "--data.source=x.npy", *SHORT, "--evaluate-every=0", "--sample-every=0")
-    run("sample", "arrays", "--out=no.csv", code=2)
-    assert "is for models of a table of columns" in " ".join(capsys.readouterr().err.split())
+    run("sample", "arrays", "--out=made.csv", "--count=2")
+    assert Path("made.csv").read_text().splitlines()[0] == "1,2"  # columns without names
+    run("train", "--out=signals", "--data.source=s.npy", *SHORT, "--evaluate-every=0", "--sample-every=0")
+    run("sample", "signals", "--out=no.csv", code=2)
+    assert "a .csv has one number a column, and a sample is 2 x 8" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -359,7 +359,7 @@ class Summed(nn.Module):
 class Recurrent(Policy):
     def __init__(self) -> None:
         super().__init__()
-        self.gru = nn.LSTM(3 + 8, 24, batch_first=True)  # type: ignore[assignment]
+        self.gru = nn.LSTM(3 + 8, 24, 2, batch_first=True, dropout=0.5)  # type: ignore[assignment]
 
 
 def mixing() -> nn.Module:
@@ -383,7 +383,7 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str, str,
         "",
         "without add_bias_kv",
     ),
-    "fused LSTM": (Recurrent, (5, 3), "way", FAIL, "", "cudnn.enabled"),
+    "fused LSTM with dropout": (lambda: Recurrent().train(), (5, 3), "way", FAIL, "", "cudnn.enabled"),
     "recorded": (lambda: Middle(Summed()), (4,), "compile", WARN, "", "carries_tangents = True"),
     "forced attention": (
         lambda: Middle(Forced()),

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_older_caches_are_read_and_keep_their_digest(tmp_path: Path):
     part = Cache.open(tmp_path / "cache").manifest
     assert part.taken == "spaced" and part.digest != found.digest and part.shown == (0, 1, 2, 3)
     (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "unfinished.json").write_text(json.dumps({"asked": unfinished(spec), "parts": []}))
+    (tmp_path / "cut" / "unfinished.json").write_text(json.dumps({"asked": unfinished(spec), "parts": []}, default=asdict))
     assert make(Opened.of(Request(spec)), tmp_path / "cut").digest == new.digest
 
 

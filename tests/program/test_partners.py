@@ -101,7 +101,7 @@ def test_a_flow_from_partners_is_recorded_samples_start_there_and_what_needs_noi
     capsys.readouterr()
     for line, message in {
         ("sample", "run", "--sampler=renoise", "--out=no.npz"): "mixes in fresh noise",
-        ("diagnose", "run", "--budget=1s"): "diagnose draws noise that is independent",
+        ("diagnose", "run", "--budget=1s"): "the noise of other rows is independent of them",
         ("train", "--out=no", *words, *SHORT, "--method.coupling=optimal-transport"): "the flow starts at --data.pair low",
         ("train", "--out=no", *words, *SHORT, "--method.recipe=posterior_meanflow"): "law of independent noise",
     }.items():

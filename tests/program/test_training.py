@@ -588,7 +588,7 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
         (["--device", "mps", "--precision", "float64"], "--precision float64: mps has no such numbers, choose --device cpu"),
         (["--averages.decays", "1.5"], "decay"),
         (["--config", "none.yaml"], "cannot read none.yaml"),
-        (["--network.start", "none"], "there is no folder none: give a run's, or public weights as sit:FILE"),
+        (["--network.start", "none"], "there is no folder or file none: give a run's, weights, or public ones as sit:FILE"),
     ],
 )
 def test_a_mistake_is_one_line_and_makes_nothing(

@@ -1,7 +1,4 @@
-"""The Diffusion Transformer for pictures, signals and video, in plain PyTorch; arXiv 2212.09748. Knows no derivatives and no files.
-
-Its tangents are carried by the rules of `meanstep.tangents`, like those of any other network.
-"""
+"""The Diffusion Transformer for pictures, signals and video, in plain PyTorch; arXiv 2212.09748. Its tangents are carried by rules."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -4,10 +4,7 @@ A network is run on `Dual`s in place of tensors. Each torch function that it cal
 tangent, with autograd, autocast and fused kernels; then the function's rule adds the tangent, without gradient, eq. (10).
 """
 
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
@@ -197,46 +194,6 @@ def _primals(value: Any) -> Any:
 def _backward() -> int:
     """The backward pass that this runs inside of, or -1."""
     return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
-
-
-# Networks that ask ------------------------------------------------------------------------------------------------------------------
-
-_asking = threading.Lock()
-_is_tensor = torch.is_tensor
-_inside: list[None] = []  # one for each network that runs on Duals now, in any thread
-
-
-def _tensor_or_dual(x: Any) -> bool:
-    return isinstance(x, Dual) or _is_tensor(x)
-
-
-@contextmanager
-def taken_for_tensors() -> Iterator[None]:
-    """While a network runs on `Dual`s: `torch.is_tensor`, which diffusers asks, says yes to them, and einops treats them as torch's.
-
-    `isinstance(x, Tensor)` stays False: torch hands what says so to code that takes its memory for a tensor's.
-    """
-    if torch.compiler.is_compiling():
-        yield
-        return
-    _tell_einops()
-    with _asking:
-        _inside.append(None)
-        torch.is_tensor = _tensor_or_dual  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        with _asking:
-            _inside.pop()
-            if not _inside:
-                torch.is_tensor = _is_tensor
-
-
-def _tell_einops() -> None:
-    backends = sys.modules.get("einops._backends")
-    known = getattr(backends, "_type2backend", None)
-    if isinstance(known, dict) and Dual not in known:
-        known[Dual] = backends.get_backend(torch.empty(0))  # type: ignore[union-attr]
 
 
 # Registration ------------------------------------------------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meanstep.calls import guarded
 from meanstep.shapes import tree_map
 from meanstep.tangents import heads, layer_rules, recurrent, rules, shape_rules  # noqa: F401 (they fill the table)
-from meanstep.tangents.dual import Dual, Several, Unsupported, several, taken_for_tensors
+from meanstep.tangents.asking import taken_for_tensors
+from meanstep.tangents.dual import Dual, Several, Unsupported, several
 from meanstep.tangents.forward_mode import Directions, Rules, derivative
 from meanstep.types import Field
 
@@ -26,9 +26,7 @@ T = TypeVar("T")
 
 
 class Rehearsal:
-    """What a rehearsal leaves behind: whether random numbers were drawn in it."""
-
-    drew = False
+    drew = False  # whether random numbers were drawn in it
 
 
 @contextmanager
@@ -277,16 +275,15 @@ def _padded(along: Directions, like: tuple[Tensor, Tensor, Tensor], axis: int) -
 
 def _reference(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, float]:
     """The derivative by forward mode, or by a symmetric difference where a layer has no such derivative, and how well it is known."""
-    half = torch.is_autocast_enabled(z.device.type)
-    for layers in (None, Rules(F.group_norm)):  # torch has no derivative of a GroupNorm on a view such as attention's transposed tokens
+    for layers in (nullcontext(), Rules(nn.functional.group_norm)):  # torch has no derivative of that on a view, such as transposed tokens
         try:
-            with layers or nullcontext():
+            with layers:
                 found = derivative(field, z, r, t, y, along)[1]
-            return found, 0.1 if half or found.dtype in (torch.bfloat16, torch.float16) else 1e-3
-        except torch.OutOfMemoryError:
-            raise
-        except (TypeError, RuntimeError):
-            continue
+            half = torch.is_autocast_enabled(z.device.type) or found.dtype in (torch.bfloat16, torch.float16)
+            return found, 0.1 if half else 1e-3
+        except (TypeError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
     return _difference(field, z, r, t, y, along)
 
 

@@ -166,7 +166,7 @@ def _given(args: Sequence[str]) -> list[str]:
 def _shown(option: Option, range_: str | None) -> Any:
     """How help shows an option: its range, and of one that may be left unset that it is, in a word."""
     about, words = option.about.replace("\n", " "), {"int": "INT", "float": "FLOAT", "str": "STR"}
-    if option.value not in (None, ""):
+    if option.value not in (None, "", ()):
         return tyro.conf.arg(name=option.name, help=about, metavar=range_)
     hint = lambda shown: f"(default: {shown if shown not in ('None', '', repr('')) else 'none'})"  # noqa: E731
     return tyro.conf.arg(name=option.name, help=about, metavar=range_ or words[option.kind.partition(" ")[0]], help_behavior_hint=hint)

@@ -47,7 +47,7 @@ OTHERWISE = (
 
 def of(about: Record) -> str:
     """The protocol of a study.json; one that says nothing is ours."""
-    return str(about["settings"].get("protocol", OURS))
+    return str(about.get("settings", {}).get("protocol", OURS))
 
 
 def applied(config: Config) -> Config:
