@@ -24,7 +24,7 @@ def main(argv=None):
     options.add_argument("--quick", action="store_true", help="a few steps only")
     options.add_argument("--out", default="diffusers_unet.png", help="the picture")
     given = options.parse_args(argv)
-    steps, batch, count = (3, 16, 64) if given.quick else (3000, 64, 800)
+    steps, batch, count = (3, 16, 64) if given.quick else (1000, 64, 800)
 
     pictures, labels = load_digits(return_X_y=True)
     x = torch.tensor(pictures, dtype=torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
@@ -67,7 +67,9 @@ def main(argv=None):
     made = {n: ms.walk(average, noise, ms.samplers.grid(n), y[data]) for n in (1, 4)}
     data, other = x[data], x[other[:count]]
     distance = ms.metrics.Sliced(data.flatten(1), ms.metrics.directions(64, generator=ms.key(0, "directions")))
-    print({f"{n} steps": round(distance(z.flatten(1)), 4) for n, z in made.items()}, f"floor {distance(other.flatten(1)):.4f}   [sliced W1]")
+    print(
+        {f"{n} steps": round(distance(z.flatten(1)), 4) for n, z in made.items()}, f"floor {distance(other.flatten(1)):.4f}   [sliced W1]"
+    )
     labelled = ms.jump(average, ms.noise(range(80), (1, 8, 8)), torch.arange(80) % 10)
     figure = Figure((5, 4.2), layout="constrained")
     axes = figure.subplots()
