@@ -21,7 +21,7 @@ class Training(nn.Module):
     def __init__(self, net):
         super().__init__()
         self.net = net
-        self.loss = ms.Loss(ms.recipes.meanflow(times=ms.times.uniform, diagonal_share=0.5, weight=ms.weights.constant))
+        self.loss = ms.Loss(ms.recipes.meanflow(times=ms.times.uniform, diagonal_share=0.5, weight=ms.weights.adaptive(0.5)))
 
     def forward(self, x, generator):
         return self.loss(self.net, x, generator=generator).loss
@@ -49,6 +49,8 @@ def main(argv=None):
         with accelerator.accumulate(model):
             loss = model(x, generator)
             accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
             optimiser.zero_grad()

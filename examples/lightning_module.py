@@ -18,7 +18,7 @@ class MeanFlow(lightning.LightningModule):
     def __init__(self, net, rate=2e-3, seed=0):
         super().__init__()
         self.net, self.rate, self.seed = net, rate, seed
-        self.loss = ms.Loss(ms.recipes.meanflow(times=ms.times.uniform, diagonal_share=0.5, weight=ms.weights.constant))
+        self.loss = ms.Loss(ms.recipes.meanflow(times=ms.times.uniform, diagonal_share=0.5, weight=ms.weights.adaptive(0.5)))
         self.average = ms.Average(net, 0.999)
 
     def training_step(self, batch, index):
@@ -50,6 +50,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         trainer = lightning.Trainer(
             max_steps=10 if given.quick else 4000,
+            gradient_clip_val=1.0,
             accelerator="auto" if torch.cuda.is_available() else "cpu",
             default_root_dir=folder,
             logger=False,

@@ -20,7 +20,7 @@ def main(argv=None):
     options.add_argument("--out", default="optuna_search.png", help="the picture")
     options.add_argument("--runs", help="where the trials' runs are kept; a temporary folder by default")
     given = options.parse_args(argv)
-    trials, samples = (2, 1280) if given.quick else (8, 48_000)
+    trials, samples = (2, 1280) if given.quick else (6, 48_000)
     rows = ms.fields.planar.two_moons().sample(256 if given.quick else 20_000, ms.key(0)).float()
 
     def objective(trial: optuna.Trial) -> float:
@@ -46,7 +46,7 @@ def main(argv=None):
         return min(record["steps"]["1"] for record in run.records if record["kind"] == "evaluation")
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler, pruner = optuna.samplers.TPESampler(seed=0), optuna.pruners.MedianPruner(n_startup_trials=3)
+    sampler, pruner = optuna.samplers.TPESampler(seed=0), optuna.pruners.MedianPruner(n_startup_trials=2)
     study = optuna.create_study(sampler=sampler, pruner=pruner)
     with tempfile.TemporaryDirectory() as folder:
         runs = given.runs or folder

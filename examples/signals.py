@@ -52,7 +52,7 @@ def main(argv=None):
         length = (
             {"samples": 128, "batch": 32, "evaluate_every": 0}
             if given.quick
-            else {"samples": 100_000, "batch": 64, "evaluate_every": 25_000}
+            else {"samples": 64_000, "batch": 64, "evaluate_every": 32_000}
         )
         run = ms.train(
             data={"x": x, "y": y},

@@ -63,7 +63,7 @@ def main(argv=None):
     figure = Figure((8, 3.4), layout="constrained")
     shown = {"low": low, "source": made["source", 1], "condition": made["condition", 1], "truth": test}
     for axes, (name, x) in zip(figure.subplots(4, 1), shown.items(), strict=True):
-        axes.imshow(x[:16, 0].permute(1, 0, 2).reshape(8, -1), cmap="gray", vmin=-1, vmax=1)
+        axes.imshow(x[:16, 0].permute(1, 0, 2).reshape(8, -1).numpy(), cmap="gray", vmin=-1, vmax=1)
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
     figure.savefig(given.out, dpi=100)
