@@ -32,7 +32,7 @@ def main(argv=None):
     options.add_argument("--quick", action="store_true", help="a few steps only")
     options.add_argument("--out", default="accelerate_loop.png", help="the picture")
     given = options.parse_args(argv)
-    steps = 10 if given.quick else 4000
+    steps = 10 if given.quick else 2500
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     rows = ms.fields.planar.two_moons().sample(40_000, ms.key(0)).float()

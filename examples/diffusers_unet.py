@@ -24,12 +24,12 @@ def main(argv=None):
     options.add_argument("--quick", action="store_true", help="a few steps only")
     options.add_argument("--out", default="diffusers_unet.png", help="the picture")
     given = options.parse_args(argv)
-    steps, batch, count = (3, 16, 64) if given.quick else (1000, 64, 800)
+    steps, batch, count = (2, 16, 16) if given.quick else (500, 64, 800)
 
     pictures, labels = load_digits(return_X_y=True)
     x = torch.tensor(pictures, dtype=torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
     y = torch.tensor(labels)
-    with torch.random.fork_rng(devices=[]):  # diffusers draws its weights from the global generator
+    with torch.random.fork_rng(devices=[]):  # diffusers and with_gap draw weights from the global generator
         torch.manual_seed(0)
         unet = UNet2DModel(
             sample_size=8,
@@ -43,8 +43,8 @@ def main(argv=None):
             norm_num_groups=8,
             num_class_embeds=10,
         )
-    # unet(sample, timestep, class_labels=) with times up to 1000 becomes field(z, r, t, y); load your checkpoint into it before this line.
-    field = with_gap(unet, "time_embedding", order=("z", "t"), names={"class_labels": "y"}, output=prediction, scale=1000)
+        # unet(sample, timestep, class_labels=), with times to 1000, becomes field(z, r, t, y); load your checkpoint into unet before.
+        field = with_gap(unet, "time_embedding", order=("z", "t"), names={"class_labels": "y"}, output=prediction, scale=1000)
 
     loss, average = ms.Loss(ms.recipes.meanflow(diagonal_share=0.5)), ms.Average(field, 0.995)
     optimiser = torch.optim.AdamW(field.parameters(), lr=1e-3, weight_decay=0)
@@ -58,7 +58,7 @@ def main(argv=None):
         optimiser.step()
         schedule.step()
         average.update(field)
-        if step % 250 == 0:
+        if step % 100 == 0:
             print(f"step {step}: residual {out.metrics['residual']:.3f}", flush=True)
 
     order = torch.randperm(len(x), generator=ms.key(0, "halves"))

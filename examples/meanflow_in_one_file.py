@@ -68,7 +68,7 @@ def main(argv=None):
     options.add_argument("--quick", action="store_true", help="a few steps only")
     options.add_argument("--out", default="meanflow_in_one_file.png", help="the picture")
     given = options.parse_args(argv)
-    steps, g = 20 if given.quick else 4000, torch.Generator().manual_seed(0)
+    steps, g = 20 if given.quick else 3000, torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = Net()

@@ -20,7 +20,7 @@ def main(argv=None):
     options.add_argument("--out", default="optuna_search.png", help="the picture")
     options.add_argument("--runs", help="where the trials' runs are kept; a temporary folder by default")
     given = options.parse_args(argv)
-    trials, samples = (2, 1280) if given.quick else (6, 48_000)
+    trials, samples = (2, 1280) if given.quick else (5, 24_000)
     rows = ms.fields.planar.two_moons().sample(256 if given.quick else 20_000, ms.key(0)).float()
 
     def objective(trial: optuna.Trial) -> float:
@@ -38,7 +38,7 @@ def main(argv=None):
             out=Path(runs, f"trial-{trial.number}"),
             samples=samples,
             batch=64 if given.quick else 128,
-            evaluate_every=samples // 8,
+            evaluate_every=samples // 4,
             evaluate_count=len(rows) // 8,
             callback=report,
             progress=False,

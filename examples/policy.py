@@ -48,7 +48,7 @@ def main(argv=None):
     options.add_argument("--quick", action="store_true", help="a few steps only")
     options.add_argument("--out", default="policy.png", help="the picture")
     given = options.parse_args(argv)
-    steps, count = (10, 64) if given.quick else (5000, 4096)
+    steps, count = (10, 64) if given.quick else (4000, 4096)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
