@@ -694,6 +694,7 @@ def test_the_command_finds_a_study(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "report.html" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_large_study_is_reported_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(look, "SCALE", 2)
     names = (*ARMS, *(f"schedule-{k}" for k in range(11)))

@@ -61,6 +61,7 @@ def test_the_report_can_be_made_again(finished: Path, capsys: pytest.CaptureFixt
     assert (finished / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_workers(finished: Path, tmp_path: Path):
     args = [a if a != "1" or SWEEP[k - 1] != "--workers" else "2" for k, a in enumerate(SWEEP)]
     assert code(*args, "--out", str(tmp_path / "toy")) == 0

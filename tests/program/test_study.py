@@ -298,6 +298,7 @@ def test_the_settings_of_before_are_those_of_now():
 # Without another change --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_workload_is_a_folder_and_no_other_change(tmp_path: Path):
     """A copy of the package with one more folder in it has one more command, which works, with real workers."""
     package = Path(meanstep.__file__).parent
