@@ -67,8 +67,9 @@ class History:
 
     @property
     def measure(self) -> str:
-        """What the distances of its evaluations are."""
-        return str((self.of("evaluation") or [{}])[-1].get("measure", "Frechet distance"))
+        """What the distances of its evaluations are, as a sentence begins."""
+        name = str((self.of("evaluation") or [{}])[-1].get("measure", "Frechet distance"))
+        return name[:1].upper() + name[1:]
 
     @property
     def floor(self) -> float | None:
