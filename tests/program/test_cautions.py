@@ -114,10 +114,7 @@ def own_recipe(times: Times = at_times.uniform) -> Recipe:
 
 
 GAPS: dict[str, tuple[tuple[str, ...], str]] = {
-    "published times, which hardly ever draw it": (
-        ("--method.options", "{times: logit-normal}"),
-        "draw longer gaps, such as uniform times",
-    ),
+    "published times, which hardly ever draw it": (("--method.options", "{times: logit-normal}"), "draw longer gaps, such as uniform times"),
     "uniform times": (("--method.options", "{times: uniform}"), ""),
     "a cap that leaves it": (("--method.largest-gap", "0.95", "--method.options", "{times: uniform}"), ""),
     "a cap": (("--method.largest-gap", "0.5"), "sample with --steps 2, or leave --method.largest-gap out"),

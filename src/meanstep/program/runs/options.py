@@ -42,9 +42,7 @@ def resolved(network: NetworkConfig) -> NetworkConfig:
     for option, others in NETWORKS[name].facts.get("instead", {}).items():
         for other in others:
             if given.get(option) and other in given:
-                raise UserError(
-                    f"--network.{_flag(other)}: --network.{_flag(option)} {given[option]} says it already: leave one of them out"
-                )
+                raise UserError(f"--network.{_flag(other)}: --network.{_flag(option)} {given[option]} says it already: leave one of them out")
     defaults = {option.name: option.value for option in NETWORKS[name].options}
     full = over(name, defaults, given) if given else defaults
     return dataclasses.replace(network, options={key: list(v) if isinstance(v, tuple) else v for key, v in full.items()})

@@ -53,11 +53,7 @@ def unseen(recipe: Recipe, largest: float | None) -> Iterator[str]:
     if (found := trained_jumps(recipe)) is None or found >= RARE:
         return
     told = f"none of {DRAWN:,} rows" if not found else f"{100 * found:.2g} % of the rows"
-    remedy = (
-        "draw longer gaps, such as uniform times"
-        if largest is None
-        else f"sample with --steps {fewest_jumps(largest)}, or leave --method.largest-gap out"
-    )
+    remedy = "draw longer gaps, such as uniform times" if largest is None else f"sample with --steps {fewest_jumps(largest)}, or leave --method.largest-gap out"
     yield f"samples are one jump of gap 1, and {told} with r < t that training draws have a gap of {LONG:g} or more: {remedy}"
 
 
