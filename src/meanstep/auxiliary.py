@@ -105,7 +105,13 @@ def distance_of(network: Features) -> Callable[[Tensor, Tensor], Tensor]:
     def distance(predicted: Tensor, data: Tensor) -> Tensor:
         with torch.no_grad():
             goal = _asked(network, data)
-        return (_asked(_frozen(network), predicted) - goal).square().flatten(1).sum(1)
+        found = _asked(_frozen(network), predicted)
+        if predicted.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
+            name = getattr(network, "__name__", type(network).__name__)
+            raise ValueError(
+                f"the feature network {name} cuts the gradient to its input, which trains nothing: leave out no_grad and detach"
+            )
+        return (found - goal).square().flatten(1).sum(1)
 
     return distance
 

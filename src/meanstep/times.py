@@ -147,6 +147,12 @@ def instants(mean: float = -0.4, std: float = 1.0) -> Times:
     return draw
 
 
+def uniform_instants(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
+    """One uniform time for both, `r = t`, of the batch's `shape`, drawn by the generator `g`; None: torch's global one."""
+    t = _rand(shape, g)
+    return t, t
+
+
 @value
 def diagonal(times: Times) -> Times:
     """The `t` of another sampler, `times`, with `r = t`: the flow-matching rows."""

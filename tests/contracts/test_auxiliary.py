@@ -118,6 +118,12 @@ def test_what_it_adds_is_logged_and_the_residual_stays_the_plain_one():
     torch.testing.assert_close(more.metrics["residual"], plain.metrics["residual"], rtol=0, atol=0)
 
 
+def test_a_row_at_the_time_itself_has_none():
+    t = torch.tensor([0.5, 0.6, 0.7])
+    b = ms.Bridge(t[:, None], t[:, None], t, t)
+    assert Auxiliary(lambda look: torch.ones(3), before=0.6)(Look(b.z, b)).tolist() == [1.0, 0.0, 0.0]
+
+
 def test_heads_have_no_auxiliary_loss():
     recipe = terms.beside(recipes.improved_meanflow(), Auxiliary(lambda look: look.bridge.t))
     assert [len(term.beside) for term in recipe] == [1, 1, 0]
@@ -172,6 +178,8 @@ def test_a_feature_network_that_does_not_fit():
     )
     refused("returned int for 4 rows: it must return", auxiliary.perceptual(auxiliary.distance_of(lambda x: 3)))
     refused(r"returned \(2,\) for 4 rows", auxiliary.perceptual(auxiliary.distance_of(lambda x: torch.zeros(2))))
+    cut = auxiliary.perceptual(auxiliary.distance_of(torch.no_grad()(Encoder().forward)))
+    refused("the feature network forward cuts the gradient to its input.*leave out no_grad", cut)
     net = dit()
     refused(
         r"projected layer is \(4, 4, 5\) and the network's features are \(4, 4, 3\)",

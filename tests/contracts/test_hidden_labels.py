@@ -56,6 +56,9 @@ def test_inside_hides_labels_strictly_between_two_times():
     rows, _, t = hidden(recipes.meanflow(times.uniform, velocity=Guided(conditional, dropout)), dropout)
     inside = (t > 0.3) & (t < 0.6)
     assert not rows[~inside].any() and 0.85 < rows[inside].double().mean() < 0.95
+    t = torch.tensor([0.25, 0.5, 0.75])
+    edges = ms.Bridge(t[:, None], t[:, None], t, t, aux=torch.zeros(3, 4))
+    assert LabelDropout(3, inside=(0.25, 0.75)).dropped(edges).tolist() == [False, True, False]
 
 
 def test_rows_that_no_term_has():
@@ -162,6 +165,16 @@ def test_pixel_meanflows_instants_are_one_logit_normal():
     assert r is t and abs(t.double().mean() - 0.669) < 2e-3
     other = times.diagonal(times.logit_normal(0.8, 0.8))((1 << 16,), ms.key(0))[1]
     assert abs(other.double().mean() - 0.759) < 2e-3
+
+
+def test_alpha_flows_instants_are_one_logit_normal():
+    """loss.py at b0fef77: one draw for r = t rows, the larger of two for the others."""
+    assert recipes.alpha_flow(0.5)[1].times == times.instants(-0.4, 1.0)
+
+
+def test_uniform_instants_are_one_uniform():
+    r, t = times.uniform_instants((1 << 16,), ms.key(0))
+    assert r is t and abs(t.double().mean() - 0.5) < 5e-3  # the larger of two has 2/3
 
 
 def test_mixed_times_are_of_two_samplers():

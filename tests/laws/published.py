@@ -186,7 +186,10 @@ def improved_meanflow_without_head(u, b, *, p=1.0, c=0.01):
 
 
 def alpha_flow(u, b, *, alpha, c, clamp=None, rescaled=False):
-    """Alpha-Flow (2510.20771): r = t rows on v, alpha = 0 rows by the JVP, others on the discrete target; MEAN squares, `a q / sg(q+c)`."""
+    """Alpha-Flow (2510.20771, code at b0fef77): r = t rows on v, alpha = 0 rows by the JVP, others on the discrete target.
+
+    MEAN squares, `a q / sg(q+c)`.
+    """
     losses = []
     for i in range(len(b.t)):
         z, v, r, t = b.z[i : i + 1], b.v[i : i + 1], b.r[i : i + 1], b.t[i : i + 1]

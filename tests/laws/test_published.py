@@ -784,9 +784,10 @@ def test_curriculum_normaliser_is_the_known_number() -> None:
 def test_alpha_tends_to_zero_as_meanflow() -> None:
     """The rescaled alpha-Flow gradient goes to MeanFlow's at first order in alpha: slope 1 in the logarithms."""
     limit = library(recipes.meanflow(diagonal_share=0.25, weight=weights.adaptive(1.0, 1e-3, "mean")), U)[0]
-    assert distance(library(recipes.alpha_flow(0.0), U)[0], limit) < 1e-12
+    same = {"instants": times.diagonal(times.logit_normal())}  # MeanFlow's r = t rows
+    assert distance(library(recipes.alpha_flow(0.0, **same), U)[0], limit) < 1e-12
     alphas = torch.tensor([1e-2, 1e-3, 1e-4, 1e-5], dtype=torch.float64)
-    errors = torch.tensor([distance(library(recipes.alpha_flow(float(a), rescaled=True), U)[0], limit) for a in alphas]).double()
+    errors = torch.tensor([distance(library(recipes.alpha_flow(float(a), rescaled=True, **same), U)[0], limit) for a in alphas]).double()
     slopes = errors.log10().diff() / alphas.log10().diff()
     assert ((slopes - 1).abs() < 0.05).all(), slopes
 

@@ -143,6 +143,12 @@ def test_muon_steps_matrices_and_adamw_all_else():
     ] * 2
 
 
+def test_muon_leaves_kernels_of_four_axes_to_adamw():
+    net = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(3, 2))
+    opt = optimiser.made(OptimiserConfig("muon"), list(net.parameters()), fused=False)
+    assert [[p.ndim for p in group["params"]] for group in opt.param_groups] == [[2], [4, 1, 1]]
+
+
 @pytest.mark.parametrize("name", ["adamw", "radam"])
 def test_the_term_beside_the_root_counts(name: Any):
     kind = {"adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}[name]
@@ -176,6 +182,11 @@ def test_a_half_life_halves_after_its_samples_under_a_ramp():
         for _ in range(64):
             average.update(net)
     torch.testing.assert_close(average.module.weight, before + 0.5, rtol=0, atol=1e-5)
+    early = averages.Average("half-life-64000", net, 1000, 0.05)
+    with torch.no_grad():
+        net.weight.add_(1.0)
+    early.update(net)  # half-life 50 of a step of 1000
+    torch.testing.assert_close(early.module.weight, net.weight, rtol=0, atol=1e-5)
 
 
 def test_a_run_of_muon_goes_on_where_it_was_to_the_bit(tmp_path: Path, cache: Any):

@@ -37,6 +37,7 @@ def alpha_flow(
     diagonal_share: float = 0.25,
     c: float = 1e-3,
     velocity: Velocity = conditional,
+    instants: Times = at_times.instants(-0.4, 1.0),
 ) -> Recipe:
     """alpha-Flow, eq. (21), (25): trajectory flow matching annealed into MeanFlow, which is an annealed coefficient; arXiv 2510.20771.
 
@@ -51,9 +52,10 @@ def alpha_flow(
     - `diagonal_share` ([0, 1]; 0.25; published): the share of rows with `r = t`.
     - `c` (a squared error, positive; 1e-3; published): the constant of the weight.
     - `velocity` (a velocity; `conditional`; published): target and tangent; a `Guided` guides and hides labels.
+    - `instants` (times in [0, 1]; one logit-normal of mean -0.4 and std 1; published): of the `r = t` rows.
     """
     plain = adaptive(1.0, c, "mean")
-    still = Term(Matching(velocity, shown(velocity)), at_times.diagonal(times), plain)
+    still = Term(Matching(velocity, shown(velocity)), instants, plain)
     moving = Eulerian(velocity, velocity, Backward(ratio, clamp), shown(velocity))
     return with_diagonal(moving, times, plain if rescaled else alpha(ratio, c), diagonal_share, still)
 

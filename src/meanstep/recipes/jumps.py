@@ -28,7 +28,7 @@ def terminal_velocity(
       copy (decay 0.99 as published), or `velocities.own`.
     - `guidance` (a `LabelDropout`, or None; None; ours): the field must then be `fields.Scaled` and is given a random scale; the published
       runs have guidance.
-    - `scales` (two guidance scales, `0 < low <= high`; (1, 2); ours, as the published range is unknown to us).
+    - `scales` (two guidance scales, `0 < low <= high`; (1, 2); ours, the released runs have one scale, such as 2).
     - `times` (pairs `0 <= r <= t <= 1`; `gap_first()`; published): of the jumps.
     - `instants` (times in [0, 1]; a logit-normal of mean -0.4 and std 1; published): of the flow-matching rows.
     - `through` ([0, 1] or a function of the bridge; 1; published): the share of the gradient that flows through the derivative.

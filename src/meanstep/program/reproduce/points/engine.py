@@ -227,7 +227,7 @@ def reference(name: str, settings: Settings, ema: torch.nn.Module) -> Recipe:
     """
     times, weight = TIMES[settings.times], adaptive(settings.power, settings.c)
     table: dict[str, Callable[[], Recipe]] = {
-        "alpha_flow": lambda: recipes.alpha_flow(times=times, c=settings.c),
+        "alpha_flow": lambda: recipes.alpha_flow(times=times, c=settings.c, instants=diagonal(times)),
         "improved_meanflow": lambda: recipes.improved_meanflow(own, times=times, weight=weight),
         "terminal_velocity": lambda: recipes.terminal_velocity(ema, times=times, instants=diagonal(times)),
         "split_meanflow": lambda: recipes.split_meanflow(times=times, diagonal_share=settings.diagonal_share),
