@@ -71,7 +71,7 @@ def test_sound_is_heard_on_the_page_and_in_files(here: Path, capsys: pytest.Capt
     assert Manifest.read(here / "run" / "data.json").look == Look("sound", 400)
     page = (here / "run" / "report.html").read_text()
     assert page.count("<audio") == 2 and page.count("data:audio/wav") == 3 and not re.search(r'(src|href)="(https?:)?//', page)
-    assert "floor" in capsys.readouterr().err and "sliced W1" in page
+    assert "floor" in capsys.readouterr().err and "Sliced W1" in page
     run("sample", "run", "--out=made", "--seeds=3:5")
     rate, found = levels((here / "made" / "000004.wav").read_bytes())
     row = ms.load("run").sample([4])[0]
