@@ -1,7 +1,7 @@
 """A UNet2DModel of diffusers as a one-step generator of digits, with labels.
 
 Shows: `with_gap`, which gives the network its second time without touching it; conditions; the table of steps.
-Needs: pip install 'meanstep[digits,latents]' matplotlib. Takes: three minutes; --quick seconds.
+Needs: pip install 'meanstep[digits,latents]' matplotlib. Takes: a minute or two of one core; --quick seconds.
 """
 
 import argparse

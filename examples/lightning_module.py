@@ -1,7 +1,7 @@
 """MeanFlow as a LightningModule: the criterion is a submodule, `training_step` is one line.
 
 Shows: loss, optimiser with schedule, an EMA copy after each step, logging of the residual, sampling afterwards.
-Needs: pip install meanstep lightning matplotlib. Takes: a minute; --quick seconds.
+Needs: pip install meanstep lightning matplotlib. Takes: half a minute of one core; --quick seconds.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """MeanFlow in one file: the method alone, in plain PyTorch, on eight clouds in the plane (arXiv 2505.13447).
 
-Shows: times, the derivative, the stopped gradient, one-step sampling. Needs: torch, matplotlib. Takes: a minute; --quick seconds.
+Shows: times, the derivative, the stopped gradient, one-step sampling. Needs: torch, matplotlib. Takes: half a minute; --quick seconds.
 """
 
 import argparse

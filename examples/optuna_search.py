@@ -1,7 +1,7 @@
 """A search for learning rate and width by Optuna, where hopeless trainings are stopped early.
 
 Shows: the callback of `ms.train`, which reports each evaluation and prunes by raising; every trial leaves a run's folder.
-Needs: pip install 'meanstep[report]' optuna. Takes: four minutes; --quick seconds.
+Needs: pip install 'meanstep[report]' optuna. Takes: a minute or two of one core; --quick seconds.
 """
 
 import argparse

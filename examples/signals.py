@@ -1,7 +1,7 @@
 """Speech-like sound: vowels of a few voices as a signal [1, 256], from an array to .wav files in three calls.
 
 Shows: `ms.train` on rows in memory with labels, a preview as sound, one-step samples, distances with their floor.
-Needs: pip install 'meanstep[report]'. Takes: five minutes; --quick seconds.
+Needs: pip install 'meanstep[report]'. Takes: about five minutes of one core; --quick seconds.
 Same from the command line: meanstep train --data.source vowels.npz --data.preview sound:4000 --out runs/vowels
 """
 

@@ -1,7 +1,7 @@
 """Super-resolution in one step: the low-resolution picture as the source of the flow, or as a condition beside noise.
 
 Shows: `data_pair` and `data_pair_as`; errors on pictures that training never saw. A source gives one answer, a condition draws from many.
-Needs: pip install 'meanstep[digits,report]'. Takes: six minutes; --quick seconds.
+Needs: pip install 'meanstep[digits,report]'. Takes: some minutes of one core; --quick seconds.
 Same from the command line: meanstep train --data.source sharp/ --data.pair low/ --data.pair-as source --out runs/from
 """
 

@@ -1,7 +1,7 @@
 """A mixed table in, a mixed table out: numbers, whole numbers, words; one evaluation of the network a row.
 
 Shows: `data_table="quantile"`, which makes numbers normal and words one-hot, and the way back to columns.
-Needs: pip install 'meanstep[report]'. Takes: two minutes; --quick seconds.
+Needs: pip install 'meanstep[report]'. Takes: a minute of one core; --quick seconds.
 Same from the command line: meanstep train --data.source people.csv --data.table quantile --out runs/people
     meanstep sample runs/people --seeds 0:1000 --out made.csv
 """

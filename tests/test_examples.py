@@ -65,10 +65,12 @@ def test_an_example_is_short_and_has_its_place(path: Path):
     lines = [
         line for line in text.splitlines() if line.strip() and (path.stem == "meanflow_in_one_file" or not line.lstrip().startswith("#"))
     ]
-    assert len(lines) - docstring <= 75
+    assert len(lines) - docstring <= (80 if path.stem == "meanflow_in_one_file" else 70)
     page = (ROOT / "docs/examples.md").read_text(encoding="utf-8")
-    assert f"(../examples/{path.name})" in page and f"(figures/examples/{path.stem}.png)" in page
-    assert (ROOT / f"docs/figures/examples/{path.stem}.png").stat().st_size < 150_000
+    assert f"(../examples/{path.name})" in page
+    picture = ROOT / f"docs/figures/examples/{path.stem}.png"
+    assert picture.is_file() == (f"(figures/examples/{picture.name})" in page)
+    assert not picture.is_file() or picture.stat().st_size < 150_000
 
 
 def one_file() -> dict:
