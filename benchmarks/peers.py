@@ -86,7 +86,9 @@ def load(folder: Path, name: str, unused: tuple[str, ...] = ()) -> ModuleType:
             return importlib.import_module(name)
         finally:  # two checkouts may have modules of one name
             for other in set(sys.modules) - set(before):
-                if other in unused or str(folder) in str(getattr(sys.modules[other], "__path__", getattr(sys.modules[other], "__file__", ""))):
+                if other in unused or str(folder) in str(
+                    getattr(sys.modules[other], "__path__", getattr(sys.modules[other], "__file__", ""))
+                ):
                     del sys.modules[other]
             sys.modules.update(before)
 
@@ -227,7 +229,9 @@ def fastgen(folder: Path) -> TheirLoss:
             max_t=1.0,
         )
         parts = {"_get_velocity": lambda x, e, *_, **__: (None, e - x), "device": x.device, "precision_amp_jvp": None}
-        stand = type("Stand", (), {name: getattr(kind, name) for name in ("_jvp", "_compute_weight", "_mf_pred_to_loss", "_compute_mf_loss")})
+        stand = type(
+            "Stand", (), {name: getattr(kind, name) for name in ("_jvp", "_compute_weight", "_mf_pred_to_loss", "_compute_mf_loss")}
+        )
         made = bare(stand, net=call, loss_config=SimpleNamespace(**settings), **parts)
         return made._compute_mf_loss(x, times[1], times[0], iteration=1)[0].mean()
 
@@ -254,10 +258,6 @@ def _meanflow(share: float) -> Callable[[nn.Module], Recipe]:
 
 def _weighted(weight: Any) -> Callable[[Any], Recipe]:
     return lambda times: meanflow(times, 0.0, weight)
-
-
-def _iterated(times: Any) -> Recipe:
-    return improved_meanflow(times=times, diagonal_share=0.0, weight=adaptive(1.0, 1e-2, "mean"))
 
 
 def _changed(times: Any) -> Recipe:
@@ -293,7 +293,7 @@ PEERS = {
         "meanflow.py",
         haidog,
         lambda ema: improved_meanflow(diagonal_share=0.0),
-        _iterated,
+        "it reads its head at (r, t), ours at (t, t)",
         share=1.0,
         extra=1.0,
         head=True,
@@ -381,7 +381,11 @@ def compared(peer: Peer, theirs: TheirLoss, case: Case, rounds: int, seconds: fl
     def make(net: nn.Module, ema: nn.Module) -> Callable[[Tensor], Tensor]:
         return lambda x: theirs(net, ema, x, pairs(x, peer.share))
 
-    table = {"flow matching": Variant(flow_matching, 0), "theirs": Variant(make, peer.extra), "ours": Variant(ours(peer.recipe), peer.extra)}
+    table = {
+        "flow matching": Variant(flow_matching, 0),
+        "theirs": Variant(make, peer.extra),
+        "ours": Variant(ours(peer.recipe), peer.extra),
+    }
     apart = difference(peer, theirs, bench)
     found = measure(bench, table, "eager", rounds, seconds, pairs=[("theirs", "ours")])
     return {**found, "share": peer.share, "gradients": apart}
