@@ -40,10 +40,10 @@ missing there: torch has no forward mode through a compiled block.
 """
 PEERS = """## Beside public implementations
 
-`python benchmarks/peers.py --checkout NAME=FOLDER ...` runs the loss of a checkout on our network, beside ours and flow matching, in turn: DiT
-6 x 256, 64 tokens, batch 32, one thread, processor time. Theirs and ours have the same share of rows with r < t: a quarter where theirs lets
-one choose. Memory is the peak of allocations to flow matching's. Gradients are compared in float64 on the same times and noise, up to
-a factor; a reason stands where they are not comparable. {note}
+`python benchmarks/peers.py --checkout NAME=FOLDER ...` runs the loss of a checkout on our network, beside ours and flow matching, in
+turn: DiT 6 x 256, 64 tokens, batch 32, one thread, processor time. Theirs and ours have the same share of rows with r < t: a quarter
+where theirs lets one choose. Memory is the peak of allocations to flow matching's. Gradients are compared in float64 on the same times
+and noise, up to a factor; a reason stands where they are not comparable. {note}
 """
 TRACE = """## The trace weight
 
