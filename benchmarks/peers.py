@@ -348,7 +348,7 @@ def pairs(x: Tensor, share: float) -> Times:
 
 
 def difference(peer: Peer, theirs: TheirLoss, bench: Bench) -> float | str:
-    """Relative difference of the two gradients in float64, on the same rows, times and noise, after the best factor; or why there is none."""
+    """Relative difference of the gradients in float64, on the same times and noise, after the best factor; or why there is none."""
     if isinstance(peer.twin, str):
         return peer.twin
     torch.set_default_dtype(torch.float64)
