@@ -32,7 +32,7 @@ def counted(name: str) -> dict[str, float]:
         "parameters": parameters(net),
         "depth": len(net.blocks),
         "width": net.patches.out_features,
-        "tokens": (net.size // net.patch) ** 2,
+        "tokens": len(net.positions),
     }
 
 

@@ -19,7 +19,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,7 +163,7 @@ class Bench:
         torch.manual_seed(0)
         with device:
             self.net = case.network()
-            self.x = torch.randn(case.batch, self.net.channels, self.net.size, self.net.size)
+            self.x = torch.randn(case.batch, self.net.channels, *self.net.grid)
         for p in self.net.parameters():  # a DiT starts with closed gates
             p.data.add_(0.02 * torch.randn_like(p))
         self.ema = copy.deepcopy(self.net).requires_grad_(False)
@@ -197,8 +197,10 @@ class Bench:
             torch.cuda.synchronize()
 
 
-def measure(bench: Bench, table: dict[str, Variant], kind: str, rounds: int, seconds: float) -> dict[str, Any]:
-    """Times and memory of every variant of a table, and the rounds that `seconds` had room for."""
+def measure(
+    bench: Bench, table: dict[str, Variant], kind: str, rounds: int, seconds: float, pairs: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
+    """Times and memory of every variant of a table, the rounds that `seconds` had room for, and the median ratio of each of `pairs`."""
     end = time.monotonic() + seconds
     mode = None if bench.device.type == "cpu" else "reduce-overhead"
     for block in (*bench.net.blocks, *bench.ema.blocks) if kind == "blocks" else ():
@@ -232,7 +234,9 @@ def measure(bench: Bench, table: dict[str, Variant], kind: str, rounds: int, sec
             "peak_ratio": memory[name] / memory["flow matching"],
             "first_three_steps_s": starts[name],
         }
-    return {"rounds": len(base), "rows": out}
+    found = {"rounds": len(base), "rows": out}
+    between = {f"{a} / {b}": statistics.median(p / q for p, q in zip(times[a], times[b], strict=True)) for a, b in pairs}
+    return {**found, "pairs": between} if pairs else found
 
 
 def report(title: str, table: dict[str, dict[str, float]]) -> None:
@@ -282,7 +286,7 @@ def main() -> None:
         for kind in asked.kinds:
             case = CASES[network]._replace(**({"batch": asked.batch} if asked.batch else {}))
             bench = Bench(case, device, autocast=asked.device != "cpu")
-            title = f"{network}: {(bench.net.size // bench.net.patch) ** 2} tokens, batch {bench.case.batch}, {TITLES[kind]}"
+            title = f"{network}: {len(bench.net.positions)} tokens, batch {bench.case.batch}, {TITLES[kind]}"
             found[title] = measure(bench, chosen(TABLES[kind], asked.only), kind, asked.rounds, asked.seconds)
             report(title, found[title]["rows"])
             if asked.json:
