@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from meanstep.program.pages import look
+from meanstep.program.reproduce.paper import page as paper
 
 from .rendered import KINDS
 
@@ -34,11 +35,13 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def made(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A decided page of each kind."""
+    """A decided page of each kind, that of the paper's numbers as they are measured now, and a run that broke off."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(look, "SCALE", 0.5)
         here = tmp_path_factory.mktemp("pages")
-        return {kind: build(here / kind, "decided") for kind, build in KINDS.items()}
+        (here / "paper").mkdir()
+        decided = {kind: build(here / kind, "decided") for kind, build in KINDS.items()}
+        return decided | {"paper": paper.build(here / "paper"), "failed": KINDS["run"](here / "failed", "failed")}
 
 
 def opened(browser: Any, path: Path, width: int, scheme: str, **settings: Any) -> tuple[Any, list[str], list[str]]:
@@ -57,7 +60,7 @@ OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clie
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1300, 400])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "paper", "failed"])
 def test_a_page_fits_asks_for_nothing_and_says_its_answer_soon(kind: str, width: int, scheme: str, browser: Any, made: dict[str, Path]):
     page, asked, wrong = opened(browser, made[kind], width, scheme)
     top = page.evaluate("document.querySelector('details.part').getBoundingClientRect().top")
