@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -11,6 +11,11 @@ from meanstep.program.console import UserError, out, put_json, say, stage, takes
 from meanstep.program.flags import Autoencoder, Device, Json, Network
 from meanstep.program.pages.page import require
 from meanstep.program.ranges import Ranged
+
+if TYPE_CHECKING:
+    from meanstep.program.compare.page import Pictures, Table
+    from meanstep.program.compare.runs import Side
+    from meanstep.program.pages.form import Answer
 
 MOST = 8
 """Runs on one chart."""
@@ -84,7 +89,7 @@ class Compare(Ranged):
         record = {"runs": [*runs.records(found, measured)], "measure": measured.measure, "about": measured.about, "why": measured.why}
         return self._said(record | {"differences": dict(runs.differences(found))}, path, said, page.table(found, measured))
 
-    def _pictures(self, found):  # type: ignore[no-untyped-def]
+    def _pictures(self, found: "list[Side]") -> "Pictures":
         from meanstep.program.compare.page import Pictures
 
         if not self.count:
@@ -96,7 +101,7 @@ class Compare(Ranged):
         words = f"Seeds 0 to {self.count - 1}, the same noise and the same labels for each run, in {self.steps} step{'s' * (self.steps > 1)}."
         return Pictures(images, why, words)
 
-    def _said(self, record, path, said, table) -> int:  # type: ignore[no-untyped-def]
+    def _said(self, record: dict[str, Any], path: Path, said: "Answer", table: "Table | None") -> int:
         """The table, the answer and where the page is, or all of it as JSON."""
         if put_json(self.json, {"command": "compare", "answer": said.title, **record, "report": str(path)}):
             return 0

@@ -8,13 +8,13 @@ from typing import Any
 from meanstep.program.console import UserError
 from meanstep.program.errors import shown
 from meanstep.program.evaluation.rows import Row
+from meanstep.program.registry import default_sampler
 from meanstep.program.runs import saved
 from meanstep.program.runs.facts import known
 from meanstep.program.runs.hub import local
 from meanstep.program.runs.options import flat
 from meanstep.program.runs.report.answer import floor
 from meanstep.program.runs.report.history import History, read
-from meanstep.program.registry import default_sampler
 
 METRICS = {"frechet": "Frechet distance", "sliced": "Sliced distance"}
 """Distances with an interval, in the order in which they are asked for, and their names."""

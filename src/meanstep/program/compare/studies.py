@@ -51,15 +51,16 @@ def meeting(paths: Sequence[Path]) -> Meeting:
     one, two = held = [read(path.expanduser()) for path in paths]
     if paths[0].expanduser().resolve() == paths[1].expanduser().resolve():
         raise UserError(f"{shown(str(paths[0]))} is given twice: compare it with another study")
-    if (one.kind.name, one.name) != (two.kind.name, two.name):
-        raise UserError(f"{paths[0]} is a study {one.name} and {paths[1]} a study {two.name}: compare two of the same kind")
+    kinds = [str(each.about.get("study", each.kind.studies[0])) for each in held]  # older ones do not say it
+    if (one.kind.name, kinds[0]) != (two.kind.name, kinds[1]):
+        raise UserError(f"{paths[0]} is a study {kinds[0]} and {paths[1]} a study {kinds[1]}: compare two of the same kind")
     names = [path.expanduser().resolve().name for path in paths]
     first, second = names if names[0] != names[1] else (f"{names[0]} (1)", f"{names[1]} (2)")
     why = _apart(held, (first, second))
     pairs = () if why else _pairs([path.expanduser() for path in paths])
     if not why and not pairs:
         why = "they have no arm with a distance in common: give both the same --arms, and let them finish"
-    return Meeting((paths[0], paths[1]), (first, second), one.name, pairs, why, tuple(_settings(held)))
+    return Meeting((paths[0], paths[1]), (first, second), kinds[0], pairs, why, tuple(_settings(held)))
 
 
 def _apart(held: Sequence[Held], names: Sequence[str]) -> str:
