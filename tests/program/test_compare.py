@@ -189,7 +189,9 @@ def test_the_same_weights_make_the_same_picture_and_other_shapes_say_why(tmp_pat
 
 def toys(tmp_path: Path, gain: float, spread: float = 0.01) -> tuple[Path, Path]:
     sets = ("pinwheel", "two_moons")
-    plan = test_report.Plan(sets=sets, arms=("paper",), betas=(0.0, 1.0), pictures=False, law=False, gain=dict.fromkeys(sets, 1.0), spread=spread)
+    plan = test_report.Plan(
+        sets=sets, arms=("paper",), betas=(0.0, 1.0), pictures=False, law=False, gain=dict.fromkeys(sets, 1.0), spread=spread
+    )
     return test_report.sweep(tmp_path / "x", plan), test_report.sweep(tmp_path / "y", replace(plan, gain=dict.fromkeys(sets, gain)))
 
 

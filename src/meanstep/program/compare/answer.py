@@ -27,7 +27,16 @@ def answer(found: Sequence[Side], measured: Distances, notes: Sequence[str], sho
     best = nearest(found, measured)
     tiles = (_samples(found, measured, best), _cost(found), _configuration(found))
     tab = " and ".join(side.name for side in found)
-    return Answer(_title(found, measured, best), tuple(_about(found)), tiles, tuple(_steps(found, measured, best)), "meanstep compare", shown, tuple(notes), tab)
+    return Answer(
+        _title(found, measured, best),
+        tuple(_about(found)),
+        tiles,
+        tuple(_steps(found, measured, best)),
+        "meanstep compare",
+        shown,
+        tuple(notes),
+        tab,
+    )
 
 
 def _title(found: Sequence[Side], measured: Distances, best: Side | None) -> str:
@@ -105,5 +114,7 @@ def _steps(found: Sequence[Side], measured: Distances, best: Side | None) -> Ite
     elif best:
         yield Step(f"Use {best.name}, and look at its samples first.", f"meanstep sample {quoted(best)}")
     else:
-        yield Step("Measure more samples: the intervals get narrower.", "\n".join(f"meanstep evaluate {quoted(s)} --count 50000" for s in found))
+        yield Step(
+            "Measure more samples: the intervals get narrower.", "\n".join(f"meanstep evaluate {quoted(s)} --count 50000" for s in found)
+        )
     yield Step("Train each again with other seeds before anything is said of a method.")

@@ -98,7 +98,9 @@ class Compare(Ranged):
             from meanstep.program.compare.samples import Sampling, drawn
 
             images, why = drawn(found, Sampling(self.count, self.steps, self.device, self.network, self.autoencoder))
-        words = f"Seeds 0 to {self.count - 1}, the same noise and the same labels for each run, in {self.steps} step{'s' * (self.steps > 1)}."
+        words = (
+            f"Seeds 0 to {self.count - 1}, the same noise and the same labels for each run, in {self.steps} step{'s' * (self.steps > 1)}."
+        )
         return Pictures(images, why, words)
 
     def _said(self, record: dict[str, Any], path: Path, said: "Answer", table: "Table | None") -> int:

@@ -8,6 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from meanstep.program.compare.runs import Distances, Side
 from meanstep.program.pages.look import AMBER, BLUE, GREEN, MUTED, ORANGE, PINK, SKY, end_labels, log_ticks, sheet, short
+from meanstep.program.runs.report.answer import floor
 from meanstep.program.runs.report.figures import thinned
 from meanstep.program.runs.report.history import Curve
 
@@ -23,9 +24,9 @@ def distances(found: Sequence[Side], measured: Distances) -> Figure | None:
     if not measured.found or len(kinds) != 1 or not common:
         return None
     steps = min(common)
-    floors = [d.floor for d in measured.found if d.floor and d.interval is None]
+    below = next((x for side in found if (x := floor(side.history)) is not None), None)
     title = f"{found[0].history.measure} of {steps}-step samples to the data, over training: lower is better"
-    return _lines(found, [each[steps] for each in curves], title, floors[0] if floors else None)
+    return _lines(found, [each[steps] for each in curves], title, below)
 
 
 def residuals(found: Sequence[Side]) -> Figure | None:

@@ -35,7 +35,7 @@ def build(found: Sequence[Side], measured: Distances, pictures: Pictures, folder
     }
     drawn = form.drawn(drawings)
     notes = [f"Samples are not shown side by side: {pictures.why}."] if pictures.why else []
-    said = answers.answer(found, measured, notes, _shown(measured, drawn))
+    said = answers.answer(found, measured, notes, _shown(drawn))
     content = {
         "pictures": [(side.name, page.embedded(image)) for side, image in zip(found, pictures.images, strict=False)],
         "words": pictures.words,
@@ -72,7 +72,9 @@ def table(found: Sequence[Side], measured: Distances) -> Table:
     rows = []
     for k, side in enumerate(found):
         run, d = side.history, measured.found[k] if measured.found else None
-        told = [number(d.value), _interval(d.interval), "unknown" if d.floor is None else number(d.floor)] if d else ["not compared", "", ""]
+        told = (
+            [number(d.value), _interval(d.interval), "unknown" if d.floor is None else number(d.floor)] if d else ["not compared", "", ""]
+        )
         rows.append([side.name, run.config.method.recipe, f"{run.seen:,}", clock(run.seconds), *told])
     return ["run", "recipe", "samples seen", "time", measured.measure or "distance", "95% interval", "floor"], rows
 
@@ -81,9 +83,9 @@ def _interval(ends: tuple[float, float] | None) -> str:
     return f"{number(ends[0])} to {number(ends[1])}" if ends else "none"
 
 
-def _shown(measured: Distances, drawn: dict[str, form.Drawn]) -> Shown | None:
+def _shown(drawn: dict[str, form.Drawn]) -> Shown | None:
     words = {
-        "distances": f"{measured.measure} of samples to the data over training, a line for each run. Lower is better.",
+        "distances": "Distance of samples to the data over training, a line for each run. Lower is better. A dashed line is the floor.",
         "intervals": "Each row is a run: its distance to the data and the 95% interval. Lower is better.",
         "residuals": "Mean squared residual over training, a line for each run. It ends at the noise of the data, not at 0.",
     }

@@ -20,7 +20,14 @@ METRICS = {"frechet": "Frechet distance", "sliced": "Sliced distance"}
 """Distances with an interval, in the order in which they are asked for, and their names."""
 SAME = ("sampler", "steps", "guidance", "labels", "count", "seed", "distance", "input", "extractor_digest", "reference_digest", "among")
 """What two rows of `meanstep evaluate` must agree in for their distances to be compared."""
-REMEDY = {"count": "--count", "seed": "--seed", "steps": "--steps", "guidance": "--guidance", "sampler": "--sampler", "labels": "--class-shares"}
+REMEDY = {
+    "count": "--count",
+    "seed": "--seed",
+    "steps": "--steps",
+    "guidance": "--guidance",
+    "sampler": "--sampler",
+    "labels": "--class-shares",
+}
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,9 @@ def _trained(found: Sequence[Side]) -> Distances:
         for name in ("extractor", "count", "measure"):
             if record.get(name) != ends[0].get(name):
                 values = f"{shown(ends[0].get(name))} and {side.name} with {shown(record.get(name))}"
-                return Distances(why=f"{found[0].name} was evaluated with {name} {values}: run meanstep evaluate on both with the same options")
+                return Distances(
+                    why=f"{found[0].name} was evaluated with {name} {values}: run meanstep evaluate on both with the same options"
+                )
     common = set.intersection(*({int(k) for k, x in r["steps"].items() if isinstance(x, int | float)} for r in ends))
     if not common:
         return Distances(why="their evaluations have no number of steps in common: run meanstep evaluate on each with the same --steps")

@@ -35,7 +35,10 @@ def drawn(found: Sequence[Side], how: Sampling) -> tuple[list[bytes], str]:
         told = [k for k, y in enumerate(given) if y is not None]
         for k in told[1:]:
             if not _same(given[k], given[told[0]]):
-                return [], f"{found[told[0]].name} and {found[k].name} are given different labels or conditions for the same seeds: train both on the same data"
+                return (
+                    [],
+                    f"{found[told[0]].name} and {found[k].name} are given different labels or conditions for the same seeds: train both on the same data",
+                )
         return [_picture(model, how) for model in models], ""
     except UserError as error:
         return [], str(error)

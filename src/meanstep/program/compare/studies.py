@@ -112,7 +112,10 @@ def answer(found: Meeting) -> Answer:
     came = states([pair.change for pair in found.pairs])
     a, b = found.names
     counts = {what: came.count(what) for what in (BETTER, WORSE)}
-    about = (f"{a} and {b} are two studies {found.study}.", "Their models are paired by set, arm and seed, and each pair gives a ratio of distances.")
+    about = (
+        f"{a} and {b} are two studies {found.study}.",
+        "Their models are paired by set, arm and seed, and each pair gives a ratio of distances.",
+    )
     rows = [(pair.name, pair.change, _floor(pair)) for pair in found.pairs]
     words = f"Each row is an arm: the distance in {b} over that in {a}, with the 95% interval. Grey rows decide nothing."
     shown_rows = Shown(words, rows=forest(rows, f"← nearer in {b}", "farther →")) if rows else None
@@ -141,7 +144,9 @@ def _samples(found: Meeting, counts: dict[str, int]) -> Tile:
     floors = [pair.floor for pair in found.pairs if pair.floor]
     words += f" The floor is {number(min(floors))} or more." if floors else " The floor is on the pages of the studies."
     seeds = max(pair.change.n for pair in found.pairs)
-    sure = f"95% intervals over {seeds} seeds in pairs, Holm's correction over the rows." if seeds > 1 else "One seed in common: no interval."
+    sure = (
+        f"95% intervals over {seeds} seeds in pairs, Holm's correction over the rows." if seeds > 1 else "One seed in common: no interval."
+    )
     state = OPEN if not any(counts.values()) else KNOWN if all(counts.values()) else BETTER if counts[BETTER] else WORSE
     heads = {
         OPEN: "Samples: no difference can be told",
@@ -161,7 +166,9 @@ def _seeds(found: Meeting) -> Tile:
         return Tile("Seeds: nothing in common", "No arm of one study meets an arm of the other.", "Counted.")
     least, most = (f(pair.change.n for pair in found.pairs) for f in (min, max))
     each = str(least) if least == most else f"{least} to {most}"
-    return Tile(f"Seeds: {each} in common", f"{len(found.pairs)} arms are in both studies, with the seeds that both have.", "Counted.", KNOWN)
+    return Tile(
+        f"Seeds: {each} in common", f"{len(found.pairs)} arms are in both studies, with the seeds that both have.", "Counted.", KNOWN
+    )
 
 
 def _configuration(found: Meeting) -> Tile:
@@ -174,7 +181,9 @@ def _configuration(found: Meeting) -> Tile:
 
 
 def _steps(found: Meeting, counts: dict[str, int]) -> tuple[Step, ...]:
-    look = tuple(Step(f"Read the page of {name}.", f"meanstep report {path}") for name, path in zip(found.names, found.folders, strict=True))
+    look = tuple(
+        Step(f"Read the page of {name}.", f"meanstep report {path}") for name, path in zip(found.names, found.folders, strict=True)
+    )
     if found.pairs and not any(counts.values()):
         return (Step("Add seeds to both: the intervals are too wide to decide."), *look)
     return look
