@@ -12,10 +12,11 @@ import pytest
 from meanstep.cli import main
 from meanstep.program.compare import answer, page, runs, studies
 from meanstep.program.compare.page import Pictures
-from meanstep.program.compare.samples import Sampling, drawn
+from meanstep.program.compare.samples import Sampling, apart, drawn
 from meanstep.program.console import UserError
 from meanstep.program.pages import look
 from meanstep.program.runs.config import RunConfig, to_yaml
+from meanstep.program.sampling import model as models
 from meanstep.program.training.command import Train
 
 from . import test_latents_report, test_report
@@ -169,16 +170,20 @@ def test_what_cannot_stand_beside_one_another_is_one_line(
 def test_the_same_weights_make_the_same_picture_and_other_shapes_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
     monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("meanstep.program.runs.report.figures.FIGURES", {})
     small = "--device cpu --network.width 16 --network.depth 1 --network.heads 2 --evaluate-every 0 --batch 16 --samples 32"
     assert Train.parse(["--out", str(tmp_path / "a"), *small.split()]).run() == 0
-    assert Train.parse(["--out", str(tmp_path / "c"), *small.split(), "--seed", "1"]).run() == 0
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     how = Sampling(4, 1, "cpu")
-    (one, two, other), why = drawn(runs.sides([tmp_path / name for name in "abc"]), how)
-    assert why == "" and one == two != other and one.startswith(b"\x89PNG")
     sides = runs.sides([tmp_path / name for name in "ab"])
+    (one, two), why = drawn(sides, how)
+    (other, _), _ = drawn(sides, replace(how, steps=2))
+    assert why == "" and one == two != other and one.startswith(b"\x89PNG")
     path, said = page.build(sides, runs.distances(sides), Pictures((one, two), "", "Words."), tmp_path / "page")
     assert path.read_text().count('<img src="data:image/png') == 2 and "no evaluation" in said.tiles[0].words
+    first = models.load(tmp_path / "a")
+    wide = replace(first, manifest=replace(first.manifest, shape=(1, 9, 9)))
+    assert "rows of 1x8x8 and b of 1x9x9" in apart(sides, [first, wide]) and apart(sides, [first, first]) == ""
     shutil.rmtree(tmp_path / "b" / "checkpoints")
     images, why = drawn(runs.sides([tmp_path / "a", tmp_path / "b"]), how)
     assert images == [] and "holds no checkpoint" in why
@@ -215,7 +220,7 @@ def test_the_same_study_again_decides_nothing(tmp_path: Path):
 def test_studies_of_other_kinds_or_measures_say_why(tmp_path: Path):
     a, b = toys(tmp_path, 0.5)
     latents = test_latents_report.study(tmp_path / "l", test_latents_report.Plan(arms=("beta@0",), moments=(1000,), pictures=False))
-    with pytest.raises(UserError, match="is a study toy and .* a study latents: compare two of the same kind"):
+    with pytest.raises(UserError, match=r"is a study toy and .* a study latents: compare two of the same kind"):
         studies.meeting((a, latents))
     with pytest.raises(UserError, match="given twice"):
         studies.meeting((a, a))

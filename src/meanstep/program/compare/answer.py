@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from meanstep.program.compare.runs import Distance, Distances, Side, differences
-from meanstep.program.pages.form import BETTER, KNOWN, OPEN, Answer, Shown, Step, Tile
+from meanstep.program.pages.form import BETTER, KNOWN, Answer, Shown, Step, Tile
 from meanstep.program.pages.verdicts import number
 from meanstep.program.runs.report.prose import clock
 

@@ -23,7 +23,7 @@ MOST = 8
 
 @dataclass(frozen=True)
 class Compare(Ranged):
-    """Compare runs, or two studies: curves on one chart, distances with intervals, samples of the same noise, what differs in configuration.
+    """Compare runs, or two studies: curves on one chart, distances with intervals, samples of the same noise, what differs in settings.
 
     Distances are those of `meanstep evaluate` where all runs have the same table of them, else of the evaluations in training. What cannot
     be compared is not, and the page says why: runs of different data, distances of different features or counts. docs/comparing.md says

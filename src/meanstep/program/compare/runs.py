@@ -1,4 +1,4 @@
-"""Several runs' folders beside one another: which of their distances may be compared, and where their configurations differ. Draws nothing."""
+"""Several runs beside one another: which of their distances may be compared, where their configurations differ. Draws nothing."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from meanstep.program.registry import default_sampler
 from meanstep.program.runs import saved
 from meanstep.program.runs.facts import known
 from meanstep.program.runs.hub import local
+from meanstep.program.runs.integrity import NETWORK, STATE
 from meanstep.program.runs.options import flat
 from meanstep.program.runs.report.answer import floor
 from meanstep.program.runs.report.history import History, read
@@ -52,7 +53,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class Distances:
-    """Of every run, in their order. `measure`: what they are; `about`: of which samples; empty `found`: not compared, for the reason `why`."""
+    """Of every run, in their order. `measure`: what they are; `about`: of which samples; without `found` not compared: `why`."""
 
     found: tuple[Distance, ...] = ()
     measure: str = ""
@@ -74,7 +75,7 @@ def _side(path: Path) -> Side:
     here = local(path.expanduser())
     if not here.is_dir():
         raise UserError(f"there is no folder {path}: give folders of runs of `meanstep train`, their checkpoints, or studies")
-    if (here / saved.CONFIG).is_file() or not ((here / saved.STATE).exists() or (here / saved.NETWORK).exists()):
+    if (here / saved.CONFIG).is_file() or not ((here / STATE).exists() or (here / NETWORK).exists()):
         run = read(here)
         return Side(here.resolve().name, path, run)
     run, seen = read(saved.home(here)), int(saved.Saved.open(here).about["seen"])
@@ -199,7 +200,7 @@ def _trained(found: Sequence[Side]) -> Distances:
 
 
 def differences(found: Sequence[Side]) -> list[tuple[str, list[str]]]:
-    """The entries in which configurations differ, by name, with the value of each run; one that a run lacks is a dash."""
+    """The entries in which configurations differ, by name, with the value of each run; one that a run lacks is none."""
     entries = [flat(side.history.config) for side in found]
     names = dict.fromkeys(name for each in entries for name in each)
     return [
@@ -211,7 +212,7 @@ def differences(found: Sequence[Side]) -> list[tuple[str, list[str]]]:
 
 def _told(entries: dict[tuple[str, str], Any], name: tuple[str, str]) -> str:
     if name not in entries:
-        return "–"
+        return "none"
     value = entries[name]
     if isinstance(value, dict):
         return ", ".join(f"{key}: {x}" for key, x in value.items()) or "none"

@@ -29,7 +29,7 @@ def drawn(found: Sequence[Side], how: Sampling) -> tuple[list[bytes], str]:
     """A PNG for each run, or none and why not: rows of different shapes, different labels, a run without checkpoint."""
     try:
         models = [_model(side, how) for side in found]
-        if why := _apart(found, models):
+        if why := apart(found, models):
             return [], why
         given = [model.labels(range(how.count)) for model in models]
         told = [k for k, y in enumerate(given) if y is not None]
@@ -48,12 +48,13 @@ def _model(side: Side, how: Sampling) -> Model:
     return load(side.path, device=available(how.device), network=how.network, autoencoder=how.autoencoder)
 
 
-def _apart(found: Sequence[Side], models: Sequence[Model]) -> str:
+def apart(found: Sequence[Side], models: Sequence[Model]) -> str:
     """Why the same noise does not mean the same thing to these models, empty where it does."""
     for side, model in zip(found[1:], models[1:], strict=True):
         if model.shape != models[0].shape:
             shapes = ["x".join(map(str, each.shape)) for each in (models[0], model)]
-            return f"{found[0].name} makes rows of {shapes[0]} and {side.name} of {shapes[1]}, so the same noise does not fit both: compare runs of one shape"
+            both = f"{found[0].name} makes rows of {shapes[0]} and {side.name} of {shapes[1]}"
+            return f"{both}, so the same noise does not fit both: compare runs of one shape"
         if model.manifest.codec != models[0].manifest.codec:
             codecs = f"{models[0].manifest.codec} and {side.name} {model.manifest.codec}"
             return f"{found[0].name} makes {codecs}: compare runs of one kind of data"

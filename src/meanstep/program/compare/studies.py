@@ -67,7 +67,8 @@ def _apart(held: Sequence[Held], names: Sequence[str]) -> str:
     a, b = (_entries(each) for each in held)
     for name in dict.fromkeys([*a, *b]):
         if (name.split(" ")[0] == "data" or name.split(" ")[-1] in DATA) and a.get(name) != b.get(name):
-            return f"{names[0]} has {name} {shown(a.get(name, 'none'))} and {names[1]} {shown(b.get(name, 'none'))}: run one of them again with the other's"
+            values = f"{shown(a.get(name, 'none'))} and {names[1]} {shown(b.get(name, 'none'))}"
+            return f"{names[0]} has {name} {values}: run one of them again with the other's"
     return ""
 
 
@@ -79,7 +80,7 @@ def _entries(held: Held) -> dict[str, str]:
 
 def _settings(held: Sequence[Held]) -> list[tuple[str, list[str]]]:
     a, b = (_entries(each) for each in held)
-    return [(name, [a.get(name, "–"), b.get(name, "–")]) for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
+    return [(name, [a.get(name, "none"), b.get(name, "none")]) for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
 
 
 def _pairs(folders: Sequence[Path]) -> tuple[Pair, ...]:

@@ -60,7 +60,7 @@ class Watch(Ranged):
         say(f"{address} shows {self.folder}; Ctrl-C ends it")
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            live.follow(self.every, lambda words: say(words))
+            live.follow(self.every, say)
         except KeyboardInterrupt:
             say("ended: the run itself goes on")
         finally:

@@ -33,7 +33,7 @@ Page = Callable[[], tuple[str, str]]
 
 
 def serving(page: Page, port: int, every: float) -> ThreadingHTTPServer:
-    """A server of the page at / that asks for a newer one every so many seconds; `port` 0 takes a free one. `UserError` for a port in use."""
+    """A server of the page at /, which looks for a newer one every so many seconds; `port` 0: a free one. `UserError` for one in use."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
