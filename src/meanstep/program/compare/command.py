@@ -33,7 +33,9 @@ class Compare(Ranged):
     runs/toy-again --out pages/toys
     """
 
-    folders: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(name="folder", metavar="FOLDER FOLDER ...")]]
+    folders: tyro.conf.Positional[
+        Annotated[tuple[Path, ...], tyro.conf.arg(name="folder", metavar="FOLDER FOLDER ...", help_behavior_hint="(required)")]
+    ]
     """Folders of runs, or their checkpoints, or of two studies of one kind; of two studies ratios are the second's over the first's."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("comparison")
     """Where results go: the folder of report.html."""

@@ -37,7 +37,7 @@ def drawn(found: Sequence[Side], how: Sampling) -> tuple[list[bytes], str]:
             if not _same(given[k], given[told[0]]):
                 return (
                     [],
-                    f"{found[told[0]].name} and {found[k].name} are given different labels or conditions for the same seeds: train both on the same data",
+                    f"{found[told[0]].name} and {found[k].name} are given other labels: train both on the same data",
                 )
         return [_picture(model, how) for model in models], ""
     except UserError as error:
