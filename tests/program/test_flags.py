@@ -116,7 +116,7 @@ def test_help_shows_what_happens_without_an_option(name: str):
 
 
 def test_every_device_is_auto_and_every_json_no_file():
-    assert all(flag.help.endswith("(default: auto)") for flag in every("--device").values()) and len(every("--device")) == 11
+    assert all(flag.help.endswith("(default: auto)") for flag in every("--device").values()) and len(every("--device")) == 12
     assert all(flag.help.endswith("(default: no file)") for flag in every("--json").values())
 
 

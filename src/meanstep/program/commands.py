@@ -37,6 +37,8 @@ COMMANDS: dict[str, Command] = {
     **{f"reproduce {word}": Command(about, f"{kind.package}.command", name) for kind in kinds() for word, about, name in kind.commands},
     "reproduce paper": Command("Compare every published number with ours.", "meanstep.program.reproduce.paper.command", "Paper"),
     "report": Command("Write the report of a run's or a sweep's folder again.", "meanstep.program.pages.command", "Report"),
+    "compare": Command("Compare runs, or two studies: distances, samples, settings.", "meanstep.program.compare.command", "Compare"),
+    "watch": Command("Show the page of a run while it trains, in a browser.", "meanstep.program.watch.command", "Watch"),
     "completion": Command("Print what lets a shell complete commands and options.", "meanstep.program.completion", "Completion"),
 }
 """Every command, in the order of the list; two words are a command of a group."""

@@ -1,0 +1,93 @@
+"""From a comparison to one page that works offline. Measures nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from meanstep.program.compare import answer as answers
+from meanstep.program.compare import figures, runs, studies
+from meanstep.program.compare.runs import Distances, Side
+from meanstep.program.pages import form, page
+from meanstep.program.pages.form import Answer, Shown
+from meanstep.program.pages.verdicts import number
+from meanstep.program.runs.report.prose import clock
+
+Table = tuple[list[str], list[list[str]]]
+"""Heads, and rows of cells."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Samples of the same noise: a PNG for each run, or none and why; `words` say of what."""
+
+    images: Sequence[bytes] = ()
+    why: str = ""
+    words: str = ""
+
+
+def build(found: Sequence[Side], measured: Distances, pictures: Pictures, folder: Path) -> tuple[Path, Answer]:
+    """Write report.html of runs into a folder; its path, and what it says. `UserError` if it cannot be written."""
+    drawings = {
+        "distances": partial(figures.distances, found, measured),
+        "intervals": partial(figures.intervals, found, measured),
+        "residuals": partial(figures.residuals, found),
+    }
+    drawn = form.drawn(drawings)
+    notes = [f"Samples are not shown side by side: {pictures.why}."] if pictures.why else []
+    said = answers.answer(found, measured, notes, _shown(drawn))
+    content = {
+        "pictures": [(side.name, page.embedded(image)) for side, image in zip(found, pictures.images, strict=False)],
+        "words": pictures.words,
+        "table": table(found, measured),
+        "about": measured.about,
+        "entries": runs.differences(found),
+        "names": [side.name for side in found],
+        "command": f"meanstep compare {' '.join(str(side.path) for side in found)}",
+        "unlike": "Every entry of their configurations is the same.",
+    }
+    text = form.rendered(said, form.Details(__package__ or "", content, drawn))
+    return page.published(text, folder), said
+
+
+def build_studies(found: studies.Meeting, folder: Path) -> tuple[Path, Answer]:
+    """The same of two studies."""
+    said = studies.answer(found)
+    rows = [[pair.name, number(pair.change.value), _interval(pair.change.interval), str(pair.change.n)] for pair in found.pairs]
+    content = {
+        "pictures": [],
+        "words": "",
+        "table": (["arm", f"{found.names[1]} over {found.names[0]}", "95% interval", "seeds"], rows),
+        "about": "",
+        "entries": found.settings,
+        "names": found.names,
+        "command": f"meanstep compare {' '.join(map(str, found.folders))}",
+        "unlike": "Every setting is the same.",
+    }
+    return page.published(form.rendered(said, form.Details(__package__ or "", content)), folder), said
+
+
+def table(found: Sequence[Side], measured: Distances) -> Table:
+    """A line for each run, on the page and in the terminal."""
+    rows = []
+    for k, side in enumerate(found):
+        run, d = side.history, measured.found[k] if measured.found else None
+        told = (
+            [number(d.value), _interval(d.interval), "unknown" if d.floor is None else number(d.floor)] if d else ["not compared", "", ""]
+        )
+        rows.append([side.name, run.config.method.recipe, f"{run.seen:,}", clock(run.seconds), *told])
+    return ["run", "recipe", "samples seen", "time", measured.measure or "distance", "95% interval", "floor"], rows
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return f"{number(ends[0])} to {number(ends[1])}" if ends else "none"
+
+
+def _shown(drawn: dict[str, form.Drawn]) -> Shown | None:
+    words = {
+        "distances": "Distance of samples to the data over training, a line for each run. Lower is better. A dashed line is the floor.",
+        "intervals": "Each row is a run: its distance to the data and the 95% interval. Lower is better.",
+        "residuals": "Mean squared residual over training, a line for each run. It ends at the noise of the data, not at 0.",
+    }
+    name = next((name for name in words if name in drawn), None)
+    return Shown(words[name], name=name) if name else None

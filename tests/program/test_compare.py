@@ -1,0 +1,267 @@
+"""Comparisons of runs and of studies with known numbers: what is decided, what is not compared and why, and the page."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meanstep.cli import main
+from meanstep.program.compare import answer, page, runs, studies
+from meanstep.program.compare.page import Pictures
+from meanstep.program.compare.samples import Sampling, apart, drawn
+from meanstep.program.console import UserError
+from meanstep.program.data.previews import encoded, grid
+from meanstep.program.pages import look
+from meanstep.program.runs.config import RunConfig, to_yaml
+from meanstep.program.sampling import model as models
+from meanstep.program.training.command import Train
+
+from . import test_latents_report, test_report
+from .rendered import Reader, sentences, taken, words
+from .test_run_report import CONFIG, MANIFEST, Plan, cells, folder
+
+
+def code(*args: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(arg) for arg in args])
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of half the size."""
+    monkeypatch.setattr(look, "SCALE", 0.5)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    return folder(tmp_path / "one", Plan(cells=True)), folder(tmp_path / "two", Plan(cells=True, steps=30))
+
+
+def measure(here: Path, value: float, half: float = 1.0, **about: Any) -> None:
+    """The run's evaluations: one cell with an interval, and a floor."""
+    row = cells()[1] | {"values": {"frechet": value, "frechet_low": value - half, "frechet_high": value + half, "count": 64}} | about
+    floor = cells()[-1] | {name: x for name, x in about.items() if name != "steps"}
+    (here / "evaluations.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (row, floor)))
+
+
+def compared(*folders: Path) -> runs.Distances:
+    return runs.distances(runs.sides(folders))
+
+
+# Runs --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_nearer_only_where_its_interval_lies_apart(pair: tuple[Path, Path]):
+    measure(pair[0], 9.0)
+    for value, nearest in ((4.0, "two"), (6.9, "two"), (7.1, None), (9.0, None), (11.1, "one")):
+        measure(pair[1], value)
+        sides = runs.sides(pair)
+        found = runs.distances(sides)
+        best = answer.nearest(sides, found)
+        assert [d.value for d in found.found] == [9.0, value] and [d.floor for d in found.found] == [0.5, 0.5]
+        said = answer.answer(sides, found, (), None)
+        assert (best.name if best else None) == nearest
+        assert said.tiles[0].state == ("better" if nearest else "open") and ("cannot be told" in said.title) is (nearest is None)
+
+
+def test_of_three_the_nearest_must_lie_below_all(pair: tuple[Path, Path], tmp_path: Path):
+    third = folder(tmp_path / "three", Plan(steps=10))
+    for here, value, half in zip((*pair, third), (2.0, 9.0, 4.0), (0.5, 1.0, 1.6), strict=True):
+        measure(here, value, half)
+    sides = runs.sides((*pair, third))
+    assert answer.nearest(sides, runs.distances(sides)) is None, "2.5 lies above 2.4"
+    measure(third, 4.0, 1.4)
+    sides = runs.sides((*pair, third))
+    best = answer.nearest(sides, runs.distances(sides))
+    assert best is not None and best.name == "one"
+
+
+def test_without_intervals_nothing_is_decided(tmp_path: Path):
+    here = folder(tmp_path / "a", Plan()), folder(tmp_path / "b", Plan(best=5))
+    sides = runs.sides(here)
+    found = runs.distances(sides)
+    assert [(d.value, d.interval) for d in found.found] == [(11, None), (36, None)]
+    said = answer.answer(sides, found, (), None)
+    assert said.tiles[0].state == "open" and "No intervals" in said.tiles[0].sure and said.steps[0].command.count("meanstep evaluate") == 2
+
+
+@pytest.mark.parametrize(
+    ("about", "why"),
+    [
+        ({"count": 128}, "count 64 and two with 128: run meanstep evaluate on both with the same --count"),
+        ({"extractor": "pca", "extractor_digest": "c"}, "extractor 'pixels' and two with 'pca'"),
+        ({"reference": "others", "reference_digest": "c"}, "reference 'digits, 100 images' and two with 'others'"),
+        ({"steps": 2}, "steps 1 and two with 2: run meanstep evaluate on both with the same --steps"),
+    ],
+)
+def test_distances_of_other_samples_or_features_are_not_compared(about: dict[str, Any], why: str, tmp_path: Path):
+    pair = folder(tmp_path / "one", Plan(evaluated=False)), folder(tmp_path / "two", Plan(evaluated=False))
+    measure(pair[0], 9.0)
+    measure(pair[1], 4.0, **about)
+    found = compared(*pair)
+    assert found.found == () and why in found.why and "\n" not in found.why
+    said = answer.answer(runs.sides(pair), found, (), None)
+    assert "cannot be compared" in said.title and said.tiles[0].state == "open"
+
+
+def test_runs_of_other_data_are_compared_in_configuration_alone(pair: tuple[Path, Path]):
+    other = replace(MANIFEST, source="letters", source_digest="1" * 64)
+    (pair[1] / "data.json").write_text(other.text())
+    found = compared(*pair)
+    assert found.found == () and "trained on digits" in found.why and "letters" in found.why and other.digest[:8] in found.why
+    (pair[1] / "data.json").unlink()
+    assert "two has no data.json" in compared(*pair).why
+
+
+def test_a_run_without_evaluation_says_how_to_measure_one(tmp_path: Path):
+    here = folder(tmp_path / "a", Plan()), folder(tmp_path / "b", Plan(evaluated=False, of=100))
+    found = compared(*here)
+    assert f"b has no evaluation with a finite distance: meanstep evaluate {here[1]}" in found.why
+
+
+def test_only_entries_that_differ_are_listed(pair: tuple[Path, Path]):
+    assert dict(runs.differences(runs.sides(pair))) == {}
+    changed = replace(CONFIG, run=RunConfig(samples=4000, batch=20), method=replace(CONFIG.method, options={"beta": 1.0}))
+    (pair[1] / "config.yaml").write_text(to_yaml(changed))
+    assert dict(runs.differences(runs.sides(pair))) == {"run.batch": ["10", "20"], "method.options": ["beta: 0.5", "beta: 1.0"]}
+
+
+def test_a_checkpoint_is_the_run_up_to_it(pair: tuple[Path, Path]):
+    place = pair[0] / "checkpoints/000000002000"
+    for path in pair[0].glob("checkpoints/*/state.json"):
+        path.unlink()
+    (place / "network.json").write_text("{}")
+    whole, cut = runs.sides((pair[0], place))
+    assert (whole.name, cut.name, cut.at, cut.history.seen) == ("one", "one at 2,000", 2000, 2000)
+    assert [d.value for d in compared(pair[0], place).found] == [4.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (("one",), "give two to 8 folders"),
+        (("one", "one"), "is given twice"),
+        (("one", "nowhere"), "there is no folder"),
+        (("one", "empty"), "holds no config.yaml"),
+        (("one", "toy"), "is a study and"),
+        (("one", "two", "--out", "one"), "--out: "),
+    ],
+)
+def test_what_cannot_stand_beside_one_another_is_one_line(
+    made: tuple[str, ...], why: str, pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "empty").mkdir()
+    if "toy" in made:
+        test_report.sweep(tmp_path / "toy", test_report.Plan(sets=("pinwheel",), pictures=False))
+    before = sorted(tmp_path.rglob("*"))
+    args = [word if word.startswith("--") else tmp_path / word for word in made]
+    assert code("compare", *args, "--count", 0) == 2
+    told = capsys.readouterr().err
+    assert why in told and told.count("\n") == 1 and sorted(tmp_path.rglob("*")) == before
+
+
+# Samples -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_weights_make_the_same_picture_and_other_shapes_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("meanstep.program.runs.report.figures.FIGURES", {})
+    small = "--device cpu --network.width 16 --network.depth 1 --network.heads 2 --evaluate-every 0 --batch 16 --samples 32"
+    assert Train.parse(["--out", str(tmp_path / "a"), *small.split()]).run() == 0
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    how = Sampling(4, 1, "cpu")
+    sides = runs.sides([tmp_path / name for name in "ab"])
+    (one, two), why = drawn(sides, how)
+    first = models.load(tmp_path / "a")
+    assert why == "" and one == two == encoded(grid(first.sample(range(4))))
+    path, said = page.build(sides, runs.distances(sides), Pictures((one, two), "", "Words."), tmp_path / "page")
+    assert path.read_text().count('<img src="data:image/png') == 2 and "no evaluation" in said.tiles[0].words
+    wide = replace(first, manifest=replace(first.manifest, shape=(1, 9, 9)))
+    assert "rows of 1x8x8 and b of 1x9x9" in apart(sides, [first, wide]) and apart(sides, [first, first]) == ""
+    shutil.rmtree(tmp_path / "b" / "checkpoints")
+    images, why = drawn(runs.sides([tmp_path / "a", tmp_path / "b"]), how)
+    assert images == [] and "holds no checkpoint" in why
+
+
+# Studies -----------------------------------------------------------------------------------------------------------------------------
+
+
+def toys(tmp_path: Path, gain: float, spread: float = 0.01) -> tuple[Path, Path]:
+    sets = ("pinwheel", "two_moons")
+    plan = test_report.Plan(
+        sets=sets, arms=("paper",), betas=(0.0, 1.0), pictures=False, law=False, gain=dict.fromkeys(sets, 1.0), spread=spread
+    )
+    return test_report.sweep(tmp_path / "x", plan), test_report.sweep(tmp_path / "y", replace(plan, gain=dict.fromkeys(sets, gain)))
+
+
+def test_studies_are_paired_by_set_arm_and_seed(tmp_path: Path):
+    found = studies.meeting(toys(tmp_path, 0.5))
+    ratios = {pair.name: pair.change.value for pair in found.pairs}
+    assert {name: round(x, 2) for name, x in ratios.items() if "beta 0" in name} == {"pinwheel, beta 0": 1.0, "two_moons, beta 0": 1.0}
+    assert all(abs(x - 0.5) < 0.05 for name, x in ratios.items() if "beta 0" not in name) and len(ratios) == 4
+    assert {pair.change.n for pair in found.pairs} == {3}
+    said = studies.answer(found)
+    assert said.tiles[0].state == "better" and "nearer on 2 of 4 arms" in said.title and said.shown and said.shown.rows
+
+
+def test_the_same_study_again_decides_nothing(tmp_path: Path):
+    a, _ = toys(tmp_path, 1.0)
+    shutil.copytree(a, tmp_path / "again")
+    said = studies.answer(studies.meeting((a, tmp_path / "again")))
+    assert said.tiles[0].state == "open" and said.title.startswith("Nothing tells")
+
+
+def test_studies_of_other_kinds_or_measures_say_why(tmp_path: Path):
+    a, b = toys(tmp_path, 0.5)
+    latents = test_latents_report.study(tmp_path / "l", test_latents_report.Plan(arms=("beta@0",), moments=(1000,), pictures=False))
+    with pytest.raises(UserError, match=r"is a study toy and .* a study latents: compare two of the same kind"):
+        studies.meeting((a, latents))
+    with pytest.raises(UserError, match="given twice"):
+        studies.meeting((a, a))
+    with pytest.raises(UserError, match="two at a time, got 3"):
+        studies.meeting((a, b, latents))
+    about = json.loads((b / "sweep.json").read_text())
+    about["settings"]["samples"] = 7
+    (b / "sweep.json").write_text(json.dumps(about))
+    found = studies.meeting((a, b))
+    assert found.pairs == () and "samples" in found.why and "'7'" in found.why and "cannot be compared" in studies.answer(found).title
+
+
+# The page ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_pages_keep_the_laws_of_every_page(pair: tuple[Path, Path], tmp_path: Path):
+    measure(pair[0], 9.0)
+    measure(pair[1], 4.0)
+    made = []
+    for k in range(2):
+        sides = runs.sides(pair)
+        made.append(page.build(sides, runs.distances(sides), Pictures(), tmp_path / str(k))[0])
+        (pair[1] / "data.json").unlink(missing_ok=True)
+    made.append(page.build_studies(studies.meeting(toys(tmp_path, 0.5)), tmp_path / "s")[0])
+    for path in made:
+        text = path.read_text(encoding="utf-8")
+        found, read = taken(text), Reader(text)
+        assert len(found.tiles) == 3 and all(all(tile) for tile in found.tiles) and found.steps
+        assert [s for block in read.blocks for s in sentences(block.text) if len(words(s)) > 25] == []
+        assert set(read.links) <= set(read.ids) and len(read.ids) == len(set(read.ids))
+        assert not [tile for tile in found.tiles if tile[0] == "open" and re.search(r"\d", tile[1])]
+
+
+def test_the_command_writes_page_table_and_json(pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    measure(pair[0], 9.0)
+    measure(pair[1], 4.0)
+    out = tmp_path / "page"
+    assert code("compare", *pair, "--count", 0, "--out", out) == 0
+    told = capsys.readouterr().out
+    assert "Samples of two are nearer to the data than those of the other run." in told and "3.00 to 5.00" in told
+    assert code("compare", *pair, "--count", 0, "--out", out, "--json", "-") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [run["distance"]["value"] for run in record["runs"]] == [9.0, 4.0] and record["report"] == str(out / "report.html")
+    assert sorted(path.name for path in out.iterdir()) == ["report.html"]
