@@ -7,6 +7,7 @@ A way is a function `(field, z, r, t, y, along) -> (u, du)`: `u` `[*B, *E]` of a
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -25,17 +26,13 @@ Way = Callable[[Field, Tensor, Tensor, Tensor, Any, Directions], tuple[Tensor, T
 T = TypeVar("T")
 
 
-class Rehearsal:
-    drew = False  # whether random numbers were drawn in it
-
-
 @contextmanager
-def rehearsal(z: Tensor, field: Field) -> Iterator[Rehearsal]:
-    """No gradient, and the random numbers drawn inside (dropout) are drawn again by whatever follows.
+def rehearsal(z: Tensor, field: Field) -> Iterator[SimpleNamespace]:
+    """No gradient, and the random numbers drawn inside (dropout), `drew` says whether some were, are drawn again by whatever follows.
 
     Under compile the random state cannot be touched: `ValueError` if the field has a dropout layer at work.
     """
-    found = Rehearsal()
+    found = SimpleNamespace(drew=False)
     if torch.compiler.is_compiling():
         if isinstance(field, nn.Module) and (layer := _dropout(field)):
             raise ValueError(

@@ -129,7 +129,9 @@ def _evaluated(found: Sequence[Side]) -> Distances:
         made = tuple(_distance(side, row, metric) for side, row in zip(found, rows, strict=True))
         row, steps = rows[0], rows[0]["steps"]
         of = f"{words} ({row['distance']})" if metric == "frechet" else words
-        return Distances(made, of, f"{row['count']:,} samples of {steps} step{'s' * (steps > 1)}, against {row['reference']}")
+        weights = ", ".join(dict.fromkeys(str(each.get("average", "raw")) for each in rows))
+        what = f"{row['count']:,} samples of {steps} step{'s' * (steps > 1)}, weights {weights}"
+        return Distances(made, of, f"{what}, against {row['reference']}")
     return Distances()
 
 
@@ -142,9 +144,14 @@ def _cells(side: Side, metric: str) -> dict[tuple[Any, ...], Row]:
             continue
         full = {"sampler": usual} | row
         key = tuple(full.get(name) for name in SAME)
-        if key not in here or row["seen"] >= here[key]["seen"]:
+        if key not in here or _rank(full) > _rank(here[key]):
             here[key] = full
     return dict(sorted(here.items(), key=lambda item: item[1]["seen"], reverse=True))
+
+
+def _rank(row: Row) -> tuple[int, bool]:
+    """Later checkpoints before earlier ones, then an average of the weights before the weights themselves."""
+    return row["seen"], row.get("average", "raw") != "raw"
 
 
 def _distance(side: Side, row: Row, metric: str) -> Distance:
