@@ -1,4 +1,4 @@
-"""Samples of seed 0 beside held-out rows: `python studies/gallery/pictures.py FOLDER` draws docs/figures/gallery-*.png from what run.py left."""
+"""Samples of seed 0 beside held-out rows: `python studies/gallery/pictures.py FOLDER` draws docs/figures/gallery-*.png of run.py's."""
 
 import sys
 from pathlib import Path

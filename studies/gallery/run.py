@@ -1,7 +1,7 @@
 """Flow matching and the program's one-step recipe on four kinds of rows, by `meanstep.train`. About half an hour on one core.
 
-Every line of records.jsonl is one data set, seed and method: distances to held-out rows at four points of the training in 1 and 4 steps, at the
-last in 32 too, with the processor's seconds until then. A second call goes on where the first one stopped. tables.py makes the report.
+Every line of records.jsonl is one data set, seed and method: distances to held-out rows at four points of the training in 1 and 4 steps, at
+the last in 32 too, with the processor's seconds until then. A second call goes on where the first one stopped. tables.py makes the report.
 """
 
 import argparse
@@ -145,7 +145,7 @@ def cell(name: str, recipe: str, seed: int, folder: Path) -> tuple[list[dict[str
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--out", type=Path, default=Path(__file__).with_name("records.jsonl"))
-    asked.add_argument("--folder", type=Path, default=Path("gallery-data"), help="data and runs")
+    asked.add_argument("--folder", type=Path, default=Path("out/gallery"), help="data and runs")
     asked.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
     asked.add_argument("--only", nargs="*", default=list(KINDS))
     words = asked.parse_args()

@@ -1,5 +1,5 @@
-"""The study's report from its records: `python studies/gallery/tables.py` writes summary.csv, results.md and curves.png beside itself, and the
-table of docs/gallery.md between its markers.
+"""The study's report from its records: `python studies/gallery/tables.py` writes summary.csv, results.md and curves.png beside itself,
+and the table of docs/gallery.md between its markers.
 """
 
 import csv
@@ -7,6 +7,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def after(cell: dict[str, Any], seconds: float, what: str = "sw1") -> float:
         return math.exp(found[-1][1])
     if x < found[0][0]:
         raise ValueError(f"{seconds} seconds lie before the first point, {cell['points'][0]['seconds']}")
-    (a, p), (b, q) = next((one, two) for one, two in zip(found, found[1:], strict=False) if one[0] <= x <= two[0])
+    (a, p), (b, q) = next((one, two) for one, two in pairwise(found) if one[0] <= x <= two[0])
     return math.exp(p + (q - p) * (x - a) / (b - a))
 
 
