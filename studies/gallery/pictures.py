@@ -30,7 +30,8 @@ def panel(axis: Any, name: str, x: np.ndarray) -> None:
         for k in range(5):
             axis.plot(x[k, 0] - 3 * k, color="C0", lw=0.8)
     elif name == "super-resolution":
-        axis.imshow(np.clip(x[:20, 0], 0, 1).reshape(5, 4, 8, 8).transpose(0, 2, 1, 3).reshape(40, 32), cmap="gray_r", vmin=0, vmax=1)
+        tiles = np.pad(np.clip(x[:16, 0], 0, 1), ((0, 0), (1, 1), (1, 1)), constant_values=0.3)
+        axis.imshow(tiles.reshape(4, 4, 10, 10).transpose(0, 2, 1, 3).reshape(40, 40), cmap="gray_r", vmin=0, vmax=1)
     else:
         axis.scatter(x[:, 3], x[:, 4], s=3, c=np.array(["C0", "C1", "C2"])[x[:, :3].argmax(1)])
         axis.set(xlim=(-2, 4), ylim=(-1, 6))
