@@ -56,7 +56,13 @@ def timed(asked: argparse.Namespace, *flags: str) -> dict[str, Any]:
     train(asked, out, "--samples", str(10**9), "--precision", precision, *flags, seconds=asked.seconds)
     table = asked.out / "distances.json"
     call(*MEANSTEP, "evaluate", str(out), "--device", asked.device, "--count", "1000", "--json", str(table))
-    return {**rate(out), "distances": json.loads(table.read_text(encoding="utf-8"))}
+    return {**rate(out), **distances(json.loads(table.read_text(encoding="utf-8")))}
+
+
+def distances(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of one-step samples with their interval, and of real rows."""
+    cell, below = (next(row["values"] for row in rows if row["kind"] == kind) for kind in ("cell", "floor"))
+    return {"frechet": cell["frechet"], "low": cell["frechet_low"], "high": cell["frechet_high"], "floor": below["frechet"]}
 
 
 def pixels(asked: argparse.Namespace) -> dict[str, Any]:
