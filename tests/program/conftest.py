@@ -118,16 +118,17 @@ IDENTITY: dict[str, Any] = {"autoencoder": "identity", "autoencoder_digest": has
 IDENTITY |= {"shift": 0.0, "dtype": "uint8", "mean": (0.0,), "std": (1.0,), "statistics": "none", "shards": (Shard("a", 30, 1, "0"),)}
 
 
+def code(*args: object) -> int:
+    """Runs a command line; its exit code."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, args)))
+    return int(stop.value.code or 0)
+
+
 @pytest.fixture(scope="session")
 def ran() -> Callable[..., int]:
-    """Runs a command line; its exit code."""
-
-    def run(*args: object) -> int:
-        with pytest.raises(SystemExit) as stop:
-            main(list(map(str, args)))
-        return int(stop.value.code or 0)
-
-    return run
+    """`code`, for files that take it as a fixture."""
+    return code
 
 
 def run(*words: str, code: int = 0) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from meanstep.cli import main
 from meanstep.program.compare import answer, page, runs, studies
 from meanstep.program.compare.page import Pictures
 from meanstep.program.compare.samples import Sampling, apart, drawn
@@ -21,14 +20,9 @@ from meanstep.program.sampling import model as models
 from meanstep.program.training.command import Train
 
 from . import test_latents_report, test_report
+from .conftest import code
 from .rendered import Reader, sentences, taken, words
 from .test_run_report import CONFIG, MANIFEST, Plan, cells, folder
-
-
-def code(*args: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(arg) for arg in args])
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +61,16 @@ def test_a_run_is_nearer_only_where_its_interval_lies_apart(pair: tuple[Path, Pa
         said = answer.answer(sides, found, (), None)
         assert (best.name if best else None) == nearest
         assert said.tiles[0].state == ("better" if nearest else "open") and ("cannot be told" in said.title) is (nearest is None)
+
+
+def test_an_average_goes_before_the_weights_and_the_last_evaluation_before_the_first(pair: tuple[Path, Path]):
+    measure(pair[0], 9.0)
+    first = cells()[1] | {"values": {"frechet": 5.0, "frechet_low": 4.0, "frechet_high": 6.0, "count": 64}}
+    again = first | {"values": first["values"] | {"frechet": 4.5}}
+    raw = first | {"average": "raw", "values": first["values"] | {"frechet": 2.0, "frechet_low": 1.0}}
+    for rows in ((raw, first, again), (first, again, raw)):
+        (pair[1] / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert [d.value for d in compared(*pair).found] == [9.0, 4.5] and "weights 0.99" in compared(*pair).about
 
 
 def test_of_three_the_nearest_must_lie_below_all(pair: tuple[Path, Path], tmp_path: Path):

@@ -14,18 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from meanstep.cli import main
 from meanstep.program.pages import look
 from meanstep.program.watch.command import Live
 from meanstep.program.watch.server import HOST, scripted, serving
 
+from .conftest import code
 from .test_run_report import Plan, folder
-
-
-def code(*args: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(arg) for arg in args])
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(autouse=True)

@@ -136,7 +136,7 @@ def _evaluated(found: Sequence[Side]) -> Distances:
 
 
 def _cells(side: Side, metric: str) -> dict[tuple[Any, ...], Row]:
-    """By what must agree the row of the latest checkpoint; the run's first average where there are several."""
+    """By what must agree the row of the latest checkpoint: of an average where there is one, of several such the last written."""
     usual, here = default_sampler(known(side.history.folder).learns), dict[tuple[Any, ...], Row]()
     for row in side.history.cells:
         values = row.get("values") or {}
@@ -144,7 +144,7 @@ def _cells(side: Side, metric: str) -> dict[tuple[Any, ...], Row]:
             continue
         full = {"sampler": usual} | row
         key = tuple(full.get(name) for name in SAME)
-        if key not in here or _rank(full) > _rank(here[key]):
+        if key not in here or _rank(full) >= _rank(here[key]):
             here[key] = full
     return dict(sorted(here.items(), key=lambda item: item[1]["seen"], reverse=True))
 
