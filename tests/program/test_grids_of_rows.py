@@ -8,28 +8,18 @@ import numpy as np
 import pytest
 
 import meanstep as ms
-from meanstep.cli import main
 from meanstep.program.runs.config import NetworkConfig
 from meanstep.program.runs.suited import TOKENS, patches, suited
 from meanstep.program.training.presets import PRESETS
+
+from .conftest import run
+
+pytestmark = pytest.mark.usefixtures("here")
 
 DRAW = np.random.default_rng(4)
 DIT = ("--network.name=dit", "--network.width=16", "--network.depth=1", "--network.heads=2")
 UNET = ("--network.name=unet", "--network.width=8", "--network.multipliers", "1", "2", "--network.blocks=1", "--network.attention", "1")
 PRESET = PRESETS["digits"].config.network
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*words: str, code: int = 0) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == code
 
 
 SHORT = ("--samples=32", "--batch=16", "--evaluate-count=20", "--device=cpu")

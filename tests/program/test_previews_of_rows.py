@@ -11,25 +11,15 @@ import pytest
 import torch
 
 import meanstep as ms
-from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.data import Manifest, views, waves
 from meanstep.program.data.look import Look, asked
 
+from .conftest import run
+
+pytestmark = pytest.mark.usefixtures("here")
+
 SHORT = ("--samples=64", "--batch=32", "--evaluate-count=24", "--device=cpu", "--network.width=8", "--network.depth=1")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*words: str, code: int = 0) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == code
 
 
 def levels(data: bytes) -> tuple[int, np.ndarray]:
