@@ -1,0 +1,127 @@
+"""The figure of README.md from the committed records alone: `python studies/paper/verdict.py` draws verdict.png and prints its numbers.
+
+Each row is the ratio of the distances of two arms, paired by seed: pooled over the sets of a seed by the mean logarithm, then the
+geometric mean over seeds with its 95 percent t-interval; printed below it for each set. Below 1 the first arm is nearer to the data.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from meanstep.program.pages.statistics import Change, logs
+from meanstep.program.reproduce.paper.measured import Model, held
+
+HERE = Path(__file__).parent
+ZERO, ONE = "beta 0", "ema 1"
+Distances = dict[str, dict[int, float]]
+"""By set and seed, of samples under the EMA weights."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A comparison: what, of which arms; `group`: under which heading."""
+
+    group: str
+    what: str
+    above: Distances
+    below: Distances
+
+    def of(self, name: str) -> Change:
+        """On one set."""
+        return Change(tuple(logs(self.above[name], self.below[name]).values()))
+
+    def pooled(self) -> Change:
+        """Over all sets, of the seeds that every set has on both sides."""
+        each = [logs(self.above[name], self.below[name]) for name in self.above]
+        whole = sorted(set.intersection(*(set(found) for found in each)))
+        return Change(tuple(fmean(found[seed] for found in each) for seed in whole))
+
+
+def toys(study: str, id: str, jumps: int = 1, where: str = "") -> Distances:
+    """Sliced W1 in a committed study of points, of its longest trainings; `where`: one set alone."""
+    fit = [m for m in held() if (m.study, m.id) == (study, id) and (m.where == where or not where)]
+    return {name: {m.seed: distance(m, jumps) for m in fit if m.where == name} for name in sorted({m.where for m in fit})}
+
+
+def distance(model: Model, jumps: int) -> float:
+    return model.sw1 if jumps == 1 else model.sw1_two
+
+
+def unseen(set: str, arm: str) -> Distances:
+    """The Frechet distance to held-out rows."""
+    lines = [json.loads(line) for line in (HERE / "unseen.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {set: {r["seed"]: r["frechet, held out"] for r in lines if (r["set"], r["arm"]) == (set, arm)}}
+
+
+def rows() -> list[Row]:
+    """The capped and uncapped toys are the authors' protocol, plane and mixtures ours."""
+    cap, all_gaps = "capped", "uncapped"
+    coefficient, gap, target = "Coefficient 1 over 0", "Drawing the gap that is sampled", "Posterior velocity over conditional, both roles"
+    return [
+        Row(coefficient, "B1: authors' toys, one jump (never trained)", toys(cap, ONE), toys(cap, ZERO)),
+        Row(coefficient, "B2: authors' toys, two jumps (trained)", toys(cap, ONE, 2), toys(cap, ZERO, 2)),
+        Row(coefficient, "B3: all gaps trained, one jump", toys(all_gaps, ONE), toys(all_gaps, ZERO)),
+        Row(coefficient, "our protocol, plane, one jump", toys("main", ONE), toys("main", ZERO)),
+        Row(coefficient, "our protocol, mixture, d = 64", toys("mixtures", ONE, 1, "mixture-64"), toys("mixtures", ZERO, 1, "mixture-64")),
+        Row(gap, "B4: all gaps over the cap, one jump, beta 0", toys(all_gaps, ZERO), toys(cap, ZERO)),
+        Row(gap, "B4: the same at beta 1", toys(all_gaps, ONE), toys(cap, ONE)),
+        Row(gap, "B5: two jumps over one under the cap, beta 0", toys(cap, ZERO, 2), toys(cap, ZERO)),
+        Row(gap, "B5: the same at beta 1", toys(cap, ONE, 2), toys(cap, ONE)),
+        Row(gap, "two jumps, capped, over one, all gaps, beta 0", toys(cap, ZERO, 2), toys(all_gaps, ZERO)),
+        Row(target, "CIFAR-10 latents, 40,000 rows", unseen("cifar-latents", "posterior in both"), unseen("cifar-latents", "conditional")),
+        Row(target, "digits, 1,200 rows", unseen("digits", "posterior in both"), unseen("digits", "conditional")),
+    ]
+
+
+def told(change: Change) -> str:
+    low, high = change.interval or (float("nan"), float("nan"))
+    return f"{change.value:.3f} [{low:.3f}, {high:.3f}], {change.n} seeds"
+
+
+def drawn(found: list[Row]) -> None:
+    """verdict.png: a dot and its interval a row; filled in colour where the interval leaves out 1."""
+    figure, axis = plt.subplots(figsize=(9, 5.2), layout="constrained")
+    y, ticks = 0.0, {}
+    for before, row in zip([None, *found], found, strict=False):
+        if before is None or before.group != row.group:
+            y += 1.3 if before else 0.6
+            axis.text(-0.015, y, row.group, transform=axis.get_yaxis_transform(), ha="right", va="center", weight="bold", fontsize=10)
+            y += 1
+        change = row.pooled()
+        low, high = change.interval or (change.value, change.value)
+        colour = "#0072b2" if high < 1 else "#d55e00" if low > 1 else "#767676"
+        axis.plot([low, high], [y, y], color=colour, lw=2.2, solid_capstyle="butt")
+        axis.plot(change.value, y, "o", color=colour, ms=6)
+        axis.text(1.29, y, f"{change.value:.2f}", va="center", ha="right", fontsize=9, color=colour)
+        ticks[y] = f"{row.what}  ({change.n} seeds)"
+        y += 1
+    axis.axvline(1, color="#999999", lw=0.8)
+    axis.set_xscale("log")
+    axis.set(xlim=(0.38, 1.3), ylim=(y - 0.4, 0), xlabel="distance to the data, ratio (below 1: the first arm is nearer)")
+    axis.set_xticks([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2], ["0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1", "1.1", "1.2"])
+    axis.minorticks_off()
+    axis.set_yticks(list(ticks), list(ticks.values()), fontsize=9)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", lw=0.4, alpha=0.6)
+    for side in ("left", "right", "top"):
+        axis.spines[side].set_visible(False)
+    figure.savefig(HERE / "verdict.png", dpi=120, metadata={"Software": None})
+
+
+def main() -> None:
+    found = rows()
+    for row in found:
+        print(f"{row.group}, {row.what}: {told(row.pooled())}")
+        if len(row.above) > 1:
+            print(*(f"    {name:18} {told(row.of(name))}" for name in row.above), sep="\n")
+    drawn(found)
+
+
+if __name__ == "__main__":
+    main()
