@@ -10,7 +10,7 @@ digits) set -- --data.source digits --samples 200000 ;;
 cifar)
     data=${MEANSTEP_DATA:?a folder with cifar10_jpeg.npz and taesd.safetensors}
     meanstep cache "$data/cifar10_jpeg.npz" --out "$out/cifar-latents" --autoencoder "taesd:$data/taesd.safetensors"
-    set -- --data.source "$out/cifar-latents" --network.patch 1 --samples 300000
+    set -- --data.source "$out/cifar-latents" --network.patch 1 --samples 200000
     ;;
 *)
     echo "the parts are digits and cifar, got $part" >&2
