@@ -25,6 +25,18 @@ from meanstep.program.runs.integrity import digest
 from meanstep.program.runs.saved import text
 
 
+@pytest.fixture(scope="module", autouse=True)
+def plain(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Reports of runs that are written in this process have no figures, which take several times as long as a small training.
+
+    But for a module with the mark `figures`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("figures") is None and importlib.util.find_spec("matplotlib"):
+            patch.setattr("meanstep.program.runs.report.figures.FIGURES", {})
+        yield
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cache]:
     """The embedded digits, cached in a folder of the test's own."""

@@ -51,7 +51,6 @@ def test_training_says_what_it_does_beside_the_steps(
 ):
     heard: list[str] = []
     monkeypatch.setattr(bar, "listeners", [heard.append])
-    monkeypatch.setattr("meanstep.program.training.session.wanted", lambda place: "")  # no figures
     words = ("--network.width", 8, "--network.depth", 1, "--network.heads", 1, "--batch", 16, "--samples", 16, "--evaluate-count", 16)
     assert ran("train", "--out", tmp_path / "run", "--data.source", cache.path, "--device", "cpu", *words) == 0
     assert heard == ["evaluating", "", "making pictures", "", "saving", ""]

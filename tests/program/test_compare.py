@@ -175,7 +175,6 @@ def test_what_cannot_stand_beside_one_another_is_one_line(
 def test_the_same_weights_make_the_same_picture_and_other_shapes_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("sklearn", reason="the embedded digits need the extra digits")
     monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("meanstep.program.runs.report.figures.FIGURES", {})
     small = "--device cpu --network.width 16 --network.depth 1 --network.heads 2 --evaluate-every 0 --batch 16 --samples 32"
     assert Train.parse(["--out", str(tmp_path / "a"), *small.split()]).run() == 0
     shutil.copytree(tmp_path / "a", tmp_path / "b")

@@ -402,7 +402,7 @@ def test_the_hub_through_its_library(monkeypatch: pytest.MonkeyPatch):
         open_source("hub:owner/name")
 
 
-@pytest.mark.parametrize(("module", "spec", "extra"), [("datasets", "hub:o/n", "hub"), ("sklearn.datasets", "digits", "digits")])
+@pytest.mark.parametrize(("module", "spec", "extra"), [("datasets", "hub:o/n", "hub"), ("sklearn", "digits", "digits")])
 def test_an_absent_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, module, spec, extra):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"pip install 'meanstep\[{extra}\]'"):

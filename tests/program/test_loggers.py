@@ -41,7 +41,6 @@ def test_runs_of_equal_folder_names_stay_apart_and_go_on_as_themselves(
 ):
     fake = Fake(name, apart)
     monkeypatch.setitem(sys.modules, name, fake)
-    monkeypatch.setattr("meanstep.program.training.session.wanted", lambda place: "")  # no figures
     folders = [tmp_path / part / "run" for part in "ab"]
     for folder in folders:
         for samples in (32, 64):
@@ -82,7 +81,6 @@ def test_project_and_tags_of_the_command_line_go_before_the_trackers_own(
     fake = Fake("wandb", "id")
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_PROJECT", "other")
-    monkeypatch.setattr("meanstep.program.training.session.wanted", lambda place: "")
     words = ["train", "--out", tmp_path / "run", "--data.source", cache.path, *f"{WORDS} {NEVER} --samples 16 --project flows".split()]
     assert ran(*words, "--loggers", "wandb", "--tags", "a", "b") == 0
     assert (fake.asked[0]["project"], fake.asked[0]["tags"]) == ("flows", ["a", "b"])

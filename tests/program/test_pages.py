@@ -17,6 +17,7 @@ from .rendered import KINDS, STATES, Reader, sentences, taken, words
 
 CASES = [(kind, state) for kind in KINDS for state in STATES]
 MOST = 25
+pytestmark = pytest.mark.figures
 
 
 @pytest.fixture(scope="module")

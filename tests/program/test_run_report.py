@@ -27,6 +27,8 @@ from meanstep.program.runs.report.history import History, read
 from meanstep.program.runs.report.page import SIDE, build, wanted
 from meanstep.program.training.command import Train
 
+pytestmark = pytest.mark.figures
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -45,7 +45,6 @@ class Pruned(Exception):
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("meanstep.program.training.session.wanted", lambda place: "")  # no figures
 
 
 def rows(n: int = 96, seed: int = 0) -> Tensor:

@@ -24,9 +24,8 @@ from .test_run_report import Plan, folder
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without figures, which take most of the time."""
+    """With small figures, which take less time."""
     monkeypatch.setattr(look, "SCALE", 0.5)
-    monkeypatch.setattr("meanstep.program.runs.report.figures.FIGURES", {})
 
 
 @pytest.fixture

@@ -143,7 +143,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("MEANSTEP_CACHE", str(folder / "cache"))
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
-        patch.setattr("meanstep.program.training.session.wanted", lambda place: "")  # no figures
         for name in ("plain", "whole", "blocks"):
             words = ["--out", name, *SHORT, "--evaluate-every", "0", "--network.name", f"compiling_nets:{name}", "--averages.decays", "0.5"]
             for samples in ("64", "128") if name == "whole" else ("128",):

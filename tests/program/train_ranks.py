@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch.distributed.checkpoint.state_dict import get_model_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from meanstep.program.data import ensure
 from meanstep.program.runs.config import AveragesConfig, Config, DataConfig, MethodConfig, NetworkConfig, OptimiserConfig, RunConfig
-from meanstep.program.training.checkpoints import WHOLE
 from meanstep.program.training.ranks import ranks
 from meanstep.program.training.train import train
 
@@ -24,6 +23,7 @@ METHODS = {
     "decoupled_meanflow": MethodConfig("decoupled_meanflow"),
 }
 STEPS, BATCH = 4, 32
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def configuration(name: str, parallel: str = "ddp", steps: int = STEPS, **run: object) -> Config:

@@ -8,7 +8,8 @@ import importlib.util
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
 from meanstep.attention import chunked
@@ -50,7 +51,10 @@ def attention_with_tangent(
     if torch.is_autocast_enabled(device) and cast != torch.float64:
         cast = torch.get_autocast_dtype(device)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    return operator(q.to(cast), k.to(cast), v.to(cast), dq.to(cast), dk.to(cast), dv.to(cast), mask, causal, scale)
+    # outside a compiled program the operator would do the same, after torch has imported its compiler: a second of every start
+    opaque = torch.compiler.is_compiling() or type(q) not in (Tensor, nn.Parameter) or is_functorch_wrapped_tensor(q)
+    run = operator if opaque else _on_cuda if q.is_cuda else chunked.attention
+    return run(q.to(cast), k.to(cast), v.to(cast), dq.to(cast), dk.to(cast), dv.to(cast), mask, causal, scale)
 
 
 def _check_shapes(inputs: dict[str, Tensor]) -> None:

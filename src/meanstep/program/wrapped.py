@@ -1,4 +1,7 @@
-"""Names of weights without what torch.compile, DDP, averaged copies and Lightning put before them: the one place that knows these words."""
+"""Names of weights without what torch.compile, DDP, averaged copies and Lightning put before them, and which weights are shards of FSDP.
+
+The one place that knows these words.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -35,6 +38,11 @@ def matched(tensors: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tens
     here = {short: name for name, short in plain(own).items()}
     there = plain(name for name in tensors if name != COUNT or name in own)
     return {here.get(short, name): tensors[name] for name, short in there.items()}
+
+
+def sharded(tensors: Iterable[Tensor]) -> bool:
+    """Whether one of them is a DTensor, of which a rank holds a share; told without its module, which takes a second to import."""
+    return any(hasattr(tensor, "full_tensor") for tensor in tensors)
 
 
 def unwrapped(net: nn.Module) -> nn.Module:

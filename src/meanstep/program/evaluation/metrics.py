@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from meanstep.catalogue import marked
@@ -61,6 +60,8 @@ def frechet_distance(found: Gathered, against: Reference) -> Values:
 
 def _half(values: Sequence[float]) -> float:
     """Half the 95 percent interval of a mean of such values, by Student's t."""
+    from scipy.special import stdtrit  # takes a tenth of a second
+
     n = len(values)
     return float(stdtrit(n - 1, 0.975)) * torch.tensor(values, dtype=torch.float64).std().item() / math.sqrt(n)
 

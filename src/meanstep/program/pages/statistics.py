@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import exp, isfinite, log
 
 import numpy as np
-from scipy import optimize, stats
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.05
@@ -131,6 +130,8 @@ def detectable(sd: float, n: int, power: float = 0.8, *, level: float = LEVEL, s
     """
     if n < 2:
         return None
+    from scipy import optimize, stats  # takes a second
+
     edge = float(stdtrit(n - 1, 1 - (level if side == "less" else level / 2)))
 
     def missing(shift: float) -> float:

@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.distributed.tensor import DTensor
 
 from meanstep.program.console import UserError
 from meanstep.program.reading.tensors import alike, finite
-from meanstep.program.wrapped import bare, matched
+from meanstep.program.wrapped import bare, matched, sharded
 
 
 def put(module: nn.Module, tensors: dict[str, Any], where: Path) -> None:
@@ -27,7 +25,9 @@ def put(module: nn.Module, tensors: dict[str, Any], where: Path) -> None:
             raise UserError(f"{where} holds another architecture: {name} is {theirs} there and {here} in this network")
     alike(tensors, module.state_dict(), where)
     finite(tensors, where)
-    if any(isinstance(p, DTensor) for p in module.parameters()):
+    if sharded(module.parameters()):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict  # takes a third of a second
+
         set_model_state_dict(module, {bare(k): v for k, v in tensors.items()}, options=StateDictOptions(full_state_dict=True))
     else:
         module.load_state_dict(tensors)

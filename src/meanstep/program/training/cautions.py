@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from meanstep.keys import key
 from meanstep.program.data.cache import Cache
@@ -15,7 +14,7 @@ from meanstep.program.runs import networks
 from meanstep.program.runs.method import MethodConfig
 from meanstep.program.runs.weighting import FALLING, FEW
 from meanstep.program.training.state import State
-from meanstep.program.wrapped import uncompiled
+from meanstep.program.wrapped import sharded, uncompiled
 from meanstep.terms import Recipe
 from meanstep.times import DRAWN, fewest_jumps
 
@@ -76,7 +75,7 @@ def ignores(net: nn.Module, x: Tensor, y: Tensor, classes: int) -> bool:
 
     It is asked of a copy whose weights were moved, as a layer that starts at 0 hides what lies before it. False where it cannot be told.
     """
-    if any(isinstance(p, DTensor) for p in net.parameters()):  # a shard knows only its own part
+    if sharded(net.parameters()):  # a shard knows only its own part
         return False
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=_devices(net)):

@@ -9,12 +9,6 @@ from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 
 from meanstep.precise import low
 from meanstep.program import disk
@@ -28,7 +22,6 @@ from meanstep.program.wrapped import bare
 
 LEFT = re.compile(r"\.\d+\.(aside|old)")
 """Names of what a kill leaves half-written, or half-removed."""
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def save_state(folder: Path, state: State, ranks: Ranks) -> Path:
@@ -48,14 +41,16 @@ def save_state(folder: Path, state: State, ranks: Ranks) -> Path:
 
 def _files(state: State) -> dict[str, dict[str, Tensor]]:
     """The tensors of each file, whole, on the processor; empty but on the first rank if they are sharded."""
-    owner = state.owner
-    rest = {f"loss.{k}": v for k, v in get_model_state_dict(owner.loss, options=WHOLE).items()}
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_optimizer_state_dict  # takes a second
+
+    owner, whole = state.owner, StateDictOptions(full_state_dict=True, cpu_offload=True)
+    rest = {f"loss.{k}": v for k, v in get_model_state_dict(owner.loss, options=whole).items()}
     rest |= {f"learner.{k}": v for k, v in owner.learner.state_dict().items()} if owner.learner is not None else {}
-    moments: Any = get_optimizer_state_dict(owner, state.optimiser, options=WHOLE).get("state", {})
+    moments: Any = get_optimizer_state_dict(owner, state.optimiser, options=whole).get("state", {})
     rest |= {f"optimiser.{name}.{k}": v for name, held in moments.items() for k, v in held.items()}
-    files: Any = {"model": get_model_state_dict(owner.net, options=WHOLE), "state": rest}
-    whole: dict[str, dict[str, Tensor]] = files | {f"ema_{a.name}": get_model_state_dict(a.exact, options=WHOLE) for a in state.averages}
-    return whole
+    files: Any = {"model": get_model_state_dict(owner.net, options=whole), "state": rest}
+    found: dict[str, dict[str, Tensor]] = files | {f"ema_{a.name}": get_model_state_dict(a.exact, options=whole) for a in state.averages}
+    return found
 
 
 def _written(target: Path, files: dict[str, dict[str, Tensor]], state: State) -> None:
@@ -124,6 +119,8 @@ def _moments(rest: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]
 
 
 def _put_moments(state: State, moments: dict[str, dict[str, Tensor]], where: Path) -> None:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
+
     groups: Any = get_optimizer_state_dict(state.owner, state.optimiser, options=StateDictOptions(full_state_dict=True))["param_groups"]
     names = [name for group in groups for name in group["params"]]
     if names and not moments and state.step:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointError
 
 from meanstep.coefficients import Running
@@ -22,6 +21,7 @@ from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config
 from meanstep.program.training.ranks import Ranks, syncing
 from meanstep.program.training.state import Owner, State
+from meanstep.program.wrapped import sharded
 from meanstep.velocities import of, own
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -147,8 +147,9 @@ class Step:
         if idle and self.ranks.size > 1 and self.config.run.parallel == "ddp":
             what = f"--network: {len(idle)} weights have no part in the loss ({idle[0]}), and copies of a network must use all of them"
             raise UserError(f"{what}: freeze them with requires_grad_(False), or give --parallel fsdp")
-        norm = nn.utils.get_total_norm([grad for grad in held.values() if grad is not None])
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm: Any = nn.utils.get_total_norm([grad for grad in held.values() if grad is not None])
+        whole: Tensor = norm.full_tensor() if sharded([norm]) else norm
+        return whole
 
     def _clip(self, norm: Tensor) -> None:
         if self.config.optimiser.clip:

@@ -1,5 +1,6 @@
 """An optimiser whose moments and steps are float32 or better, whatever the weights are. Knows no files and no loop."""
 
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -21,7 +22,20 @@ def made(config: OptimiserConfig, trained: list[nn.Parameter], fused: bool) -> O
         return torch.optim.RAdam(trained, rate, weight_decay=decay, decoupled_weight_decay=True, **adam)
     if config.optimiser == "muon":
         return Muon(trained, rate, decay, fused=fused, **adam)
-    return torch.optim.AdamW(trained, rate, weight_decay=decay, fused=fused, **adam)
+    return AdamW(trained, rate, weight_decay=decay, fused=fused, **adam)
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's own without the wrappers that keep its methods out of a compiled program, and import the compiler for it.
+
+    That takes a second of every start, and no optimiser here is compiled. `test_starts.py` tells when torch no longer does it.
+    """
+
+    add_param_group = unwrap(Optimizer.add_param_group)
+    zero_grad = unwrap(Optimizer.zero_grad)
+    state_dict = unwrap(Optimizer.state_dict)
+    load_state_dict = unwrap(Optimizer.load_state_dict)
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
 class Muon(Optimizer):
@@ -32,7 +46,7 @@ class Muon(Optimizer):
     ) -> None:
         matrices, others = ([p for p in trained if (p.ndim == 2) is whether] for whether in (True, False))
         parts: list[Optimizer] = [torch.optim.Muon(matrices, lr, weight_decay)] if matrices else []
-        parts += [torch.optim.AdamW(others, lr, betas, eps, weight_decay, fused=fused)] if others else []
+        parts += [AdamW(others, lr, betas, eps, weight_decay, fused=fused)] if others else []
         super().__init__([group for part in parts for group in part.param_groups], {})
         self.parts = parts
 

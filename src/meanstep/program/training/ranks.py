@@ -11,8 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from meanstep.program.machine import available, resolved
@@ -70,6 +68,9 @@ class Ranks:
 
     def shard(self, module: nn.Module) -> nn.Module:
         """Shard a network's blocks, if it has some, and the rest; between two passes each rank holds its share only."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # takes a second
+
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")  # nobody here changes an output in place
         mesh = init_device_mesh(self.device.type, (self.size,))
         for part in (*getattr(module, "blocks", ()), module):
@@ -82,7 +83,7 @@ class Ranks:
 def syncing(owner: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
     """Within it a backward pass averages gradients over ranks only if `wanted`: not before the last of several chunks."""
     for module in owner.modules():
-        if isinstance(module, FSDPModule):
+        if hasattr(module, "set_requires_gradient_sync"):  # FSDP2's
             module.set_requires_gradient_sync(wanted)
     if isinstance(owner, DistributedDataParallel) and not wanted:
         return owner.no_sync()

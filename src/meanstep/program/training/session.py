@@ -15,7 +15,6 @@ from meanstep.program.data.cache import Cache
 from meanstep.program.data.ensured import ensure
 from meanstep.program.runs import cached, networks, saved, weighting
 from meanstep.program.runs.config import Config, to_yaml
-from meanstep.program.runs.report.page import wanted
 from meanstep.program.training import estimate, folder
 from meanstep.program.training.caller import COMMAND, Caller
 from meanstep.program.training.loop import Failure
@@ -116,6 +115,8 @@ def _trained(config: Config, place: Path, cache: Cache, here: Ranks, caller: Cal
 
 def _report(place: Path, here: Ranks) -> None:
     if here.first:
+        from meanstep.program.runs.report.page import wanted
+
         with stage("writing the report"):
             said = wanted(place)
         say(said)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from meanstep.keys import key
 from meanstep.loss import Loss, Output
@@ -24,6 +23,7 @@ from meanstep.program.training.coupled import Coupled, coupled
 from meanstep.program.training.optimiser import made, precise
 from meanstep.program.training.pretrained import start_from
 from meanstep.program.training.ranks import Ranks
+from meanstep.program.wrapped import sharded
 from meanstep.terms import Recipe, learns
 from meanstep.velocities import Posterior
 
@@ -189,9 +189,9 @@ def components(x: Tensor, count: int) -> Tensor:
 
 def _optimiser(config: OptimiserConfig, owner: Owner, ranks: Ranks) -> torch.optim.Optimizer:
     trained = [p for p in owner.parameters() if p.requires_grad]
-    if any(map(low, trained)) and any(isinstance(p, DTensor) for p in trained):
+    if any(map(low, trained)) and sharded(trained):
         raise UserError("--parallel fsdp: the network's weights are in less than float32: make them float32, with --precision bf16")
-    if config.optimiser == "muon" and any(isinstance(p, DTensor) for p in trained):
+    if config.optimiser == "muon" and sharded(trained):
         raise UserError(
             "--optimiser muon: it needs whole matrices, which --parallel fsdp shards: take --parallel ddp, or another optimiser"
         )
