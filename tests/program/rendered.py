@@ -60,33 +60,32 @@ KINDS: dict[str, Callable[[Path, str], Path]] = {"toy": _toy, "latents": _latent
 
 @dataclass
 class Block:
-    """A stretch of prose: its element and its text; `folded`: below the answer; `stated`: of a claim and its test, or of the terminal."""
+    """A stretch of prose: its element and its text; `folded`: below the answer."""
 
     tag: str
     text: str
     folded: bool
-    stated: bool
 
 
 class Reader(HTMLParser):
-    """The prose of a page, and its links and ids; what is a table, a list of settings, code or a drawing is none."""
+    """The prose of a page, cells of tables and labels of figures too, and its links and ids; settings, code and drawings are none."""
 
-    BLOCKS = ("h1", "h2", "h3", "p", "li", "dd", "dt", "summary", "small", "b")
-    APART = ("table", "pre", "svg", "script", "style", "button", "select", "noscript", "figure", "nav", "title")
+    BLOCKS = ("h1", "h2", "h3", "p", "li", "dd", "dt", "summary", "small", "b", "td", "th", "span", "label", "button", "option")
+    APART = ("pre", "svg", "script", "style", "nav", "title")
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.blocks: list[Block] = []
         self.links: list[str] = []
         self.ids: list[str] = []
-        self.apart, self.folded, self.stated, self._open = 0, 0, 0, [""]
+        self.apart, self.folded, self._open = 0, 0, [""]
         self.feed(text)
         self._end("")
 
     def _end(self, tag: str) -> None:
         text = " ".join("".join(self._open).split())
         if text and not self.apart:
-            self.blocks.append(Block(tag, text, self.folded > 0, self.stated > 0))
+            self.blocks.append(Block(tag, text, self.folded > 0))
         self._open = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -98,7 +97,6 @@ class Reader(HTMLParser):
         if tag in self.APART or (tag == "dl" and "settings" in (held.get("class") or "")):
             self.apart += 1
         self.folded += tag == "details"
-        self.stated += (held.get("class") or "") in ("card claim", "headline")
 
     def handle_endtag(self, tag: str) -> None:
         if tag in self.BLOCKS:
@@ -106,8 +104,6 @@ class Reader(HTMLParser):
         if tag in self.APART or (tag == "dl" and self.apart):
             self._open, self.apart = [], self.apart - 1
         self.folded -= tag == "details"
-        if tag in ("section", "ul") and self.stated:
-            self.stated -= 1
 
     def handle_data(self, data: str) -> None:
         self._open.append(data)

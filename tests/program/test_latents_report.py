@@ -241,7 +241,7 @@ def test_a_constant_that_stopped_early_is_not_compared_at_equal_compute(tmp_path
     found = results.Results.read(folder)
     contest = contests.contests(found, quantities.COMPUTE_EQUAL)[0]
     assert not contest.changes[0.0].n and contest.lacking == {0.0: (0, 1, 2)} and contest.p_better is None
-    assert "What is missing: β = 0: not that far at seeds 0, 1, 2." in decided(folder)["schedule-compute"].sentence
+    assert "Note on β = 0: not that far at seeds 0, 1, 2." in decided(folder)["schedule-compute"].sentence
 
 
 def test_a_planted_schedule_beats_every_constant_and_no_other_does(tmp_path: Path):
@@ -274,8 +274,8 @@ def test_no_winner_is_said_with_what_could_have_been_seen(whole: Path):
     sd = float(np.sqrt(np.mean([np.var(x, ddof=1) for x in pairs])))
     shift = -log(1 - float(re.findall(r"below ([\d.]+) percent", said)[0]) / 100) * 3**0.5 / sd
     assert float(stats.nct.sf(stats.t.ppf(1 - 0.05 / 3, 2), 2, shift)) == pytest.approx(0.8, abs=0.03)  # the percent has two digits
-    assert "none beats every constant; 3 of 3 are worse" in said and "with 3 seeds" in said and "over 3 arms by Holm's first step" in said
-    assert "that all of them have to be beaten at once is left out" in said
+    assert "none beats every constant. 3 of 3 are worse" in said and "With 3 seeds" in said and "over 3 arms by Holm's first step" in said
+    assert "To beat all of them at once takes a larger gain." in said
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])
@@ -339,14 +339,14 @@ def test_a_contest_says_what_it_mixes_in_and_leaves_out(tmp_path: Path):
     folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@1", "rising", "falling", "alpha_flow"), moments=(1000, 2000)))
     described(folder, rising={"options": {"beta": 1, "proxy": "posterior"}}, falling={"options": {"power": 0}})
     count = "What a posterior compares is not counted in passes, only in the seconds: rising."
-    weight = "This arm trains under another weight than the constants, so its comparison with them mixes the weight in: falling."
+    weight = "This arm trains under another weight than the constants: falling. A comparison with the constants mixes the weight in."
     text, found = undrawn(folder), decided(folder)
     assert count in text and weight in text
     assert found["schedule-compute"].sentence.endswith(f"{count} {weight}") and count not in found["schedule-steps"].sentence
     asked(folder, config={"method": {"options": {"power": 0, "proxy": "posterior"}}})
     described(folder, beta_0={"options": {"beta": 0.0}}, alpha_flow={"recipe": "alpha_flow"}, falling={"recipe": "posterior_meanflow"})
     held = results.Results.read(folder)
-    assert caveats.mixed(held).endswith("mixes the weight in: alpha_flow.")
+    assert caveats.mixed(held).startswith("This arm trains under another weight than the constants: alpha_flow. ")
     assert caveats.uncounted(held).endswith("seconds: beta@1, rising, falling.")
     assert caveats.caveats(results.Results.read(study(tmp_path / "plain", PLAIN)), quantities.COMPUTE_EQUAL) == ""
 
@@ -372,8 +372,8 @@ def test_an_arm_that_meets_no_constant_is_named(tmp_path: Path):
     for path in [folder / "runs" / "falling-0", *folder.glob("runs/beta@*-[12]")]:
         shutil.rmtree(path)
     changed(folder, lambda r: r if r["arm"] != "alpha_flow" or r["seen"] < 2000 else None)
-    missing = "falling: no seed in common with a constant; alpha_flow: not that far at seeds 0, 1, 2."
-    assert decided(folder)["schedule-steps"].sentence.endswith(missing) and f"Not in it: {missing}" in undrawn(folder)
+    missing = "Note on falling: no seed in common with a constant. Note on alpha_flow: not that far at seeds 0, 1, 2."
+    assert decided(folder)["schedule-steps"].sentence.endswith(missing) and f"Not in the table: {missing}" in undrawn(folder)
 
 
 def test_every_arm_has_its_ratio_to_every_constant(tmp_path: Path):
@@ -568,7 +568,7 @@ def test_one_seed_cannot_tell(tmp_path: Path):
     folder = study(tmp_path / "s", replace(PLAIN, seeds=(4,)))
     found = decided(folder)
     assert {claim.verdict for claim in found.values()} == {"cannot tell"}
-    assert "one seed, so nothing can be told" in found["schedule-steps"].sentence
+    assert "nothing can be told: there is one seed" in found["schedule-steps"].sentence
     assert any("There is one seed" in line for line in spoken(folder))
 
 
@@ -579,7 +579,7 @@ def test_models_far_from_the_data_decide_nothing(tmp_path: Path):
     assert {row.finding for claim in found.values() for row in claim.rows if row.claimed} == {"open"}
     assert all("more than 64 times" in claim.sentence for claim in found.values())
     said = spoken(folder)
-    unsaid = [line for line in said if "who beats whom is not said" in line]
+    unsaid = [line for line in said if "It is not said which β is best" in line]
     assert any("still far from the data" in line for line in said) and len(unsaid) == 1 and "more than 64 times" in unsaid[0]
     told = [text.partition('<ul class="headline">')[2].partition("</ul>")[0], *said, *(claim.sentence for claim in found.values())]
     unsaid = r"makes the best|distance is least|best schedule|beats every|could hardly|anchor by itself changes|contradict"
@@ -604,7 +604,7 @@ def test_models_no_nearer_than_noise_decide_nothing_whatever_the_floor(noise: fl
 
 
 @pytest.mark.parametrize(
-    ("times", "said"), [(0.9, None), (1.1, "still 18 times as far"), (3.9, "still 62 times as far"), (4.1, "far from")]
+    ("times", "said"), [(0.9, None), (1.1, "still 18 times its floor"), (3.9, "still 62 times its floor"), (4.1, "far from")]
 )
 def test_young_networks_are_called_so(times: float, said: str | None):
     found = held(SLOPE, (0, 0.25, 0.5, 1), [0.4, 0.4, 0.4])

@@ -313,7 +313,7 @@ def test_nulls_and_contradictions_are_no_finds(tmp_path: Path):
 
 def test_a_wide_interval_cannot_tell(tmp_path: Path):
     found = decided(sweep(tmp_path / "wide", Plan(spread=0.8, pictures=False)))
-    assert found["quality"].verdict == "cannot tell" and "left open by" in found["quality"].sentence
+    assert found["quality"].verdict == "cannot tell" and "leave it open" in found["quality"].sentence
 
 
 def test_a_row_that_misses_the_claimed_size_does_not_agree():
@@ -606,7 +606,7 @@ def test_an_undecided_claim_contradicts_itself_nowhere(whole: Path, tmp_path: Pa
     before = " ".join(claim.sentence for claim in pages.claims(whole).values())
     for told in ("comparisons agree", "The test agrees"):
         assert told in before and told not in text
-    assert "contradicted by" not in text
+    assert not re.search(r"contradicts? it:|contradict it\.", text)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ Range = tuple[float, float]
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
 NONE = 0.02
 """A relative difference smaller than this counts as none."""
+NAMED = 2
+"""So many rows are named in a sentence."""
 LOWER: tuple[Range, Range] = (0.0, 1 - NONE), (0.0, 1.0)
 HIGHER: tuple[Range, Range] = (1 + NONE, inf), (1.0, inf)
 RULE = (
@@ -130,6 +132,11 @@ def _tally(rows: Sequence[Row]) -> str:
         return {"agrees": "The test agrees.", "contradicts": "The test contradicts it.", "open": "The interval leaves it open."}[
             rows[0].finding
         ]
-    words = [f"{len(counts['agrees'])} of {len(rows)} comparisons agree"]
-    words += [f"{finding}: {shown(', '.join(counts[finding]))}" for finding in ("contradicts", "open") if counts[finding]]
-    return "; ".join(words).replace("contradicts:", "contradicted by").replace("open:", "left open by") + "."
+    said = f"{len(counts['agrees'])} of {len(rows)} comparisons agree."
+    return said + _named("contradicts it", "contradict it", counts["contradicts"]) + _named("leaves it open", "leave it open", counts["open"])
+
+
+def _named(one: str, many: str, where: Sequence[str]) -> str:
+    """How many rows do that, and which they are if they are few: the table below has them all."""
+    names = f": {shown('; '.join(where))}" if len(where) <= NAMED else ""
+    return f" {len(where)} {one if len(where) == 1 else many}{names}." if where else ""

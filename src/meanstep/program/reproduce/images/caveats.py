@@ -9,11 +9,11 @@ from meanstep.program.registry import METHODS, POSTERIOR
 from meanstep.program.reproduce.images.quantities import COMPUTE_EQUAL
 from meanstep.program.reproduce.images.results import Results
 from meanstep.program.reproduce.records import Record
+from meanstep.program.reproduce.report.prose import some
 from meanstep.program.reproduce.report.results import at
 
 FAR, YOUNG = trained.FAR**2, 16.0
 """Models whose distance, a square, is `FAR` times its floor have not learnt the data, and nothing follows; above `YOUNG`, little."""
-SO_FAR = "{:.0f} times as far from the data as one half of the data is from the other"
 
 
 def _way(results: Results) -> trained.Way:
@@ -28,8 +28,9 @@ def far(results: Results) -> str:
     found = _way(results)
     if not found.far:
         return ""
-    times = f"are {SO_FAR.format(found.times**2)}, more than {FAR:g} times"
-    return f"at β = 0 one-step samples {times if found.times**2 > FAR else trained.covered(found)}"
+    if found.times**2 > FAR:
+        return f"at β = 0 the distance of one-step samples is {found.times**2:.0f} times its floor, more than {FAR:g} times"
+    return f"at β = 0 one-step samples {trained.covered(found)}"
 
 
 def notice(results: Results) -> str:
@@ -37,11 +38,11 @@ def notice(results: Results) -> str:
     found = _way(results)
     if found.far:
         return (
-            "One-step samples are still far from the data: no claim is decided, and the numbers say little about the methods. Train longer."
+            "One-step samples are still far from the data. No claim is decided, and the numbers say little about the methods. Train longer."
         )
     if found.times**2 <= YOUNG:
         return ""
-    return f"One-step samples are still {SO_FAR.format(found.times**2)}, so the comparison is one of young networks."
+    return f"The distance of one-step samples is still {found.times**2:.0f} times its floor. The comparison is one of young networks."
 
 
 def caveats(results: Results, terms: str) -> str:
@@ -53,7 +54,7 @@ def caveats(results: Results, terms: str) -> str:
 def uncounted(results: Results) -> str:
     """Whose passes leave out what a posterior compares."""
     names = [entry["name"] for entry in results.about["arms"] if _asks_posterior(entry["recipe"], _options(results, entry))]
-    return f"What a posterior compares is not counted in passes, only in the seconds: {', '.join(names)}." if names else ""
+    return f"What a posterior compares is not counted in passes, only in the seconds: {some(names, 12)}." if names else ""
 
 
 def mixed(results: Results) -> str:
@@ -63,8 +64,8 @@ def mixed(results: Results) -> str:
     names = [arm.name for arm in results.others if theirs and weights[arm.name] not in theirs]
     if not names:
         return ""
-    who = ("This arm trains", "its") if len(names) == 1 else ("These arms train", "their")
-    return f"{who[0]} under another weight than the constants, so {who[1]} comparison with them mixes the weight in: {', '.join(names)}."
+    who = "This arm trains" if len(names) == 1 else "These arms train"
+    return f"{who} under another weight than the constants: {some(names, 12)}. A comparison with the constants mixes the weight in."
 
 
 def _options(results: Results, entry: Record) -> Record:

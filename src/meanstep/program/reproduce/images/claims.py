@@ -15,9 +15,10 @@ from meanstep.program.reproduce.images import costs, optima
 from meanstep.program.reproduce.images import quantities as q
 from meanstep.program.reproduce.images.arms import ANCHORED
 from meanstep.program.reproduce.images.caveats import caveats
-from meanstep.program.reproduce.images.contests import Contest, contests, smallest, together, unmatched
+from meanstep.program.reproduce.images.contests import Contest, contests, noted, smallest, unmatched
 from meanstep.program.reproduce.images.results import CENTER_WORDS, CENTERS, Results
 from meanstep.program.reproduce.report.claims import Stated
+from meanstep.program.reproduce.report.prose import some
 from meanstep.program.reproduce.report.results import Seeds
 
 PAPER = "arXiv 2605.09235, drafts"
@@ -108,9 +109,9 @@ def _beats(key: str, terms: str) -> Stated:
         key,
         f"Some schedule or recipe beats every constant coefficient in one step, {terms}.",
         "ours: the paper leaves schedules open",
-        "Against each constant the one-sided paired p-value, at the seeds that both have; the largest decides (intersection-union; a row "
-        "shows that constant), with Holm's correction over the arms. A constant is beaten where it broke off, an arm that broke off cannot "
-        "win. Holds if one arm beats all constants; does not hold if each arm is worse than some constant.",
+        "Against each constant there is a one-sided paired p-value, at the seeds that both have. The largest decides (intersection-union), "
+        "and a row shows that constant. Holm's correction is over the arms. A constant is beaten where it broke off, an arm that broke off "
+        "cannot win. The claim holds if one arm beats all constants. It does not hold if each arm is worse than some constant.",
         "Distance over that of the constant that decides",
         partial(_contests, terms=terms),
         "it needs constants and other arms (--arms constants schedules recipes)",
@@ -131,28 +132,26 @@ def _won(results: Results, rows: Sequence[Row]) -> tuple[str, tuple[Row, ...]]:
 
 def told(results: Results, found: list[Contest], terms: str) -> str:
     """Who beats every constant, what gain could have been seen, what is missing, and what the comparison mixes in."""
-    absent = together([*(note for contest in found for note in contest.notes), *unmatched(results, terms)])
-    missing = f" What is missing: {absent}." if absent else ""
+    absent = noted([*(note for contest in found for note in contest.notes), *unmatched(results, terms)])
     if not found:
-        return f"There are no data for it: it needs constants and other arms (--arms constants schedules recipes).{missing}"
-    return f"{_outcome(found, terms)}.{missing} {caveats(results, terms)}".strip()
+        return f"There are no data for it: it needs constants and other arms (--arms constants schedules recipes). {absent}".strip()
+    return " ".join(said for said in (_outcome(found, terms), absent, caveats(results, terms)) if said)
 
 
 def _outcome(found: list[Contest], terms: str) -> str:
     start = terms[0].upper() + terms[1:]
     if (least := smallest(found)) is None:
-        return f"{start}: one seed, so nothing can be told"
+        return f"{start} nothing can be told: there is one seed."
     least_ratio, seeds, arms = least
     winners = [f"{c.arm.name} ({with_interval(c.change)} against β = {c.hardest:g})" for c in found if c.finding == "agrees"]
     who = f"{len(winners)} of {len(found)} {'beats' if len(winners) == 1 else 'beat'}" if winners else "none beats"
-    said = f"{start} {who} every constant" + (f": {', '.join(winners)}" if winners else "")
+    said = f"{start} {who} every constant" + (f": {some(winners, 6)}." if winners else ".")
     behind = sum(contest.finding == "contradicts" for contest in found)
-    said += f"; {behind} of {len(found)} {'is' if behind == 1 else 'are'} worse than some constant" if behind else ""
+    said += f" {behind} of {len(found)} {'is' if behind == 1 else 'are'} worse than some constant." if behind else ""
     over = "" if arms == 1 else f" over {arms} arms by Holm's first step"
     return (
-        f"{said}; with {seeds} seeds a gain below {100 * (1 - least_ratio):.2g} percent could hardly have been seen (one-sided at "
-        f"5 percent{over}, power 80 percent, against one constant: that all of them have to be beaten at once is left out, and makes it "
-        "larger)"
+        f"{said} With {seeds} seeds a gain below {min(100 * (1 - least_ratio), 99):.2g} percent could hardly have been seen. That is "
+        f"against one constant, one-sided at 5 percent{over}, with a power of 80 percent. To beat all of them at once takes a larger gain."
     )
 
 

@@ -14,6 +14,7 @@ from meanstep.program.pages.statistics import LEVEL, Change, detectable, holm, r
 from meanstep.program.pages.verdicts import readable_p, with_interval
 from meanstep.program.reproduce.images.quantities import TERMS
 from meanstep.program.reproduce.images.results import Arm, Results
+from meanstep.program.reproduce.report.prose import some
 
 Lacking = dict[float, tuple[int, ...]]
 
@@ -80,10 +81,19 @@ class Contest:
 
 def together(notes: Iterable[tuple[str, str]]) -> str:
     """Notes in words: what is missing once, after the names of all that miss it."""
+    return "; ".join(f"{', '.join(names)}: {what}" for what, names in _gathered(notes).items())
+
+
+def noted(notes: Iterable[tuple[str, str]]) -> str:
+    """The same in sentences, empty without notes."""
+    return " ".join(f"Note on {some([*names], 6)}: {what}." for what, names in _gathered(notes).items())
+
+
+def _gathered(notes: Iterable[tuple[str, str]]) -> dict[str, dict[str, None]]:
     found: dict[str, dict[str, None]] = {}
     for who, what in notes:
         found.setdefault(what, {})[who] = None
-    return "; ".join(f"{', '.join(names)}: {what}" for what, names in found.items())
+    return found
 
 
 def contests(results: Results, terms: str, weights: str = "ema", steps: str = "1") -> list[Contest]:

@@ -17,11 +17,11 @@ from meanstep.program.reproduce.report.claims import Stated
 
 APART: tuple[Range, Range] = (0.05, inf), (0.0, inf)
 TEST = (
-    "The β that minimises M(β) minus the β where the parabola through the log distances of the constants is least, both in the range of "
-    f"the constants, by seed, at the end: contradicted below {APART[0][0]:g}, agreed if above 0 and if besides the constant nearest to the "
-    "least error makes worse samples than some constant below it (one-sided paired t, Holm's correction over all below it). Where every "
-    "seed has the same difference, at the ends of the range, it has no interval, and the distances alone decide, by the constants below or "
-    "above."
+    "By seed, at the end, two β are compared, both in the range of the constants. One minimises M(β), the error of the signal. At the "
+    "other the parabola through the log distances of the constants is least. Taken is the first β minus the second. It contradicts the "
+    f"claim below {APART[0][0]:g}. It agrees above 0, if the constant nearest to the least error also makes worse samples than some "
+    "constant below it. That is tested by a one-sided paired t, with Holm's correction over all constants below it. Where every seed has "
+    "the same difference, at the ends of the range, there is no interval. Then the distances alone decide, by the constants below or above."
 )
 NEEDS = "it needs the constants 0, 0.25, 0.5 and 1 (--arms constants) with their probes"
 
@@ -46,9 +46,9 @@ class Evidence:
         said = f"β = {self.nearest.beta:g}, the constant nearest to the least error,"
         if self.beta is None:
             return f"{said} cannot be compared with constants below it."
-        over = f", Holm's correction over {many} constants" if (many := len(self.changes)) > 1 else ""
+        over = f" after Holm's correction over {many} constants" if (many := len(self.changes)) > 1 else ""
         found = f"{with_interval(self.changes[self.beta])} times the distance of β = {self.beta:g}"
-        return f"{said} has {found} (one-sided p = {readable_p(self.p)}{over})."
+        return f"{said} has {found}. The one-sided p-value is {readable_p(self.p)}{over}."
 
 
 def evidence(results: Results, center: str, steps: str = "1", *, below: bool = True) -> Evidence | None:

@@ -17,7 +17,7 @@ from meanstep.program.reproduce.images.answer import answer
 from meanstep.program.reproduce.images.arms import ANCHORED
 from meanstep.program.reproduce.images.caveats import caveats, far, notice, uncounted
 from meanstep.program.reproduce.images.claims import CLAIMS, optimum, told
-from meanstep.program.reproduce.images.contests import contests, together, unmatched
+from meanstep.program.reproduce.images.contests import contests, noted, unmatched
 from meanstep.program.reproduce.images.results import BIAS_NORMS, CENTER_WORDS, CENTERS, WEIGHTS, Arm, Results
 from meanstep.program.reproduce.report.page import Report
 from meanstep.program.reproduce.report.prose import alone, percent, some
@@ -26,6 +26,7 @@ from meanstep.program.reproduce.report.summary import STATISTICS
 
 SENSIBLE = 10.0
 """A coefficient of least error beyond it is a quotient of noise."""
+NO_WINNER = "In more steps none beats every constant."
 WIDEST = 640
 """Pixels of an embedded grid of samples."""
 PAPERS = (
@@ -53,7 +54,7 @@ def headline(results: Results, claims: Sequence[Claim] = ()) -> list[str]:
     """Sentences, most important first."""
     about = [*_mismatch(results), *_loss(results)]
     if why := far(results):
-        return [f"Which β is best, which gain could have been seen and who beats whom is not said: {why}.", *about, *_costs(results)]
+        return [f"It is not said which β is best, which gain could have been seen and who beats whom. The reason: {why}.", *about, *_costs(results)]
     return [*_quality(results), *about, *_schedules(results), *_anchor(results), *_costs(results)]
 
 
@@ -90,7 +91,7 @@ def _mismatch(results: Results) -> Iterator[str]:
         said += f"; unconstrained {_places(free)}" if abs(free.value) < SENSIBLE else "; the error hardly depends on β"
     found = {n: q.distance_optimal(results, results.end, "ema", n) for n in results.steps if not far(results)}
     places = [f"{_places(_edged(seeds))} in {n} {'step' if n == '1' else 'steps'}" for n, seeds in found.items() if seeds]
-    yield f"{said}); the distance is least at β = {', '.join(places)}." if places else f"{said})."
+    yield f"{said}). The distance is least at β = {', '.join(places)}." if places else f"{said})."
 
 
 def _edged(found: Seeds) -> Change:
@@ -112,10 +113,11 @@ def _schedules(results: Results) -> Iterator[str]:
         if found := contests(results, terms):
             yield f"Schedules and recipes against the constants in one step. {told(results, found, terms)}"
     pairs = [(steps, terms) for steps in results.steps if steps != "1" for terms in q.TERMS]
-    more = [(f"{c.arm.name} in {n} steps {terms}", c) for n, terms in pairs for c in contests(results, terms, steps=n)]
-    won = [words for words, contest in more if contest.finding == "agrees"]
-    if any(contest.p_better is not None for _, contest in more):
-        yield f"In more steps {'these beat every constant: ' + ', '.join(won) if won else 'none beats every constant'}."
+    more = {f"in {n} steps {terms}": contests(results, terms, steps=n) for n, terms in pairs}
+    won = {words: [c.arm.name for c in found if c.finding == "agrees"] for words, found in more.items()}
+    if any(contest.p_better is not None for found in more.values() for contest in found):
+        said = [f"{some(names, 8)} {words}" for words, names in won.items() if names]
+        yield f"Every constant is beaten in more steps too. {' '.join(f'By {each}.' for each in said)}" if said else NO_WINNER
 
 
 def _anchor(results: Results) -> Iterator[str]:
@@ -137,7 +139,7 @@ def gaps(results: Results) -> Iterator[str]:
         named = some([f"{arm} with seed {seed}" for arm, seed in missing])
         yield f"{runs} not reached {results.moments[-1]:,} samples, or not begun: {named}."
     for (arm, seed), why in results.failed.items():
-        yield f"{arm} with seed {seed} broke off ({why}); what it had is shown up to there."
+        yield f"{arm} with seed {seed} broke off: {why.rstrip('.')}. What it had is shown up to there."
     yield from alone(results)
     if results.end and results.moments and results.end < results.moments[-1]:
         yield f"“The end” is {results.end:,} samples here: the last moment that two arms have reached."
@@ -169,7 +171,7 @@ def content(results: Results) -> dict[str, Any]:
         "pictures": [(arm, path.stem.removeprefix(f"{arm.name}-"), picture(path)) for arm, path in pictures],
         "distances": list(_distances(results)),
         "contests": held,
-        "unmatched": {terms: together(unmatched(results, terms)) for terms in held},
+        "unmatched": {terms: noted(unmatched(results, terms)) for terms in held},
         "caveats": {terms: caveats(results, terms) for terms in held},
         "uncounted": uncounted(results),
         "costs": costs.table(results),

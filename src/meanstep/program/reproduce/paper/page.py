@@ -118,8 +118,15 @@ def _content(rows: Sequence[Row]) -> dict[str, Any]:
         "parts": [(TITLES[part], part, _counts(some), some) for part, some in parts.items() if some],
         "badges": BADGES,
         "shown": shown,
+        "said": _said,
         "summary": history.summary(history.histories()),
     }
+
+
+def _said(row: Row) -> str:
+    """What led to a verdict and what else is known, a sentence each."""
+    found = dict.fromkeys((*row.verdict.why.split("; "), row.also, row.cause, *row.published.note.split("; ")))
+    return " ".join(f"{said[0].upper()}{said[1:].rstrip('.')}." for said in found if said)
 
 
 def _answer(rows: Sequence[Row]) -> form.Answer:

@@ -35,20 +35,21 @@ UNASKED = ("anchor", "delta", "reference", "probe", "c")
 def headline(results: Results, claims: Sequence[Claim]) -> list[str]:
     """Sentences, most important first."""
     if why := far(results):
-        return [f"Which β is best and what it gains is not said: {why}.", *_variance(results)]
+        return [f"It is not said which β is best and what it gains. The reason: {why}.", *_variance(results)]
     return [*_quality(changes_of(results, ANCHORED)), *_variance(results), *_best(results), *_price(claims)]
 
 
 def _quality(changes: dict[str, Change]) -> Iterator[str]:
     if changes and all(change.n < 2 for change in changes.values()):
-        listed = ", ".join(f"{shown(n)} {percent(c.value)}" for n, c in changes.items())
+        listed = some([f"{shown(n)} {percent(c.value)}" for n, c in changes.items()], 6)
         yield f"From β = 0 to the paper's β = 1, SW1 of one-step samples changed by: {listed}. One seed: no interval, nothing is claimed."
     elif changes:
         told = {"better": [n for n, c in changes.items() if c.inside(0, 1)], "worse": [n for n, c in changes.items() if c.inside(1, inf)]}
         told["not told apart"] = [name for name in changes if name not in (*told["better"], *told["worse"])]
         ordered = {words: sorted(names, key=lambda name: changes[name].value) for words, names in told.items() if names}
-        parts = (f"{w} on {', '.join(f'{shown(n)} ({percent(changes[n].value)})' for n in names)}" for w, names in ordered.items())
-        yield f"At the paper's β = 1 one-step samples are, by SW1 against β = 0, {'; '.join(parts)}."
+        listed = {w: some([f"{shown(n)} ({percent(changes[n].value)})" for n in names], 6) for w, names in ordered.items()}
+        parts = " ".join(f"They are {words} on {names}." for words, names in listed.items())
+        yield f"One-step samples at the paper's β = 1 are compared with those at β = 0 by SW1. {parts}"
 
 
 def _variance(results: Results) -> Iterator[str]:
@@ -82,12 +83,12 @@ def gaps(results: Results) -> Iterator[str]:
     left_out = {"have no record yet": results.missing, "did not end with finite scores": results.diverged}
     for words, keys in left_out.items():
         if keys:
-            named = some([f"{id} on {shown(name)} with seed {seed}" for name, id, seed in keys])
+            named = some([f"{id} on {shown(name)} with seed {seed}" for name, id, seed in keys], 2)
             yield f"{len(keys)} models {words} and are left out: {named}."
     yield from alone(results)
     if why := far(results):
         yield (
-            f"One-step samples are still far from the data ({why}). No claim is decided, and the numbers below say little about the "
+            f"One-step samples are still far from the data. The reason: {why}. No claim is decided, and the numbers below say little about the "
             "methods. Train longer, e.g. --scale quick."
         )
     if not results.runs:
