@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "meanstep"
 
 ROOT = "__init__"  # the public names: only the program and the command line may go through them
-BASE = {"types", "shapes", "paths", "catalogue", "calls", "conditions", "precise", "values"}
+BASE = {"types", "shapes", "paths", "catalogue", "boundary", "calls", "conditions", "precise", "values"}
 PARTS = {"times", "velocities", "coefficients", "rates", "weights"}
 MATHS = (
     BASE
@@ -37,6 +37,7 @@ MATHS = (
 
 # a module or a package of meanstep -> what it may import of meanstep; a package may always import itself
 MAY_IMPORT: dict[str, set[str]] = {
+    "boundary": set(),
     "catalogue": set(),
     "shapes": set(),
     "values": set(),

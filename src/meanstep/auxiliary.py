@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from meanstep import boundary
 from meanstep.shapes import over
 from meanstep.types import Bridge, Weight
 from meanstep.values import Value, record, value
@@ -42,6 +43,9 @@ class Look(NamedTuple):
 
 Loss = Callable[[Look], Tensor]
 Features = Callable[[Tensor], Tensor]
+MODULE = "a module of the field that is trained, such as net.blocks[3] or net.get_submodule('blocks.3')"
+FEATURES = "a function or module from rows [B, *E] to features [B, ..., features]"
+DISTANCE = "a function (predicted, data) -> one number a row, such as auxiliary.distance_of(network) of a feature network"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -62,10 +66,14 @@ class Auxiliary(Value):
     learned: tuple[nn.Module, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        if not 0 < self.before <= 1:
-            raise ValueError(f"an auxiliary loss holds for times below a time in (0, 1], got before={self.before:g}")
-        if not abs(self.scale) < float("inf"):
-            raise ValueError(f"the scale of an auxiliary loss is a finite number, got {self.scale}")
+        boundary.function("an auxiliary loss", self.loss, "a function of a Look to one number a row, such as lambda look: ...", 1)
+        boundary.number("the scale of an auxiliary loss", self.scale)
+        boundary.weight("weight", self.weight)
+        boundary.number("before, the time below which an auxiliary loss holds,", self.before, 0, 1, above=True)
+        if self.layer is not None:
+            boundary.kind("layer", self.layer, nn.Module, MODULE)
+        if not all(isinstance(part, nn.Module) for part in self.learned):
+            raise TypeError(f"learned holds the modules whose parameters the loss trains, got {self.learned!r:.60}")
 
     def __call__(self, look: Look) -> Tensor:
         """What it adds to each row's loss, `[*B]`."""
@@ -85,31 +93,38 @@ def perceptual(
     """A distance of the predicted data from the row's own, as pixel MeanFlow has two of them; arXiv 2601.22158.
 
     - `distance`: `(predicted, data) -> [*B]`, such as LPIPS, or `distance_of(network)`. Published: 0.4 of LPIPS, 0.1 of ConvNeXt features.
-    - `before`: the rows with `t` below it. `weight`: the source's adaptive weight by default.
+    - `scale`: a finite number, 0.4 by default. `before`: the rows with `t` below it, in (0, 1], 0.8 by default. `weight`: the source's
+      adaptive weight by default.
+
+    `TypeError` for what is no function of two pictures, such as a feature network itself; `ValueError` for numbers out of their range, and
+    at the first step for a distance that does not take the rows, or does not return one number for each.
     """
+    boundary.function("distance", distance, DISTANCE, 2)
     return Auxiliary(_perceived(distance), scale, weight, before)
 
 
 @value
 def _perceived(distance: Callable[[Tensor, Tensor], Tensor]) -> Loss:
-    return lambda look: distance(look.data, look.bridge.data)
+    return lambda look: _answer("the distance", distance, look.data, look.bridge.data)
 
 
 @value
 def distance_of(network: Features) -> Callable[[Tensor, Tensor], Tensor]:
     """The squared distance of a network's features, summed over them: `(predicted, data) -> [*B]`. The network's weights get no gradient.
 
-    `ValueError` for a network that does not fit the rows.
+    - `network`: `[*B, *E] -> [*B, ..., features]`, differentiable in its input.
+
+    `TypeError` for what is no function of the rows alone; `ValueError` at the first step for a network that does not fit them.
     """
+    boundary.function("network", network, FEATURES, 1)
 
     def distance(predicted: Tensor, data: Tensor) -> Tensor:
         with torch.no_grad():
             goal = _asked(network, data)
         found = _asked(_frozen(network), predicted)
         if predicted.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
-            name = getattr(network, "__name__", type(network).__name__)
             raise ValueError(
-                f"the feature network {name} cuts the gradient to its input, which trains nothing: leave out no_grad and detach"
+                f"the feature network {_name(network)} cuts the gradient to its input, which trains nothing: leave out no_grad and detach"
             )
         return (found - goal).square().flatten(1).sum(1)
 
@@ -121,10 +136,16 @@ def aligned(layer: nn.Module, network: Features, projection: nn.Module, scale: f
 
     - `layer`: a module of the field, whose output is `[*B, ..., width]`; `projection`: from there to the features' last axis; it learns.
     - `network`: `[*B, *E] -> [*B, ..., features]`, without gradient. The mean is over all axes between, such as tokens.
-    - `scale`: TiM has 1.
+    - `scale`: a finite number; 1, as TiM has.
 
-    `ValueError` for a network or a projection that does not fit.
+    `TypeError` for a layer or a projection that is no module; `ValueError` at the first step for a network, a projection or a layer that
+    does not fit.
     """
+    boundary.kind("layer", layer, nn.Module, MODULE)
+    boundary.function("network", network, FEATURES, 1)
+    boundary.kind(
+        "projection", projection, nn.Module, "a module that learns, from the layer's width to the features', such as nn.Linear(a, b)"
+    )
     return Auxiliary(_alignment(network, projection), scale, layer=layer, learned=(projection,))
 
 
@@ -134,7 +155,7 @@ def _alignment(network: Features, projection: nn.Module) -> Loss:
         assert look.hidden is not None
         with torch.no_grad():
             goal = _asked(network, look.bridge.data)
-        mine: Tensor = projection(look.hidden)
+        mine = _answer("the projection", projection, look.hidden)
         if mine.shape != goal.shape:
             what = f"the projected layer is {tuple(mine.shape)} and the network's features are {tuple(goal.shape)}"
             raise ValueError(f"{what}: give a projection or a network that meets the other")
@@ -153,6 +174,9 @@ class Directional(Value):
 
     floor: float = 1e-2
 
+    def __post_init__(self) -> None:
+        boundary.number("floor, the least norm of a direction,", self.floor, 0, above=True)
+
     def __call__(self, u: Tensor, goal: Tensor, b: Bridge) -> Tensor:
         """`u` and its target, `[*B, *E]`, to `[*B]`; entries under the mask do not count."""
         axis = b.t.ndim
@@ -166,18 +190,33 @@ class Directional(Value):
 
 def _asked(network: Features, x: Tensor) -> Tensor:
     """The features of rows; `ValueError` for a network that does not take them, or that returns none."""
-    name = getattr(network, "__name__", type(network).__name__)
-    try:
-        found: Any = network(x)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"the feature network {name} failed on rows {tuple(x.shape)}: {why}; give a function that resizes them first"
-        ) from error
+    found, name = _answer("the feature network", network, x), _name(network)
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim < 2 or len(found) != len(x):
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"the feature network {name} returned {got} for {len(x)} rows: it must return [rows, ..., features]")
     return found
+
+
+def _name(part: Any) -> str:
+    return str(getattr(part, "__name__", type(part).__name__))
+
+
+REMEDY = {
+    "the distance": "give one that takes such rows, after a function that resizes them where it must",
+    "the feature network": "give a function that resizes them first",
+    "the projection": "give one from that last axis to the features', such as nn.Linear({last}, features)",
+}
+
+
+def _answer(what: str, part: Callable[..., Any], *given: Tensor) -> Any:
+    """What a user's function makes of rows; `ValueError` with the remedy where it fails on them."""
+    try:
+        return part(*given)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        shape = tuple(given[0].shape)
+        remedy = REMEDY[what].format(last=shape[-1])
+        raise ValueError(f"{what} {_name(part)} failed on rows {shape}: {why}; {remedy}") from error
 
 
 def _frozen(network: Features) -> Features:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from meanstep import boundary
 from meanstep.calls import called, real
 from meanstep.coefficients import at, checked
 from meanstep.joint_pass import answered
@@ -34,6 +35,12 @@ class Eulerian(Value):
     target: Velocity = conditional
     rate: Rate = Exact()
     given: Callable[[Bridge], Bridge] = as_is
+
+    def __post_init__(self) -> None:
+        boundary.velocity("the tangent", self.tangent)
+        boundary.velocity("the target", self.target)
+        boundary.function("rate", self.rate, "a rate (field, bridge, tangent) -> (u, change), such as rates.Exact()", 3)
+        boundary.prepare("given", self.given)
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u + (t - r) D_t u` on `v`, eq. (11)."""
@@ -76,6 +83,10 @@ class Matching(Value):
     given: Callable[[Bridge], Bridge] = as_is
     read: Callable[[Field], Field] = average
 
+    def __post_init__(self) -> None:
+        boundary.velocity("the target", self.target)
+        boundary.prepare("given", self.given)
+
     def __call__(self, field: Field, b: Bridge) -> Regression:
         """The regression of `u(z, r, t)` (or the head) on `v`."""
         return answered(field, *self.query(field, b))
@@ -101,6 +112,7 @@ class Lagrangian(Value):
     through: Coefficient = 1.0
 
     def __post_init__(self) -> None:
+        boundary.velocity("the arrival", self.arrival)
         object.__setattr__(self, "through", checked(self.through, "through"))
 
     def __call__(self, field: Field, b: Bridge) -> Regression:
@@ -137,6 +149,10 @@ class Semigroup(Value):
     clamp: float | None = None
 
     def __post_init__(self) -> None:
+        if self.clamp is not None:
+            boundary.number("clamp, the bound of the target's entries,", self.clamp, 0, above=True)
+        if self.by is not None:
+            boundary.function("by", self.by, "a field (z, r, t, y) -> u, such as an EMA copy", 4)
         object.__setattr__(self, "split", checked(self.split, "split"))
 
     def __call__(self, field: Field, b: Bridge) -> Regression:

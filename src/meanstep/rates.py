@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from meanstep import boundary
 from meanstep.calls import called
 from meanstep.coefficients import at, checked
 from meanstep.joint_pass import answered
@@ -66,6 +67,8 @@ class Backward(Value):
     clamp: float | None = None
 
     def __post_init__(self) -> None:
+        if self.clamp is not None:
+            boundary.number("clamp, the bound of the target's entries,", self.clamp, 0, above=True)
         object.__setattr__(self, "ratio", checked(self.ratio, "ratio"))
 
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> Change:
@@ -105,6 +108,9 @@ class Central(Value):
 
     step: float = 0.005
 
+    def __post_init__(self) -> None:
+        boundary.number("the step of the difference", self.step, 0, 1, above=True)
+
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> Change:
         """`(u, (t - r) D_t u)` to second order in `step`, both `[*B, *E]`."""
         return answered(field, *self.query(field, b, w))
@@ -131,6 +137,7 @@ class Warmed(Value):
     share: Coefficient
 
     def __post_init__(self) -> None:
+        boundary.function("rate", self.rate, "a rate (field, bridge, tangent) -> (u, change), such as rates.Exact()", 3)
         object.__setattr__(self, "share", checked(self.share, "share"))
 
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> Change:

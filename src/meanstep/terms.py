@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from torch import Generator, Tensor
 
+from meanstep import boundary
 from meanstep.auxiliary import Auxiliary
 from meanstep.catalogue import marked
 from meanstep.objectives import Matching
@@ -47,8 +48,16 @@ class Term(Value):
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"a term's share of the rows lies in (0, 1], got {self.share:g}")
+        boundary.function("objective", self.objective, "an objective (field, bridge) -> Regression, such as objectives.Matching()", 2)
+        if self.times is not None:
+            boundary.sampler("times", self.times)
+        boundary.weight("weight", self.weight)
+        boundary.number("a term's share of the rows", self.share, 0, 1, above=True)
+        if self.scale is not None:
+            boundary.number("a term's scale", self.scale)
+        boundary.prepare("prepare", self.prepare)
+        if self.inside is not None:
+            boundary.function("inside", self.inside, "a function (u, target, bridge), such as auxiliary.Directional()", 3)
 
 
 Recipe = tuple[Term, ...]

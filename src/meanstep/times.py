@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from meanstep import boundary
 from meanstep.types import Times
 from meanstep.values import value
 
@@ -40,7 +41,11 @@ def uniform(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
 
 @value
 def logit_normal(mean: float = -0.4, std: float = 1.0) -> Times:
-    """Two sorted logit-normals with the normal's `mean` and `std`; MeanFlow's ImageNet sampler, arXiv 2505.13447."""
+    """Two sorted logit-normals with the normal's `mean` and `std`; MeanFlow's ImageNet sampler, arXiv 2505.13447.
+
+    `ValueError` unless the mean is finite and the deviation positive.
+    """
+    boundary.spread("logit-normal times", (mean, std))
     return lambda shape, g: ascending(_logistic(shape, g, mean, std), _logistic(shape, g, mean, std))
 
 
@@ -52,8 +57,11 @@ def logit_normal_pair(
 ) -> Times:
     """Independent logit-normals `(mean, std)` for `t` and `r`, then `r = min(r, t)` (more `r = t` rows); MeanFlow on CIFAR, later code.
 
-    `join`: how the pair is made of the two; `clipped`, or `ascending` to sort them.
+    `join`: how the pair is made of the two; `clipped`, or `ascending` to sort them. `ValueError` for a mean or deviation that is none.
     """
+    boundary.spread("logit-normal times t", t)
+    boundary.spread("logit-normal times r", r)
+    boundary.function("join", join, "a function (r, t) -> (r, t), such as times.clipped or times.ascending", 2)
     return lambda shape, g: join(_logistic(shape, g, *r), _logistic(shape, g, *t))
 
 
@@ -68,8 +76,9 @@ def mixed(times: Times, other: Times, share: float) -> Times:
 
     `times` draws the pairs, `other` those of the share of the rows. `ValueError` for a share outside [0, 1].
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"the share of another sampler's rows lies in [0, 1], got {share:g}")
+    boundary.sampler("times", times)
+    boundary.sampler("other", other)
+    boundary.number("the share of another sampler's rows", share, 0, 1)
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         (r, t), (r2, t2), here = times(shape, g), other(shape, g), _rand(shape, g) < share
@@ -81,7 +90,12 @@ def mixed(times: Times, other: Times, share: float) -> Times:
 
 @value
 def separated(times: Times, least: float = 1e-4) -> Times:
-    """The pairs of a sampler `times` with a gap of at least `least`: `t` is raised to it, and `r` lowered to `t - least`. For SoFlow."""
+    """The pairs of a sampler `times` with a gap of at least `least`: `t` is raised to it, and `r` lowered to `t - least`. For SoFlow.
+
+    `ValueError` for a gap outside [0, 1).
+    """
+    boundary.sampler("times", times)
+    boundary.number("the least gap", least, 0, 1, below=True)
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         r, t = times(shape, g)
@@ -97,8 +111,8 @@ def capped(times: Times, largest_gap: float) -> Times:
 
     A sample that jumps further than `largest_gap` uses gaps that were never trained. `ValueError` outside (0, 1].
     """
-    if not 0 < largest_gap <= 1:
-        raise ValueError(f"the largest gap lies in (0, 1], got {largest_gap:g}")
+    boundary.sampler("times", times)
+    boundary.number("the largest gap", largest_gap, 0, 1, above=True)
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         r, t = times(shape, g)
@@ -109,7 +123,12 @@ def capped(times: Times, largest_gap: float) -> Times:
 
 @value
 def gap_first(gap: tuple[float, float] = (-0.8, 1.0), r: tuple[float, float] = (-0.4, 1.0)) -> Times:
-    """A logit-normal gap, then `r` logit-normal truncated to `[0, 1 - gap]` by its inverse distribution function; TVM, arXiv 2511.19797."""
+    """A logit-normal gap, then `r` logit-normal truncated to `[0, 1 - gap]` by its inverse distribution function; TVM, arXiv 2511.19797.
+
+    `gap`, `r`: mean and deviation; `ValueError` for others.
+    """
+    boundary.spread("the gap's logit", gap)
+    boundary.spread("the logit of r", r)
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         span = _logistic(shape, g, *gap)
@@ -124,8 +143,12 @@ def gap_first(gap: tuple[float, float] = (-0.8, 1.0), r: tuple[float, float] = (
 def u_shaped(a: float = 4.0, gap: tuple[float, float] = (-0.8, 1.0), top: float = 80 / 81) -> Times:
     """`t` mostly near 0 and 1 (an exponential density and its mirror), a logit-normal gap, and `r = 0` for long jumps; arXiv 2511.23342.
 
-    `a`: the exponent of the density, 4; `gap`: mean and std of the gap's logit, (-0.8, 1); `top`: the latest time, 80/81.
+    `a`: the exponent of the density, 4; `gap`: mean and std of the gap's logit, (-0.8, 1); `top`: the latest time, 80/81. `ValueError` out
+    of their ranges.
     """
+    boundary.number("the exponent a", a, 0, above=True)
+    boundary.spread("the gap's logit", gap)
+    boundary.number("the latest time, top,", top, 0, 1, above=True)
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         s = torch.log1p(_rand(shape, g) * math.expm1(a)) / a
@@ -138,7 +161,11 @@ def u_shaped(a: float = 4.0, gap: tuple[float, float] = (-0.8, 1.0), top: float 
 
 @value
 def instants(mean: float = -0.4, std: float = 1.0) -> Times:
-    """One logit-normal time for both, `r = t`, with the normal's `mean` and `std`: the flow-matching rows."""
+    """One logit-normal time for both, `r = t`, with the normal's `mean` and `std`: the flow-matching rows.
+
+    `ValueError` unless the mean is finite and the deviation positive.
+    """
+    boundary.spread("logit-normal times", (mean, std))
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         t = _logistic(shape, g, mean, std)
@@ -156,6 +183,7 @@ def uniform_instants(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]
 @value
 def diagonal(times: Times) -> Times:
     """The `t` of another sampler, `times`, with `r = t`: the flow-matching rows."""
+    boundary.sampler("times", times)
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         _, t = times(shape, g)
@@ -167,6 +195,7 @@ def diagonal(times: Times) -> Times:
 @value
 def terminal(times: Times) -> Times:
     """The `t` of another sampler, `times`, with `r = 0`: jumps to the data."""
+    boundary.sampler("times", times)
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         _, t = times(shape, g)
@@ -181,8 +210,8 @@ def anchor(times: Times, low: float = 1e-4, high: float = 1e-2) -> Times:
 
     Raises `ValueError` unless `0 <= low <= high <= 1`. Where `t < delta` the row gets `r = 0`.
     """
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"the anchor's gap needs 0 <= low <= high <= 1, got low={low:g}, high={high:g}")
+    boundary.sampler("times", times)
+    boundary.rising("the anchor's gap", (low, high), 0, 1)
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         _, t = times(shape, g)
@@ -197,8 +226,10 @@ def dyadic(levels: Sequence[int]) -> Times:
 
     `ValueError` for no levels, or one below 0.
     """
-    if not levels or min(levels) < 0:
-        raise ValueError(f"levels are exponents k >= 0 of the gap 2^-k, got {list(levels)}")
+    if not isinstance(levels, Sequence) or not levels:
+        raise ValueError(f"levels are exponents k >= 0 of the gap 2^-k, such as range(7), got {levels!r:.60}")
+    for k in levels:
+        boundary.whole("a level, the exponent k of the gap 2^-k,", k, 0)
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         u = _rand(shape, g)
@@ -214,13 +245,23 @@ DRAWN = 1 << 17
 
 
 def mean_gap(times: Times, n: int = DRAWN) -> float:
-    """Monte Carlo mean of `t - r` over the rows of `times` with `r < t`, from `n` draws with a fixed seed; 131,072."""
+    """Monte Carlo mean of `t - r` over the rows of `times` with `r < t`, from `n` draws with a fixed seed; 131,072.
+
+    `ValueError` for no draw; nan without such rows.
+    """
+    boundary.sampler("times", times)
+    boundary.whole("the number of draws n", n, 1)
     r, t = times((n,), torch.Generator().manual_seed(0))
     return (t - r)[r < t].double().mean().item()
 
 
 def fewest_jumps(largest_gap: float | None) -> int:
-    """The smallest number of equal jumps from noise to data that are at most `largest_gap` long; 1 without a cap."""
+    """The smallest number of equal jumps from noise to data that are at most `largest_gap` long; 1 without a cap.
+
+    `ValueError` for a gap outside (0, 1].
+    """
+    if largest_gap is not None:
+        boundary.number("the largest gap", largest_gap, 0, 1, above=True)
     return 1 if largest_gap is None else math.ceil(1 / largest_gap - 1e-9)
 
 
@@ -229,8 +270,9 @@ def share_of_gaps(times: Times, gap: float, n: int = DRAWN) -> float:
 
     The standard error is `sqrt(p (1 - p) / n)`; a share below `1 / n` reads 0. `ValueError` for a gap outside (0, 1].
     """
-    if not 0 < gap <= 1:
-        raise ValueError(f"a gap lies in (0, 1], got {gap:g}")
+    boundary.sampler("times", times)
+    boundary.number("a gap", gap, 0, 1, above=True)
+    boundary.whole("the number of draws n", n, 1)
     r, t = times((n,), torch.Generator().manual_seed(0))
     moving = (r < t).sum().item()
     return ((t - r).double() >= gap - EDGE).logical_and(r < t).sum().item() / moving if moving else 0.0

@@ -188,6 +188,21 @@ def test_a_feature_network_that_does_not_fit():
     )
 
 
+def test_a_distance_or_a_projection_that_does_not_fit():
+    """torch's own words are within the line, and its end says what to do."""
+    refused(
+        r"the distance lambda> failed on rows \(4, 2, 4, 4\): .*size of tensor.*give one that takes such rows".replace("lambda", "<lambda"),
+        auxiliary.perceptual(lambda a, b: (a - torch.zeros(3, 5)).sum()),
+    )
+    net = dit()
+    refused(
+        r"the projection Linear failed on rows \(4, 4, 16\): mat1 and mat2.*such as nn\.Linear\(16, features\)",
+        auxiliary.aligned(net.blocks[0], Encoder(), nn.Linear(8, 3).double()),
+        net,
+    )
+    refused(r"one number a row, \(4,\), got \(4, 2, 4, 4\)", auxiliary.perceptual(lambda a, b: (a - b).square()))
+
+
 def test_a_layer_of_another_network():
     part = auxiliary.aligned(dit(1).blocks[0], Encoder(), nn.Linear(16, 3).double())
     refused("the layer Block of an auxiliary loss was not met.*module of the field that is trained", part)
@@ -209,7 +224,11 @@ def test_a_loss_that_is_no_number_a_row():
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"before": 0.0}, "before=0"), ({"before": 1.5}, "before=1.5"), ({"scale": float("nan")}, "a finite number, got nan")],
+    [
+        ({"before": 0.0}, r"lies in \(0, 1\], got 0"),
+        ({"before": 1.5}, r"lies in \(0, 1\], got 1.5"),
+        ({"scale": float("nan")}, "a finite number, got nan"),
+    ],
 )
 def test_a_time_or_a_scale_that_cannot_be(given: dict[str, float], message: str):
     with pytest.raises(ValueError, match=message):

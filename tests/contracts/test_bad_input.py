@@ -78,12 +78,12 @@ def test_a_function_with_a_value_outside_the_unit_interval(holder: str):
 
 def test_schedules_and_weights_name_their_numbers():
     refused(ValueError, r"\(0, 1\], got 0", lambda: coefficients.linear(0, 1, until=0))
-    refused(ValueError, r"0 <= begin < end <= 1, got begin=0.7, end=0.2", lambda: coefficients.sigmoid(0.7, 0.2))
-    refused(ValueError, r"positive ends, got 0.1 and 0", lambda: coefficients.exponential(0.1, 0.0))
-    refused(ValueError, r"c > 0 and power >= 0, got c=0, power=1", lambda: weights.adaptive(1.0, 0.0))
-    refused(ValueError, r"c > 0 and power >= 0, got c=0.01, power=-1", lambda: weights.adaptive(-1.0))
+    refused(ValueError, r"the smaller one first, in \[0, 1\], got \(0.7, 0.2\)", lambda: coefficients.sigmoid(0.7, 0.2))
+    refused(ValueError, r"the end of a geometric schedule is a positive number, got 0", lambda: coefficients.exponential(0.1, 0.0))
+    refused(ValueError, r"c is a positive number, got 0", lambda: weights.adaptive(1.0, 0.0))
+    refused(ValueError, r"power is a finite number of at least 0, got -1", lambda: weights.adaptive(-1.0))
     refused(ValueError, r"'sum' or 'mean', got 'median'", lambda: weights.adaptive(reduction="median"))
-    refused(ValueError, r"dropped labels must lie in \[0, 1\], got 1.2", lambda: LabelDropout(3, 1.2))
+    refused(ValueError, r"dropped labels lies in \[0, 1\], got 1.2", lambda: LabelDropout(3, 1.2))
 
 
 # Recipes -----------------------------------------------------------------------------------------------------------------------------

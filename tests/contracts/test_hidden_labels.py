@@ -76,7 +76,7 @@ def test_rows_that_no_term_has():
     ("given", "message"),
     [
         ({"rows": "first"}, "rows='all' or rows='instant', got 'first'"),
-        ({"inside": (0.6, 0.3)}, r"two rising times in \[0, 1\], got \(0.6, 0.3\)"),
+        ({"inside": (0.6, 0.3)}, r"two different numbers, the smaller one first, in \[0, 1\], got \(0.6, 0.3\)"),
     ],
 )
 def test_words_and_times_that_cannot_be(given: dict[str, Any], message: str):
@@ -132,9 +132,9 @@ def test_scales_that_cannot_be():
         )
     with pytest.raises(ValueError, match="dropped='plain', 'guided', 'true', got 'none'"):
         Guided(conditional, dropout, dropped="none")
-    with pytest.raises(ValueError, match=r"low to high, at least 1, got 0\.5 to 2"):
+    with pytest.raises(ValueError, match=r"the guidance scales: two numbers, the smaller one first, of at least 1, got \(0\.5, 2\.0\)"):
         velocities.randomly_guided(dropout, 0.5, 2.0)
-    with pytest.raises(ValueError, match=r"a time in \[0, 1\), got start=1"):
+    with pytest.raises(ValueError, match=r"from which guidance fades, start, lies in \[0, 1\), got 1"):
         velocities.fading(start=1.0)
     with pytest.raises(ValueError, match="a scale of the whole step is drawn with the step"):
         velocities.randomly_guided(dropout, after=0.0).omega(at(0.5)._replace(common=None))
@@ -151,7 +151,7 @@ def test_a_condition_for_samples_lies_in_what_was_trained():
         with pytest.raises(ValueError, match=f"trained at guidance scales from 1 to 8, and {text} is none of them"):
             velocities.at_scale(y, scale)
     assert (velocities.at_scale(y, 9.0, trained=(1.0, 12.0)).omega == 9).all()
-    with pytest.raises(ValueError, match=r"an interval of guidance is two rising times in \[0, 1\], got \(0.8, 0.2\)"):
+    with pytest.raises(ValueError, match=r"the interval of guidance: two numbers.*in \[0, 1\], got \(0.8, 0.2\)"):
         velocities.at_scale(y, 2.0, (0.8, 0.2))
 
 

@@ -268,7 +268,7 @@ def test_dyadic():
 
 @pytest.mark.parametrize(("low", "high"), [(-0.1, 0.2), (0.3, 0.2), (0.5, 1.5)])
 def test_anchors_outside_the_unit_interval_are_refused(low: float, high: float):
-    with pytest.raises(ValueError, match=f"0 <= low <= high <= 1, got low={low:g}, high={high:g}"):
+    with pytest.raises(ValueError, match=rf"the smaller one first, in \[0, 1\], got \({low}, {high}\)"):
         times.anchor(times.uniform, low, high)
 
 
@@ -282,7 +282,7 @@ def test_caps_outside_the_unit_interval_are_refused(largest: float):
 
 @pytest.mark.parametrize("levels", [(), (-1, 2)])
 def test_dyadic_levels_are_exponents(levels: tuple[int, ...]):
-    with pytest.raises(ValueError, match="exponents k >= 0"):
+    with pytest.raises(ValueError, match=r"exponents? k"):
         times.dyadic(levels)
 
 

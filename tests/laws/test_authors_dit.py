@@ -95,7 +95,7 @@ def test_the_anchor_does_not_go_below_0():
     ("options", "told"),
     [
         ({"role": "both"}, "role is one of guidance, tangent, got 'both'"),
-        ({"anchor": -1.0}, "anchor is the scale of a loss term, at least 0, got -1"),
+        ({"anchor": -1.0}, "anchor, the scale of a loss term, is a finite number of at least 0, got -1"),
         ({"beta": 0.5}, "guided_meanflow with beta > 0 needs an EMA copy"),
         ({"beta": 0.5, "proxy": COPY}, "without guidance beta = 0.5 changes nothing in this role"),
         ({"delta": (0.5, 0.1), "anchor": 0.1}, "0 <= low <= high <= 1"),

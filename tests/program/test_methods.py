@@ -185,7 +185,7 @@ def test_what_a_method_needs_depends_on_its_options():
         ("improved_meanflow", {}, "DiT(head=True)"),
         ("meanflow", {"times": "sometimes"}, "times is one of uniform, logit-normal, {logit-normal: [mean, std]}"),
         ("meanflow", {"power": 9}, "power is a number in [0, 4], got 9"),
-        ("meanflow", {"c": 0}, "c > 0"),
+        ("meanflow", {"c": 0}, "c is a positive number, got 0"),
         ("meanflow", {"diagonal_share": 2}, "lies in [0, 1], got 2"),
         ("meanflow", {"velocity": "conditional"}, "velocity is no word"),
         ("meanflow", {"power": 1, "weight": ms.weights.constant}, "not both"),

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from meanstep import boundary
 from meanstep.coefficients.schedules import inside
 from meanstep.precise import Precise
 from meanstep.shapes import inner, over, tree_map
@@ -41,8 +42,10 @@ class Running(Precise):
 
     def __init__(self, bins: int = 8, prior: float | Tensor = 1.0, *, rows: int = 32, keep: float = 0.99, strength: float = 64.0) -> None:
         super().__init__()
-        if bins < 1 or rows < 1 or not 0 < keep <= 1 or strength <= 0:
-            raise ValueError(f"need bins, rows >= 1, 0 < keep <= 1, strength > 0, got {bins}, {rows}, {keep:g} and {strength:g}")
+        boundary.whole("bins", bins, 1)
+        boundary.whole("rows", rows, 1)
+        boundary.number("keep", keep, 0, 1, above=True)
+        boundary.number("strength", strength, 0, above=True)
         start = torch.as_tensor(prior, dtype=torch.float64).expand(bins, bins).clone()
         inside(start, "prior", everywhere=True)
         self.bins, self.rows, self.keep, self.strength = bins, rows, keep, strength
@@ -136,9 +139,9 @@ class Climber(Precise):
 
     def __init__(self, start: float = 0.5, step: float = 0.25, *, least: float = 0.01, margin: float = 0.0) -> None:
         super().__init__()
-        inside(start, "start", everywhere=True)
-        if not 0 < least <= step <= 1 or margin < 0:
-            raise ValueError(f"need 0 < least <= step <= 1 and margin >= 0, got {least:g}, {step:g} and {margin:g}")
+        boundary.number("start", start, 0, 1)
+        boundary.rising("least and step", (least, step), 0, 1, above=True)
+        boundary.number("margin", margin, 0)
         self.least, self.margin = least, margin
         values = {"beta": start, "direction": 1.0 if start < 0.5 else -1.0, "step": step, "last": float("nan")}
         for name, value in values.items():

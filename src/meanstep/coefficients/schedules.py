@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from meanstep import boundary
 from meanstep.shapes import over
 from meanstep.types import Bridge, Coefficient
 from meanstep.values import Value, told, value
@@ -66,23 +67,33 @@ def inside(value: float | Tensor, name: str, everywhere: bool) -> float | Tensor
     return value
 
 
+def _ends(start: float, end: float) -> None:
+    boundary.number("the start of a schedule", start)
+    boundary.number("the end of a schedule", end)
+
+
 @value
 def linear(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], float | Tensor]:
     """From `start` to `end` while progress goes from 0 to `until`, constant afterwards; `ValueError` unless `until` is in (0, 1]."""
-    if not 0 < until <= 1:
-        raise ValueError(f"until is a share of the training in (0, 1], got {until:g}")
+    _ends(start, end)
+    boundary.number("until, the share of the training that it takes,", until, 0, 1, above=True)
     return lambda b: start + (end - start) * _bounded(b.elapsed() / until, 0.0, 1.0)
 
 
 @value
 def constant(value: float) -> Callable[[Bridge], float]:
     """A schedule that stays at `value`, for where a function is needed."""
+    boundary.number("a constant coefficient", value)
     return lambda b: value
 
 
 @value
 def cosine(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], float | Tensor]:
-    """From `start` to `end` along half a cosine while progress goes from 0 to `until`, flat at both ends; constant afterwards."""
+    """From `start` to `end` along half a cosine while progress goes from 0 to `until`, flat at both ends; constant afterwards.
+
+    `ValueError` as of `linear`.
+    """
+    _ends(start, end)
     share = linear(0.0, 1.0, until)
     return lambda b: start + (end - start) * (1 - _applied(torch.cos, math.cos, math.pi * share(b))) / 2
 
@@ -93,8 +104,9 @@ def logistic(start: float, end: float, steepness: float = 10.0, middle: float = 
 
     `steepness`: positive; 10. `ValueError` out of these ranges. `sigmoid` is alpha-Flow's own form, from 1 to 0.
     """
-    if steepness <= 0 or not 0 <= middle <= 1:
-        raise ValueError(f"a logistic needs a positive steepness and a middle in [0, 1], got {steepness:g} and {middle:g}")
+    _ends(start, end)
+    boundary.number("the steepness", steepness, 0, above=True)
+    boundary.number("the progress at the middle", middle, 0, 1)
     first, last = (math.tanh(steepness * (p - middle) / 2) for p in (0.0, 1.0))
 
     def value(b: Bridge) -> float | Tensor:
@@ -115,8 +127,8 @@ def _bounded(x: float | Tensor, low: float, high: float) -> float | Tensor:
 @value
 def over_t(start: float, end: float, power: float = 1.0) -> Callable[[Bridge], Tensor]:
     """From `start` at `t = 0` to `end` at `t = 1` like `t^power`, all training long; `ValueError` unless `power` is positive."""
-    if not power > 0:
-        raise ValueError(f"power is a positive number, got {power:g}")
+    _ends(start, end)
+    boundary.number("power", power, 0, above=True)
     return lambda b: start + (end - start) * b.t**power
 
 
@@ -137,24 +149,24 @@ def sigmoid(begin: float = 0.0, end: float = 1.0, steepness: float = 25.0, snap:
         share = 1 / (1 + math.exp(power))
         return 0.0 if share < snap else 1.0 if share > 1 - snap else share
 
-    if not 0 <= begin < end <= 1:
-        raise ValueError(f"the curriculum needs 0 <= begin < end <= 1, got begin={begin:g}, end={end:g}")
+    boundary.rising("the curriculum's begin and end", (begin, end), 0, 1, strict=True)
+    boundary.number("the steepness", steepness, 0, above=True)
+    boundary.number("the distance that snaps to an end", snap, 0, 0.5, below=True)
     return value
 
 
 @value
 def exponential(start: float, end: float) -> Callable[[Bridge], float | Tensor]:
     """Geometric interpolation from `start` to `end`, both positive (`ValueError`), over the training; SoFlow's, arXiv 2512.15657."""
-    if start <= 0 or end <= 0:
-        raise ValueError(f"a geometric schedule needs positive ends, got {start:g} and {end:g}")
+    for name, end_ in (("start", start), ("end", end)):
+        boundary.number(f"the {name} of a geometric schedule", end_, 0, above=True)
     return lambda b: start * (end / start) ** b.elapsed()  # number or tensor alike
 
 
 @value
 def halving(stages: int = 8) -> Callable[[Bridge], float | Tensor]:
     """From 1 to `2^-(stages - 1)` in equally long `stages`, each half of the one before. `ValueError` for none."""
-    if stages < 1:
-        raise ValueError(f"a schedule of halves has at least one stage, got {stages}")
+    boundary.whole("the number of stages", stages, 1)
 
     def value(b: Bridge) -> float | Tensor:
         stage = b.elapsed() * stages

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from meanstep import boundary
 from meanstep import times as at_times
 from meanstep.objectives import Lagrangian, Matching, Semigroup, random_split
 from meanstep.recipes.shares import expect_dropout, source_of, with_diagonal
@@ -34,6 +35,7 @@ def terminal_velocity(
     - `through` ([0, 1] or a function of the bridge; 1; published): the share of the gradient that flows through the derivative.
     """
     expect_dropout(guidance)
+    boundary.rising("scales, the guidance scales,", scales, 0, above=True)
     there = source_of(arrival, "terminal_velocity", "the velocity at the arrival point")
     jump = Lagrangian(there, through)
     if guidance is None:
@@ -70,6 +72,8 @@ def shortcut(by: Field | None = None, levels: int = 7, bootstrap_share: float = 
     - `bootstrap_share` ((0, 1); 1/8; published): the share of rows that make jumps.
     - `clamp` (a bound of the target's entries, positive, or None; 4; published): fits images scaled to unit variance.
     """
+    boundary.whole("levels, the number of halvings,", levels, 1)
+    boundary.number("the share of rows that make jumps", bootstrap_share, 0, 1, above=True, below=True)
     if not callable(by):
         remedy = "pass by=ema (an EMA copy of the network), or the network itself"
         raise ValueError(f"shortcut needs the field that makes the half jumps: {remedy}, got {by!r}")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from meanstep import boundary
 from meanstep import times as at_times
 from meanstep.objectives import Eulerian, Matching
 from meanstep.rates import Exact
@@ -67,8 +68,10 @@ def coefficient(
     - `velocity` (a velocity; `conditional`; published): the unbiased part of tangent and target.
     - `rate` (a way to differentiate; `Exact()`; published).
     """
-    if anchor is not None and anchor < 0:
-        raise ValueError(f"anchor is the scale of a loss term, at least 0, got {anchor:g}")
+    if anchor is not None:
+        boundary.number("anchor, the scale of a loss term,", anchor, 0)
+    boundary.rising("delta, the gap of the anchor,", delta, 0, 1)
+    boundary.number("anchor_share, the share of rows with an anchor,", anchor_share, 0, 1, above=True)
     plain = all(isinstance(value, (int, float)) and value == 0 for value in (beta, target_beta))
     other = velocity if plain else _hidden(source_of(proxy, "coefficient with beta > 0", "a proxy velocity"), velocity)
     tangent, target = mix(velocity, other, beta), mix(velocity, other, target_beta, "target_beta")
@@ -147,6 +150,7 @@ def posterior_meanflow(
     - `instant` (true or false; false; ours): true has the posterior in the target of the `r = t` rows alone, as flow matching has it in
       Stable Velocity, arXiv 2602.05435; the other rows keep `velocity`.
     """
+    boundary.velocity("velocity", velocity)
     base = source_of(
         posterior, "posterior_meanflow", "a velocity that is consistent in both roles, velocities.Posterior over rows of the data"
     )
@@ -188,7 +192,8 @@ def improved_meanflow(
     The published code drops labels on `r = t` rows alone: `guidance=LabelDropout(null, rows="instant")`.
     """
     expect_dropout(guidance)
-    prepare: Callable[[Bridge], Bridge] = as_is if guidance is None else flexible_scale(top_scale, scale_power)
+    scaled = flexible_scale(top_scale, scale_power)
+    prepare: Callable[[Bridge], Bridge] = as_is if guidance is None else scaled
     given: Callable[[Bridge], Bridge] = shown(velocity) if guidance is None else LabelOnly(guidance)
     inside = tangent if guidance is None else in_window(tangent)
     target = velocity if guidance is None else flexibly_guided(velocity, guidance, by=tangent)

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 from torch import nn
 
+from meanstep import boundary
 from meanstep import times as at_times
 from meanstep.terms import Recipe, Term
 from meanstep.types import Objective, Times, Velocity, Weight
-from meanstep.velocities import (
-    LabelDropout,
-    of,
-)
+from meanstep.velocities import LabelDropout, of
+from meanstep.velocities.conditioned import says_null
 
 IMAGENET = at_times.logit_normal(-0.4, 1.0)
 """MeanFlow's sampler on ImageNet latents: two sorted logit-normals."""
@@ -19,8 +18,7 @@ IMAGENET = at_times.logit_normal(-0.4, 1.0)
 
 def with_diagonal(objective: Objective, times: Times, weight: Weight, share: float, rows: Term) -> Recipe:
     """An objective on a part of the rows and another term's objective on the `share` that is left."""
-    if not 0 <= share <= 1:
-        raise ValueError(f"the share of r = t rows lies in [0, 1], got {share:g}")
+    boundary.number("the share of r = t rows", share, 0, 1)
     moving = (Term(objective, times, weight, 1 - share),) if share < 1 else ()
     still = (replace(rows, share=share),) if share > 0 else ()
     return moving + still
@@ -46,5 +44,5 @@ def source_of(proxy: Velocity | nn.Module | None, recipe: str, what: str) -> Vel
 
 def expect_dropout(guidance: LabelDropout | None) -> None:
     """`TypeError` for guidance that does not say which label means none."""
-    if guidance is not None and not isinstance(guidance, LabelDropout):
-        raise TypeError(f"guidance is a LabelDropout(null) that says which label means none, got {guidance!r}")
+    if guidance is not None:
+        says_null("guidance", guidance)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from meanstep.coefficients import checked
+from meanstep import boundary
 from meanstep.conditions import hidden, learned, prepared
 from meanstep.shapes import where
 from meanstep.types import Bridge
@@ -47,11 +47,11 @@ class LabelDropout(Value):
     inside: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        checked(self.share, "the share of dropped labels")
+        boundary.number("the share of dropped labels", self.share, 0, 1)
         if self.rows not in ("all", "instant"):
             raise ValueError(f"labels are dropped on rows='all' or rows='instant', got {self.rows!r}")
-        if self.inside is not None and not 0 <= self.inside[0] < self.inside[1] <= 1:
-            raise ValueError(f"labels are dropped inside two rising times in [0, 1], got {self.inside}")
+        if self.inside is not None:
+            boundary.rising("labels are dropped inside two times", self.inside, 0, 1, strict=True)
         object.__setattr__(self, "null", prepared(self.null))
 
     @property
@@ -97,6 +97,9 @@ class LabelOnly(Value):
 
     dropout: LabelDropout
 
+    def __post_init__(self) -> None:
+        says_null("dropout", self.dropout)
+
     @property
     def learned(self) -> tuple[nn.Module, ...]:
         """The learned parts of the null."""
@@ -105,6 +108,11 @@ class LabelOnly(Value):
     def __call__(self, b: Bridge) -> Bridge:
         """The bridge with those rows' labels hidden."""
         return b._replace(y=b.y._replace(label=where(self.dropout.dropped(b), self.dropout.hidden(b.y.label), b.y.label)))
+
+
+def says_null(name: str, dropout: Any) -> None:
+    """`TypeError` for what does not say which label means none."""
+    boundary.kind(name, dropout, LabelDropout, "a velocities.LabelDropout(null) that says which label means none")
 
 
 def as_is(b: Bridge) -> Bridge:
@@ -118,6 +126,8 @@ def flexible_scale(top: float = 8.0, power: float = 1.0) -> Callable[[Bridge], B
 
     On `r = t` rows the guidance holds at all times. Source: iMF, arXiv 2512.02012.
     """
+    boundary.number("the largest guidance scale, top,", top, 1)
+    boundary.number("the power of the scale's density", power)
 
     def draw(b: Bridge) -> Bridge:
         u = b.uniforms()
@@ -135,6 +145,10 @@ class ScaledRows(Value):
     scale: Callable[[Bridge], Bridge]
     dropout: LabelDropout
 
+    def __post_init__(self) -> None:
+        boundary.prepare("scale", self.scale)
+        says_null("dropout", self.dropout)
+
     @property
     def learned(self) -> tuple[nn.Module, ...]:
         """The learned parts of the null."""
@@ -148,6 +162,7 @@ class ScaledRows(Value):
 @value
 def random_scale(low: float = 1.0, high: float = 2.0) -> Callable[[Bridge], Bridge]:
     """Makes the label a `Condition` with `omega` uniform on [low, high] at all times; the scale that TVM's network is given."""
+    boundary.rising("the guidance scales", (low, high), 0, above=True)
 
     def draw(b: Bridge) -> Bridge:
         omega = low + (high - low) * b.uniforms()[..., 1].to(b.t)
@@ -163,10 +178,10 @@ def at_scale(
 
     `trained`: the scales that it was trained on, iMF's by default. `ValueError` for a scale outside them, or no interval.
     """
+    boundary.rising("trained, the guidance scales of the training", trained)
     if not trained[0] <= omega <= trained[1]:
         what = f"this network was trained at guidance scales from {trained[0]:g} to {trained[1]:g}, and {omega:g} is none of them"
         raise ValueError(f"{what}: choose one that is, or say trained=(low, high) as it was")
-    if not 0 <= interval[0] <= interval[1] <= 1:
-        raise ValueError(f"an interval of guidance is two rising times in [0, 1], got {interval}")
+    boundary.rising("the interval of guidance", interval, 0, 1)
     full = torch.ones(label.shape, device=label.device)
     return Condition(label, omega * full, interval[0] * full, interval[1] * full)

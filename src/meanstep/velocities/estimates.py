@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from meanstep import boundary
 from meanstep.calls import called
 from meanstep.coefficients import at, checked
 from meanstep.precise import low
@@ -67,6 +68,7 @@ def of(other: Field) -> Velocity:
 @value
 def oracle(velocity: Callable[[Tensor, Tensor], Tensor], marginal: bool = False) -> Velocity:
     """A known marginal velocity `(z, t) -> v`, eq. (3). `ValueError` for rows with a condition, unless `marginal` averages over them."""
+    boundary.function("velocity", velocity, "a function (z, t) -> v, for which velocities.of(field) stands where it takes y", 2)
 
     def known(field: Field, b: Bridge) -> Tensor:
         expect_marginal(b, marginal, "an oracle (z, t) -> v", "use velocities.of(a field (z, r, t, y) -> v)")
@@ -87,6 +89,8 @@ def expect_marginal(b: Bridge, marginal: bool, what: str, remedy: str) -> None:
 @value
 def mix(a: Velocity, c: Velocity, beta: Coefficient, name: str = "beta") -> Velocity:
     """`(1 - beta) a + beta c`, eq. (17). `beta` in [0, 1]; where it is the number 0 or 1 only one of the two is evaluated."""
+    boundary.velocity("a", a)
+    boundary.velocity("c", c)
     beta = checked(beta, name)
 
     def velocity(field: Field, b: Bridge) -> Tensor:

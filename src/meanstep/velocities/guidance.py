@@ -1,18 +1,18 @@
 """Guided velocities: guidance is not a method, it is a velocity."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from meanstep import boundary
 from meanstep.coefficients import at
 from meanstep.paths import linear
 from meanstep.shapes import over
 from meanstep.types import Bridge, Field, Velocity
 from meanstep.values import Value, value
-from meanstep.velocities.conditioned import Condition, LabelDropout, as_is
+from meanstep.velocities.conditioned import Condition, LabelDropout, as_is, says_null
 from meanstep.velocities.estimates import conditional, own
 
 Scale = float | Callable[[Bridge], float | Tensor]
@@ -45,11 +45,13 @@ class Guided(Value):
     dropped: str = "plain"
 
     def __post_init__(self) -> None:
-        numbers = [x for x in (self.omega, self.kappa, *self.window) if not callable(x)]
-        if not all(math.isfinite(x) for x in numbers):
-            raise ValueError(f"guidance needs finite numbers, got omega={self.omega}, kappa={self.kappa}, window={self.window}")
-        if self.window[0] > self.window[1]:
-            raise ValueError(f"the window of guided times is (low, high), got {self.window}")
+        boundary.velocity("base", self.base)
+        boundary.velocity("by", self.by)
+        says_null("dropout", self.dropout)
+        for name in ("omega", "kappa"):
+            scale = getattr(self, name)
+            boundary.prepare(name, scale) if callable(scale) else boundary.number(f"the guidance scale {name}", scale)
+        boundary.rising("the window of guided times", self.window, 0, 1)
         if self.dropped not in DROPPED:
             raise ValueError(f"rows without a label regress on dropped={', '.join(map(repr, DROPPED))}, got {self.dropped!r}")
 
@@ -80,10 +82,13 @@ def _scale(scale: Scale, b: Bridge, name: str) -> float | Tensor:
 def fading(scale: float = 3.0, mix: float = 1.0, start: float = 0.8, speed: float = 0.025) -> Callable[[Bridge], Tensor]:
     """SoFlow's scale, `mix (1 + k(t) (scale - 1))`: `k` is 1 up to `start` and falls smoothly to 0 at `t = 1`; arXiv 2512.15657.
 
-    `k = 1 - exp(-speed x / (1 - x))` with `x = (1 - t) / (1 - start)`. `ValueError` unless `0 <= start < 1`.
+    `k = 1 - exp(-speed x / (1 - x))` with `x = (1 - t) / (1 - start)`. `ValueError` unless `0 <= start < 1`,
+    `speed` is positive, and all are finite.
     """
-    if not 0 <= start < 1:
-        raise ValueError(f"guidance fades from a time in [0, 1), got start={start:g}")
+    boundary.number("the guidance scale", scale)
+    boundary.number("the mix of guidance", mix)
+    boundary.number("the time from which guidance fades, start,", start, 0, 1, below=True)
+    boundary.number("the speed of fading", speed, 0, above=True)
 
     def omega(b: Bridge) -> Tensor:
         x = ((1 - b.t) / (1 - start)).clamp(0, 1)
@@ -101,10 +106,10 @@ def randomly_guided(dropout: LabelDropout, low: float = 1.0, high: float = 2.5, 
     """Rectified MeanFlow's second stage: a scale `s` uniform on [low, high], one a step, `omega = max(1, s - 1)`, `kappa = 1 - omega / s`.
 
     No guidance before the share `after` of the training, which needs `progress` unless it is 0; arXiv 2511.23342. `ValueError` unless
-    `1 <= low <= high`.
+    `1 <= low <= high` and `after` lies in [0, 1].
     """
-    if not 1 <= low <= high < math.inf:
-        raise ValueError(f"guidance scales are low to high, at least 1, got {low:g} to {high:g}")
+    boundary.rising("the guidance scales", (low, high), 1)
+    boundary.number("the share of the training without guidance, after,", after, 0, 1)
     return Guided(conditional, dropout, step_omega(low, high, after), step_kappa(low, high, after), dropped="guided")
 
 
@@ -154,18 +159,24 @@ def _effective(b: Bridge) -> Bridge:
 @value
 def hidden_from(proxy: Velocity, given: Callable[[Bridge], Bridge]) -> Velocity:
     """A proxy that gets the same labels as the trained network: hidden where they are hidden from it."""
+    boundary.velocity("proxy", proxy)
+    boundary.prepare("given", given)
     return lambda field, b: proxy(field, given(b))
 
 
 @value
 def in_window(base: Velocity) -> Velocity:
     """`base` with the row's guidance scale inside its interval and scale 1 outside; it does not get the interval, as in iMF's code."""
+    boundary.velocity("base", base)
     return lambda field, b: base(field, _effective(b))
 
 
 @value
 def flexibly_guided(base: Velocity, dropout: LabelDropout, by: Velocity = own) -> Velocity:
     """`base + (1 - 1 / omega) (v(y) - v(null))` with the row's own scale inside its interval, eq. (29); dropped rows keep `base`. iMF."""
+    boundary.velocity("base", base)
+    boundary.velocity("by", by)
+    says_null("dropout", dropout)
 
     def velocity(field: Field, b: Bridge) -> Tensor:
         b = _effective(b)
@@ -179,6 +190,8 @@ def flexibly_guided(base: Velocity, dropout: LabelDropout, by: Velocity = own) -
 @value
 def floored(base: Velocity, floor: float = 0.05) -> Velocity:
     """`base` scaled by `t / max(t, floor)`: the velocity `(z - x) / max(t, floor)` of x-prediction, eq. (32); arXiv 2601.22158."""
+    boundary.velocity("base", base)
+    boundary.number("the floor of the time", floor, 0, 1, above=True)
     if isinstance(base, Guided):
         raise ValueError("floor the velocity inside the guidance, Guided(floored(conditional), ...): its recipe must see the guidance")
 
@@ -193,6 +206,9 @@ def floored(base: Velocity, floor: float = 0.05) -> Velocity:
 @value
 def scaled_guided(base: Velocity, dropout: LabelDropout, by: Velocity) -> Velocity:
     """`omega base + (1 - omega) v(null)` with the row's own scale, eq. (30): TVM's flow-matching target, `by` an EMA copy's boundary."""
+    boundary.velocity("base", base)
+    boundary.velocity("by", by)
+    says_null("dropout", dropout)
 
     def velocity(field: Field, b: Bridge) -> Tensor:
         null = by(field, b._replace(y=dropout.hidden(b.y)))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meanstep import boundary
 from meanstep.shapes import over
 from meanstep.types import Bridge, Field
 from meanstep.values import Value
@@ -43,6 +44,7 @@ class Posterior(Value):
     marginal: bool = False
 
     def __post_init__(self) -> None:
+        boundary.kind("the reference", self.reference, Tensor, "a tensor of data [N, *E]")
         if not self.reference.is_floating_point():
             raise TypeError(f"the reference holds data as the loss gets it, floating-point numbers, got {self.reference.dtype}")
         if self.labels is not None and not _are_labels(self.labels, self.reference.shape[:1]):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from meanstep import boundary
 from meanstep.types import Bridge, Weight
 from meanstep.values import Value, called_as
 
@@ -82,6 +83,8 @@ class Factored(Value):
 def times_factor(weight: Weight, factor: Callable[[Bridge], Tensor | float]) -> Factored:
     """`factor(bridge)` times another weight's loss: it comes strictly after the adaptive weight and does not enter its `q`."""
     no_module(weight)
+    boundary.weight("weight", weight)
+    boundary.function("factor", factor, "a function of the bridge to a factor of each row, such as weights.tangent_gap", 1)
     return Factored(weight, factor)
 
 

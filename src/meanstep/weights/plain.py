@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from meanstep.coefficients import at
+from meanstep import boundary
+from meanstep.coefficients import at, checked
 from meanstep.precise import Precise
 from meanstep.shapes import event_size
 from meanstep.types import Bridge, Coefficient, Weight
@@ -32,8 +33,8 @@ class Adaptive(Value):
     reduction: str = "sum"
 
     def __post_init__(self) -> None:
-        if self.c <= 0 or self.power < 0:
-            raise ValueError(f"the adaptive weight needs c > 0 and power >= 0, got c={self.c:g}, power={self.power:g}")
+        boundary.number("the adaptive weight's power", self.power, 0)
+        boundary.number("the adaptive weight's c", self.c, 0, above=True)
         if self.reduction not in ("sum", "mean"):
             raise ValueError(f"reduction must be 'sum' or 'mean', got {self.reduction!r}")
 
@@ -58,8 +59,8 @@ def normed(power: float = 1.0, c: float = 1e-2, invariant: bool = False) -> Weig
     `|residual|` is the root of the squared error summed over the event. `invariant`: the residual is divided by the root of the number of
     entries in it. `ValueError` unless `c > 0` and `power >= 0`.
     """
-    if c <= 0 or power < 0:
-        raise ValueError(f"the weight by the norm needs c > 0 and power >= 0, got c={c:g}, power={power:g}")
+    boundary.number("the norm weight's power", power, 0)
+    boundary.number("the norm weight's c", c, 0, above=True)
 
     def weight(error: Tensor, b: Bridge) -> Tensor:
         n = torch.as_tensor(event_size(b.z, b.t, b.mask), dtype=error.dtype, device=error.device)
@@ -76,6 +77,8 @@ def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
     As published it nearly vanishes when `ratio < sqrt(c / q)`; `adaptive(1, c, "mean")` is the same weight without this dip. Source: arXiv
     2510.20771.
     """
+    ratio = checked(ratio, "ratio")
+    boundary.number("alpha-Flow's c", c, 0, above=True)
 
     def weight(error: Tensor, b: Bridge) -> Tensor:
         a = at(ratio, b)
@@ -89,6 +92,8 @@ def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
 @value
 def shrinking_gap(scale: float, power: float = 1.0) -> Callable[[Bridge], Tensor]:
     """A factor that favours short gaps early: `1 - s + scale s (1 - (t - r))`, `s = 1 - progress^power`, eq. (26); arXiv 2511.19065."""
+    boundary.number("the scale of the gap's weight", scale, 0)
+    boundary.number("the curriculum's power", power, 0, above=True)
 
     def factor(b: Bridge) -> Tensor:
         s = 1 - b.elapsed() ** power
@@ -100,6 +105,7 @@ def shrinking_gap(scale: float, power: float = 1.0) -> Callable[[Bridge], Tensor
 @value
 def min_snr(gamma: float = 5.0) -> Callable[[Bridge], Tensor]:
     """`min(SNR, gamma) / (SNR + 1)` with the path's `SNR = (a / b)^2`, the Min-SNR weight of velocity regression, arXiv 2303.09556."""
+    boundary.number("gamma, the largest signal-to-noise ratio,", gamma, 0, above=True)
 
     def factor(b: Bridge) -> Tensor:
         data, noise = (p**2 for p in b.path.scales(b.t))
@@ -129,6 +135,8 @@ class Cauchy(Precise):
 
     def __init__(self, c: float = 1e-2, frequencies: int = 16) -> None:
         super().__init__()
+        boundary.number("the Cauchy weight's c", c, 0, above=True)
+        boundary.whole("the number of frequencies", frequencies, 1)
         self.c = c
         self.register_buffer("frequencies", 2.0 ** torch.linspace(-1, 4, frequencies))
         self.log_scale = nn.Linear(4 * frequencies, 1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from meanstep import boundary
 from meanstep.shapes import event_size, over, per_sample
 from meanstep.types import Bridge, Weight
 from meanstep.values import Value, called_as
@@ -50,6 +51,7 @@ class Trace(Value):
 
     def __post_init__(self) -> None:
         no_module(self.of)
+        boundary.weight("of", self.of)
         if not callable(self.sigma) and self.sigma not in SIGMAS:
             raise ValueError(f"sigma is one of {', '.join(SIGMAS)}, or a function of t, got {self.sigma!r}")
 

@@ -194,6 +194,10 @@ class Work:
         steps = asked.steps or self.steps
         cells = [(w, *cell) for w in weights for cell in itertools.product(self.samplers, steps, asked.guidance)]
         wanted = [(cell[0], self._wanted(*cell)) for cell in cells]
+        if any(scale != 1 for scale in asked.guidance):
+            facts = known(self.run)
+            for why in dict.fromkeys(filter(None, map(facts.untaught, self.samplers))):
+                say(f"--guidance: {why}", on=err)
         held = rows.load(self.run)
         found = [rows.same(held, row, self.usual) for _, row in wanted]
         missing = [i for i, row in enumerate(found) if row is None]

@@ -1,6 +1,6 @@
 """What a reader of a run must know of its method, written into its folder: reading a run imports nobody's code.
 
-method.json: {"recipe", "learns": "average" or "instantaneous", "path", "coupling", "dropout", "numbers"}
+method.json: {"recipe", "learns": "average" or "instantaneous", "path", "coupling", "dropout", "numbers", "rows"}
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from meanstep.program.disk import write
 from meanstep.program.errors import UserError, shown
-from meanstep.program.registry import AVERAGE, INDEPENDENT, INSTANTANEOUS, METHODS, Method, find
+from meanstep.program.registry import AVERAGE, INDEPENDENT, INSTANTANEOUS, METHODS, SAMPLERS, Method, find
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.integrity import read
 from meanstep.program.runs.saved import held
@@ -19,13 +19,16 @@ from meanstep.program.runs.saved import held
 NAME = "method.json"
 AGAIN = "remove it and train the run a step further, which writes it again"
 LEARNS = (AVERAGE, INSTANTANEOUS)
+INSTANT = "instant"
+ROWS = ("", "all", INSTANT)
 
 
 @dataclass(frozen=True)
 class Facts:
     """`recipe`: its name; `learns`: the velocity that the field knows, and so which samplers read it; `path`, `coupling`: their names.
 
-    `dropout`: the share of rows whose labels and categories were hidden, and with `numbers` all other conditions, too.
+    `dropout`: the share of rows whose labels and categories were hidden, and with `numbers` all other conditions, too; `rows`: which rows
+    these were, "all" or "instant" (`r = t` alone), and empty for a run that does not say.
     """
 
     recipe: str
@@ -34,6 +37,7 @@ class Facts:
     coupling: str = INDEPENDENT
     dropout: float = 0.1
     numbers: bool = False
+    rows: str = ""
 
     def unguided(self, classes: Collection[str], given: dict[str, int | list[int]]) -> str:
         """Why samples of a network with these labels, or `given` conditions, cannot be guided; empty if they can."""
@@ -46,11 +50,21 @@ class Facts:
             return "numbers are hidden in training only with --method.hide-numbers, and were not: leave it at 1, or train with it"
         return ""
 
+    def untaught(self, sampler: str) -> str:
+        """What samples by this sampler ask of a guided network that it was never taught; empty if that is nothing, or unknown."""
+        reads = SAMPLERS[sampler].facts["reads"] if sampler in SAMPLERS else AVERAGE
+        if self.rows != INSTANT or not self.dropout or reads != AVERAGE:
+            return ""
+        return (
+            f"the field without a condition was never trained where r < t (--method.dropout-rows {INSTANT}), and {sampler} jumps by it: leave "
+            "guidance at 1 and guide the training target by --method.omega, train with --method.dropout-rows all, or take --sampler euler"
+        )
+
 
 def keep(run: Path, config: Config, learns: str) -> None:
     """Write them into a run's folder."""
     method = config.method
-    facts = Facts(method.recipe, learns, method.path, method.coupling, _hidden(find(method.recipe), method.dropout), method.hide_numbers)
+    facts = Facts(method.recipe, learns, method.path, method.coupling, _hidden(find(method.recipe), method.dropout), method.hide_numbers, method.dropout_rows)
     write(run / NAME, json.dumps(asdict(facts), indent=1) + "\n")
 
 
@@ -80,7 +94,7 @@ def known(run: Path) -> Facts:
 
 def _typed(found: Facts) -> bool:
     words = all(isinstance(word, str) for word in (found.recipe, found.path, found.coupling))
-    return words and isinstance(found.dropout, int | float) and isinstance(found.numbers, bool)
+    return words and isinstance(found.dropout, int | float) and isinstance(found.numbers, bool) and found.rows in ROWS
 
 
 def _earlier(run: Path, recipe: Any) -> float:

@@ -1,6 +1,7 @@
 """A trained model: `ms.load("runs/digits").sample(16)`."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +134,6 @@ class Model:
         """The path of the training, for the samplers that ask it; one that is not ours is not looked up."""
         return methods.path(self.facts.path) if self.facts.path in PATHS else paths.linear
 
-    @torch.no_grad()
     def sample(
         self,
         seeds: int | Sequence[int],
@@ -147,8 +147,20 @@ class Model:
         `steps`: of the sampler, or a falling grid of times from 1 to 0; `labels`: one for all or one each, None draws them by the seed
         from the classes that have rows in the data; of a model with other conditions tensors by name in units of the data, `[N, ...]` or
         one for all, `model.sample(64, labels={"seen": seen})`, None draws those of rows of the data; `guidance`: 1 is the conditional
-        model, see `samplers.guided`. `batch` changes nothing beyond rounding. `UserError` for labels that there are not.
+        model, see `samplers.guided`. `batch` changes nothing beyond rounding. `UserError` for labels that there are not. Warns of
+        guidance by what was never trained.
         """
+        if why := self.untaught(guidance):
+            warnings.warn(why, stacklevel=2)
+        return self.rows(seeds, steps, labels, guidance, batch)
+
+    def untaught(self, guidance: float) -> str:
+        """Why samples at this scale ask the network for what it was never taught; empty if they do not."""
+        return f"guidance {guidance:g}: {why}" if guidance != 1 and (why := self.facts.untaught(self.sampler)) else ""
+
+    @torch.no_grad()
+    def rows(self, seeds: int | Sequence[int], steps: int | Sequence[float], labels: Labels, guidance: float, batch: int) -> Tensor:
+        """As `sample`, whose arguments these are, without a warning."""
         z = self.latents(seeds, steps, labels, guidance, batch)
         if bad := int((~z.isfinite()).flatten(1).any(1).sum()):
             raise UserError(

@@ -44,7 +44,7 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: condit
     model = replace(model, manifest=replace(model.manifest, look=seen_as(asked.preview or "", model.manifest)))
     files.checked(path, model.manifest)
     n = len(asked.seeds)
-    for notice in notices(asked.labels, model):
+    for notice in (*notices(asked.labels, model), *filter(None, [model.untaught(asked.guidance)])):
         say(notice)
     y = (
         {c.name: x for c, x in _beside(model, asked.seeds, fixed)}
@@ -90,7 +90,7 @@ def _rows(asked: "Sample", model: Model, labels: Any) -> Tensor:
         for start in range(0, len(asked.seeds), asked.chunk):
             piece = slice(start, start + asked.chunk)
             y = tree_map(operator.itemgetter(piece), labels)
-            parts.append(model.sample(asked.seeds[piece], asked.steps, y, asked.guidance, asked.chunk))
+            parts.append(model.rows(asked.seeds[piece], asked.steps, y, asked.guidance, asked.chunk))
             bar.update(task, completed=start + len(parts[-1]))
     return torch.cat(parts)
 
