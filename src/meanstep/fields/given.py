@@ -66,7 +66,7 @@ class Given(nn.Module):
             layer = next(layers)
             if not isinstance(size, int):
                 self._check(name, size, part)
-                part = part.reshape(len(part), -1).to(next(layer.parameters()))
+                part = part.reshape(part.shape[0], -1).to(next(layer.parameters()))
             found = layer(part) if found is None else found + layer(part)
         return found
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -17,8 +17,13 @@ from meanstep.program.registry import SAMPLER_HELP, check_sampler
 from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
 
+if TYPE_CHECKING:
+    from meanstep.program.data.manifest import Manifest
+    from meanstep.program.sampling.conditions import Stored
+
 TO = "What to make. " + "; ".join(f"{name}: {target.about}" for name, target in TARGETS.items()) + "."
 LABELS = "Which classes: those to choose from, by name or number; a single one is fixed."
+CONDITION = "Conditions that are always meant: the name of a category, a number in units of the data, an .npy."
 RUNTIME = "With web: onnxruntime-web's .tgz or folder, where npm cannot fetch it."
 
 
@@ -41,6 +46,9 @@ class Export(Ranged):
     guidance: Amount = 1.0
     """Scale of classifier-free guidance at sampling time, in the export; 1 is the conditional model."""
     labels: Annotated[str | None, hinted(LABELS, "those that have data", "N,... | NAME,...")] = None
+    condition: Annotated[
+        tuple[str, ...], hinted(CONDITION, "all are inputs: of onnx and torch; a page has none", "[NAME=VALUE ...]")
+    ] = ()
     sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
     average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
     checkpoint: Annotated[
@@ -97,6 +105,19 @@ class Export(Ranged):
         classes = manifest(run).classes if saved.description.get("options", {}).get("classes") else ()
         if self.labels is not None and not classes:
             raise UserError("--labels: this model was trained without labels")
+        fixed = self._fixed(manifest(run), classes)
         labels = None if self.labels is None else [position(word, classes) for word in self.labels.split(",")]
         same = ("steps", "guidance", "sampler", "average", "half", "decode", "batch", "field", "runtime", "network", "autoencoder")
-        return {name: getattr(self, name) for name in same} | {"labels": labels, "checkpoint": self.checkpoint or ""}
+        return {name: getattr(self, name) for name in same} | {"labels": labels, "checkpoint": self.checkpoint or "", "condition": fixed}
+
+    def _fixed(self, data: "Manifest", classes: tuple[str, ...]) -> "Stored | None":
+        """The conditions that are always meant."""
+        if not self.condition:
+            return None
+        if not data.beside:
+            raise UserError(
+                "--condition: this model was trained without conditions" + (": --labels chooses classes" if classes else "")
+            )
+        with stage("importing PyTorch"):
+            from meanstep.program.sampling.conditions import named
+        return named(self.condition, data)

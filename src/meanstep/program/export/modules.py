@@ -9,7 +9,9 @@ from torch.utils import _pytree as pytree
 
 from meanstep import samplers
 from meanstep.program.console import UserError
-from meanstep.shapes import over
+from meanstep.program.data.beside import Condition
+from meanstep.shapes import over, tree_map
+from meanstep.velocities.conditioned import hidden
 
 
 class Guided(nn.Module):
@@ -32,6 +34,59 @@ class Guided(nn.Module):
         twice = self.net(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
         labelled, without = twice.unflatten(0, (2, z.shape[0])).unbind(0)
         return torch.lerp(without, labelled, self.scale)
+
+
+class Told(nn.Module):
+    """A field at a scale of guidance whose conditions come by name and in units of the data; those that are fixed are constants.
+
+    `conditions`: all that the network takes, in its order; `fixed`: one row `[*shape]` of some of them; `null`: what hides them.
+    """
+
+    def __init__(self, net: nn.Module, conditions: Sequence[Condition], fixed: Mapping[str, Tensor], scale: float, null: Any) -> None:
+        super().__init__()
+        self.net, self.conditions, self.scale, self.null = net, tuple(conditions), scale, null
+        self.constants = {name: f"constant_{k}" for k, name in enumerate(fixed)}
+        for name, value in fixed.items():
+            self.register_buffer(self.constants[name], value.clone())
+
+    def around(self, net: nn.Module) -> "Told":
+        """The same with another network."""
+        fixed = {name: getattr(self, constant) for name, constant in self.constants.items()}
+        return Told(net, self.conditions, fixed, self.scale, self.null)
+
+    def tree(self, y: Mapping[str, Tensor] | None, count: int) -> Any:
+        """What the network is given of `count` rows of the conditions that are not fixed: one tensor, several by name, None for none."""
+        parts = {}
+        for c in self.conditions:
+            constant = self.constants.get(c.name)
+            parts[c.name] = c.seen((y or {})[c.name] if constant is None else getattr(self, constant).expand(count, *c.shape))
+        return next(iter(parts.values())) if len(parts) == 1 else parts or None
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The velocity `[B, *E]` of `z` `[B, *E]`, times `[B]` and conditions `[B, *shape]` by name."""
+        known = self.tree(y, z.shape[0])
+        if known is None or self.scale == 1:
+            return self.net(z, r, t, known)
+        both = tree_map(lambda a, b: torch.cat([a, b]), known, hidden(self.null, known))
+        twice = self.net(torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), both)
+        told, without = twice.unflatten(0, (2, z.shape[0])).unbind(0)
+        return torch.lerp(without, told, self.scale)
+
+
+class Begun(nn.Module):
+    """From rows of the data, where a flow starts, to rows as the network sees them: `(x - mean) / std`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows `[B, *E]`."""
+        return (x - self.mean) / self.std
 
 
 def _jump(field: nn.Module, z: Tensor, r: Tensor, t: Tensor, y: Any) -> Tensor:
@@ -105,15 +160,18 @@ class Plain(nn.Module):
 
 
 class Whole(nn.Module):
-    """From noise (and a label) to what is wanted: all steps, guidance and decoding inside."""
+    """From noise (and a label) to what is wanted: all steps, guidance and decoding inside; `begin`: what is done to where it starts."""
 
-    def __init__(self, field: nn.Module, sampler: Callable[..., Tensor], times: Sequence[float], decode: nn.Module) -> None:
+    def __init__(
+        self, field: nn.Module, sampler: Callable[..., Tensor], times: Sequence[float], decode: nn.Module, begin: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.field, self.sampler, self.times, self.decode = field, sampler, tuple(times), decode
+        self.field, self.sampler, self.times, self.decode, self.begin = field, sampler, tuple(times), decode, begin
 
-    def forward(self, noise: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
-        """What `decode` returns, of `noise` `[B, *E]` and `label` int64 `[B]`."""
-        return self.decode(self.sampler(self.field, noise, times=self.times, y=label))
+    def forward(self, noise: Tensor, label: Any = None) -> tuple[Tensor, ...]:
+        """What `decode` returns, of `noise` `[B, *E]` and `label` int64 `[B]`, or conditions `[B, *shape]` by name."""
+        z = noise if self.begin is None else self.begin(noise)
+        return self.decode(self.sampler(self.field, z, times=self.times, y=label))
 
 
 def named(condition: Any) -> dict[str, Tensor]:

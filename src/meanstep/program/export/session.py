@@ -50,6 +50,9 @@ def export(
     number of rows, or "dynamic"; `field`: with "onnx" also u(z, r, t, y). `checkpoint`: "last", "best" or samples seen, by default the
     last one of a run that is finished. `runtime`: with "web", the file of onnxruntime-web. `loaded`: other arguments of `meanstep.load`.
 
+    Conditions of a run are inputs under their names, in units of the data, for "onnx" and "torch"; `condition`: those that are always
+    meant instead, `{"kind": 2, "seen": seen}`, which a page needs. Where a flow starts at rows of the data, they are the first input.
+
     `run` may also be a network `(z, r, t, y)`, for "onnx" and "torch": then `shape` is that of one event, `condition` are rows of what `y`
     is, a tensor or a tree of tensors (a dict of them) that become inputs under their names, and `sampler` may be given.
 
@@ -67,7 +70,7 @@ def export(
             subject = of_net(run, choice, target=to, shape=shape, condition=condition, **loaded)
         else:
             source = run if isinstance(run, Model) else Path(run)
-            subject = subjects.of(source, choice, target=to, checkpoint=checkpoint, **loaded)
+            subject = subjects.of(source, choice, target=to, checkpoint=checkpoint, condition=condition, **loaded)
     return written(subject, to, folder, {"runtime": Path(runtime).expanduser()} if runtime else {})
 
 

@@ -12,18 +12,20 @@ from torch import Tensor, nn
 from meanstep.program.console import UserError
 from meanstep.program.data.autoencoders import DIFFUSERS
 from meanstep.program.data.codecs import CODECS
+from meanstep.program.data.request import listed
 from meanstep.program.data.tiny import Tiny
-from meanstep.program.export.modules import STEPS, Guided, Pictures, Plain, Several, Step, Whole, named
+from meanstep.program.export.modules import STEPS, Begun, Guided, Pictures, Plain, Several, Step, Told, Whole, named
 from meanstep.program.reading.tensors import File
 from meanstep.program.registry import SAMPLERS
 from meanstep.program.runs.saved import Saved, held, located
-from meanstep.program.sampling import draw
+from meanstep.program.sampling import conditions, draw
 from meanstep.program.sampling.model import Model, load
 from meanstep.samplers import grid, noise
 from meanstep.shapes import tree_map
 
 PICTURES, LINES, POINTS = "pictures", "lines", "points"
 """How what a network makes is looked at."""
+APART = "--to onnx and --to torch have inputs for them"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Subject:
     `classes`: names of its labels; `among`: those offered; `decode`: from what the network makes to what is wanted, under the names
     `outputs`; `view`: how that is looked at; `facts`: what a card says of it; `run`: its folder; `saved`: its checkpoint;
     `decoder`: where its autoencoder is, as `meanstep cache` names it, empty for none; `condition`: rows of a tree of tensors that the
-    network takes in place of labels, None if it takes none.
+    network takes in place of labels, None if it takes none; `told`: how a run's network is told conditions, in units of the data; `start`:
+    rows of the data where the flow starts, in place of noise, and the name of that input; `begin`: what the network sees of them.
     """
 
     name: str
@@ -63,6 +66,9 @@ class Subject:
     saved: Saved | None = None
     decoder: str = ""
     condition: Any = None
+    told: Told | None = None
+    start: tuple[str, Tensor] | None = None
+    begin: Begun | None = None
 
     @property
     def label(self) -> int | None:
@@ -76,12 +82,12 @@ class Subject:
 
     @property
     def field(self) -> nn.Module:
-        """The velocity at the choice's guidance, and of the label that is always meant."""
-        return Guided(self.net, self.choice.guidance, len(self.classes), self.label).eval()
+        """The velocity at the choice's guidance, and of the label or the conditions that are always meant."""
+        return self.told.eval() if self.told else Guided(self.net, self.choice.guidance, len(self.classes), self.label).eval()
 
     def whole(self) -> nn.Module:
         """Noise, and labels or the parts of a condition, to what is wanted, as one module."""
-        return self.apart(Whole(self.field, self.sampler, grid(self.choice.steps), self.decode).eval())
+        return self.apart(Whole(self.field, self.sampler, grid(self.choice.steps), self.decode, self.begin).eval())
 
     def apart(self, net: nn.Module) -> nn.Module:
         """A module whose last argument is the condition, with its parts as arguments; itself if there is none."""
@@ -108,17 +114,29 @@ class Subject:
         return draw.drawn_labels(seeds, self.among) if self.labelled else None
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
-        """The noise `[N, *shape]` of these seeds."""
-        return noise(seeds, self.shape)
+        """The first input of these seeds: noise `[N, *shape]`, or where the flow starts, rows of the data in turn."""
+        return noise(seeds, self.shape) if self.start is None else self.start[1][torch.tensor(seeds) % len(self.start[1])]
+
+    @property
+    def first(self) -> str:
+        """The name of the first input."""
+        return "noise" if self.start is None else self.start[0]
+
+    def seen(self, seeds: Sequence[int]) -> Tensor:
+        """The first input of these seeds as the network sees it."""
+        return self.noise(seeds) if self.begin is None else self.begin(self.noise(seeds))
 
     @torch.no_grad()
     def reference(self, seeds: Sequence[int], steps: int | None = None) -> tuple[Tensor, ...]:
         """What PyTorch makes of these seeds, by the path that `meanstep sample` takes."""
         drawn = self.labels(seeds) if self.labelled else None if self.label is None else torch.full((len(seeds),), self.label)
-        if self.condition is not None:
+        if self.condition is not None and self.told is None:
             z, times = self.noise(seeds), grid(steps or self.choice.steps)
             return self.decode(self.sampler(self.net, z, times=times, y=self.rows(seeds)))
-        asked: dict[str, Any] = {"labels": drawn, "guidance": self.choice.guidance, "null": len(self.classes), "batch": max(1, len(seeds))}
+        null = len(self.classes) if self.told is None else self.told.null
+        asked: dict[str, Any] = {"labels": drawn, "guidance": self.choice.guidance, "null": null, "batch": max(1, len(seeds))}
+        if self.told is not None:
+            asked |= {"labels": self.told.tree(self.rows(seeds), len(seeds)), "start": self.seen(seeds) if self.start else None}
         found = draw.latents(self.net, self.shape, seeds, steps=steps or self.choice.steps, sampler=self.sampler, **asked)
         return self.decode(found)
 
@@ -129,22 +147,27 @@ class Subject:
             if (most := float(value.detach().abs().max())) > 65_504:
                 raise UserError(f"--half: {name} has an entry of {most:.3g}, more than half precision holds: leave it out")
             value.data = value.data.half().float()
-        return replace(self, net=net)
+        told = None if self.told is None else self.told.around(net)
+        return replace(self, net=net, told=told)
 
 
-def of(source: str | Path | Model, choice: Choice, *, target: str, checkpoint: int | str = "", **loaded: Any) -> Subject:
+def of(
+    source: str | Path | Model, choice: Choice, *, target: str, checkpoint: int | str = "", condition: Any = None, **loaded: Any
+) -> Subject:
     """The generator of a run's folder, or of a loaded model. `checkpoint`: empty for the last one of a run that is finished.
 
-    `loaded`: further arguments of `meanstep.load`. `UserError` for a run that is not finished, labels that do not exist, guidance without
-    labels, or a sampler that draws noise on its way.
+    `condition`: those that are always meant, by name and in units of the data; the others become inputs. `loaded`: further arguments of
+    `meanstep.load`. `UserError` for a run that is not finished, labels or conditions that do not exist, guidance without them, rows of
+    different lengths, a target that has no inputs for conditions, or a sampler that draws noise on its way.
     """
     run, saved = (None, None) if isinstance(source, Model) else located(Path(source).expanduser(), checkpoint or "last")
     if run and saved and not checkpoint:
         _check_finished(run, saved)
     model = source if isinstance(source, Model) else load(source, checkpoint=checkpoint or "last", **loaded)
     if model.needed:
-        what = f"this network is given conditions ({', '.join(c.name for c in model.needed)}), and a run is exported with labels alone"
-        raise UserError(f"--to {target}: {what}: export the network from Python, meanstep.export(net, to='onnx', condition=...)")
+        refused(model, target, fixed := conditions.fixed(condition, model.needed, model.shape))
+    elif condition:
+        raise UserError("--condition: this model was trained without conditions" + (": --labels chooses classes" if model.classes else ""))
     if draw.asks(model.sampler, "fresh"):
         others = ", ".join(name for name, e in SAMPLERS.items() if name != model.sampler and e.facts["reads"] == model.facts.learns)
         raise UserError(f"--to {target}: the sampler {model.sampler} draws noise on its way, which an export cannot: --sampler {others}")
@@ -152,6 +175,7 @@ def of(source: str | Path | Model, choice: Choice, *, target: str, checkpoint: i
     decode, outputs, view = _decoding(model, choice)
     name = run.resolve().name if run else "model"
     net = copy.deepcopy(model.field).float().cpu().eval()
+    more = _beside(model, net, choice, fixed) if model.needed else {}
     return Subject(
         name=name,
         net=net,
@@ -167,7 +191,39 @@ def of(source: str | Path | Model, choice: Choice, *, target: str, checkpoint: i
         run=run,
         saved=saved,
         decoder=model.autoencoder.spec if model.manifest.codec == "latents" else "",
+        **more,
     )
+
+
+def refused(model: Model, target: str, fixed: conditions.Stored) -> None:
+    """`UserError` for what a target cannot be told."""
+    if model.manifest.length is not None:
+        raise UserError(f"--to {target}: rows of this model differ in length, and an export has no mask: sample with meanstep")
+    if target in ("onnx", "torch"):
+        return
+    free = [c.name for c in model.needed if c.name not in fixed]
+    if target != "web":
+        raise UserError(f"--to {target} has labels alone, and this network is given {listed([c.name for c in model.needed])}: {APART}")
+    if model.manifest.start is not None:
+        raise UserError(f"--to web: a page draws noise, and this flow starts at {model.manifest.start.name}: {APART}")
+    if free:
+        what = f"--to web has no inputs for the condition{'s' * (len(free) > 1)} {listed(free)}"
+        raise UserError(f"{what}: fix {'them' if len(free) > 1 else 'it'} with --condition NAME=VALUE, or {APART}")
+
+
+def _beside(model: Model, net: nn.Module, choice: Choice, fixed: conditions.Stored) -> dict[str, Any]:
+    """What a subject is told of conditions and of where a flow starts."""
+    start, told = model.manifest.start, tuple(c for c in model.needed if not c.start)
+    if start is not None and start.name in fixed:
+        raise UserError(f"--condition {start.name}: the flow starts there, it is an input of each sample: leave it out")
+    free = {c.name: model.held[c.name] for c in told if c.name not in fixed}
+    found: dict[str, Any] = {"told": Told(net, told, fixed, choice.guidance, model.null), "condition": free or None}
+    if start is None:
+        return found
+    mean, std = model.manifest.moments(torch.zeros(1))
+    if CODECS[model.manifest.codec].pictures and model.manifest.codec != "latents":
+        mean, std = mean + 127.5, std * 127.5
+    return found | {"start": (start.name, model.held[start.name].float()), "begin": Begun(mean, std).eval()}
 
 
 def _check_finished(run: Path, saved: Saved) -> None:
@@ -182,7 +238,7 @@ def _offered(model: Model, choice: Choice) -> tuple[int, ...]:
     """The labels that the export offers."""
     if not model.classes and choice.labels is not None:
         raise UserError("--labels: this model was trained without labels")
-    if choice.guidance != 1 and (why := model.facts.unguided(model.classes, {})):
+    if choice.guidance != 1 and (why := model.facts.unguided(model.classes, model.given)):
         raise UserError(f"--guidance: {why}")
     if not model.classes:
         return ()

@@ -24,7 +24,7 @@ USE = """\
 import numpy as np, onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-{names} = session.run(None, {{"noise": np.random.randn(16, {shape}).astype("float32"){label}}})
+{names} = session.run(None, {{"{first}": np.random.randn(16, {shape}).astype("float32"){label}}})
 ```
 """
 
@@ -32,14 +32,14 @@ session = onnxruntime.InferenceSession("model.onnx")
 def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     """The files, their difference to PyTorch, and how they are used."""
     seeds = range(subject.choice.batch or 2)
-    given = {"noise": subject.noise(seeds), **subject.given(seeds)}
+    given = {subject.first: subject.noise(seeds), **subject.given(seeds)}
     model = graph(subject.whole(), given, subject.outputs, subject)
     found = compared(subject, running(model, tuple(given)), target.bound, "model.onnx")
     extra = {"field.onnx": field(subject, target)} if subject.choice.field else {}
     label = ', "label": np.arange(16) % ' + str(len(subject.classes)) if subject.labelled else ""
-    label += "".join(f', "{name}": {name.replace(".", "_")}' for name in given if subject.condition is not None and name != "noise")
+    label += "".join(f', "{name}": {name.replace(".", "_")}' for name in given if subject.condition is not None and name != subject.first)
     names = ", ".join(subject.outputs) + ("," if len(subject.outputs) == 1 else "")
-    return {"model.onnx": model, **extra}, found, USE.format(names=names, shape=", ".join(map(str, subject.shape)), label=label)
+    return {"model.onnx": model, **extra}, found, USE.format(names=names, first=subject.first, shape=", ".join(map(str, subject.shape)), label=label)
 
 
 def field(subject: Subject, target: Target) -> bytes:
@@ -62,7 +62,7 @@ def times(subject: Subject, seeds: Sequence[int]) -> dict[str, Tensor]:
     """Inputs of a field: noise of these seeds, times that differ from row to row, and labels or the parts of a condition."""
     t = 0.5 + torch.arange(1, len(seeds) + 1) / (2 * len(seeds) + 1)
     given = {"y" if name == "label" else name: x for name, x in subject.given(seeds).items()}
-    return {"z": subject.noise(seeds), "r": t / 3, "t": t, **given}
+    return {"z": subject.seen(seeds), "r": t / 3, "t": t, **given}
 
 
 def graph(

@@ -129,6 +129,15 @@ def checked(y: Any, taken: Sequence[Condition], shape: Sequence[int], count: int
     return {name: part.float() if part.is_floating_point() else part for name, part in parts.items()}
 
 
+def fixed(y: Any, taken: Sequence[Condition], shape: Sequence[int]) -> Stored:
+    """Conditions that a caller fixes, one value `[*shape]` of some of those that are `taken`, by name; `UserError` for others."""
+    parts = dict(y or {})
+    if unknown := [name for name in parts if name not in {c.name for c in taken}]:
+        raise UserError(f"this model takes the conditions {listed([c.name for c in taken])}, got {listed(unknown)}")
+    found = checked(parts, [c for c in taken if c.name in parts], shape, 1) if parts else {}
+    return {name: part[0] for name, part in found.items()}
+
+
 def _for_all(part: Any, c: Condition, count: int) -> Any:
     """One entry as that of every seed; anything else as it is."""
     one = torch.as_tensor(part) if isinstance(part, int | float | np.ndarray) else part
