@@ -92,7 +92,9 @@ def test_a_run_killed_at_every_operation_on_a_file_goes_on_and_ends_as_if_it_had
         with quiet(True):
             assert session.run(config, out, alone, None) == 0
 
-    monkeypatch.setattr("meanstep.program.runs.report.page.wanted", lambda folder: str(published("report", folder)))  # figures take long, and are in no file
+    monkeypatch.setattr(
+        "meanstep.program.runs.report.page.wanted", lambda folder: str(published("report", folder))
+    )  # figures take long, and are in no file
     begun(tmp_path / "first")  # which keeps the statistics of the data, in the user's folder
     count = Fate(2**30)
     monkeypatch.setattr(disk, "before", count)
