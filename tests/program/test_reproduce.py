@@ -13,6 +13,8 @@ import pytest
 
 from meanstep.cli import main
 
+pytestmark = pytest.mark.figures
+
 TINY = ("--scale", "smoke", "--updates", "40", "--batch", "32", "--seeds", "0:2", "--workers", "1")
 SWEEP = ("reproduce", "toy", "--sets", "two_moons", "--arms", "paper@0,1", "flow_matching", *TINY)
 
