@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from meanstep.program.data import Cache, Loader, Manifest, Opened, Request, make
-from meanstep.program.data.cache import sha256
-from meanstep.program.data.manifest import Shard
+from meanstep.program.data.manifest import Shard, sha256
 
 BATCH, REPEATS = 128, 200
 

@@ -2,12 +2,13 @@
 
     taskset -c 0 python benchmarks/training.py                           # one CPU thread, some minutes
     taskset -c 0 python benchmarks/training.py --json training.json      # and the numbers
+    taskset -c 0 python benchmarks/training.py --starts --json training.json   # only the starts, beside the loops that the file holds
 
 A bare loop (loss without metrics, backward pass, clipping, AdamW, always the same batch on the same network) takes a step after each one
 of the unchanged `meanstep.program.training.train.train`, which reads, places and checks batches, measures, writes records, looks for
 signals and keeps averages. Times are processor time, the reading thread's included; a ratio is the median over the rounds of the ratio
 within a round. A record is written at every step, where a run by default writes one in fifty: the worst case. The start is a whole
-process, `python -m meanstep train`, from its first instruction to the record of its first step.
+process, `python -m meanstep train`, from its first instruction to the record of its first step; the median of five.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from meanstep.program.training.presets import PRESETS
 from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import fresh
 
-BATCH, WARM = 128, 3
+BATCH, WARM, STARTS = 128, 3, 5
 ALONE = Ranks(0, 1, torch.device("cpu"))
 AVERAGES = {"no average": (), "one average": (0.999,), "three averages": (0.99, 0.999, 0.9999)}
 
@@ -143,17 +144,29 @@ def starts(folder: Path, large: Path) -> dict[str, dict[str, float]]:
         "digits, cached": [],
         "latents of 0.3 GB, DiT 6 x 256": ["--data.source", str(large), *wide, "--evaluate-every", "0"],
     }
-    with mock.patch.dict(os.environ, MEANSTEP_CACHE=str(folder / "own")):
-        return {name: start(words, folder) for name, words in cases.items()}
+    found = {}
+    for name, words in cases.items():
+        each = []
+        for k in range(STARTS):
+            own = folder / ("own" if "nothing" not in name else f"own-{k}")
+            with mock.patch.dict(os.environ, MEANSTEP_CACHE=str(own)):
+                if own.name == "own":
+                    ensure("digits")
+                each.append(start(words, folder))
+        found[name] = {key: statistics.median(row[key] for row in each) for key in each[0]}
+    return found
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=25, help="rounds of the latents; the digits get ten times as many (default: 25)")
+    parser.add_argument("--starts", action="store_true", help="measure only the starts; with --json, into a file that holds the rest")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
     asked = parser.parse_args()
     if asked.json and not asked.json.parent.is_dir():
         parser.error(f"--json: the folder {asked.json.parent} does not exist")
+    if asked.starts and asked.json and not asked.json.is_file():
+        parser.error(f"--starts --json: the file {asked.json}, which holds the rest, does not exist")
     if asked.rounds < 1:
         parser.error("--rounds is at least 1")
     return asked
@@ -167,6 +180,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, mock.patch.dict(os.environ, MEANSTEP_CACHE=str(Path(place) / "cache")):
         cases = configurations(Path(place))
         for (name, (config, cache)), count in zip(cases.items(), (asked.rounds, 10 * asked.rounds), strict=True):
+            if asked.starts:
+                continue
             tables[name] = {"rounds": count, "rows": shares(config, cache, count)}
             for label, row in tables[name]["rows"].items():
                 times = f"{1e3 * row['bare_seconds']:8.1f} ms bare {1e3 * row['seconds']:8.1f} ms"
@@ -175,7 +190,8 @@ def main() -> None:
     for name, row in begun.items():
         print(f"{name:34} {row['seconds']:5.1f} s to the first step, {row['processor_seconds']:.1f} s of the processor", flush=True)
     if asked.json:
-        asked.json.write_text(json.dumps({"environment": machine, "batch": BATCH, "loops": tables, "starts": begun}, indent=1) + "\n")
+        rest = json.loads(asked.json.read_text()) if asked.starts else {"environment": machine, "batch": BATCH, "loops": tables}
+        asked.json.write_text(json.dumps(rest | {"starts": begun, "starts_environment": machine}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

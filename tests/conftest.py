@@ -1,6 +1,7 @@
 """What all tests share. Tests are many and small: one thread a process is faster than two, and steadier on a shared machine."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,3 +20,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """The mathematics is tested with the oldest torch that is supported too: `make floor`."""
     if any(folder in item.path.parents for folder in MATHS):
         item.add_marker("floor")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each worker begins with a half of its own and takes from the other's end when it is done: what a module's tests share is made once."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None

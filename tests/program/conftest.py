@@ -19,22 +19,31 @@ from meanstep.cli import main
 from meanstep.keys import key
 from meanstep.program.data import Cache, Manifest, ensure
 from meanstep.program.data.manifest import Shard
+from meanstep.program.pages.form import drawn
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import Config, DataConfig, RunConfig
 from meanstep.program.runs.integrity import digest
 from meanstep.program.runs.saved import text
 
+DRAWN = "meanstep.program.pages.form.drawn"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def plain(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Reports of runs that are written in this process have no figures, which take several times as long as a small training.
+    """Pages that are written in this process have no figures, which take several times as long as a small training.
 
-    But for a module with the mark `figures`.
+    But for a module with the mark `figures`, and a test that asks for the fixture of that name.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if request.node.get_closest_marker("figures") is None and importlib.util.find_spec("matplotlib"):
-            patch.setattr("meanstep.program.runs.report.figures.FIGURES", {})
+        if request.node.get_closest_marker("figures") is None:
+            patch.setattr(DRAWN, lambda figures: {})
         yield
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pages of this test have them."""
+    monkeypatch.setattr(DRAWN, drawn)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from meanstep.program.console import UserError
-from meanstep.program.data import Opened, Request, Source, make, open_source
+from meanstep.program.data import Opened, Request, Source, arrays, make, open_source
 from meanstep.program.data.files import expand
 from meanstep.program.data.formats import decoded
 from meanstep.program.data.pictures import Preparation
@@ -415,6 +415,15 @@ def test_digits_have_one_split():
     assert len(source) == 1797 and source.channels == 1 and source[0][0].mode == "L" and json.dumps(source.classes)
     with pytest.raises(UserError, match="digits has no split 'test'"):
         open_source("digits", "test")
+
+
+def test_digits_are_scikit_learns_with_and_without_the_file_of_its_package(tmp_path: Path):
+    held = pytest.importorskip("sklearn.datasets").load_digits()
+    package = Path(sys.modules["sklearn"].__file__ or "").parent
+    for file in (package / "datasets" / "data" / "digits.csv.gz", tmp_path / "absent"):
+        levels, labels = arrays._digits(file)
+        assert np.array_equal(levels, held.data) and np.array_equal(labels, held.target)
+    assert (package / "datasets" / "data" / "digits.csv.gz").exists(), "every start imports the package again"
 
 
 HOSTILE_LABELS = (b"9" * 30, b"1000000000000", b"-1", b"", b"1.5", b"true", b"\xff", b"9" * 5000, b"1" * (1 << 20))

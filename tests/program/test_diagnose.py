@@ -349,6 +349,7 @@ def test_ctrl_c_before_the_first_rows_writes_nothing(monkeypatch: pytest.MonkeyP
 # The command -------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("figures")
 def test_the_command_writes_a_page_that_needs_nothing(capsys: pytest.CaptureFixture[str]):
     net = ms.MLP(2, 16, 2, generator=ms.key(0))
     save_file(net.state_dict(), "w.safetensors")
@@ -382,6 +383,7 @@ def test_the_command_writes_a_page_that_needs_nothing(capsys: pytest.CaptureFixt
 DRAWN = ("coefficient", "terminal_velocity", "shortcut", "flow_matching")
 
 
+@pytest.mark.usefixtures("figures")
 @pytest.mark.parametrize("recipe", registry.READ)
 def test_every_recipe_can_be_read(recipe: str, tmp_path: Path):
     net: nn.Module = ms.MLP(2, 8, 1, generator=ms.key(0))
@@ -398,6 +400,7 @@ def test_every_recipe_can_be_read(recipe: str, tmp_path: Path):
         assert build(d, tmp_path).is_file()
 
 
+@pytest.mark.usefixtures("figures")
 def test_a_recipe_of_instants_reports_what_there_is(tmp_path: Path):
     plain: dict[str, Any] = {"power": None, "diagonal_share": None}
     d = diagnosis(Exact(off=1.0), normal(), rows=400, name="flow_matching", **plain)

@@ -82,8 +82,9 @@ def last(out: Path) -> Path:
 # Kills -------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_killed_at_every_operation_on_a_file_goes_on_and_ends_as_if_it_had_not_been(
-    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stride: int, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked, alone = Train.parse(WORDS), Ranks(0, 1, torch.device("cpu"))
     config = Config(**parts(asked), run=asked.run_)
@@ -92,7 +93,9 @@ def test_a_run_killed_at_every_operation_on_a_file_goes_on_and_ends_as_if_it_had
         with quiet(True):
             assert session.run(config, out, alone, None) == 0
 
-    monkeypatch.setattr("meanstep.program.runs.report.page.wanted", lambda folder: str(published("report", folder)))  # figures take long, and are in no file
+    monkeypatch.setattr(
+        "meanstep.program.runs.report.page.wanted", lambda folder: str(published("report", folder))
+    )  # figures take long, and are in no file
     begun(tmp_path / "first")  # which keeps the statistics of the data, in the user's folder
     count = Fate(2**30)
     monkeypatch.setattr(disk, "before", count)
@@ -100,7 +103,7 @@ def test_a_run_killed_at_every_operation_on_a_file_goes_on_and_ends_as_if_it_had
     expected, records = files(tmp_path / "straight"), notes(tmp_path / "straight")
     assert count.done > 60 and records[-1]["kind"] == "checkpoint"
     out, kills = tmp_path / "run", set()
-    for at in range(count.done):
+    for at in range(0, count.done, stride):
         fate = Fate(at)
         shutil.rmtree(out, ignore_errors=True)
         with monkeypatch.context() as patch:

@@ -36,6 +36,8 @@ from meanstep.program.reproduce.report.page import build, signed, spoken
 from meanstep.program.runs.config import AveragesConfig, Config
 from meanstep.program.training.command import parts
 
+pytestmark = pytest.mark.figures
+
 ARMS = ("beta@0", "beta@0.25", "beta@0.5", "beta@1", "anchored@0", "anchored@1", "rising", "falling", "alpha_flow")
 COSTS = {"constant": (1.0, 1.0, 0.25), "anchored": (1.25, 1.25, 0.25), "schedule": (1.25, 1.0, 0.25), "recipe": (1.5, 1.0, 0.0)}
 TIMES = [(k + 0.5) / 10 for k in range(10)]

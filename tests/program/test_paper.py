@@ -19,6 +19,8 @@ from meanstep.program.reproduce.paper.measured import Estimate, Model
 from meanstep.program.reproduce.paper.published import FILE, PARTS, Published, numbers
 from meanstep.program.reproduce.paper.rows import table
 
+pytestmark = pytest.mark.figures
+
 NAN = math.nan
 SWISS = Published("toy", "sw1", "swiss_roll", "plain", 0.0, "0.1", 0.01, 3, "table.tex@abc", "")
 

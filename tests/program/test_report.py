@@ -22,6 +22,8 @@ from meanstep.program.reproduce.points.settings import mixture_dimension
 from meanstep.program.reproduce.report import page as pages
 from meanstep.program.reproduce.report.page import build, spoken
 
+pytestmark = pytest.mark.figures
+
 PLANE = results.PLANE
 GAIN = {"swiss_roll": 0.5, "checkerboard": 0.76, "pinwheel": 0.63, "eight_gaussians": 0.84, "two_moons": 0.77, "two_spirals": 1.08}
 FALL = {"eight_gaussians": 3.9, "checkerboard": 3.1}

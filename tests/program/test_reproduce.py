@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from meanstep.cli import main
+from meanstep.program.pages.form import drawn
 
 TINY = ("--scale", "smoke", "--updates", "40", "--batch", "32", "--seeds", "0:2", "--workers", "1")
 SWEEP = ("reproduce", "toy", "--sets", "two_moons", "--arms", "paper@0,1", "flow_matching", *TINY)
@@ -34,7 +35,9 @@ def numbers(folder: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep") / "toy"
-    assert code(*SWEEP, "--out", str(folder)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("meanstep.program.pages.form.drawn", drawn)
+        assert code(*SWEEP, "--out", str(folder)) == 0
     return folder
 
 

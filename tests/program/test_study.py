@@ -35,6 +35,8 @@ from .killing import Fate, Killed
 from .quadratic import KIND, report
 from .quadratic.study import Job, Quadratic, known
 
+pytestmark = pytest.mark.figures
+
 HERE = Path(__file__).parent
 STUDIES = HERE.parents[1] / "studies"
 TINY = Settings(("two_moons",), (1.0,), (0,), ("plain",), 4, batch=16, width=8, depth=1, reference=32, samples=64, directions=4, probe=16)

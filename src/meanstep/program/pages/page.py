@@ -4,17 +4,20 @@ import base64
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meanstep.program.console import UserError
 from meanstep.program.disk import clean, made, remove, write
 from meanstep.program.disk import folder as subfolder
 
-SHARED, TEMPLATE, NAME = ("base.html.j2", "form.html.j2", "parts.html.j2", "claims.html.j2"), "report.html.j2", "report.html"
-FORM = "form.html.j2"
+if TYPE_CHECKING:
+    import jinja2
+
+SHARED, TEMPLATE, NAME = ("form.html.j2", "base.html.j2", "parts.html.j2", "claims.html.j2"), "report.html.j2", "report.html"
 
 
 def require() -> None:
@@ -34,16 +37,22 @@ def rendered(
 
     Without a package it is the form itself.
     """
-    import jinja2
-
-    places = [
+    places = (
         *([(package, TEMPLATE)] if package else []),
         *((here, name) for here, names in ({__package__ or "": SHARED} | dict(further or {})).items() for name in names),
-    ]
+    )
+    return _template(places, tuple((filters or {}).items())).render(content)
+
+
+@lru_cache(8)  # to compile them takes longer than to fill them
+def _template(places: tuple[tuple[str, str], ...], filters: tuple[tuple[str, Callable[..., Any]], ...]) -> "jinja2.Template":
+    """The first of the templates, each by package and name, with the others to extend and include."""
+    import jinja2
+
     loader = jinja2.DictLoader({name: _source(here, name) for here, name in places})
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= dict(filters or {})
-    return environment.get_template(TEMPLATE if package else FORM).render(content)
+    environment.filters |= dict(filters)
+    return environment.get_template(places[0][1])
 
 
 def published(page: str, folder: Path) -> Path:

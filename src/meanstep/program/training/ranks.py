@@ -83,8 +83,9 @@ class Ranks:
 def syncing(owner: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
     """Within it a backward pass averages gradients over ranks only if `wanted`: not before the last of several chunks."""
     for module in owner.modules():
-        if hasattr(module, "set_requires_gradient_sync"):  # FSDP2's
-            module.set_requires_gradient_sync(wanted)
+        set_sync: Any = getattr(module, "set_requires_gradient_sync", None)  # FSDP2's
+        if set_sync is not None:
+            set_sync(wanted)
     if isinstance(owner, DistributedDataParallel) and not wanted:
         return owner.no_sync()
     return nullcontext()
