@@ -206,7 +206,7 @@ def test_a_decoupled_network_adds_no_weights(flow: Flow):
 
 
 def test_decoupling_names_what_is_missing(flow: Flow):
-    with pytest.raises(TypeError, match=r"Linear cannot be decoupled: it lacks embed, stem, blocks, final"):
+    with pytest.raises(TypeError, match=r"Linear cannot be decoupled: it lacks embed, stem, blocks, final; give it these parts"):
         Decoupled(nn.Linear(2, 2))
     del flow.stem
     with pytest.raises(TypeError, match=r"Flow cannot be decoupled: it lacks stem"):
