@@ -55,8 +55,8 @@ AUXILIARY = """## Losses beside the regression
 
 `python benchmarks/auxiliary.py --rounds 21 --json benchmarks/records/auxiliary.json`: a plain MeanFlow step and the same with one auxiliary
 loss, in turn; the first ratio is to that step, the second to flow matching. The feature network has {parameters:,} weights, and its forward
-pass of the batch takes {forward:.1f} ms, {share:.1f} percent of the step. No loss adds a pass of the field, so what one costs is what its own
-network costs: a larger feature network costs more in proportion. A perceptual loss runs it forward and back on the predicted data and
+pass of the batch takes {forward:.1f} ms, {share:.1f} percent of the step. No loss adds a pass of the field, so what one costs is what its
+own network costs: a larger feature network costs more in proportion. A perceptual loss runs it forward and back on the predicted data and
 forward on the data, alignment forward on the data alone. Rows above `before` are computed and not counted.
 """
 ATTENTION = """## Attention with a tangent
