@@ -51,6 +51,14 @@ TRACE = """## The trace weight
 weight's probe is a second tangent beside the one of `coefficient, EMA tangent`, in the same forward pass; where tangents cannot be carried
 it takes a pass of its own without gradient. A step is {longer} longer for it; the authors measured 20 percent (2.65 to 2.20 steps/s).
 """
+AUXILIARY = """## Losses beside the regression
+
+`python benchmarks/auxiliary.py --rounds 21 --json benchmarks/records/auxiliary.json`: a plain MeanFlow step and the same with one auxiliary
+loss, in turn; the first ratio is to that step, the second to flow matching. The feature network has {parameters:,} weights, and its forward
+pass of the batch takes {forward:.1f} ms, {share:.1f} percent of the step. No loss adds a pass of the field, so what one costs is what its
+own network costs: a larger feature network costs more in proportion. A perceptual loss runs it forward and back on the predicted data and
+forward on the data, alignment forward on the data alone. Rows above `before` are computed and not counted.
+"""
 ATTENTION = """## Attention with a tangent
 
 `python benchmarks/attention.py`. The tangent needs six products of N x N x D where attention needs two; its rate is counted in
@@ -131,6 +139,20 @@ def trace(record: Record) -> Iterator[str]:
     yield from table(
         ["", "ms", "ratio", "half of the rounds", "floor", "memory"], [cells(name, row, False) for name, row in run["rows"].items()]
     )
+
+
+def auxiliary(record: Record) -> Iterator[str]:
+    (run,) = record["runs"].values()
+    plain, features = run["rows"]["meanflow"], run["features"]
+    share = 100 * features["seconds"] / plain["seconds"]
+    yield AUXILIARY.format(parameters=features["parameters"], forward=1e3 * features["seconds"], share=share)
+    yield place(record)
+    rows = []
+    for name, row in run["rows"].items():
+        if name != "flow matching":
+            ratios = [f"**{run['pairs'][f'{name} / meanflow']:.2f}**", f"{row['ratio']:.2f}", f"{row['peak_ratio']:.2f}"]
+            rows.append([name, f"{1e3 * row['seconds']:.0f}", *ratios])
+    yield from table(["", "ms", "to meanflow", "to flow matching", "memory"], rows)
 
 
 def cells(name: str, row: dict[str, float], compiled: bool) -> list[str]:
@@ -229,7 +251,7 @@ def sweep(record: Record) -> Iterator[str]:
 
 
 def page(records: dict[str, Record]) -> str:
-    made = (step, peers, trace, training, attention, sampling, sweep)
+    made = (step, peers, trace, auxiliary, training, attention, sampling, sweep)
     parts = [HEAD, *(part for make in made if make.__name__ in records for part in make(records[make.__name__])), GPU]
     return "\n".join(part.rstrip("\n") if part.startswith("|") else part for part in parts).rstrip() + "\n"
 

@@ -141,7 +141,8 @@ class Semigroup(Value):
     """`(t - r) u(t, r) = (t - s) u(t, s) + (s - r) u(s, r)` at `s = t - split (t - r)`, eq. (9): SplitMeanFlow, Shortcut.
 
     `split`: 1/2, or a function of the bridge; `by`: the field that makes the two shorter jumps (None: the trained one, without gradient);
-    `clamp` bounds the midpoint and the target elementwise (Shortcut uses 4).
+    `clamp` bounds the midpoint and the target elementwise (Shortcut uses 4). `ValueError` for one that is not positive, and a split outside
+    [0, 1].
     """
 
     split: Coefficient = 0.5

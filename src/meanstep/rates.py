@@ -103,7 +103,7 @@ class Central(Value):
     """Symmetric difference over `t +- step`, eq. (23), with both probes in float32 whatever the autocast. TiM, arXiv 2509.04394.
 
     Times are not clamped, as in the source: the field is asked slightly outside [0, 1] near the ends, and with `r > t` on gaps below
-    `step`.
+    `step`, which lies in (0, 1] (`ValueError`); 0.005, as published.
     """
 
     step: float = 0.005

@@ -35,6 +35,8 @@ class Term(Value):
     - `inside`: what is added to a row's error before the weight sees it, such as `auxiliary.Directional()`.
     - `fresh`: noise of its own, where the noise is drawn; by default terms share each row's.
     - `beside`: auxiliary losses of the same pass, added to a row's weighted loss.
+
+    `ValueError` for a share or a scale out of its range, `TypeError` for a part that is no function of its kind.
     """
 
     objective: Objective

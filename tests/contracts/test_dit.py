@@ -162,7 +162,9 @@ def test_blocks_below_the_split_see_t_and_the_others_r(split: int):
 
 
 def test_a_dit_is_not_split_twice():
-    with pytest.raises(TypeError, match="DiT cannot be decoupled: it lacks embed"):
+    with pytest.raises(
+        TypeError, match=r"DiT cannot be decoupled: it lacks embed; build it with DiT\(split=\.\.\.\), which does this itself"
+    ):
         Decoupled(net())
 
 

@@ -201,12 +201,19 @@ def test_blocks_below_the_split_see_t_and_the_others_r(flow: Flow, inputs: dict[
     assert torch.equal(moved, field(z, r, t, y)) == (early == 0), "with no early block the network cannot see t"
 
 
+@pytest.mark.parametrize(("depth", "early"), [(28, 20), (24, 17), (16, 11), (12, 9), (6, 4)])
+def test_the_split_is_the_published_one_of_28_blocks(flow: Flow, depth: int, early: int):
+    """20 of 28, and at other depths the nearest number to that share."""
+    flow.blocks = nn.ModuleList(Block() for _ in range(depth))
+    assert Decoupled(flow).split == early and abs(early / depth - 20 / 28) <= 0.5 / depth
+
+
 def test_a_decoupled_network_adds_no_weights(flow: Flow):
     assert {id(p) for p in Decoupled(flow).parameters()} == {id(p) for p in flow.parameters()}
 
 
 def test_decoupling_names_what_is_missing(flow: Flow):
-    with pytest.raises(TypeError, match=r"Linear cannot be decoupled: it lacks embed, stem, blocks, final"):
+    with pytest.raises(TypeError, match=r"Linear cannot be decoupled: it lacks embed, stem, blocks, final; give it these parts"):
         Decoupled(nn.Linear(2, 2))
     del flow.stem
     with pytest.raises(TypeError, match=r"Flow cannot be decoupled: it lacks stem"):

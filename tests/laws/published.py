@@ -460,6 +460,11 @@ def perceptual(u, b, distances, *, before=0.8):
     return sum(losses).mean()
 
 
+def alignment(projected, features, *, scale=1.0):
+    """Feature alignment (2410.06940, as in 2509.04394): `scale (1 - cos)` of a layer's projection and a network's features of the data."""
+    return scale * (1 - torch.nn.functional.cosine_similarity(projected, sg(features), dim=-1)).mean()
+
+
 # --- 2604.08837
 
 

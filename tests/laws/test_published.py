@@ -186,6 +186,24 @@ def _() -> Any:
     return recipe, lambda d: published.meanflow(U, d.batch, p=0.75, c=1e-3)
 
 
+@case("meanflow-cifar-paper")
+def _() -> Any:
+    """The paper's table: sorted logit-normals of mean -2 and deviation 2."""
+    recipe = recipes.meanflow(times.logit_normal(-2.0, 2.0), 0.25, weights.adaptive(0.75, 1e-3))
+    return recipe, lambda d: published.meanflow(U, d.batch, p=0.75, c=1e-3)
+
+
+@case("meanflow-fastgen-first-rows")
+def _() -> Any:
+    """FastGen's dropout, guided, with its weight."""
+
+    def law(d: Draws) -> Tensor:
+        rows = published.guided(U, d.batch, omega=1.0, kappa=0.5, window=(0.0, 1.0), null=NULL, share=0.3, first=True)
+        return published.fastgen(U, rows)
+
+    return recipes.meanflow(velocity=velocities.Guided(velocities.conditional, INSTANT, 1.0, 0.5), weight=weights.adaptive(1.0, 1.0)), law
+
+
 @case("meanflow-fastgen-warm-up", progress=0.03)
 def _() -> Any:
     rate = rates.Warmed(rates.Exact(), coefficients.linear(0.0, 1.0, until=0.1))
@@ -387,6 +405,15 @@ def _() -> Any:
         return published.improved_meanflow_guided(u, head, rows, null=NULL, share=0.3)
 
     return recipes.pixel_meanflow(guidance=DROPOUT), law
+
+
+@case("pixel_meanflow-flexible-guidance-first-rows", net=fields.DataPrediction(SMALL))
+def _() -> Any:
+    def law(d: Draws) -> Tensor:
+        u, head, rows = published.pixel_fields(SMALL, SMALL.head, head_rows(d))
+        return published.improved_meanflow_guided(u, head, rows, null=NULL, share=0.3, first=True)
+
+    return recipes.pixel_meanflow(guidance=INSTANT), law
 
 
 def bent(x: Tensor) -> Tensor:
@@ -612,6 +639,17 @@ def _() -> Any:
     return decoupled(recipes.decoupled_meanflow())
 
 
+@case("alpha_flow-unguided-half", progress=0.4)
+def _() -> Any:
+    """B/2 without guidance: half the rows have r = t."""
+
+    def law(d: Draws) -> Tensor:
+        assert len(d.terms[1].t) == ROWS // 2
+        return published.alpha_flow(U, d.batch, alpha=published.alpha_schedule(d.progress, begin=0.0, end=1.0), c=1e-3)
+
+    return recipes.alpha_flow(diagonal_share=0.5), law
+
+
 @case("decoupled_meanflow-two-noises")
 def _() -> Any:
     recipe, law = decoupled(recipes.decoupled_meanflow(fresh=True))
@@ -713,6 +751,41 @@ def _() -> Any:
         return published.transition(U, d.batch._replace(y=y), vg)
 
     return recipes.transition(target=target), law
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """Drawn from a generator of its own."""
+    layer = nn.Linear(inputs, outputs).double()
+    with torch.no_grad():
+        for name, p in layer.named_parameters():
+            p.copy_(torch.randn(p.shape, generator=ms.key(inputs, name), dtype=p.dtype) / inputs**0.5)
+    return layer
+
+
+class Layered(nn.Module):
+    """A network with a layer that an alignment reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = linear(DIM + 2, 16), linear(16, DIM)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return self.last(self.first(torch.cat([z, t[:, None], (t - r)[:, None]], -1)).tanh())
+
+
+LAYERED, PROJECTION = Layered(), linear(16, 3)
+
+
+@case("transition-aligned", net=LAYERED)
+def _() -> Any:
+    """TiM with its alignment, on every row: the layer's output is asked for again here, at the rows' own times."""
+
+    def law(d: Draws) -> Tensor:
+        b = d.batch
+        hidden = LAYERED.first(torch.cat([b.z, b.t[:, None], (b.t - b.r)[:, None]], -1))
+        return published.transition(LAYERED, b, b.v) + published.alignment(PROJECTION(hidden), bent(b.x))
+
+    return terms.beside(recipes.transition(), auxiliary.aligned(LAYERED.first, bent, PROJECTION)), law
 
 
 for _clamp, _share in ((4.0, 1 / 8), (0.4, 1 / 4)):

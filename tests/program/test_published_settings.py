@@ -15,6 +15,7 @@ from meanstep.program import methods
 from meanstep.program.console import UserError
 from meanstep.program.reading.tensors import File
 from meanstep.program.runs.config import OptimiserConfig, flag, from_yaml
+from meanstep.program.runs.facts import known
 from meanstep.program.runs.method import MethodConfig
 from meanstep.program.training import averages, optimiser
 from meanstep.program.training.methods import build
@@ -203,3 +204,4 @@ def test_a_run_of_muon_goes_on_where_it_was_to_the_bit(tmp_path: Path, cache: An
         a, b = (File.open(tmp_path / out / "checkpoints" / f"{128:012d}" / f"{file}.safetensors").tensors() for out in ("whole", "halves"))
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert any(k.endswith("momentum_buffer") for k in a)
+    assert known(tmp_path / "whole").rows == "instant"  # what samples are warned by, test_untaught

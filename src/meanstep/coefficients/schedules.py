@@ -82,7 +82,7 @@ def linear(start: float, end: float, until: float = 1.0) -> Callable[[Bridge], f
 
 @value
 def constant(value: float) -> Callable[[Bridge], float]:
-    """A schedule that stays at `value`, for where a function is needed."""
+    """A schedule that stays at `value`, for where a function is needed; `ValueError` if that is not finite."""
     boundary.number("a constant coefficient", value)
     return lambda b: value
 

@@ -171,7 +171,8 @@ class Decoupled(nn.Module):
         super().__init__()
         missing = [name for name in ("embed", "stem", "blocks", "final") if not hasattr(net, name)]
         if missing:
-            raise TypeError(f"{type(net).__name__} cannot be decoupled: it lacks {', '.join(missing)}")
+            remedy = "build it with DiT(split=...), which does this itself" if hasattr(net, "split") else "give it these parts"
+            raise TypeError(f"{type(net).__name__} cannot be decoupled: it lacks {', '.join(missing)}; {remedy}")
         depth = len(net.blocks)  # type: ignore[arg-type]
         self.net: Any = net
         self.split = round(depth * 5 / 7) if split is None else split

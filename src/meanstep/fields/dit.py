@@ -144,6 +144,8 @@ class DiT(nn.Module):
 
     - `size`: the grid, such as `(64,)` of signals, `(16, 24)` of pictures, `(8, 16, 16)` of video; a number is the side of a square.
     - `patch`: side of a token, one for all axes or one for each; it divides the grid's.
+    - `width`: of a token, a multiple of `heads` and of 4; `depth`: number of blocks; `heads`: of the attention. 384, 12 and 6, which is S.
+      `ratio`: width of a block's hidden layer to its own; 4, as published.
     - `classes`: number of labels `y` (int64 `[B]`); label `classes` means none. 0 is unconditional.
     - `conditions`: instead of labels, parts of `y` by name, each a number of categories (int64 `[B]`, one more means none) or the shape of
       its numbers. Arrays `(k, *grid)`, or on a coarser grid of two or more axes that divide, are channels beside the row's; others are
@@ -251,7 +253,7 @@ class DiT(nn.Module):
         return self.patches(tokens.flatten(len(self.grid) + 1).flatten(1, -2)) + self.positions.to(z)
 
     def final(self, h: Tensor, c: Tensor) -> Tensor:
-        """The row (or two, channels first one's, then the other's) of tokens `[B, N, width]`."""
+        """The row (or two, channels first one's, then the other's) of tokens `h` `[B, N, width]` under the condition `c` `[B, width]`."""
         n = len(self.grid)
         patches = self.last(h, c).unflatten(1, self._counts()).unflatten(-1, (-1, *self.patch))
         row = patches.permute(0, n + 1, *(axis for k in range(n) for axis in (k + 1, n + 2 + k)))

@@ -1,7 +1,8 @@
 """The table of papers: one method, one composition. No recipe has a loop, a draw or a derivative of its own.
 
 Defaults are the published settings where they are known, and the docstrings say of each whether it is published or ours;
-`docs/theory.md` holds the equations and `docs/choosing.md` the advice.
+`docs/theory.md` holds the equations and `docs/choosing.md` the advice. Each refuses a number outside the range that its docstring
+gives (`ValueError`) and what is no velocity, weight, rate or sampler of times where one is asked (`TypeError`).
 """
 
 from meanstep.recipes.conditional import (

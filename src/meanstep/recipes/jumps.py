@@ -33,6 +33,8 @@ def terminal_velocity(
     - `times` (pairs `0 <= r <= t <= 1`; `gap_first()`; published): of the jumps.
     - `instants` (times in [0, 1]; a logit-normal of mean -0.4 and std 1; published): of the flow-matching rows.
     - `through` ([0, 1] or a function of the bridge; 1; published): the share of the gradient that flows through the derivative.
+
+    `ValueError` without the arrival's velocity, and out of these ranges.
     """
     expect_dropout(guidance)
     boundary.rising("scales, the guidance scales,", scales, 0, above=True)
@@ -55,6 +57,8 @@ def split_meanflow(
     - `times` (pairs `0 <= r <= t <= 1`; two sorted uniforms; ours).
     - `diagonal_share` ([0, 1]; 0.5; published as the least): the share of rows with `r = t`.
     - `by` (a field, or None for the trained one; None; published): the field that makes the two jumps.
+
+    `ValueError` without a teacher, and for a guided velocity, whose hidden labels the jumps would see.
     """
     source = source_of(teacher, "split_meanflow", "a teacher")
     if shown(source) is not as_is:
@@ -71,6 +75,8 @@ def shortcut(by: Field | None = None, levels: int = 7, bootstrap_share: float = 
     - `levels` (a number of halvings, at least 1; 7; published): gaps are `2^0` to `2^-levels`.
     - `bootstrap_share` ((0, 1); 1/8; published): the share of rows that make jumps.
     - `clamp` (a bound of the target's entries, positive, or None; 4; published): fits images scaled to unit variance.
+
+    `ValueError` without the field, and out of these ranges.
     """
     boundary.whole("levels, the number of halvings,", levels, 1)
     boundary.number("the share of rows that make jumps", bootstrap_share, 0, 1, above=True, below=True)

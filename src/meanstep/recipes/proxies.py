@@ -67,6 +67,8 @@ def coefficient(
     - `weight` (a function of a row's error; `adaptive(1.0, 1e-2)`; ours, MeanFlow's).
     - `velocity` (a velocity; `conditional`; published): the unbiased part of tangent and target.
     - `rate` (a way to differentiate; `Exact()`; published).
+
+    `ValueError` without a proxy where one is needed, and out of these ranges.
     """
     if anchor is not None:
         boundary.number("anchor, the scale of a loss term,", anchor, 0)

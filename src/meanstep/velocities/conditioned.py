@@ -93,7 +93,10 @@ class LabelDropout(Value):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class LabelOnly(Value):
-    """Hides only the label of a `Condition`; the row keeps its scale and its interval. iMF, arXiv 2512.02012."""
+    """Hides only the label of a `Condition`; the row keeps its scale and its interval. iMF, arXiv 2512.02012.
+
+    `dropout`: which label means none, and which rows get it; `TypeError` for another thing.
+    """
 
     dropout: LabelDropout
 
@@ -124,7 +127,8 @@ def as_is(b: Bridge) -> Bridge:
 def flexible_scale(top: float = 8.0, power: float = 1.0) -> Callable[[Bridge], Bridge]:
     """Makes the label a `Condition`: `omega` on [1, top] with density `~ omega^-power`, interval ends uniform on [0, .5] and [.5, 1].
 
-    On `r = t` rows the guidance holds at all times. Source: iMF, arXiv 2512.02012.
+    On `r = t` rows the guidance holds at all times. `top`: at least 1; 8, as published. `power`: a finite number; 1, as published.
+    `ValueError` for others. Source: iMF, eq. (29), arXiv 2512.02012.
     """
     boundary.number("the largest guidance scale, top,", top, 1)
     boundary.number("the power of the scale's density", power)
@@ -140,7 +144,13 @@ def flexible_scale(top: float = 8.0, power: float = 1.0) -> Callable[[Bridge], B
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ScaledRows(Value):
-    """Gives rows a guidance scale, and hides label and scale of some of them; TVM, arXiv 2511.19797."""
+    """Gives rows a guidance scale, and hides label and scale of some of them; TVM, eq. (30), arXiv 2511.19797.
+
+    - `scale`: makes the label a `Condition`, such as `random_scale(1, 2)`.
+    - `dropout`: which label means none, and which rows get it; their scale is then 1.
+
+    `TypeError` for other things.
+    """
 
     scale: Callable[[Bridge], Bridge]
     dropout: LabelDropout
@@ -161,7 +171,10 @@ class ScaledRows(Value):
 
 @value
 def random_scale(low: float = 1.0, high: float = 2.0) -> Callable[[Bridge], Bridge]:
-    """Makes the label a `Condition` with `omega` uniform on [low, high] at all times; the scale that TVM's network is given."""
+    """Makes the label a `Condition` with `omega` uniform on [low, high] at all times; the scale that TVM's network is given, eq. (30).
+
+    `low`, `high`: positive, 1 and 2, which is ours; `ValueError` unless `0 < low <= high`. Source: arXiv 2511.19797.
+    """
     boundary.rising("the guidance scales", (low, high), 0, above=True)
 
     def draw(b: Bridge) -> Bridge:
@@ -176,7 +189,10 @@ def at_scale(
 ) -> Condition:
     """The `Condition` for samples of these labels at one guidance scale, held inside `interval`, for a network that takes the scale.
 
-    `trained`: the scales that it was trained on, iMF's by default. `ValueError` for a scale outside them, or no interval.
+    - `label`: int64 `[*B]`. `omega`: the scale, one for all. `interval`: two times in [0, 1]; all by default.
+    - `trained`: the scales that the network was trained on, iMF's (1, 8) by default.
+
+    `ValueError` for a scale outside them, or no interval.
     """
     boundary.rising("trained, the guidance scales of the training", trained)
     if not trained[0] <= omega <= trained[1]:

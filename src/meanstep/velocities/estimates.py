@@ -88,7 +88,11 @@ def expect_marginal(b: Bridge, marginal: bool, what: str, remedy: str) -> None:
 
 @value
 def mix(a: Velocity, c: Velocity, beta: Coefficient, name: str = "beta") -> Velocity:
-    """`(1 - beta) a + beta c`, eq. (17). `beta` in [0, 1]; where it is the number 0 or 1 only one of the two is evaluated."""
+    """`(1 - beta) a + beta c`, eq. (17). `beta` in [0, 1]; where it is the number 0 or 1 only one of the two is evaluated.
+
+    `a`, `c`: velocities. `beta`: a number, a tensor over an ensemble, or a function of the bridge; `ValueError` outside [0, 1], under its
+    `name`. Source: arXiv 2605.09235.
+    """
     boundary.velocity("a", a)
     boundary.velocity("c", c)
     beta = checked(beta, name)

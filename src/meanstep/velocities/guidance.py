@@ -34,6 +34,9 @@ class Guided(Value):
     - `by`: the velocity of both `u` terms; the network's own by default.
     - `dropped`: what rows without a label regress on: "plain", by default, `base`; "guided", the guided velocity of no label, as in
       alpha-Flow's and rectified MeanFlow's code; "true", the guided velocity of the label that is hidden from the network, as in TiM's.
+
+    `ValueError` for a number that is not finite, a window that is not two rising times in [0, 1], and another word; `TypeError` for what is
+    no velocity or no `LabelDropout`.
     """
 
     base: Velocity
@@ -82,7 +85,8 @@ def _scale(scale: Scale, b: Bridge, name: str) -> float | Tensor:
 def fading(scale: float = 3.0, mix: float = 1.0, start: float = 0.8, speed: float = 0.025) -> Callable[[Bridge], Tensor]:
     """SoFlow's scale, `mix (1 + k(t) (scale - 1))`: `k` is 1 up to `start` and falls smoothly to 0 at `t = 1`; arXiv 2512.15657.
 
-    `k = 1 - exp(-speed x / (1 - x))` with `x = (1 - t) / (1 - start)`. `ValueError` unless `0 <= start < 1`,
+    `k = 1 - exp(-speed x / (1 - x))` with `x = (1 - t) / (1 - start)`. Published: 3, `start` 0.8, `speed` 0.025. `mix` is a
+    factor of all of it, 1 by default, which is ours. `ValueError` unless `0 <= start < 1`,
     `speed` is positive, and all are finite.
     """
     boundary.number("the guidance scale", scale)
@@ -98,15 +102,22 @@ def fading(scale: float = 3.0, mix: float = 1.0, start: float = 0.8, speed: floa
 
 
 def faded(dropout: LabelDropout, scale: float = 3.0, mix: float = 0.25, start: float = 0.8, speed: float = 0.025) -> Guided:
-    """SoFlow's guided velocity, `mix (v + k(t) (scale - 1) (v - u(null))) + (1 - mix) u(y)`, see `fading`; arXiv 2512.15657."""
+    """SoFlow's guided velocity, `mix (v + k(t) (scale - 1) (v - u(null))) + (1 - mix) u(y)`, see `fading`; arXiv 2512.15657.
+
+    - `dropout`: which label means none, and the share of rows that get it.
+    - `scale`, `mix`, `start`, `speed`: of `fading`; 3, 0.25, 0.8 and 0.025, as published.
+
+    `ValueError` as of `fading`. In eq. (28) `omega` is the faded scale and `kappa` is `1 - mix`.
+    """
     return Guided(conditional, dropout, fading(scale, mix, start, speed), 1 - mix)
 
 
 def randomly_guided(dropout: LabelDropout, low: float = 1.0, high: float = 2.5, after: float = 0.5) -> Guided:
     """Rectified MeanFlow's second stage: a scale `s` uniform on [low, high], one a step, `omega = max(1, s - 1)`, `kappa = 1 - omega / s`.
 
-    No guidance before the share `after` of the training, which needs `progress` unless it is 0; arXiv 2511.23342. `ValueError` unless
-    `1 <= low <= high` and `after` lies in [0, 1].
+    In eq. (28). Rows without a label stay guided. No guidance before the share `after` of the training, which needs `progress` unless it
+    is 0; arXiv 2511.23342. `dropout`: which label means none, and which rows get it; `low`, `high`: 1 and 2.5, `after`: 0.5, as published.
+    `ValueError` unless `1 <= low <= high` and `after` lies in [0, 1].
     """
     boundary.rising("the guidance scales", (low, high), 1)
     boundary.number("the share of the training without guidance, after,", after, 0, 1)
@@ -158,7 +169,10 @@ def _effective(b: Bridge) -> Bridge:
 
 @value
 def hidden_from(proxy: Velocity, given: Callable[[Bridge], Bridge]) -> Velocity:
-    """A proxy that gets the same labels as the trained network: hidden where they are hidden from it."""
+    """A proxy that gets the same labels as the trained network: hidden where they are hidden from it.
+
+    `proxy`: a velocity; `given`: the function of the bridge that hides labels, such as a `LabelDropout`. `TypeError` for others.
+    """
     boundary.velocity("proxy", proxy)
     boundary.prepare("given", given)
     return lambda field, b: proxy(field, given(b))
@@ -166,14 +180,23 @@ def hidden_from(proxy: Velocity, given: Callable[[Bridge], Bridge]) -> Velocity:
 
 @value
 def in_window(base: Velocity) -> Velocity:
-    """`base` with the row's guidance scale inside its interval and scale 1 outside; it does not get the interval, as in iMF's code."""
+    """`base` with the row's guidance scale inside its interval and scale 1 outside; it does not get the interval, as in iMF's code.
+
+    `base`: a velocity of rows with a `Condition`. Source: arXiv 2512.02012.
+    """
     boundary.velocity("base", base)
     return lambda field, b: base(field, _effective(b))
 
 
 @value
 def flexibly_guided(base: Velocity, dropout: LabelDropout, by: Velocity = own) -> Velocity:
-    """`base + (1 - 1 / omega) (v(y) - v(null))` with the row's own scale inside its interval, eq. (29); dropped rows keep `base`. iMF."""
+    """`base + (1 - 1 / omega) (v(y) - v(null))` with the row's own scale inside its interval, eq. (29); dropped rows keep `base`. iMF.
+
+    - `base`: the velocity to guide, such as `conditional`; `by`: that of both `v` terms, the network's own by default.
+    - `dropout`: which label means none, and which rows got it. Rows carry a `Condition`.
+
+    Source: arXiv 2512.02012.
+    """
     boundary.velocity("base", base)
     boundary.velocity("by", by)
     says_null("dropout", dropout)
@@ -189,7 +212,11 @@ def flexibly_guided(base: Velocity, dropout: LabelDropout, by: Velocity = own) -
 
 @value
 def floored(base: Velocity, floor: float = 0.05) -> Velocity:
-    """`base` scaled by `t / max(t, floor)`: the velocity `(z - x) / max(t, floor)` of x-prediction, eq. (32); arXiv 2601.22158."""
+    """`base` scaled by `t / max(t, floor)`: the velocity `(z - x) / max(t, floor)` of x-prediction, eq. (32); arXiv 2601.22158.
+
+    `floor`: a time in (0, 1]; 0.05, as published. `ValueError` for another, for a guided `base`, and for rows on
+    another path than the linear one.
+    """
     boundary.velocity("base", base)
     boundary.number("the floor of the time", floor, 0, 1, above=True)
     if isinstance(base, Guided):
@@ -205,7 +232,11 @@ def floored(base: Velocity, floor: float = 0.05) -> Velocity:
 
 @value
 def scaled_guided(base: Velocity, dropout: LabelDropout, by: Velocity) -> Velocity:
-    """`omega base + (1 - omega) v(null)` with the row's own scale, eq. (30): TVM's flow-matching target, `by` an EMA copy's boundary."""
+    """`omega base + (1 - omega) v(null)` with the row's own scale, eq. (30): TVM's flow-matching target, `by` an EMA copy's boundary.
+
+    `base`: the velocity to guide, such as `conditional`; `dropout`: which label means none. Rows carry a `Condition`. Source: arXiv
+    2511.19797.
+    """
     boundary.velocity("base", base)
     boundary.velocity("by", by)
     says_null("dropout", dropout)

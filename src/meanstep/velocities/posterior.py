@@ -32,8 +32,8 @@ class Posterior(Value):
       no mask.
     - `marginal`: for rows with a condition, the average over conditions is meant.
 
-    `ValueError` if shapes do not fit, a condition is not a label, a label has no reference, or the noise was given (`noise=`): its
-    distribution given the data is not the one that the weights assume.
+    `TypeError` for a reference that is no tensor of floating-point numbers. `ValueError` if shapes do not fit, a condition is not a label,
+    a label has no reference, or the noise was given (`noise=`): its distribution given the data is not the one that the weights assume.
     """
 
     reference: Tensor

@@ -23,13 +23,13 @@ def probes(weight: Weight, b: Bridge) -> Tensor | None:
 
 
 def draws(weight: Weight, entries: int) -> int:
-    """How many uniforms of its own a weight needs for a row of so many entries, after the first four of `Bridge.aux`."""
+    """How many uniforms of its own a weight needs for a row of so many `entries`, after the first four of `Bridge.aux`."""
     ask = getattr(weight, "draws", None)
     return 0 if ask is None else ask(entries)
 
 
 def answered(weight: Weight, b: Bridge, slopes: Tensor | None) -> Weight:
-    """The weight once the derivatives along its `probes` are known, `[K, *B, *E]`; itself if it does not ask for any."""
+    """The weight once `slopes`, the derivatives along its `probes`, are known, `[K, *B, *E]`; itself if it does not ask for any."""
     answer = getattr(weight, "answered", None)
     return weight if answer is None else answer(b, slopes)
 
@@ -55,7 +55,10 @@ def exponent(weight: Weight, b: Bridge, error: Tensor) -> Tensor:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Factored(Value):
-    """A factor times another weight's loss."""
+    """A factor times another weight's loss, see `times_factor`.
+
+    `weight`: a weight without parameters; `factor`: a function of the bridge to `[*B]`.
+    """
 
     weight: Weight
     factor: Callable[[Bridge], Tensor | float]
@@ -72,16 +75,19 @@ class Factored(Value):
         return probes(self.weight, b)
 
     def draws(self, entries: int) -> int:
-        """Those of the weight inside."""
+        """Those of the weight inside, for a row of so many `entries`."""
         return draws(self.weight, entries)
 
     def answered(self, b: Bridge, slopes: Tensor | None) -> Weight:
-        """The same factor of the answered weight."""
+        """The same factor of the weight inside, answered by `slopes`."""
         return Factored(answered(self.weight, b, slopes), self.factor)
 
 
 def times_factor(weight: Weight, factor: Callable[[Bridge], Tensor | float]) -> Factored:
-    """`factor(bridge)` times another weight's loss: it comes strictly after the adaptive weight and does not enter its `q`."""
+    """`factor(bridge)` times another weight's loss: it comes strictly after the adaptive weight and does not enter its `q`.
+
+    `weight`: a weight without parameters, else `TypeError`; `factor`: a function of the bridge to `[*B]`, such as `tangent_gap`.
+    """
     no_module(weight)
     boundary.weight("weight", weight)
     boundary.function("factor", factor, "a function of the bridge to a factor of each row, such as weights.tangent_gap", 1)

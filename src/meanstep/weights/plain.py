@@ -24,8 +24,8 @@ def constant(error: Tensor, b: Bridge) -> Tensor:
 class Adaptive(Value):
     """The adaptive weight `q / sg(q + c)^power`, eq. (24), with `q` the squared error summed over the event, or averaged.
 
-    At `power = 1` the logged loss is about 1 whatever the error: read `metrics["residual"]`. `reduction`: "sum" or "mean". `ValueError`
-    unless `c > 0` and `power >= 0`.
+    At `power = 1` the logged loss is about 1 whatever the error: read `metrics["residual"]`. `power`: at least 0; `c`: positive;
+    `reduction`: "sum" or "mean". Defaults 1, 0.01 and the sum are published, arXiv 2505.13447. `ValueError` for others.
     """
 
     power: float = 1.0
@@ -48,7 +48,11 @@ class Adaptive(Value):
 
 
 def adaptive(power: float = 1.0, c: float = 1e-2, reduction: str = "sum") -> Adaptive:
-    """MeanFlow's weight, see `Adaptive`; arXiv 2505.13447."""
+    """MeanFlow's weight, see `Adaptive`, eq. (24); arXiv 2505.13447.
+
+    `power`: at least 0; 1, as published on ImageNet (CIFAR: 0.75). `c`: positive, in squared units of the data; 0.01, as published (CIFAR:
+    0.001). `reduction`: "sum" of the squared error over the row, as published, or "mean". `ValueError` for others.
+    """
     return Adaptive(power, c, reduction)
 
 
@@ -57,7 +61,7 @@ def normed(power: float = 1.0, c: float = 1e-2, invariant: bool = False) -> Weig
     """FastGen's optimised gradient: the row's gradient is that of the squared error over `(|residual| + c)^power`, a norm, not its square.
 
     `|residual|` is the root of the squared error summed over the event. `invariant`: the residual is divided by the root of the number of
-    entries in it. `ValueError` unless `c > 0` and `power >= 0`.
+    entries in it. `power` 1 and `c` 0.01 are ours; FastGen's own `c` is 1 for DiTs. `ValueError` unless `c > 0` and `power >= 0`.
     """
     boundary.number("the norm weight's power", power, 0)
     boundary.number("the norm weight's c", c, 0, above=True)
@@ -74,6 +78,7 @@ def normed(power: float = 1.0, c: float = 1e-2, invariant: bool = False) -> Weig
 def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
     """alpha-Flow's weight, eq. (25), for the error of the `Backward(ratio)` rate; `q / (q + c)` at `ratio = 0` and where `r = t`.
 
+    `ratio`: as of the rate, in [0, 1]; `c`: positive, of the mean squared error, 0.001 as published; `ValueError` for others.
     As published it nearly vanishes when `ratio < sqrt(c / q)`; `adaptive(1, c, "mean")` is the same weight without this dip. Source: arXiv
     2510.20771.
     """
@@ -91,7 +96,10 @@ def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
 
 @value
 def shrinking_gap(scale: float, power: float = 1.0) -> Callable[[Bridge], Tensor]:
-    """A factor that favours short gaps early: `1 - s + scale s (1 - (t - r))`, `s = 1 - progress^power`, eq. (26); arXiv 2511.19065."""
+    """A factor that favours short gaps early: `1 - s + scale s (1 - (t - r))`, `s = 1 - progress^power`, eq. (26); arXiv 2511.19065.
+
+    `scale`: at least 0, the source's `1 / (1 - mean gap)`; `power`: positive; 1, as published. Needs `progress`. `ValueError` for others.
+    """
     boundary.number("the scale of the gap's weight", scale, 0)
     boundary.number("the curriculum's power", power, 0, above=True)
 
@@ -104,7 +112,10 @@ def shrinking_gap(scale: float, power: float = 1.0) -> Callable[[Bridge], Tensor
 
 @value
 def min_snr(gamma: float = 5.0) -> Callable[[Bridge], Tensor]:
-    """`min(SNR, gamma) / (SNR + 1)` with the path's `SNR = (a / b)^2`, the Min-SNR weight of velocity regression, arXiv 2303.09556."""
+    """`min(SNR, gamma) / (SNR + 1)` with the path's `SNR = (a / b)^2`, the Min-SNR weight of velocity regression, arXiv 2303.09556.
+
+    `gamma`: positive; 5, as published; `ValueError` for another.
+    """
     boundary.number("gamma, the largest signal-to-noise ratio,", gamma, 0, above=True)
 
     def factor(b: Bridge) -> Tensor:
@@ -128,7 +139,8 @@ def tangent_gap(b: Bridge) -> Tensor:
 class Cauchy(Precise):
     """A learned weight: `log(q exp(-s) + c) + s` with a log-scale `s(r, t)` that starts at 0, eq. (27); arXiv 2510.24474.
 
-    The only weight with parameters: give `loss.parameters()` to the optimiser, too.
+    The only weight with parameters: give `loss.parameters()` to the optimiser, too. `c`: positive; 0.01, as published. `frequencies`: how
+    many sines and cosines of each time `s` is a linear map of; 16, ours. `ValueError` for others.
     """
 
     frequencies: Tensor

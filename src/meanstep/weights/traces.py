@@ -60,7 +60,7 @@ class Trace(Value):
         return called_as("trace", [], {name: part for name, part in self._parts().items() if part != default[name]})
 
     def draws(self, entries: int) -> int:
-        """A uniform for each sign."""
+        """A uniform for each sign of a row of so many `entries`."""
         return draws(self.of, entries) + (0 if self.exact else entries)
 
     def probes(self, b: Bridge) -> Tensor | None:
@@ -87,11 +87,11 @@ class Trace(Value):
         return torch.where(own.reshape(b.z.shape) < 0.5, -1.0, 1.0).to(b.z)
 
     def answered(self, b: Bridge, slopes: Tensor | None) -> Weight:
-        """The plain weight of a bridge's rows, given the derivatives of `u` along their probes; None where `r` is `t`."""
+        """The plain weight of a bridge's rows, given `slopes`, the derivatives of `u` along their probes; None where `r` is `t`."""
         return Factored(self.of, Known(self.weights(b, slopes)))
 
     def weights(self, b: Bridge, slopes: Tensor | None) -> Tensor:
-        """`w`, `[*B]`; nan where a derivative is not finite, which the loss refuses."""
+        """`w`, `[*B]`, of the derivatives `slopes` as of `answered`; nan where a derivative is not finite, which the loss refuses."""
         if (along := self.probes(b)) is None:
             ratio = torch.ones_like(b.t)
         elif slopes is None:
@@ -121,7 +121,7 @@ def _kept(b: Bridge) -> Tensor:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Known(Value):
-    """A factor that is known row by row, `[*B]`."""
+    """A factor that is known row by row, `rows` `[*B]`."""
 
     rows: Tensor
 
@@ -131,5 +131,8 @@ class Known(Value):
 
 
 def trace(sigma: str | Callable[[Tensor], Tensor] = "one", exact: bool = False, of: Weight = summed) -> Trace:
-    """The trace weight (see `Trace`) times the summed squared error, or times another weight's loss."""
+    """The trace weight, eq. (55), times the summed squared error, or times another weight's loss; arXiv 2605.09235.
+
+    `sigma`, `exact`, `of`: as of `Trace`; "one", false and the sum, as published. `ValueError` and `TypeError` as there.
+    """
     return Trace(sigma, exact, of)

@@ -65,7 +65,8 @@ def _described(subject: Subject) -> Files:
         MANIFEST: manifest.text().encode(),
         "config.json": _config(subject, saved.description),
     }
-    found[METHOD] = (json.dumps({"recipe": facts.recipe, "learns": facts.learns, "path": facts.path, "rows": facts.rows}, indent=1) + "\n").encode()
+    told = {"recipe": facts.recipe, "learns": facts.learns, "path": facts.path, "rows": facts.rows}
+    found[METHOD] = (json.dumps(told, indent=1) + "\n").encode()
     if config:
         start = config.network.start
         kept = replace(config.network, start=f"{start.partition(':')[0]}:{Path(start).name}" if ":" in start else Path(start).name)

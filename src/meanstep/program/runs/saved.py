@@ -134,7 +134,7 @@ def _unsaid(path: Path) -> dict[str, Any]:
     if not path.name.isdecimal():
         raise UserError(f"{path} has no {STATE}, and its name is not the samples that it had seen: give it that name")
     config = held(home(path))
-    averages = names(config.averages.decays, config.averages.widths) if config else ()
+    averages = names(config.averages.decays, config.averages.widths, config.averages.half_lives) if config else ()
     return {"seen": int(path.name), "sizes": {}, "chosen": next(iter(averages), "raw" if config else "")}
 
 
