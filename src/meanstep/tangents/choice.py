@@ -60,6 +60,8 @@ def chosen(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directi
         known = not graph and (trusted(field) or getattr(module, "_tangents_found_right", False))
         return run(carried if known else recorded)
     fast, slow, verdicts = (taped, recorded, GRAPHS) if graph else (carried, separate, VERDICTS)
+    if graph and bare(field) is not field:  # DDP would have to follow the tangent's graph: refused by the other way, with the remedy
+        return run(slow)
     if not isinstance(module, nn.Module) or transformed():
         return run(fast if trusted(field) and not (graph and transformed()) else slow)
     verdict = verdicts.setdefault(module, Verdict(module.training))
