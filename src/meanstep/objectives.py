@@ -11,7 +11,7 @@ from meanstep.coefficients import at, checked
 from meanstep.joint_pass import answered
 from meanstep.rates import Exact, plain
 from meanstep.shapes import over
-from meanstep.tangents import automatic, recorded, rehearsal
+from meanstep.tangents import automatic, automatic_recorded, rehearsal
 from meanstep.types import Answer, Bridge, Coefficient, Field, Query, Rate, Regression, Velocity
 from meanstep.values import Value
 from meanstep.velocities import as_is, auxiliary, conditional, own
@@ -133,7 +133,7 @@ class Lagrangian(Value):
             there = b._replace(z=landed.to(b.z), t=b.r, v=torch.full_like(b.z, float("nan")))
             return Regression(u - change, self.arrival(field, there).detach(), u.detach())
 
-        return Query(b.z, b.r, b.t, b.y, (None, torch.ones_like(b.r), None), recorded if flows else automatic), finish
+        return Query(b.z, b.r, b.t, b.y, (None, torch.ones_like(b.r), None), automatic_recorded if flows else automatic), finish
 
 
 @dataclass(frozen=True, repr=False, eq=False)

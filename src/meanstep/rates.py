@@ -11,7 +11,7 @@ from meanstep.calls import called
 from meanstep.coefficients import at, checked
 from meanstep.joint_pass import answered
 from meanstep.shapes import over
-from meanstep.tangents import Way, automatic, recorded, rehearsal
+from meanstep.tangents import Way, automatic, automatic_recorded, rehearsal
 from meanstep.types import Answer, Bridge, Coefficient, Field, Query, Rate
 from meanstep.values import Value
 
@@ -28,7 +28,7 @@ class Exact(Value):
     """The derivative itself, eq. (10). The gradient flows through `u`; the share `through` of it through the derivative too.
 
     With `through = 0` the derivative costs neither a graph nor a pass of its own where its rules reach: `way` is one of
-    `tangents.carried`, `separate`, `recorded`, by default `automatic`. Otherwise one recorded pass. Source of `through`: arXiv 2508.17426.
+    `tangents.carried`, `separate`, `recorded`, by default `automatic`. Otherwise its graph too. Source of `through`: arXiv 2508.17426.
     """
 
     through: Coefficient = 0.0
@@ -52,7 +52,7 @@ class Exact(Value):
             du = du.detach() + share * (du - du.detach()) if flows else du.detach()
             return u, over(b.gap, u) * du
 
-        return Query(b.z, b.r, b.t, b.y, (w, None, torch.ones_like(b.t)), recorded if flows else self.way), finish
+        return Query(b.z, b.r, b.t, b.y, (w, None, torch.ones_like(b.t)), automatic_recorded if flows else self.way), finish
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import meanstep as ms
 from meanstep.fields import DiT
 from meanstep.program.machine import environment
-from meanstep.rates import Backward, Central, Exact
+from meanstep.rates import Backward, Central
 from meanstep.recipes import Recipe
 from meanstep.types import Bridge
 from meanstep.velocities import own
@@ -48,9 +48,9 @@ RECIPES: dict[str, Make] = {
     "solution_flow": lambda ema: ms.recipes.solution_flow(diagonal_share=0.5),
     "discrete_meanflow": lambda ema: ms.recipes.discrete_meanflow(**UNIFORM),
     "transition": lambda ema: ms.recipes.transition(ms.times.uniform),
-    "terminal_velocity": lambda ema: ms.recipes.terminal_velocity(ema),
+    "terminal_velocity": ms.recipes.terminal_velocity,
     "split_meanflow": lambda ema: ms.recipes.split_meanflow(ema, **UNIFORM),
-    "shortcut": lambda ema: ms.recipes.shortcut(ema),
+    "shortcut": ms.recipes.shortcut,
 }
 STEPPED: dict[str, Make] = {
     "flow_matching": RECIPES["flow_matching"],

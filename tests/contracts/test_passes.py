@@ -17,7 +17,20 @@ from meanstep import objectives, recipes
 from meanstep.fields import DiT
 from meanstep.objectives import Eulerian
 from meanstep.rates import Backward, Central, Exact
-from meanstep.tangents import VERDICTS, Way, automatic, carried, derivative, has_rule, recorded, separate, trusted
+from meanstep.tangents import (
+    VERDICTS,
+    Way,
+    automatic,
+    automatic_recorded,
+    carried,
+    derivative,
+    has_rule,
+    recorded,
+    separate,
+    taped,
+    trusted,
+)
+from meanstep.tangents.choice import GRAPHS
 from meanstep.tangents.dual import RULES
 from meanstep.terms import Recipe
 from meanstep.types import Bridge, Field
@@ -204,6 +217,70 @@ def test_every_way_gives_the_same_value_derivative_and_gradient(name: str, way: 
     close([u], [plain])
     close([du], [wanted])
     close(pulled(u, du, net), pulled(plain, wanted, net))
+
+
+@every_network
+@pytest.mark.parametrize("which", ["zt", "r"])
+def test_a_taped_derivative_has_the_recorded_ones_gradient(name: str, which: str):
+    """In value, derivative and the gradient of both in samples and weights; with rows that have no derivative."""
+    net = built(NETWORKS[name][0])
+    if name == "dit/checkpointing":
+        pytest.skip("torch cannot compute a recorded forward-mode pass anew, the next test compares it with no checkpoints")
+    z, r, t, y, along = asked(net, NETWORKS[name][1], which=which)
+    leaves = [z.requires_grad_(), *net.parameters()]
+    found = []
+    for way in (taped, recorded):
+        u, du = way(net, z, r, t, y, along)
+        loss = u.sin().sum() + (2 * du).sin().sum()
+        found.append([u.detach(), du.detach(), *torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)])
+    assert name in ("rotary", "odd") or any(p.any() for p in found[0][2:])
+    for p, q in zip(found[0][:3], found[1][:3], strict=True):
+        close([p], [q])
+    close(found[0][3:], found[1][3:])
+
+
+def test_a_taped_derivative_is_computed_anew_under_checkpoints():
+    found = []
+    for checkpointing in (False, True):
+        net = built(lambda c=checkpointing: dit(checkpointing=c))
+        u, du = taped(net, *asked(net, (ROWS, 2, 4, 4), which="r"))
+        found.append(
+            list(torch.autograd.grad(u.sin().sum() + du.sin().sum(), list(net.parameters()), materialize_grads=True, allow_unused=True))
+        )
+    close(*found)
+
+
+@every_network
+def test_derivatives_with_a_graph_are_taped(name: str):
+    """Not by forward mode, which costs a third more."""
+    net = built(NETWORKS[name][0])
+    automatic_recorded(net, *asked(net, NETWORKS[name][1], which="r"))
+    assert GRAPHS[net].reason == ""
+
+
+class Forgetful(nn.Module):
+    """Its own function has a rule whose tangent has no graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return cubed(z) * self.weight * (t - r)[:, None] ** 2
+
+
+@has_rule(lambda out, x: (3 * x.tangent.detach() * x.rows.detach() ** 2, x.axis))
+def cubed(x: Tensor) -> Tensor:
+    return x**3
+
+
+def test_a_rule_of_ones_own_is_not_taped():
+    net = built(Forgetful)
+    z, r, t, y, along = asked(net, (ROWS, 2))
+    z = z.requires_grad_()
+    found = [torch.autograd.grad(way(net, z, r, t, y, along)[1].square().sum(), [z, net.weight]) for way in (automatic_recorded, recorded)]
+    close(*found)
+    assert "gradient nobody knows" in GRAPHS[net].reason
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -2,17 +2,20 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import meanstep as ms
 from meanstep.objectives import Eulerian, Lagrangian, Matching, Semigroup
 from meanstep.rates import Backward, Central, Exact
-from meanstep.tangents import derivative, differentiable_kernels, recorded
+from meanstep.tangents import Way, derivative, differentiable_kernels, recorded, taped
+from meanstep.tangents.forward_mode import WrittenOut
 from meanstep.types import Bridge, Rate, Regression
 from meanstep.velocities import own
 
@@ -344,6 +347,62 @@ def test_the_derivative_in_r_of_the_lagrangian_carries_its_gradient():
     for through in (0.0, 1.0):
         want = torch.autograd.grad(loss(through), list(field.parameters()), allow_unused=True)
         close(gradients(field, Lagrangian(through=through), b), [torch.zeros(1)[0] if p is None else p for p in want])
+
+
+class TwoNorms(nn.Module):
+    """Tokens `[B, 3, 6]` between two norms."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.times, self.mix = kind, nn.Linear(2, 6), nn.Linear(6, 6)
+
+    def _norm(self, h: Tensor) -> Tensor:
+        match self.kind:
+            case "layer":
+                return F.layer_norm(h, (6,))
+            case "two axes":
+                return F.layer_norm(h, (3, 6), torch.linspace(0.5, 1, 18).view(3, 6).to(h), eps=1e-3)
+            case "group":
+                return F.group_norm(h, 3, torch.linspace(0.5, 1, 3).to(h))
+        return F.instance_norm(h)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return self._norm(self.mix(self._norm(z + self.times(torch.stack([r, t], -1))[:, None])))
+
+
+@pytest.mark.parametrize("way", [taped, recorded])
+@pytest.mark.parametrize("kind", ["layer", "two axes", "group", "instance"])
+def test_the_gradient_of_a_derivative_through_a_norm(kind: str, way: Way):
+    """Against symmetric differences of the derivative in the weights. Torch's own is wrong there without a word, pytorch#196700."""
+    if kind == "instance" and way is taped:
+        pytest.skip("has no rule")
+    net, b = built(lambda: TwoNorms(kind)), bridge(3, 6)
+    along = (b.v, None, torch.ones_like(b.t))
+
+    def total() -> Tensor:
+        return way(net, b.z, b.r, b.t, None, along)[1].sin().sum()
+
+    found = torch.autograd.grad(total(), list(net.parameters()))
+    for p, grad in zip(net.parameters(), found, strict=True):
+        e, h = torch.randn(p.shape, generator=ms.key(0), dtype=p.dtype), 1e-5
+        ends = []
+        for s in (h, -h):
+            with torch.no_grad():
+                p.add_(s * e)
+                ends.append(derivative(net, b.z, b.r, b.t, None, along)[1].sin().sum())
+                p.sub_(s * e)
+        torch.testing.assert_close((grad * e).sum(), (ends[0] - ends[1]) / (2 * h), rtol=1e-6, atol=1e-7)
+
+
+def test_torch_still_forgets_a_part_of_layer_norms_second_derivative():
+    """When this fails, `forward_mode.WrittenOut` can go."""
+    x = torch.randn(3, 6, generator=ms.key(0), dtype=torch.float64, requires_grad=True)
+    d, found = torch.randn(3, 6, generator=ms.key(1), dtype=torch.float64), []
+    for written in (WrittenOut(), nullcontext()):
+        with written:
+            slope = torch.func.jvp(lambda p: F.layer_norm(p, (6,)), (x,), (d,))[1]
+        found.append(torch.autograd.grad(slope.sin().sum(), x)[0])
+    assert (found[0] - found[1]).norm() > 0.1 * found[0].norm()
 
 
 def test_two_recorded_passes_equal_one_when_nothing_is_dropped():

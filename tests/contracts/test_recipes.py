@@ -217,7 +217,7 @@ COSTS = {
     "meanflow/beside": (3, 12, 0),  # no pass of the field for an auxiliary loss
     "meanflow/central": (0, 12, 6),
     "meanflow/backward": (0, 12, 3),
-    "meanflow/through": (3, 9, 0),  # one recorded pass gives the value too
+    "meanflow/through": (3, 12, 0),
     "coefficient/0": (3, 12, 0),
     "coefficient/1": (3, 24, 0),  # the anchor on every row
     "coefficient/half": (3, 18, 0),
@@ -237,11 +237,11 @@ COSTS = {
     "alpha/half": (0, 12, 9),
     "alpha/1": (0, 12, 0),
     "alpha/clamped": (0, 12, 9 + 24),
-    "modular": (6, 6, 0),
+    "modular": (6, 12, 0),
     "curriculum": (3, 12, 0),
-    "terminal": (12, 12, 0),
+    "terminal": (12, 24, 0),
     "terminal/own": (12, 24, 12),  # nothing flows through this derivative: it is carried
-    "terminal/guided": (12, 12, 0),
+    "terminal/guided": (12, 24, 0),
     "rectified": (3, 12, 0),
     "decoupled": (12, 24, 0),
     "discrete": (0, 12, 9),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from meanstep.tangents import Dual, Unsupported, carried, differentiable_kernels, has_rule
 from meanstep.tangents.dual import RULES, WHOLE
+from meanstep.tangents.forward_mode import WrittenOut
 
 B, N, C = 5, 3, 4
 """Rows, tokens, channels. Rules confuse sizes before all else, so some rows of the table set them equal."""
@@ -385,6 +386,36 @@ def agrees(
 def test_a_rule_equals_forward_mode(case: Case, n: int):
     shapes, at = case.row.shapes, case.row.at or (0,) * len(case.row.shapes)
     agrees(lambda *p: case.row.body(case.call, *p), shapes, at, min(n, shapes[0][at[0]]))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.label for case in CASES])
+def test_a_recorded_tangent_has_forward_modes_gradient(case: Case):
+    """The gradient of value and tangent together, in the inputs and in their tangents; half precision is left out."""
+    shapes, at = case.row.shapes, case.row.at or (0,) * len(case.row.shapes)
+    g = torch.Generator().manual_seed(0)
+    leaves = [(torch.rand(shape, generator=g, dtype=torch.float64) + 0.3).requires_grad_() for shape in shapes]
+    leaves += [torch.randn(shape, generator=g, dtype=torch.float64).requires_grad_() for shape in shapes]
+    primals, tangents = leaves[: len(shapes)], leaves[len(shapes) :]
+
+    def f(*p: Any) -> Any:
+        return case.row.body(case.call, *p)
+
+    found = seeded(f, *(Dual(p, d, k - p.ndim, True, recorded=True) for p, d, k in zip(primals, tangents, at, strict=True)))
+    with WrittenOut():
+        wanted = seeded(lambda *p: torch.func.jvp(lambda *q: seeded(f, *q), p, tuple(tangents)), *primals)
+    values, slopes = wanted
+    ours = sum(weighed(x) for d in found for x in (d.primal, d.tangent))  # type: ignore[union-attr]
+    theirs = sum(weighed(x) for x in (*values, *slopes))  # type: ignore[misc]
+    if not theirs.requires_grad or any(d.primal.dtype not in (torch.float64, torch.complex128) for d in found):  # type: ignore[union-attr]
+        return
+    for a, b in zip(*(torch.autograd.grad(x, leaves, allow_unused=True, materialize_grads=True) for x in (ours, theirs)), strict=True):
+        assert (a - b).norm() <= 1e-12 * (1 + b.norm())
+
+
+def weighed(x: Tensor) -> Tensor:
+    """A sum of all entries with weights that tell them apart."""
+    x = torch.view_as_real(x) if x.is_complex() else x
+    return (x * torch.linspace(1, 2, x.numel(), dtype=x.dtype).view(x.shape)).sum()
 
 
 def test_every_spelling_of_every_rule_is_in_the_table():

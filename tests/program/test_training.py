@@ -573,10 +573,6 @@ def test_a_folder_goes_on_with_its_own_configuration(cache: Cache, tmp_path: Pat
         (["--network.options", "{wide: 3}"], "--network"),
         (["--data.source", "nowhere"], "nowhere"),
         (["--preset", "digit"], "there is no preset 'digit'"),
-        (
-            ["--method.recipe", "terminal_velocity", "--method.options", "{}", "--network.options", "{checkpointing: true}"],
-            "recorded through",
-        ),
         (["--method.recipe", "terminal_velocity", "--method.options", "{}", "--compile"], "compiles no recorded derivative"),
         (["--method.recipe", "modular_meanflow", "--method.options", "{}", "--compile"], "compiles no recorded derivative"),
         (["--method.recipe", "coefficient", "--method.options", "{beta: running, target_beta: climber}"], "one coefficient can learn"),

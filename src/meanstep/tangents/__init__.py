@@ -1,8 +1,9 @@
 """Derivatives of a field beside its values: which rows, with or without gradient, by which way."""
 
+from meanstep.tangents.choice import VERDICTS, automatic, automatic_recorded, trusted
 from meanstep.tangents.dual import Dual, Unsupported, has_rule
 from meanstep.tangents.forward_mode import Directions, derivative, differentiable_kernels
-from meanstep.tangents.jvp import VERDICTS, Way, automatic, carried, recorded, rehearsal, separate, trusted
+from meanstep.tangents.jvp import Way, carried, recorded, rehearsal, separate, taped
 from meanstep.tangents.several import several_along
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Unsupported",
     "Way",
     "automatic",
+    "automatic_recorded",
     "carried",
     "derivative",
     "differentiable_kernels",
@@ -20,5 +22,6 @@ __all__ = [
     "rehearsal",
     "separate",
     "several_along",
+    "taped",
     "trusted",
 ]

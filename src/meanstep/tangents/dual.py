@@ -1,7 +1,8 @@
 """A value with a tangent on its first rows, and the table of rules that carries both through a network. Knows no rule itself.
 
 A network is run on `Dual`s in place of tensors. Each torch function that it calls is called on the primals, as it would be without a
-tangent, with autograd, autocast and fused kernels; then the function's rule adds the tangent, without gradient, eq. (10).
+tangent, with autograd, autocast and fused kernels; then the function's rule adds the tangent, eq. (10): without gradient, or with one if
+the `Dual` is `recorded`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ OPERATORS: dict[str, tuple[Callable[..., Any], bool]] = {}
 """Under compile an operator of a tensor and a `Dual` arrives by its name, maybe as the tensor's mirror image."""
 WHOLE: dict[Callable[..., Any], Callable[..., Any]] = {}
 """Functions that a rule replaces altogether: `(*arguments) -> Dual or tensor`."""
+OWN: set[Callable[..., Any]] = set()
+"""Functions of users, whose rules may have no gradient."""
 
 
 class Unsupported(TypeError):
@@ -36,7 +39,7 @@ class Dual:
     """`primal` with all rows; `tangent`, of the same dtype, of the first rows only; `axis`: where the batch lies, from the right (< 0).
 
     It is no tensor: what does not go through `__torch_function__` raises instead of losing the tangent. FSDP2 looks for tensors in
-    dataclasses. `graded`: whether autograd was on; `backward`: the backward pass it was made in.
+    dataclasses. `graded`: whether autograd was on; `backward`: the backward pass it was made in; `recorded`: the tangent has a graph.
     """
 
     primal: Tensor
@@ -44,6 +47,7 @@ class Dual:
     axis: int
     graded: bool
     backward: int = field(init=False)
+    recorded: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         self.backward = _backward()
@@ -61,16 +65,19 @@ class Dual:
             raise Unsupported(f"no tangent rule for {getattr(func, '__name__', func)}")
         out = func(*_primals(args), **{name: _primals(value) for name, value in kwargs.items()})
         found, now = duals(args, kwargs), _backward()
-        if any(d.backward != now for d in found):  # a checkpointed segment, computed anew: nobody reads its tangents
+        recorded = any(d.recorded for d in found)
+        if not recorded and any(d.backward != now for d in found):  # a checkpointed segment, computed anew: nobody reads its tangents
             return out
         graded = torch.is_grad_enabled()
         if any(d.graded != graded for d in found):
             raise Unsupported("the network switches the gradient on or off inside, which hides what its autograd functions do")
-        with torch.no_grad():
+        if recorded and func in OWN:
+            raise Unsupported("the rule of a function of one's own, whose gradient nobody knows")
+        with torch.set_grad_enabled(recorded and graded):
             if any(isinstance(d, Several) for d in found):
                 return _each(rule, out, args, kwargs, graded)
             tangent, axis = rule(out, *args, **kwargs)
-            return out if tangent is None else joined(out, tangent, axis, graded)
+            return out if tangent is None else joined(out, tangent, axis, graded, recorded)
 
     def first(self, x: Any) -> Any:
         """The rows of `x` (primal of a `Dual`, or a tensor that broadcasts against this one) that have a tangent here."""
@@ -170,13 +177,13 @@ for _name in ("is_floating_point", "is_complex"):  # methods, which the primal a
     setattr(Dual, _name, _of_primal(_name))
 
 
-def joined(out: Any, tangent: Any, axis: int, graded: bool) -> Any:
+def joined(out: Any, tangent: Any, axis: int, graded: bool, recorded: bool = False) -> Any:
     """`Dual`s of a function's results, one or several, and their tangents."""
     if isinstance(out, Tensor):
         wanted = list(out.shape)
         wanted[axis] = tangent.shape[axis]
-        return Dual(out, tangent.to(out.dtype).expand(wanted), axis, graded)
-    return type(out)(joined(o, d, axis, graded) for o, d in zip(out, tangent, strict=True))
+        return Dual(out, tangent.to(out.dtype).expand(wanted), axis, graded, recorded=recorded)
+    return type(out)(joined(o, d, axis, graded, recorded) for o, d in zip(out, tangent, strict=True))
 
 
 def duals(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Dual]:
@@ -235,6 +242,7 @@ def has_rule(tangent: Rule) -> Callable[[Callable[..., Any]], Callable[..., Any]
             return Dual.__torch_function__(plain, (), args, kwargs) if duals(args, kwargs) else plain(*args, **kwargs)
 
         RULES[plain] = tangent
+        OWN.add(plain)
         return f
 
     return decorate
@@ -258,7 +266,7 @@ def operator(name: str, function: Callable[..., Any], reflected: str | None = No
 
 
 def _flatten(d: Dual) -> tuple[list[Any], Any]:
-    return [d.primal, d.tangent], (d.axis, d.graded)
+    return [d.primal, d.tangent], (d.axis, d.graded, d.recorded)
 
 
 def _flatten_several(d: Several) -> tuple[list[Any], Any]:
@@ -266,5 +274,5 @@ def _flatten_several(d: Several) -> tuple[list[Any], Any]:
 
 
 # DDP looks for tensors in what its module takes and gives
-_pytree.register_pytree_node(Dual, _flatten, lambda parts, context: Dual(*parts, *context))
+_pytree.register_pytree_node(Dual, _flatten, lambda parts, context: Dual(*parts, *context[:2], recorded=context[2]))
 _pytree.register_pytree_node(Several, _flatten_several, lambda parts, context: several(*parts, *context))

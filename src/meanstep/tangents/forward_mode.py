@@ -1,7 +1,7 @@
 """Derivatives of other people's networks by torch's forward mode. The only place that knows what forward mode can and cannot do."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ def derivative(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dir
     primals = tuple(p.clone(memory_format=torch.contiguous_format) for p in (z, r, t))
     tangents = tuple(torch.zeros_like(q) if p is None else p.to(q).contiguous() for p, q in zip(along, primals, strict=True))
     try:
-        with differentiable_kernels():
+        with differentiable_kernels(), WrittenOut() if torch.is_grad_enabled() and not torch.compiler.is_compiling() else nullcontext():
             value, slope = torch.func.jvp(u, primals, tangents)[:2]
             return value, slope
     except (RuntimeError, NotImplementedError) as error:
@@ -110,6 +110,34 @@ class Rules(TorchFunctionMode):
         except Unsupported:
             return func(*args, **kwargs)
         return forward_ad.make_dual(out, tangent)  # type: ignore[no-untyped-call]
+
+
+class WrittenOut(TorchFunctionMode):
+    """LayerNorm and InstanceNorm in other words: torch's forward derivative of them has a wrong gradient, silently (pytorch#196700)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Call `func`, or its plain form."""
+        found = {F.layer_norm: _plain_layer_norm, torch.layer_norm: _plain_layer_norm, F.instance_norm: _plain_instance_norm}
+        return found.get(func, func)(*args, **kwargs or {})
+
+
+def _plain_layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *rest: Any
+) -> Tensor:
+    dims = tuple(range(-len(shape), 0))
+    full = x.float() if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64 else x
+    centred = full - full.mean(dims, keepdim=True)
+    unit = centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+    scaled = unit if weight is None else unit * weight
+    return scaled if bias is None else scaled + bias
+
+
+def _plain_instance_norm(
+    x: Tensor, mean: Any = None, variance: Any = None, weight: Any = None, bias: Any = None, own: bool = True, *rest: Any, **named: Any
+) -> Tensor:
+    if mean is not None or not own:
+        return F.instance_norm(x, mean, variance, weight, bias, own, *rest, **named)
+    return F.group_norm(x, x.shape[1], weight, bias, *(rest[1:] or [named.get("eps", 1e-5)]))
 
 
 def _unpacked(a: Any) -> tuple[Any, Tensor | None]:

@@ -1,15 +1,13 @@
-"""Evaluations of a field with a derivative along the first rows: the ways to make one, and the choice. Knows no objectives.
+"""Evaluations of a field with a derivative along the first rows: the ways to make one. Knows no objectives.
 
 A way is a function `(field, z, r, t, y, along) -> (u, du)`: `u` `[*B, *E]` of all rows carries the gradient, `du` is the derivative along
 `(dz, dr, dt)` of the first rows, as many as the directions have.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +21,6 @@ from meanstep.tangents.forward_mode import Directions, Rules, derivative
 from meanstep.types import Field
 
 Way = Callable[[Field, Tensor, Tensor, Tensor, Any, Directions], tuple[Tensor, Tensor]]
-T = TypeVar("T")
 
 
 @contextmanager
@@ -74,10 +71,18 @@ def carried(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Direct
     return u, du
 
 
-def beside(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, directions: Sequence[Directions]) -> tuple[Tensor, list[Tensor]]:
-    """`carried` with a tangent along each of several directions, all by one pass."""
+def taped(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
+    """`carried` with a derivative that has a graph: the same rows by the same pass. `Unsupported` if a rule lacks."""
+    u, (du,) = beside(field, z, r, t, y, (along,), recorded=True)
+    return u, du
+
+
+def beside(
+    field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, directions: Sequence[Directions], recorded: bool = False
+) -> tuple[Tensor, list[Tensor]]:
+    """`carried` with a tangent along each of several directions, all by one pass; `recorded`: along one, with a graph."""
     graded = torch.is_grad_enabled()
-    given: list[Any] = [_dual(p, ds, t, graded) for p, ds in zip((z, r, t), zip(*directions, strict=True), strict=True)]
+    given: list[Any] = [_dual(p, ds, t, graded, recorded) for p, ds in zip((z, r, t), zip(*directions, strict=True), strict=True)]
     with taken_for_tensors():
         out: Any = guarded(field, given[0], given[1], given[2], y)
     if isinstance(out, Tensor):
@@ -88,11 +93,11 @@ def beside(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, directions: Se
     return out.primal, [torch.zeros_like(out.tangent) if d is None else d for d in found]
 
 
-def _dual(p: Tensor, ds: Sequence[Tensor | None], t: Tensor, graded: bool) -> Any:
+def _dual(p: Tensor, ds: Sequence[Tensor | None], t: Tensor, graded: bool, recorded: bool) -> Any:
     given, axis = [None if d is None else d.to(p) for d in ds], t.ndim - 1 - p.ndim
     if len(given) > 1:
         return several(p, given, axis, graded)
-    return p if given[0] is None else Dual(p, given[0], axis, graded)
+    return p if given[0] is None else Dual(p, given[0], axis, graded, recorded=recorded)
 
 
 def separate(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
@@ -110,8 +115,8 @@ def separate(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Direc
 
 def aside(field: Field, rows: Any, along: Directions) -> tuple[Tensor, bool]:
     """The derivative by a forward-mode pass without gradient, and whether random numbers were drawn, which are drawn again afterwards."""
-    with rehearsal(rows[0], field) as rehearsed, nullcontext() if _transformed() else Rules():
-        du = derivative(_bare(field), rows[0], rows[1], rows[2], rows[3], along)[1]
+    with rehearsal(rows[0], field) as rehearsed, nullcontext() if transformed() else Rules():
+        du = derivative(bare(field), rows[0], rows[1], rows[2], rows[3], along)[1]
     return du, rehearsed.drew
 
 
@@ -132,166 +137,12 @@ def divided(z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple
     return rows, tree_map(lambda p: p.narrow(axis, n, t.shape[axis] - n), (z, r, t, y)) if n < t.shape[axis] else None
 
 
-def _bare(field: Field) -> Field:
+def bare(field: Field) -> Field:
     """The network inside a DDP wrapper, through which forward mode fails."""
     inner: Field = field.module if isinstance(field, nn.parallel.DistributedDataParallel) else field
     return inner
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether this runs inside vmap, grad and the like, for which our operators have no rules."""
     return torch._C._functorch.peek_interpreter_stack() is not None
-
-
-# The choice --------------------------------------------------------------------------------------------------------------------------
-
-
-class Verdict:
-    """What is known of one module in one mode: how often it was asked, and why its tangents cannot be carried, if they cannot."""
-
-    def __init__(self, training: bool) -> None:
-        self.calls, self.reason, self.training = 0, "", training
-
-
-VERDICTS: WeakKeyDictionary[nn.Module, Verdict] = WeakKeyDictionary()
-
-
-def trusted(field: Any) -> bool:
-    """Whether the field's own class says `carries_tangents = True`; a subclass must say so again."""
-    return "carries_tangents" in type(field).__dict__ and bool(field.carries_tangents)
-
-
-def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
-    """`carried` where it works, else `separate`; under compile `carried` for what is trusted or was found right before, else `recorded`.
-
-    `along` as of `carried`. A module is tried on four of its rows both ways, values, tangents and gradients, in its calls number 1, 2, 4, 8
-    and so on: one that leaves out a tangent is found out, also if its first layers start from zero. Its mode (train or eval) changing
-    starts it anew.
-    """
-    return chosen(field, z, r, t, y, along, lambda way: way(field, z, r, t, y, along))
-
-
-def chosen(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions, run: Callable[[Way], T]) -> T:
-    """What `run` makes of the way that suits the field, see `automatic`."""
-    module = getattr(field, "headed", field)
-    if torch.compiler.is_compiling():
-        known = trusted(field) or getattr(module, "_tangents_found_right", False)
-        return run(carried if known else recorded)
-    if not isinstance(module, nn.Module) or _transformed():
-        return run(carried if trusted(field) else separate)
-    verdict = VERDICTS.setdefault(module, Verdict(module.training))
-    if verdict.training != module.training:
-        verdict = VERDICTS[module] = Verdict(module.training)
-    verdict.calls += 1
-    if _due(verdict, field, z, t):
-        verdict.reason = _checked(module, field, z, r, t, y, along)
-    if not verdict.reason:
-        try:
-            return run(carried)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as missing:  # whatever a network does with an object that is no tensor
-            verdict.reason = str(missing) or type(missing).__name__
-            _mark(module, False)
-    return run(separate)
-
-
-def _due(verdict: Verdict, field: Field, z: Tensor, t: Tensor) -> bool:
-    """Whether this call is checked: not what is trusted, not a single row, not while a CUDA graph is captured."""
-    if trusted(field) or verdict.reason or verdict.calls & (verdict.calls - 1) or t.shape[t.ndim - 1] < 2:
-        return False
-    return not (z.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
-def _checked(module: nn.Module, field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> str:
-    """The objection of four rows, and the module's buffers as they were."""
-    kept = [(b, b.clone()) for b in module.buffers()]
-    rows: Any = tree_map(lambda p: p.narrow(t.ndim - 1, 0, min(4, p.shape[t.ndim - 1])), (z, r, t, y, along))
-    reason = _objection(field, rows[0], rows[1], rows[2], rows[3], rows[4])
-    with torch.no_grad():
-        for buffer, value in kept:
-            buffer.copy_(value)
-    _mark(module, not reason)
-    return reason
-
-
-def _mark(module: Any, right: bool) -> None:
-    """Where a compiled step can read the verdict."""
-    module._tangents_found_right = right
-
-
-def _objection(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> str:
-    """Why tangents cannot be carried through a module, or nothing: values, tangents and gradients of both ways on a few rows."""
-    bare, axis = _bare(field), t.ndim - 1
-    along = tuple(None if d is None else d.narrow(axis, 0, min(2, d.shape[axis])) for d in along)  # type: ignore[assignment]
-    leaf = z.detach().requires_grad_(torch.is_grad_enabled())
-    try:
-        u, found, pull = _trial(lambda: carried(bare, leaf, r, t, y, along), leaf, field)
-    except Exception as missing:  # whatever a network does with an object that is no tensor
-        return f"{type(missing).__name__}: {missing}"
-    everywhere = _padded(along, (z, r, t), axis)  # all rows, as in the other passes, so that dropout drops the same
-    with rehearsal(z, field) as rehearsed:
-        slope, tolerance = _reference(bare, z, r, t, y, everywhere)
-    if rehearsed.drew and not _apart(found, slope.narrow(axis, 0, found.shape[axis])) <= tolerance:
-        slope, tolerance = _difference(bare, z, r, t, y, everywhere)  # forward mode drops others where a tensor is not contiguous
-    plain, _, other = _trial(lambda: (bare(leaf, r, t, y), None), leaf, field)
-    pairs = (("tangents", found, slope.narrow(axis, 0, found.shape[axis])), ("values", u, plain), ("gradients", pull, other))
-    for what, ours, theirs in pairs:
-        if not (error := _apart(ours, theirs)) <= tolerance:
-            return f"carried {what} are off by {error:.2g} of their norm"
-    return ""
-
-
-def _apart(ours: Tensor, theirs: Tensor) -> float:
-    """How far the first is from the second, in its norm; 0 where the second is not finite."""
-    size, error = (x.detach().float().norm().item() for x in (theirs, ours.to(theirs) - theirs))
-    if not math.isfinite(size) or error <= 1e-30:
-        return 0.0
-    return error / size if size else math.inf
-
-
-def _trial(run: Callable[[], tuple[Tensor, Any]], leaf: Tensor, field: Field) -> tuple[Tensor, Any, Tensor]:
-    """What a pass gives, and the gradient of its sum of squares in the samples (in the weights it would count for DDP and FSDP)."""
-    graded = leaf.requires_grad
-    with rehearsal(leaf, field), torch.set_grad_enabled(graded):
-        u, found = run()
-        return u, found, torch.autograd.grad(u.float().square().sum(), leaf)[0] if graded and u.requires_grad else u
-
-
-def _padded(along: Directions, like: tuple[Tensor, Tensor, Tensor], axis: int) -> Any:
-    """The directions on all rows, 0 on those that had none."""
-
-    def longer(d: Tensor | None, p: Tensor) -> Tensor | None:
-        if d is None:
-            return None
-        n = d.shape[axis]
-        return torch.cat([d, d.new_zeros(p.narrow(axis, n, p.shape[axis] - n).shape)], axis)
-
-    return [longer(d, p) for d, p in zip(along, like, strict=True)]
-
-
-def _reference(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, float]:
-    """The derivative by forward mode, or by a symmetric difference where a layer has no such derivative, and how well it is known."""
-    for layers in (nullcontext(), Rules(nn.functional.group_norm)):  # torch has no derivative of that on a view, such as transposed tokens
-        try:
-            with layers:
-                found = derivative(field, z, r, t, y, along)[1]
-            half = torch.is_autocast_enabled(z.device.type) or found.dtype in (torch.bfloat16, torch.float16)
-            return found, 0.1 if half else 1e-3
-        except (TypeError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-    return _difference(field, z, r, t, y, along)
-
-
-def _difference(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, float]:
-    """The symmetric difference, the same random numbers at both ends, and how well it is known."""
-    h = torch.finfo(z.dtype).eps ** (1 / 3)
-
-    def at(s: float) -> Tensor:
-        moved = [p if d is None else p + s * d.to(p) for p, d in zip((z, r, t), along, strict=True)]
-        with rehearsal(z, field):
-            return guarded(field, moved[0], moved[1], moved[2], y)
-
-    with torch.autocast(z.device.type, enabled=False):
-        return (at(h) - at(-h)) / (2 * h), 0.1

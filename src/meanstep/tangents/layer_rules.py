@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from meanstep.attention import attention_with_tangent
+from meanstep.attention.backward import Derivative
+from meanstep.tangents.curved import LayerNorm
 from meanstep.tangents.dual import WHOLE, Dual, Unsupported, duals, rule
 from meanstep.tangents.rules import alone, kept, outside, shared_axis
 
@@ -30,9 +32,17 @@ def _layer_norm(
     alone("a norm's weight", weight, bias)
     outside(x, *range(-len(shape), 0))
     rows, d = x.rows.to(out.dtype).contiguous(), x.tangent.to(out.dtype).contiguous()
+    if torch.is_grad_enabled():
+        return _scaled(_unit_norm(d, rows, len(shape), eps), weight), x.axis
     _, mean, rstd = torch.native_layer_norm(rows, shape, None, None, eps)
     back = aten.native_layer_norm_backward(d, rows, shape, mean, rstd, None, None, [True, False, False])
     return _scaled(back[0], weight), x.axis
+
+
+def _unit_norm(d: Tensor, x: Tensor, axes: int, eps: float) -> Tensor:
+    """The tangent of a norm over the last axes, without weight, with a gradient."""
+    found: Tensor = LayerNorm.apply(d.flatten(-axes), x.flatten(-axes), eps)  # type: ignore[no-untyped-call]
+    return found.view_as(x)
 
 
 @rule("rms_norm")
@@ -54,6 +64,9 @@ def _group_norm(
     outside(x, *range(1, x.dim()))
     rows, d = x.rows.to(out.dtype).contiguous(), x.tangent.to(out.dtype).contiguous()
     n, c, size = rows.shape[0], rows.shape[1], math.prod(rows.shape[2:])
+    if torch.is_grad_enabled():
+        back = _unit_norm(d.reshape(n, groups, -1), rows.reshape(n, groups, -1), 1, eps).view_as(rows)
+        return _scaled(back, None if weight is None else weight.reshape(-1, *(1,) * (rows.ndim - 2))), x.axis
     _, mean, rstd = torch.native_group_norm(rows, None, None, n, c, size, groups, eps)
     back = aten.native_group_norm_backward(d, rows, mean, rstd, None, n, c, size, groups, [True, False, False])[0]
     return _scaled(back, None if weight is None else weight.reshape(-1, *(1,) * (rows.ndim - 2))), x.axis
@@ -113,6 +126,10 @@ def _attention(
     mask = x.first(attn_mask) if isinstance(attn_mask, Tensor) else None
     same = [p.to(out.dtype) for p in (*rows, *tangents)]  # autocast decides in which type the attention runs
     q, k, v, dq, dk, dv = same
+    if torch.is_grad_enabled():
+        size = q.shape[-1] ** -0.5 if scale is None else float(scale)
+        made: Tensor = Derivative.apply(q, k, v, dq, dk, dv, mask, is_causal, size)  # type: ignore[no-untyped-call]
+        return made, axis
     return attention_with_tangent(q, k, v, dq, dk, dv, mask, causal=is_causal, scale=scale)[1], axis
 
 

@@ -81,7 +81,7 @@ def _register(name: str, cell: Cell) -> None:
         values, n = function(x.primal, hx, params, *rest), x.tangent.shape[x.axis]
         cut = tuple(h.narrow(1, 0, n) for h in hx) if isinstance(hx, (list, tuple)) else hx.narrow(1, 0, n)
         directions = x.tangents if isinstance(x, Several) else (x.tangent,)
-        with torch.no_grad():
+        with torch.set_grad_enabled(x.recorded and x.graded):
             slopes = [
                 None
                 if d is None
@@ -90,7 +90,7 @@ def _register(name: str, cell: Cell) -> None:
             ]
         axes = (x.axis, *(-2 for _ in values[1:]))
         if not isinstance(x, Several):
-            return tuple(joined(v, d, axis, x.graded) for v, d, axis in zip(values, slopes[0] or (), axes, strict=True))
+            return tuple(joined(v, d, axis, x.graded, x.recorded) for v, d, axis in zip(values, slopes[0] or (), axes, strict=True))
         return tuple(several(v, [None if d is None else d[k] for d in slopes], axes[k], x.graded) for k, v in enumerate(values))
 
     rule(name, table=UNROLLED, places=(torch,))(unrolled)

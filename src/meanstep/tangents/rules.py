@@ -1,5 +1,7 @@
 """The tangent of each torch function that networks are made of: `(result, *arguments) -> (tangent, batch axis)`. Knows no networks.
 
+A rule runs with gradients on where its tangent is to have a graph, and is then made of what torch can differentiate.
+
 LayerNorm without its weight, softmax and elementwise functions have symmetric Jacobians, so their tangent is the fused backward kernel
 with the tangent in place of the incoming gradient.
 """
@@ -11,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from meanstep.tangents.curved import Gelu
 from meanstep.tangents.dual import Dual, Unsupported, duals, operator, rule
 
 aten = torch.ops.aten
@@ -58,9 +61,9 @@ def _elementwise(names: str, slope: Callable[..., Tensor]) -> None:
     rule(*names.split())(tangent)
 
 
-_elementwise("silu", lambda d, x, y, inplace=False: aten.silu_backward(kept(inplace, d), x))
-_elementwise("gelu", lambda d, x, y, approximate="none": aten.gelu_backward(d, x, approximate=approximate))
-_elementwise("mish", lambda d, x, y, inplace=False: aten.mish_backward(kept(inplace, d), x))
+_elementwise("silu", lambda d, x, y, inplace=False: _silu(kept(inplace, d), x))
+_elementwise("gelu", lambda d, x, y, approximate="none": _gelu(d, x, approximate))
+_elementwise("mish", lambda d, x, y, inplace=False: _mish(kept(inplace, d), x))
 _elementwise("relu", lambda d, x, y, inplace=False: aten.threshold_backward(kept(inplace, d), y, 0))
 _elementwise("leaky_relu", lambda d, x, y, negative_slope=0.01, inplace=False: torch.where(x > 0, kept(inplace, d), negative_slope * d))
 _elementwise("softplus", lambda d, x, y, beta=1, threshold=20: aten.softplus_backward(d, x, beta, threshold))
@@ -78,6 +81,27 @@ _elementwise("neg", lambda d, x, y: -d)
 _elementwise("abs", lambda d, x, y: d * x.sign())
 _elementwise("clamp clip", lambda d, x, y, min=None, max=None: torch.where((x == y), d, 0.0))
 _elementwise("clone contiguous", lambda d, x, y, memory_format=None: d)
+
+
+def _silu(d: Tensor, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        found: Tensor = aten.silu_backward(d, x)
+        return found
+    s = x.sigmoid()
+    return d * s * (1 + x * (1 - s))
+
+
+def _mish(d: Tensor, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        found: Tensor = aten.mish_backward(d, x)
+        return found
+    inner = F.softplus(x).tanh()
+    return d * (inner + x * (1 - inner.square()) * x.sigmoid())
+
+
+def _gelu(d: Tensor, x: Tensor, approximate: str) -> Tensor:
+    found: Tensor = (Gelu.apply if torch.is_grad_enabled() else aten.gelu_backward)(d, x, approximate=approximate)  # type: ignore[no-untyped-call]
+    return found
 
 
 @rule("pow")

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
+from meanstep.tangents.choice import automatic, chosen
 from meanstep.tangents.forward_mode import Directions
-from meanstep.tangents.jvp import Way, aside, automatic, beside, carried, chosen, divided
+from meanstep.tangents.jvp import Way, aside, beside, carried, divided
 from meanstep.types import Field
 
 

@@ -1,0 +1,93 @@
+"""The derivative of attention along one direction with a gradient of its own: for losses that are differentiated through a tangent.
+
+Tile by tile over heads and queries, all keys at once: no N x M matrix of a whole batch is stored. Plain PyTorch, on any device.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meanstep.attention import operator
+from meanstep.attention.chunked import ELSEWHERE, SCORES, batched, flat, hide, parts
+
+
+class Derivative(torch.autograd.Function):
+    """`do` of eq. (42) alone, whose backward pass recomputes the scores. It cannot be differentiated twice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, mask: Tensor | None, causal: bool, scale: float
+    ) -> Tensor:
+        """`[*B, N, Dv]`."""
+        ctx.save_for_backward(q, k, v, dq, dk, dv, mask)
+        ctx.causal, ctx.scale = causal, scale
+        return operator(q, k, v, dq, dk, dv, mask, causal, scale)[1]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the six inputs."""
+        *inputs, mask = ctx.saved_tensors
+        return *gradients(inputs, mask, grad, ctx.causal, ctx.scale), None, None, None
+
+
+def gradients(inputs: list[Tensor], mask: Tensor | None, grad: Tensor, causal: bool, scale: float) -> list[Tensor]:
+    """The gradients of `q, k, v, dq, dk, dv` for `grad` of the derivative, each of its input's shape and dtype."""
+    n, m = inputs[0].shape[-2], inputs[1].shape[-2]
+    found = [torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32), memory_format=torch.contiguous_format) for x in inputs]
+    if not (grad.numel() and m):
+        return [x.to(p.dtype) for x, p in zip(found, inputs, strict=True)]
+    here, sums, above = [batched(x) for x in inputs], [batched(x) for x in found], batched(grad)
+    seen = None if mask is None else batched(mask.expand(*inputs[0].shape[:-1], m))
+    most = SCORES if grad.device.type == "cpu" else ELSEWHERE
+    rows = min(n, max(1, most // m))
+    with torch.autocast(grad.device.type, enabled=False):
+        for part in parts(above.shape[0], above.shape[1], max(1, most // (rows * m))):
+            given, out = [flat(x[part]) for x in here], [x[part].flatten(0, 1) for x in sums]
+            g = flat(above[part])
+            for i in range(0, n, rows):
+                block = slice(i, i + rows)
+                visible = _visible(None if seen is None else seen[part][:, :, block], causal, i, given[0][:, block], m)
+                _block(given, out, g[:, block], block, visible, scale)
+            for x, total in zip(sums, out, strict=True):  # a view of it where it can be one
+                if x[part].data_ptr() != total.data_ptr():
+                    x[part].copy_(total.view_as(x[part]))
+    return [x.to(p.dtype) for x, p in zip(found, inputs, strict=True)]
+
+
+def _visible(mask: Tensor | None, causal: bool, start: int, q: Tensor, m: int) -> Tensor | None:
+    """What is added to the scores `[G, n, M]` of a block of queries, or None."""
+    if mask is None and not causal:
+        return None
+    added = q.new_zeros(len(q), q.shape[1], m)
+    if mask is not None:
+        hide(added, mask)
+    if causal:
+        added.masked_fill_(torch.ones_like(added[0], dtype=torch.bool).triu_(start + 1), -torch.inf)
+    return added
+
+
+def _block(inputs: list[Tensor], sums: list[Tensor], g: Tensor, block: slice, added: Tensor | None, scale: float) -> None:
+    """Add what a block of queries `[G, n, .]` contributes."""
+    q, k, v, dq, dk, dv = inputs
+    q, dq = q[:, block] * scale, dq[:, block] * scale
+    p = torch.bmm(q, k.mT)
+    p = torch.softmax(p if added is None else p.add_(added), -1)
+    if added is not None:
+        p.nan_to_num_(nan=0.0)  # a query that sees no key
+    t = torch.baddbmm(torch.bmm(dq, k.mT), q, dk.mT)
+    y, x = torch.bmm(g, v.mT), torch.bmm(g, dv.mT)
+    t.sub_((p * t).sum(-1, keepdim=True))
+    y.sub_((p * y).sum(-1, keepdim=True))  # y and t have weighted mean 0: the terms of both means drop out of the softmax's gradient
+    x.addcmul_(y, t)
+    s = x.sub_((p * x).sum(-1, keepdim=True)).mul_(p)
+    t.mul_(p)
+    y.mul_(p)
+    sq, sk, sv, sdq, sdk, sdv = sums
+    sv.baddbmm_(t.mT, g)
+    sdv.baddbmm_(p.mT, g)
+    sk.baddbmm_(s.mT, q).baddbmm_(y.mT, dq)
+    sdk.baddbmm_(y.mT, q)
+    sq[:, block].baddbmm_(s, k, alpha=scale).baddbmm_(y, dk, alpha=scale)
+    sdq[:, block].baddbmm_(y, k, alpha=scale)
