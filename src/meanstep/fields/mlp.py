@@ -77,7 +77,8 @@ class MLP(nn.Module):
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         """The average velocity: `[*M, B, D], [*M, B], [*M, B] -> [*M, B, D]`."""
-        return self._run(z, r, t, y)[..., : self.dim]
+        out = self._run(z, r, t, y)
+        return out[..., : self.dim] if self.two else out
 
     if TYPE_CHECKING:
 

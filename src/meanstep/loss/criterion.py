@@ -1,7 +1,7 @@
 """The criterion that a user calls: draws noise and times, splits the rows among a recipe's terms, returns a loss and what to log."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,9 +11,9 @@ from meanstep.auxiliary import Look
 from meanstep.calls import real, wrong_shape
 from meanstep.joint_pass import Hidden, probed
 from meanstep.loss.inputs import batch_of
-from meanstep.loss.metrics import metrics_of
 from meanstep.loss.mistakes import culprits, mistake_of
 from meanstep.loss.rows import Rows, part, reads_head, shows_the_same
+from meanstep.loss.unread import measured
 from meanstep.paths import Path, linear
 from meanstep.shapes import over, per_sample, tree_map
 from meanstep.terms import Recipe, Term
@@ -23,10 +23,11 @@ from meanstep.weights import answered, draws, probes
 
 
 class Output(NamedTuple):
-    """`loss`: 0-d, to call backward on; `metrics`: detached, 0-d or one value per ensemble member. See `docs/conventions.md`."""
+    """`loss`: 0-d, to call backward on; `metrics`: by name, detached, 0-d or one value per ensemble member, worked out when they are first
+    read. See `docs/conventions.md`."""
 
     loss: Tensor
-    metrics: dict[str, Tensor]
+    metrics: MutableMapping[str, Tensor]
 
     def __repr__(self) -> str:
         return record(self)
@@ -40,7 +41,7 @@ class Loss(nn.Module):
     - `batch_dims`: how many leading axes of the data are the batch; 1, or 2 for an ensemble.
     - `check`: verify times, and raise `FloatingPointError` on a loss that is not finite, naming the rows. This reads one number back from
       the device each step. On by default.
-    - `measure`: fill `Output.metrics`; without it they stay empty, which saves some small kernels. On by default.
+    - `measure`: offer `Output.metrics`, which cost next to nothing while nobody reads them; without it they are empty. On by default.
 
     Its parameters are those of learned weights (`weights.Cauchy`) and learned nulls (`velocities.LabelDropout`): give them to the
     optimiser. `TypeError` or `ValueError` for a recipe or path that is none.
@@ -92,11 +93,11 @@ class Loss(nn.Module):
         loss = torch.stack([part(row, n) for row in rows]).sum()
         if self.check and loss.is_meta:
             raise ValueError("the data are on the meta device and hold no numbers: make them elsewhere, or give Loss(check=False)")
-        if self.check and not torch.isfinite(loss):
+        if self.check and not math.isfinite(loss.detach().item()):
             raise FloatingPointError(culprits(rows, [part.start for part in self._deal(n)]))
         if self.check and mask is not None and not torch.stack([row.regression.prediction.isfinite().all() for row in rows]).all():
             raise FloatingPointError("the field returned numbers that are not finite under the mask, which reach the weights' gradient")
-        return Output(loss, metrics_of(rows, n) if self.measure else {})
+        return Output(loss, measured(rows, n) if self.measure else {})
 
     if TYPE_CHECKING:
 
@@ -168,7 +169,7 @@ class Loss(nn.Module):
         r, t = term.times(shape, generator)
         if r.shape != shape or t.shape != shape:
             raise ValueError(f"a sampler of times was asked for shape {shape} and returned r {tuple(r.shape)}, t {tuple(t.shape)}")
-        if self.check and not ((r >= 0) & (r <= t) & (t <= 1)).all():
+        if self.check and not _inside(r, t):
             row = int(((r >= 0) & (r <= t) & (t <= 1)).flatten().logical_not().nonzero()[0])
             raise ValueError(f"times need 0 <= r <= t <= 1, got r={r.flatten()[row]:.6g}, t={t.flatten()[row]:.6g} in row {row}")
         return r, t
@@ -212,6 +213,12 @@ def _accepts(field: Field, path: Path) -> None:
     own = getattr(field, "path", None)
     if isinstance(own, Path) and own != path:
         raise ValueError(f"{type(field).__name__} is a velocity of the path {own} only, and this loss draws on {path}")
+
+
+def _inside(r: Tensor, t: Tensor) -> bool:
+    """Whether `0 <= r <= t <= 1` everywhere, in few operations: they run at every step."""
+    low = t if r is t else torch.minimum(r, t - r)
+    return bool(torch.minimum(low, 1 - t).amin() >= 0)
 
 
 def settled(weight: Weight, field: Field, b: Bridge) -> Weight:

@@ -48,7 +48,7 @@ def share(rows: Rows, n: int) -> float:
 
 def part(rows: Rows, n: int) -> Tensor:
     """A term's part of the loss, summed over members; a row without an entry counts nothing, whatever its weight makes of 0."""
-    loss = torch.where(filled_rows(rows), rows.weighted, 0.0)
+    loss = rows.weighted if rows.bridge.mask is None else torch.where(filled_rows(rows), rows.weighted, 0.0)
     return loss.sum() * share(rows, n)
 
 

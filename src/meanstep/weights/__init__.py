@@ -3,7 +3,7 @@
 A weight may ask for derivatives of the field at its rows, see `probes`: then the loss answers it before it is called.
 """
 
-from meanstep.weights.asking import Factored, answered, draws, exponent, probes, times_factor
+from meanstep.weights.asking import Factored, answered, draws, exponent, probes, slope, times_factor
 from meanstep.weights.plain import (
     Adaptive,
     Cauchy,
@@ -36,6 +36,7 @@ __all__ = [
     "normed",
     "probes",
     "shrinking_gap",
+    "slope",
     "summed",
     "tangent_gap",
     "times_factor",

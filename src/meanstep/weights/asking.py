@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from meanstep import boundary
 from meanstep.types import Bridge, Weight
 from meanstep.values import Value, called_as
+from meanstep.weights.plain import constant
 
 
 def probes(weight: Weight, b: Bridge) -> Tensor | None:
@@ -34,6 +35,25 @@ def answered(weight: Weight, b: Bridge, slopes: Tensor | None) -> Weight:
     return weight if answer is None else answer(b, slopes)
 
 
+def slope(weight: Weight, error: Tensor, b: Bridge) -> Tensor:
+    """The derivative of each row's loss in its error `[*B]`: what its gradient is multiplied by, `[*B]`.
+
+    By the weight's own method `slope(error, bridge)` if its class has one itself, else by autograd. A weight that asks for derivatives must
+    be answered first.
+    """
+    if weight is constant:
+        return torch.ones_like(error)
+    own = vars(type(weight)).get("slope")  # one that is inherited does not know what the subclass changed
+    found: Tensor = _slope(weight, error, b) if own is None else own(weight, error, b)
+    return found
+
+
+@torch.enable_grad()
+def _slope(weight: Weight, error: Tensor, b: Bridge) -> Tensor:
+    leaf = error.detach().requires_grad_()
+    return torch.autograd.grad(weight(leaf, b).sum(), leaf)[0]
+
+
 @torch.no_grad()
 def exponent(weight: Weight, b: Bridge, error: Tensor) -> Tensor:
     """How fast a weight falls at an error `[*B]`: `-d log w / d log q`, `w` the factor of a row's gradient; `p q / (q + c)` of eq. (24).
@@ -41,15 +61,8 @@ def exponent(weight: Weight, b: Bridge, error: Tensor) -> Tensor:
     Above 1/2 the mean of two equally likely values, with this squared error at the mean, is not stable: eq. (62). A weight that asks for
     derivatives must be answered first.
     """
-
-    def slope(at: Tensor) -> Tensor:
-        with torch.enable_grad():
-            leaf = at.detach().requires_grad_()
-            (found,) = torch.autograd.grad(weight(leaf, b).sum(), leaf)
-        return found
-
     step = 1e-2
-    up, down = (slope(error * math.exp(s)) for s in (step, -step))
+    up, down = (slope(weight, error * math.exp(s), b) for s in (step, -step))
     return (down / up).log() / (2 * step)
 
 
@@ -69,6 +82,10 @@ class Factored(Value):
     def __call__(self, error: Tensor, b: Bridge) -> Tensor:
         """`[*B]` error -> `[*B]` loss."""
         return self.factor(b) * self.weight(error, b)
+
+    def slope(self, error: Tensor, b: Bridge) -> Tensor:
+        """The factor times the slope of the weight inside, `[*B]`."""
+        return self.factor(b) * slope(self.weight, error, b)
 
     def probes(self, b: Bridge) -> Tensor | None:
         """Those of the weight inside."""

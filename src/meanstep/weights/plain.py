@@ -46,6 +46,11 @@ class Adaptive(Value):
         q = error * event_size(b.z, b.t, b.mask) if self.reduction == "sum" else error
         return q / (q.detach() + self.c) ** self.power
 
+    def slope(self, error: Tensor, b: Bridge) -> Tensor:
+        """The derivative of a row's loss in its error `[*B]`, see `weights.slope`."""
+        n = event_size(b.z, b.t, b.mask) if self.reduction == "sum" else 1.0
+        return n / (error.detach() * n + self.c) ** self.power
+
 
 def adaptive(power: float = 1.0, c: float = 1e-2, reduction: str = "sum") -> Adaptive:
     """MeanFlow's weight, see `Adaptive`, eq. (24); arXiv 2505.13447.

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Generator as Stream
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,8 +92,12 @@ class Step:
         state.step, state.seen = state.step + 1, state.seen + run.batch
         for average in state.averages:
             average.update(state.owner.net, state.step)
-        metrics = {name: torch.stack([out.metrics[name] for out in measured]).nanmean() for name in measured[0].metrics}
-        return {"loss": loss, "gradient_norm": norm, "rate": torch.tensor(rate, device=loss.device), **metrics}
+        return {
+            "loss": loss,
+            "gradient_norm": norm,
+            "rate": torch.tensor(rate, device=loss.device),
+            **_means([out.metrics for out in measured]),
+        }
 
     @property
     def progress(self) -> float:
@@ -193,6 +197,14 @@ class Step:
                 if term.times is not None and self.ranks.largest(bool((b.r < b.t).any())):  # all ranks observe, or none
                     learner.observe(net, b, of(proxy.module) if proxy else own)
                     return
+
+
+def _means(measured: list[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """The metrics of several chunks, where they are numbers, as one."""
+    if len(measured) == 1 or not measured[0]:
+        return measured[0]
+    found = torch.stack([torch.stack(list(metrics.values())) for metrics in measured]).nanmean(0)
+    return dict(zip(measured[0], found.unbind(0), strict=True))
 
 
 def _after(generator: Generator, b: Batch) -> int:
