@@ -1,5 +1,5 @@
 """The study's report from its records: `python studies/gallery/tables.py` writes summary.csv, results.md and curves.png beside itself,
-and the table of docs/gallery.md between its markers.
+and the tables of docs/gallery.md between their markers.
 """
 
 import csv
@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "gallery.md"
 MARKS = "<!-- numbers: studies/gallery/tables.py -->\n", "<!-- end of numbers -->\n"
+LONGER = "<!-- longer: studies/gallery/tables.py -->\n", "<!-- end of longer -->\n"
 KINDS, FLOW, JUMP = ("policy", "signals", "super-resolution", "table"), "flow matching", "one step"
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """At 97.5 percent, by the number of seeds."""
@@ -104,14 +105,19 @@ def numbers(cells: Cells, kinds: list[str]) -> Iterator[str]:
     yield "| data | method | 1 step | 4 steps | 32 steps | floor | seconds | seeds |"
     yield "|---|---|---|---|---|---|---|---|"
     for kind in kinds:
-        for method in (JUMP, FLOW):
-            found = [cells[kind, method, seed] for seed in seeds(cells, kind)]
-            parts = [shown(mean([last(cell, steps) for cell in found])) for steps in (1, 4, 32)]
-            spent = statistics.mean(cell["points"][-1]["seconds"] for cell in found)
-            yield f"| {kind} | {method} | {' | '.join(parts)} | {found[0]['floor']['sw1']:.3f} | {spent:.1f} | {len(found)} |"
+        yield from lines(cells, kind)
     yield from ("", "| one jump over four Euler steps | same samples | | same seconds | |", "|---|---|---|---|---|")
     for kind in kinds:
         yield f"| {kind} | {' | '.join(f'{shown(v, 2)} | {verdict(v)}' for v in compared(cells, kind).values())} |"
+
+
+def lines(cells: Cells, kind: str) -> Iterator[str]:
+    """Both methods of a data set."""
+    for method in (JUMP, FLOW):
+        found = [cells[kind, method, seed] for seed in seeds(cells, kind)]
+        parts = [shown(mean([last(cell, steps) for cell in found])) for steps in (1, 4, 32)]
+        spent = statistics.mean(cell["points"][-1]["seconds"] for cell in found)
+        yield f"| {kind} | {method} | {' | '.join(parts)} | {found[0]['floor']['sw1']:.3f} | {spent:.1f} | {len(found)} |"
 
 
 def report(cells: Cells, kinds: list[str]) -> Iterator[str]:
@@ -126,6 +132,20 @@ def report(cells: Cells, kinds: list[str]) -> Iterator[str]:
             yield f"| {kind} | at the floor | at the floor |"
     held = [kind for kind in kinds if all(v[0] <= 1 for v in compared(cells, kind).values())]
     yield from ("", f"At or below by both comparisons: **{len(held)} of {len(kinds)}** ({', '.join(held) or 'none'}).", "")
+
+
+def longer(cells: Cells, kinds: list[str]) -> Iterator[str]:
+    """The tables of the second part, whose one-step runs see fewer rows."""
+    yield "| data | method | 1 step | 4 steps | 32 steps | floor | seconds | seeds |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for kind in kinds:
+        yield from lines(cells, kind)
+    yield from ("", "| one jump over four Euler steps | sliced W1 | | seconds of training |", "|---|---|---|---|")
+    for kind in kinds:
+        pairs = [(cells[kind, JUMP, seed], cells[kind, FLOW, seed]) for seed in seeds(cells, kind)]
+        found = ratio([(last(a, 1), last(b, 4)) for a, b in pairs])
+        spent = ratio([(a["points"][-1]["seconds"], b["points"][-1]["seconds"]) for a, b in pairs])
+        yield f"| {kind} | {shown(found, 2)} | {verdict(found)} | {shown(spent, 2)} |"
 
 
 def figure(cells: Cells, kinds: list[str], path: Path) -> None:
@@ -147,19 +167,29 @@ def figure(cells: Cells, kinds: list[str], path: Path) -> None:
     plt.close(drawn)
 
 
+def read(name: str) -> Cells:
+    """The records of a part, none if it has not run."""
+    path = HERE / name
+    found = map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else [])
+    return {(line["kind"], line["method"], line["seed"]): line for line in found}
+
+
 def main() -> None:
-    lines = map(json.loads, (HERE / "records.jsonl").read_text(encoding="utf-8").splitlines())
-    cells = {(line["kind"], line["method"], line["seed"]): line for line in lines}
-    kinds = [kind for kind in KINDS if len(seeds(cells, kind)) > 1]
+    cells, more = read("records.jsonl"), read("long.jsonl")
+    kinds, far = ([kind for kind in KINDS if len(seeds(found, kind)) > 1] for found in (cells, more))
     with (HERE / "summary.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ("data", "method", "what", "mean", "low", "high"), lineterminator="\n")
         writer.writeheader()
         writer.writerows({tuple(r.values()): r for r in rows(cells, kinds)}.values())
-    (HERE / "results.md").write_text("\n".join(report(cells, kinds)), encoding="utf-8")
+    parts = [*report(cells, kinds), "## Longer, with a falling rate", "", *longer(more, far), ""]
+    (HERE / "results.md").write_text("\n".join(parts), encoding="utf-8")
     figure(cells, kinds, HERE / "curves.png")
     if PAGE.exists():
-        before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
-        PAGE.write_text(before + MARKS[0] + "\n".join(numbers(cells, kinds)) + "\n" + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+        page = PAGE.read_text(encoding="utf-8")
+        for (begin, end), found in ((MARKS, numbers(cells, kinds)), (LONGER, longer(more, far))):
+            before, rest = page.split(begin)
+            page = before + begin + "\n".join(found) + "\n" + end + rest.split(end)[1]
+        PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Partners of rows: a condition of the network, or where the flow starts; by name in folders, by number in files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 import meanstep as ms
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Loader, Opened, Request, make
+from meanstep.program.evaluation.examples import examples
+from meanstep.program.runs.saved import manifest as described
 from meanstep.program.training.coupled import coupled
 
 from .conftest import run
@@ -118,6 +121,39 @@ def test_a_run_is_given_partners_as_a_condition():
     model = ms.load("run")
     assert model.given == {"pair": [2]} and model.facts.coupling == "independent"
     assert model.sample(3, labels={"pair": torch.zeros(3, 2)}).shape == (3, 3)
+
+
+@pytest.mark.parametrize("how", ["condition", "source"])
+def test_another_file_is_a_reference_with_its_own_partners(how: str, capsys: pytest.CaptureFixture[str]):
+    """As it is and as a cache of it: the same rows, partners and distances."""
+    for name in ("a.npz", "b.npz"):
+        np.savez(name, x=drawn(40, 3), low=drawn(40, 3), kind=DRAW.integers(2, size=40))
+    np.savez("c.npz", x=drawn(40, 3), kind=DRAW.integers(2, size=40))
+    words = ("--data.condition=kind", "--data.pair=low", f"--data.pair-as={how}")
+    run("train", "--out=run", "--data.source=a.npz", *words, *SHORT)
+    same = ("--condition=kind", "--pair=low", f"--pair-as={how}")
+    run("cache", "a.npz", "--out=own", *same)
+    run("cache", "b.npz", "--out=kept", "--like=own", *same)
+    manifest = described(Path("run"))
+    raw, kept = (examples(spec, manifest, ms.load("run").autoencoder, pair="low") for spec in ("b.npz", "kept"))
+    assert np.array_equal(raw.conditions["pair"].numpy(), np.load("b.npz")["low"])
+    assert all(torch.equal(raw.conditions[name], kept.conditions[name]) for name in ("kind", "pair"))
+    found = []
+    capsys.readouterr()
+    for spec in ("b.npz", "kept"):
+        run("evaluate", "run", f"--reference={spec}", "--count=16", "--steps=1", "--metrics=sliced", "--device=cpu", "--json=-")
+        found.append(json.loads(capsys.readouterr().out)[0]["values"]["sliced"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    run("evaluate", "run", "--reference=c.npz", "--count=16", "--device=cpu", code=2)
+    assert "has no array 'low'" in capsys.readouterr().err
+
+
+def test_partners_of_another_file_need_a_cache(capsys: pytest.CaptureFixture[str]):
+    np.savez("a.npz", x=drawn(40, 3))
+    np.save("low.npy", drawn(40, 3))
+    run("train", "--out=run", "--data.source=a.npz", "--data.pair=low.npy", *SHORT)
+    run("evaluate", "run", "--reference=a.npz", "--count=16", "--device=cpu", code=2)
+    assert "the run's rows have partners: make a cache of it with --pair" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_is_no_partner_is_named():

@@ -4,13 +4,15 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from meanstep.program.console import UserError
-from meanstep.program.data import Autoencoder, Cache, Manifest, Source, decoded, open_source
+from meanstep.program.data import Autoencoder, Cache, Manifest, Source, decoded, open_source, partners
+from meanstep.program.data.beside import Condition
 from meanstep.program.data.conditions import renamed
 from meanstep.program.data.formats import counted
 from meanstep.program.data.manifest import NAME
@@ -64,13 +66,35 @@ def of_cache(cache: Cache, autoencoder: Autoencoder) -> Examples:
     )
 
 
-def conditioned(spec: str, manifest: Manifest, split: str) -> Source:
-    """A source with the run's conditions, its categories numbered as the run's; `UserError` for one unseen in training."""
-    if (pair := next((c for c in manifest.conditions if c.name == PAIR), None)) is not None and (pair.start or pair.shape):
-        raise UserError(f"{spec}: the run's rows have partners: make a cache of it with --pair and --like the run's, and give that")
-    asked = [c.name for c in manifest.conditions if c.along is None and c.name != LABEL]
-    source = open_source(spec, split, conditions=asked, alike=Alike.to(manifest))
+def conditioned(spec: str, manifest: Manifest, split: str, pair: str = "") -> Source:
+    """A source with the run's conditions, its categories numbered as the run's; `UserError` for one unseen in training.
+
+    `pair`: what the run calls its rows' partners. An array's name is looked up in this source, too; any other partners need a cache.
+    """
+    partner = next((c for c in manifest.conditions if c.name == PAIR and (c.start or c.shape)), None)
+    asked = [c.name for c in manifest.conditions if c.along is None and c is not partner and c.name != LABEL]
+    if partner is None:
+        source = open_source(spec, split, conditions=asked, alike=Alike.to(manifest))
+    else:
+        where = partners.spec(pair, spec)
+        if not pair or where == pair or manifest.codec == "latents":
+            raise UserError(f"{spec}: the run's rows have partners: make a cache of it with --pair and --like the run's, and give that")
+        source = open_source(spec, split, conditions=asked, alike=Alike.to(manifest))
+        source = _paired(source, open_source(where, split, alike=Alike.to(manifest)), manifest, partner)
     return renamed(source, {c.name: c.words for c in manifest.conditions if c.words}) if manifest.conditions else source
+
+
+def _paired(source: Source, other: Source, manifest: Manifest, partner: Condition) -> Source:
+    """The source with the rows of another beside its own, prepared as the run's data were."""
+    prepare = numbers if source.plain else Preparation.stated(manifest)
+
+    def made(items: list[Any], wheres: list[str]) -> np.ndarray:
+        return np.stack([prepare(one, where) for one, where in zip(items, wheres, strict=True)]).astype(np.float32)
+
+    found = partners.paired(source, other, range(len(source)), made, partner.start, manifest.shape)
+    if (shape := found.conditions[PAIR].shape[1:]) != (manifest.shape if partner.start else partner.shape):
+        raise UserError(f"{other.name} holds partners of {_sides(shape)}, the run's are {_sides(partner.shape)}")
+    return found
 
 
 def of_source(source: Source, manifest: Manifest, split: str) -> Examples:
@@ -106,10 +130,13 @@ def _sides(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def examples(spec: str, manifest: Manifest, autoencoder: Autoencoder, split: str = "train") -> Examples:
-    """The rows of a cache's folder or of a source; `UserError` if there are none, or they have another shape than the run's."""
+def examples(spec: str, manifest: Manifest, autoencoder: Autoencoder, split: str = "train", pair: str = "") -> Examples:
+    """The rows of a cache's folder or of a source; `UserError` if there are none, or they have another shape than the run's.
+
+    `pair`: as of `conditioned`.
+    """
     if not (Path(spec).expanduser() / NAME).exists():
-        return of_source(conditioned(spec, manifest, split), manifest, split)
+        return of_source(conditioned(spec, manifest, split, pair), manifest, split)
     cache = Cache.open(spec)
     if cache.manifest.image != manifest.image:
         raise UserError(f"{spec} holds {cache.manifest.items} of {_sides(cache.manifest.image)}, the run's are {_sides(manifest.image)}")

@@ -27,6 +27,11 @@ class RunData:
         """The run's `--data.source`, or empty if it is not known."""
         return cached.source(self.run)
 
+    @property
+    def pair(self) -> str:
+        """The run's `--data.pair`, or empty if there is none."""
+        return cached.pair(self.run)
+
     def trained_on(self) -> Examples:
         """The rows of the training data; `UserError` if they cannot be found any more."""
         return of_cache(cached.cache(self.run, "give --reference"), self.autoencoder)
@@ -38,14 +43,14 @@ class RunData:
         """
         if spec:
             with naming("--held-out"):
-                named = examples(spec, self.manifest, self.autoencoder, "test" if _has_test(spec) else "train")
+                named = examples(spec, self.manifest, self.autoencoder, "test" if _has_test(spec) else "train", self.pair)
             if named.origin == reference.origin:
                 raise UserError(f"--held-out {spec} holds the {named.noun} of the reference: give others, or leave it out")
             return named
         if cached.remote(self.source) or not _has_test(self.source):
             return None
         try:
-            found = of_source(conditioned(self.source, self.manifest, "test"), self.manifest, "test")
+            found = of_source(conditioned(self.source, self.manifest, "test", self.pair), self.manifest, "test")
         except UserError:
             return None
         return None if found.origin == reference.origin else found

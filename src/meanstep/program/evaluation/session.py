@@ -84,7 +84,7 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved], net: nn.Module |
             models.check_sampler(name, facts)
         data = RunData(run, manifest, decoder(run, manifest, device, asked.autoencoder))
     with naming("--reference"):
-        real = examples(asked.reference, manifest, data.autoencoder, asked.split) if asked.reference else data.trained_on()
+        real = examples(asked.reference, manifest, data.autoencoder, asked.split, data.pair) if asked.reference else data.trained_on()
     pool = data.held_out(asked.held_out or "", real)
     steps = specs.steps(manifest.codec, fewest_jumps(config.method.largest_gap if config else None))
     with counting() as bar:

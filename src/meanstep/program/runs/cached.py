@@ -18,6 +18,12 @@ def source(run: Path) -> str:
     return config.data.source if config else ""
 
 
+def pair(run: Path) -> str:
+    """The run's `--data.pair`, or empty if there is none."""
+    config = held(run)
+    return config.data.pair if config else ""
+
+
 def request(data: DataConfig) -> Request:
     """What a cache is asked for that a run makes of its source."""
     rows: dict[str, Any] = {name: getattr(data, name) for name in ("ragged", "table", "pair", "pair_as", "preview")}
