@@ -141,6 +141,48 @@ class Passes:
         return total
 
 
+class Plain(Passes):
+    """The same passes of one member without buffers, for a compiler, which has its own; `backward` leaves the gradient in `grad`.
+
+    `shape`: of the network.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape, self.grad = shape, torch.empty(0)
+
+    def forward(self, layers: Layers, h: Tensor, slopes: bool = True) -> Tensor:
+        """Outputs `[1, B, D]` for inputs `h` `[1, B, F]`."""
+        if slopes:
+            self.h, self.post, self.slopes = h, [], []
+        for w, b in layers[:-1]:
+            a = _product(h, w) + b
+            q = a.sigmoid()
+            h = a * q
+            if slopes:
+                self.post.append(h)
+                self.slopes.append(h + (1 - h) * q)
+        return _product(h, layers[-1][0]) + layers[-1][1]
+
+    def tangent(self, layers: Layers, dh: Tensor) -> Tensor:
+        """The derivative `[1, n, D]` of the outputs of the first `n` rows along input tangents `dh` `[1, n, F]`."""
+        for (w, _), d in zip(layers[:-1], self.slopes, strict=True):
+            dh = _product(dh, w) * d[:, : dh.shape[1]]
+        return _product(dh, layers[-1][0])
+
+    def backward(self, layers: Layers, grads: Layers, cotangent: Tensor) -> None:
+        """Leaves `sum_rows cotangent . d output / d parameters` in `grad`, `[1, size]`; `grads` are not touched."""
+        g, found = cotangent, []
+        for k in range(len(layers) - 1, -1, -1):
+            found.append((_product(g.mT, self.post[k - 1] if k else self.h).mT, g.sum(1, keepdim=True)))
+            if k:
+                g = _product(g, layers[k][0].mT) * self.slopes[k - 1]
+        self.grad = self.shape.flatten(*zip(*found[::-1], strict=True))
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a[0], b[0])[None]
+
+
 class Runner:
     """Evaluates flat parameters `[E, size]` as the field `u(z, r, t)` without a gradient, in blocks of rows: for samplers and probes.
 

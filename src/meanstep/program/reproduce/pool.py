@@ -71,6 +71,7 @@ class Board:
         self.done = total - sum(map(study.cost, todo))  # what earlier starts finished counts, or a study would begin again at nothing
         self.bar = Bar(study.title, total, self.done)
         self.latest: dict[str, dict[str, float]] = {}
+        self.said: set[str] = set()
 
     def shown(self) -> AbstractContextManager[Any]:
         """Live on a terminal; elsewhere one line every half minute."""
@@ -83,10 +84,17 @@ class Board:
         for what, *values in waiting(messages):
             if what == "best":
                 self.latest.setdefault(values[0], {})[values[1]] = values[2]
+            elif what == "said":
+                self._say(values[0])
             else:
                 self.done += values[0]
                 self.bar.pace.skip(values[0] if what == "resumed" else 0.0)
         self.bar.reach(self.done)
+
+    def _say(self, line: str) -> None:
+        if line not in self.said:
+            self.said.add(line)
+            err.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def _best(self) -> Text:
         finite = {of: [(x, name) for name, x in found.items() if math.isfinite(x)] for of, found in self.latest.items()}

@@ -7,6 +7,7 @@ records.jsonl   in any order:
     floor: fresh data against fresh data, one value a replicate, with the same number of samples as the models
     "noise": {"sw1": [..]}: the noise that samples are made of against fresh data, likewise; older records have none
 {"kind": "model", "set", "seed", "id", "spec": {..}, "steps", "seconds" (training), "measuring" (seconds),
+ "compiled": whether its step was one compiled function; older records have none, and were not
  "variance": mean over the second half of training of Tr Cov of a batch's gradient, by replicates, eq. (14); the authors' protocol only
  "raw": SCORES (one jump only), "ema": SCORES,      raw weights and EMA weights
  "curve": {"step": [..], "sw1": [..], "sw1_raw": [..], "residual": [..], "residual_gap": [..]},

@@ -46,6 +46,8 @@ class Step(NamedTuple):
         return Step(*(None if part[0] is None else f(*part) for part in zip(self, *others, strict=True)))  # type: ignore[arg-type]
 
 
+ROOM = 32
+"""Moving rows more than the mean for which there is room in a block: in one of 25,000 blocks of the authors' batches there are more."""
 MOVING = ("boundary", "tangents", "gap", "beta", "signs")
 """Parts of a step that only its moving rows have."""
 
@@ -116,7 +118,7 @@ class Stream:
         *drawn, counts = protocol(settings).pairs(self.law, settings, key(self.seed, of, self.name, index))
         x, e, r, t = drawn if dtype is None else (p.to(dtype) for p in drawn)
         counts = [batch] * BLOCK if settings.ensemble and len(set(counts)) > 1 else counts  # one shape for all streams, and for a graph
-        n = max(counts)
+        n = _room(max(counts), settings)
         known = _rowwise(self.law.velocity, linear(x, e, t)[0], t) if needs.oracle else None
         near_r, near_t = r[:, :0], t[:, :0]
         if needs.anchor:  # its times come from a key of their own: other models' draws do not depend on whether there is one
@@ -148,6 +150,12 @@ class Stream:
         proxy = Posterior(self.reference(n).to(self.device), dtype=b.z.dtype)
         parts = [proxy(None, Bridge(*q)) for q in zip(*b[:4], strict=True)]  # type: ignore[arg-type]
         return torch.stack(parts)
+
+
+def _room(n: int, settings: Settings) -> int:
+    """Of how many rows a block keeps what only moving ones have: more than it needs where their number varies, the same in most blocks."""
+    room = min(settings.batch, settings.moving + ROOM)
+    return n if protocol(settings).counted else room if n <= room else settings.batch
 
 
 def _rowwise(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, t: Tensor, rows: int = 1024) -> Tensor:

@@ -3,6 +3,7 @@
 On a CPU a cohort is one model; on a GPU it is every model with the same structure, and its step is one captured graph.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from meanstep.fields.flat import Passes, Shape
 from meanstep.keys import key
 from meanstep.loss import Loss
 from meanstep.program.reproduce.points.draws import Block, Step
+from meanstep.program.reproduce.points.fused import ADAM, Fused
 from meanstep.program.reproduce.points.protocols import TIMES, protocol
 from meanstep.program.reproduce.points.settings import BLOCK, Settings, Spec
 from meanstep.terms import Recipe
@@ -23,8 +25,6 @@ from meanstep.times import diagonal
 from meanstep.velocities import own
 from meanstep.weights import SIGMAS, adaptive
 
-ADAM: dict[str, Any] = dict(fused=True, amsgrad=False, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, maximize=False)
-"""For the kernel of torch.optim.Adam, which is called without its bookkeeping."""
 Structure = tuple[str, str | None, bool, bool, bool, str | None]
 
 
@@ -56,6 +56,11 @@ class Cohort:
             self.rate = torch.tensor(settings.lr, device=initial.device)
         self.gradient: _Coefficient | _Composed = _Coefficient(self) if specs[0].by_hand else _Composed(self)
         self.graph: _Graph | None = None
+        self.fused: Fused | None = None
+
+    def compile(self, block: Block) -> None:
+        """Runs by a compiled step from now on; `block`: any of its draws. `RuntimeError` where there is none, and nothing has changed."""
+        self.fused = Fused(self, block)
 
     def run(self, block: Block, start: int, stop: int) -> Tensor:
         """The steps `start` to `stop - 1` of a block that begins at step `start - start % BLOCK`.
@@ -68,14 +73,26 @@ class Cohort:
         # an average that young must not remember the initial weights
         ages = [(1 + step) / (10 + step) if self.protocol.young else 1.0 for step in range(start, stop)]
         rates = [[1 - min(decay, age) for decay in (self.settings.ema_decay, self.settings.proxy_decay)] for age in ages]
-        decays = torch.tensor(rates, dtype=self.flat.dtype, device=self.flat.device)[..., None, None]
-        for k, step in enumerate(range(start, stop)):
-            self.decays.copy_(decays[k])
-            self._set_rate(self.protocol.rate(step, self.settings))
-            total += self._step(block, step)
+        if self.fused is not None and self.fused.fits(block):
+            total = self.fused.run(block, range(start % BLOCK, start % BLOCK + stop - start), self._scalars(rates, start))
+            self.count.fill_(stop)
+        else:
+            decays = torch.tensor(rates, dtype=self.flat.dtype, device=self.flat.device)[..., None, None]
+            for k, step in enumerate(range(start, stop)):
+                self.decays.copy_(decays[k])
+                self._set_rate(self.protocol.rate(step, self.settings))
+                total += self._step(block, step)
         found = total.cpu()  # on a GPU this waits for the steps: before the clock is read
         self.seconds += time.perf_counter() - began
         return found
+
+    def _scalars(self, rates: list[list[float]], start: int) -> Tensor:
+        """What `Fused.run` asks of every step."""
+        rows = []
+        for step, decays in enumerate(rates, start):
+            first, second = (1 - ADAM[name] ** (step + 1) for name in ("beta1", "beta2"))
+            rows.append([self.protocol.rate(step, self.settings) / first, math.sqrt(second), *decays])
+        return torch.tensor(rows, dtype=self.flat.dtype)
 
     def variance(self, block: Block) -> Tensor:
         """The trace of the covariance of a batch's gradient, over the first batches of a block, at the present weights: `[E]`, eq. (14)."""

@@ -5,6 +5,7 @@ On a GPU a unit holds several sets and seeds of one dimension, trained as one en
 
 import functools
 import io
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +20,8 @@ from meanstep.coefficients import binned
 from meanstep.fields.flat import Runner
 from meanstep.keys import key
 from meanstep.program import disk
-from meanstep.program.reproduce.points import KIND, state
+from meanstep.program.console import first_line
+from meanstep.program.reproduce.points import KIND, fused, state
 from meanstep.program.reproduce.points.draws import Block, Needs, Stream, stack
 from meanstep.program.reproduce.points.engine import Cohort, structure
 from meanstep.program.reproduce.points.measure import Judge, Probe, exact_beta, exact_map, probe_rows
@@ -102,6 +104,7 @@ class _Work:
         self.file = folder / "state" / f"{job.name}.safetensors"
         self.samples = folder / "samples"
         self.step, self.drawing, self.saved = 0, 0.0, time.perf_counter()
+        self.compiled = settings.steps >= fused.FEWEST and not settings.ensemble and device == "cpu"
         self.sums = [torch.zeros(2, len(group)) for group in self.groups]
         self.kept: tuple[int, Block] | None = None
         self.curves: dict[str, dict[str, list[float]]] = {}
@@ -129,6 +132,7 @@ class _Work:
 
     def run(self) -> None:
         """All steps from the present one."""
+        self._compile()
         while self.step < self.settings.steps:
             index = self.step // BLOCK
             stop = min((index + 1) * BLOCK, self.settings.steps, *(g for g in (*self.glances, *self.variances) if g > self.step))
@@ -145,6 +149,22 @@ class _Work:
                 self._glance()
             self._pause()
         self.save()
+
+    def _compile(self) -> None:
+        """Compiles the models' steps, where that pays; where it fails they train as they are written, and a line says so."""
+        if not self.compiled or self.step >= self.settings.steps:
+            return
+        cohorts = [cohort for cohort in self.cohorts if cohort.specs[0].by_hand]
+        turn = os.getpid() % max(1, len(cohorts))  # workers that begin together build other structures, and find the rest in the cache
+        try:
+            for cohort in cohorts[turn:] + cohorts[:turn]:
+                cohort.compile(self._block(self.step // BLOCK))
+                self._pause()
+        except RuntimeError as error:
+            self.compiled = False
+            for cohort in cohorts:
+                cohort.fused = None
+            self.tell("said", f"models train uncompiled, a quarter slower, with the same numbers to rounding: {first_line(error, 160)}")
 
     def _block(self, index: int) -> Block:
         """The block's draws; kept while a curve's point falls into it."""
@@ -186,7 +206,12 @@ class _Work:
 
     def save(self) -> None:
         """The state, for `resume`."""
-        state.keep(self.file, self._tensors(), (self.step, self.curves, [self.drawing, *(cohort.seconds for cohort in self.cohorts)]))
+        state.keep(
+            self.file,
+            self._tensors(),
+            (self.step, self.curves, [self.drawing, *(cohort.seconds for cohort in self.cohorts)]),
+            self.compiled,
+        )
         self.saved = time.perf_counter()
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -205,6 +230,7 @@ class _Work:
         for cohort, seconds in zip(self.cohorts, clocks, strict=True):
             cohort.seconds = seconds
             cohort.count.fill_(self.step)
+        self.compiled = self.compiled and state.compiled(self.file)  # what was begun uncompiled goes on so, to the bit
         self.tell("resumed", self.step * self.cost)
 
     # Measuring ----------------------------------------------------------------------------------------------------------------------
@@ -243,7 +269,8 @@ class _Work:
         jumps = sorted({1, 2, 4, fewest_jumps(self.settings.largest_gap), *([64] if spec.still else [])})
         ema = self.judges[s].scores(Runner(self.shape, weights[1]), tuple(jumps))
         curve = {name: self._curve(i)[name] for name in CURVE}
-        record = about | {"steps": self.settings.steps, "raw": raw, "ema": ema, "curve": curve, "probe": probe}
+        compiled = self.compiled and spec.by_hand
+        record = about | {"steps": self.settings.steps, "compiled": compiled, "raw": raw, "ema": ema, "curve": curve, "probe": probe}
         if traces := self._curve(i)["variance"]:
             record["variance"] = sum(traces) / len(traces)
         return record

@@ -16,12 +16,13 @@ Told = tuple[int, dict[str, Any], list[float]]
 FACTS = ("step", "curves", "clock")
 
 
-def keep(path: Path, tensors: dict[str, Tensor], told: Told) -> None:
-    """Write the file aside and rename it: a crash leaves the one before."""
+def keep(path: Path, tensors: dict[str, Tensor], told: Told, compiled: bool = False) -> None:
+    """Write the file aside and rename it: a crash leaves the one before. `compiled`: whether compiled steps made it."""
     from safetensors.torch import save
 
     disk.folder(path.parent)
     facts = {name: json.dumps(value) for name, value in zip(FACTS, told, strict=True)}
+    facts |= {"compiled": "true"} if compiled else {}
     disk.write(path, save({name: p.cpu().contiguous() for name, p in tensors.items()}, facts))
 
 
@@ -38,6 +39,14 @@ def restore(path: Path, own: dict[str, Tensor], clocks: int) -> Told | None:
     for name, mine in own.items():
         mine.copy_(tensors[name])
     return told
+
+
+def compiled(path: Path) -> bool:
+    """Whether compiled steps made the file; False where it cannot be read."""
+    try:
+        return File.open(path).facts().get("compiled") == "true"
+    except UserError:
+        return False
 
 
 def _forms(tensors: dict[str, Tensor]) -> dict[str, Any]:
