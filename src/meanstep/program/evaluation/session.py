@@ -144,6 +144,9 @@ def remarks(found: Sequence[Row], below: Row) -> Iterator[str]:
         )
     for row in found:
         values = row["values"] or {}
+        if "nearest" in row["metrics"] and values and "copies" not in values:
+            yield "rows of the reference are distinct points of a lattice, where equal rows are to be expected: no share of copies is given"
+            break
         if (copies := values.get("copies")) is not None and copies - values["copies_half"] > FEW * values["copies_floor"]:
             yield (
                 f"{copies:.0%} of the samples in {row['steps']} step{'s' * (row['steps'] > 1)} are nearer to a row of the reference than "
