@@ -2,16 +2,13 @@
 
 import json
 import re
-import shutil
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from meanstep.program.pages import curves, forest, form, glossary, look
 from meanstep.program.pages.statistics import Change
-from meanstep.program.reproduce.report.page import build
 
 from .rendered import CASES, CHARTLESS, Reader, built, sentences, taken, words
 
@@ -48,7 +45,7 @@ TITLES = {
     ("run", "undecided"): "cannot be judged",
     ("run", "failed"): "broke off",
     ("diagnose", "decided"): "Nothing is found wrong",
-    ("diagnose", "undecided"): "too short to tell",
+    ("diagnose", "undecided"): "are left open",
     ("diagnose", "failed"): "things are wrong with this training signal, first of all that",
 }
 
@@ -65,7 +62,7 @@ def test_a_stranger_finds_what_was_compared_which_is_better_how_sure_and_what_to
         assert {"better", "worse"} & {*tones} and re.search(r"better|nearer|wrong|warn|quieter|falling", said)
         assert re.search(r"95%|interval", " ".join(tile[3] for tile in found.tiles))
     elif (kind, state) not in (("run", "failed"), ("diagnose", "failed")):
-        assert tones[0] == "open"
+        assert "open" in tones if kind == "diagnose" else tones[0] == "open"
     for tone, head, *_ in found.tiles:
         assert tone in ("better", "worse", "known", "open") and not (tone == "open" and re.search(r"\d", head)), head
 
@@ -158,18 +155,3 @@ def test_the_glossary_has_what_the_page_uses_and_links_each_once_a_part():
     text, used = glossary.linked('<html><body><p>β and SW1 and β</p><pre>β</pre><details class="part" id="a"><p>β</p></details>')
     assert text.count('href="#term-beta"') == 2 and [term.id for term in used] == ["beta", "sw1"] and "<pre>β</pre>" in text
     assert all(len(words(s)) <= MOST for term in glossary.TERMS for s in sentences(term.means))
-
-
-def test_a_record_of_an_older_version_renders_and_says_what_is_missing(pages: dict[tuple[str, str], Path], tmp_path: Path):
-    """Without floors, curves, probes and the machine, none of which the first records had."""
-    folder = tmp_path / "old"
-    shutil.copytree(pages["toy", "decided"].parent, folder, ignore=shutil.ignore_patterns("env.json", "figures"))
-    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
-    gone = {"curve": None, "probe": None, "seconds": 0.0}
-    old = [r | gone for r in lines if r["kind"] == "model"]
-    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
-    text = build(folder).read_text(encoding="utf-8")
-    assert "There is no env.json" in text and "the floor was not measured" in taken(text).tiles[0][2]
-    assert (
-        taken(text).tiles[1][1] == "Training signal: not measured" and taken(text).tiles[0][0] == "better" and 'id="variance"' not in text
-    )

@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ import pytest
 from meanstep.program.compare import page as compared
 from meanstep.program.compare import runs, studies
 from meanstep.program.console import UserError
+from meanstep.program.diagnose import page as diagnosed
 from meanstep.program.reproduce.images import figures as of_images
 from meanstep.program.reproduce.images import probes as of_probes
-from meanstep.program.reproduce.paper import measured
 from meanstep.program.reproduce.paper import page as paper
 from meanstep.program.reproduce.points import figures as of_points
 from meanstep.program.reproduce.points import optima as of_optima
@@ -22,7 +24,8 @@ from meanstep.program.reproduce.report.page import build as studied
 from meanstep.program.runs.report import figures as of_runs
 from meanstep.program.runs.report.page import build as trained
 
-from .rendered import built, taken
+from . import test_diagnose
+from .rendered import built, edited, taken
 
 
 def _runs(folder: Path) -> Path:
@@ -82,10 +85,16 @@ def without(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
         entries = json.loads(text)
         yield f"{path.name} itself", path.unlink
         for name in entries:
-            yield f"{path.name}: {name}", lambda path=path, e=entries, n=name: path.write_text(json.dumps({k: v for k, v in e.items() if k != n}))
+            yield (
+                f"{path.name}: {name}",
+                lambda path=path, e=entries, n=name: path.write_text(json.dumps({k: v for k, v in e.items() if k != n})),
+            )
         for version in (0, 99):
             if "version" in entries:
-                yield f"{path.name} of version {version}", lambda path=path, e=entries, v=version: path.write_text(json.dumps(e | {"version": v}))
+                yield (
+                    f"{path.name} of version {version}",
+                    lambda path=path, e=entries, v=version: path.write_text(json.dumps(e | {"version": v})),
+                )
         path.write_text(text)
 
 
@@ -101,11 +110,14 @@ def rendered(build: Callable[[Path], Path], here: Path) -> str:
     return taken(text).title
 
 
-def test_without_any_one_entry_a_page_renders_or_one_line_says_what_is_missing(older: tuple[str, Path, Path], undrawn: None):
+@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)])
+def test_without_any_one_entry_a_page_renders_or_one_line_says_what_is_missing(every: int, older: tuple[str, Path, Path], undrawn: None):
     kind, here, folder = older
     build = AGAIN[kind][0]
     wrong = {}
-    for words, take in without(folder):
+    for k, (words, take) in enumerate(without(folder)):
+        if k % every and "evaluations.jsonl" not in words and " itself" not in words and "version" not in words:
+            continue
         take()
         try:
             said = rendered(build, here)
@@ -114,3 +126,33 @@ def test_without_any_one_entry_a_page_renders_or_one_line_says_what_is_missing(o
         except Exception as error:
             wrong[words] = repr(error)
     assert not wrong, "\n".join(f"{words}: {said}" for words, said in wrong.items())
+
+
+def test_the_first_records_of_a_sweep_render_and_say_what_they_lack(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Without floors, curves, probes and the machine, none of which they had; with figures."""
+    folder = tmp_path / "old"
+    page = built("toy", "decided", tmp_path_factory)
+    shutil.copytree(page.parent, folder, ignore=shutil.ignore_patterns("env.json", "figures"))
+    gone = {"curve": None, "probe": None, "seconds": 0.0}
+    edited(folder / "records.jsonl", lambda line: line | gone if line["kind"] == "model" else None)
+    text = studied(folder).read_text(encoding="utf-8")
+    assert "There is no env.json" in text and "the floor was not measured" in taken(text).tiles[0][2]
+    assert taken(text).tiles[1][1] == "Training signal: not measured" and taken(text).tiles[0][0] == "better"
+    assert 'id="variance"' not in text
+
+
+def test_the_papers_table_goes_without_studies_that_are_damaged_or_old(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A study in its folder that lacks its file, its records or its settings is left out, or named in one line."""
+    page = built("toy", "decided", tmp_path_factory)
+    for name in ("sweep.json", "records.jsonl"):
+        here = tmp_path / name.partition(".")[0]
+        shutil.copytree(page.parent, here / "toy", ignore=shutil.ignore_patterns(name, "figures", "report.html", ".*"))
+        assert rendered(paper.build, here)
+
+
+def test_a_diagnosis_of_which_little_was_measured_has_a_page(tmp_path: Path):
+    """It keeps no records that could be old: here all but the first measures are missing."""
+    found = test_diagnose.diagnosis(test_diagnose.Exact(), test_diagnose.normal(n=600), rows=40)
+    tables = {name: found.found.tables[name] for name in list(found.found.tables)[:1]}
+    bare = replace(found, found=replace(found.found, tables=tables, gradient=None))
+    assert rendered(partial(diagnosed.build, bare), tmp_path)
