@@ -1,11 +1,12 @@
-"""Records of older versions, of every kind of page: without any one entry a page renders, or one line says what is missing."""
+"""Records of older versions, of every kind of page: without any one entry a page renders, or one line says what is missing.
+
+A diagnosis keeps no records: its page is made where it is measured.
+"""
 
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import pytest
 from meanstep.program.compare import page as compared
 from meanstep.program.compare import runs, studies
 from meanstep.program.console import UserError
-from meanstep.program.diagnose import page as diagnosed
 from meanstep.program.reproduce.images import figures as of_images
 from meanstep.program.reproduce.images import probes as of_probes
 from meanstep.program.reproduce.paper import page as paper
@@ -24,7 +24,6 @@ from meanstep.program.reproduce.report.page import build as studied
 from meanstep.program.runs.report import figures as of_runs
 from meanstep.program.runs.report.page import build as trained
 
-from . import test_diagnose
 from .rendered import built, edited, taken
 
 
@@ -148,11 +147,3 @@ def test_the_papers_table_goes_without_studies_that_are_damaged_or_old(tmp_path:
         here = tmp_path / name.partition(".")[0]
         shutil.copytree(page.parent, here / "toy", ignore=shutil.ignore_patterns(name, "figures", "report.html", ".*"))
         assert rendered(paper.build, here)
-
-
-def test_a_diagnosis_of_which_little_was_measured_has_a_page(tmp_path: Path):
-    """It keeps no records that could be old: here all but the first measures are missing."""
-    found = test_diagnose.diagnosis(test_diagnose.Exact(), test_diagnose.normal(n=600), rows=40)
-    tables = {name: found.found.tables[name] for name in list(found.found.tables)[:1]}
-    bare = replace(found, found=replace(found.found, tables=tables, gradient=None))
-    assert rendered(partial(diagnosed.build, bare), tmp_path)
