@@ -46,3 +46,37 @@ def test_copies_are_named_and_fresh_rows_are_not():
     assert abs(good.ratio - 1) < 3 * good.error and abs(good.copies - good.floor) < 3 * max(good.copies_error, 0.004)
     assert copied.copies == pytest.approx(0.5, abs=0.03) and copied.ratio < 0.6
     assert nearest(fresh + 9, real).ratio > 5
+
+
+GRID = torch.cartesian_prod(*[0.37 * torch.arange(7.0)] * 3).double()
+CODES = torch.nn.functional.one_hot(torch.randint(6, (400, 4), generator=ms.key(3)), 6).flatten(1).double()
+
+
+def scaled(real: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
+    return [(x - real.mean(0)) / real.std(0) for x in (real, *others)]
+
+
+@pytest.mark.parametrize("points", [GRID, GRID[torch.randperm(343, generator=ms.key(2))[:120]], CODES.unique(dim=0)])
+@pytest.mark.parametrize("jitter", [0.0, 0.05])
+def test_distinct_points_of_a_lattice_say_nothing_about_copies(points: torch.Tensor, jitter: float):
+    """Fresh rows of the same lattice are equal to known ones by right, and their share is unknown where repeated rows were left out."""
+    law = CODES if points.shape[1] == 24 else GRID
+    fresh = law[torch.randint(len(law), (300,), generator=ms.key(4))]
+    real, fake = scaled(points, fresh + jitter * torch.randn(fresh.shape, generator=ms.key(5)).double())
+    found = nearest(fake, real)
+    assert math.isnan(found.copies) and math.isnan(found.floor) and math.isfinite(found.ratio)
+
+
+def test_rows_of_a_lattice_that_are_repeated_are_judged_by_how_often():
+    real, fresh = scaled(*(GRID[torch.randint(343, (400,), generator=ms.key(k))] for k in (6, 7)))
+    found = nearest(fresh, real)
+    assert found.floor > 0.5 and abs(found.copies - found.floor) < 3 * found.copies_error
+    assert nearest(real, real).copies == 1
+
+
+def test_copies_of_pictures_of_few_grey_levels_are_named():
+    """Entries are of 17 levels, but rows lie far apart on that lattice."""
+    both = torch.randint(17, (600, 64), generator=ms.key(8)).double()
+    real, fresh = scaled(both[:300], both[300:])
+    found = nearest(torch.cat([real[:150], fresh[:150]]), real)
+    assert found.copies == pytest.approx(0.5, abs=0.03) and found.floor < 0.02

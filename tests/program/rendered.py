@@ -1,14 +1,25 @@
-"""Pages of the four kinds, of a decided, an undecided and a failed study of each, and what a stranger takes from them."""
+"""Pages of every kind, of a decided, an undecided and a failed case of each, and what a stranger takes from them."""
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+from torch import Tensor, nn
+
+import meanstep as ms
+from meanstep.program.compare import page as compared
+from meanstep.program.compare import runs, studies
 from meanstep.program.diagnose import page as diagnosed
+from meanstep.program.pages import look
+from meanstep.program.reproduce.paper import page as paper
 from meanstep.program.reproduce.report.page import build as studied
 from meanstep.program.runs.report.page import build as trained
 
@@ -16,19 +27,36 @@ from . import test_diagnose, test_latents_report, test_report, test_run_report
 
 STATES = ("decided", "undecided", "failed")
 SETS = ("pinwheel", "two_moons")
+TOY = test_report.Plan(sets=SETS, gain=dict.fromkeys(SETS, 0.6), betas=(0.0, 1.0), arms=("paper",), pictures=False, law=False, spread=0.01)
+DENSE = ("mixture-8", "mixture-64")
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    """Every line of records through `change`, which returns a record, or None to drop it."""
+    found = [change(json.loads(line)) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in found if line))
+
+
+def _near(line: dict[str, Any]) -> dict[str, Any]:
+    """With a floor that samples are far above."""
+    if line["kind"] == "set":
+        line["floor"]["sw1"] = [x / 100 for x in line["floor"]["sw1"]]
+    return line
 
 
 def _toy(folder: Path, state: str) -> Path:
-    plan = test_report.Plan(
-        sets=SETS, gain=dict.fromkeys(SETS, 0.6), betas=(0.0, 1.0), arms=("paper",), pictures=False, law=False, spread=0.01
-    )
-    here = test_report.sweep(folder, replace(plan, seeds=(5,)) if state == "undecided" else plan)
+    here = test_report.sweep(folder, replace(TOY, seeds=(5,)) if state == "undecided" else TOY)
     if state == "failed":
-        lines = [json.loads(line) for line in (here / "records.jsonl").read_text().splitlines()]
-        for line in lines:
-            if line["kind"] == "set":
-                line["floor"]["sw1"] = [x / 100 for x in line["floor"]["sw1"]]
-        (here / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        edited(here / "records.jsonl", _near)
+    return studied(here)
+
+
+def _mixtures(folder: Path, state: str) -> Path:
+    plan = replace(TOY, sets=DENSE, gain=dict.fromkeys(DENSE, 0.8), betas=(0.0, 0.4, 1.0), pictures=state == "decided", scatter=200)
+    here = test_report.sweep(folder, replace(plan, seeds=(5,)) if state == "undecided" else plan)
+    (here / "sweep.json").write_text(json.dumps(json.loads((here / "sweep.json").read_text()) | {"study": "mixtures"}))
+    if state == "failed":
+        edited(here / "records.jsonl", _near)
     return studied(here)
 
 
@@ -48,14 +76,92 @@ def _run(folder: Path, state: str) -> Path:
     return trained(here)
 
 
+class Scaled(nn.Module):
+    """A network that is handed its times times `k`: 1000 is the mistake of an embedding that counts in thousandths."""
+
+    def __init__(self, k: float) -> None:
+        super().__init__()
+        self.net, self.k = ms.MLP(2, 16, 2, generator=ms.key(0)), k
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return self.net(z, self.k * r, self.k * t)
+
+
+def learnt(net: nn.Module, x: Tensor, steps: int) -> nn.Module:
+    """The network after so many steps of MeanFlow, as `test_diagnose.diagnosis` reads it."""
+    loss = ms.Loss(ms.recipes.meanflow(ms.times.uniform, diagonal_share=0.5, weight=ms.weights.constant))
+    optimiser, g = torch.optim.Adam(net.parameters(), 0.01), ms.key(3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss(net, x[torch.randint(len(x), (64,), generator=g)], generator=g).loss.backward()
+        optimiser.step()
+    return net
+
+
 def _diagnosis(folder: Path, state: str) -> Path:
+    x = test_diagnose.normal(n=600)
+    net = learnt(Scaled(1000), x, 60) if state == "failed" else test_diagnose.Exact()
     rows = {"decided": 400, "undecided": 40, "failed": 200}[state]
-    net = test_diagnose.Exact(off=float("nan")) if state == "broken" else test_diagnose.Exact(off=2.0 if state == "failed" else 0.0)
-    found = test_diagnose.diagnosis(net, test_diagnose.normal(n=600), rows=rows)
-    return diagnosed.build(found, folder)
+    return diagnosed.build(test_diagnose.diagnosis(net, x, rows=rows), folder)
 
 
-KINDS: dict[str, Callable[[Path, str], Path]] = {"toy": _toy, "latents": _latents, "run": _run, "diagnose": _diagnosis}
+def measure(here: Path, value: float, half: float = 1.0, **about: Any) -> None:
+    """A run's evaluations: one cell with an interval, and a floor."""
+    cells = test_run_report.cells()
+    values = {"frechet": value, "frechet_low": value - half, "frechet_high": value + half, "count": 64}
+    row = cells[1] | {"values": values} | about
+    floor = cells[-1] | {name: x for name, x in about.items() if name != "steps"}
+    (here / "evaluations.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (row, floor)))
+
+
+def _compare(folder: Path, state: str) -> Path:
+    plan = test_run_report.Plan(steps=20, of=20, best=20, stopped=10, pictured=False)
+    pair = [test_run_report.folder(folder / name, plan) for name in ("first", "second")]
+    for here, value in zip(pair, (9.0, 8.5 if state == "undecided" else 4.0), strict=True):
+        measure(here, value)
+    if state == "failed":
+        (pair[1] / "data.json").write_text(replace(test_run_report.MANIFEST, source="letters", source_digest="1" * 64).text())
+    found = runs.sides(pair)
+    return compared.build(found, runs.distances(found), compared.Pictures(), folder / "page")[0]
+
+
+def _studies(folder: Path, state: str) -> Path:
+    first = test_report.sweep(folder / "first", replace(TOY, probe=False))
+    second = folder / "second"
+    if state == "decided":
+        test_report.sweep(second, replace(TOY, probe=False, gain=dict.fromkeys(SETS, 0.3)))
+    else:
+        shutil.copytree(first, second)
+    if state == "failed":
+        about = json.loads((second / "sweep.json").read_text())
+        about["settings"]["samples"] = 7
+        (second / "sweep.json").write_text(json.dumps(about))
+    return compared.build_studies(studies.meeting((first, second)), folder / "page")[0]
+
+
+def _paper(folder: Path, state: str) -> Path:
+    """Of the numbers that are measured now: there is one state."""
+    folder.mkdir()
+    return paper.build(folder)
+
+
+KINDS: dict[str, Callable[[Path, str], Path]] = {
+    **{"toy": _toy, "mixtures": _mixtures, "latents": _latents, "run": _run, "diagnose": _diagnosis},
+    **{"compare": _compare, "studies": _studies, "paper": _paper},
+}
+CASES = [(kind, state) for kind in KINDS for state in STATES if kind != "paper" or state == "decided"]
+CHARTLESS = {"studies"}
+"""Kinds whose only figure is one of rows with intervals."""
+_HELD: dict[tuple[str, str], Path] = {}
+
+
+def built(kind: str, state: str, places: pytest.TempPathFactory) -> Path:
+    """The page, made once for all tests of a process and drawn at half the size."""
+    if (kind, state) not in _HELD:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(look, "SCALE", 0.5)
+            _HELD[kind, state] = KINDS[kind](places.mktemp("pages") / f"{kind}-{state}", state)
+    return _HELD[kind, state]
 
 
 @dataclass

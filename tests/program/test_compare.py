@@ -21,7 +21,7 @@ from meanstep.program.training.command import Train
 
 from . import test_latents_report, test_report
 from .conftest import code
-from .rendered import Reader, sentences, taken, words
+from .rendered import Reader, measure, sentences, taken, words
 from .test_run_report import CONFIG, MANIFEST, Plan, cells, folder
 
 
@@ -34,13 +34,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
     return folder(tmp_path / "one", Plan(cells=True)), folder(tmp_path / "two", Plan(cells=True, steps=30))
-
-
-def measure(here: Path, value: float, half: float = 1.0, **about: Any) -> None:
-    """The run's evaluations: one cell with an interval, and a floor."""
-    row = cells()[1] | {"values": {"frechet": value, "frechet_low": value - half, "frechet_high": value + half, "count": 64}} | about
-    floor = cells()[-1] | {name: x for name, x in about.items() if name != "steps"}
-    (here / "evaluations.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (row, floor)))
 
 
 def compared(*folders: Path) -> runs.Distances:

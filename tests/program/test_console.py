@@ -15,7 +15,7 @@ from meanstep.program.data import Cache
 from meanstep.program.doctor import command as doctor
 from meanstep.program.doctor.findings import FAIL, Finding, Report
 from meanstep.program.evaluation.table import table
-from meanstep.program.tables import fitted
+from meanstep.program.tables import fitted, put
 from meanstep.program.verify import command as verify
 from meanstep.program.verify.rows import near
 
@@ -141,6 +141,17 @@ def test_a_table_of_distances_is_no_wider_than_the_terminal_and_loses_no_value(w
     ):
         assert value in words, value
     assert ("─" in text) == (width == 160) or width == 120
+
+
+def test_a_table_that_is_piped_has_a_line_a_row_however_wide(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    metrics = (*METRICS, "sliced", "energy", "nearest")
+    values = VALUES | {"sliced": 0.123, "sliced_high": 0.13, "energy": 0.1, "energy_half": 0.01, "nearest": 1.0, "nearest_half": 0.1}
+    piped = Console(width=120, file=io.StringIO())
+    put(table([{**CELL, "values": values}], {**CELL, "values": values, "data": "held out: x"}, metrics, "FD-pixels"), piped)
+    lines = piped.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    (row,) = [line for line in lines if "123,456,789" in line]
+    assert len(row) > 120 and "12.35 ± 0.65" in row and row.rstrip().endswith("50,000") and "…" not in "".join(lines)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])

@@ -8,6 +8,8 @@ from torch import Tensor
 
 NEAR = 0.01
 """The share of real rows whose nearest neighbour is as near as that of a row that counts as copied."""
+STEPS = 2.0
+"""Distinct rows of a lattice, of which some lie within so many steps of one another, say nothing about copies."""
 ENTRIES = 1 << 22
 """Distances held at a time."""
 
@@ -31,7 +33,8 @@ class Nearest(NamedTuple):
 
     `ratio`: of the mean distances to the nearest real row, 1 for fresh rows of the same law, less for copies, more off the data; nan where
     real rows have no distance. `copies`: the share of rows as near to a real one as only the nearest `NEAR` of these are to each other;
-    `floor`: that share of real rows themselves, more than `NEAR` where many are repeated.
+    `floor`: that share of real rows themselves, more than `NEAR` where many are repeated. Both are nan where real rows are distinct points
+    that lie densely on a lattice: there a fresh row may well be equal to a known one.
     """
 
     ratio: float
@@ -111,8 +114,28 @@ def nearest(fake: Tensor, real: Tensor, apart: Tensor | None = None) -> Nearest:
     fake, real = _pair(fake, real, 1)
     far = torch.cat([square.amin(-1) for square in _squares(fake, real)]).sqrt()
     edge = apart.sort().values[max(0, round(NEAR * len(apart)) - 1)]
-    copied, floor = (d <= edge for d in (far, apart))
-    p, q, usual, n, m = copied.double().mean(), floor.double().mean(), apart.mean(), len(far), len(apart)
+    copied, floor = ((d <= edge).double() for d in (far, apart))
+    if edge > 0 and edge <= STEPS * _step(real):
+        copied, floor = copied * torch.nan, floor * torch.nan
+    p, q, usual, n, m = copied.mean(), floor.mean(), apart.mean(), len(far), len(apart)
     spread = (far.var() / n + (far.mean() / usual) ** 2 * apart.var() / m).sqrt() / usual
     error = (p * (1 - p) / n + q * (1 - q) / m).sqrt()
     return Nearest((far.mean() / usual).item(), spread.item(), p.item(), error.item(), q.item())
+
+
+def _step(x: Tensor) -> float:
+    """The longest step of a lattice that rows `[n, D]` lie on, over its columns; 0 where some column takes values as they come.
+
+    A column is one of a lattice if its values repeat, or lie at multiples of their smallest distance.
+    """
+    longest = 0.0
+    for column in x.T:
+        values = column.unique()
+        if len(values) < 2:
+            continue
+        gaps = values.diff()
+        multiples = gaps / gaps.min()
+        if 2 * len(values) > len(column) and bool(((multiples - multiples.round()).abs() > 0.01).any()):
+            return 0.0
+        longest = max(longest, gaps.min().item())
+    return longest

@@ -1,5 +1,7 @@
 """Tables that fit the terminal: as they are, or, where they would be wider, a paragraph for each row. Knows nothing of what they hold."""
 
+import os
+
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
@@ -30,6 +32,15 @@ def fitted(table: Table, console: Console) -> RenderableType:
         first, *others = [_named(head, text) for head, cell in zip(heads, row, strict=True) if (text := _text(console, cell)).plain]
         shown += [first, Padding(Text(", ").join(others), (0, 0, 0, 2))]
     return Group(*shown, Text())
+
+
+def put(table: Table, console: Console) -> None:
+    """Print a table: as it fits a terminal, and at its own width where nobody's window is written to, such as a file or a pipe."""
+    if console.is_terminal or "COLUMNS" in os.environ:
+        console.print(fitted(table, console))
+    else:
+        wide = Measurement.get(console, console.options.update(width=10_000), table).maximum
+        Console(file=console.file, width=max(wide, console.width), highlight=False, quiet=console.quiet).print(table)
 
 
 def _named(head: Text, text: Text) -> Text:

@@ -98,7 +98,9 @@ def _points(rows: Tensor, look: Look, columns: int | None, real: Tensor | None) 
     pairs = [(0, 1)] if rows.shape[1] == 2 else [(0, 1), (0, 2), (1, 2)]
 
     def draw(x: Tensor) -> Image.Image:
-        parts = [_scatter(x[:, list(pair)], low, high, f"{pair[0] + 1}, {pair[1] + 1}" if len(pairs) > 1 else "") for pair in pairs]
+        parts = [
+            _scatter(x[:, list(pair)], low, high, f"{pair[0] + 1} across, {pair[1] + 1} up" if len(pairs) > 1 else "") for pair in pairs
+        ]
         return parts[0] if len(parts) == 1 else _joined(parts, across=True)
 
     return _both(draw, rows, real, across=len(pairs) == 1)
@@ -117,7 +119,7 @@ def _scatter(rows: Tensor, low: float, high: float, words: str) -> Image.Image:
     _written(draw, (MARGIN, CLOUD - MARGIN), f"{low:.3g}", anchor="ld")
     _written(draw, (CLOUD - MARGIN, MARGIN), f"{high:.3g}", anchor="ra")
     if words:
-        _written(draw, (MARGIN, MARGIN), f"coordinates {words}")
+        _written(draw, (MARGIN, MARGIN), words)
     if away := len(rows) - len(inside):
         _written(draw, (CLOUD - MARGIN, CLOUD - MARGIN), f"{away} outside", anchor="rd")
     return whole

@@ -16,6 +16,8 @@ from meanstep.program.diagnose.tables import part
 from meanstep.program.methods import falls, trained_jumps
 from meanstep.program.runs.weighting import FEW
 
+ROWS_OF_TAIL = 100
+"""Of fewer the largest row alone is more than one percent of them."""
 LATE = 0.75
 COARSE = torch.linspace(0, 1, 5, dtype=torch.float64)
 """Edges of the terminal's maps."""
@@ -107,7 +109,9 @@ def _noise(case: Case, tables: dict[str, Table]) -> dict[str, Measure]:
         found["saving"] = _relative(probes.difference(train, beta, float(best.value)), at[3].value)
     if case.method.beta:
         found["excess"] = _relative(probes.difference(train, beta, 0.0), at[0].value)
-    found["tail"], found["variance"] = Measure(float(train.top("a"))), measured(train.mean("s"))
+    found["variance"] = measured(train.mean("s"))
+    if train.columns["a"].shape[-1] >= ROWS_OF_TAIL:
+        found["tail"] = Measure(float(train.top("a")))
     if bool(train.columns["e"].any()):
         found["bias"] = measured(train.ratio("e", "s"))
     return found

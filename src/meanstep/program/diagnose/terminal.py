@@ -92,4 +92,5 @@ def _grid(d: Diagnosis, chosen: tuple[tuple[str, str], ...]) -> Table:
 
 
 def _cell(grid: Tensor, i: int, j: int) -> str:
-    return "" if j > i else "-" if grid[i, j] != grid[i, j] else number(float(f"{grid[i, j]:.2g}"))
+    value = float(grid[i, j])
+    return "" if j > i else "-" if value != value else "0" if abs(value) < 1e-4 else number(float(f"{value:.2g}"))

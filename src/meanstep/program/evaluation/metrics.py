@@ -134,7 +134,8 @@ def nearest_rows(found: Gathered, against: Reference) -> Values:
     """The distance to the nearest row of the reference over that of its own rows to each other, and the share that may be copies."""
     near = nearest(against.scaled(found.features), against.rows, against.apart)
     ratio = {"nearest": near.ratio, "nearest_half": 1.96 * near.error} if math.isfinite(near.ratio) else {}
-    return {**ratio, "copies": near.copies, "copies_half": 1.96 * near.copies_error, "copies_floor": near.floor}
+    shares: Values = {"copies": near.copies, "copies_half": 1.96 * near.copies_error, "copies_floor": near.floor}
+    return {**ratio, **(shares if math.isfinite(near.copies) else {})}
 
 
 @metric("inception-score", columns=[{"title": "Inception score", "value": "inception_score"}], needs=["logits"])

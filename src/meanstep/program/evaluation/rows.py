@@ -29,6 +29,10 @@ IDENTITY = (*WHAT, "extractor_digest", "reference_digest", "autoencoder", "data_
 """What two rows agree in that state the same cell."""
 
 
+MISSING: Row = {"values": None, "failed": "not recorded", "data": "real rows"}
+"""What a row is read with where it lacks an entry, as one of an older version may."""
+
+
 def load(run: Path) -> list[Row]:
     """The rows of a run; a last line that a kill cut is skipped, another damaged one is a `UserError`."""
     path = run / NAME
@@ -48,7 +52,7 @@ def _valid(row: Any) -> Row:
         raise TypeError("its place is none")
     if not all(value is None or isinstance(value, int | float | str | list) for value in values.values()):
         raise TypeError("its values are no numbers")
-    return dict(row)
+    return MISSING | row
 
 
 def append(run: Path, row: Row) -> None:

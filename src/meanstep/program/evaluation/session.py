@@ -31,7 +31,7 @@ from meanstep.program.runs.facts import known
 from meanstep.program.runs.saved import Saved, held
 from meanstep.program.runs.saved import manifest as described
 from meanstep.program.sampling import model as models
-from meanstep.program.tables import fitted
+from meanstep.program.tables import put
 from meanstep.times import fewest_jumps
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def show(found: Evaluation, json: Path | None) -> None:
     """Print the table, or write it where --json says."""
     if put_json(json, [*found.rows, found.floor]):
         return
-    out.print(fitted(table(list(found.rows), found.floor, found.metrics, found.distance, found.usual), out))
+    put(table(list(found.rows), found.floor, found.metrics, found.distance, found.usual), out)
     for words in remarks(found.rows, found.floor):
         say(words)
     say(f"reference: {found.rows[0]['reference']}; last line: {found.floor['data']}")
@@ -144,6 +144,9 @@ def remarks(found: Sequence[Row], below: Row) -> Iterator[str]:
         )
     for row in found:
         values = row["values"] or {}
+        if "nearest" in row["metrics"] and values and "copies" not in values:
+            yield "rows of the reference are distinct points of a lattice, where equal rows are to be expected: no share of copies is given"
+            break
         if (copies := values.get("copies")) is not None and copies - values["copies_half"] > FEW * values["copies_floor"]:
             yield (
                 f"{copies:.0%} of the samples in {row['steps']} step{'s' * (row['steps'] > 1)} are nearer to a row of the reference than "

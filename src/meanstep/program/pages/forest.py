@@ -1,6 +1,6 @@
 """Rows of values with intervals about a line of no change, drawn by the page itself. Knows no subject."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, log
 
@@ -45,8 +45,13 @@ def states(changes: Sequence[Change], *, less: bool = True) -> list[str]:
     return [state(change, less=less) if p is not None and p < LEVEL else "open" for change, p in told]
 
 
-def forest(rows: Sequence[tuple[str, Change, str]], left: str, right: str, *, less: bool = True) -> Forest | None:
-    """Ratios by name, each with a note, on one logarithmic scale; None without any. A far wider interval leaves the drawing."""
+def forest(
+    rows: Sequence[tuple[str, Change, str]], left: str, right: str, *, less: bool = True, known: Mapping[str, str] | None = None
+) -> Forest | None:
+    """Ratios by name, each with a note, on one logarithmic scale; None without any. A far wider interval leaves the drawing.
+
+    `known`: rows that another test has decided, by name.
+    """
     rows = [(name, change, note) for name, change, note in rows if change.n]
     if not rows:
         return None
@@ -64,5 +69,6 @@ def forest(rows: Sequence[tuple[str, Change, str]], left: str, right: str, *, le
     for (name, change, note), of in zip(rows, came, strict=True):
         edges = change.interval or (change.value, change.value)
         words = number(change.value) + (f" [{number(edges[0])}, {number(edges[1])}]" if change.interval else "")
-        bars.append(Bar(name, place(change.value), place(edges[0]), place(edges[1]), words, of, note))
+        decided = (known or {}).get(name, of)
+        bars.append(Bar(name, place(change.value), place(edges[0]), place(edges[1]), words, decided, note))
     return Forest(tuple(bars), place(1.0), left, right)

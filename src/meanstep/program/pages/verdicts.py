@@ -133,7 +133,9 @@ def _tally(rows: Sequence[Row]) -> str:
             rows[0].finding
         ]
     said = f"{len(counts['agrees'])} of {len(rows)} comparisons agree."
-    return said + _named("contradicts it", "contradict it", counts["contradicts"]) + _named("leaves it open", "leave it open", counts["open"])
+    return (
+        said + _named("contradicts it", "contradict it", counts["contradicts"]) + _named("leaves it open", "leave it open", counts["open"])
+    )
 
 
 def _named(one: str, many: str, where: Sequence[str]) -> str:

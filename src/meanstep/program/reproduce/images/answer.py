@@ -20,7 +20,7 @@ def answer(results: Results, claims: Sequence[Claim]) -> Answer:
     plain = {} if far(results) else _constants(results)
     tiles = (_others(results, held), _coefficient(results, plain), counted(claims))
     title, about = _title(results, held, plain), tuple(_about(results, held))
-    return Answer(title, about, tiles, tuple(_steps(results, held, plain)), kind(results), _shown(results))
+    return Answer(title, about, tiles, tuple(_steps(results, held, plain)), kind(results), _shown(results, held))
 
 
 def _constants(results: Results) -> dict[str, Change]:
@@ -116,14 +116,15 @@ def _coefficient(results: Results, plain: dict[str, Change]) -> Tile:
     return Tile(head, words, _sure(plain[name]), tone)
 
 
-def _shown(results: Results) -> Shown:
+def _shown(results: Results, held: Sequence[Contest]) -> Shown:
     arms = [arm for arm in results.arms if arm is not results.base]
     rows = (
         [] if far(results) else [(arm.name, q.equal_steps(results, arm, results.base), f"distance {_floor(results, arm)}") for arm in arms]
     )
     words = "Each row is a way to train: its distance over that at β = 0 after the same samples, with the 95% interval."
     words += " Grey rows decide nothing."
-    found = forest(rows, "← better than β = 0", "worse →")
+    known = {c.arm.name: "better" for c in held if c.finding == "agrees"}  # who beats every constant beats β = 0
+    found = forest(rows, "← better than β = 0", "worse →", known=known)
     return Shown(words, rows=found) if found else Shown("Distance of one-step samples over samples seen. Lower is better.", name="distance")
 
 

@@ -54,7 +54,11 @@ def headline(results: Results, claims: Sequence[Claim] = ()) -> list[str]:
     """Sentences, most important first."""
     about = [*_mismatch(results), *_loss(results)]
     if why := far(results):
-        return [f"It is not said which β is best, which gain could have been seen and who beats whom. The reason: {why}.", *about, *_costs(results)]
+        return [
+            f"It is not said which β is best, which gain could have been seen and who beats whom. The reason: {why}.",
+            *about,
+            *_costs(results),
+        ]
     return [*_quality(results), *about, *_schedules(results), *_anchor(results), *_costs(results)]
 
 

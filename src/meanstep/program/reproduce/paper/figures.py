@@ -31,11 +31,12 @@ def cap(models: Sequence[Model]) -> Figure | None:
     figure, axes = look.panels(len(sets))
     for ax, name in zip(axes, sets, strict=False):
         for place, (_, gap, quantity, colour) in enumerate(CASES):
-            for beta, id in ((0, "beta 0"), (1, "ema 1")):
-                found = _over_seeds(models, gap, quantity, id, name)
-                if found is not None:
-                    half = 0.0 if found.high is None else found.high - found.mean
-                    ax.errorbar(beta + 0.09 * (place - 1), found.mean, half, color=colour, marker="o", markersize=5, capsize=3)
+            means = {beta: _over_seeds(models, gap, quantity, id, name) for beta, id in ((0, "beta 0"), (1, "ema 1"))}
+            known = {beta + 0.09 * (place - 1): found for beta, found in means.items() if found is not None}
+            for x, found in known.items():
+                if found.low is not None and found.high is not None:
+                    ax.plot([x, x], [found.low, found.high], color=colour)
+            ax.plot([*known], [found.mean for found in known.values()], "o", color=colour, markersize=5)
         ax.set_title(name.replace("_", " "))
         ax.set(xlim=(-0.4, 1.4), xticks=[0, 1], xticklabels=["β = 0", "β = 1"], ylabel="sliced W1")
         ax.set_ylim(bottom=0)

@@ -47,8 +47,8 @@ def _quality(changes: dict[str, Change]) -> Iterator[str]:
         told = {"better": [n for n, c in changes.items() if c.inside(0, 1)], "worse": [n for n, c in changes.items() if c.inside(1, inf)]}
         told["not told apart"] = [name for name in changes if name not in (*told["better"], *told["worse"])]
         ordered = {words: sorted(names, key=lambda name: changes[name].value) for words, names in told.items() if names}
-        listed = {w: some([f"{shown(n)} ({percent(changes[n].value)})" for n in names], 6) for w, names in ordered.items()}
-        parts = " ".join(f"They are {words} on {names}." for words, names in listed.items())
+        named = {w: some([f"{shown(n)} ({percent(changes[n].value)})" for n in names], 6) for w, names in ordered.items()}
+        parts = " ".join(f"They are {words} on {names}." for words, names in named.items())
         yield f"One-step samples at the paper's β = 1 are compared with those at β = 0 by SW1. {parts}"
 
 
@@ -88,8 +88,8 @@ def gaps(results: Results) -> Iterator[str]:
     yield from alone(results)
     if why := far(results):
         yield (
-            f"One-step samples are still far from the data. The reason: {why}. No claim is decided, and the numbers below say little about the "
-            "methods. Train longer, e.g. --scale quick."
+            f"One-step samples are still far from the data. The reason: {why}. No claim is decided, and the numbers below say little about "
+            "the methods. Train longer, e.g. --scale quick."
         )
     if not results.runs:
         yield "No model has been trained yet."
