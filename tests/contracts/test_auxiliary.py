@@ -124,6 +124,24 @@ def test_a_row_at_the_time_itself_has_none():
     assert Auxiliary(lambda look: torch.ones(3), before=0.6)(Look(b.z, b)).tolist() == [1.0, 0.0, 0.0]
 
 
+def test_what_is_under_the_mask_is_0_in_both_pictures():
+    """Whatever the field returns there: a distance sees neither it nor the padding."""
+    seen: list[Tensor] = []
+    mask = torch.arange(SIZE)[None, None] < torch.arange(1, ROWS + 1)[:, None, None] % 3 + 2
+    mask = mask.expand(ROWS, 2, SIZE)
+
+    def distance(predicted: Tensor, data: Tensor) -> Tensor:
+        seen.extend((predicted, data))
+        return (predicted - data + 1).square().flatten(1).sum(1)
+
+    net, recipe = dit(), terms.beside(recipes.meanflow(times.uniform, 0.5), auxiliary.perceptual(distance))
+    out = ms.Loss(recipe).double()(net, data(), mask=mask, generator=ms.key(0, "draw"))
+    assert out.loss.isfinite() and len(seen) == 4
+    for predicted, rows in zip(seen[::2], seen[1::2], strict=True):
+        hidden = rows.abs() < 1e-12  # found from point and velocity: 0 up to rounding
+        assert hidden.any() and not hidden.all() and (predicted[hidden] == 0).all() and (predicted[~hidden] != 0).all()
+
+
 def test_heads_have_no_auxiliary_loss():
     recipe = terms.beside(recipes.improved_meanflow(), Auxiliary(lambda look: look.bridge.t))
     assert [len(term.beside) for term in recipe] == [1, 1, 0]

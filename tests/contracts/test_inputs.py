@@ -167,7 +167,7 @@ def test_a_longest_distance_that_keeps_nothing_is_refused(longest: float):
     "given", [{"omega": float("nan")}, {"kappa": float("inf")}, {"window": (float("nan"), 1.0)}, {"window": (0.8, 0.2)}], ids=str
 )
 def test_guidance_that_would_never_act_is_refused(given: Any):
-    with pytest.raises(ValueError, match=r"guidance needs finite numbers|window of guided times is"):
+    with pytest.raises(ValueError, match=r"guidance scale (omega|kappa) is a finite number|the window of guided times: two numbers"):
         velocities.Guided(velocities.conditional, velocities.LabelDropout(3), **given)
 
 

@@ -10,7 +10,7 @@ import torch
 from meanstep.cli import main
 from meanstep.keys import key
 from meanstep.program.console import UserError
-from meanstep.program.data import Cache
+from meanstep.program.data import Cache, order
 from meanstep.program.data.loader import Loader
 from meanstep.program.reading.tensors import File
 
@@ -82,6 +82,20 @@ def test_each_position_draws_anew_and_always_the_same(place: Path):
     rows = [batch.x[batch.y.argsort(stable=True)].flatten(1).sort(0).values for batch in (first, other)]
     assert not torch.allclose(*rows, atol=1e-3)  # the same pictures, other draws
     assert not torch.equal(Loader(cache, seed=4).chunk(0, ROWS).x, first.x)
+
+
+def test_every_step_has_noise_of_its_own(place: Path):
+    """What is drawn, less the mean and over the deviation, is another standard normal at every start: a frozen draw repeats it by place."""
+    cache, found = Cache.open(place / "drawn"), stored(place / "drawn")
+    loader, scale = Loader(cache, seed=3), torch.tensor(cache.manifest.std)[:, None, None]
+    means = cache.rows(torch.arange(ROWS))[0]
+    noise = []
+    for start in range(0, 40 * ROWS, ROWS):
+        index = order.rows(ROWS, 3, start, ROWS)
+        noise.append((loader.chunk(start, ROWS).x - means[index]) * scale / found["deviation"][index])
+    z = torch.stack(noise).flatten(1).double()
+    others = (z @ z.T / z.shape[1])[~torch.eye(len(z), dtype=torch.bool)]
+    assert abs(z.var() - 1) < 0.05 and others.abs().max() < 6 / z.shape[1] ** 0.5
 
 
 def test_without_a_generator_rows_are_means(place: Path):
