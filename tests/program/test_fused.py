@@ -60,7 +60,7 @@ def written(monkeypatch: pytest.MonkeyPatch):
 def pair(spec: Spec, settings: Settings, dtype: torch.dtype = torch.float64) -> tuple[Cohort, Cohort, list[Any]]:
     """A cohort whose step is compiled, its twin whose is not, and three blocks of draws for both."""
     shape = protocol(settings).shape(2, settings.width, settings.depth)
-    law = PLANAR["two_moons"]().to(torch.float32) if settings.protocol == "ours" else protocol(settings).law("two_moons", settings)
+    law = PLANAR["two_moons"]().to(dtype) if settings.protocol == "ours" else protocol(settings).law("two_moons", settings)
     stream = Stream(law, "two_moons", 0)
     blocks = [stream.block(k, shape, settings, Needs.of([spec]), dtype=dtype) for k in range(3)]
     cohorts = [Cohort(shape, [spec], shape.initial(ms.key(1)).to(dtype)[None], [0], settings) for _ in range(2)]
