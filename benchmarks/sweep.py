@@ -105,11 +105,13 @@ def composed(batch: int) -> Callable[[int], None]:
     return lambda n: repeat(step, n)
 
 
-def engine(batch: int, models: int = 1) -> Callable[[int], None]:
+def engine(batch: int, models: int = 1, compiled: bool = False) -> Callable[[int], None]:
     """The sweep's: `models` models share their draws, as those of one set and seed do; one call counts a step of each."""
     shape, stream, wanted = Shape(2, WIDTH, DEPTH), Stream(PLANAR["eight_gaussians"]().to(torch.float32), "x", 0), settings(batch)
     cohorts = [Cohort(shape, [SPEC], shape.initial(ms.key(k))[None], [0], wanted) for k in range(models)]
     index = [0]
+    for cohort in cohorts if compiled else ():
+        cohort.compile(stream.block(0, shape, wanted, Needs.of([SPEC])))
 
     def run(n: int) -> None:
         for _ in range(n // BLOCK):
@@ -201,6 +203,8 @@ def measure(batch: int, rounds: int, seconds: float) -> dict[str, dict[str, floa
         "composed": (composed(batch), 1),
         "engine": (engine(batch), 1),
         "engine, 9 models share draws": (engine(batch, 9), 9),
+        "engine, compiled": (engine(batch, compiled=True), 1),
+        "engine, compiled, 9 models share draws": (engine(batch, 9, compiled=True), 9),
         "limit": (arithmetic(batch), 1),
     }
     counts, rates = {}, {name: [] for name in variants}

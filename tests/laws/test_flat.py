@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import meanstep as ms
-from meanstep.fields.flat import Passes, Runner, Shape
+from meanstep.fields.flat import Passes, Plain, Runner, Shape
 
 
 def drawn(members: int = 3, rows: int = 20, dim: int = 2) -> tuple[Shape, Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -63,6 +63,20 @@ def test_backward_equals_autograd_and_norms_equal_single_rows():
         single = torch.autograd.grad(out[:, row].sum(), list(net.parameters()), retain_graph=True)
         squares = torch.stack([g.flatten(1).square().sum(1) for g in single]).sum(0)
         torch.testing.assert_close(norms[:, row], squares, rtol=1e-12, atol=1e-13)
+
+
+def test_passes_without_buffers_are_those_with():
+    shape, flat, where = drawn(1)
+    h, layers, grads = shape.inputs(*where), shape.layers(flat), torch.zeros_like(flat)
+    dh, cotangent = (torch.randn(1, n, size, generator=ms.key(3), dtype=torch.float64) for n, size in ((7, h.shape[2]), (20, 2)))
+    one, other = Passes(shape, 1, 20, flat), Plain(shape)
+    for name, given in (("forward", (h,)), ("tangent", (dh,)), ("forward", (h, False)), ("forward", (h,))):
+        found, expected = (getattr(passes, name)(layers, *given) for passes in (other, one))
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-14)
+    for passes in (one, other):
+        passes.backward(layers, shape.layers(grads), cotangent)
+    torch.testing.assert_close(other.grad, grads, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(other.norms(layers, cotangent), one.norms(layers, cotangent), rtol=1e-12, atol=1e-13)
 
 
 def test_a_runner_is_the_field_whatever_the_block():

@@ -24,7 +24,8 @@ from meanstep.program.reproduce.records import Record, read_json
 
 Tell = Callable[..., bool]
 """What a job calls: `tell("steps", cost)` for work that is done, `tell("resumed", cost)` for work that an earlier start did,
-`tell("best", of, name, value)` for a score, less is better; `tell("said", line)` for a line that the user sees once; `tell("stop?")` is true once the job has to save and raise `Stopped`."""
+`tell("best", of, name, value)` for a score, less is better; `tell("said", line)` for a line that the user sees once; `tell("stop?")` is
+true once the job has to save and raise `Stopped`."""
 DONE, STOPPED, ELSEWHERE, FAILED = "done", "stopped", "elsewhere", "failed"
 
 

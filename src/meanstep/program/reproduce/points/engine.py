@@ -6,7 +6,6 @@ On a CPU a cohort is one model; on a GPU it is every model with the same structu
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor

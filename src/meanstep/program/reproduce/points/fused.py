@@ -7,6 +7,7 @@ numbers are those of the step as it is written, to rounding.
 import copy
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -27,9 +28,8 @@ _made: dict[Any, Made | None] = {}
 
 
 def compiler() -> str | None:
-    """The C++ compiler that would be used: `$CXX`, g++ or clang++; None without one."""
-    named = os.environ.get("CXX")
-    return next((found for name in ([named] if named else ["g++", "clang++"]) if (found := shutil.which(name))), None)
+    """The C++ compiler that would be used: `$CXX`, else g++, on a Mac clang++; None without one."""
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
 
 
 class Fused:
@@ -46,7 +46,7 @@ class Fused:
         self.shapes = self._shapes(block)
         about = (replace(gradient.spec, beta=0.0), type(cohort.shape), settings, tuple(self.shapes), cohort.flat.dtype)
         if compiler() is None:
-            raise RuntimeError("there is no C++ compiler: install g++ or clang++, or name one in CXX")
+            raise RuntimeError("there is no C++ compiler: install g++, or name one in CXX")
         if about not in _made:
             _made[about] = None
             given = [*self.held, *next(iter(self._steps(block, range(1)))), torch.ones(4, dtype=cohort.flat.dtype)]
@@ -79,13 +79,14 @@ class Fused:
         """The step as a function of all that it reads; the gradient is the cohort's own, on passes without buffers."""
         shape, parts = gradient.cohort.shape, self.parts
 
-        def step(flat: Tensor, first: Tensor, second: Tensor, averages: Tensor, beta: Tensor, share: Tensor, means: Tensor, *more: Tensor):  # type: ignore[no-untyped-def]
+        def step(*given: Tensor) -> tuple[Tensor]:
+            flat, first, second, averages, beta, share, means, *read, scalars = given
             traced = copy.copy(gradient)
             traced.passes, traced.aside = Plain(shape), gradient.aside and Plain(shape)
             traced.layers, traced.others = shape.layers(flat), shape.layers(averages[1])
             traced.beta, traced.share, traced.means = beta, share, means
-            *given, scalars = more
-            residual = traced.rows(Step(**{name: None for name in Step._fields} | dict(zip(parts, given, strict=True))))
+            there = dict(zip(parts, read, strict=True))
+            residual = traced.rows(Step(*(there.get(name) for name in Step._fields)))  # type: ignore[arg-type]
             grad, (rate, root, *decays) = traced.passes.grad, scalars.unbind()
             first.lerp_(grad, 1 - ADAM["beta1"])
             second.mul_(ADAM["beta2"]).addcmul_(grad, grad, value=1 - ADAM["beta2"])
@@ -96,7 +97,7 @@ class Fused:
         return step
 
 
-def _compiled(step: Callable[..., Any], given: list[Tensor]) -> Made:
+def _compiled(step: Callable[..., Any], given: list[Any]) -> Made:
     """`RuntimeError` with the reason where the compiler does not build it."""
     try:
         from torch._inductor import compile as build
