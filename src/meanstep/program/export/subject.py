@@ -238,7 +238,9 @@ def _offered(model: Model, choice: Choice) -> tuple[int, ...]:
     """The labels that the export offers."""
     if not model.classes and choice.labels is not None:
         raise UserError("--labels: this model was trained without labels")
-    if choice.guidance != 1 and (why := model.facts.unguided(model.classes, model.given)):
+    if model.facts.scales:
+        raise UserError("the network takes its guidance scale as an input, which exports of runs have not: export the network from Python")
+    if why := model.facts.refused(choice.guidance, model.classes, model.given):
         raise UserError(f"--guidance: {why}")
     if not model.classes:
         return ()

@@ -1,6 +1,6 @@
 """What a reader of a run must know of its method, written into its folder: reading a run imports nobody's code.
 
-method.json: {"recipe", "learns": "average" or "instantaneous", "path", "coupling", "dropout", "numbers"}
+method.json: {"recipe", "learns": "average" or "instantaneous", "path", "coupling", "dropout", "numbers", "scales"}
 """
 
 import json
@@ -25,7 +25,8 @@ LEARNS = (AVERAGE, INSTANTANEOUS)
 class Facts:
     """`recipe`: its name; `learns`: the velocity that the field knows, and so which samplers read it; `path`, `coupling`: their names.
 
-    `dropout`: the share of rows whose labels and categories were hidden, and with `numbers` all other conditions, too.
+    `dropout`: the share of rows whose labels and categories were hidden, and with `numbers` all other conditions, too. `scales`: the
+    smallest and the largest guidance scale that it was trained on where the network takes that as an input; empty where it does not.
     """
 
     recipe: str
@@ -34,6 +35,16 @@ class Facts:
     coupling: str = INDEPENDENT
     dropout: float = 0.1
     numbers: bool = False
+    scales: tuple[float, ...] = ()
+
+    def refused(self, scale: float, classes: Collection[str], given: dict[str, int | list[int]]) -> str:
+        """Why samples cannot be drawn at a guidance scale; empty if they can."""
+        if not self.scales:
+            return self.unguided(classes, given) if scale != 1 else ""
+        if self.scales[0] <= scale <= self.scales[1]:
+            return ""
+        what = f"this network takes the scale as an input and was trained at scales from {self.scales[0]:g} to {self.scales[1]:g}"
+        return f"{what}, and {scale:g} is none of them: choose one that is"
 
     def unguided(self, classes: Collection[str], given: dict[str, int | list[int]]) -> str:
         """Why samples of a network with these labels, or `given` conditions, cannot be guided; empty if they can."""
@@ -50,7 +61,8 @@ class Facts:
 def keep(run: Path, config: Config, learns: str) -> None:
     """Write them into a run's folder."""
     method = config.method
-    facts = Facts(method.recipe, learns, method.path, method.coupling, _hidden(find(method.recipe), method.dropout), method.hide_numbers)
+    hidden = _hidden(find(method.recipe), method.dropout)
+    facts = Facts(method.recipe, learns, method.path, method.coupling, hidden, method.hide_numbers, tuple(method.scales or ()))
     write(run / NAME, json.dumps(asdict(facts), indent=1) + "\n")
 
 
@@ -65,7 +77,8 @@ def known(run: Path) -> Facts:
     if path.is_file():
         try:
             told = read(path, AGAIN)
-            found = Facts(**({"dropout": _earlier(run, told.get("recipe"))} | told))
+            scales = {"scales": tuple(told["scales"])} if "scales" in told else {}
+            found = Facts(**({"dropout": _earlier(run, told.get("recipe"))} | told | scales))
             if found.learns not in LEARNS or not _typed(found):
                 raise TypeError(f"{shown(found)} is no method")
             return found
@@ -80,7 +93,8 @@ def known(run: Path) -> Facts:
 
 def _typed(found: Facts) -> bool:
     words = all(isinstance(word, str) for word in (found.recipe, found.path, found.coupling))
-    return words and isinstance(found.dropout, int | float) and isinstance(found.numbers, bool)
+    scales = len(found.scales) in (0, 2) and all(isinstance(scale, int | float) for scale in found.scales)
+    return words and isinstance(found.dropout, int | float) and isinstance(found.numbers, bool) and scales
 
 
 def _earlier(run: Path, recipe: Any) -> float:
