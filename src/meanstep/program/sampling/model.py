@@ -102,7 +102,7 @@ class Model:
         told = y if not self.needed else self.manifest.tree(y) if self.given else None
         if why := self.facts.refused(guidance, self.classes, self.given):
             raise UserError(f"guidance {guidance:g}: {why}")
-        if self.facts.scales and told is not None:
+        if self.facts.scales and isinstance(told, Tensor):
             told, guidance = at_scale(told, guidance, trained=(self.facts.scales[0], self.facts.scales[1])), 1.0
         start, mask = self._start(y), self.mask(y)
         z = draw.latents(
