@@ -176,6 +176,7 @@ def of(
     name = run.resolve().name if run else "model"
     net = copy.deepcopy(model.field).float().cpu().eval()
     more = _beside(model, net, choice, fixed) if model.needed else {}
+    facts = {"inputs": ", ".join([more["start"][0] if "start" in more else "noise", *(more["condition"] or ())])} if more else {}
     return Subject(
         name=name,
         net=net,
@@ -187,7 +188,7 @@ def of(
         decode=decode,
         outputs=outputs,
         view=view,
-        facts=_facts(model, choice),
+        facts=_facts(model, choice) | facts,
         run=run,
         saved=saved,
         decoder=model.autoencoder.spec if model.manifest.codec == "latents" else "",
