@@ -1,4 +1,4 @@
-"""Flow matching and the program's one-step recipe on four kinds of rows, by `meanstep.train`. About half an hour on one core, for each part.
+"""Flow matching and the program's one-step recipe on four kinds of rows, by `meanstep.train`. Half an hour on one core for each part.
 
 Every line of records.jsonl is one data set, seed and method: distances to held-out rows at four points of the training in 1 and 4 steps, at
 the last in 32 too, with the processor's seconds until then. `--part long` writes long.jsonl, of longer trainings with a falling rate, whose

@@ -168,7 +168,7 @@ def main() -> None:
     written(words.folder)
     lines = [json.loads(line) for line in words.out.read_text(encoding="utf-8").splitlines()] if words.out.exists() else []
     done = {(line["kind"], line["seed"]) for line in lines}
-    for kind, seed in [(kind, seed) for kind in words.only for seed in range(KINDS[kind][2]) if not words.tables]:
+    for kind, seed in [(name, k) for name in words.only for k in range(KINDS[name][2]) if not words.tables]:
         if (kind, seed) in done:
             continue
         lines.append({"kind": kind, "seed": seed, **{k: round(v, 5) for k, v in case(kind, seed, words.folder, words.scale).items()}})

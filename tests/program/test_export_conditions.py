@@ -58,7 +58,7 @@ def test_conditions_are_arguments_of_a_program(told: Path, tmp_path: Path):
     y, z = given(7), ms.noise(SEEDS, (2, 8))
     (found,) = torch.export.load(tmp_path / "out" / "model.pt2").module()(z, y["kind"], y["seen"])
     near(found.detach().numpy(), ms.load(told).sample(SEEDS, 2, y, 1.5))
-    assert record["difference"]["largest"] == 0
+    assert record["difference"]["largest"] == 0 and record["inputs"] == "noise, kind, seen"
     assert "torch.randn(16, 2, 8), kind, seen)" in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -85,6 +85,10 @@ class Trained:
                 raise UserError(
                     f"the run's {what} is {name}, code that would run: {remedy}" + ", or read the network with --recipe meanflow"
                 )
+        if own.scales is not None:
+            raise UserError(
+                "the run's network takes its guidance scale as an input, which diagnose does not give: read the network from Python"
+            )
         asked = replace(own, options=own.options | dict(changed), dropout=0.0, omega=1.0, kappa=0.0)
         try:
             built = methods.build(asked, probed.field, probed.ema, self._posterior(asked, probed, data), self.classes)

@@ -255,9 +255,9 @@ class Work:
             model = models.load(w.saved.path, average=w.average, device=device, **how)
         except NotFinite as error:
             return str(error)
-        why = model.facts.unguided(model.classes, model.given)
-        if why and any(scale != 1 for scale in self.asked.guidance):
-            raise UserError(f"--guidance: {why}")
+        for scale in self.asked.guidance:
+            if why := model.facts.refused(scale, model.classes, model.given):
+                raise UserError(f"--guidance: {why}")
         return model
 
     def _computed(self, model: models.Model | str, row: Row, task: Any, done: int) -> Row:

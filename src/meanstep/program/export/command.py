@@ -46,9 +46,7 @@ class Export(Ranged):
     guidance: Amount = 1.0
     """Scale of classifier-free guidance at sampling time, in the export; 1 is the conditional model."""
     labels: Annotated[str | None, hinted(LABELS, "those that have data", "N,... | NAME,...")] = None
-    condition: Annotated[
-        tuple[str, ...], hinted(CONDITION, "all are inputs: of onnx and torch; a page has none", "[NAME=VALUE ...]")
-    ] = ()
+    condition: Annotated[tuple[str, ...], hinted(CONDITION, "all are inputs: of onnx and torch; a page has none", "[NAME=VALUE ...]")] = ()
     sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None
     average: Annotated[str | None, hinted("Which average of the weights: its name, or raw for none.", "the run's first", "NAME")] = None
     checkpoint: Annotated[
@@ -115,9 +113,7 @@ class Export(Ranged):
         if not self.condition:
             return None
         if not data.beside:
-            raise UserError(
-                "--condition: this model was trained without conditions" + (": --labels chooses classes" if classes else "")
-            )
+            raise UserError("--condition: this model was trained without conditions" + (": --labels chooses classes" if classes else ""))
         with stage("importing PyTorch"):
             from meanstep.program.sampling.conditions import named
         return named(self.condition, data)

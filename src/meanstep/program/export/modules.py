@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from meanstep import samplers
+from meanstep.conditions import hidden
 from meanstep.program.console import UserError
 from meanstep.program.data.beside import Condition
 from meanstep.shapes import over, tree_map
-from meanstep.velocities.conditioned import hidden
 
 
 class Guided(nn.Module):

@@ -176,6 +176,7 @@ def of(
     name = run.resolve().name if run else "model"
     net = copy.deepcopy(model.field).float().cpu().eval()
     more = _beside(model, net, choice, fixed) if model.needed else {}
+    facts = {"inputs": ", ".join([more["start"][0] if "start" in more else "noise", *(more["condition"] or ())])} if more else {}
     return Subject(
         name=name,
         net=net,
@@ -187,7 +188,7 @@ def of(
         decode=decode,
         outputs=outputs,
         view=view,
-        facts=_facts(model, choice),
+        facts=_facts(model, choice) | facts,
         run=run,
         saved=saved,
         decoder=model.autoencoder.spec if model.manifest.codec == "latents" else "",
@@ -238,7 +239,9 @@ def _offered(model: Model, choice: Choice) -> tuple[int, ...]:
     """The labels that the export offers."""
     if not model.classes and choice.labels is not None:
         raise UserError("--labels: this model was trained without labels")
-    if choice.guidance != 1 and (why := model.facts.unguided(model.classes, model.given)):
+    if model.facts.scales:
+        raise UserError("the network takes its guidance scale as an input, which exports of runs have not: export the network from Python")
+    if why := model.facts.refused(choice.guidance, model.classes, model.given):
         raise UserError(f"--guidance: {why}")
     if not model.classes:
         return ()

@@ -39,7 +39,11 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     label = ', "label": np.arange(16) % ' + str(len(subject.classes)) if subject.labelled else ""
     label += "".join(f', "{name}": {name.replace(".", "_")}' for name in given if subject.condition is not None and name != subject.first)
     names = ", ".join(subject.outputs) + ("," if len(subject.outputs) == 1 else "")
-    return {"model.onnx": model, **extra}, found, USE.format(names=names, first=subject.first, shape=", ".join(map(str, subject.shape)), label=label)
+    return (
+        {"model.onnx": model, **extra},
+        found,
+        USE.format(names=names, first=subject.first, shape=", ".join(map(str, subject.shape)), label=label),
+    )
 
 
 def field(subject: Subject, target: Target) -> bytes:

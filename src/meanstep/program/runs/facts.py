@@ -1,6 +1,8 @@
 """What a reader of a run must know of its method, written into its folder: reading a run imports nobody's code.
 
-method.json: {"recipe", "learns": "average" or "instantaneous", "path", "coupling", "dropout", "numbers", "rows"}
+    `dropout`: the share of rows whose labels and categories were hidden, and with `numbers` all other conditions, too; `rows`: which rows
+    these were, "all" or "instant" (`r = t` alone), and empty for a run that does not say. `scales`: the smallest and the largest guidance
+    scale that it was trained on where the network takes that as an input; empty where it does not.
 """
 
 import json
@@ -29,6 +31,8 @@ class Facts:
 
     `dropout`: the share of rows whose labels and categories were hidden, and with `numbers` all other conditions, too; `rows`: which rows
     these were, "all" or "instant" (`r = t` alone), and empty for a run that does not say.
+    `dropout`: the share of rows whose labels and categories were hidden, and with `numbers` all other conditions, too. `scales`: the
+    smallest and the largest guidance scale that it was trained on where the network takes that as an input; empty where it does not.
     """
 
     recipe: str
@@ -37,7 +41,9 @@ class Facts:
     coupling: str = INDEPENDENT
     dropout: float = 0.1
     numbers: bool = False
-    rows: str = ""
+    hidden = _hidden(find(method.recipe), method.dropout)
+    scales = tuple(method.scales or ())
+    facts = Facts(method.recipe, learns, method.path, method.coupling, hidden, method.hide_numbers, method.dropout_rows, scales)
 
     def unguided(self, classes: Collection[str], given: dict[str, int | list[int]]) -> str:
         """Why samples of a network with these labels, or `given` conditions, cannot be guided; empty if they can."""
@@ -53,7 +59,7 @@ class Facts:
     def untaught(self, sampler: str) -> str:
         """What samples by this sampler ask of a guided network that it was never taught; empty if that is nothing, or unknown."""
         reads = SAMPLERS[sampler].facts["reads"] if sampler in SAMPLERS else AVERAGE
-        if self.rows != INSTANT or not self.dropout or reads != AVERAGE:
+        if self.rows != INSTANT or not self.dropout or self.scales or reads != AVERAGE:
             return ""
         return (
             f"the field without a condition was never trained where r < t (--method.dropout-rows {INSTANT}), and {sampler} jumps by it: leave "
@@ -64,7 +70,8 @@ class Facts:
 def keep(run: Path, config: Config, learns: str) -> None:
     """Write them into a run's folder."""
     method = config.method
-    facts = Facts(method.recipe, learns, method.path, method.coupling, _hidden(find(method.recipe), method.dropout), method.hide_numbers, method.dropout_rows)
+    scales = len(found.scales) in (0, 2) and all(isinstance(scale, int | float) for scale in found.scales)
+    return words and isinstance(found.dropout, int | float) and isinstance(found.numbers, bool) and found.rows in ROWS and scales
     write(run / NAME, json.dumps(asdict(facts), indent=1) + "\n")
 
 
@@ -79,7 +86,8 @@ def known(run: Path) -> Facts:
     if path.is_file():
         try:
             told = read(path, AGAIN)
-            found = Facts(**({"dropout": _earlier(run, told.get("recipe"))} | told))
+            scales = {"scales": tuple(told["scales"])} if "scales" in told else {}
+            found = Facts(**({"dropout": _earlier(run, told.get("recipe"))} | told | scales))
             if found.learns not in LEARNS or not _typed(found):
                 raise TypeError(f"{shown(found)} is no method")
             return found
@@ -94,11 +102,3 @@ def known(run: Path) -> Facts:
 
 def _typed(found: Facts) -> bool:
     words = all(isinstance(word, str) for word in (found.recipe, found.path, found.coupling))
-    return words and isinstance(found.dropout, int | float) and isinstance(found.numbers, bool) and found.rows in ROWS
-
-
-def _earlier(run: Path, recipe: Any) -> float:
-    """What a run hid that does not say so, by its configuration; one of somebody's own recipe is taken at its word."""
-    config = held(run)
-    dropout = config.method.dropout if config else Facts.dropout
-    return _hidden(METHODS[recipe], dropout) if recipe in METHODS else dropout

@@ -100,7 +100,7 @@ class Sample(Ranged):
             check_sampler(self.sampler, facts.learns)
         data, options = manifest(run), saved.description.get("options", {})
         classes, given = data.classes if options.get("classes") else (), saved.description.get("conditions") or {}
-        if self.guidance != 1 and (why := facts.unguided(classes, given)):
+        if why := facts.refused(self.guidance, classes, given):
             raise UserError(f"--guidance: {why}")
         if not self.condition:
             return path, parsed_labels(self.labels, classes), {}

@@ -27,6 +27,7 @@ from meanstep.program.runs.restored import put
 from meanstep.program.runs.saved import chosen, located
 from meanstep.program.runs.saved import manifest as described
 from meanstep.program.sampling import conditions, draw
+from meanstep.velocities import at_scale
 
 Labels = int | Sequence[int] | Tensor | Mapping[str, Tensor] | None
 """What samples are asked for: one label or one each, or other conditions by name."""
@@ -100,8 +101,10 @@ class Model:
         chosen = range(seeds) if isinstance(seeds, int) else seeds
         y = self.labels(chosen, labels)
         told = y if not self.needed else self.manifest.tree(y) if self.given else None
-        if guidance != 1 and (why := self.facts.unguided(self.classes, self.given)):
+        if why := self.facts.refused(guidance, self.classes, self.given):
             raise UserError(f"guidance {guidance:g}: {why}")
+        if self.facts.scales and isinstance(told, Tensor):
+            told, guidance = at_scale(told, guidance, trained=(self.facts.scales[0], self.facts.scales[1])), 1.0
         start, mask = self._start(y), self.mask(y)
         z = draw.latents(
             self.field,

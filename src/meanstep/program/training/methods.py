@@ -12,6 +12,9 @@ from meanstep.program.runs.method import MethodConfig
 from meanstep.terms import Recipe, still
 from meanstep.velocities import Guided, LabelDropout, Posterior, conditional, fading
 
+TOP = 8.0
+"""The largest guidance scale of the recipes that do not let it be chosen."""
+
 
 @dataclass(frozen=True)
 class Built:
@@ -30,7 +33,9 @@ def build(config: MethodConfig, net: nn.Module, proxy: nn.Module | None, posteri
     learners = {name: value for name, value in moving.items() if isinstance(value, nn.Module)}
     if len(learners) > 1:
         raise UserError(f"--method.options: one coefficient can learn, got {', '.join(learners)}")
-    options = config.options | moving | _guidance(config, method.options, null) | _times(config, method)
+    options = (
+        config.options | moving | _guidance(config, method.options, null) | _scales(config, method.options, null) | _times(config, method)
+    )
     recipe = methods.build(config.recipe, net, proxy, posterior, **options)
     if "velocity" in options and config.dropout_rows == "instant" and (share := still(recipe)) < config.dropout:
         what = f"hides {config.dropout:g} of the labels, all on rows with r = t, and {config.recipe} has a share of {share:g} of them"
@@ -58,9 +63,40 @@ def _times(config: MethodConfig, method: Method) -> dict[str, Any]:
     return {} if config.largest_gap is None else {"times": methods.capped(method, config.options, config.largest_gap)}
 
 
+def _scales(config: MethodConfig, takes: tuple[str, ...], null: Any) -> dict[str, Any]:
+    """Guidance as an input of the network, for the recipes that train it; `UserError` for others, and for data without labels."""
+    if config.scales is None:
+        return {}
+    low, high = config.scales
+    if "guidance" not in takes:
+        raise UserError(f"--method.scales: the recipe {config.recipe} gives the network no guidance scale: take improved_meanflow")
+    if not isinstance(null, int):
+        raise UserError(
+            "--method.scales: a network is told a scale beside a label, and here is none: give data with labels, or leave it out"
+        )
+    if not config.dropout:
+        raise UserError("--method.dropout: guidance compares with the network's answer without a label, so some must be hidden: give 0.1")
+    if config.dropped != "plain" or config.dropout_inside:
+        raise UserError("--method.scales: rows without a label are told scale 1 and learn the plain velocity: leave --method.dropped out")
+    hidden = {"guidance": LabelDropout(null, config.dropout, config.dropout_rows)}
+    if "scales" in takes:
+        return hidden | {"scales": (low, high)}
+    if low != 1:
+        raise UserError(f"--method.scales: the scales of {config.recipe} begin at 1, got {low:g}")
+    if "top_scale" in takes:
+        return hidden | {"top_scale": high}
+    if high != TOP:
+        raise UserError(f"--method.scales: those of {config.recipe} end at {TOP:g}, got {high:g}")
+    return hidden
+
+
 def _guidance(config: MethodConfig, takes: tuple[str, ...], null: Any) -> dict[str, Any]:
     """The velocity that hides labels and guides the target, for the recipes that take one."""
     guided = config.omega != 1 or config.kappa != 0
+    if config.scales is not None:
+        if guided:
+            raise UserError("--method.omega, --method.kappa: --method.scales makes guidance an input of the network: leave them out")
+        return {}
     if "velocity" not in takes:
         if guided:
             raise UserError(f"--method.omega, --method.kappa: the recipe {config.recipe} takes no guidance here")

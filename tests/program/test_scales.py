@@ -1,0 +1,76 @@
+"""Runs of networks that take their guidance scale as an input: trained, sampled and evaluated by the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import meanstep as ms
+from meanstep.program.console import UserError
+from meanstep.velocities import at_scale
+
+from .conftest import run
+
+NETWORK = """
+import torch
+from torch import nn
+class Told(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.shape, self.label, self.layer = shape, nn.Embedding(classes + 1, 8), nn.Linear(64 + 13, 64)
+    def forward(self, z, r, t, y):
+        told = torch.stack([r, t, y.omega.log(), y.low, y.high], -1)
+        return self.layer(torch.cat([z.flatten(1), told, self.label(y.label)], -1)).view_as(z)
+def net(shape, classes):
+    return Told(shape, classes)
+"""
+WORDS = ("--data.source=digits", "--network.name=told:net", "--method.recipe=improved_meanflow", "--method.options={proxy: own}")
+SHORT = ("--samples=64", "--batch=32", "--evaluate-count=32", "--evaluate-every=64", "--sample-every=64", "--device=cpu")
+
+
+@pytest.fixture
+def trained(here, monkeypatch: pytest.MonkeyPatch) -> Path:
+    Path("told.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    run("train", "--out=run", *WORDS, "--method.scales", "1", "4", *SHORT)
+    return Path("run")
+
+
+def test_the_scale_is_what_the_network_is_told(trained: Path, capsys: pytest.CaptureFixture[str]):
+    assert json.loads((trained / "method.json").read_text())["scales"] == [1, 4]
+    model, labels, seeds = ms.load(trained, network="told:net"), torch.tensor([3, 1, 4]), range(5, 8)
+    for scale in (1.0, 2.5):
+        y = at_scale(labels, scale, trained=(1.0, 4.0))
+        with torch.no_grad():
+            wanted = ms.walk(model.field, ms.noise(seeds, (1, 8, 8)), (1, 0.5, 0), y=y)
+        torch.testing.assert_close(model.latents(seeds, 2, labels, scale), wanted)
+    assert not torch.equal(model.latents(seeds, 1, labels, 1.0), model.latents(seeds, 1, labels, 4.0))
+    run("sample", "run", "--network=told:net", "--guidance=2.5", "--seeds=5:8", "--labels=3,1,4", "--steps=2", "--out=made.npz")
+    with np.load("made.npz") as held:
+        assert np.array_equal(held["images"], model.sample(seeds, 2, labels, 2.5).movedim(1, -1).numpy())
+    run("evaluate", "run", "--network=told:net", "--guidance", "1", "4", "--steps=1", "--count=32", "--metrics=frechet", "--json=-")
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("words", [("sample", "--out=no.png"), ("evaluate", "--count=32")])
+def test_a_scale_that_was_not_trained_is_refused(words: tuple[str, ...], trained: Path, capsys: pytest.CaptureFixture[str]):
+    run(words[0], "run", "--network=told:net", "--guidance=4.5", *words[1:], code=2)
+    assert "was trained at scales from 1 to 4, and 4.5 is none of them: choose one that is" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UserError, match=r"guidance 0.5: .* scales from 1 to 4"):
+        ms.load("run", network="told:net").sample(2, guidance=0.5)
+
+
+def test_what_cannot_be_trained_is_one_line(here, capsys: pytest.CaptureFixture[str]):
+    for words, said in (
+        ((*WORDS, "--method.scales", "4", "1"), "the first scale is at most the second, got 4 1"),
+        ((*WORDS, "--method.scales", "2", "4"), "the scales of improved_meanflow begin at 1, got 2"),
+        ((*WORDS, "--method.scales", "1", "4", "--method.omega=2"), "--method.scales makes guidance an input of the network"),
+        ((*WORDS, "--method.scales", "1", "4", "--method.dropout=0"), "some must be hidden: give 0.1"),
+        (("--data.source=digits", "--method.scales", "1", "4"), "the recipe meanflow gives the network no guidance scale"),
+        ((*WORDS, "--method.scales", "1", "4", "--data.no-conditional"), "a network is told a scale beside a label, and here is none"),
+    ):
+        Path("told.py").write_text(NETWORK)
+        run("train", "--out=no", *words, *SHORT, code=2)
+        assert said in " ".join(capsys.readouterr().err.split())
