@@ -18,7 +18,8 @@ Row = dict[str, Any]
 
 def gathered(out: Path) -> list[Row]:
     """The lines of all parts: the machine, curves and distances of the runs that were evaluated, the cells of the other parts."""
-    found: list[Row] = [{"kind": "environment", **json.loads((out / "env.json").read_text(encoding="utf-8"))}]
+    where = json.loads((out / "env.json").read_text(encoding="utf-8"))
+    found: list[Row] = [{"kind": "environment", **{name: where[name] for name in ("processor", "cores", "torch", "python")}}]
     for file in sorted(out.glob("*-*-*/evaluations.jsonl")):
         data, precision, seed = file.parent.name.rsplit("-", 2)
         cells = [row for row in _lines(file) if row["kind"] == "cell" and (row.get("values") or {}).get("frechet")]
@@ -74,7 +75,7 @@ def lines(rows: list[Row]) -> Iterator[str]:
     yield "| data | measure | seeds | float32 | bf16 | bf16 / float32 |\n|---|---|---|---|---|---|"
     yield from _curves([row for row in rows if row["kind"] == "run"])
     steps = [row for row in rows if row["kind"] == "steps"]
-    yield "\n## Steps\n\nMilliseconds of processor time, medians of 21 rounds; half of the rounds lie in the range given.\n"
+    yield "\n## Steps\n\nMilliseconds of processor time, medians over the rounds; half of the rounds lie in the range given.\n"
     yield "| network | recipe | float32 | bf16 | bf16 / float32 | half of the rounds |\n|---|---|---|---|---|---|"
     for row in steps:
         times = f"{1e3 * row['float32']:.1f} | {1e3 * row['bf16']:.1f} | **{row['ratio']:.2f}** | {row['low']:.2f} to {row['high']:.2f}"

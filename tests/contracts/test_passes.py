@@ -338,6 +338,40 @@ def test_networks_of_diffusers_are_carried(kind: str):
     assert torch.is_tensor(object()) is False and torch.is_tensor.__module__ == "torch"  # it is as it was
 
 
+class Gapped(nn.Module):
+    """A network of diffusers that takes one time; the gap is another channel."""
+
+    def __init__(self, net: Any, **given: Any) -> None:
+        super().__init__()
+        self.net, self.given = net, given
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        gap = (t - r).reshape(-1, *(1,) * (z.ndim - 1)).expand(-1, 1, *z.shape[2:])
+        return self.net(torch.cat([z, gap], 1), 1000 * t, **{k: v.expand(len(z)) for k, v in self.given.items()}).sample
+
+
+@pytest.mark.filterwarnings("ignore")  # other people's
+@pytest.mark.parametrize("kind", ["UNet1DModel", "DiTTransformer2DModel"])
+def test_networks_of_diffusers_with_one_time_are_carried(kind: str):
+    """In float64 to 1e-12 of forward mode, with and without a graph."""
+    diffusers = pytest.importorskip("diffusers")
+    if kind == "UNet1DModel":
+        made = diffusers.UNet1DModel(32, in_channels=3, out_channels=2, extra_in_channels=64)
+        field, shape = built(lambda: Gapped(made), scale=0.05), (ROWS, 2, 32)
+    else:
+        made = diffusers.DiTTransformer2DModel(
+            2, 8, in_channels=3, out_channels=2, num_layers=2, sample_size=8, patch_size=4, norm_num_groups=1
+        )
+        field, shape = built(lambda: Gapped(made, class_labels=torch.zeros((), dtype=torch.int64)), scale=0.05), (ROWS, 2, 8, 8)
+    batch = asked(field, shape)
+    for auto, verdicts, way, other in ((automatic, VERDICTS, carried, separate), (automatic_recorded, GRAPHS, taped, recorded)):
+        auto(field, *batch)
+        assert verdicts[field].reason == ""
+        (u, du), (v, dv) = way(field, *batch), other(field, *batch)
+        close([u], [v])
+        close([du], [dv])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dropout_in_attention_is_carried_under_the_mask_of_the_value(dtype: torch.dtype):
     """Torch's forward mode drops others after attention, whose result is not contiguous: differences decide there."""

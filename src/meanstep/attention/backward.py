@@ -3,13 +3,14 @@
 Tile by tile over heads and queries, all keys at once: no N x M matrix of a whole batch is stored. Plain PyTorch, on any device.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from meanstep.attention import operator
-from meanstep.attention.chunked import ELSEWHERE, SCORES, batched, flat, hide, parts
+from meanstep.attention.chunked import ELSEWHERE, SCORES, batched, flat, hide
 
 
 class Derivative(torch.autograd.Function):
@@ -35,25 +36,35 @@ class Derivative(torch.autograd.Function):
 def gradients(inputs: list[Tensor], mask: Tensor | None, grad: Tensor, causal: bool, scale: float) -> list[Tensor]:
     """The gradients of `q, k, v, dq, dk, dv` for `grad` of the derivative, each of its input's shape and dtype."""
     n, m = inputs[0].shape[-2], inputs[1].shape[-2]
-    found = [torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32), memory_format=torch.contiguous_format) for x in inputs]
     if not (grad.numel() and m):
-        return [x.to(p.dtype) for x, p in zip(found, inputs, strict=True)]
-    here, sums, above = [batched(x) for x in inputs], [batched(x) for x in found], batched(grad)
+        return [torch.zeros_like(x) for x in inputs]
+    here, above = [batched(x) for x in inputs], batched(grad)
+    sums = [_by_head(x) for x in here]
     seen = None if mask is None else batched(mask.expand(*inputs[0].shape[:-1], m))
     most = SCORES if grad.device.type == "cpu" else ELSEWHERE
     rows = min(n, max(1, most // m))
     with torch.autocast(grad.device.type, enabled=False):
-        for part in parts(above.shape[0], above.shape[1], max(1, most // (rows * m))):
+        for part in _parts(above.shape[0], above.shape[1], max(1, most // (rows * m))):
             given, out = [flat(x[part]) for x in here], [x[part].flatten(0, 1) for x in sums]
             g = flat(above[part])
             for i in range(0, n, rows):
                 block = slice(i, i + rows)
                 visible = _visible(None if seen is None else seen[part][:, :, block], causal, i, given[0][:, block], m)
-                _block(given, out, g[:, block], block, visible, scale)
-            for x, total in zip(sums, out, strict=True):  # a view of it where it can be one
-                if x[part].data_ptr() != total.data_ptr():
-                    x[part].copy_(total.view_as(x[part]))
-    return [x.to(p.dtype) for x, p in zip(found, inputs, strict=True)]
+                _block(given, out, g[:, block], block, visible, scale, first=i == 0)
+    return [x.reshape(p.shape).to(p.dtype) for x, p in zip(sums, inputs, strict=True)]
+
+
+def _parts(batch: int, n_heads: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of `[B, H]` with at most `size` pairs: rows of one head, which products take as they lie in a projection's result."""
+    for h in range(n_heads):
+        for b in range(0, batch, size):
+            yield slice(b, b + size), slice(h, h + 1)
+
+
+def _by_head(x: Tensor) -> Tensor:
+    """An empty `[B, H, N, D]` in the dtype that sums, whose heads lie one after the other."""
+    b, h, n, d = x.shape
+    return x.new_empty(h, b, n, d, dtype=torch.promote_types(x.dtype, torch.float32)).transpose(0, 1)
 
 
 def _visible(mask: Tensor | None, causal: bool, start: int, q: Tensor, m: int) -> Tensor | None:
@@ -68,8 +79,8 @@ def _visible(mask: Tensor | None, causal: bool, start: int, q: Tensor, m: int) -
     return added
 
 
-def _block(inputs: list[Tensor], sums: list[Tensor], g: Tensor, block: slice, added: Tensor | None, scale: float) -> None:
-    """Add what a block of queries `[G, n, .]` contributes."""
+def _block(inputs: list[Tensor], sums: list[Tensor], g: Tensor, block: slice, added: Tensor | None, scale: float, first: bool) -> None:
+    """Add what a block of queries `[G, n, .]` contributes; the `first` finds nothing there."""
     q, k, v, dq, dk, dv = inputs
     q, dq = q[:, block] * scale, dq[:, block] * scale
     p = torch.bmm(q, k.mT)
@@ -85,9 +96,10 @@ def _block(inputs: list[Tensor], sums: list[Tensor], g: Tensor, block: slice, ad
     t.mul_(p)
     y.mul_(p)
     sq, sk, sv, sdq, sdk, sdv = sums
-    sv.baddbmm_(t.mT, g)
-    sdv.baddbmm_(p.mT, g)
-    sk.baddbmm_(s.mT, q).baddbmm_(y.mT, dq)
-    sdk.baddbmm_(y.mT, q)
-    sq[:, block].baddbmm_(s, k, alpha=scale).baddbmm_(y, dk, alpha=scale)
-    sdq[:, block].baddbmm_(y, k, alpha=scale)
+    old = 0 if first else 1
+    sv.baddbmm_(t.mT, g, beta=old)
+    sdv.baddbmm_(p.mT, g, beta=old)
+    sk.baddbmm_(s.mT, q, beta=old).baddbmm_(y.mT, dq)
+    sdk.baddbmm_(y.mT, q, beta=old)
+    sq[:, block].baddbmm_(s, k, beta=0, alpha=scale).baddbmm_(y, dk, alpha=scale)
+    sdq[:, block].baddbmm_(y, k, beta=0, alpha=scale)

@@ -136,8 +136,10 @@ def _attention(
 @rule("dropout", table=WHOLE)
 def _dropout(x: Dual, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     """One mask for both: what dropout makes of ones, which draws the same random numbers."""
+    if not (training and p):
+        return x
     kept(inplace, x.tangent)
-    return x * F.dropout(torch.ones_like(x.primal), p, training) if training and p else x  # type: ignore[operator]
+    return x * F.dropout(torch.ones_like(x.primal), p, training)  # type: ignore[operator]
 
 
 def _batched(name: str, bias: bool = False, **where: Any) -> None:

@@ -187,10 +187,10 @@ _reduction("mean", torch.mean)
 # Constants ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _constant(name: str) -> None:
+def _constant(name: str, place: Any = torch) -> None:
     """A function whose result has no tangent."""
 
-    def constant(*args: Any, function: Callable[..., Any] = getattr(torch, name), **kwargs: Any) -> Any:
+    def constant(*args: Any, function: Callable[..., Any] = getattr(place, name), **kwargs: Any) -> Any:
         return function(*(p.primal if isinstance(p, Dual) else p for p in args), **kwargs)
 
     rule(name, table=WHOLE)(constant)
@@ -198,6 +198,10 @@ def _constant(name: str) -> None:
 
 for _name in ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "eq", "ne", "lt", "le", "gt", "ge"):
     _constant(_name)
+
+
+for _name in ("new_zeros", "new_ones", "new_empty", "new_full"):
+    _constant(_name, Tensor)
 
 
 for _sign in ("eq", "ne", "lt", "le", "gt", "ge"):
