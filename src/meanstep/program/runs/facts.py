@@ -1,8 +1,6 @@
 """What a reader of a run must know of its method, written into its folder: reading a run imports nobody's code.
 
-    `dropout`: the share of rows whose labels and categories were hidden, and with `numbers` all other conditions, too; `rows`: which rows
-    these were, "all" or "instant" (`r = t` alone), and empty for a run that does not say. `scales`: the smallest and the largest guidance
-    scale that it was trained on where the network takes that as an input; empty where it does not.
+method.json: {"recipe", "learns": "average" or "instantaneous", "path", "coupling", "dropout", "numbers", "rows", "scales"}
 """
 
 import json
@@ -30,9 +28,8 @@ class Facts:
     """`recipe`: its name; `learns`: the velocity that the field knows, and so which samplers read it; `path`, `coupling`: their names.
 
     `dropout`: the share of rows whose labels and categories were hidden, and with `numbers` all other conditions, too; `rows`: which rows
-    these were, "all" or "instant" (`r = t` alone), and empty for a run that does not say.
-    `dropout`: the share of rows whose labels and categories were hidden, and with `numbers` all other conditions, too. `scales`: the
-    smallest and the largest guidance scale that it was trained on where the network takes that as an input; empty where it does not.
+    these were, "all" or "instant" (`r = t` alone), and empty for a run that does not say. `scales`: the smallest and the largest guidance
+    scale that it was trained on where the network takes that as an input; empty where it does not.
     """
 
     recipe: str
@@ -41,9 +38,17 @@ class Facts:
     coupling: str = INDEPENDENT
     dropout: float = 0.1
     numbers: bool = False
-    hidden = _hidden(find(method.recipe), method.dropout)
-    scales = tuple(method.scales or ())
-    facts = Facts(method.recipe, learns, method.path, method.coupling, hidden, method.hide_numbers, method.dropout_rows, scales)
+    rows: str = ""
+    scales: tuple[float, ...] = ()
+
+    def refused(self, scale: float, classes: Collection[str], given: dict[str, int | list[int]]) -> str:
+        """Why samples cannot be drawn at a guidance scale; empty if they can."""
+        if not self.scales:
+            return self.unguided(classes, given) if scale != 1 else ""
+        if self.scales[0] <= scale <= self.scales[1]:
+            return ""
+        what = f"this network takes the scale as an input and was trained at scales from {self.scales[0]:g} to {self.scales[1]:g}"
+        return f"{what}, and {scale:g} is none of them: choose one that is"
 
     def unguided(self, classes: Collection[str], given: dict[str, int | list[int]]) -> str:
         """Why samples of a network with these labels, or `given` conditions, cannot be guided; empty if they can."""
@@ -70,8 +75,9 @@ class Facts:
 def keep(run: Path, config: Config, learns: str) -> None:
     """Write them into a run's folder."""
     method = config.method
-    scales = len(found.scales) in (0, 2) and all(isinstance(scale, int | float) for scale in found.scales)
-    return words and isinstance(found.dropout, int | float) and isinstance(found.numbers, bool) and found.rows in ROWS and scales
+    hidden = _hidden(find(method.recipe), method.dropout)
+    scales = tuple(method.scales or ())
+    facts = Facts(method.recipe, learns, method.path, method.coupling, hidden, method.hide_numbers, method.dropout_rows, scales)
     write(run / NAME, json.dumps(asdict(facts), indent=1) + "\n")
 
 
@@ -102,3 +108,12 @@ def known(run: Path) -> Facts:
 
 def _typed(found: Facts) -> bool:
     words = all(isinstance(word, str) for word in (found.recipe, found.path, found.coupling))
+    scales = len(found.scales) in (0, 2) and all(isinstance(scale, int | float) for scale in found.scales)
+    return words and isinstance(found.dropout, int | float) and isinstance(found.numbers, bool) and found.rows in ROWS and scales
+
+
+def _earlier(run: Path, recipe: Any) -> float:
+    """What a run hid that does not say so, by its configuration; one of somebody's own recipe is taken at its word."""
+    config = held(run)
+    dropout = config.method.dropout if config else Facts.dropout
+    return _hidden(METHODS[recipe], dropout) if recipe in METHODS else dropout
