@@ -385,10 +385,3 @@ def test_transport_does_not_cross_conditions_that_are_no_labels(capsys: pytest.C
     np.savez("a.npz", x=drawn(40, 2), kind=np.arange(40) % 2, side=np.arange(40) % 3)
     quiet = ("--evaluate-every=0", "--sample-every=0", "--method.coupling=optimal-transport")
     run("train", "--out=two", "--data.source=a.npz:x", *SHORT, "--data.condition", "kind", "side", *quiet)
-
-
-def test_a_run_with_conditions_is_not_exported(capsys: pytest.CaptureFixture[str]):
-    table("a.csv")
-    run("train", "--out=run", "--data.source=a.csv", "--evaluate-every=0", *SHORT[1:], "--samples=32", "--data.condition", "age", "kind")
-    run("export", "run", "--to=torch", "--out=x", code=2)
-    assert "this network is given conditions (age, kind)" in capsys.readouterr().err and not Path("x").exists()

@@ -64,7 +64,7 @@ def test_a_scale_that_was_not_trained_is_refused(words: tuple[str, ...], trained
 
 def test_what_cannot_be_trained_is_one_line(here, capsys: pytest.CaptureFixture[str]):
     for words, said in (
-        ((*WORDS, "--method.scales", "4", "1"), "the first scale is at most the second, got 4 1"),
+        ((*WORDS, "--method.scales", "4", "1"), "two, the first at most the second, got 4 1"),
         ((*WORDS, "--method.scales", "2", "4"), "the scales of improved_meanflow begin at 1, got 2"),
         ((*WORDS, "--method.scales", "1", "4", "--method.omega=2"), "--method.scales makes guidance an input of the network"),
         ((*WORDS, "--method.scales", "1", "4", "--method.dropout=0"), "some must be hidden: give 0.1"),

@@ -85,7 +85,7 @@ class Trained:
                 raise UserError(
                     f"the run's {what} is {name}, code that would run: {remedy}" + ", or read the network with --recipe meanflow"
                 )
-        if own.scales is not None:
+        if own.scales:
             raise UserError(
                 "the run's network takes its guidance scale as an input, which diagnose does not give: read the network from Python"
             )

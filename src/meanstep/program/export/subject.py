@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from meanstep.program.console import UserError
 from meanstep.program.data.autoencoders import DIFFUSERS
 from meanstep.program.data.codecs import CODECS
-from meanstep.program.data.request import listed
 from meanstep.program.data.tiny import Tiny
+from meanstep.program.export import told
 from meanstep.program.export.modules import STEPS, Begun, Guided, Pictures, Plain, Several, Step, Told, Whole, named
 from meanstep.program.reading.tensors import File
 from meanstep.program.registry import SAMPLERS
@@ -25,7 +25,6 @@ from meanstep.shapes import tree_map
 
 PICTURES, LINES, POINTS = "pictures", "lines", "points"
 """How what a network makes is looked at."""
-APART = "--to onnx and --to torch have inputs for them"
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def of(
         _check_finished(run, saved)
     model = source if isinstance(source, Model) else load(source, checkpoint=checkpoint or "last", **loaded)
     if model.needed:
-        refused(model, target, fixed := conditions.fixed(condition, model.needed, model.shape))
+        told.refused(model, target, fixed := conditions.fixed(condition, model.needed, model.shape))
     elif condition:
         raise UserError("--condition: this model was trained without conditions" + (": --labels chooses classes" if model.classes else ""))
     if draw.asks(model.sampler, "fresh"):
@@ -175,7 +174,7 @@ def of(
     decode, outputs, view = _decoding(model, choice)
     name = run.resolve().name if run else "model"
     net = copy.deepcopy(model.field).float().cpu().eval()
-    more = _beside(model, net, choice, fixed) if model.needed else {}
+    more = told.beside(model, net, choice.guidance, fixed) if model.needed else {}
     facts = {"inputs": ", ".join([more["start"][0] if "start" in more else "noise", *(more["condition"] or ())])} if more else {}
     return Subject(
         name=name,
@@ -194,37 +193,6 @@ def of(
         decoder=model.autoencoder.spec if model.manifest.codec == "latents" else "",
         **more,
     )
-
-
-def refused(model: Model, target: str, fixed: conditions.Stored) -> None:
-    """`UserError` for what a target cannot be told."""
-    if model.manifest.length is not None:
-        raise UserError(f"--to {target}: rows of this model differ in length, and an export has no mask: sample with meanstep")
-    if target in ("onnx", "torch"):
-        return
-    free = [c.name for c in model.needed if c.name not in fixed]
-    if target != "web":
-        raise UserError(f"--to {target} has labels alone, and this network is given {listed([c.name for c in model.needed])}: {APART}")
-    if model.manifest.start is not None:
-        raise UserError(f"--to web: a page draws noise, and this flow starts at {model.manifest.start.name}: {APART}")
-    if free:
-        what = f"--to web has no inputs for the condition{'s' * (len(free) > 1)} {listed(free)}"
-        raise UserError(f"{what}: fix {'them' if len(free) > 1 else 'it'} with --condition NAME=VALUE, or {APART}")
-
-
-def _beside(model: Model, net: nn.Module, choice: Choice, fixed: conditions.Stored) -> dict[str, Any]:
-    """What a subject is told of conditions and of where a flow starts."""
-    start, told = model.manifest.start, tuple(c for c in model.needed if not c.start)
-    if start is not None and start.name in fixed:
-        raise UserError(f"--condition {start.name}: the flow starts there, it is an input of each sample: leave it out")
-    free = {c.name: model.held[c.name] for c in told if c.name not in fixed}
-    found: dict[str, Any] = {"told": Told(net, told, fixed, choice.guidance, model.null), "condition": free or None}
-    if start is None:
-        return found
-    mean, std = model.manifest.moments(torch.zeros(1))
-    if CODECS[model.manifest.codec].pictures and model.manifest.codec != "latents":
-        mean, std = mean + 127.5, std * 127.5
-    return found | {"start": (start.name, model.held[start.name].float()), "begin": Begun(mean, std).eval()}
 
 
 def _check_finished(run: Path, saved: Saved) -> None:

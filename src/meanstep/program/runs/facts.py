@@ -76,8 +76,7 @@ def keep(run: Path, config: Config, learns: str) -> None:
     """Write them into a run's folder."""
     method = config.method
     hidden = _hidden(find(method.recipe), method.dropout)
-    scales = tuple(method.scales or ())
-    facts = Facts(method.recipe, learns, method.path, method.coupling, hidden, method.hide_numbers, method.dropout_rows, scales)
+    facts = Facts(method.recipe, learns, method.path, method.coupling, hidden, method.hide_numbers, method.dropout_rows, method.scales)
     write(run / NAME, json.dumps(asdict(facts), indent=1) + "\n")
 
 

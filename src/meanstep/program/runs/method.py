@@ -55,7 +55,7 @@ class MethodConfig(Ranged):
     """Guidance in the training target: the share of the network's own conditional velocity."""
     window: Annotated[tuple[Share, Share], ranged("FLOAT FLOAT from 0 to 1")] = (0.0, 1.0)
     """Times at which the target is guided: from the first one to the second."""
-    scales: Annotated[tuple[float, float] | None, unset("none", "FLOAT FLOAT above 0", "None")] = None
+    scales: Annotated[tuple[float, ...], unset("none", "FLOAT FLOAT above 0", "()")] = ()
     """Guidance as an input of a network of yours, velocities.Condition: the smallest and largest scale, for recipes that take guidance."""
     fade: Annotated[float, unset("no fading", "FLOAT above 0 to 1", "1.0")] = 1.0
     """Time from which the guidance fades away towards noise, as in SoFlow's code, 0.8; omega is then m w and kappa 1 - m."""
@@ -65,7 +65,7 @@ class MethodConfig(Ranged):
         super().__post_init__()
         if self.window[0] > self.window[1]:
             raise UserError(f"--method.window: the first time is at most the second, got {self.window[0]:g} {self.window[1]:g}")
-        if self.scales is not None and self.scales[0] > self.scales[1]:
-            raise UserError(f"--method.scales: the first scale is at most the second, got {self.scales[0]:g} {self.scales[1]:g}")
+        if self.scales and (len(self.scales) != 2 or self.scales[0] > self.scales[1]):
+            raise UserError(f"--method.scales: two, the first at most the second, got {' '.join(f'{scale:g}' for scale in self.scales)}")
         if self.dropout_inside and self.window[0] == self.window[1]:
             raise UserError("--method.dropout-inside: there is no time strictly inside --method.window: widen it")

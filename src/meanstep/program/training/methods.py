@@ -65,7 +65,7 @@ def _times(config: MethodConfig, method: Method) -> dict[str, Any]:
 
 def _scales(config: MethodConfig, takes: tuple[str, ...], null: Any) -> dict[str, Any]:
     """Guidance as an input of the network, for the recipes that train it; `UserError` for others, and for data without labels."""
-    if config.scales is None:
+    if not config.scales:
         return {}
     low, high = config.scales
     if "guidance" not in takes:
@@ -93,7 +93,7 @@ def _scales(config: MethodConfig, takes: tuple[str, ...], null: Any) -> dict[str
 def _guidance(config: MethodConfig, takes: tuple[str, ...], null: Any) -> dict[str, Any]:
     """The velocity that hides labels and guides the target, for the recipes that take one."""
     guided = config.omega != 1 or config.kappa != 0
-    if config.scales is not None:
+    if config.scales:
         if guided:
             raise UserError("--method.omega, --method.kappa: --method.scales makes guidance an input of the network: leave them out")
         return {}

@@ -133,8 +133,8 @@ class Samples:
         how: dict[str, Any] = {"labels": self.conditions(seeds), "sampler": draw.named(sampler)}
         if self.cache.manifest.needed:
             how |= {"start": self.cache.start(at := self.like(seeds)), "mask": self.cache.mask(at)}
-        if (scales := self.config.method.scales) is not None and how["labels"] is not None:
-            how["labels"] = at_scale(how["labels"], min(max(1.0, scales[0]), scales[1]), trained=scales)
+        if (scales := self.config.method.scales) and how["labels"] is not None:
+            how["labels"] = at_scale(how["labels"], min(max(1.0, scales[0]), scales[1]), trained=(scales[0], scales[1]))
         z = draw.latents(net.eval(), shape, seeds, steps=steps, batch=BATCH, device=device, dtype=networks.dtype(net), **how)
         net.train(was)
         z = z if (mask := how.get("mask")) is None else padded(z, mask, self.cache.manifest)
