@@ -157,7 +157,7 @@ def test_muon_leaves_kernels_of_four_axes_to_adamw():
 def test_the_term_beside_the_root_counts(name: Any):
     kind = {"adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}[name]
     opt = trained(OptimiserConfig(name, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.2))[1]
-    assert type(opt) is kind
+    assert isinstance(opt, kind)
     assert {k: opt.param_groups[0][k] for k in ("betas", "eps", "weight_decay")} == {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.2}
     assert name == "adamw" or opt.param_groups[0]["decoupled_weight_decay"]
 

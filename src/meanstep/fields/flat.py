@@ -144,14 +144,14 @@ class Passes:
 class Plain(Passes):
     """The same passes of one member without buffers, for a compiler, which has its own; `backward` leaves the gradient in `grad`.
 
-    `shape`: of the network.
+    `shape`: of the network. `layers`: its weights and biases, as of `Shape.layers`.
     """
 
     def __init__(self, shape: Shape) -> None:
         self.shape, self.grad = shape, torch.empty(0)
 
     def forward(self, layers: Layers, h: Tensor, slopes: bool = True) -> Tensor:
-        """Outputs `[1, B, D]` for inputs `h` `[1, B, F]`."""
+        """Outputs `[1, B, D]` for inputs `h` `[1, B, F]`; with `slopes` it keeps what the other passes need."""
         if slopes:
             self.h, self.post, self.slopes = h, [], []
         for w, b in layers[:-1]:

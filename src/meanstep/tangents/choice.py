@@ -48,7 +48,7 @@ def automatic(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Dire
 def automatic_recorded(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """A derivative with a graph: `taped` where it works, else `recorded`, with which it is compared as `automatic` compares.
 
-    Under compile and inside torch.func always `recorded`.
+    `along` as of `carried`. Under compile and inside torch.func always `recorded`.
     """
     return chosen(field, z, r, t, y, along, lambda way: way(field, z, r, t, y, along), graph=True)
 

@@ -83,7 +83,8 @@ class Rules(TorchFunctionMode):
     """Inside forward mode, the layers that torch differentiates slowly or not at all take their tangent from our rules instead.
 
     `F.linear` alone saves a third of its products: torch multiplies by a weight's tangent of zeros. Inside a network's composite
-    functions (`nn.MultiheadAttention`) this does not reach.
+    functions (`nn.MultiheadAttention`) this does not reach. The tangents that rules make have no gradient here: forward mode takes no
+    autograd function without a derivative of its own, as those with a gradient are.
     """
 
     SLOW = (F.linear, F.layer_norm, F.rms_norm, F.group_norm, F.scaled_dot_product_attention, F.silu, F.gelu, F.softmax, torch.softmax)
@@ -106,7 +107,8 @@ class Rules(TorchFunctionMode):
         given = [p if d is None else Dual(p, d, -p.ndim, False) for p, d in pairs]
         out = func(*(p for p, _ in pairs), **kwargs)
         try:
-            tangent = RULES[func](out, *given, **kwargs)[0].to(out.dtype).expand_as(out)
+            with torch.no_grad():
+                tangent = RULES[func](out, *given, **kwargs)[0].to(out.dtype).expand_as(out)
         except Unsupported:
             return func(*args, **kwargs)
         return forward_ad.make_dual(out, tangent)  # type: ignore[no-untyped-call]

@@ -84,7 +84,7 @@ class Factored(Value):
         return self.factor(b) * self.weight(error, b)
 
     def slope(self, error: Tensor, b: Bridge) -> Tensor:
-        """The factor times the slope of the weight inside, `[*B]`."""
+        """The factor times the slope of the weight inside at a row's `error`, `[*B]`."""
         return self.factor(b) * slope(self.weight, error, b)
 
     def probes(self, b: Bridge) -> Tensor | None:

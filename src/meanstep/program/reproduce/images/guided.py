@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from meanstep import boundary
 from meanstep import times as at_times
 from meanstep.objectives import Eulerian, Matching
 from meanstep.rates import Exact
@@ -50,8 +51,7 @@ def guided_meanflow(
     """
     if role not in ROLES:
         raise ValueError(f"role is one of {', '.join(ROLES)}, got {role!r}")
-    if anchor < 0:
-        raise ValueError(f"anchor is the scale of a loss term, at least 0, got {anchor:g}")
+    boundary.number("anchor, the scale of a loss term,", anchor, 0)
     tangent, target = _roles(beta, proxy, role, velocity)
     weight, given = adaptive(exponent, c), shown(velocity)
     still = Term(Matching(target, given), at_times.diagonal(times), weight)
