@@ -12,14 +12,18 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def gpu() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_parts", BENCHMARKS / "gpu.py")
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_parts", BENCHMARKS / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_parts"] = module  # dataclasses look their module up
+    sys.modules[f"{name}_parts"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def gpu() -> ModuleType:
+    return loaded("gpu")
 
 
 def script(text: str) -> tuple[str, ...]:
@@ -79,6 +83,21 @@ def test_every_job_of_a_gpu_and_of_the_toy_is_named_once(gpu: ModuleType):
 def test_the_verdict_of_pytest_is_read(gpu: ModuleType, tmp_path: Path):
     output = "FAILED tests/x.py::test_a - AssertionError\n1 failed, 12 passed, 3 skipped in 4.00s\n"
     assert gpu.verdicts(tmp_path, output) == {"failed": 1, "passed": 12, "skipped": 3, "names": ["tests/x.py::test_a"]}
+
+
+def test_the_page_of_performance_has_what_a_gpu_measured(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And says so where there is no record, or one at toy size only."""
+    monkeypatch.setitem(sys.modules, "gpu", gpu)
+    summarise = loaded("summarise")
+    job = gpu.Job("sweep", "one", (*script(WRITES.replace("{}", "{'256': {'engine': {'steps_per_second': 1234, 'gflops': 9}}}")), "{out}"))
+    late = gpu.Job("train", "waits", script(""))
+    for toy, there in ((False, True), (True, False)):
+        found = gpu.run([job], tmp_path / str(toy), 1.0, {"device": "a card", "torch": "y", "toy": toy})
+        found |= gpu.run([late], tmp_path / str(toy), 0.0, {})
+        page = summarise.page({"gpu": {"jobs": found}})
+        assert ("| 7 | 256 | engine | 1234 | 9 |" in page and "on a card, torch y" in page and "train/waits: late" in page) is there
+        assert ("Not measured: no GPU" in page) is not there
+    assert "Not measured: no GPU" in summarise.page({})
 
 
 @pytest.mark.parametrize(

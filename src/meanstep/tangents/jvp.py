@@ -74,7 +74,8 @@ def carried(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Direct
 def taped(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directions) -> tuple[Tensor, Tensor]:
     """`carried` with a derivative that has a graph; the rows without one take a pass of their own. `Unsupported` if a rule lacks.
 
-    `along` as of `carried`. In one pass the gradient of every part that has a tangent would be padded with zeros for the other rows, and added.
+    `along` as of `carried`. In one pass the gradient of every part that has a tangent would be padded with zeros for the other rows, and
+    added.
     """
     rows, rest = divided(z, r, t, y, along)
     u, (du,) = beside(field, rows[0], rows[1], rows[2], rows[3], (along,), recorded=True)
