@@ -291,7 +291,14 @@ def goals(record: Record, small: Record | None = None) -> Iterator[str]:
     cases: list[tuple[str, float, dict[str, float]]] = [(what, goal, record["runs"][run]["rows"][row]) for what, run, row, goal in TARGETS]
     cases += [(OF_SMALL[0], OF_SMALL[2], small["rows"][OF_SMALL[1]])] if small else []
     found = [
-        [what, f"{goal:.2f}", f"**{row['ratio']:.2f}**", f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}", floor(row), verdict(row, goal)]
+        [
+            what,
+            f"{goal:.2f}",
+            f"**{row['ratio']:.2f}**",
+            f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}",
+            floor(row),
+            verdict(row, goal),
+        ]
         for what, goal, row in cases
     ]
     yield from table(["", "goal", "measured", "half of the rounds", "floor", ""], found)
@@ -320,14 +327,9 @@ def gpu(record: Record | None) -> Iterator[str]:
 
 
 def page(records: dict[str, Record]) -> str:
-<<<<<<< HEAD
-    made = (step, peers, trace, auxiliary, training, attention, sampling, sweep)
-    parts = [HEAD, *(part for make in made if make.__name__ in records for part in make(records[make.__name__])), GPU]
-=======
-    made = (step, overhead, peers, trace, training, attention, sampling, sweep)
+    made = (step, overhead, peers, trace, auxiliary, training, attention, sampling, sweep)
     parts = [HEAD, *(part for make in made if make.__name__ in records for part in make(records[make.__name__]))]
     parts += [*(goals(records["goals"], records.get("overhead")) if "goals" in records else []), *gpu(records.get("gpu"))]
->>>>>>> overhead
     return "\n".join(part.rstrip("\n") if part.startswith("|") else part for part in parts).rstrip() + "\n"
 
 
