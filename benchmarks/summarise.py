@@ -78,20 +78,20 @@ GPU = """## On a GPU
 
 `python benchmarks/gpu.py --out FOLDER` measures all of this section; FOLDER/gpu.json is its record.
 """
-NO_GPU = """Not measured: no GPU was at hand when these records were made. The Triton kernel of the attention is tested under Triton's interpreter
-only, and no target for a GPU is met or missed yet.
+NO_GPU = """Not measured: no GPU was at hand when these records were made. The Triton kernel of the attention is tested under Triton's
+interpreter only, and no target for a GPU is met or missed yet.
 """
 OVERHEAD = """## A small network
 
-`python benchmarks/overhead.py`: an MLP 2 x 64 on 64 points, where a step is not products but calls. A round is fifty steps of every variant,
-in turn; the ratio is to the step that most published code has, written out by hand in the benchmark. Metrics are worked out when somebody
+`python benchmarks/overhead.py`: an MLP 2 x 64 on 64 points, where a step is not products but calls. A round is fifty steps of every
+variant, in turn; the ratio is to the step that most published code has, written out by hand in the benchmark. Metrics are worked out when somebody
 reads them, so a loss with its default settings costs {default} of the step by hand when they are read one step in fifty. A small network
 gains most by compiling the step, `torch.compile(lambda x: loss(net, x).loss)` with `Loss(recipe, check=False, measure=False)`: {compiled}.
 """
 GOALS = """## Against the goals
 
-`python benchmarks/step.py --only ...`, DiT 6 x 256 with 64 tokens, a run of {rounds} rounds for each batch size, and `benchmarks/overhead.py`;
-ratios as above, taken on a busy machine. Half of the rows have r < t for TiM, a quarter for the others. A goal below a floor cannot be
+`python benchmarks/step.py --only ...`, DiT 6 x 256 with 64 tokens, a run of {rounds} rounds for each batch size, and
+`benchmarks/overhead.py`; ratios as above, taken on a busy machine. Half of the rows have r < t for TiM, a quarter for the others. A goal below a floor cannot be
 reached with the passes that the method has. Goals for a GPU are not in the table before they are measured.
 """
 TARGETS = (  # what, the run of benchmarks/records/goals.json, its row, the goal
