@@ -84,15 +84,15 @@ interpreter only, and no target for a GPU is met or missed yet.
 OVERHEAD = """## A small network
 
 `python benchmarks/overhead.py`: an MLP 2 x 64 on 64 points, where a step is not products but calls. A round is fifty steps of every
-variant, in turn; the ratio is to the step that most published code has, written out by hand in the benchmark. Metrics are worked out when somebody
-reads them, so a loss with its default settings costs {default} of the step by hand when they are read one step in fifty. A small network
+variant, in turn; the ratio is to the step that most published code has, written out by hand in the benchmark. Metrics are worked out when
+somebody reads them, so a loss with its default settings costs {default} of the step by hand when they are read one step in fifty. A small network
 gains most by compiling the step, `torch.compile(lambda x: loss(net, x).loss)` with `Loss(recipe, check=False, measure=False)`: {compiled}.
 """
 GOALS = """## Against the goals
 
 `python benchmarks/step.py --only ...`, DiT 6 x 256 with 64 tokens, a run of {rounds} rounds for each batch size, and
-`benchmarks/overhead.py`; ratios as above, taken on a busy machine. Half of the rows have r < t for TiM, a quarter for the others. A goal below a floor cannot be
-reached with the passes that the method has. Goals for a GPU are not in the table before they are measured.
+`benchmarks/overhead.py`; ratios as above, taken on a busy machine. Half of the rows have r < t for TiM, a quarter for the others. A goal below a
+floor cannot be reached with the passes that the method has. Goals for a GPU are not in the table before they are measured.
 """
 TARGETS = (  # what, the run of benchmarks/records/goals.json, its row, the goal
     ("MeanFlow, batch 32", "small: 64 tokens, batch 32, eager", "meanflow, checks and metrics", 1.08),
