@@ -100,6 +100,13 @@ def test_the_page_of_performance_has_what_a_gpu_measured(gpu: ModuleType, tmp_pa
     assert "Not measured: no GPU" in summarise.page({})
 
 
+def test_a_goal_is_met_or_missed_by_its_second_decimal():
+    verdict = loaded("summarise").verdict
+    assert verdict({"ratio": 1.124, "floor": 1.083}, 1.12) == verdict({"ratio": 0.4}, 1.0) == "met"
+    assert verdict({"ratio": 1.126, "floor": 1.083}, 1.12) == verdict({"ratio": 1.1, "floor": 1.083}, 1.08) == "missed"
+    assert "below the floor" in verdict({"ratio": 1.31, "floor": 4 / 3}, 1.3)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
