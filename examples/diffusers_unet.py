@@ -73,7 +73,8 @@ def main(argv=None):
     labelled = ms.jump(average, ms.noise(range(80), (1, 8, 8)), torch.arange(80) % 10)
     figure = Figure((5, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(labelled.reshape(8, 10, 8, 8).transpose(1, 2).reshape(64, 80).numpy(), cmap="gray", vmin=-1, vmax=1)
+    tiles = torch.nn.functional.pad(labelled, (1, 1, 1, 1)).reshape(8, 10, 10, 10).transpose(1, 2).reshape(80, 100)
+    axes.imshow(tiles.numpy(), cmap="gray", vmin=-1, vmax=1)
     axes.set(title="one step each, a column a label", xticks=[], yticks=[])
     figure.savefig(given.out, dpi=100)
 

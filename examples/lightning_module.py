@@ -49,7 +49,7 @@ def main(argv=None):
     model = MeanFlow(ms.MLP(2, generator=ms.key(0, "weights")))
     with tempfile.TemporaryDirectory() as folder:
         trainer = lightning.Trainer(
-            max_steps=10 if given.quick else 2500,
+            max_steps=10 if given.quick else 10_000,
             gradient_clip_val=1.0,
             accelerator="auto" if torch.cuda.is_available() else "cpu",
             default_root_dir=folder,
