@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TO = "What to make. " + "; ".join(f"{name}: {target.about}" for name, target in TARGETS.items()) + "."
 LABELS = "Which classes: those to choose from, by name or number; a single one is fixed."
-CONDITION = "Conditions that are always meant: the name of a category, a number in units of the data, an .npy."
+CONDITION = "Conditions: those that are always meant, by the name of a category, a number in units of the data, an .npy."
 RUNTIME = "With web: onnxruntime-web's .tgz or folder, where npm cannot fetch it."
 
 

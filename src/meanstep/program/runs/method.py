@@ -55,7 +55,7 @@ class MethodConfig(Ranged):
     """Guidance in the training target: the share of the network's own conditional velocity."""
     window: Annotated[tuple[Share, Share], ranged("FLOAT FLOAT from 0 to 1")] = (0.0, 1.0)
     """Times at which the target is guided: from the first one to the second."""
-    scales: Annotated[tuple[float, ...], unset("none", "FLOAT FLOAT above 0", "()")] = ()
+    scales: Annotated[tuple[float, ...], unset("none", "FLOAT FLOAT above 0", "")] = ()
     """Guidance as an input of a network of yours, velocities.Condition: the smallest and largest scale, for recipes that take guidance."""
     fade: Annotated[float, unset("no fading", "FLOAT above 0 to 1", "1.0")] = 1.0
     """Time from which the guidance fades away towards noise, as in SoFlow's code, 0.8; omega is then m w and kappa 1 - m."""

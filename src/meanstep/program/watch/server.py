@@ -45,6 +45,8 @@ def serving(page: Page, port: int, every: float) -> ThreadingHTTPServer:
                 self._give(200, "text/html", scripted(text, version, every))
             elif self.path == "/version":
                 self._give(200, "text/plain", version)
+            elif self.path == "/favicon.ico":  # which browsers ask for: none, and no error in their console
+                self._give(204, "image/x-icon", "")
             else:
                 self._give(404, "text/plain", "there is one page, /")
 
