@@ -3,6 +3,7 @@
 And what was trained by them is read where their code is not.
 """
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -175,7 +176,7 @@ def test_a_run_says_what_its_recipe_taught(here: tuple[Path, Path, list[str]]):
     assert (one.learns, one.path) == (other.learns, other.path) and one.recipe != other.recipe
     (here[0] / NAME).rename(here[0] / "aside")  # a run from before it was written
     try:
-        assert known(here[0]) == one
+        assert known(here[0]) == dataclasses.replace(one, rows="")  # which rows lost their labels is not known then
     finally:
         (here[0] / "aside").rename(here[0] / NAME)
     assert Facts(**json.loads((here[1] / NAME).read_text())).learns == ("instantaneous" if "matching" in other.recipe else "average")
