@@ -102,13 +102,18 @@ def row(kind: str, method: str, what: str, values: Interval) -> dict[str, Any]:
 
 def numbers(cells: Cells, kinds: list[str]) -> Iterator[str]:
     """The table of the gallery: sliced W1."""
+    yield from both(cells, kinds)
+    yield from ("", "| one jump over four Euler steps | same samples | | same seconds | |", "|---|---|---|---|---|")
+    for kind in kinds:
+        yield f"| {kind} | {' | '.join(f'{shown(v, 2)} | {verdict(v)}' for v in compared(cells, kind).values())} |"
+
+
+def both(cells: Cells, kinds: list[str]) -> Iterator[str]:
+    """The table of both methods on all data sets."""
     yield "| data | method | 1 step | 4 steps | 32 steps | floor | seconds | seeds |"
     yield "|---|---|---|---|---|---|---|---|"
     for kind in kinds:
         yield from lines(cells, kind)
-    yield from ("", "| one jump over four Euler steps | same samples | | same seconds | |", "|---|---|---|---|---|")
-    for kind in kinds:
-        yield f"| {kind} | {' | '.join(f'{shown(v, 2)} | {verdict(v)}' for v in compared(cells, kind).values())} |"
 
 
 def lines(cells: Cells, kind: str) -> Iterator[str]:
@@ -136,10 +141,7 @@ def report(cells: Cells, kinds: list[str]) -> Iterator[str]:
 
 def longer(cells: Cells, kinds: list[str]) -> Iterator[str]:
     """The tables of the second part, whose one-step runs see fewer rows."""
-    yield "| data | method | 1 step | 4 steps | 32 steps | floor | seconds | seeds |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for kind in kinds:
-        yield from lines(cells, kind)
+    yield from both(cells, kinds)
     yield from ("", "| one jump over four Euler steps | sliced W1 | | seconds of training |", "|---|---|---|---|")
     for kind in kinds:
         pairs = [(cells[kind, JUMP, seed], cells[kind, FLOW, seed]) for seed in seeds(cells, kind)]

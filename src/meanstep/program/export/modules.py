@@ -73,8 +73,8 @@ class Told(nn.Module):
         return torch.lerp(without, told, self.scale)
 
 
-class Begun(nn.Module):
-    """From rows of the data, where a flow starts, to rows as the network sees them: `(x - mean) / std`."""
+class Scaled(nn.Module):
+    """The moments of the data, which broadcast to an event."""
 
     mean: Tensor
     std: Tensor
@@ -83,6 +83,10 @@ class Begun(nn.Module):
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+
+
+class Begun(Scaled):
+    """From rows of the data, where a flow starts, to rows as the network sees them: `(x - mean) / std`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Rows `[B, *E]`."""
@@ -143,16 +147,8 @@ class Pictures(nn.Module):
         return values, levels.to(torch.uint8)
 
 
-class Plain(nn.Module):
+class Plain(Scaled):
     """From what a network makes to `(values,)` in the units of the data, `[B, *E]`: `x * std + mean`, which broadcast to an event."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """The values of `x` `[B, *E]`."""
