@@ -78,6 +78,22 @@ def test_of_three_the_nearest_must_lie_below_all(pair: tuple[Path, Path], tmp_pa
     assert best is not None and best.name == "one"
 
 
+def test_rows_are_drawn_in_order_about_the_floor_where_it_is_near(pair: tuple[Path, Path]):
+    """On a logarithmic scale: equal ratios lie equally far apart. The floor is 0.5."""
+    for far, values in ((True, (9.0, 4.0)), (False, (0.72, 0.6))):
+        for here, value in zip(pair, values, strict=True):
+            measure(here, value, 0.05 * value)
+        sides = runs.sides(pair)
+        found = answer.rows(sides, runs.distances(sides))
+        assert found is not None and (found.none is None) is far and [bar.state for bar in found.bars] == ["open", "better"]
+        first, second = found.bars
+        assert first.low < first.x < first.high and second.high < first.low and ("floor" in found.left) is not far
+        if found.none is not None:
+            assert (first.x - second.x) / (second.x - found.none) == pytest.approx(1, rel=2e-3), "0.72 / 0.6 = 0.6 / 0.5"
+    measure(pair[0], 0.0)
+    assert answer.rows(sides, compared(*pair)) is None, "a logarithm needs a distance above 0"
+
+
 def test_without_intervals_nothing_is_decided(tmp_path: Path):
     here = folder(tmp_path / "a", Plan()), folder(tmp_path / "b", Plan(best=5))
     sides = runs.sides(here)

@@ -4,12 +4,15 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from meanstep.program.compare.runs import Distance, Distances, Side, differences
+from meanstep.program.pages.forest import Forest, Row, placed
 from meanstep.program.pages.form import BETTER, KNOWN, Answer, Shown, Step, Tile
 from meanstep.program.pages.verdicts import number
 from meanstep.program.runs.report.prose import clock
 
 FEW = 4
 """Runs that a sentence names one by one; of more it names the ends."""
+NEAR = 1.5
+"""Times the floor: from farther away a drawing that holds the floor would leave no room for the intervals."""
 
 
 def nearest(found: Sequence[Side], measured: Distances) -> Side | None:
@@ -48,12 +51,25 @@ def _title(found: Sequence[Side], measured: Distances, best: Side | None) -> str
 
 
 def _about(found: Sequence[Side]) -> Iterator[str]:
+    named: dict[str, list[str]] = {}
     for side in found[:FEW]:
         run = side.history
         data = run.manifest.source if run.manifest else run.config.data.source
-        yield f"{side.name} is a run of the recipe {run.config.method.recipe} on {data}."
+        named.setdefault(f"of the recipe {run.config.method.recipe} on {data}.", []).append(side.name)
+    for what, names in named.items():
+        yield f"{names[0]} is a run {what}" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are runs {what}"
     if len(found) > FEW:
         yield f"The other {len(found) - FEW} runs are in the table below."
+
+
+def rows(found: Sequence[Side], measured: Distances) -> Forest | None:
+    """A row for each run: its distance and 95% interval, and the floor where the rows are near it; None without intervals."""
+    if not measured.found or any(d.interval is None or d.value <= 0 for d in measured.found):
+        return None
+    best, floor = nearest(found, measured), measured.found[0].floor
+    told = [Row(side.name, d.value, d.interval, BETTER if side is best else "open") for d, side in zip(measured.found, found, strict=True)]
+    line = floor if floor and min(d.value for d in measured.found) < NEAR * floor else None
+    return placed(told, line, "the floor" if line else "← nearer", "farther →")
 
 
 def told(distance: Distance) -> str:

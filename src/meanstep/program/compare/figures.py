@@ -38,22 +38,6 @@ def residuals(found: Sequence[Side]) -> Figure | None:
     return None
 
 
-def intervals(found: Sequence[Side], measured: Distances) -> Figure | None:
-    """A row for each run: its distance, its 95% interval, and the floor; None without intervals."""
-    if not measured.found or any(d.interval is None for d in measured.found):
-        return None
-    figure, (ax,) = sheet(1, 1, 0.6 + 0.45 * len(found), 10.0)
-    for k, (d, colour) in enumerate(zip(measured.found, COLOURS, strict=False)):
-        ax.plot(d.interval or (), (k, k), color=colour, lw=4, alpha=0.4)
-        ax.plot([d.value], [k], "o", color=colour, ms=8)
-    if (below := measured.found[0].floor) is not None:
-        ax.axvline(below, color=MUTED, lw=1, ls=(0, (3, 3)))
-    ax.set_yticks(range(len(found)), [side.name for side in found])
-    ax.set_ylim(len(found) - 0.5, -0.5)
-    ax.set_title(f"{measured.measure}, with 95% intervals over samples: lower is better")
-    return figure
-
-
 def _lines(found: Sequence[Side], curves: Sequence[Curve], title: str, below: float | None = None) -> Figure:
     figure, (ax,) = sheet(1, 1, 3.3, 10.0)
     labels = []

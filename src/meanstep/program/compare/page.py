@@ -9,6 +9,7 @@ from meanstep.program.compare import answer as answers
 from meanstep.program.compare import figures, runs, studies
 from meanstep.program.compare.runs import Distances, Side
 from meanstep.program.pages import form, page
+from meanstep.program.pages.forest import Forest
 from meanstep.program.pages.form import Answer, Shown
 from meanstep.program.pages.verdicts import number
 from meanstep.program.runs.report.prose import clock
@@ -30,15 +31,15 @@ def build(found: Sequence[Side], measured: Distances, pictures: Pictures, folder
     """Write report.html of runs into a folder; its path, and what it says. `UserError` if it cannot be written."""
     drawings = {
         "distances": partial(figures.distances, found, measured),
-        "intervals": partial(figures.intervals, found, measured),
         "residuals": partial(figures.residuals, found),
     }
     drawn = form.drawn(drawings)
     notes = [f"Samples are not shown side by side: {pictures.why}."] if pictures.why else []
-    said = answers.answer(found, measured, notes, _shown(drawn))
+    said = answers.answer(found, measured, notes, _shown(drawn, answers.rows(found, measured)))
     content = {
         "pictures": [(side.name, page.embedded(image)) for side, image in zip(found, pictures.images, strict=False)],
         "words": pictures.words,
+        "rows": answers.rows(found, measured),
         "table": table(found, measured),
         "about": measured.about,
         "entries": runs.differences(found),
@@ -57,6 +58,7 @@ def build_studies(found: studies.Meeting, folder: Path) -> tuple[Path, Answer]:
     content = {
         "pictures": [],
         "words": "",
+        "rows": None,
         "table": (["arm", f"{found.names[1]} over {found.names[0]}", "95% interval", "seeds"], rows),
         "about": "",
         "entries": found.settings,
@@ -83,11 +85,12 @@ def _interval(ends: tuple[float, float] | None) -> str:
     return f"{number(ends[0])} to {number(ends[1])}" if ends else "none"
 
 
-def _shown(drawn: dict[str, form.Drawn]) -> Shown | None:
-    words = {
-        "distances": "Distance of samples to the data over training, a line for each run. Lower is better. A dashed line is the floor.",
-        "intervals": "Each row is a run: its distance to the data and the 95% interval. Lower is better.",
-        "residuals": "Mean squared residual over training, a line for each run. It ends at the noise of the data, not at 0.",
-    }
-    name = next((name for name in words if name in drawn), None)
-    return Shown(words[name], name=name) if name else None
+def _shown(drawn: dict[str, form.Drawn], rows: Forest | None) -> Shown | None:
+    if "distances" in drawn:
+        words = "Distance of samples to the data over training, a line for each run. Lower is better. A dashed line is the floor."
+        return Shown(words, name="distances")
+    if rows:
+        line = " The dashed line is the floor, what real rows score." if rows.none is not None else ""
+        return Shown(f"Each row is a run: its distance to the data and the 95% interval. Lower is better.{line}", rows=rows)
+    words = "Mean squared residual over training, a line for each run. It ends at the noise of the data, not at 0."
+    return Shown(words, name="residuals") if "residuals" in drawn else None
