@@ -23,7 +23,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 COMPARED = {
     **{"toy": "β = 1", "mixtures": "β = 1", "latents": "constant", "run": "samples seen", "diagnose": "β = 0"},
-    **{"compare": "first and second are runs of the recipe", "studies": "first", "paper": "arXiv 2605.09235"},
+    **{"compare": "of the recipe", "studies": "first", "paper": "arXiv 2605.09235"},
 }
 TITLES = {
     ("toy", "decided"): "better on 2 of 2 data sets",

@@ -55,7 +55,7 @@ def build_studies(found: studies.Meeting, folder: Path) -> tuple[Path, Answer]:
     """The same of two studies."""
     said = studies.answer(found)
     rows = [[pair.name, number(pair.change.value), _interval(pair.change.interval), str(pair.change.n)] for pair in found.pairs]
-    content = {
+    content: dict[str, object] = {
         "pictures": [],
         "words": "",
         "rows": None,
