@@ -40,7 +40,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(STUDIES))
     from summarise import packed
 
-    for run in sorted(Path(sys.argv[1]).iterdir()) if sys.argv[1:] else []:
-        packed(run, TOYS.parent)
+    for sweep in sorted(Path(sys.argv[1]).glob("*/sweep.json")) if sys.argv[1:] else []:
+        packed(sweep.parent, TOYS.parent)
     written(gathered(), FILE)
     print(f"{FILE}: {len(gathered())} models")

@@ -15,10 +15,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from meanstep.program.pages.statistics import Change, logs
-from meanstep.program.reproduce.paper.measured import Model, held
+from meanstep.program.reproduce.paper.measured import held
 
 HERE = Path(__file__).parent
 ZERO, ONE = "beta 0", "ema 1"
+TWO = "sw1_two"
+"""Sliced W1 of two jumps."""
 Distances = dict[str, dict[int, float]]
 """By set and seed, of samples under the EMA weights."""
 
@@ -43,14 +45,10 @@ class Row:
         return Change(tuple(fmean(found[seed] for found in each) for seed in whole))
 
 
-def toys(study: str, id: str, jumps: int = 1, where: str = "") -> Distances:
-    """Sliced W1 in a committed study of points, of its longest trainings; `where`: one set alone."""
+def toys(study: str, id: str, quantity: str = "sw1", where: str = "") -> Distances:
+    """A quantity of `Model`, one-step sliced W1 by default, in a committed study of points; `where`: one set alone."""
     fit = [m for m in held() if (m.study, m.id) == (study, id) and (m.where == where or not where)]
-    return {name: {m.seed: distance(m, jumps) for m in fit if m.where == name} for name in sorted({m.where for m in fit})}
-
-
-def distance(model: Model, jumps: int) -> float:
-    return model.sw1 if jumps == 1 else model.sw1_two
+    return {name: {m.seed: getattr(m, quantity) for m in fit if m.where == name} for name in sorted({m.where for m in fit})}
 
 
 def unseen(set: str, arm: str) -> Distances:
@@ -65,18 +63,30 @@ def rows() -> list[Row]:
     coefficient, gap, target = "Coefficient 1 over 0", "Drawing the gap that is sampled", "Posterior velocity over conditional, both roles"
     return [
         Row(coefficient, "B1: authors' toys, one jump (never trained)", toys(cap, ONE), toys(cap, ZERO)),
-        Row(coefficient, "B2: authors' toys, two jumps (trained)", toys(cap, ONE, 2), toys(cap, ZERO, 2)),
+        Row(coefficient, "B2: authors' toys, two jumps (trained)", toys(cap, ONE, TWO), toys(cap, ZERO, TWO)),
         Row(coefficient, "B3: all gaps trained, one jump", toys(all_gaps, ONE), toys(all_gaps, ZERO)),
         Row(coefficient, "our protocol, plane, one jump", toys("main", ONE), toys("main", ZERO)),
-        Row(coefficient, "our protocol, mixture, d = 64", toys("mixtures", ONE, 1, "mixture-64"), toys("mixtures", ZERO, 1, "mixture-64")),
+        Row(
+            coefficient,
+            "our protocol, mixture, d = 64",
+            toys("mixtures", ONE, where="mixture-64"),
+            toys("mixtures", ZERO, where="mixture-64"),
+        ),
         Row(gap, "B4: all gaps over the cap, one jump, beta 0", toys(all_gaps, ZERO), toys(cap, ZERO)),
         Row(gap, "B4: the same at beta 1", toys(all_gaps, ONE), toys(cap, ONE)),
-        Row(gap, "B5: two jumps over one under the cap, beta 0", toys(cap, ZERO, 2), toys(cap, ZERO)),
-        Row(gap, "B5: the same at beta 1", toys(cap, ONE, 2), toys(cap, ONE)),
-        Row(gap, "two jumps, capped, over one, all gaps, beta 0", toys(cap, ZERO, 2), toys(all_gaps, ZERO)),
+        Row(gap, "B5: two jumps over one under the cap, beta 0", toys(cap, ZERO, TWO), toys(cap, ZERO)),
+        Row(gap, "B5: the same at beta 1", toys(cap, ONE, TWO), toys(cap, ONE)),
+        Row(gap, "two jumps, capped, over one, all gaps, beta 0", toys(cap, ZERO, TWO), toys(all_gaps, ZERO)),
         Row(target, "CIFAR-10 latents, 40,000 rows", unseen("cifar-latents", "posterior in both"), unseen("cifar-latents", "conditional")),
         Row(target, "digits, 1,200 rows", unseen("digits", "posterior in both"), unseen("digits", "conditional")),
     ]
+
+
+def noise() -> Row:
+    """Not in the figure: the variance of a batch's gradient."""
+    return Row(
+        "Variance of the gradient", "coefficient 0 over 1, authors' toys", toys("capped", ZERO, "variance"), toys("capped", ONE, "variance")
+    )
 
 
 def told(change: Change) -> str:
@@ -116,7 +126,7 @@ def drawn(found: list[Row]) -> None:
 
 def main() -> None:
     found = rows()
-    for row in found:
+    for row in (*found, noise()):
         print(f"{row.group}, {row.what}: {told(row.pooled())}")
         if len(row.above) > 1:
             print(*(f"    {name:18} {told(row.of(name))}" for name in row.above), sep="\n")
