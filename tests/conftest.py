@@ -1,5 +1,7 @@
 """What all tests share. Tests are many and small: one thread a process is faster than two, and steadier on a shared machine."""
 
+import gc
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 MATHS = [Path(__file__).parent / name for name in ("laws", "contracts", "golden")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is collected stays: the garbage collector neither looks for it while it grows nor visits it again, a quarter of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
