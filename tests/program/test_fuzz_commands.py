@@ -18,6 +18,7 @@ from meanstep.program.parsing import Flag
 from meanstep.program.parsing import flags as flags_of
 from meanstep.program.runs import options
 
+from .conftest import stay_home
 from .fuzzing import Outcome, called, shortest, shown
 
 SEED, PLAIN, SLOW = 17, 60, 2000
@@ -345,6 +346,7 @@ def settle(here: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr("tempfile.tempdir", str(here))
     patch.setenv("HF_HUB_OFFLINE", "1")
     patch.setattr("os.fsync", lambda handle: None)  # a slow disk hangs no command
+    stay_home(patch)
     furnish(here)
 
 

@@ -25,6 +25,7 @@ import meanstep as ms
 from meanstep.program.console import UserError
 from meanstep.program.data.tiny import Tiny
 
+from .conftest import stay_home
 from .damages import GRAMMAR, bruised, rubble, special
 from .fuzzing import called, ran, shown
 
@@ -220,6 +221,7 @@ def settle(here: Path, patch: pytest.MonkeyPatch) -> Path:
         patch.setenv(name, str(here))
     patch.setenv("MEANSTEP_CACHE", "user")  # of whichever folder is the current one
     patch.setattr(sys, "path", [*sys.path, str(here / "good")])
+    stay_home(patch)
     furnish(here)
     return here
 

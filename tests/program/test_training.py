@@ -38,10 +38,11 @@ from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State, posterior
 from meanstep.program.training.train import train
 
+from .conftest import PLAIN
 from .train_ranks import BATCH, METHODS, STEPS, configuration
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
-COMMAND = [sys.executable, "-m", "meanstep", "train"]
+COMMAND = [*PLAIN, "train"]
 WORDS = "--device cpu --network.width 16 --network.depth 1 --network.heads 2 --batch 16 --evaluate-every 0 --save-every 32"
 SHORT = WORDS.split()
 
