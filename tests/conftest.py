@@ -1,14 +1,18 @@
-"""What all tests share. Tests are many and small: one thread a process is faster than two, and steadier on a shared machine."""
+"""What all tests share. Tests are many and small: one thread a process is faster than two, and steadier on a shared machine.
+
+That goes for torch, NumPy and SciPy, and for the processes that tests start. torch is not imported here: of pytest's processes one runs no
+tests.
+"""
 
 import gc
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
