@@ -345,6 +345,7 @@ def settle(here: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setenv(name, str(here / folder))
     patch.setattr("tempfile.tempdir", str(here))
     patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(here / "inductor"))  # or torch sets it, for the whole process
     patch.setattr("os.fsync", lambda handle: None)  # a slow disk hangs no command
     stay_home(patch)
     furnish(here)

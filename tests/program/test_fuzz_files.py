@@ -216,6 +216,7 @@ def settle(here: Path, patch: pytest.MonkeyPatch) -> Path:
     patch.chdir(here / "good")
     patch.setattr("tempfile.tempdir", str(here))
     patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(here / "inductor"))  # or torch sets it, for the whole process
     patch.setattr("os.fsync", lambda handle: None)  # a slow disk hangs no command
     for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
         patch.setenv(name, str(here))
