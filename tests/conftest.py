@@ -33,6 +33,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    """At the end all may go: bindings to C++ complain of what is left."""
+    gc.unfreeze()
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """The mathematics is tested with the oldest torch that is supported too: `make floor`."""
     if any(folder in item.path.parents for folder in MATHS):
