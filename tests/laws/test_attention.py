@@ -269,12 +269,19 @@ def interpreted(cases: list[tuple], folder: Path) -> list[tuple[Tensor, Tensor]]
     return torch.load(folder / "results.pt")
 
 
+HALF, SINGLE, BRAIN = torch.float16, torch.float32, torch.bfloat16
+SIZES = {
+    HALF: [(64, 64, 64, 64), (20, 64, 128, 128), (33, 17, 72, 72)],
+    SINGLE: [(1, 1, 8, 8), (17, 64, 16, 72), (33, 17, 72, 72)],
+    BRAIN: [(17, 40, 40, 80), (33, 17, 72, 72)],
+}
+"""Head sizes of one part and of two, ragged lengths; the large ones only in float16, which is fast in the interpreter."""
+
+
 def kernel_cases(dtype: torch.dtype) -> list[tuple]:
-    """Head sizes of one part and of two, ragged lengths, layouts, masks, causal; the large ones only in float16, which is fast there."""
-    small, large = [(1, 1, 8, 8), (17, 64, 16, 72), (17, 40, 40, 80), (33, 17, 72, 72)], [(64, 64, 64, 64), (20, 64, 128, 128)]
-    sizes = [*large, small[-1]] if dtype == torch.float16 else small
+    """Layouts, masks and causal attention at each size."""
     cases = []
-    for k, (n, m, d, dv) in enumerate(sizes):
+    for k, (n, m, d, dv) in enumerate(SIZES[dtype]):
         inputs = drawn((2, 3), n, m, d, dv, dtype, seed=k)
         cases.append((*inputs, None, False, d**-0.5))
         cases.append((*placed(inputs, "columns first"), masks(n, m)["added"], True, d**-0.5))
@@ -285,14 +292,13 @@ def kernel_cases(dtype: torch.dtype) -> list[tuple]:
 
 
 @with_triton
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_kernel_is_the_formula(dtype: torch.dtype, tmp_path: Path):
+def test_the_kernel_is_the_formula(tmp_path: Path):
     """In half precision the weights are rounded before they meet the values."""
-    cases = kernel_cases(dtype)
-    bound = torch.finfo(dtype).eps * (20 if dtype == torch.float32 else 2)
-    for k, (case, found) in enumerate(zip(cases, interpreted(cases, tmp_path), strict=True)):
-        assert all(x.dtype == dtype for x in found)
-        assert max(errors(found, plain(*case))) < bound, f"case {k}: {[tuple(x.shape) for x in case[:3]]}, {case[6:]}"
+    cases = [(dtype, case) for dtype in SIZES for case in kernel_cases(dtype)]
+    for (dtype, case), found in zip(cases, interpreted([case for _, case in cases], tmp_path), strict=True):
+        bound, about = torch.finfo(dtype).eps * (20 if dtype == SINGLE else 2), f"{dtype}: {[tuple(x.shape) for x in case[:3]]}, {case[6:]}"
+        assert all(x.dtype == dtype for x in found), about
+        assert max(errors(found, plain(*case))) < bound, about
 
 
 @pytest.mark.slow

@@ -4,8 +4,11 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import queue
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,6 +20,7 @@ from safetensors.torch import save
 
 from meanstep.cli import main
 from meanstep.keys import key
+from meanstep.program import workers
 from meanstep.program.data import Cache, Manifest, ensure
 from meanstep.program.data.manifest import Shard
 from meanstep.program.pages.form import drawn
@@ -44,6 +48,40 @@ def plain(request: pytest.FixtureRequest) -> Iterator[None]:
 def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pages of this test have them."""
     monkeypatch.setattr(DRAWN, drawn)
+
+
+PLAIN = [sys.executable, "-c", f"import {DRAWN[:-6]} as form; form.drawn = lambda f: {{}}; from meanstep.cli import main; main()"]
+"""The command in a process of its own whose pages have none either."""
+
+
+class AtOnce(Executor):
+    """Does what is submitted before it answers."""
+
+    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*given, **named))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+def stay_home(patch: pytest.MonkeyPatch) -> None:
+    """A study's worker is this process, where a process of its own, which takes seconds to start, is not what is tested."""
+
+    def hired(devices: Sequence[str]) -> tuple[Executor, Any, Any]:
+        messages, stop = queue.Queue[Any](), threading.Event()
+        for name, value in {"_messages": messages, "_stop": stop, "_device": devices[0]}.items():
+            patch.setattr(workers, name, value)
+        return AtOnce(), messages, stop
+
+    patch.setattr(workers, "_hired", hired)
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`stay_home` for a test."""
+    stay_home(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ import meanstep as ms
 from meanstep.program.compare import page as compared
 from meanstep.program.compare import runs, studies
 from meanstep.program.diagnose import page as diagnosed
-from meanstep.program.pages import look
+from meanstep.program.pages import form, look
+from meanstep.program.pages.form import drawn
 from meanstep.program.reproduce.paper import page as paper
 from meanstep.program.reproduce.report.page import build as studied
 from meanstep.program.runs.report.page import build as trained
@@ -152,16 +153,17 @@ KINDS: dict[str, Callable[[Path, str], Path]] = {
 CASES = [(kind, state) for kind in KINDS for state in STATES if kind != "paper" or state == "decided"]
 CHARTLESS = {"studies"}
 """Kinds whose only figure is one of rows with intervals."""
-_HELD: dict[tuple[str, str], Path] = {}
+_HELD: dict[tuple[str, str, bool], Path] = {}
 
 
 def built(kind: str, state: str, places: pytest.TempPathFactory) -> Path:
-    """The page, made once for all tests of a process and drawn at half the size."""
-    if (kind, state) not in _HELD:
+    """The page, made once for all tests of a process, with figures or without, and drawn at half the size."""
+    held = (kind, state, form.drawn is drawn)
+    if held not in _HELD:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(look, "SCALE", 0.5)
-            _HELD[kind, state] = KINDS[kind](places.mktemp("pages") / f"{kind}-{state}", state)
-    return _HELD[kind, state]
+            _HELD[held] = KINDS[kind](places.mktemp("pages") / f"{kind}-{state}", state)
+    return _HELD[held]
 
 
 @dataclass

@@ -51,7 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def code(*args: str, json: bool = True) -> int:
     with pytest.raises(SystemExit) as stop:
-        main(["diagnose", *args, "--rows", "16", "--budget", "1", *(["--json", "d.json"] if json else [])])
+        main(["diagnose", *args, "--rows", "16", "--budget", "300s", *(["--json", "d.json"] if json else [])])
     return int(stop.value.code or 0)
 
 

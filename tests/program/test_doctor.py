@@ -164,7 +164,7 @@ def test_a_sound_network_passes(name: str):
     assert report.of("forward-mode").status == report.of("rows").status == PASS
 
 
-@pytest.mark.parametrize("name", ["plain", "transformer", "audio", pytest.param("DiT", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["plain", "transformer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("audio", "DiT"))])
 def test_a_sound_network_passes_compile_and_wrappers(name: str):
     make, shape = SOUND[name]
     report = doctor(make(), shape, only=("compile", "ddp", "fsdp"))

@@ -1,5 +1,6 @@
 """Exports of runs whose networks are given conditions, or whose flow starts at rows of the data, against `ms.load(run).sample`."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,11 +32,24 @@ def here(tmp_path_factory: pytest.TempPathFactory):
         yield folder
 
 
+NETWORKS = {"mlp": {"network_width": 16, "network_depth": 1}, "unet": {"network_width": 8, "network_blocks": 1}}
+
+
 @pytest.fixture(scope="module")
-def told(here) -> Path:
-    """Signals given a category and three numbers."""
-    ms.train(data="a.npz", data_condition=["kind", "seen"], net="unet", network_width=8, network_blocks=1, out="told", **SHORT)
-    return Path("told")
+def runs(here) -> Callable[[str], Path]:
+    """The run of a network: signals given a category and three numbers."""
+
+    def run(name: str) -> Path:
+        if not Path(name).exists():
+            ms.train(data="a.npz", data_condition=["kind", "seen"], net=name, out=name, **NETWORKS[name], **SHORT)
+        return Path(name)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def told(runs) -> Path:
+    return runs("mlp")
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +67,21 @@ def near(found: np.ndarray, wanted: torch.Tensor) -> None:
     assert np.abs(found - wanted.numpy()).max() < 1e-5 * float(wanted.std())
 
 
-def test_conditions_are_arguments_of_a_program(told: Path, tmp_path: Path):
-    record = ms.export(told, to="torch", out=tmp_path / "out", steps=2, guidance=1.5)
+@pytest.mark.parametrize(("network", "steps", "guidance"), [("mlp", 2, 1.5), ("unet", 1, 1.0)])
+def test_conditions_are_arguments_of_a_program(network: str, steps: int, guidance: float, runs, tmp_path: Path):
+    told = runs(network)
+    record = ms.export(told, to="torch", out=tmp_path / "out", steps=steps, guidance=guidance)
     y, z = given(7), ms.noise(SEEDS, (2, 8))
     (found,) = torch.export.load(tmp_path / "out" / "model.pt2").module()(z, y["kind"], y["seen"])
-    near(found.detach().numpy(), ms.load(told).sample(SEEDS, 2, y, 1.5))
+    near(found.detach().numpy(), ms.load(told).sample(SEEDS, steps, y, guidance))
     assert record["difference"]["largest"] == 0 and record["inputs"] == "noise, kind, seen"
     assert "torch.randn(16, 2, 8), kind, seen)" in (tmp_path / "out" / "README.md").read_text()
 
 
 @ONNX
-def test_conditions_are_named_inputs_of_a_graph(told: Path, tmp_path: Path, ran):
+@pytest.mark.parametrize("network", ["mlp", pytest.param("unet", marks=pytest.mark.slow)])
+def test_conditions_are_named_inputs_of_a_graph(network: str, runs, tmp_path: Path, ran):
+    told = runs(network)
     assert ran("export", told, "--to", "onnx", "--out", tmp_path / "out", "--field", "--half") == 0
     from onnxruntime import InferenceSession
 
@@ -90,7 +108,9 @@ def test_a_condition_that_is_always_meant_is_no_input(told: Path, tmp_path: Path
 
 
 @ONNX
-def test_a_page_has_the_conditions_that_are_fixed(told: Path):
+@pytest.mark.parametrize("network", ["mlp", pytest.param("unet", marks=pytest.mark.slow)])
+def test_a_page_has_the_conditions_that_are_fixed(network: str, runs):
+    told = runs(network)
     condition = {"kind": 0, "seen": torch.tensor([5.0, 4.0, 6.0])}
     subject = subjects.of(told, Choice(steps=2, guidance=2.0), target="web", condition=condition)
     (found,) = stepping(subject, graphs(subject))(subject.noise(SEEDS))

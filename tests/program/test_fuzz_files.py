@@ -25,6 +25,7 @@ import meanstep as ms
 from meanstep.program.console import UserError
 from meanstep.program.data.tiny import Tiny
 
+from .conftest import stay_home
 from .damages import GRAMMAR, bruised, rubble, special
 from .fuzzing import called, ran, shown
 
@@ -215,11 +216,13 @@ def settle(here: Path, patch: pytest.MonkeyPatch) -> Path:
     patch.chdir(here / "good")
     patch.setattr("tempfile.tempdir", str(here))
     patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(here / "inductor"))  # or torch sets it, for the whole process
     patch.setattr("os.fsync", lambda handle: None)  # a slow disk hangs no command
     for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
         patch.setenv(name, str(here))
     patch.setenv("MEANSTEP_CACHE", "user")  # of whichever folder is the current one
     patch.setattr(sys, "path", [*sys.path, str(here / "good")])
+    stay_home(patch)
     furnish(here)
     return here
 

@@ -3,10 +3,10 @@
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +29,7 @@ from meanstep.program.training import session
 from meanstep.program.training.command import Train, parts
 from meanstep.program.training.ranks import Ranks
 
+from .conftest import PLAIN
 from .killing import Fate, Killed
 from .quadratic.study import Quadratic
 
@@ -132,7 +133,7 @@ def test_a_run_killed_for_real_at_random_moments_ends_as_if_it_had_not_been(stra
     assert files(out) == files(straight) and notes(out) == notes(straight)
 
 
-COMMAND = [sys.executable, "-m", "meanstep", "train"]
+COMMAND = [*PLAIN, "train"]
 
 
 def environment() -> dict[str, str]:
@@ -458,7 +459,7 @@ def test_training_goes_on_without_a_reader_and_says_so(cache: Cache, tmp_path: P
     "where", ["> /dev/full", pytest.param(">&-", marks=pytest.mark.slow), pytest.param(">&- 2>&-", marks=pytest.mark.slow)]
 )
 def test_training_needs_no_standard_output(where: str, cache: Cache, tmp_path: Path):
-    words = " ".join(["exec", *COMMAND, "--out", str(tmp_path / "run"), *WORDS, where])
-    done = subprocess.run(["sh", "-c", words], env=environment(), check=False, capture_output=True, text=True)
+    words = shlex.join([*COMMAND, "--out", str(tmp_path / "run"), *WORDS])
+    done = subprocess.run(["sh", "-c", f"exec {words} {where}"], env=environment(), check=False, capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert seen(tmp_path / "run") == 16 and (tmp_path / "run" / "report.html").exists()

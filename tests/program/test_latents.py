@@ -30,6 +30,7 @@ from meanstep.program.training.loop import Failure
 from meanstep.program.training.presets import PRESETS
 from meanstep.program.training.ranks import Ranks
 
+from .conftest import PLAIN
 from .damages import BOMB
 from .studied import call, measured
 
@@ -204,6 +205,7 @@ def test_parts_on_one_process_measure_the_same_to_the_bit(study: Path, tmp_path:
     assert measured(tmp_path / "parts") == measured(study)
 
 
+@pytest.mark.usefixtures("at_home")
 def test_arms_of_a_seed_share_everything_but_the_method(study: Path, tmp_path: Path):
     """A schedule that stays at 0 is beta@0, and MeanFlow is too."""
     file = tmp_path / "mine.yaml"
@@ -216,8 +218,7 @@ def test_arms_of_a_seed_share_everything_but_the_method(study: Path, tmp_path: P
 
 def stopped(out: Path, kind: int) -> int:
     """Start the study, signal its whole group once it has measured something, and return its exit code."""
-    command = [sys.executable, "-m", "meanstep", *WORDS, "--workers", "2", "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen([*PLAIN, *WORDS, "--workers", "2", "--out", str(out)], stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while not any(measured(out).values()) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
@@ -229,6 +230,7 @@ def stopped(out: Path, kind: int) -> int:
     ("kind", "code"),
     [(signal.SIGTERM, 143), *(pytest.param(k, c, marks=pytest.mark.slow) for k, c in ((signal.SIGKILL, -9), (signal.SIGUSR1, 138)))],
 )
+@pytest.mark.usefixtures("at_home")
 def test_a_study_that_was_stopped_goes_on_with_the_same_numbers(kind: int, code: int, study: Path, tmp_path: Path):
     assert stopped(tmp_path / "again", kind) == code
     if kind != signal.SIGKILL:
@@ -241,6 +243,7 @@ def test_a_study_that_was_stopped_goes_on_with_the_same_numbers(kind: int, code:
     assert measured(tmp_path / "again") == measured(study)
 
 
+@pytest.mark.usefixtures("at_home")
 def test_a_run_that_breaks_off_is_noted_and_the_others_go_on(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "mine.yaml"
     file.write_text("broken: {recipe: coefficient, options: {beta: 0, anchor: 1.0e+38, delta: [0, 0.001]}}\n")
@@ -339,6 +342,7 @@ def test_a_folder_that_holds_something_else(cache: Cache, tmp_path: Path):
         Latents.parse([*WORDS[2:], "--out", str(tmp_path)]).run()
 
 
+@pytest.mark.usefixtures("at_home")
 def test_few_seeds_are_told_what_they_cannot_see(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert call(*ONE, "beta@0", "--out", str(tmp_path / "one")) == 0
     assert "one seed: differences have no interval" in capsys.readouterr().err

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import pytest
 
 from meanstep.cli import main
 from meanstep.program.pages.form import drawn
+
+from .conftest import PLAIN
 
 TINY = ("--scale", "smoke", "--updates", "40", "--batch", "32", "--seeds", "0:2", "--workers", "1")
 SWEEP = ("reproduce", "toy", "--sets", "two_moons", "--arms", "paper@0,1", "flow_matching", *TINY)
@@ -71,9 +72,12 @@ def test_results_do_not_depend_on_the_number_of_workers(finished: Path, tmp_path
     assert numbers(tmp_path / "toy") == numbers(finished)
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+LONGER = ["900" if word == "40" else word for word in SWEEP]
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "meanstep", *("1500" if word == "40" else word for word in SWEEP), *more, "--out", str(folder)],
+        [*PLAIN, *LONGER, "--out", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -85,8 +89,9 @@ SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, si
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, *SLOW])
-def test_interrupted_at_any_moment_the_same_command_goes_on(how: signal.Signals, straight: Path, tmp_path: Path):
-    broken = tmp_path / "broken"
+@pytest.mark.usefixtures("at_home")
+def test_interrupted_at_any_moment_the_same_command_goes_on(how: signal.Signals, tmp_path: Path):
+    broken, straight = tmp_path / "broken", tmp_path / "straight"
     run = start(broken)
     wait_for((broken / "records.jsonl").exists, 60)  # the set's own record is there, the models are training
     time.sleep(1.0)
@@ -96,21 +101,10 @@ def test_interrupted_at_any_moment_the_same_command_goes_on(how: signal.Signals,
         assert run.returncode == 128 + how, err
         assert "Traceback" not in err and "the same command goes on" in err.replace("\n", " ")
     wait_for(lambda: gone(run.pid), 30)  # no worker stays behind
-    finish(start(broken))
+    for folder in (broken, straight):
+        assert code(*LONGER, "--out", str(folder)) == 0
     assert numbers(broken) == numbers(straight)
     assert not list((broken / "state").iterdir())
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("straight") / "toy"
-    finish(start(folder))
-    return folder
-
-
-def finish(run: subprocess.Popen[str]) -> None:
-    _, err = run.communicate(timeout=180)
-    assert run.returncode == 0, err
 
 
 @pytest.mark.slow
@@ -151,6 +145,7 @@ def gone(group: int) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("at_home")
 def test_a_model_that_diverges_is_reported_and_the_others_go_on(tmp_path: Path):
     assert code(*SWEEP, "--rate", "999", "--out", str(tmp_path / "toy")) == 0
     scores = [r["ema"]["sw1"]["1"] for r in numbers(tmp_path / "toy") if r["kind"] == "model"]
@@ -232,6 +227,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.usefixtures("at_home")
 def test_a_damaged_record_is_named_and_the_rest_is_kept(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     import shutil
 
@@ -252,6 +248,7 @@ def test_a_folder_without_a_sweep_has_no_report(tmp_path: Path, capsys: pytest.C
     assert "sweep.json" in complaint(capsys, "report", str(tmp_path))
 
 
+@pytest.mark.usefixtures("at_home")
 def test_your_own_points_become_a_set(tmp_path: Path):
     np.savetxt(tmp_path / "p.csv", np.random.default_rng(0).normal(size=(400, 3)), delimiter=",", header="a,b,c", comments="")
     args = ("reproduce", "toy", "--points", str(tmp_path / "p.csv"), "--arms", "paper@1", "posterior-both@1", "oracle@1", *TINY)

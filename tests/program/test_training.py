@@ -38,10 +38,11 @@ from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State, posterior
 from meanstep.program.training.train import train
 
+from .conftest import PLAIN
 from .train_ranks import BATCH, METHODS, STEPS, configuration
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
-COMMAND = [sys.executable, "-m", "meanstep", "train"]
+COMMAND = [*PLAIN, "train"]
 WORDS = "--device cpu --network.width 16 --network.depth 1 --network.heads 2 --batch 16 --evaluate-every 0 --save-every 32"
 SHORT = WORDS.split()
 
@@ -294,11 +295,15 @@ def test_a_seed_is_a_run_and_another_seed_another(cache: Cache, tmp_path: Path):
 
 
 def launched(ranks: int, *words: str, cwd: Path) -> None:
+    """By torchrun, but for one."""
     with_ranks = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone"]
-    command = [*(with_ranks if ranks > 1 else [sys.executable]), str(WORKER), *words]
+    done(*(with_ranks if ranks > 1 else [sys.executable]), str(WORKER), *words, cwd=cwd)
+
+
+def done(*command: str, cwd: Path) -> None:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=False, cwd=cwd, capture_output=True, text=True, timeout=300, env=env)
-    assert done.returncode == 0, done.stderr[-3000:]
+    ended = subprocess.run(command, check=False, cwd=cwd, capture_output=True, text=True, timeout=300, env=env)
+    assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 @pytest.mark.slow
@@ -316,7 +321,7 @@ def test_two_ranks_make_the_steps_of_one(parallel: str, cache: Cache, tmp_path: 
 @pytest.mark.parametrize("parallel", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_a_checkpoint_of_two_ranks_goes_on_in_one(parallel: str, cache: Cache, tmp_path: Path):
     name = "coefficient"
-    launched(2, str(tmp_path), parallel, name, cwd=tmp_path)
+    done(sys.executable, str(WORKER), "--forked", str(tmp_path), parallel, name, cwd=tmp_path)
     folder = tmp_path / f"{name}-{parallel}-2"
     longer = configuration(name, steps=STEPS + 2)
     state, _ = train(longer, folder, cache, ALONE)
@@ -391,7 +396,7 @@ def test_thirty_kills_lose_nothing_but_the_work_since_the_last_checkpoint(cache:
 
 
 def test_a_kill(cache: Cache, tmp_path: Path):
-    killed(cache, tmp_path / "run", 1, 16 * 100)
+    killed(cache, tmp_path / "run", 1, 16 * 40)
 
 
 @contextmanager

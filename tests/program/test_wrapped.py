@@ -188,7 +188,7 @@ def test_a_compiled_run_is_loaded_sampled_evaluated_diagnosed_and_examined(
         else (
             ["sample", name, "--network", allowed, "--seeds", "0:2", "--out", str(tmp_path / "s.png")],
             ["evaluate", name, "--network", allowed, "--count", "32", "--device", "cpu", "--extractor", "pixels"],
-            ["diagnose", name, "--network", allowed, "--rows", "16", "--budget", "1", "--json", str(tmp_path / "d.json")],
+            ["diagnose", name, "--network", allowed, "--rows", "16", "--budget", "300s", "--json", str(tmp_path / "d.json")],
             ["doctor", allowed, "--options", "{size: 8, channels: 1, classes: 10}", "--shape", "1,8,8", "--classes", "10", *EXAMINED],
         )
     ):

@@ -1,8 +1,13 @@
 """What test_training runs under torchrun or in one process: a few steps of several recipes, the weights written down.
 
 python train_ranks.py FOLDER PARALLEL RECIPE ...
+python train_ranks.py --forked FOLDER PARALLEL RECIPE ...
+
+The second is two ranks that this process forks once all is imported, which two processes of torchrun would do once more each.
 """
 
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -60,5 +65,25 @@ def main(folder: Path, parallel: str, names: list[str]) -> None:
                 save_file(held, place / "weights.safetensors")
 
 
+def forked(ranks: int) -> None:
+    """Returns in processes that are the ranks; this one ends with the worst of their codes."""
+    import torch.distributed.fsdp  # noqa: F401  # once, not in each
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(ranks)}
+    started = []
+    for rank in range(ranks):
+        started.append(os.fork())
+        if not started[-1]:
+            os.environ.update(where, RANK=str(rank), LOCAL_RANK=str(rank))
+            return
+    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != 0 for process in started))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    words = sys.argv[1:]
+    if words[0] == "--forked":
+        words = words[1:]
+        forked(2)
+    main(Path(words[0]), words[1], words[2:])
