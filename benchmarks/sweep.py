@@ -13,15 +13,14 @@ each matrix product at the rate that this core's sgemm reaches at that shape wit
 else free.
 """
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
+import options
 import torch
 from torch import Tensor, nn
 
@@ -233,22 +232,18 @@ def measure(batch: int, rounds: int, seconds: float) -> dict[str, dict[str, floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[1024, 256], help="rows of a step (default: 1024 256)")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of all variants in turn (default: 9)")
+    options.rounds(parser, 9)
     parser.add_argument("--seconds", type=float, default=0.5, help="length of one variant's turn (default: 0.5)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of the ensemble of --models (default: cpu)")
     parser.add_argument("--models", type=int, help="measure one ensemble of so many models instead of the table of one core")
-    parser.add_argument("--json", type=Path, help="write the numbers here too")
-    asked = parser.parse_args()
+    options.file(parser)
+    asked = options.read(parser, "rounds", "models")
     if asked.device == "cuda" and not (asked.models and torch.cuda.is_available()):
         parser.error("--device cuda: needs --models, and a CUDA device")
-    if asked.models is not None and asked.models < 1:
-        parser.error("--models is at least 1")
-    if asked.json and not asked.json.parent.is_dir():
-        parser.error(f"--json: the folder {asked.json.parent} does not exist")
-    if min(asked.rounds, *asked.batches) < 1 or any(batch % 4 for batch in asked.batches):
-        parser.error("--rounds is at least 1, and a batch is divided by 4")
+    if any(batch < 1 or batch % 4 for batch in asked.batches):
+        parser.error("--batches: a batch is at least 4, and divided by 4")
     torch.set_num_threads(1)
     machine = environment(asked.device)
     if asked.models:
