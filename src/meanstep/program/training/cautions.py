@@ -1,4 +1,4 @@
-"""What is said once at the start of a run: data far from the noise's scale, labels that are not read, jumps that are not trained, rounding."""
+"""What is said once at the start of a run: data far from the scale of noise, unread labels, jumps that are not trained, rounding."""
 
 import copy
 import math
