@@ -101,9 +101,9 @@ check=False, measure=False)`: {compiled}.
 GOALS = """## Against the goals
 
 `python benchmarks/step.py --only ...`, DiT 6 x 256 with 64 tokens, a run of {rounds} rounds for each batch size, and
-`benchmarks/overhead.py`; ratios as above, taken on a busy machine; `studies/bf16`, and `benchmarks/sweep.py --jax`. Half of the rows have r < t for TiM, a quarter for the others. A
-goal below a floor cannot be reached with the passes that the method has. Goals for a GPU are not in the table before they are
-measured.
+`benchmarks/overhead.py`; ratios as above, taken on a busy machine; `studies/bf16`, and `benchmarks/sweep.py --jax`. Half of the rows have
+r < t for TiM, a quarter for the others. A goal below a floor cannot be reached with the passes that the method has. Goals for a GPU are
+not in the table before they are measured.
 """
 TARGETS = (  # what, the run of benchmarks/records/goals.json, its row, the goal
     ("MeanFlow, batch 32", "small: 64 tokens, batch 32, eager", "meanflow, checks and metrics", 1.08),
