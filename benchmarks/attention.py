@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import options
 import torch
 import torch.nn.functional as F
 from memory import peak
@@ -116,23 +117,22 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda adds bfloat16 (default: cpu)")
     parser.add_argument("--lengths", type=int, nargs="+", help="of a sequence (default: 64 256 1024; on cuda 4096 too)")
     parser.add_argument("--heads", type=int, nargs="+", default=[64, 72], help="head sizes (default: 64 72)")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of all variants in turn (default: 9)")
+    options.rounds(parser, 9)
     parser.add_argument("--seconds", type=float, default=0.2, help="length of one variant's turn (default: 0.2)")
-    parser.add_argument("--json", type=Path, help="write the numbers here too")
+    options.file(parser)
     parser.add_argument("--plot", type=Path, help="draw the rates here, a PNG")
-    asked = parser.parse_args()
-    for name, path in (("--json", asked.json), ("--plot", asked.plot)):
-        if path and not path.parent.is_dir():
-            parser.error(f"{name}: the folder {path.parent} does not exist")
+    asked = options.read(parser, "rounds")
+    if asked.plot and not asked.plot.parent.is_dir():
+        parser.error(f"--plot: the folder {asked.plot.parent} does not exist")
     if asked.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: there is no CUDA device here")
     asked.lengths = asked.lengths or [64, 256, 1024, *([4096] if asked.device == "cuda" else [])]
-    if min(asked.rounds, *asked.lengths, *asked.heads) < 1:
-        parser.error("--rounds, --lengths and --heads are at least 1")
+    if min(*asked.lengths, *asked.heads) < 1:
+        parser.error("--lengths and --heads are at least 1")
     return asked
 
 

@@ -9,13 +9,12 @@ published, and on all rows: a row above the time is computed and not counted. Al
 and the features of the data. A loss of one's own: the mean absolute error of the predicted data, with no network.
 """
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+import options
 import torch
 from step import CASES, Bench, Variant, flow_matching, measure, ours, report
 from torch import Tensor, nn
@@ -90,16 +89,12 @@ def forward(encoder: nn.Module, x: Tensor, rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     parser.add_argument("--network", choices=list(CASES), default="small", help="which network (default: small)")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of all variants in turn (default: 15)")
+    options.rounds(parser, 15)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="then no round begins (default: no limit)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
-    asked = parser.parse_args()
-    if asked.json and not asked.json.parent.is_dir():
-        parser.error(f"--json: the folder {asked.json.parent} does not exist")
-    if asked.rounds < 1:
-        parser.error("--rounds is at least 1")
+    options.file(parser, "write the numbers there")
+    asked = options.read(parser, "rounds")
     torch.set_num_threads(1)
     bench = Bench(CASES[asked.network], torch.device("cpu"), autocast=False)
     encoder = Encoder(bench.net.channels).requires_grad_(False)

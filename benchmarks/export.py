@@ -7,7 +7,6 @@ In each round every variant makes the same pictures several times, one variant a
 processes only add to it; the median of the rounds' least times stands beside it, and is near it on a machine that does nothing else.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import options
 import torch
 from playwright.sync_api import sync_playwright
 
@@ -65,18 +65,14 @@ def measure(table: dict[str, Callable[[], float]], rounds: int) -> dict[str, dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     parser.add_argument("run", type=Path, help="a finished run")
     parser.add_argument("--samples", type=int, default=16, help="samples of a batch (default: 16)")
-    parser.add_argument("--rounds", type=int, default=21, help="rounds of all variants in turn (default: 21)")
+    options.rounds(parser, 21)
     parser.add_argument("--repeats", type=int, default=40, help="runs of a round (default: 40)")
     parser.add_argument("--warm", type=int, default=300, help="runs of the page before: its code is compiled in stages (default: 300)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
-    asked = parser.parse_args()
-    if asked.json and not asked.json.parent.is_dir():
-        parser.error(f"--json: the folder {asked.json.parent} does not exist")
-    if min(asked.rounds, asked.samples, asked.repeats, asked.warm) < 1:
-        parser.error("--rounds, --samples, --repeats and --warm are at least 1")
+    options.file(parser)
+    asked = options.read(parser, "rounds", "samples", "repeats", "warm")
     if CHROMIUM is None:
         parser.error("there is no Chromium: install the system's package chromium")
     torch.set_num_threads(1)

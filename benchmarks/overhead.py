@@ -7,15 +7,14 @@ In each round every variant takes `READ` steps in turn; its time is their mean, 
 Processor time, one thread. Draws, loss, backward pass and fused AdamW are part of every step, and a quarter of the rows has r < t.
 """
 
-import argparse
 import json
 import math
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import options
 import torch
 from torch import Tensor, nn
 
@@ -135,16 +134,12 @@ def measure(variants: dict[str, Callable[[nn.Module], Step]], rounds: int, secon
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40, help="rounds of all variants in turn (default: 40)")
+    parser = options.parser(__doc__)
+    options.rounds(parser, 40)
     parser.add_argument("--seconds", type=float, default=math.inf, help="then no round begins (default: no limit)")
     parser.add_argument("--eager", action="store_true", help="without the compiled step")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
-    asked = parser.parse_args()
-    if asked.json and not asked.json.parent.is_dir():
-        parser.error(f"--json: the folder {asked.json.parent} does not exist")
-    if asked.rounds < 1:
-        parser.error("--rounds is at least 1")
+    options.file(parser)
+    asked = options.read(parser, "rounds")
     torch.set_num_threads(1)
     machine = environment()
     print(f"{machine['processor']}, torch {machine['torch']}, one thread: MLP {DEPTH} x {WIDTH}, batch {BATCH}")

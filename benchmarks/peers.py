@@ -25,6 +25,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
+import options
 import torch
 from step import CASES, SHARE, Bench, Case, Variant, flow_matching, measure, ours
 from torch import Tensor, nn
@@ -214,8 +215,9 @@ def tvm(folder: Path) -> TheirLoss:
 
 
 def fastgen(folder: Path) -> TheirLoss:
-    with mock.patch.object(sys, "path", [str(folder), *sys.path]):  # its packages' own imports are needed
-        kind = importlib.import_module("fastgen.methods.consistency_model.mean_flow").MeanFlowModel
+    unused = ("omegaconf", *(f"fastgen.utils.{name}" for name in ("basic_utils", "global_vars", "logging_utils", "registry")))
+    with mock.patch.dict(sys.modules, {"fastgen.methods.CMModel": object}):  # what holds networks and optimisers
+        kind = load(folder, "fastgen.methods.consistency_model.mean_flow", unused).MeanFlowModel
     settings = {"use_jvp_finite_diff": False, "norm_method": "poly_1.0", "norm_const": 0.01, "loss_type": "l2", "tangent_warmup_steps": 0}
 
     def loss(net: nn.Module, ema: nn.Module, x: Tensor, times: Times) -> Tensor:
@@ -402,19 +404,15 @@ def report(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     known = "; ".join(f"{name} ({peer.repository})" for name, peer in PEERS.items())
     parser.add_argument("--checkout", nargs="+", required=True, metavar="NAME=FOLDER", help=f"which and where: {known}")
     parser.add_argument("--network", choices=list(CASES), default="small", help="default: small")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of the three in turn (default: 15)")
+    options.rounds(parser, 15, "of the three in turn")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of one peer's rounds, three at least (default: no limit)")
     parser.add_argument("--note", help="a sentence for the record, such as that the machine was busy")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="add the numbers to this file")
-    asked = parser.parse_args()
-    if asked.json and not asked.json.parent.is_dir():
-        parser.error(f"--json: the folder {asked.json.parent} does not exist")
-    if asked.rounds < 1:
-        parser.error("--rounds is at least 1")
+    options.file(parser, "add the numbers to this file")
+    asked = options.read(parser, "rounds")
     for entry in asked.checkout:
         name, given, folder = entry.partition("=")
         if name not in PEERS or not given:

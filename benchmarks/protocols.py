@@ -7,14 +7,13 @@ Both run in turn in one process; the figure is the median over rounds of the rat
 models share them, as those of one set and seed do.
 """
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
+import options
 import torch
 
 import meanstep as ms
@@ -64,10 +63,10 @@ def measure(spec: Spec, models: int, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     """The table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=25, help="rounds of both in turn (default: 25)")
-    parser.add_argument("--json", type=Path, help="write the numbers here too")
-    asked = parser.parse_args()
+    parser = options.parser(__doc__)
+    options.rounds(parser, 25, "of both in turn")
+    options.file(parser)
+    asked = options.read(parser, "rounds")
     torch.set_num_threads(1)
     found = {f"{name}, {models} models": measure(spec, models, asked.rounds) for name, spec in SPECS.items() for models in (1, 3)}
     print(f"{'':22}{'ours':>10}{'authors':>10}{'ratio':>8}")

@@ -7,13 +7,12 @@ Every variant runs once in each round, one after the other; a figure is the medi
 within a round. Noise is drawn outside, but for the row that says so.
 """
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+import options
 import torch
 from torch import Tensor
 
@@ -67,16 +66,12 @@ def measure(table: dict[str, tuple[Callable[[], Tensor], int]], device: torch.de
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     parser.add_argument("--samples", type=int, default=16, help="samples of a batch (default: 16)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of all variants in turn (default: 15)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
-    asked = parser.parse_args()
-    if asked.json and not asked.json.parent.is_dir():
-        parser.error(f"--json: the folder {asked.json.parent} does not exist")
-    if min(asked.rounds, asked.samples) < 1:
-        parser.error("--rounds and --samples are at least 1")
+    options.rounds(parser, 15)
+    options.file(parser)
+    asked = options.read(parser, "rounds", "samples")
     if asked.device not in ("cpu", "cuda") or (asked.device == "cuda" and not torch.cuda.is_available()):
         parser.error(f"--device: {asked.device} is not there; cpu{' and cuda' * torch.cuda.is_available()} can be used")
     torch.set_num_threads(1)

@@ -7,10 +7,9 @@ Latents are 4 x 32 x 32, 256 tokens, 1000 labels. Activations are the peak of wh
 where weights and gradients are there before, a quarter of the rows with r < t: of 8 rows less that of 4, by 4.
 """
 
-import argparse
 import json
-from pathlib import Path
 
+import options
 import torch
 from memory import peak
 
@@ -53,12 +52,10 @@ def activations(name: str, half: bool, checkpointing: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     parser.add_argument("--measure", nargs="*", choices=SIZES, default=["S/2", "B/2"], help="whose activations (default: S/2 B/2)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
-    asked = parser.parse_args()
-    if asked.json and not asked.json.parent.is_dir():
-        parser.error(f"--json: the folder {asked.json.parent} does not exist")
+    options.file(parser)
+    asked = options.read(parser)
     torch.set_num_threads(1)
     rows = {name: counted(name) for name in SIZES}
     for name, row in rows.items():

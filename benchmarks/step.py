@@ -20,9 +20,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import options
 import torch
 from memory import peak
 from torch import Tensor, nn
@@ -248,21 +248,17 @@ def report(title: str, table: dict[str, dict[str, float]]) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     parser.add_argument("--networks", nargs="+", choices=list(CASES), default=["small"], help="which networks (default: small)")
     parser.add_argument("--kinds", nargs="+", choices=list(TABLES), default=["eager"], help="compiling takes minutes (default: eager)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of all variants in turn (default: 15)")
+    options.rounds(parser, 15)
     parser.add_argument("--seconds", type=float, default=math.inf, help="of a table, then no round begins (default: no limit)")
     parser.add_argument("--batch", type=int, help="rows of a step (default: 32 of small and S/4, 8 of big, 16 of the others)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variants whose name contains one of these; flow matching always")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="add the numbers to this file")
-    asked = parser.parse_args()
-    if asked.json and not asked.json.parent.is_dir():
-        parser.error(f"--json: the folder {asked.json.parent} does not exist")
-    if min(asked.rounds, asked.threads, asked.batch or 1) < 1:
-        parser.error("--rounds, --threads and --batch are at least 1")
+    options.file(parser, "add the numbers to this file")
+    asked = options.read(parser, "rounds", "threads", "batch")
     if asked.device not in ("cpu", "cuda") or (asked.device == "cuda" and not torch.cuda.is_available()):
         parser.error(f"--device: {asked.device} is not there; cpu{' and cuda' * torch.cuda.is_available()} can be used")
     if strange := [name for name in asked.only or () if not any(name in variant for variant in EAGER)]:

@@ -3,6 +3,7 @@
 `--check` writes nothing and fails if a page is not what the records say.
 """
 
+import gzip
 import json
 import sys
 from collections.abc import Iterator
@@ -100,9 +101,9 @@ check=False, measure=False)`: {compiled}.
 GOALS = """## Against the goals
 
 `python benchmarks/step.py --only ...`, DiT 6 x 256 with 64 tokens, a run of {rounds} rounds for each batch size, and
-`benchmarks/overhead.py`; ratios as above, taken on a busy machine. Half of the rows have r < t for TiM, a quarter for the others. A
-goal below a floor cannot be reached with the passes that the method has. Goals for a GPU are not in the table before they are
-measured.
+`benchmarks/overhead.py`; ratios as above, taken on a busy machine; `studies/bf16`, and `benchmarks/sweep.py --jax`. Half of the rows have
+r < t for TiM, a quarter for the others. A goal below a floor cannot be reached with the passes that the method has. Goals for a GPU are
+not in the table before they are measured.
 """
 TARGETS = (  # what, the run of benchmarks/records/goals.json, its row, the goal
     ("MeanFlow, batch 32", "small: 64 tokens, batch 32, eager", "meanflow, checks and metrics", 1.08),
@@ -111,6 +112,8 @@ TARGETS = (  # what, the run of benchmarks/records/goals.json, its row, the goal
     ("TiM, batch 32", "small: 64 tokens, batch 32, eager", "transition", 1.30),
     ("MeanFlow, batch 8", "small: 64 tokens, batch 8, eager", "meanflow", 1.12),
 )
+XLA = "XLA, by JAX"
+HALVED = ROOT / "studies" / "bf16" / "records.jsonl.gz"
 OF_SMALL = ("MLP 2 x 64, metrics read one step in fifty, to the step by hand", "ours, metrics read one step in fifty", 1.0)
 
 
@@ -286,7 +289,7 @@ def overhead(record: Record) -> Iterator[str]:
     yield from table([f"{record['rounds']} rounds", "us", "ratio", "half of the rounds"], found)
 
 
-def goals(record: Record, small: Record | None = None) -> Iterator[str]:
+def goals(record: Record, small: Record | None = None, engine: Record | None = None) -> Iterator[str]:
     """Every goal beside what was measured, met or missed by its second decimal."""
     yield GOALS.format(rounds=" and ".join(str(run["rounds"]) for run in record["runs"].values()))
     yield place(record)
@@ -303,11 +306,37 @@ def goals(record: Record, small: Record | None = None) -> Iterator[str]:
         ]
         for what, goal, row in cases
     ]
+    with gzip.open(HALVED, "rt", encoding="utf-8") as records:
+        found += bf16_goal([json.loads(line) for line in records])
+    found += engine_goals(engine) if engine else []
     yield from table(["", "goal", "measured", "half of the rounds", "floor", ""], found)
 
 
 def floor(row: dict[str, float]) -> str:
     return f"{row['floor']:.2f}" if "floor" in row else ""
+
+
+def engine_goals(record: Record) -> Iterator[list[str]]:
+    """Goals of the sweep's engine, which are rates: at or above."""
+    rows = record["batches"]["256"]
+    name = "engine, compiled, 9 models share draws"
+    found = [("to the sgemm limit", 0.70, rows[name]["of_limit"])]
+    if XLA in rows:
+        found.append(("to XLA, one model", 1.0, rows["engine, compiled"]["steps_per_second"] / rows[XLA]["steps_per_second"]))
+    for what, goal, value in found:
+        yield [f"the sweep's engine, batch 256, {what}, at least", f"{goal:.2f}", f"**{value:.2f}**", "", "", at_least(value, goal)]
+
+
+def bf16_goal(rows: list[Record]) -> Iterator[list[str]]:
+    """The step of MeanFlow in bf16 to float32's, from the records of studies/bf16."""
+    for row in rows:
+        if (row["kind"], row.get("network"), row.get("recipe")) == ("steps", "small", "meanflow"):
+            half = f"{row['low']:.2f} to {row['high']:.2f}"
+            yield ["MeanFlow, batch 32, in bf16 to float32", "0.72", f"**{row['ratio']:.2f}**", half, "", verdict(row, 0.72)]
+
+
+def at_least(value: float, goal: float) -> str:
+    return "met" if round(value, 2) >= goal else "missed"
 
 
 def verdict(row: dict[str, float], goal: float) -> str:
@@ -331,7 +360,10 @@ def gpu(record: Record | None) -> Iterator[str]:
 def page(records: dict[str, Record]) -> str:
     made = (step, overhead, peers, trace, auxiliary, training, attention, sampling, sweep)
     parts = [HEAD, *(part for make in made if make.__name__ in records for part in make(records[make.__name__]))]
-    parts += [*(goals(records["goals"], records.get("overhead")) if "goals" in records else []), *gpu(records.get("gpu"))]
+    parts += [
+        *(goals(records["goals"], records.get("overhead"), records.get("sweep")) if "goals" in records else []),
+        *gpu(records.get("gpu")),
+    ]
     return "\n".join(part.rstrip("\n") if part.startswith("|") else part for part in parts).rstrip() + "\n"
 
 

@@ -1,7 +1,7 @@
 """Model-steps per second on one core: the sweep's engine against the plain form that everybody writes, and against the arithmetic limit.
 
     python benchmarks/sweep.py                    # a table
-    python benchmarks/sweep.py --json sweep.json  # and the numbers
+    python benchmarks/sweep.py --json sweep.json  # and the numbers; with --jax the same step by XLA too
     python benchmarks/sweep.py --device cuda --models 300  # one captured ensemble of 300, wall time, without the limit of a core
 
 All variants train the same model: MLP 34-128-128-128-2, MeanFlow with an EMA tangent (beta = 1), a quarter of the rows with r < t, Adam,
@@ -13,15 +13,14 @@ each matrix product at the rate that this core's sgemm reaches at that shape wit
 else free.
 """
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
+import options
 import torch
 from torch import Tensor, nn
 
@@ -139,6 +138,23 @@ def ensemble(batch: int, models: int, device: str) -> Callable[[int], None]:
     return run
 
 
+def xla(batch: int) -> Callable[[int], None]:
+    """The engine's step by JAX, on the engine's draws."""
+    from sweep_xla import given, scanned
+
+    shape, stream, wanted = Shape(2, WIDTH, DEPTH), Stream(PLANAR["eight_gaussians"]().to(torch.float32), "x", 0), settings(batch)
+    (block, state), index = scanned(shape, wanted), 0
+
+    def run(n: int) -> None:
+        nonlocal state, index
+        for _ in range(n // BLOCK):
+            state = block(state, given(stream.block(index, shape, wanted, Needs.of([SPEC]))))
+            index += 1
+        state[0].block_until_ready()
+
+    return run
+
+
 def products(batch: int) -> Iterator[tuple[int, int, int]]:
     """Shapes `(m, k, n)` of the matrix products that a step cannot avoid."""
     sizes = Shape(2, WIDTH, DEPTH).sizes
@@ -197,7 +213,7 @@ def together(batch: int, models: int, device: str, rounds: int, seconds: float) 
     return {"one ensemble": {"steps_per_second": rate, "gflops": rate * sum(2 * m * k * n for m, k, n in products(batch)) / 1e9}}
 
 
-def measure(batch: int, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
+def measure(batch: int, rounds: int, seconds: float, jax: bool = False) -> dict[str, dict[str, float]]:
     variants: dict[str, tuple[Callable[[int], None], int]] = {
         "naive": (naive(batch), 1),
         "composed": (composed(batch), 1),
@@ -205,6 +221,7 @@ def measure(batch: int, rounds: int, seconds: float) -> dict[str, dict[str, floa
         "engine, 9 models share draws": (engine(batch, 9), 9),
         "engine, compiled": (engine(batch, compiled=True), 1),
         "engine, compiled, 9 models share draws": (engine(batch, 9, compiled=True), 9),
+        **({"XLA, by JAX": (xla(batch), 1)} if jax else {}),
         "limit": (arithmetic(batch), 1),
     }
     counts, rates = {}, {name: [] for name in variants}
@@ -233,22 +250,19 @@ def measure(batch: int, rounds: int, seconds: float) -> dict[str, dict[str, floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[1024, 256], help="rows of a step (default: 1024 256)")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of all variants in turn (default: 9)")
+    options.rounds(parser, 9)
     parser.add_argument("--seconds", type=float, default=0.5, help="length of one variant's turn (default: 0.5)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of the ensemble of --models (default: cpu)")
     parser.add_argument("--models", type=int, help="measure one ensemble of so many models instead of the table of one core")
-    parser.add_argument("--json", type=Path, help="write the numbers here too")
-    asked = parser.parse_args()
+    parser.add_argument("--jax", action="store_true", help="the same step by XLA too; needs JAX")
+    options.file(parser)
+    asked = options.read(parser, "rounds", "models")
     if asked.device == "cuda" and not (asked.models and torch.cuda.is_available()):
         parser.error("--device cuda: needs --models, and a CUDA device")
-    if asked.models is not None and asked.models < 1:
-        parser.error("--models is at least 1")
-    if asked.json and not asked.json.parent.is_dir():
-        parser.error(f"--json: the folder {asked.json.parent} does not exist")
-    if min(asked.rounds, *asked.batches) < 1 or any(batch % 4 for batch in asked.batches):
-        parser.error("--rounds is at least 1, and a batch is divided by 4")
+    if any(batch < 1 or batch % 4 for batch in asked.batches):
+        parser.error("--batches: a batch is at least 4, and divided by 4")
     torch.set_num_threads(1)
     machine = environment(asked.device)
     if asked.models:
@@ -261,7 +275,7 @@ def main() -> None:
         if asked.json:
             asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return
-    found = {str(batch): measure(batch, asked.rounds, asked.seconds) for batch in asked.batches}
+    found = {str(batch): measure(batch, asked.rounds, asked.seconds, asked.jax) for batch in asked.batches}
     print(f"{machine['processor']}, torch {machine['torch']}, one thread, medians of {asked.rounds} rounds\n")
     for batch, table in found.items():
         print(f"batch {batch}\n{'':30} {'model-steps/s/core':>18} {'to naive':>9} {'of the limit':>13} {'GFLOP/s':>8}")

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import options
 import torch
 from loading import latents
 
@@ -158,17 +159,13 @@ def starts(folder: Path, large: Path) -> dict[str, dict[str, float]]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=25, help="rounds of the latents; the digits get ten times as many (default: 25)")
+    parser = options.parser(__doc__)
+    options.rounds(parser, 25, "of the latents; the digits get ten times as many")
     parser.add_argument("--starts", action="store_true", help="measure only the starts; with --json, into a file that holds the rest")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
-    asked = parser.parse_args()
-    if asked.json and not asked.json.parent.is_dir():
-        parser.error(f"--json: the folder {asked.json.parent} does not exist")
+    options.file(parser)
+    asked = options.read(parser, "rounds")
     if asked.starts and asked.json and not asked.json.is_file():
         parser.error(f"--starts --json: the file {asked.json}, which holds the rest, does not exist")
-    if asked.rounds < 1:
-        parser.error("--rounds is at least 1")
     return asked
 
 

@@ -169,6 +169,9 @@ def _alignment(network: Features, projection: nn.Module) -> Loss:
 class Directional(Value):
     """TiM's term inside the weight: 1 - cosine over the first axis of the event, mean over the others; arXiv 2509.04394.
 
+    A picture of one channel (three axes and more, the first of one entry) is one direction: over one entry a cosine is a sign, which
+    has no gradient but near 0.
+
     `floor`: norms below it count as it. The source has 1e-8, at which a network that starts at 0 gets a gradient of 1e8.
     """
 
@@ -182,6 +185,8 @@ class Directional(Value):
         axis = b.t.ndim
         kept = torch.ones_like(b.z, dtype=torch.bool) if b.mask is None else over(b.mask, b.z).expand_as(b.z)
         mine, theirs = torch.where(kept, u.to(b.z), 0.0), torch.where(kept, goal.to(b.z), 0.0)
+        if b.z.ndim >= axis + 3 and b.z.shape[axis] == 1:
+            mine, theirs, kept = (p.flatten(axis) for p in (mine, theirs, kept))
         norms = [torch.linalg.vector_norm(x, dim=axis).clamp(min=self.floor) for x in (mine, theirs)]
         apart, there = 1 - (mine * theirs).sum(axis) / (norms[0] * norms[1]), kept.any(axis)
         apart, there = (p.reshape(*b.t.shape, -1) for p in (torch.where(there, apart, 0.0), there))

@@ -71,6 +71,11 @@ class Backward(Value):
             boundary.number("clamp, the bound of the target's entries,", self.clamp, 0, above=True)
         object.__setattr__(self, "ratio", checked(self.ratio, "ratio"))
 
+    @property
+    def divides(self) -> bool:
+        """Whether the rounding of `u` and of its earlier value is divided by the ratio: not at 0 and 1, where there is no difference."""
+        return callable(self.ratio) or self.ratio not in (0, 1)
+
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> Change:
         """`(u, (t - r) D_t u)` to first order in `ratio (t - r)`, both `[*B, *E]`."""
         return answered(field, *self.query(field, b, w))
@@ -139,6 +144,11 @@ class Warmed(Value):
     def __post_init__(self) -> None:
         boundary.function("rate", self.rate, "a rate (field, bridge, tangent) -> (u, change), such as rates.Exact()", 3)
         object.__setattr__(self, "share", checked(self.share, "share"))
+
+    @property
+    def divides(self) -> bool:
+        """Whether the rate does, see `Backward`."""
+        return getattr(self.rate, "divides", False)
 
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> Change:
         """`(u, share (t - r) D_t u)`, both `[*B, *E]`."""

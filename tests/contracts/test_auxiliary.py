@@ -162,6 +162,19 @@ def test_the_direction_is_one_minus_the_cosine_over_channels():
     torch.testing.assert_close(ours, (1 - F.cosine_similarity(u, goal, dim=1)).mean((1, 2)), rtol=1e-12, atol=1e-12)
 
 
+def test_an_event_of_one_channel_is_one_direction():
+    g = ms.key(0)
+    u, goal = (torch.randn(5, 1, 4, 4, generator=g, dtype=torch.float64).requires_grad_(k == 0) for k in range(2))
+    ours, whole = Directional()(u, goal, bridge((5, 1, 4, 4))), 1 - F.cosine_similarity(u.flatten(1), goal.flatten(1))
+    torch.testing.assert_close(ours, whole, rtol=1e-12, atol=1e-12)
+    (found,) = torch.autograd.grad(ours.sum(), u)
+    assert (found != 0).all()  # over one entry only those near 0 have a gradient
+    mask = (torch.arange(16) < torch.tensor([[3], [16], [1], [7], [0]])).view(5, 1, 4, 4)
+    masked = Directional()(torch.where(mask, u, 7.0), goal, bridge((5, 1, 4, 4), mask))
+    kept = 1 - F.cosine_similarity((u * mask).flatten(1), (goal * mask).flatten(1))
+    torch.testing.assert_close(masked, torch.where(mask.flatten(1).any(1), kept, 0.0), rtol=1e-12, atol=1e-12)
+
+
 def test_what_is_under_the_mask_has_no_direction():
     g = ms.key(0)
     u, goal = (torch.randn(5, 6, 4, generator=g, dtype=torch.float64) for _ in range(2))

@@ -19,7 +19,7 @@ from meanstep.program.runs.records import load
 from meanstep.program.runs.report import prose
 from meanstep.program.runs.report.history import read
 from meanstep.program.runs.weighting import FEW
-from meanstep.program.training.cautions import ignores, lossy, unseen
+from meanstep.program.training.cautions import ignores, lossy, rounded, unseen
 from meanstep.terms import Recipe
 from meanstep.types import Times
 
@@ -212,6 +212,23 @@ def test_a_run_that_learns_no_gap_is_not_told():
     assert not list(unseen(ms.recipes.flow_matching(), None))
     (line,) = unseen(ms.recipes.meanflow(at_times.logit_normal()), None)
     assert "0.0015 % of the rows with r < t" in line and line.endswith("or more: draw longer gaps, such as uniform times")
+
+
+def test_bf16_is_named_where_a_difference_of_rounded_outputs_is_divided():
+    still, moving = ms.recipes.flow_matching(), ms.recipes.meanflow
+    warmed = [ms.rates.Warmed(rate, 0.5) for rate in (ms.rates.Backward(0.1), ms.rates.Exact())]
+    told = [ms.recipes.solution_flow(), ms.recipes.discrete_meanflow(), ms.recipes.alpha_flow(), moving(rate=ms.rates.Backward(0.1))]
+    quiet = [still, moving(), ms.recipes.transition(), ms.recipes.shortcut(ms.MLP(2)), moving(rate=ms.rates.Backward(1.0))]
+    for recipe, expected in [*((r, 1) for r in (*told, moving(rate=warmed[0]))), *((r, 0) for r in (*quiet, moving(rate=warmed[1])))]:
+        assert len(list(rounded(recipe, "bf16"))) == expected and not list(rounded(recipe, "float32"))
+
+
+def test_a_run_in_bf16_is_told(here: Path, ran: Callable[..., int], capsys: pytest.CaptureFixture[str]):
+    np.savez("x.npz", x=np.random.default_rng(0).normal(size=(64, 17)).astype(np.float32))
+    words = ["train", "--data.source", "x.npz", "--network.name", "mlp", *SHORT, "--precision", "bf16", "--samples", 16]
+    for recipe, expected in (("solution_flow", 1), ("meanflow", 0)):
+        assert ran(*words, "--out", recipe, "--method.recipe", recipe) == 0
+        assert capsys.readouterr().err.count("so take --precision float32") == expected
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is said once at the start of a run: data far from the noise's scale, labels that are not read, jumps that are not trained."""
+"""What is said once at the start of a run: data far from the scale of noise, unread labels, jumps that are not trained, rounding."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ ROWS, PROBED, MOVED = 512, 8, 0.1
 """Rows whose scale is measured; rows on which labels are tried; the deviation of what moves the weights of the copy that is asked."""
 
 
-def cautions(cache: Cache, state: State, method: MethodConfig | None = None) -> Iterator[str]:
+def cautions(cache: Cache, state: State, method: MethodConfig | None = None, precision: str = "float32") -> Iterator[str]:
     """A line for each; nothing of the run is changed, nor are torch's random numbers. `method`: what was asked for, where it is known."""
     x, y = cache.rows(torch.linspace(0, len(cache) - 1, min(ROWS, len(cache))).round().long())
     yield from _scale(x, ": make the cache without --no-normalise" if cache.manifest.statistics == "none" else "")
@@ -35,6 +35,7 @@ def cautions(cache: Cache, state: State, method: MethodConfig | None = None) -> 
             "train with --data.no-conditional"
         )
     yield from lossy(state.owner.loss.recipe, cache.shape)
+    yield from rounded(state.owner.loss.recipe, precision)
     asked = method is not None and (method.largest_gap is not None or ":" in method.recipe)
     if asked or math.prod(cache.shape) <= FEW:  # on more numbers a recipe's published times are left alone: they were tried on images
         yield from unseen(state.owner.loss.recipe, method.largest_gap if method else None)
@@ -45,6 +46,13 @@ def lossy(recipe: Recipe, shape: Sequence[int]) -> Iterator[str]:
     if (n := math.prod(shape)) <= FEW and (p := falls(recipe, shape)) > FALLING:
         what = f"rows are {n} number{'s' * (n > 1)} and the weight falls like the squared error to the power {p:.2g}"
         yield f"{what}, which loses modes and tails: take the squared error, --method.options '{{power: 0}}', or a larger c"
+
+
+def rounded(recipe: Recipe, precision: str) -> Iterator[str]:
+    """That the recipe divides a difference of rounded outputs by its step."""
+    if precision == "bf16" and any(getattr(getattr(term.objective, "rate", None), "divides", False) for term in recipe):
+        what = "the recipe divides a difference of two passes by its step, and their rounding in bf16 with it"
+        yield f"{what}: gradients of small steps are 5 to 40 percent off (studies/bf16), so take --precision float32"
 
 
 def unseen(recipe: Recipe, largest: float | None) -> Iterator[str]:

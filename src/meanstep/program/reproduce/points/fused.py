@@ -100,14 +100,14 @@ class Fused:
 def _compiled(step: Callable[..., Any], given: list[Any]) -> Made:
     """`RuntimeError` with the reason where the compiler does not build it."""
     try:
-        from torch._inductor import compile as build
+        from torch._inductor import standalone_compile
         from torch.fx.experimental.proxy_tensor import make_fx
 
         with torch.no_grad():
             traced = make_fx(step)(*given)
             for node in traced.graph.nodes:
                 node.meta.clear()
-            made: Made = build(traced, given, options=OPTIONS)
+            made: Made = standalone_compile(traced, given, dynamic_shapes="from_example_inputs", options={"config_patches": OPTIONS})
             made(*given)  # builds what is built at the first call
     except Exception as error:  # whatever a compiler and its cache may raise: the step as it is written remains
         raise RuntimeError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,30 @@
+"""The options that every benchmark has: how many rounds, and a file for the numbers."""
+
+import argparse
+from pathlib import Path
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """An empty one, with a benchmark's own words about itself."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def file(found: argparse.ArgumentParser, what: str = "write the numbers here too") -> None:
+    """`--json`."""
+    found.add_argument("--json", type=Path, metavar="FILE", help=what)
+
+
+def rounds(found: argparse.ArgumentParser, default: int, what: str = "of all variants in turn") -> None:
+    """`--rounds`."""
+    found.add_argument("--rounds", type=int, default=default, help=f"rounds {what} (default: {default})")
+
+
+def read(found: argparse.ArgumentParser, *least: str) -> argparse.Namespace:
+    """What was asked; ends with one line where the folder of `--json` does not exist, or an option of `least` is below 1."""
+    asked = found.parse_args()
+    if asked.json and not asked.json.parent.is_dir():
+        found.error(f"--json: the folder {asked.json.parent} does not exist")
+    for name in least:
+        if (value := getattr(asked, name)) is not None and value < 1:
+            found.error(f"--{name} is at least 1, got {value}")
+    return asked
