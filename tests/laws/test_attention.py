@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meanstep import attention
-from meanstep.attention import attention_with_tangent, chunked
+from meanstep.attention import attention_with_tangent, chunked, derivative
 
 SCRIPTS = Path(__file__).parents[1] / "triton"
 DOUBLE = torch.float64
@@ -120,6 +120,44 @@ def test_large_scores_do_not_overflow():
     for scale in (1.0, -1.0):
         o, _ = attention_with_tangent(*inputs, scale=scale)
         torch.testing.assert_close(o, plain(*inputs, scale=scale)[0].float(), rtol=1e-4, atol=1e-4)
+
+
+# --- the derivative alone
+
+
+@pytest.mark.parametrize("scores", [chunked.SCORES, 16 * 20 * 30, 4])
+@pytest.mark.parametrize("batch", [(), (3,), (5, 2), (2, 1, 3)])
+def test_the_derivative_alone_is_the_formulas(batch: tuple[int, ...], scores: int, monkeypatch: pytest.MonkeyPatch):
+    """All heads at once, head by head, and in parts of a head's rows."""
+    monkeypatch.setattr(chunked, "SCORES", scores)
+    inputs = drawn(batch, 20, 30, 8, 5)
+    found = chunked.derivative(*inputs, scale=0.7)
+    assert found.shape == (*batch, 20, 5)
+    assert errors([found], [plain(*inputs, scale=0.7)[1]])[0] < 1e-12
+
+
+@pytest.mark.parametrize("layout", ["heads last", "columns first", "packed"])
+def test_the_derivative_alone_takes_any_layout(layout: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(chunked, "SCORES", 4)
+    inputs = drawn((2, 3), 20, 20, 8)
+    torch.testing.assert_close(chunked.derivative(*placed(inputs, layout), 0.3), plain(*inputs, scale=0.3)[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("m", "mask", "causal"), [(40, None, False), (40, "holes", False), (40, None, True), (600, None, False)])
+def test_the_rule_of_attention_has_the_formulas_derivative(m: int, mask: str | None, causal: bool):
+    """With many keys, a mask or an order it takes the tiles."""
+    inputs, given = drawn((2, 3), 40, m, 8), mask and masks(40, m)[mask]
+    found = derivative(*inputs, given, causal, 0.7)
+    assert errors([found], [plain(*inputs, given, causal, 0.7)[1]])[0] < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_derivative_alone_errs_by_its_own_rounding(dtype: torch.dtype):
+    inputs = drawn((2, 3), 64, 200, 72, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = chunked.derivative(*inputs, scale=72**-0.5)
+    assert found.dtype == dtype
+    assert errors([found], [plain(*inputs)[1]])[0] < torch.finfo(dtype).eps * (20 if dtype == torch.float32 else 0.6)
 
 
 # --- memory layouts, dtypes, sizes

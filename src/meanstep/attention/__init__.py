@@ -51,10 +51,22 @@ def attention_with_tangent(
     if torch.is_autocast_enabled(device) and cast != torch.float64:
         cast = torch.get_autocast_dtype(device)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    # outside a compiled program the operator would do the same, after torch has imported its compiler: a second of every start
-    opaque = torch.compiler.is_compiling() or type(q) not in (Tensor, nn.Parameter) or is_functorch_wrapped_tensor(q)
-    run = operator if opaque else _on_cuda if q.is_cuda else chunked.attention
+    run = operator if _opaque(q) else _on_cuda if q.is_cuda else chunked.attention
     return run(q.to(cast), k.to(cast), v.to(cast), dq.to(cast), dk.to(cast), dv.to(cast), mask, causal, scale)
+
+
+def derivative(
+    q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> Tensor:
+    """`do` alone, for inputs of one dtype that attention itself has accepted; on a CPU in fewer steps where the keys are few."""
+    if mask is None and not causal and not _opaque(q) and chunked.fits(q, k):
+        return chunked.derivative(q, k, v, dq, dk, dv, scale)
+    return attention_with_tangent(q, k, v, dq, dk, dv, mask, causal=causal, scale=scale)[1]
+
+
+def _opaque(q: Tensor) -> bool:
+    """Whether the operator must be called; elsewhere it does the same after torch has imported its compiler, a second of every start."""
+    return torch.compiler.is_compiling() or type(q) not in (Tensor, nn.Parameter) or is_functorch_wrapped_tensor(q)
 
 
 def _check_shapes(inputs: dict[str, Tensor]) -> None:

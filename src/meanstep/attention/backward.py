@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from meanstep.attention import operator
+from meanstep.attention import derivative
 from meanstep.attention.chunked import ELSEWHERE, SCORES, batched, flat, hide
 
 
@@ -23,7 +23,7 @@ class Derivative(torch.autograd.Function):
         """`[*B, N, Dv]`."""
         ctx.save_for_backward(q, k, v, dq, dk, dv, mask)
         ctx.causal, ctx.scale = causal, scale
-        return operator(q, k, v, dq, dk, dv, mask, causal, scale)[1]
+        return derivative(q, k, v, dq, dk, dv, mask, causal, scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -37,6 +37,37 @@ def attention(
     return o, do
 
 
+@torch.no_grad()
+def derivative(q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, scale: float) -> Tensor:
+    """`do` `[*B, N, Dv]` alone, without a mask: no product for `o`, and no sums to rescale, as all keys are in one tile (`fits`)."""
+    n, m = q.shape[-2], k.shape[-2]
+    inputs = [batched(x).to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v, dq, dk, dv)]
+    batch, n_heads = inputs[0].shape[:2]
+    size = max(1, SCORES // (4 * n * m))
+    with torch.autocast(q.device.type, enabled=False):
+        if batch * n_heads <= size:  # few enough that calls cost more than copies
+            return _in_one(scale, *(x.flatten(0, 1) for x in inputs)).view(*q.shape[:-1], v.shape[-1]).to(q.dtype)
+        do = q.new_empty(batch, n, n_heads, v.shape[-1]).transpose(1, 2)  # tokens of a row lie together, as the next layer takes them
+        for *given, out in zip(*(x.unbind(1) for x in (*inputs, do)), strict=True):  # products take a head's rows as they lie
+            for b in range(0, batch, size):
+                out[b : b + size] = _in_one(scale, *(x[b : b + size] for x in given))
+    return do.reshape(*q.shape[:-1], v.shape[-1])
+
+
+def _in_one(scale: float, q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor) -> Tensor:
+    """`do` `[G, N, Dv]` of inputs `[G, N, D]`."""
+    none = q.new_empty(1)
+    p = torch.softmax(torch.baddbmm(none, q, k.mT, beta=0, alpha=scale), -1)
+    ds = torch.baddbmm(torch.baddbmm(none, dq, k.mT, beta=0, alpha=scale), q, dk.mT, alpha=scale)
+    return torch.baddbmm(torch.bmm(p, dv), torch._softmax_backward_data(ds, p, -1, p.dtype), v)
+
+
+def fits(q: Tensor, k: Tensor) -> bool:
+    """Whether all keys of a query are few enough for `derivative`, and there are some of both."""
+    n, m = q.shape[-2], k.shape[-2]
+    return q.device.type == "cpu" and q.numel() > 0 and 0 < m <= KEYS and n * m <= SCORES
+
+
 def results(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """`o` and `do` `[*B, N, Dv]` to be filled; of no keys they are 0."""
     shape, make = (*q.shape[:-1], v.shape[-1]), q.new_empty if k.shape[-2] else q.new_zeros

@@ -34,6 +34,11 @@ class Missing(Unsupported, AttributeError):
     """A network reads what a `Dual` does not have."""
 
 
+def _backward() -> int:
+    """The backward pass that this runs inside of, or -1."""
+    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Dual:
     """`primal` with all rows; `tangent`, of the same dtype, of the first rows only; `axis`: where the batch lies, from the right (< 0).
@@ -46,38 +51,34 @@ class Dual:
     tangent: Tensor
     axis: int
     graded: bool
-    backward: int = field(init=False)
+    backward: int = field(default_factory=_backward, kw_only=True)
     recorded: bool = field(default=False, kw_only=True)
-
-    def __post_init__(self) -> None:
-        self.backward = _backward()
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Call `func` on the primals and add the tangent by its rule; `Unsupported` if it has none."""
         kwargs = kwargs or {}
-        if (name := getattr(func, "__name__", "")) in OPERATORS:
-            func, swap = OPERATORS[name]
-            args = args[::-1] if swap else args
-        if func in WHOLE:
-            return WHOLE[func](*args, **kwargs)
         if (rule := RULES.get(func)) is None:  # not after the call: one in place (`constant += x`) would have happened
-            raise Unsupported(f"no tangent rule for {getattr(func, '__name__', func)}")
-        out = func(*_primals(args), **{name: _primals(value) for name, value in kwargs.items()})
-        found, now = duals(args, kwargs), _backward()
-        recorded = any(d.recorded for d in found)
-        if not recorded and any(d.backward != now for d in found):  # a checkpointed segment, computed anew: nobody reads its tangents
-            return out
-        graded = torch.is_grad_enabled()
-        if any(d.graded != graded for d in found):
-            raise Unsupported("the network switches the gradient on or off inside, which hides what its autograd functions do")
+            return _without_rule(func, args, kwargs)
+        found: list[Dual] = []
+        plain = [_primals(value, found) for value in args]
+        out = func(*plain, **{name: _primals(value, found) for name, value in kwargs.items()}) if kwargs else func(*plain)
+        now, graded, recorded, many = _backward(), torch.is_grad_enabled(), False, False
+        for d in found:
+            recorded, many = recorded or d.recorded, many or isinstance(d, Several)
+        for d in found:
+            if d.backward != now and not recorded:  # a checkpointed segment, computed anew: nobody reads its tangents
+                return out
+        for d in found:
+            if d.graded != graded:
+                raise Unsupported("the network switches the gradient on or off inside, which hides what its autograd functions do")
         if recorded and func in OWN:
             raise Unsupported("the rule of a function of one's own, whose gradient nobody knows")
         with torch.set_grad_enabled(recorded and graded):
-            if any(isinstance(d, Several) for d in found):
+            if many:
                 return _each(rule, out, args, kwargs, graded)
             tangent, axis = rule(out, *args, **kwargs)
-            return out if tangent is None else joined(out, tangent, axis, graded, recorded)
+            return out if tangent is None else joined(out, tangent, axis, graded, recorded, now)
 
     def first(self, x: Any) -> Any:
         """The rows of `x` (primal of a `Dual`, or a tensor that broadcasts against this one) that have a tangent here."""
@@ -177,13 +178,16 @@ for _name in ("is_floating_point", "is_complex"):  # methods, which the primal a
     setattr(Dual, _name, _of_primal(_name))
 
 
-def joined(out: Any, tangent: Any, axis: int, graded: bool, recorded: bool = False) -> Any:
-    """`Dual`s of a function's results, one or several, and their tangents."""
-    if isinstance(out, Tensor):
-        wanted = list(out.shape)
-        wanted[axis] = tangent.shape[axis]
-        return Dual(out, tangent.to(out.dtype).expand(wanted), axis, graded, recorded=recorded)
-    return type(out)(joined(o, d, axis, graded, recorded) for o, d in zip(out, tangent, strict=True))
+def joined(out: Any, tangent: Any, axis: int, graded: bool, recorded: bool = False, backward: int | None = None) -> Any:
+    """`Dual`s of a function's results, one or several, and their tangents, made in a backward pass: by default this one."""
+    now = _backward() if backward is None else backward
+    if not isinstance(out, Tensor):
+        return type(out)(joined(o, d, axis, graded, recorded, now) for o, d in zip(out, tangent, strict=True))
+    if tangent.dtype != out.dtype:
+        tangent = tangent.to(out.dtype)
+    found, wanted = list(tangent.shape), list(out.shape)
+    wanted[axis] = found[axis]
+    return Dual(out, tangent if found == wanted else tangent.expand(wanted), axis, graded, backward=now, recorded=recorded)
 
 
 def duals(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Dual]:
@@ -192,15 +196,24 @@ def duals(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Dual]:
     return [value for value in flat if isinstance(value, Dual)]
 
 
-def _primals(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)([_primals(inner) for inner in value]) if not isinstance(value, torch.Size) else value
-    return value.primal if isinstance(value, Dual) else value
+def _primals(value: Any, found: list[Dual]) -> Any:
+    """The primal of an argument, inside lists and tuples too; its `Dual`s are added to `found`."""
+    if isinstance(value, Dual):
+        found.append(value)
+        return value.primal
+    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+        return type(value)([_primals(inner, found) for inner in value])
+    return value
 
 
-def _backward() -> int:
-    """The backward pass that this runs inside of, or -1."""
-    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+def _without_rule(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """A function that is another's name, or that a rule replaces altogether; else `Unsupported`."""
+    if (name := getattr(func, "__name__", "")) in OPERATORS:
+        named, swap = OPERATORS[name]
+        return Dual.__torch_function__(named, (), args[::-1] if swap else args, kwargs)
+    if func in WHOLE:
+        return WHOLE[func](*args, **kwargs)
+    raise Unsupported(f"no tangent rule for {name or func}")
 
 
 # Registration ------------------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meanstep.attention import attention_with_tangent
+from meanstep.attention import derivative
 from meanstep.attention.backward import Derivative
 from meanstep.tangents.curved import LayerNorm
 from meanstep.tangents.dual import WHOLE, Dual, Unsupported, duals, rule
@@ -126,11 +126,11 @@ def _attention(
     mask = x.first(attn_mask) if isinstance(attn_mask, Tensor) else None
     same = [p.to(out.dtype) for p in (*rows, *tangents)]  # autocast decides in which type the attention runs
     q, k, v, dq, dk, dv = same
+    size = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if torch.is_grad_enabled():
-        size = q.shape[-1] ** -0.5 if scale is None else float(scale)
         made: Tensor = Derivative.apply(q, k, v, dq, dk, dv, mask, is_causal, size)  # type: ignore[no-untyped-call]
         return made, axis
-    return attention_with_tangent(q, k, v, dq, dk, dv, mask, causal=is_causal, scale=scale)[1], axis
+    return derivative(q, k, v, dq, dk, dv, mask, is_causal, size), axis
 
 
 @rule("dropout", table=WHOLE)
