@@ -111,7 +111,7 @@ def ranks(device: str, timeout: float = 600.0) -> Iterator[Ranks]:
         return
     limit, backend = timedelta(seconds=timeout), "nccl" if here.type == "cuda" else "gloo"
     # the store outlives a group, and a later one of the same name would read the addresses of sockets that are closed
-    store = dist.PrefixStore(f"meanstep/{next(_GROUPS)}", _store(limit))
+    store = _c10d.PrefixStore(f"meanstep/{next(_GROUPS)}", _store(limit))
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     try:
         yield Ranks(rank, size, here)
@@ -119,14 +119,15 @@ def ranks(device: str, timeout: float = 600.0) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+_c10d: Any = dist  # has more than its types say
 _GROUPS = itertools.count()
 """One number for each group of this process: every rank makes the same calls."""
 
 
 @cache
-def _store(limit: timedelta) -> dist.Store:
+def _store(limit: timedelta) -> Any:
     """Where the launcher's processes find one another, kept while this process lives."""
-    store, _, _ = next(dist.rendezvous("env://", timeout=limit))
+    store, _, _ = next(_c10d.rendezvous("env://", timeout=limit))
     return store
 
 
