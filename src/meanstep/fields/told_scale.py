@@ -16,7 +16,7 @@ def conditions(classes: int) -> dict[str, int | list[int]]:
 
 
 class ToldScale(nn.Module):
-    """A network with the conditions of `conditions` as one that is given a `velocities.Condition`, or labels, which mean scale 1 at all times.
+    """A network with the conditions of `conditions` as one that is given a `velocities.Condition`, or labels at scale 1.
 
     `classes`: number of labels; no condition at all is label `classes` at scale 1. The numbers are `log omega` and the interval's two ends.
     """

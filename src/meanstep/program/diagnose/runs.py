@@ -87,9 +87,8 @@ class Trained:
                 )
         if own.scales and (own.scales[0] > 1 or networks.foreign(self.saved.description)):
             what = "is not ours" if own.scales[0] <= 1 else f"saw none below {own.scales[0]:g}"
-            raise UserError(
-                f"diagnose reads a network that takes its guidance scale at scale 1, and this one {what}: give ms.diagnose the network at a scale"
-            )
+            told = "a network that takes its guidance scale as an input is read at scale 1"
+            raise UserError(f"{told}, and this one {what}: give ms.diagnose the network at a scale")
         asked = replace(own, options=own.options | dict(changed), dropout=0.0, omega=1.0, kappa=0.0, scales=())
         try:
             built = methods.build(asked, probed.field, probed.ema, self._posterior(asked, probed, data), self.classes)
