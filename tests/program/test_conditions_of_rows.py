@@ -385,3 +385,28 @@ def test_transport_does_not_cross_conditions_that_are_no_labels(capsys: pytest.C
     np.savez("a.npz", x=drawn(40, 2), kind=np.arange(40) % 2, side=np.arange(40) % 3)
     quiet = ("--evaluate-every=0", "--sample-every=0", "--method.coupling=optimal-transport")
     run("train", "--out=two", "--data.source=a.npz:x", *SHORT, "--data.condition", "kind", "side", *quiet)
+
+
+# Another reference -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["file", "cache"])
+def test_a_raw_file_is_a_reference_of_any_run_with_its_own_conditions(source: str, capsys: pytest.CaptureFixture[str]):
+    for name, width in (("a", 3), ("b", 3), ("wide", 2)):
+        np.savez(f"{name}.npz", x=drawn(40, 2), seen=drawn(40, width))
+    np.save("bare.npy", drawn(40, 2))
+    if source == "cache":
+        run("cache", "a.npz", "--condition", "seen", "--out=made", "--quiet")
+    data = ("--data.source=a.npz", "--data.condition", "seen") if source == "file" else ("--data.source=made",)
+    run("train", "--out=run", *data, *SHORT)
+    capsys.readouterr()
+    run("evaluate", "run", "--reference=b.npz", "--count=16", "--steps=1", "--metrics=sliced", "--device=cpu", "--json=-")
+    assert json.loads(capsys.readouterr().out)[0]["reference"].startswith("b.npz")
+    run("cache", "b.npz", "--out=bare", "--quiet")
+    for other, said in (
+        ("wide.npz", "wide.npz holds seen of 2, the run's is 3"),
+        ("bare.npy", "bare.npy has no array 'seen'"),
+        ("bare", "has no seen, which the run's network is given: make it with --condition as the run's, and --like its cache"),
+    ):
+        run("evaluate", "run", f"--reference={other}", "--count=16", "--device=cpu", code=2)
+        assert said in " ".join(capsys.readouterr().err.split())

@@ -62,6 +62,49 @@ def test_a_scale_that_was_not_trained_is_refused(words: tuple[str, ...], trained
         ms.load("run", network="told:net").sample(2, guidance=0.5)
 
 
+OURS = {
+    "dit": ("--network.patch=4", "--network.width=16", "--network.depth=1", "--network.heads=2", "--network.head"),
+    "unet": (
+        "--network.name=unet",
+        "--network.width=8",
+        "--network.multipliers",
+        "1",
+        "1",
+        "--network.blocks=1",
+        "--network.attention=1",
+        "--network.head",
+    ),
+    "mlp": ("--network.name=mlp", "--network.width=16", "--network.depth=1", "--network.head"),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_networks_are_told_the_scale_and_every_command_reads_them(name: str, here, capsys: pytest.CaptureFixture[str]):
+    words = ("--data.source=digits", "--method.recipe=improved_meanflow", "--method.scales", "1", "4", "--rate=0.02", "--warmup=0")
+    run("train", "--out=run", *words, *OURS[name], *SHORT)
+    model, seeds = ms.load("run"), range(5)
+    labels = torch.tensor([3, 1, 4, 1, 5])
+    low, high = (model.latents(seeds, 1, labels, scale) for scale in (1.0, 4.0))
+    assert not torch.allclose(low, high, atol=1e-5)
+    z, one = ms.noise(seeds, (1, 8, 8)), torch.ones(5)
+    with torch.no_grad():  # a plain label is told scale 1, and no label the null
+        u = model.field(z, 0 * one, one, at_scale(labels, 1.0))
+        assert torch.equal(u, model.field(z, 0 * one, one, labels))
+        assert torch.equal(model.field(z, 0 * one, one), model.field(z, 0 * one, one, torch.full((5,), 10)))
+    run("export", "run", "--to=torch", "--out=made", "--guidance=2.5")
+    whole = torch.export.load(next(Path("made").glob("*.pt2"))).module()
+    torch.testing.assert_close(
+        whole(z, labels)[0], model.manifest.moments(z)[1] * model.latents(seeds, 1, labels, 2.5) + model.manifest.moments(z)[0]
+    )
+    assert json.loads(Path("made/card.json").read_text())["guidance"] == 2.5
+    run("export", "run", "--to=torch", "--out=no", "--guidance=5", code=2)
+    run("export", "run", "--to=hub", "--out=no", "--guidance=2", code=2)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "scales from 1 to 4, and 5 is none" in said and "--to hub: the network takes its guidance scale as an input" in said
+    run("diagnose", "run", "--budget=1", "--json=found.json")
+    assert "at guidance scale 1" in Path("found.json").read_text()
+
+
 def test_what_cannot_be_trained_is_one_line(here, capsys: pytest.CaptureFixture[str]):
     for words, said in (
         ((*WORDS, "--method.scales", "4", "1"), "two, the first at most the second, got 4 1"),

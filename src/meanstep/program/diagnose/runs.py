@@ -85,11 +85,11 @@ class Trained:
                 raise UserError(
                     f"the run's {what} is {name}, code that would run: {remedy}" + ", or read the network with --recipe meanflow"
                 )
-        if own.scales:
-            raise UserError(
-                "the run's network takes its guidance scale as an input, which diagnose does not give: read the network from Python"
-            )
-        asked = replace(own, options=own.options | dict(changed), dropout=0.0, omega=1.0, kappa=0.0)
+        if own.scales and (own.scales[0] > 1 or networks.foreign(self.saved.description)):
+            what = "is not ours" if own.scales[0] <= 1 else f"saw none below {own.scales[0]:g}"
+            told = "a network that takes its guidance scale as an input is read at scale 1"
+            raise UserError(f"{told}, and this one {what}: give ms.diagnose the network at a scale")
+        asked = replace(own, options=own.options | dict(changed), dropout=0.0, omega=1.0, kappa=0.0, scales=())
         try:
             built = methods.build(asked, probed.field, probed.ema, self._posterior(asked, probed, data), self.classes)
         except UserError as error:
@@ -102,7 +102,7 @@ class Trained:
             if rest:
                 put_part(built.learner, rest, "learner.", self.saved.path)
             built.learner.to(next(probed.field.parameters()).device)
-        guided = ", its guidance left out" if (own.omega, own.kappa) != (1, 0) else ""
+        guided = ", its guidance left out" if (own.omega, own.kappa) != (1, 0) else ", at guidance scale 1" if own.scales else ""
         entry = find(asked.recipe)
         beta = share(entry, built.recipe, self._beta(entry.coefficient, asked.options))
         capped = "" if own.largest_gap is None else f", with gaps of at most {own.largest_gap:g}"

@@ -105,6 +105,12 @@ def of_source(source: Source, manifest: Manifest, split: str) -> Examples:
     if source.plain and source[0][0].shape != manifest.image:
         raise UserError(f"{source.name} holds rows of {_sides(source[0][0].shape)}, the run's are {_sides(manifest.image)}")
 
+    for c in manifest.beside:
+        if not c.start and tuple(shape := source.conditions[c.name].shape[1:]) != tuple(c.shape):
+            raise UserError(
+                f"{source.name} holds {c.name} of {_sides(shape) or 'one number'}, the run's is {_sides(c.shape) or 'one number'}"
+            )
+
     def read(index: Tensor) -> Tensor:
         rows = torch.from_numpy(np.stack([prepare(source[i][0], source.where(i)) for i in index.tolist()]))
         return rows.float() if source.plain else rows

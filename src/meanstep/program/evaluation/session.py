@@ -240,6 +240,9 @@ class Work:
 
     def _labels(self, model: models.Model) -> Any:
         if model.needed:
+            if missing := [c.name for c in model.needed if c.name not in self.real.conditions]:
+                remedy = "make it with --condition as the run's, and --like its cache"
+                raise UserError(f"--reference: {self.real.name} has no {', '.join(missing)}, which the run's network is given: {remedy}")
             return {c.name: self.real.conditions[c.name] for c in model.needed}
         if not model.conditional or self._drawn() == "uniform":
             return None

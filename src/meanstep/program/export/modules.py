@@ -10,8 +10,9 @@ from torch.utils import _pytree as pytree
 from meanstep import samplers
 from meanstep.conditions import hidden
 from meanstep.program.console import UserError
-from meanstep.program.data.beside import Condition
+from meanstep.program.data import beside
 from meanstep.shapes import over, tree_map
+from meanstep.velocities import Condition
 
 
 class Guided(nn.Module):
@@ -36,13 +37,29 @@ class Guided(nn.Module):
         return torch.lerp(without, labelled, self.scale)
 
 
+class Scale(nn.Module):
+    """A network that takes its guidance scale as an input, at one scale and at all times: a field of labels."""
+
+    def __init__(self, net: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.net, self.scale = net, scale
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """The velocity `[B, *E]` of `z` `[B, *E]`, times `[B]` and labels int64 `[B]`."""
+        one = torch.ones_like(t)
+        found: Tensor = self.net(z, r, t, Condition(y, self.scale * one, 0 * one, one))
+        return found
+
+
 class Told(nn.Module):
     """A field at a scale of guidance whose conditions come by name and in units of the data; those that are fixed are constants.
 
     `conditions`: all that the network takes, in its order; `fixed`: one row `[*shape]` of some of them; `null`: what hides them.
     """
 
-    def __init__(self, net: nn.Module, conditions: Sequence[Condition], fixed: Mapping[str, Tensor], scale: float, null: Any) -> None:
+    def __init__(
+        self, net: nn.Module, conditions: Sequence[beside.Condition], fixed: Mapping[str, Tensor], scale: float, null: Any
+    ) -> None:
         super().__init__()
         self.net, self.conditions, self.scale, self.null = net, tuple(conditions), scale, null
         self.constants = {name: f"constant_{k}" for k, name in enumerate(fixed)}

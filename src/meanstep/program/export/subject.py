@@ -14,7 +14,7 @@ from meanstep.program.data.autoencoders import DIFFUSERS
 from meanstep.program.data.codecs import CODECS
 from meanstep.program.data.tiny import Tiny
 from meanstep.program.export import told
-from meanstep.program.export.modules import STEPS, Begun, Guided, Pictures, Plain, Several, Step, Told, Whole, named
+from meanstep.program.export.modules import STEPS, Begun, Guided, Pictures, Plain, Scale, Several, Step, Told, Whole, named
 from meanstep.program.reading.tensors import File
 from meanstep.program.registry import SAMPLERS
 from meanstep.program.runs.saved import Saved, held, located
@@ -170,12 +170,16 @@ def of(
     if draw.asks(model.sampler, "fresh"):
         others = ", ".join(name for name, e in SAMPLERS.items() if name != model.sampler and e.facts["reads"] == model.facts.learns)
         raise UserError(f"--to {target}: the sampler {model.sampler} draws noise on its way, which an export cannot: --sampler {others}")
+    if model.facts.scales and target in ("diffusers", "hub"):
+        raise UserError(f"--to {target}: the network takes its guidance scale as an input, which {target} has not: --to onnx, torch or web")
     among = _offered(model, choice)
     decode, outputs, view = _decoding(model, choice)
     name = run.resolve().name if run else "model"
-    net = copy.deepcopy(model.field).float().cpu().eval()
+    net, facts = copy.deepcopy(model.field).float().cpu().eval(), _facts(model, choice)
+    if model.facts.scales:
+        net, choice = Scale(net, choice.guidance).eval(), replace(choice, guidance=1.0)
     more = told.beside(model, net, choice.guidance, fixed) if model.needed else {}
-    facts = {"inputs": ", ".join([more["start"][0] if "start" in more else "noise", *(more["condition"] or ())])} if more else {}
+    facts |= {"inputs": ", ".join([more["start"][0] if "start" in more else "noise", *(more["condition"] or ())])} if more else {}
     return Subject(
         name=name,
         net=net,
@@ -187,7 +191,7 @@ def of(
         decode=decode,
         outputs=outputs,
         view=view,
-        facts=_facts(model, choice) | facts,
+        facts=facts,
         run=run,
         saved=saved,
         decoder=model.autoencoder.spec if model.manifest.codec == "latents" else "",
@@ -207,8 +211,6 @@ def _offered(model: Model, choice: Choice) -> tuple[int, ...]:
     """The labels that the export offers."""
     if not model.classes and choice.labels is not None:
         raise UserError("--labels: this model was trained without labels")
-    if model.facts.scales:
-        raise UserError("the network takes its guidance scale as an input, which exports of runs have not: export the network from Python")
     if why := model.facts.refused(choice.guidance, model.classes, model.given):
         raise UserError(f"--guidance: {why}")
     if not model.classes:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
+from meanstep.fields import told_scale
 from meanstep.keys import key
 from meanstep.program.console import UserError
 from meanstep.program.doctor.arguments import read
@@ -34,10 +35,12 @@ def described(
     classes: int,
     precision: str = "float32",
     conditions: Mapping[str, int | list[int]] | None = None,
+    scales: bool = False,
 ) -> Description:
     """What a network is made of: all that `made` needs. `precision`: the configuration's, of which only float64 is the network's own.
 
-    `conditions`: those that are no labels, numbers of categories or shapes by name.
+    `conditions`: those that are no labels, numbers of categories or shapes by name; `scales`: whether a network of ours is told a guidance
+    scale beside its label.
     """
     name, options = network.name, resolved(network).options
     object_ = given.is_given(name)  # which has its sizes already
@@ -49,6 +52,8 @@ def described(
         found["conditions"] = dict(conditions)
         if not object_ and _takes(name, "conditions"):
             found["options"]["conditions"] = dict(conditions)
+    if scales and name in NETWORKS and classes:
+        found["options"]["scales"] = True
     return found | ({"dtype": "float64"} if precision == "float64" else {})
 
 
@@ -133,7 +138,7 @@ def _called(name: str, options: dict[str, Any]) -> nn.Module:
 
 def _ours(name: str, options: dict[str, Any], generator: Generator) -> nn.Module:
     try:
-        sizes = {size: options.pop(size, 0) for size in SIZES}
+        sizes, told = {size: options.pop(size, 0) for size in SIZES}, options.pop("scales", False)
         shape = tuple(sizes["shape"] or (sizes["channels"], sizes["size"], sizes["size"]))
         more = {"conditions": sizes["conditions"]} if sizes["conditions"] else {}
         asked = family(NetworkConfig(name, options))
@@ -142,6 +147,9 @@ def _ours(name: str, options: dict[str, Any], generator: Generator) -> nn.Module
             what = f"about {needed / 1e9:,.0f} GB for {words}, more than half of this machine's memory"
             size = "depth" if "depth" in options else "width"
             raise UserError(f"--network.{size}: {what}: choose a smaller --network.{size}")
+        if told:
+            net = asked.make(shape, 0, generator, conditions=told_scale.conditions(sizes["classes"]))
+            return told_scale.ToldScale(net, sizes["classes"])
         return asked.make(shape, sizes["classes"], generator, **more)
     except (TypeError, ValueError, OverflowError) as error:
         places = {option: at.start() for option in options if (at := re.search(rf"\b{option}\b", str(error)))}

@@ -1,11 +1,13 @@
 """The processes of a run: one without a launcher, else those that torchrun started. The only place that speaks to torch.distributed."""
 
+import itertools
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -93,7 +95,10 @@ def syncing(owner: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
 
 @contextmanager
 def ranks(device: str, timeout: float = 600.0) -> Iterator[Ranks]:
-    """Join the processes that a launcher started, if one did; `timeout`: seconds after which a rank gives up waiting for the others."""
+    """Join the processes that a launcher started, if one did; `timeout`: seconds after which a rank gives up waiting for the others.
+
+    A process group that is there already, the caller's own, is used and left as it is.
+    """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     here = _device(device)
     if size == 1:
@@ -101,11 +106,29 @@ def ranks(device: str, timeout: float = 600.0) -> Iterator[Ranks]:
         return
     if here.type == "cuda":
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+    if dist.is_initialized():
+        yield Ranks(rank, size, here)
+        return
+    limit, backend = timedelta(seconds=timeout), "nccl" if here.type == "cuda" else "gloo"
+    # the store outlives a group, and a later one of the same name would read the addresses of sockets that are closed
+    store = _c10d.PrefixStore(f"meanstep/{next(_GROUPS)}", _store(limit))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     try:
         yield Ranks(rank, size, here)
     finally:
         dist.destroy_process_group()
+
+
+_c10d: Any = dist  # has more than its types say
+_GROUPS = itertools.count()
+"""One number for each group of this process: every rank makes the same calls."""
+
+
+@cache
+def _store(limit: timedelta) -> Any:
+    """Where the launcher's processes find one another, kept while this process lives."""
+    store, _, _ = next(_c10d.rendezvous("env://", timeout=limit))
+    return store
 
 
 def _device(name: str) -> torch.device:

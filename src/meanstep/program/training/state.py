@@ -102,7 +102,9 @@ def fresh(config: Config, cache: Cache, ranks: Ranks, *, start: bool = True, net
     `net`: the network, if the configuration says that it was given as an object; it is copied.
     """
     count = classes(config, cache)
-    description = networks.described(config.network, cache.shape, count, config.run.precision, given(config, cache))
+    description = networks.described(
+        config.network, cache.shape, count, config.run.precision, given(config, cache), bool(config.method.scales)
+    )
     net = networks.made(description, config.run.seed, config.network.name, net)
     if start and config.network.start:
         for note in start_from(net, config.network.start, cache.manifest, config.method.path):
