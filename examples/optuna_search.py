@@ -1,7 +1,7 @@
 """A search for learning rate and width by Optuna, where hopeless trainings are stopped early.
 
 Shows: the callback of `ms.train`, which reports each evaluation and prunes by raising; every trial leaves a run's folder.
-Needs: pip install 'meanstep[report]' optuna. Takes: a minute or two of one core; --quick seconds.
+Needs: pip install 'meanstep[report]' optuna. Takes: a minute of one core; --quick seconds.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def main(argv=None):
     options.add_argument("--out", default="optuna_search.png", help="the picture")
     options.add_argument("--runs", help="where the trials' runs are kept; a temporary folder by default")
     given = options.parse_args(argv)
-    trials, samples = (2, 1280) if given.quick else (5, 24_000)
+    trials, samples = (2, 1280) if given.quick else (8, 200_000)
     rows = ms.fields.planar.two_moons().sample(256 if given.quick else 20_000, ms.key(0)).float()
 
     def objective(trial: optuna.Trial) -> float:
