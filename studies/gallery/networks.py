@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 SEEDS, STUDENT = range(3), 4.303
 SMALL = {"width": 64, "depth": 4, "heads": 4}
 DIT, UNET, MLP = "dit", "unet", "mlp"
-LARGE = "dit, width 384, depth 12"
+LARGE = "dit, width 96, depth 6"
 Networks = dict[str, dict[str, Any]]
 PARTS: dict[str, tuple[tuple[float, ...], Networks]] = {
     "short": (
