@@ -100,8 +100,8 @@ check=False, measure=False)`: {compiled}.
 """
 GOALS = """## Against the goals
 
-`python benchmarks/step.py --only ...`, DiT 6 x 256 with 64 tokens, a run of {rounds} rounds for each batch size, and
-`benchmarks/overhead.py`; `benchmarks/unet.py`, `studies/bf16` and `benchmarks/sweep.py --jax`; ratios as above. Half of the rows have
+By `python benchmarks/step.py --only ...`, DiT 6 x 256 with 64 tokens, in runs of {rounds} rounds for batches of 32 and 8; by
+`benchmarks/overhead.py`, `benchmarks/unet.py`, `studies/bf16` and `benchmarks/sweep.py --jax`. Ratios are as above. Half of the rows have
 r < t for TiM, all for terminal velocity, a quarter for the others. A goal below a floor cannot be reached with the passes that the method
 has. Goals for a GPU are not in the table before they are measured.
 """

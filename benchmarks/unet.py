@@ -7,12 +7,11 @@ The network is `UNet2DModel` with attention at 8 x 8, given the gap in place of 
 memory and floor are those of benchmarks/step.py. `by forward mode` is what it costs a network whose tangents cannot be carried.
 """
 
-import argparse
 import json
 import math
-from pathlib import Path
 from typing import Any
 
+import options
 import torch
 from step import EAGER, Bench, Case, measure, report
 from torch import Tensor, nn
@@ -43,16 +42,12 @@ class Timed(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of all variants in turn (default: 15)")
+    parser = options.parser(__doc__)
+    options.rounds(parser, 15)
     parser.add_argument("--seconds", type=float, default=math.inf, help="then no round begins (default: no limit)")
     parser.add_argument("--batch", type=int, default=32, help="rows of a step (default: 32)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file")
-    asked = parser.parse_args()
-    if asked.json and not asked.json.parent.is_dir():
-        parser.error(f"--json: the folder {asked.json.parent} does not exist")
-    if min(asked.rounds, asked.batch) < 1:
-        parser.error("--rounds and --batch are at least 1")
+    options.file(parser, "write the numbers to this file")
+    asked = options.read(parser, "rounds", "batch")
     try:
         bench = Bench(Case(Timed, asked.batch), torch.device("cpu"), autocast=False)
     except ImportError:

@@ -170,7 +170,7 @@ class Directional(Value):
     """TiM's term inside the weight: 1 - cosine over the first axis of the event, mean over the others; arXiv 2509.04394.
 
     A picture of one channel (three axes and more, the first of one entry) is one direction: over one entry a cosine is a sign, which
-    has no gradient but near 0.
+    has no gradient but near 0. Two axes may be tokens, of which one alone counts as it does among others: `[1, L]` stays entry by entry.
 
     `floor`: norms below it count as it. The source has 1e-8, at which a network that starts at 0 gets a gradient of 1e8.
     """

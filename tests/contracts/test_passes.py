@@ -31,7 +31,7 @@ from meanstep.tangents import (
     trusted,
 )
 from meanstep.tangents.choice import GRAPHS
-from meanstep.tangents.dual import RULES
+from meanstep.tangents.dual import RULES, Dual
 from meanstep.terms import Recipe
 from meanstep.types import Bridge, Field
 
@@ -248,6 +248,49 @@ def test_a_taped_derivative_is_computed_anew_under_checkpoints():
             list(torch.autograd.grad(u.sin().sum() + du.sin().sum(), list(net.parameters()), materialize_grads=True, allow_unused=True))
         )
     close(*found)
+
+
+class Watched(nn.Module):
+    """Part of it is computed anew, or without a gradient; notes whether what it saw there had a tangent, and in which types."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layer, self.kind, self.seen = nn.Linear(4, 2), kind, []
+
+    def part(self, h: Tensor) -> Tensor:
+        h = h * 2
+        self.seen.append(type(h) is Dual)
+        return h.sin()
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        h = self.layer(torch.cat([z, torch.stack([r, t], -1)], -1))
+        if self.kind == "anew":
+            return checkpoint(self.part, h, use_reentrant=False)
+        if self.kind == "wider":
+            h = h.float() + torch.ones(2, dtype=torch.float64)
+            self.seen.append(h.tangent.dtype)
+            return h
+        with torch.no_grad():
+            return h + self.part(h)
+
+
+def test_what_is_computed_anew_has_no_tangents():
+    net = built(lambda: Watched("anew"))
+    u, du = carried(net, *asked(net, (ROWS, 2)))
+    pulled(u, du, net)
+    assert net.seen == [True, False]
+
+
+def test_a_tangent_has_the_type_of_its_value_where_a_constant_is_wider():
+    net = built(lambda: Watched("wider"))
+    carried(net, *asked(net, (ROWS, 2)))
+    assert net.seen == [torch.float64]
+
+
+def test_a_network_that_switches_the_gradient_off_inside_is_not_carried():
+    net = built(lambda: Watched("without"))
+    automatic(net, *asked(net, (ROWS, 2)))
+    assert "switches the gradient on or off" in VERDICTS[net].reason
 
 
 @every_network

@@ -226,8 +226,8 @@ def test_bf16_is_named_where_a_difference_of_rounded_outputs_is_divided():
 def test_a_run_in_bf16_is_told(here: Path, ran: Callable[..., int], capsys: pytest.CaptureFixture[str]):
     np.savez("x.npz", x=np.random.default_rng(0).normal(size=(64, 17)).astype(np.float32))
     words = ["train", "--data.source", "x.npz", "--network.name", "mlp", *SHORT, "--precision", "bf16", "--samples", 16]
-    for recipe, expected in (("solution_flow", 1), ("meanflow", 0)):
-        assert ran(*words, "--out", recipe, "--method.recipe", recipe) == 0
+    for recipe, dry, expected in (("solution_flow", ["--dry-run"], 1), ("solution_flow", [], 1), ("meanflow", [], 0)):
+        assert ran(*words, *dry, "--out", recipe, "--method.recipe", recipe) == 0
         assert capsys.readouterr().err.count("so take --precision float32") == expected
 
 

@@ -153,6 +153,17 @@ def test_stopped_and_resumed_equals_straight_through_to_the_bit(after: int, tmp_
     assert [record["compiled"] for record in straight] == [True, True, True, True, False]  # alpha_flow goes through `Loss`
 
 
+def test_a_job_that_goes_on_keeps_its_clocks(tmp_path: Path):
+    works = [jobs._Work(JOB, OURS, tmp_path, Told(), "cpu") for _ in range(2)]
+    works[0].step, works[0].drawing = BLOCK, 7.0
+    for k, cohort in enumerate(works[0].cohorts):
+        cohort.seconds = 10.0 + k
+    works[0].save()
+    works[1].resume()
+    assert (works[1].step, works[1].drawing) == (BLOCK, 7.0)
+    assert [cohort.seconds for cohort in works[1].cohorts] == [10.0 + k for k in range(len(works[1].cohorts))]
+
+
 def test_what_was_begun_uncompiled_goes_on_so_to_the_bit(tmp_path: Path, written: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fused, "FEWEST", 71)
     straight = trained(tmp_path / "a", Told())

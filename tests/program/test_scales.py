@@ -1,6 +1,7 @@
 """Runs of networks that take their guidance scale as an input: trained, sampled and evaluated by the command line."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 import meanstep as ms
+from meanstep.fields import told_scale
 from meanstep.program.console import UserError
-from meanstep.velocities import at_scale
+from meanstep.velocities import Condition, at_scale
 
 from .conftest import run
 
@@ -76,6 +78,37 @@ OURS = {
     ),
     "mlp": ("--network.name=mlp", "--network.width=16", "--network.depth=1", "--network.head"),
 }
+
+
+class Heard(torch.nn.Module):
+    """Keeps the condition that it was given."""
+
+    def forward(self, z, r, t, y):
+        self.y = y
+        return z
+
+    def with_head(self, z, r, t, y):
+        return self(z, r, t, y), z
+
+    def head(self, z, r, t, y):
+        return self(z, r, t, y)
+
+
+def test_what_our_networks_are_told_is_label_log_scale_and_interval():
+    net, labels, t, z = Heard(), torch.tensor([3, 1]), torch.tensor([0.5, 0.7]), torch.zeros(2, 4)
+    field = told_scale.ToldScale(net, 10)
+    told = Condition(labels, torch.tensor([1.0, 4.0]), torch.tensor([0.1, 0.2]), torch.tensor([0.8, 0.9]))
+    plain = [[0.0, 0.0, 1.0]] * 2
+    for y, label, numbers in (
+        (told, [3, 1], [[0.0, 0.1, 0.8], [math.log(4), 0.2, 0.9]]),
+        (labels, [3, 1], plain),
+        (None, [10, 10], plain),
+    ):
+        for call in (field, field.with_head, field.head):
+            net.y = None
+            call(z, t, t, y)
+            assert net.y["label"].tolist() == label
+            torch.testing.assert_close(net.y["guidance"], torch.tensor(numbers))
 
 
 @pytest.mark.parametrize("name", OURS)
