@@ -47,8 +47,9 @@ def export(
     for the web, which its report links to. `to`: web, onnx, torch, diffusers or hub. `steps` of the sampler, `guidance`
     (1, the conditional model, by default; an input of a run of --method.scales unless it is given) and the decoding are inside;
     `labels`: numbers of the classes that are offered, by default all that have data, and a single one is always meant. `half`:
-    store the weights in half precision; `decode`: False exports latents; `batch`: a number of rows, or "dynamic"; `field`: with "onnx" also u(z, r, t, y). `checkpoint`: "last", "best" or samples seen, by default the
-    last one of a run that is finished. `runtime`: with "web", the file of onnxruntime-web. `loaded`: other arguments of `meanstep.load`.
+    store the weights in half precision; `decode`: False exports latents; `batch`: a number of rows, or "dynamic"; `field`: with "onnx"
+    also u(z, r, t, y). `checkpoint`: "last", "best" or samples seen, by default the last one of a run that is finished. `runtime`: with
+    "web", the file of onnxruntime-web. `loaded`: other arguments of `meanstep.load`.
 
     Conditions of a run are inputs under their names, in units of the data, for "onnx" and "torch"; `condition`: those that are always
     meant instead, `{"kind": 2, "seen": seen}`, which a page needs. Where a flow starts at rows of the data, they are the first input.
