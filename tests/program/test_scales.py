@@ -11,6 +11,9 @@ import torch
 import meanstep as ms
 from meanstep.fields import told_scale
 from meanstep.program.console import UserError
+from meanstep.program.export import subject as subjects
+from meanstep.program.export import to_web
+from meanstep.program.export.checks import compared
 from meanstep.velocities import Condition, at_scale
 
 from .conftest import run
@@ -136,6 +139,76 @@ def test_our_networks_are_told_the_scale_and_every_command_reads_them(name: str,
     assert "scales from 1 to 4, and 5 is none" in said and "--to hub: the network takes its guidance scale as an input" in said
     run("diagnose", "run", "--budget=1", "--json=found.json")
     assert "at guidance scale 1" in Path("found.json").read_text()
+
+
+@pytest.fixture
+def small(here) -> Path:
+    words = ("--data.source=digits", "--method.recipe=improved_meanflow", "--method.scales", "1", "4", "--rate=0.02", "--warmup=0")
+    run("train", "--out=run", *words, *OURS["mlp"], *SHORT)
+    return Path("run")
+
+
+def test_an_export_has_the_scale_as_an_input(small: Path, capsys: pytest.CaptureFixture[str]):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, seeds = ms.load(small), range(5)
+    z, labels = ms.noise(seeds, model.shape), torch.tensor([3, 1, 4, 1, 5])
+    run("export", "run", "--to=torch", "--out=torch", "--steps=2")
+    run("export", "run", "--to=onnx", "--out=onnx", "--steps=2", "--field")
+    run("export", "run", "--to=torch", "--out=one", "--labels=3", "--batch=5")
+    whole, one = (torch.export.load(Path(name, "model.pt2")).module() for name in ("torch", "one"))
+    opened, field = (onnxruntime.InferenceSession(Path("onnx", name).read_bytes()) for name in ("model.onnx", "field.onnx"))
+    assert [each.name for each in opened.get_inputs()] == ["noise", "label", "guidance"]
+    assert [each.name for each in field.get_inputs()] == ["z", "r", "t", "y", "guidance"]
+    mean, std = model.manifest.moments(z)
+    for scale in (1.0, 2.3, 4.0):
+        wanted, full = mean + std * model.latents(seeds, 2, labels, scale), torch.full((5,), scale)
+        torch.testing.assert_close(whole(z, labels, full)[0], wanted)
+        theirs = opened.run(None, {"noise": z.numpy(), "label": labels.numpy(), "guidance": full.numpy()})[0]
+        torch.testing.assert_close(torch.from_numpy(theirs), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one(z, full)[0], mean + std * model.latents(seeds, 1, 3, scale))
+    mixed = torch.tensor([1.0, 2.0, 3.0, 4.0, 2.5])  # each row its own
+    rows = torch.cat([model.latents([k], 2, [int(labels[k])], float(mixed[k])) for k in seeds])
+    torch.testing.assert_close(whole(z, labels, mixed)[0], mean + std * rows)
+    card = json.loads(Path("onnx/card.json").read_text())
+    assert card["scales"] == [1, 4] and card["guidance"] is None and card["inputs"] == "noise, label, guidance"
+    assert "guidance from 1 to 4, an input" in Path("onnx/README.md").read_text()
+    subject = subjects.of(small, subjects.Choice(steps=2), target="web")  # the page's slider
+    parts = to_web.graphs(subject)
+    assert compared(subject, to_web.stepping(subject, parts), 1e-4, "the page").largest < 1e-4
+    assert (
+        to_web.facts(subject)["scales"] == [1, 4]
+        and to_web.facts(subjects.of(small, subjects.Choice(guidance=2), target="web"))["scales"] == []
+    )
+    for target in ("hub", "diffusers"):
+        run("export", "run", f"--to={target}", "--out=no", code=2)
+        assert f"--to {target}: the network takes its guidance scale as an input" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_code_in_a_card_runs(small: Path):
+    for target in ("torch", "onnx"):
+        ms.export(small, to=target, out=target)
+        code = Path(target, "README.md").read_text().split("```python")[1].split("```")[0]
+        found = {}
+        exec(code.replace("model.", f"{target}/model."), found)
+        assert found["images"].shape == (16, 1, 8, 8)
+
+
+def test_diagnose_reads_a_network_at_a_scale(trained: Path, capsys: pytest.CaptureFixture[str]):
+    how = {"network": "told:net", "budget": 20, "rows": 64, "progress": False}
+    found = {scale: ms.diagnose(trained, guidance=scale, **how) for scale in (None, 1.0, 3.0)}
+    assert repr(found[None].measures) == repr(found[1.0].measures) != repr(found[3.0].measures)
+    assert "at guidance scale 3 against the velocity without guidance" in repr(found[3.0].record)
+    run("diagnose", "run", "--network=told:net", "--guidance=5", code=2)
+    assert "the run was trained at scales from 1 to 4: choose one of them" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_is_read_at_a_scale_is_the_network_told_it(trained: Path):
+    from meanstep.program.diagnose.scaled import AtScale
+
+    net, z, labels = ms.load(trained, network="told:net").field, torch.randn(3, 1, 8, 8), torch.tensor([3, 1, 4])
+    one = torch.ones(3)
+    assert torch.equal(AtScale(net, 2.5)(z, 0 * one, one, labels), net(z, 0 * one, one, at_scale(labels, 2.5)))
+    assert torch.equal(AtScale(net, 2.5)(z, 0 * one, one, at_scale(labels, 1.0)), net(z, 0 * one, one, at_scale(labels, 1.0)))
 
 
 def test_what_cannot_be_trained_is_one_line(here, capsys: pytest.CaptureFixture[str]):

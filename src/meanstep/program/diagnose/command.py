@@ -27,6 +27,7 @@ CENTER_HELP = (
 CENTER_DEFAULT = "posterior for many rows of few numbers, else ema if there is one, else own"
 OUT = "Where results go: a folder for report.html, which is made if it does not exist; a report that is there is replaced."
 OUT_DEFAULT = "diagnose in the folder of TARGET, or here for a factory or a file; where that is there, diagnose-2 and so on"
+GUIDANCE = "The scale that a network of --method.scales is told; what it is measured against is the velocity without guidance."
 DATA = f"Rows [N, ...]: {target.KINDS}; .npz and .safetensors may hold labels y."
 
 
@@ -56,6 +57,7 @@ class Diagnose(Ranged):
     center: Annotated[Literal["own", "ema", "posterior"] | None, hinted(CENTER_HELP, CENTER_DEFAULT, "{own,ema,posterior}")] = None
     recipe: Annotated[str | None, hinted(f"What trains it: {', '.join(READ)}.", "the run's, or meanflow", "NAME")] = None
     path: Annotated[str | None, hinted(f"Its path: {', '.join(PATHS)}, or package.module:name.", "the run's, or linear", "NAME")] = None
+    guidance: Annotated[float | None, hinted(GUIDANCE, "the least that was trained", "FLOAT above 0")] = None
     times: Annotated[Literal["uniform", "logit-normal"] | None, hinted(TIMES, "the recipe's", "{uniform,logit-normal}")] = None
     diagonal_share: Annotated[float | None, hinted(DIAGONAL, "the recipe's", "SHARE from 0 to 1")] = None
     power: Annotated[float | None, hinted(POWER, "the recipe's", "P from 0 to 4")] = None

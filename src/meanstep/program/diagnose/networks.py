@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from meanstep.program.console import UserError, first_line
 from meanstep.program.diagnose.arrays import Dataset, whole
+from meanstep.program.diagnose.scaled import AtScale
 from meanstep.program.diagnose.target import checked_weights, files
 from meanstep.program.doctor.arguments import Call, candidates, read, reading, stated
 from meanstep.program.factories import load
@@ -38,12 +39,16 @@ class Probed:
 
 @dataclass(frozen=True)
 class Found:
-    """What a target on the command line stands for. `make(seed)` builds the network, which `name` describes."""
+    """What a target on the command line stands for. `make(seed)` builds the network, which `name` describes.
+
+    `scale`: at which guidance scale it is read, None for a network that does not take one as an input.
+    """
 
     name: str
     make: Make
     weights: Path | None
     ema: Path | nn.Module | None
+    scale: float | None = None
 
 
 def find(target: str, network: str | None, options: Mapping[str, Any], weights: Path | None, ema: Path | None) -> Found:
@@ -69,6 +74,8 @@ def admit(found: Found, data: Dataset, order: str, device: torch.device, seed: i
     for path, copied in ((found.weights, net), (found.ema, other)):
         if isinstance(path, Path) and copied is not None:
             _fill(copied, path)
+    if found.scale is not None:
+        net, other = AtScale(net, found.scale), None if other is None else AtScale(other, found.scale)
     call = _call(net.eval(), stated(order) if order else read(net), data)
     ema = None if other is None else call.adapt(other.eval()).to(device)
     names = tuple(str(path) for path in (found.weights, found.ema) if isinstance(path, Path))

@@ -54,12 +54,30 @@ class Trained:
         wanted = proxy if EMA in methods.needs(self.config.method) else str(self.saved.about.get("chosen", ""))
         return wanted if wanted in self.saved.averages else next(iter(self.saved.averages), "")
 
-    def found(self, weights: Path | None, ema: Path | None, allowed: str = "", net: nn.Module | None = None) -> Found:
-        """The network, if it is ours or `allowed`, or `net`, its weights and its copy, unless other files are given."""
+    def scale(self, asked: float | None) -> float | None:
+        """The guidance scale at which it is read, by default the least trained; None for a network that takes none.
+
+        `UserError` for a scale that was not trained.
+        """
+        trained = self.config.method.scales
+        if asked is None:
+            return trained[0] if trained else None
+        if not trained:
+            raise UserError(f"--guidance {asked:g}: the run's network takes no guidance scale as an input: leave it out")
+        if not trained[0] <= asked <= trained[1]:
+            raise UserError(
+                f"--guidance {asked:g}: the run was trained at scales from {trained[0]:g} to {trained[1]:g}: choose one of them"
+            )
+        return asked
+
+    def found(
+        self, weights: Path | None, ema: Path | None, allowed: str = "", net: nn.Module | None = None, guidance: float | None = None
+    ) -> Found:
+        """The network, if it is ours or `allowed`, or `net`, its weights and its copy, unless other files are given; see `scale`."""
         beside = ema or (self.saved.file(f"ema_{self.copy}.safetensors") if self.copy else None)
         network = str(self.saved.description.get("network"))
         made = weights or self.saved.file("model.safetensors")
-        return Found(network, lambda seed: networks.made(self.saved.description, seed, allowed, net), made, beside)
+        return Found(network, lambda seed: networks.made(self.saved.description, seed, allowed, net), made, beside, self.scale(guidance))
 
     def data(self, labels: Path | None) -> arrays.Dataset:
         """What it was trained on; `UserError` if that is not there any more."""
@@ -85,10 +103,6 @@ class Trained:
                 raise UserError(
                     f"the run's {what} is {name}, code that would run: {remedy}" + ", or read the network with --recipe meanflow"
                 )
-        if own.scales and (own.scales[0] > 1 or networks.foreign(self.saved.description)):
-            what = "is not ours" if own.scales[0] <= 1 else f"saw none below {own.scales[0]:g}"
-            told = "a network that takes its guidance scale as an input is read at scale 1"
-            raise UserError(f"{told}, and this one {what}: give ms.diagnose the network at a scale")
         asked = replace(own, options=own.options | dict(changed), dropout=0.0, omega=1.0, kappa=0.0, scales=())
         try:
             built = methods.build(asked, probed.field, probed.ema, self._posterior(asked, probed, data), self.classes)
@@ -102,7 +116,9 @@ class Trained:
             if rest:
                 put_part(built.learner, rest, "learner.", self.saved.path)
             built.learner.to(next(probed.field.parameters()).device)
-        guided = ", its guidance left out" if (own.omega, own.kappa) != (1, 0) else ", at guidance scale 1" if own.scales else ""
+        scale = getattr(probed.field, "scale", None) if own.scales else None
+        at = f", at guidance scale {scale:g} against the velocity without guidance" if scale not in (None, 1) else ", at guidance scale 1"
+        guided = ", its guidance left out" if (own.omega, own.kappa) != (1, 0) else at if own.scales else ""
         entry = find(asked.recipe)
         beta = share(entry, built.recipe, self._beta(entry.coefficient, asked.options))
         capped = "" if own.largest_gap is None else f", with gaps of at most {own.largest_gap:g}"

@@ -70,7 +70,9 @@ def _case(asked: "Diagnose", given: Objects = Objects()) -> Case:
     run = trained(asked.target) if asked.target else None
     files = (asked.weights, asked.average)
     if run is not None:
-        found = run.found(*files, asked.network or "", given.net)
+        found = run.found(*files, asked.network or "", given.net, asked.guidance)
+    elif asked.guidance is not None:
+        raise UserError("--guidance: the scale of a run of --method.scales: leave it out, and put guidance into the network")
     elif given.net is not None:
         net = given.net
         found = Found(type(net).__name__, lambda seed: copy.deepcopy(net), asked.weights, asked.average)

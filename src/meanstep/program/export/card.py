@@ -20,12 +20,14 @@ TEXT = """\
 
 def card(record: dict[str, Any], use: str) -> str:
     """The text of README.md, of what card.json says."""
-    hidden = {"meanstep", "name", "target", "difference", "files", "classes"}
+    hidden = {"meanstep", "name", "target", "difference", "files", "classes", "scales", *(["guidance"] if "scales" in record else [])}
     rows = [f"| {name} | {_plain(value)} |" for name, value in record.items() if name not in hidden]
     if record["classes"]:
         rows.append(f"| classes | {', '.join(record['classes'][:20])}{' ...' if len(record['classes']) > 20 else ''} |")
     about = f"A generator of {record['data']}"
-    what = f"{record['steps']} step{'s' * (record['steps'] > 1)} of {record['sampler']}, guidance {record['guidance']:g}"
+    low, high = record.get("scales") or (None, None)
+    scale = f"guidance from {low:g} to {high:g}, an input" if low is not None else f"guidance {record['guidance']:g}"
+    what = f"{record['steps']} step{'s' * (record['steps'] > 1)} of {record['sampler']}, {scale}"
     filled = {**record, "about": about, "what": what, "rows": "\n".join(rows)}
     return TEXT.format(**filled | {"difference": sentence(record["difference"]), "use": use})
 

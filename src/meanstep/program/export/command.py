@@ -12,7 +12,7 @@ from meanstep.program.console import UserError, chat, put_json, stage, takes_jso
 from meanstep.program.errors import shown
 from meanstep.program.export.targets import TARGETS, require
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Json, Network, hinted
-from meanstep.program.ranges import Amount, Ranged, check, ranged
+from meanstep.program.ranges import Ranged, check, ranged
 from meanstep.program.registry import SAMPLER_HELP, check_sampler
 from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TO = "What to make. " + "; ".join(f"{name}: {target.about}" for name, target in TARGETS.items()) + "."
 LABELS = "Which classes: those to choose from, by name or number; a single one is fixed."
+GUIDANCE = "Scale of classifier-free guidance at sampling time, in the export; 1 is the conditional model."
 CONDITION = "Conditions: those that are always meant, by the name of a category, a number in units of the data, an .npy."
 RUNTIME = "With web: onnxruntime-web's .tgz or folder, where npm cannot fetch it."
 
@@ -43,8 +44,7 @@ class Export(Ranged):
     """Where results go: a new folder."""
     steps: Annotated[int, ranged("INT from 1 to 1000")] = 1
     """Steps of the sampler, in the export; the page also offers 1, 2 and 4."""
-    guidance: Amount = 1.0
-    """Scale of classifier-free guidance at sampling time, in the export; 1 is the conditional model."""
+    guidance: Annotated[float | None, hinted(GUIDANCE, "1; of a run of --method.scales an input", "FLOAT from 0")] = None
     labels: Annotated[str | None, hinted(LABELS, "those that have data", "N,... | NAME,...")] = None
     condition: Annotated[tuple[str, ...], hinted(CONDITION, "all are inputs: of onnx and torch; a page has none", "[NAME=VALUE ...]")] = ()
     sampler: Annotated[str | None, hinted(SAMPLER_HELP, "the run's own", "NAME")] = None

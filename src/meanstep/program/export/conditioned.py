@@ -22,7 +22,7 @@ def of_net(net: nn.Module, choice: Choice, *, target: str, shape: Sequence[int],
         raise UserError(
             f"--to {target} makes a run's samples and has no inputs for conditions of other networks: --to onnx or --to torch has"
         )
-    if choice.labels is not None or choice.guidance != 1:
+    if choice.labels is not None or choice.guidance not in (None, 1):
         raise UserError("labels and guidance belong to a run with labels: leave them out, and put guidance into the network")
     if draw.asks(sampler, "fresh"):
         raise UserError(f"--to {target}: the sampler {sampler} draws noise on its way, which an export cannot: take walk")

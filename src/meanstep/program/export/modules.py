@@ -46,8 +46,26 @@ class Scale(nn.Module):
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """The velocity `[B, *E]` of `z` `[B, *E]`, times `[B]` and labels int64 `[B]`."""
-        one = torch.ones_like(t)
-        found: Tensor = self.net(z, r, t, Condition(y, self.scale * one, 0 * one, one))
+        found: Tensor = self.net(z, r, t, always(y, self.scale * torch.ones_like(t)))
+        return found
+
+
+def always(label: Tensor, scale: Tensor) -> Condition:
+    """What a network that takes its guidance scale is told: labels int64 `[B]` and a scale each `[B]`, at all times."""
+    return Condition(label, scale, torch.zeros_like(scale), torch.ones_like(scale))
+
+
+class Asked(nn.Module):
+    """A network that takes its guidance scale as an input, as a field of `{"label", "guidance"}`; of the scale alone at a fixed `label`."""
+
+    def __init__(self, net: nn.Module, label: int | None = None) -> None:
+        super().__init__()
+        self.net, self.label = net, label
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Mapping[str, Tensor]) -> Tensor:
+        """The velocity `[B, *E]` of `z` `[B, *E]`, times `[B]`, labels int64 `[B]` and scales `[B]`."""
+        label = y["label"] if self.label is None else torch.full_like(t, self.label, dtype=torch.int64)
+        found: Tensor = self.net(z, r, t, always(label, y["guidance"]))
         return found
 
 

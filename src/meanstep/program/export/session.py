@@ -29,7 +29,7 @@ def export(
     to: str,
     out: str | os.PathLike[str] | None = None,
     steps: int = 1,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     labels: Sequence[int] | None = None,
     half: bool = False,
     decode: bool = True,
@@ -45,10 +45,11 @@ def export(
 
     `run`: a run's folder, a `Run`, or what `meanstep.load` returned. `out`: of a run by default a folder in it of the target's name, `try`
     for the web, which its report links to. `to`: web, onnx, torch, diffusers or hub. `steps` of the sampler, `guidance`
-    (1 is the conditional model) and the decoding are inside; `labels`: numbers of the classes that are offered, by default all that have
-    data, and a single one is always meant. `half`: store the weights in half precision; `decode`: False exports latents; `batch`: a
-    number of rows, or "dynamic"; `field`: with "onnx" also u(z, r, t, y). `checkpoint`: "last", "best" or samples seen, by default the
-    last one of a run that is finished. `runtime`: with "web", the file of onnxruntime-web. `loaded`: other arguments of `meanstep.load`.
+    (1, the conditional model, by default; an input of a run of --method.scales unless it is given) and the decoding are inside;
+    `labels`: numbers of the classes that are offered, by default all that have data, and a single one is always meant. `half`:
+    store the weights in half precision; `decode`: False exports latents; `batch`: a number of rows, or "dynamic"; `field`: with "onnx"
+    also u(z, r, t, y). `checkpoint`: "last", "best" or samples seen, by default the last one of a run that is finished. `runtime`: with
+    "web", the file of onnxruntime-web. `loaded`: other arguments of `meanstep.load`.
 
     Conditions of a run are inputs under their names, in units of the data, for "onnx" and "torch"; `condition`: those that are always
     meant instead, `{"kind": 2, "seen": seen}`, which a page needs. Where a flow starts at rows of the data, they are the first input.
@@ -62,7 +63,9 @@ def export(
     require(to)
     folder = fresh(Path(out) if out is not None else _beside(run, to))
     chosen = tuple(labels) if labels is not None else None
-    choice = Choice(steps, float(guidance), chosen, decode, half, 0 if batch == "dynamic" else int(batch), field)
+    choice = Choice(
+        steps, None if guidance is None else float(guidance), chosen, decode, half, 0 if batch == "dynamic" else int(batch), field
+    )
     with stage("building the network"):
         if isinstance(run, nn.Module):
             if shape is None:

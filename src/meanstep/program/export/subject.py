@@ -14,7 +14,7 @@ from meanstep.program.data.autoencoders import DIFFUSERS
 from meanstep.program.data.codecs import CODECS
 from meanstep.program.data.tiny import Tiny
 from meanstep.program.export import told
-from meanstep.program.export.modules import STEPS, Begun, Guided, Pictures, Plain, Scale, Several, Step, Told, Whole, named
+from meanstep.program.export.modules import STEPS, Asked, Begun, Guided, Pictures, Plain, Scale, Several, Step, Told, Whole, always, named
 from meanstep.program.reading.tensors import File
 from meanstep.program.registry import SAMPLERS
 from meanstep.program.runs.saved import Saved, held, located
@@ -29,10 +29,13 @@ PICTURES, LINES, POINTS = "pictures", "lines", "points"
 
 @dataclass(frozen=True)
 class Choice:
-    """What is baked into an export. `labels`: the classes that are offered, all that have data if None; one is always meant then."""
+    """What is baked into an export. `labels`: the classes that are offered, all that have data if None; one is always meant then.
+
+    `guidance`: None is 1, or an input where the network takes its scale as one.
+    """
 
     steps: int = 1
-    guidance: float = 1.0
+    guidance: float | None = None
     labels: tuple[int, ...] | None = None
     decode: bool = True
     half: bool = False
@@ -47,7 +50,8 @@ class Subject:
     `outputs`; `view`: how that is looked at; `facts`: what a card says of it; `run`: its folder; `saved`: its checkpoint;
     `decoder`: where its autoencoder is, as `meanstep cache` names it, empty for none; `condition`: rows of a tree of tensors that the
     network takes in place of labels, None if it takes none; `told`: how a run's network is told conditions, in units of the data; `start`:
-    rows of the data where the flow starts, in place of noise, and the name of that input; `begin`: what the network sees of them.
+    rows of the data where the flow starts, in place of noise, and the name of that input; `begin`: what the network sees of them; `scales`:
+    the least and the largest guidance scale, where that is an input.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Subject:
     told: Told | None = None
     start: tuple[str, Tensor] | None = None
     begin: Begun | None = None
+    scales: tuple[float, ...] = ()
 
     @property
     def label(self) -> int | None:
@@ -82,23 +87,39 @@ class Subject:
     @property
     def field(self) -> nn.Module:
         """The velocity at the choice's guidance, and of the label or the conditions that are always meant."""
-        return self.told.eval() if self.told else Guided(self.net, self.choice.guidance, len(self.classes), self.label).eval()
+        if self.scales:
+            return Asked(self.net, self.label).eval()
+        return self.told.eval() if self.told else Guided(self.net, self.guidance, len(self.classes), self.label).eval()
+
+    @property
+    def guidance(self) -> float:
+        """The scale of classifier-free guidance outside the network."""
+        return 1.0 if self.choice.guidance is None else self.choice.guidance
 
     def whole(self) -> nn.Module:
         """Noise, and labels or the parts of a condition, to what is wanted, as one module."""
         return self.apart(Whole(self.field, self.sampler, grid(self.choice.steps), self.decode, self.begin).eval())
 
     def apart(self, net: nn.Module) -> nn.Module:
-        """A module whose last argument is the condition, with its parts as arguments; itself if there is none."""
-        return net if self.condition is None else Several(net, self.condition).eval()
+        """A module whose last argument is a tree, with its parts as arguments; itself if it is not."""
+        return Several(net, self.rows([0])).eval() if self.several else net
+
+    @property
+    def several(self) -> bool:
+        """Whether what is an input beside the noise is a tree of tensors."""
+        return self.condition is not None or bool(self.scales)
 
     def given(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """What is an input beside the noise, by name: labels, or the rows of the condition's parts in turn."""
         y = self.labels(seeds)
-        return named(self.rows(seeds)) if y is None else {"label": y}
+        return named(self.rows(seeds)) if y is None or self.scales else {"label": y}
 
     def rows(self, seeds: Sequence[int]) -> Any:
-        """Rows of the condition in turn, as a tree; None if there is none."""
+        """Rows of the condition in turn, or labels and scales, as a tree; None if there is none."""
+        if self.scales:
+            low, high = self.scales
+            y, scale = self.labels(seeds), low + (high - low) * torch.tensor([seed % 7 / 6 for seed in seeds])
+            return {"guidance": scale} if y is None else {"label": y, "guidance": scale}
         return None if self.condition is None else tree_map(lambda part: part[torch.tensor(seeds) % len(part)], self.condition)
 
     def step(self, target: str) -> nn.Module:
@@ -133,7 +154,8 @@ class Subject:
             z, times = self.noise(seeds), grid(steps or self.choice.steps)
             return self.decode(self.sampler(self.net, z, times=times, y=self.rows(seeds)))
         null = len(self.classes) if self.told is None else self.told.null
-        asked: dict[str, Any] = {"labels": drawn, "guidance": self.choice.guidance, "null": null, "batch": max(1, len(seeds))}
+        known = always(drawn, self.rows(seeds)["guidance"]) if self.scales and drawn is not None else drawn
+        asked: dict[str, Any] = {"labels": known, "guidance": self.guidance, "null": null, "batch": max(1, len(seeds))}
         if self.told is not None:
             asked |= {"labels": self.told.tree(self.rows(seeds), len(seeds)), "start": self.seen(seeds) if self.start else None}
         found = draw.latents(self.net, self.shape, seeds, steps=steps or self.choice.steps, sampler=self.sampler, **asked)
@@ -172,13 +194,19 @@ def of(
         raise UserError(f"--to {target}: the sampler {model.sampler} draws noise on its way, which an export cannot: --sampler {others}")
     if model.facts.scales and target in ("diffusers", "hub"):
         raise UserError(f"--to {target}: the network takes its guidance scale as an input, which {target} has not: --to onnx, torch or web")
+    scales = model.facts.scales if choice.guidance is None and not model.needed else ()
+    if model.facts.scales and choice.guidance is None and not scales:
+        low, high = model.facts.scales
+        raise UserError(f"--guidance: beside conditions by name the scale is no input of an export: give one from {low:g} to {high:g}")
+    choice = choice if scales else replace(choice, guidance=1.0 if choice.guidance is None else choice.guidance)
     among = _offered(model, choice)
     decode, outputs, view = _decoding(model, choice)
     name = run.resolve().name if run else "model"
     net, facts = copy.deepcopy(model.field).float().cpu().eval(), _facts(model, choice)
-    if model.facts.scales:
+    if choice.guidance is not None and model.facts.scales:
         net, choice = Scale(net, choice.guidance).eval(), replace(choice, guidance=1.0)
-    more = told.beside(model, net, choice.guidance, fixed) if model.needed else {}
+    more = told.beside(model, net, choice.guidance or 1.0, fixed) if model.needed else {}
+    facts |= {"scales": list(scales), "inputs": ", ".join(["noise", *(["label"] if len(among) > 1 else []), "guidance"])} if scales else {}
     facts |= {"inputs": ", ".join([more["start"][0] if "start" in more else "noise", *(more["condition"] or ())])} if more else {}
     return Subject(
         name=name,
@@ -195,6 +223,7 @@ def of(
         run=run,
         saved=saved,
         decoder=model.autoencoder.spec if model.manifest.codec == "latents" else "",
+        scales=scales,
         **more,
     )
 
@@ -211,7 +240,7 @@ def _offered(model: Model, choice: Choice) -> tuple[int, ...]:
     """The labels that the export offers."""
     if not model.classes and choice.labels is not None:
         raise UserError("--labels: this model was trained without labels")
-    if why := model.facts.refused(choice.guidance, model.classes, model.given):
+    if choice.guidance is not None and (why := model.facts.refused(choice.guidance, model.classes, model.given)):
         raise UserError(f"--guidance: {why}")
     if not model.classes:
         return ()

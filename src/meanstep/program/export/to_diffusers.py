@@ -108,7 +108,7 @@ def _network(subject: Subject) -> tuple[str, list[str], dict[str, Any], nn.Modul
     if not isinstance(inner, ModelMixin) or not type(inner).__module__.startswith("diffusers."):
         kind = type(inner).__name__
         raise UserError(f"--to diffusers takes a DiT or a model of diffusers, and this network is a {kind}: --to onnx or torch can")
-    if subject.choice.guidance != 1:
+    if subject.guidance != 1:
         raise UserError("--guidance: a network of diffusers is called once a step: leave it at 1, or --to onnx or torch")
     name = "transformer" if "Transformer" in type(inner).__name__ else "unet"
     return name, ["diffusers", type(inner).__name__], json.loads(inner.to_json_string()), inner
@@ -139,7 +139,7 @@ def _facts(subject: Subject, kind: list[str]) -> dict[str, Any]:
         "shift": decode.shift,
     }
     labels = {"classes": list(subject.classes), "offered": list(subject.among)}
-    asked = {"steps": subject.choice.steps, "guidance": subject.choice.guidance, "average": subject.sampler is samplers.walk}
+    asked = {"steps": subject.choice.steps, "guidance": subject.guidance, "average": subject.sampler is samplers.walk}
     return {"shape": list(subject.shape), "channels": decode.channels, **labels, **latents, **asked, **called}
 
 

@@ -38,7 +38,7 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     """The files of the folder, its difference to PyTorch once it is read back, and nothing more to say: the card does."""
     if subject.run is None or subject.saved is None:
         raise UserError("--to hub exports a run's folder, which says what it was trained on: give its path instead of a model")
-    if subject.choice.labels is not None or subject.choice.guidance != 1 or subject.choice.batch:
+    if subject.choice.labels is not None or subject.guidance != 1 or subject.choice.batch:
         raise UserError(
             "--to hub exports the network, which takes every label, guidance and batch: leave --labels, --guidance and --batch out"
         )

@@ -37,6 +37,7 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     found = compared(subject, running(model, tuple(given)), target.bound, "model.onnx")
     extra = {"field.onnx": field(subject, target)} if subject.choice.field else {}
     label = ', "label": np.arange(16) % ' + str(len(subject.classes)) if subject.labelled else ""
+    label += f', "guidance": np.full(16, {subject.scales[1]:g}, "float32")' if subject.scales else ""
     label += "".join(f', "{name}": {name.replace(".", "_")}' for name in given if subject.condition is not None and name != subject.first)
     names = ", ".join(subject.outputs) + ("," if len(subject.outputs) == 1 else "")
     return (
@@ -82,7 +83,7 @@ def graph(
     """
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
     free: Any = tuple({0: batch} for _ in inputs)
-    free = None if subject.choice.batch else free if subject.condition is None else (free,)
+    free = None if subject.choice.batch else (free,) if subject.several else free
     names: dict[str, Any] = {"input_names": list(inputs), "output_names": list(outputs), "opset_version": OPSET}
     try:
         with _silent(), torch.no_grad():

@@ -31,7 +31,7 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     """The files, their difference to PyTorch, and how they are used."""
     net = Halved(subject.whole()) if subject.choice.half else subject.whole()
     box = io.BytesIO()
-    program, most = traced(net, *example(subject), apart=subject.condition is not None or subject.choice.half)
+    program, most = traced(net, *example(subject), apart=subject.several or subject.choice.half)
     torch.export.save(program, box)
     loaded = torch.export.load(io.BytesIO(box.getvalue())).module()
     found = compared(subject, loaded, target.bound, "model.pt2")
@@ -44,6 +44,7 @@ def call(subject: Subject) -> str:
     shape = ", ".join(map(str, (subject.choice.batch or 16, *subject.shape)))
     first, *others = subject.outputs
     label = f", torch.randint({len(subject.classes)}, ({subject.choice.batch or 16},))" if subject.labelled else ""
+    label += f", torch.full(({subject.choice.batch or 16},), {subject.scales[1]!r})" if subject.scales else ""
     label += "".join(f", {name.replace('.', '_')}" for name in named(subject.condition))
     return f"{', '.join([first, *others])}{'' if others else ','} = generate(torch.randn({shape}){label})"
 

@@ -5,6 +5,7 @@ import gzip
 import html
 import json
 import re
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files as resources
 from itertools import pairwise
@@ -48,19 +49,24 @@ def files(subject: Subject, target: Target, runtime: Path | None = None) -> tupl
 def graphs(subject: Subject) -> dict[str, bytes]:
     """Two graphs: `step`, (z, r, t, y) to the sample at time r, and `show`, from there to what is looked at."""
     rows = to_onnx.times(subject, range(2))
-    step = to_onnx.graph(subject.step("web"), rows, ("next",), subject, quicker)
-    return {"step": step, "show": to_onnx.graph(subject.decode, {"z": rows["z"]}, subject.outputs, subject, quicker)}
+    step = to_onnx.graph(subject.apart(subject.step("web")), rows, ("next",), subject, quicker)
+    return {
+        "step": step,
+        "show": to_onnx.graph(subject.decode, {"z": rows["z"]}, subject.outputs, replace(subject, condition=None, scales=()), quicker),
+    }
 
 
 def stepping(subject: Subject, parts: dict[str, bytes]) -> Any:
-    """What the page does, here: from noise and labels to the outputs of `show`."""
+    """What the page does, here: from noise, labels and scales to the outputs of `show`."""
     step, show = to_onnx.session(parts["step"]), to_onnx.session(parts["show"])
+    beside = [name for name in to_onnx.times(subject, range(2)) if name not in ("z", "r", "t")]
 
-    def made(z: Tensor, *label: Tensor) -> Any:
+    def made(z: Tensor, *others: Tensor) -> Any:
+        more = dict(zip(beside, others, strict=True))
         times = grid(subject.choice.steps)
         for t, r in pairwise(times):
             full = torch.ones(len(z))
-            given = {"z": z, "r": r * full, "t": t * full} | ({"y": label[0]} if label else {})
+            given = {"z": z, "r": r * full, "t": t * full, **more}
             z = torch.from_numpy(step.run(None, {name: x.numpy() for name, x in given.items()})[0])
         return show.run(None, {"z": z.numpy()})
 
@@ -107,6 +113,7 @@ def facts(subject: Subject) -> dict[str, Any]:
         "classes": [[k, subject.classes[k]] for k in subject.among] if subject.labelled else [],
         "steps": sorted({*STEPS, subject.choice.steps}),
         "first": subject.choice.steps,
+        "scales": list(subject.scales),
     }
 
 

@@ -1,7 +1,7 @@
 // The page: what is chosen, what is made of it, how it is shown. FACTS, noise, drawn and runtime are given.
 const find = (id) => document.getElementById(id);
 const SIZE = FACTS.shape.reduce((a, b) => a * b, 1);
-const state = { seed: 0, label: null, steps: FACTS.first };
+const state = { seed: 0, label: null, steps: FACTS.first, scale: FACTS.scales[0] };
 let graphs = null;
 
 async function unpacked(id) {
@@ -22,15 +22,16 @@ async function opened() {
   await make(Array.from({ length: FACTS.many }, (_, i) => i)); // the first run is slower than all others
 }
 
-// From noise of `n` samples (a Float32Array) and a label each to what is shown; milliseconds of the network and the decoding.
-async function generated(z, labels, steps) {
+// From noise of `n` samples (a Float32Array) and a label each, at a guidance scale if that is an input, to what is shown; milliseconds of the network and the decoding.
+async function generated(z, labels, steps, scale = state.scale) {
   const { ort, step, show } = graphs, n = z.length / SIZE, shape = [n, ...FACTS.shape];
   const times = Float32Array.from({ length: steps + 1 }, (_, k) => 1 - k / steps), began = performance.now();
   let held = new ort.Tensor("float32", z, shape);
   const y = labels && new ort.Tensor("int64", BigInt64Array.from(labels, BigInt), [n]);
+  const guidance = FACTS.scales.length && new ort.Tensor("float32", new Float32Array(n).fill(scale), [n]);
   for (let k = 0; k < steps; k++) {
     const time = (t) => new ort.Tensor("float32", new Float32Array(n).fill(t), [n]);
-    const given = { z: held, r: time(times[k + 1]), t: time(times[k]), ...(y ? { y } : {}) };
+    const given = { z: held, r: time(times[k + 1]), t: time(times[k]), ...(y ? { y } : {}), ...(guidance ? { guidance } : {}) };
     const used = step.inputNames.reduce((all, name) => ({ ...all, [name]: given[name] }), {});
     held = (await step.run(used)).next;
   }
@@ -48,9 +49,9 @@ function noises(seeds) {
 }
 
 // What `meanstep sample --seeds` makes, for tests and for the curious: {images or values, milliseconds}.
-async function make(seeds, steps = state.steps, labels = null) {
+async function make(seeds, steps = state.steps, labels = null, scale = state.scale) {
   const chosen = FACTS.classes.length ? labels || seeds.map((s) => drawn(s, FACTS.classes.map(([k]) => k))) : null;
-  return generated(noises(seeds), chosen, steps);
+  return generated(noises(seeds), chosen, steps, scale);
 }
 
 // Drawing ---------------------------------------------------------------------------------------------------------------------------
@@ -193,6 +194,12 @@ function seeded(seed) {
   all();
 }
 
+function scaled(scale) {
+  state.scale = Number(scale);
+  find("scale-shown").textContent = state.scale.toFixed(2);
+  both();
+}
+
 function failed(error) {
   find("status").classList.add("bad");
   find("status").hidden = false;
@@ -219,6 +226,12 @@ function wired() {
   find("classes").hidden = !FACTS.classes.length;
   buttons(find("classes"), [[null, "drawn by the seed"], ...FACTS.classes], null, (label) => (state.label = label));
   buttons(find("steps"), FACTS.steps.map((n) => [n, String(n)]), FACTS.first, (n) => (state.steps = n));
+  find("guided").hidden = !FACTS.scales.length;
+  if (FACTS.scales.length) {
+    [find("scale").min, find("scale").max, find("scale").value] = [...FACTS.scales, FACTS.scales[0]];
+    find("scale-shown").textContent = state.scale.toFixed(2);
+    find("scale").oninput = (event) => scaled(event.target.value);
+  }
   find("seed").oninput = (event) => seeded(event.target.value);
   find("seed-number").onchange = (event) => seeded(event.target.value);
   find("again").onclick = () => seeded((state.seed + FACTS.many) % 1000);
