@@ -22,6 +22,8 @@ OPERATORS: dict[str, tuple[Callable[..., Any], bool]] = {}
 """Under compile an operator of a tensor and a `Dual` arrives by its name, maybe as the tensor's mirror image."""
 WHOLE: dict[Callable[..., Any], Callable[..., Any]] = {}
 """Functions that a rule replaces altogether: `(*arguments) -> Dual or tensor`."""
+PAIRS: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""Functions that make a value and a tangent with a graph together: `(*arguments) -> Dual`, or None where they do not apply."""
 OWN: set[Callable[..., Any]] = set()
 """Functions of users, whose rules may have no gradient."""
 
@@ -60,6 +62,8 @@ class Dual:
         kwargs = kwargs or {}
         if (rule := RULES.get(func)) is None:  # not after the call: one in place (`constant += x`) would have happened
             return _without_rule(func, args, kwargs)
+        if func in PAIRS and (made := PAIRS[func](*args, **kwargs)) is not None:
+            return made
         found: list[Dual] = []
         plain = [_primals(value, found) for value in args]
         out = func(*plain, **{name: _primals(value, found) for name, value in kwargs.items()}) if kwargs else func(*plain)
@@ -188,6 +192,17 @@ def joined(out: Any, tangent: Any, axis: int, graded: bool, recorded: bool = Fal
     found, wanted = list(tangent.shape), list(out.shape)
     wanted[axis] = found[axis]
     return Dual(out, tangent if found == wanted else tangent.expand(wanted), axis, graded, backward=now, recorded=recorded)
+
+
+def paired(*parts: Any) -> bool:
+    """Whether all of them are of one type, and all their rows have one tangent with a graph."""
+    return (
+        all(type(x) is Dual and x.recorded and x.graded for x in parts)
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and all(x.tangent.shape == x.primal.shape for x in parts)
+        and len({x.dtype for x in parts}) == 1
+    )
 
 
 def duals(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Dual]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from meanstep.tangents.curved import Gelu
-from meanstep.tangents.dual import Dual, Unsupported, duals, operator, rule
+from meanstep.tangents.dual import PAIRS, Dual, Unsupported, duals, operator, paired, rule
 
 aten = torch.ops.aten
 
@@ -100,8 +100,22 @@ def _mish(d: Tensor, x: Tensor) -> Tensor:
 
 
 def _gelu(d: Tensor, x: Tensor, approximate: str) -> Tensor:
-    found: Tensor = (Gelu.apply if torch.is_grad_enabled() else aten.gelu_backward)(d, x, approximate=approximate)  # type: ignore[no-untyped-call]
+    found: Tensor
+    if torch.is_grad_enabled():
+        _, found = Gelu.apply(x, d, approximate)  # type: ignore[no-untyped-call]
+    else:
+        found = aten.gelu_backward(d, x, approximate=approximate)
     return found
+
+
+@rule("gelu", table=PAIRS, places=(F,))
+def _gelu_pair(x: Any, approximate: str = "none") -> Dual | None:
+    return pair(Gelu.apply(x.primal, x.tangent, approximate), x.axis) if paired(x) else None  # type: ignore[no-untyped-call]
+
+
+def pair(made: tuple[Tensor, Tensor], axis: int) -> Dual:
+    """A value with a tangent that has a graph."""
+    return Dual(*made, axis, True, recorded=True)
 
 
 @rule("pow")
