@@ -194,17 +194,6 @@ def joined(out: Any, tangent: Any, axis: int, graded: bool, recorded: bool = Fal
     return Dual(out, tangent if found == wanted else tangent.expand(wanted), axis, graded, backward=now, recorded=recorded)
 
 
-def paired(*parts: Any) -> bool:
-    """Whether all of them are of one type, and all their rows have one tangent with a graph."""
-    return (
-        all(type(x) is Dual and x.recorded and x.graded for x in parts)
-        and torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and all(x.tangent.shape == x.primal.shape for x in parts)
-        and len({x.dtype for x in parts}) == 1
-    )
-
-
 def duals(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Dual]:
     """Every `Dual` among the arguments, inside lists and tuples too."""
     flat = [inner for value in (*args, *kwargs.values()) for inner in (value if isinstance(value, (list, tuple)) else (value,))]

@@ -16,8 +16,8 @@ from meanstep import modulation
 from meanstep.attention import derivative
 from meanstep.attention.backward import Derivative
 from meanstep.tangents.curved import LayerNorm, Scaled
-from meanstep.tangents.dual import PAIRS, WHOLE, Dual, Unsupported, duals, paired, rule
-from meanstep.tangents.rules import alone, kept, outside, pair, shared_axis
+from meanstep.tangents.dual import PAIRS, WHOLE, Dual, Unsupported, duals, rule
+from meanstep.tangents.rules import alone, kept, outside, pair, paired, shared_axis
 
 aten = torch.ops.aten
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from meanstep.tangents.curved import Gelu
-from meanstep.tangents.dual import PAIRS, Dual, Unsupported, duals, operator, paired, rule
+from meanstep.tangents.dual import PAIRS, Dual, Unsupported, duals, operator, rule
 
 aten = torch.ops.aten
 
@@ -44,6 +44,17 @@ def kept(inplace: bool, d: Tensor) -> Tensor:
     if inplace:
         raise Unsupported("a function in place")
     return d
+
+
+def paired(*parts: Any) -> bool:
+    """Whether all of them are of one type, and all their rows have one tangent with a graph."""
+    return (
+        all(type(x) is Dual and x.recorded and x.graded for x in parts)
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and all(x.tangent.shape == x.primal.shape for x in parts)
+        and len({x.dtype for x in parts}) == 1
+    )
 
 
 # Elementwise -------------------------------------------------------------------------------------------------------------------------
