@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "meanstep"
 
 ROOT = "__init__"  # the public names: only the program and the command line may go through them
-BASE = {"types", "shapes", "paths", "catalogue", "boundary", "calls", "conditions", "precise", "values"}
+BASE = {"types", "shapes", "paths", "catalogue", "boundary", "calls", "conditions", "modulation", "precise", "values"}
 PARTS = {"times", "velocities", "coefficients", "rates", "weights"}
 MATHS = (
     BASE
@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "types": {"paths", "values"},
     "calls": {"types"},
     "conditions": set(),
+    "modulation": set(),
     "precise": set(),
     "averages": BASE,
     "couplings": BASE,

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from meanstep.fields.adapt import towards
 from meanstep.fields.given import Given, sizes
+from meanstep.modulation import gated, modulate
 from meanstep.paths import linear
 from meanstep.values import like
 
@@ -37,11 +38,6 @@ class TimeEmbedding(nn.Module):
 
 def _norm(width: int, rms: bool, affine: bool) -> nn.Module:
     return nn.RMSNorm(width, eps=1e-6, elementwise_affine=affine) if rms else nn.LayerNorm(width, eps=1e-6, elementwise_affine=affine)
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """`x (1 + scale) + shift` for tokens `[B, N, width]` and a shift and scale `[B, width]`."""
-    return x * (1 + scale[:, None]) + shift[:, None]
 
 
 class Attention(nn.Module):
@@ -75,8 +71,8 @@ class Block(nn.Module):
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
         """Tokens `[B, N, width]` under the condition `[B, width]`."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(c)).chunk(6, -1)
-        h = h + gate1[:, None] * self.attention(modulate(self.norm1(h), shift1, scale1))
-        return h + gate2[:, None] * self.down(F.gelu(self.up(modulate(self.norm2(h), shift2, scale2)), approximate="tanh"))
+        h = gated(h, gate1, self.attention(modulate(self.norm1(h), shift1, scale1)))
+        return gated(h, gate2, self.down(F.gelu(self.up(modulate(self.norm2(h), shift2, scale2)), approximate="tanh")))
 
 
 class Final(nn.Module):

@@ -22,6 +22,8 @@ OPERATORS: dict[str, tuple[Callable[..., Any], bool]] = {}
 """Under compile an operator of a tensor and a `Dual` arrives by its name, maybe as the tensor's mirror image."""
 WHOLE: dict[Callable[..., Any], Callable[..., Any]] = {}
 """Functions that a rule replaces altogether: `(*arguments) -> Dual or tensor`."""
+PAIRS: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""Functions that make a value and a tangent with a graph together: `(*arguments) -> Dual`, or None where they do not apply."""
 OWN: set[Callable[..., Any]] = set()
 """Functions of users, whose rules may have no gradient."""
 
@@ -60,6 +62,8 @@ class Dual:
         kwargs = kwargs or {}
         if (rule := RULES.get(func)) is None:  # not after the call: one in place (`constant += x`) would have happened
             return _without_rule(func, args, kwargs)
+        if func in PAIRS and (made := PAIRS[func](*args, **kwargs)) is not None:
+            return made
         found: list[Dual] = []
         plain = [_primals(value, found) for value in args]
         out = func(*plain, **{name: _primals(value, found) for name, value in kwargs.items()}) if kwargs else func(*plain)

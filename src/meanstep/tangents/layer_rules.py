@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from meanstep import modulation
 from meanstep.attention import derivative
 from meanstep.attention.backward import Derivative
-from meanstep.tangents.curved import LayerNorm
-from meanstep.tangents.dual import WHOLE, Dual, Unsupported, duals, rule
-from meanstep.tangents.rules import alone, kept, outside, shared_axis
+from meanstep.tangents.curved import LayerNorm, Scaled
+from meanstep.tangents.dual import PAIRS, WHOLE, Dual, Unsupported, duals, rule
+from meanstep.tangents.rules import alone, kept, outside, pair, paired, shared_axis
 
 aten = torch.ops.aten
 
@@ -39,9 +40,21 @@ def _layer_norm(
     return _scaled(back[0], weight), x.axis
 
 
+@rule("layer_norm", table=PAIRS, places=(F,))
+def _layer_norm_pair(
+    x: Any, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Dual | None:
+    """Of one axis, and without a weight."""
+    if weight is not None or bias is not None or len(shape) != 1 or not paired(x) or torch.is_autocast_enabled(x.device.type):
+        return None
+    outside(x, -1)
+    return pair(LayerNorm.apply(x.primal.contiguous(), x.tangent.contiguous(), eps), x.axis)  # type: ignore[no-untyped-call]
+
+
 def _unit_norm(d: Tensor, x: Tensor, axes: int, eps: float) -> Tensor:
     """The tangent of a norm over the last axes, without weight, with a gradient."""
-    found: Tensor = LayerNorm.apply(d.flatten(-axes), x.flatten(-axes), eps)  # type: ignore[no-untyped-call]
+    found: Tensor
+    _, found = LayerNorm.apply(x.flatten(-axes), d.flatten(-axes), eps)  # type: ignore[no-untyped-call]
     return found.view_as(x)
 
 
@@ -131,6 +144,53 @@ def _attention(
         made: Tensor = Derivative.apply(q, k, v, dq, dk, dv, mask, is_causal, size)  # type: ignore[no-untyped-call]
         return made, axis
     return derivative(q, k, v, dq, dk, dv, mask, is_causal, size), axis
+
+
+def _leading(*parts: Any) -> int:
+    """How many rows have a tangent, where every batch lies first."""
+    found = duals(parts, {})
+    if any(x.axis != -x.ndim for x in found):
+        raise Unsupported("a scale and shift of tokens whose batch does not lie first")
+    return len(found[0].tangent)
+
+
+def _scaled_tokens(rows: int, x: Any, scale: Any, plain: Any, shift: Any) -> tuple[Tensor, int]:
+    """The tangent of `plain(scale) x + shift`, where `plain` adds a constant."""
+    d: Any = None
+    if isinstance(x, Dual):
+        d = x.tangent * plain((scale.primal if isinstance(scale, Dual) else scale)[:rows, None])
+    if isinstance(scale, Dual):
+        value, ds = (x.primal if isinstance(x, Dual) else x)[:rows], scale.tangent[:, None]
+        d = value * ds if d is None else torch.addcmul(d, value, ds)
+    if isinstance(shift, Dual):
+        db = shift.tangent if shift.ndim == 3 else shift.tangent[:, None]
+        d = db if d is None else d + db
+    return d, -3
+
+
+@rule("modulate", places=(modulation,))
+def _modulate(out: Tensor, x: Any, shift: Any, scale: Any) -> tuple[Tensor, int]:
+    return _scaled_tokens(_leading(x, shift, scale), x, scale, lambda s: 1 + s, shift)
+
+
+@rule("gated", places=(modulation,))
+def _gated(out: Tensor, h: Any, gate: Any, x: Any) -> tuple[Tensor, int]:
+    return _scaled_tokens(_leading(h, gate, x), x, gate, lambda s: s, h)
+
+
+@rule("modulate", table=PAIRS, places=(modulation,))
+def _modulate_pair(x: Any, shift: Any, scale: Any) -> Dual | None:
+    if not paired(x, shift, scale) or _leading(x, shift, scale) == 0:
+        return None
+    values = x.primal, 1 + scale.primal[:, None], shift.primal[:, None]
+    return pair(Scaled.apply(*values, x.tangent, scale.tangent[:, None], shift.tangent[:, None]), -3)  # type: ignore[no-untyped-call]
+
+
+@rule("gated", table=PAIRS, places=(modulation,))
+def _gated_pair(h: Any, gate: Any, x: Any) -> Dual | None:
+    if not paired(h, gate, x) or _leading(h, gate, x) == 0:
+        return None
+    return pair(Scaled.apply(x.primal, gate.primal[:, None], h.primal, x.tangent, gate.tangent[:, None], h.tangent), -3)  # type: ignore[no-untyped-call]
 
 
 @rule("dropout", table=WHOLE)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from meanstep.tangents.curved import Gelu
-from meanstep.tangents.dual import Dual, Unsupported, duals, operator, rule
+from meanstep.tangents.dual import PAIRS, Dual, Unsupported, duals, operator, rule
 
 aten = torch.ops.aten
 
@@ -44,6 +44,17 @@ def kept(inplace: bool, d: Tensor) -> Tensor:
     if inplace:
         raise Unsupported("a function in place")
     return d
+
+
+def paired(*parts: Any) -> bool:
+    """Whether all of them are of one type, and all their rows have one tangent with a graph."""
+    return (
+        all(type(x) is Dual and x.recorded and x.graded for x in parts)
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and all(x.tangent.shape == x.primal.shape for x in parts)
+        and len({x.dtype for x in parts}) == 1
+    )
 
 
 # Elementwise -------------------------------------------------------------------------------------------------------------------------
@@ -100,8 +111,22 @@ def _mish(d: Tensor, x: Tensor) -> Tensor:
 
 
 def _gelu(d: Tensor, x: Tensor, approximate: str) -> Tensor:
-    found: Tensor = (Gelu.apply if torch.is_grad_enabled() else aten.gelu_backward)(d, x, approximate=approximate)  # type: ignore[no-untyped-call]
+    found: Tensor
+    if torch.is_grad_enabled():
+        _, found = Gelu.apply(x, d, approximate)  # type: ignore[no-untyped-call]
+    else:
+        found = aten.gelu_backward(d, x, approximate=approximate)
     return found
+
+
+@rule("gelu", table=PAIRS, places=(F,))
+def _gelu_pair(x: Any, approximate: str = "none") -> Dual | None:
+    return pair(Gelu.apply(x.primal, x.tangent, approximate), x.axis) if paired(x) else None  # type: ignore[no-untyped-call]
+
+
+def pair(made: tuple[Tensor, Tensor], axis: int) -> Dual:
+    """A value with a tangent that has a graph."""
+    return Dual(*made, axis, True, recorded=True)
 
 
 @rule("pow")

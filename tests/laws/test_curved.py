@@ -1,0 +1,76 @@
+"""Values and tangents that are made together, with the gradient of both: against torch's own derivatives of the plain functions."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from meanstep.modulation import gated, modulate
+from meanstep.tangents import Dual
+from meanstep.tangents.curved import Gelu
+from meanstep.tangents.dual import PAIRS
+
+B, N, C = 5, 3, 4
+CASES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
+    "gelu": (F.gelu, ((B, N, C),)),
+    "gelu, tanh": (lambda x: F.gelu(x, approximate="tanh"), ((B, N, C),)),
+    "layer norm": (lambda x: F.layer_norm(x, (C,), eps=1e-6), ((B, N, C),)),
+    "modulate": (modulate, ((B, N, C), (B, C), (B, C))),
+    "modulate, one token": (modulate, ((B, 1, C), (B, C), (B, C))),
+    "gated": (gated, ((B, N, C), (B, C), (B, N, C))),
+}
+
+
+def plain_norm(x: Tensor) -> Tensor:
+    """Torch's forward derivative of its LayerNorm has a wrong gradient."""
+    return (x - x.mean(-1, keepdim=True)) * (x.var(-1, correction=0, keepdim=True) + 1e-6).rsqrt()
+
+
+@pytest.mark.parametrize("entries", [8, 2**15])
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("read", ["both", "value", "tangent"])
+def test_values_tangents_and_gradients_are_torchs(name: str, read: str, entries: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("meanstep.tangents.curved.ENTRIES", entries)
+    f, shapes = CASES[name]
+    given = torch.Generator().manual_seed(0)
+    parts = [torch.randn(shape, generator=given, dtype=torch.float64).requires_grad_() for shape in shapes * 2]
+    x, d = parts[: len(shapes)], parts[len(shapes) :]
+    called = []
+    for key, pair in PAIRS.items():
+        monkeypatch.setitem(PAIRS, key, lambda *a, pair=pair, **k: called.append(found := pair(*a, **k)) or found)
+    made = f(*(Dual(p, e, -p.ndim, True, recorded=True) for p, e in zip(x, d, strict=True)))
+    assert [type(found) for found in called] == [Dual]  # the pair was used
+    value, slope = torch.func.jvp(plain_norm if "norm" in name else f, tuple(x), tuple(d))
+    torch.testing.assert_close((made.primal, made.tangent), (value, slope), rtol=1e-12, atol=1e-12)
+    weights = torch.randn(2, *value.shape, generator=given, dtype=torch.float64) * torch.tensor([read != "tangent", read != "value"]).view(
+        2, *(1,) * value.ndim
+    )
+    ours = (made.primal, made.tangent) if read == "both" else (made.primal,) if read == "value" else (made.tangent,)
+    which = {"both": [0, 1], "value": [0], "tangent": [1]}[read]
+    mine = torch.autograd.grad(ours, parts, tuple(weights[which]), materialize_grads=True)
+    theirs = torch.autograd.grad((value, slope), parts, tuple(weights), materialize_grads=True)
+    torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_half_precision_computes_in_float32(approximate: str):
+    x, d = torch.linspace(-4, 4, 65).bfloat16(), torch.ones(65).bfloat16()
+    y, dy = Gelu.apply(x, d, approximate)
+    exact = F.gelu(x.double(), approximate=approximate)
+    torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=1e-6)
+    assert y.dtype == dy.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("moving", [(0,), (1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("name", ["modulate", "gated"])
+def test_some_rows_and_some_arguments_have_tangents(name: str, moving: tuple[int, ...]):
+    f, shapes = CASES[name]
+    given = torch.Generator().manual_seed(1)
+    x = [torch.randn(shape, generator=given, dtype=torch.float64) for shape in shapes]
+    d = [torch.randn(2, *shape[1:], generator=given, dtype=torch.float64) for shape in shapes]
+    made = f(*(Dual(p, e, -p.ndim, True) if k in moving else p for k, (p, e) in enumerate(zip(x, d, strict=True))))
+    zero = tuple(e if k in moving else torch.zeros_like(e) for k, e in enumerate(d))
+    slope = torch.func.jvp(f, tuple(p[:2] for p in x), zero)[1]
+    torch.testing.assert_close((made.primal, made.tangent), (f(*x), slope), rtol=1e-12, atol=1e-12)
