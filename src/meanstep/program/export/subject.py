@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.program.console import UserError
-from meanstep.program.data.autoencoders import DIFFUSERS
 from meanstep.program.data.codecs import CODECS
-from meanstep.program.data.tiny import Tiny
 from meanstep.program.export import told
+from meanstep.program.export.decoders import decoder
 from meanstep.program.export.modules import STEPS, Asked, Begun, Guided, Pictures, Plain, Scale, Several, Step, Told, Whole, always, named
-from meanstep.program.reading.tensors import File
 from meanstep.program.registry import SAMPLERS
 from meanstep.program.runs.saved import Saved, held, located
 from meanstep.program.sampling import conditions, draw
@@ -258,41 +256,9 @@ def _decoding(model: Model, choice: Choice) -> tuple[nn.Module, tuple[str, ...],
         return Plain(torch.zeros_like(mean), torch.ones_like(std)), ("latents",), LINES
     if not CODECS[manifest.codec].pictures:
         return Plain(mean, std).eval(), ("values",), POINTS if model.shape == (2,) else LINES
-    inner = _decoder(model.autoencoder.spec) if encoded else None
+    inner = decoder(model.autoencoder.spec) if encoded else None
     pictures = Pictures(mean, std, inner, model.autoencoder.scaling, model.autoencoder.shift, manifest.image[0])
     return pictures.eval(), ("values", "images"), PICTURES
-
-
-class _Scaled(nn.Module):
-    """TAESD's decoder, whose pictures lie in [0, 1]."""
-
-    def __init__(self, decoder: nn.Module) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, z: Tensor) -> Tensor:
-        return 2 * self.decoder(z) - 1
-
-
-class _Sample(nn.Module):
-    """The decoder of an autoencoder of diffusers."""
-
-    def __init__(self, net: Any) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.net.decode(z, return_dict=False)[0]
-
-
-def _decoder(spec: str) -> nn.Module:
-    """The decoder of an autoencoder that is open already: its weights lie where it says."""
-    kind, _, where = spec.partition(":")
-    if kind in DIFFUSERS:
-        import diffusers
-
-        return _Sample(getattr(diffusers, DIFFUSERS[kind]).from_pretrained(where, use_safetensors=True, local_files_only=True).eval())
-    return _Scaled(Tiny.of(File.open(Path(where)).tensors()).decoder)
 
 
 def _facts(model: Model, choice: Choice) -> dict[str, Any]:
