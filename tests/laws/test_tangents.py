@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from meanstep.modulation import gated, modulate
 from meanstep.tangents import Dual, Unsupported, carried, differentiable_kernels, has_rule
 from meanstep.tangents.dual import RULES, WHOLE
 from meanstep.tangents.forward_mode import WrittenOut
@@ -422,9 +423,19 @@ def weighed(x: Tensor) -> Tensor:
 
 
 def test_every_spelling_of_every_rule_is_in_the_table():
-    covered = {case.function for case in CASES}
+    covered = {case.function for case in CASES} | {modulate, gated}
     ours = [f for f in (*RULES, *WHOLE) if getattr(f, "__module__", None) != has_rule.__module__]  # a user's, from the docs' example
     assert len(ours) > 100 and not [f for f in ours if f not in covered]
+
+
+@pytest.mark.parametrize("n", [1, 3, B])
+def test_modulation_and_gates_of_our_own(n: int):
+    h, c, k = (B, N, C), (B, C), constant(B, C)
+    for f, shapes in ((modulate, (h, c, c)), (gated, (h, c, h))):
+        agrees(f, shapes, [0, 0, 0], n)
+    agrees(lambda x: modulate(x, k, 2 * k), [h], [0], n)
+    agrees(lambda s: modulate(constant(B, N, C), s, k), [c], [0], n)
+    agrees(lambda g: gated(constant(B, N, C), g, constant(B, N, C)), [c], [0], n)
 
 
 def test_forward_mode_itself_finds_a_batch_at_the_wrong_place():

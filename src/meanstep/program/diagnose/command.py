@@ -27,7 +27,9 @@ CENTER_HELP = (
 CENTER_DEFAULT = "posterior for many rows of few numbers, else ema if there is one, else own"
 OUT = "Where results go: a folder for report.html, which is made if it does not exist; a report that is there is replaced."
 OUT_DEFAULT = "diagnose in the folder of TARGET, or here for a factory or a file; where that is there, diagnose-2 and so on"
-GUIDANCE = "The scale that a network of --method.scales is told; what it is measured against is the velocity without guidance."
+GUIDANCE = (
+    "Scale of classifier-free guidance at sampling time; what a network of --method.scales is told. The velocity to compare with has none."
+)
 DATA = f"Rows [N, ...]: {target.KINDS}; .npz and .safetensors may hold labels y."
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from meanstep import samplers
+from meanstep import modulation
 from meanstep.fields import DiT, dit, given
 from meanstep.fields.adapt import Adapted, towards
 from meanstep.program.console import UserError
@@ -36,6 +37,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Generator, nn
+from torch.overrides import handle_torch_function, has_torch_function
 from torch.utils.checkpoint import checkpoint
 """
 USE = """\
@@ -167,7 +169,7 @@ def _renamed(name: str) -> str:
 
 def standalone() -> str:
     """The module of the transformer with our DiT in it, which imports torch and diffusers only."""
-    inner = "".join(_bare(module) for module in (given, dit))
+    inner = "".join(_bare(module) for module in (modulation, given, dit))
     inner = f"{inspect.getsource(over)}\n\n{inspect.getsource(towards)}\n\nlinear = None\n{inner}"
     text = _source("flowmap_transformer.py").replace("from meanstep.fields.dit import DiT\n", f"{HEADS}\n\n{inner}")
     assert "meanstep." not in re.sub(r'""".*?"""|#.*', "", text, flags=re.S), "an import of ours is left"
