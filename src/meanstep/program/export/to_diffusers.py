@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meanstep import samplers
-from meanstep import modulation
+from meanstep import modulation, samplers
 from meanstep.fields import DiT, dit, given
 from meanstep.fields.adapt import Adapted, towards
 from meanstep.program.console import UserError
