@@ -35,11 +35,12 @@ def build(found: Sequence[Side], measured: Distances, pictures: Pictures, folder
     }
     drawn = form.drawn(drawings)
     notes = [f"Samples are not shown side by side: {pictures.why}."] if pictures.why else []
-    said = answers.answer(found, measured, notes, _shown(drawn, answers.rows(found, measured)))
+    rows = answers.rows(found, measured)
+    said = answers.answer(found, measured, notes, _shown(drawn, rows))
     content = {
         "pictures": [(side.name, page.embedded(image)) for side, image in zip(found, pictures.images, strict=False)],
         "words": pictures.words,
-        "rows": answers.rows(found, measured),
+        "rows": rows,
         "table": table(found, measured),
         "about": measured.about,
         "entries": runs.differences(found),
