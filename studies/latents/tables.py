@@ -1,14 +1,9 @@
 """results.md from the records of this study: python studies/latents/tables.py [RUNS], which first copies the records of fresh runs.
 
-A report of a study is made of the same files: gunzip records/NAME/records.jsonl.gz, then meanstep report studies/latents/records/NAME.
+A report of a study is made of the same files: `python studies/packs.py studies/latents/records/NAME FOLDER`, then `meanstep report FOLDER`.
 """
 
-import gzip
-import json
-import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,25 +14,15 @@ from meanstep.program.reproduce.images.quantities import TERMS
 from meanstep.program.reproduce.images.results import Arm, Results
 from meanstep.program.reproduce.report.page import spoken
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from packs import pack, unpacked  # noqa: E402
+
 NAMES = {
     "digits": "Digits, MeanFlow's adaptive weight",
     "squared": "Digits, plain squared error everywhere",
     "cifar": "CIFAR-10's TAESD latents, MeanFlow's adaptive weight",
 }
-
-
-def copy(runs: Path) -> None:
-    """The small files of every study, numbers to six digits; the command without the folders of the machine it ran on."""
-    for run in sorted(runs / name for name in NAMES if (runs / name / "study.json").exists()):
-        into = HERE / "records" / run.name
-        into.mkdir(parents=True, exist_ok=True)
-        lines = [line for path in sorted(run.glob("runs/*/measures.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
-        rounded = (json.dumps(json.loads(line, parse_float=lambda x: float(f"{float(x):.6g}"))) for line in lines)
-        (into / "records.jsonl.gz").write_bytes(gzip.compress(("\n".join(rounded) + "\n").encode(), mtime=0))
-        for name in ("study.json", "env.json"):
-            text = (run / name).read_text(encoding="utf-8")
-            (into / name).write_text(re.sub(r"(/[\w.-]+)+/([\w.-]+)", r"\2", text), encoding="utf-8")
 
 
 def distances(results: Results, arm: Arm) -> str:
@@ -75,14 +60,14 @@ def section(name: str, folder: Path) -> str:
 
 def main() -> None:
     if len(sys.argv) > 1:
-        copy(Path(sys.argv[1]))
+        for run in (Path(sys.argv[1]) / name for name in NAMES):
+            if (run / "study.json").exists():
+                pack(run, HERE / "records" / run.name, digits=6)
     text = "# Results\n\nMade of the records by `tables.py`. Intervals: 95 percent, over seeds.\n\n"
     for name in NAMES:
         if not (here := HERE / "records" / name).is_dir():
             continue
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(shutil.copytree(here, Path(scratch) / name))
-            (folder / "records.jsonl").write_bytes(gzip.decompress((here / "records.jsonl.gz").read_bytes()))
+        with unpacked(here) as folder:
             text += section(name, folder)
     (HERE / "results.md").write_text(text, encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -194,6 +195,25 @@ def test_the_same_command_again_trains_nothing(study: Path, capsys: pytest.Captu
     before = {p: p.stat().st_mtime_ns for p in study.glob("runs/*/*.jsonl")}
     assert call(*WORDS, "--out", str(study)) == 0
     assert {p: p.stat().st_mtime_ns for p in study.glob("runs/*/*.jsonl")} == before and "report:" in capsys.readouterr().out
+
+
+def test_a_packed_study_is_the_same_study(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    packs = runpy.run_path(str(Path(__file__).parents[2] / "studies" / "packs.py"))
+    packs["pack"](study, tmp_path / "pack")
+    assert {path.name for path in (tmp_path / "pack").iterdir()} == {"study.json", "env.json", "records.jsonl.gz"}
+    assert not any(str(tmp_path.parent) in path.read_text() for path in (tmp_path / "pack").glob("*.json"))
+    again = packs["unpack"](tmp_path / "pack", tmp_path / "again")
+    known, found = measured(study), measured(again)
+    assert found.keys() == known.keys()
+    for name, records in known.items():
+        for record, other in zip(records, found[name], strict=True):
+            assert other["distance"]["ema"]["1"] == pytest.approx(record["distance"]["ema"]["1"], rel=1e-8)
+            assert (other["kind"], other["seen"], other["beta"]) == (record["kind"], record["seen"], record["beta"])
+    before = {p: p.stat().st_mtime_ns for p in again.glob("runs/*/*.jsonl")}
+    assert call(*WORDS, "--out", str(again)) == 0  # and what was measured is not made again
+    assert {p: p.stat().st_mtime_ns for p in again.glob("runs/*/*")} == before and "report:" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="holds no study"):
+        packs["pack"](tmp_path, tmp_path / "none")
 
 
 @pytest.mark.slow

@@ -1,10 +1,11 @@
-"""The contrasts of this study from the records of its runs, as they were stated before: python studies/paper/dit/contrasts.py RUNS.
+"""results.md: the contrasts of this study as they were stated before, from its records: python studies/paper/dit/contrasts.py [RUNS].
 
-One-step distances with EMA weights at the last moment, ratios paired by seed, geometric means with 95 percent t-intervals; p by Holm
-over the contrasts of a part.
+RUNS, the folder that run.sh filled, is packed into records/ first. One-step distances with EMA weights at the last
+moment, ratios paired by seed, geometric means with 95 percent t-intervals; p by Holm over the contrasts of a part.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from meanstep.program.pages.statistics import Change, holm, mean, ratio
 from meanstep.program.reproduce.images import KIND
 from meanstep.program.reproduce.records import Record, collect
 from meanstep.program.reproduce.study import held
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+from packs import pack, unpacked  # noqa: E402
 
 PARTS = ("digits-authors", "digits-coefficient", "cifar-authors", "cifar-coefficient")
 CONTRASTS = (
@@ -72,7 +77,17 @@ def told(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def parts() -> Iterator[Path]:
+    """A folder for each part that has records, for a while."""
+    for packed in (HERE / "records" / part for part in PARTS):
+        if packed.is_dir():
+            with unpacked(packed) as folder:
+                yield folder
+
+
 if __name__ == "__main__":
-    for part in PARTS:
-        if (Path(sys.argv[1]) / part / "study.json").exists():
-            print(told(Path(sys.argv[1]) / part))
+    for run in (Path(sys.argv[1]) / part for part in PARTS) if sys.argv[1:] else []:
+        if (run / "study.json").exists():
+            pack(run, HERE / "records" / run.name, digits=6)
+    text = "# Results\n\nMade of the records by `contrasts.py`.\n\n" + "\n".join(map(told, parts()))
+    (HERE / "results.md").write_text(text, encoding="utf-8")

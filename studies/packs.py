@@ -1,0 +1,66 @@
+"""Records of a study of `meanstep reproduce`, small enough to commit, and the folder that they were made of.
+
+python studies/packs.py RUN FOLDER   # puts what RUN holds in FOLDER as packed: study.json or sweep.json, env.json, records.jsonl.gz
+python studies/packs.py FOLDER RUN   # a new folder of a pack, for `meanstep report`, or for the study's own command to go on
+"""
+
+import gzip
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from meanstep.program.reproduce.records import RECORDS, load
+from meanstep.program.reproduce.study import kind_of
+
+PACKED = RECORDS + ".gz"
+ELSEWHERE = re.compile(r"(?:/[\w.-]+)+/([\w.-]+)")
+"""A path of the machine that made the records; its last name stays."""
+
+
+def pack(run: Path, folder: Path, digits: int = 9) -> None:
+    """All records of a run, of this many digits, without the folders of the machine; `UserError` for what is no study."""
+    if (kind := kind_of(run)) is None:
+        raise SystemExit(f"{run} holds no study")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (kind.file, "env.json"):
+        (folder / name).write_text(ELSEWHERE.sub(r"\1", (run / name).read_text(encoding="utf-8")), encoding="utf-8")
+    found = json.loads(json.dumps(load(run, kind)), parse_float=lambda x: float(f"{float(x):.{digits}g}"))
+    with (folder / PACKED).open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in found).encode())
+
+
+def unpack(folder: Path, run: Path) -> Path:
+    """A new folder with what a pack holds, each unit's records where its job looks for them: what was measured is not made again."""
+    shutil.copytree(folder, run)
+    (run / RECORDS).write_bytes(gzip.decompress((run / PACKED).read_bytes()))
+    (run / PACKED).unlink()
+    if (kind := kind_of(run)) and kind.parts:
+        for record in load(run, kind):
+            part = run / kind.parts.replace("*", f"{record['arm']}-{record['seed']}")
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+    return run
+
+
+@contextmanager
+def unpacked(folder: Path) -> Iterator[Path]:
+    """The same for a while; a folder whose records are not packed as it is."""
+    if not (folder / PACKED).is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield unpack(folder, Path(scratch) / folder.name)
+
+
+if __name__ == "__main__":
+    first, second = map(Path, sys.argv[1:3])
+    if (first / PACKED).is_file():
+        unpack(first, second)
+    else:
+        pack(first, second)
