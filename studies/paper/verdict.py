@@ -5,6 +5,7 @@ geometric mean over seeds with its 95 percent t-interval; printed below it for e
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,10 +18,20 @@ import matplotlib.pyplot as plt
 from meanstep.program.pages.statistics import Change, logs
 from meanstep.program.reproduce.paper.measured import held
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "dit"))
+from contrasts import last, parts  # noqa: E402
+
 ZERO, ONE = "beta 0", "ema 1"
 TWO = "sw1_two"
 """Sliced W1 of two jumps."""
+NAMES = {
+    "digits-authors": "authors' protocol, digits",
+    "digits-coefficient": "without guidance, digits",
+    "cifar-authors": "authors' protocol, CIFAR-10 latents",
+    "cifar-coefficient": "without guidance, CIFAR-10 latents",
+}
+"""Parts of the DiT's study."""
 Distances = dict[str, dict[int, float]]
 """By set and seed, of samples under the EMA weights."""
 
@@ -57,6 +68,24 @@ def unseen(set: str, arm: str) -> Distances:
     return {set: {r["seed"]: r["frechet, held out"] for r in lines if (r["set"], r["arm"]) == (set, arm)}}
 
 
+def dit() -> list[Row]:
+    """The DiT's parts that have records, `dit/contrasts.py` has all contrasts: what was changed alone."""
+    coefficient, weight = "DiT at our scale, coefficient 1 over 0", "DiT at our scale, squared error over adaptive weight"
+    pairs = [
+        (coefficient, "adaptive weight", "beta@1", "beta@0"),
+        (coefficient, "squared error", "squared@1", "squared@0"),
+        (weight, "coefficient 0", "squared@0", "beta@0"),
+        (weight, "coefficient 1", "squared@1", "beta@1"),
+    ]
+    each = {folder.name: {arm: last(folder, arm) for pair in pairs for arm in pair[2:]} for folder in parts()}
+    return [
+        Row(group, f"{NAMES[part]}, {what}", {part: found[above]}, {part: found[below]})
+        for group, what, above, below in pairs
+        for part, found in each.items()
+        if found[above].keys() & found[below].keys()
+    ]
+
+
 def rows() -> list[Row]:
     """The capped and uncapped toys are the authors' protocol, plane and mixtures ours."""
     cap, all_gaps = "capped", "uncapped"
@@ -79,6 +108,7 @@ def rows() -> list[Row]:
         Row(gap, "two jumps, capped, over one, all gaps, beta 0", toys(cap, ZERO, TWO), toys(all_gaps, ZERO)),
         Row(target, "CIFAR-10 latents, 40,000 rows", unseen("cifar-latents", "posterior in both"), unseen("cifar-latents", "conditional")),
         Row(target, "digits, 1,200 rows", unseen("digits", "posterior in both"), unseen("digits", "conditional")),
+        *dit(),
     ]
 
 
@@ -96,7 +126,7 @@ def told(change: Change) -> str:
 
 def drawn(found: list[Row]) -> None:
     """verdict.png: a dot and its interval a row; filled in colour where the interval leaves out 1."""
-    figure, axis = plt.subplots(figsize=(9, 5.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(9, 2.4 + 0.26 * len(found)), layout="constrained")
     y, ticks = 0.0, {}
     for before, row in zip([None, *found], found, strict=False):
         if before is None or before.group != row.group:
@@ -113,7 +143,7 @@ def drawn(found: list[Row]) -> None:
         y += 1
     axis.axvline(1, color="#999999", lw=0.8)
     axis.set_xscale("log")
-    axis.set(xlim=(0.38, 1.3), ylim=(y - 0.4, 0), xlabel="distance to the data, ratio (below 1: the first arm is nearer)")
+    axis.set(xlim=(0.38, 1.3), ylim=(y - 0.4, 0), xlabel="ratio of distances to the data (below 1: the first arm is nearer)")
     axis.set_xticks([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2], ["0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1", "1.1", "1.2"])
     axis.minorticks_off()
     axis.set_yticks(list(ticks), list(ticks.values()), fontsize=9)

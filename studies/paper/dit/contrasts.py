@@ -50,6 +50,12 @@ def at_moment(records: list[Record], arm: str, seen: int, *path: str) -> dict[in
     return found
 
 
+def last(folder: Path, arm: str) -> dict[int, float]:
+    """An arm's one-step distance at the end of a part, by seed."""
+    about, records = held(folder, KIND) or {}, collect(folder, KIND)
+    return at_moment(records, arm, about["moments"][-1], "distance", "ema", "1")
+
+
 def contrasts(records: list[Record], end: int) -> list[tuple[str, str, str, Change]]:
     """Those of which both arms have a seed at the last moment."""
     distances = {name: at_moment(records, name, end, "distance", "ema", "1") for pair in CONTRASTS for name in pair[:2]}
