@@ -1,4 +1,4 @@
-"""results.md and records.jsonl.gz beside this file: `python studies/bf16/tables.py [OUT]`; without OUT from the records that are here."""
+"""results.md and records.jsonl.gz beside this file: `python studies/bf16/tables.py [OUT]`; parts that OUT lacks from the records here."""
 
 import gzip
 import json
@@ -30,6 +30,10 @@ def gathered(out: Path) -> list[Row]:
         if (out / f"{kind}.jsonl").exists():
             found += [{"kind": kind, **row} for row in _lines(out / f"{kind}.jsonl")]
     return found
+
+
+def _part(row: Row) -> tuple[str, ...]:
+    return (row["kind"], row.get("data", ""))
 
 
 def _lines(file: Path) -> list[Row]:
@@ -93,12 +97,14 @@ def _curves(runs: list[Row]) -> Iterator[str]:
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        text = "".join(json.dumps(row) + "\n" for row in gathered(Path(sys.argv[1])))
-        with RECORDS.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
-            file.write(text.encode())
     with gzip.open(RECORDS, "rt", encoding="utf-8") as records:
         rows = [json.loads(line) for line in records]
+    if len(sys.argv) > 1:
+        new = gathered(Path(sys.argv[1]))
+        made = {_part(row) for row in new}
+        rows = [*(row for row in rows if _part(row) not in made), *new]
+        with RECORDS.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
     (HERE / "results.md").write_text("\n".join(lines(rows)) + "\n", encoding="utf-8")
 
 
