@@ -9,7 +9,6 @@ published, and on all rows: a row above the time is computed and not counted. Al
 and the features of the data. A loss of one's own: the mean absolute error of the predicted data, with no network.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -107,7 +106,7 @@ def main() -> None:
         machine = environment()
         title = f"{asked.network}: {len(bench.net.positions)} tokens, batch {bench.case.batch}, eager"
         record = {"environment": machine, "place": f"{machine['processor']}, 1 thread(s)", "runs": {title: found}}
-        asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        options.write(asked.json, record)
 
 
 if __name__ == "__main__":

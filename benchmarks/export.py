@@ -7,7 +7,6 @@ In each round every variant makes the same pictures several times, one variant a
 processes only add to it; the median of the rounds' least times stands beside it, and is near it on a machine that does nothing else.
 """
 
-import json
 import os
 import shutil
 import statistics
@@ -98,7 +97,7 @@ def main() -> None:
     if asked.json:
         record = {"environment": machine, "place": place, "chromium": version, "load": load, "samples": asked.samples}
         record |= {"rounds": asked.rounds, "repeats": asked.repeats, "rows": table}
-        asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        options.write(asked.json, record)
 
 
 if __name__ == "__main__":

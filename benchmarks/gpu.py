@@ -12,13 +12,15 @@ sweep       the sweep's engine, 1 to 512 models at once as one captured ensemble
 train       CIFAR-10's pixels and latents for a fixed time with distances; resume; one rank under NCCL, plain and sharded
 
 It runs from a bare copy: torch is needed, and what a job needs beside it is named where it is missing; the other jobs run. Each job is a
-process of its own, ended when the part's time is over, and its numbers lie in OUT as soon as they are there. A job that is done is not
-made again. OUT/gpu.json holds everything, OUT/gpu.md is the page; `python benchmarks/summarise.py` makes docs/performance.md from
-benchmarks/records/gpu.json, a copy of the former.
+process of its own, ended when the part's time is over or when this one is stopped, and its numbers lie in OUT as soon as they are there.
+A job that is done is not made again, and one that was cut off goes on where it can, from OUT/gpu.json alone too. OUT/gpu.json holds
+everything, OUT/gpu.md is the page; `python benchmarks/summarise.py` makes docs/performance.md from benchmarks/records/gpu.json, a copy of
+the former.
 """
 
 import argparse
 import contextlib
+import ctypes
 import importlib.util
 import json
 import os
@@ -26,9 +28,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +44,20 @@ from meanstep.program.machine import environment  # noqa: E402
 
 PARTS = ("tests", "step", "attention", "sweep", "train")
 PROGRAM = ("numpy", "scipy", "tyro", "rich", "yaml", "safetensors", "PIL")
+LEFT = 75  # a job's exit code that says: call again for the rest
 TAIL = 2000  # characters of a failed job's output that are kept
 WORTH = 5  # seconds left below which no job is begun
+POLL = 0.05
+STOP = threading.Event()
+"""Set by a signal: the job at work is ended, what it had is kept, and no other begins."""
 Result = dict[str, Any]
 Found = dict[str, Result]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A process, and how its numbers are read. In the command `{out}` stands for the job's own folder, `{seconds}` for what is left."""
+    """A process, and how its numbers are read. In the command `{out}` stands for the job's own folder, `{seconds}` for most
+    of what is left, `{minute}` for a minute of training or what there is room for."""
 
     part: str
     name: str
@@ -57,13 +65,20 @@ class Job:
     needs: tuple[str, ...] = ()
     read: Callable[[Path, str], Any] = lambda folder, output: json.loads((folder / "out.json").read_text(encoding="utf-8"))
     wants: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> str:
         """What this machine lacks for it, in words."""
-        absent = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        absent = [name for name in self.needs if not there(name)]
         return f"needs {', '.join(absent)}, not installed here" if absent else self.wants
+
+
+def there(name: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 # The jobs ---------------------------------------------------------------------------------------------------------------------------
@@ -71,28 +86,42 @@ class Job:
 
 def jobs(device: str, data: Path | None, toy: bool) -> list[Job]:
     """In the order in which they are made."""
-    return [*tests(), *steps(device, toy), *attentions(device, toy), *sweeps(device, toy), *trainings(device, data, toy)]
+    return [*tests(device), *steps(device, toy), *attentions(device, toy), *sweeps(device, toy), *trainings(device, data, toy)]
 
 
-def tests() -> Iterator[Job]:
-    for file in sorted((ROOT / "tests" / "gpu").glob("test_*.py")):
-        command = (sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", str(file))
-        yield Job("tests", file.stem, command, ("pytest", "hypothesis"), read=verdicts)
+def tests(device: str) -> Iterator[Job]:
+    """The attention's last: its kernel is compiled for each of its cases."""
+    together = ("-n", "8") if device != "cpu" and there("xdist") else ()
+    for name in ("cuda", "sweep_cuda", "attention_cuda"):
+        file = ROOT / "tests" / "gpu" / f"test_{name}.py"
+        command = (sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider", *together, str(file))
+        yield Job(
+            "tests", file.stem, command, ("pytest", *(("numpy", "rich", "safetensors") if name == "sweep_cuda" else ())), read=verdicts
+        )
 
 
 def verdicts(folder: Path, output: str) -> Result:
-    """Pytest's last line in numbers, and the names of what failed."""
-    counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|skipped|errors?|deselected)", output.strip().splitlines()[-1])}
-    return {**counts, "names": re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)}
+    """How many tests passed, failed and were skipped so far, the names of those that failed, and the last word of pytest."""
+    lines = re.findall(r"^(?:\[gw\d+\] \[ *\d+%\] )?(?:(\S+::.*?) )?(PASSED|FAILED|SKIPPED|ERROR)(?: (\S+::.*))?", output, re.MULTILINE)
+    found = {(before or after).partition(" - ")[0].strip(): kind.lower() for before, kind, after in lines if before or after}
+    if not found:
+        raise ValueError("pytest said nothing of a test")
+    counts = {kind: sum(k == kind for k in found.values()) for kind in ("passed", "failed", "skipped", "error")}
+    return {**{k: n for k, n in counts.items() if n}, "names": [name for name, kind in found.items() if kind in ("failed", "error")]}
+
+
+BATCHES = {"B/4": "256", "XL/2": "32", "S/4": "256"}
 
 
 def steps(device: str, toy: bool) -> Iterator[Job]:
-    cases = [("toy", "eager")] if toy else [(n, k) for k in ("eager", "blocks", "step") for n in ("B/4", "XL/2", "S/4")]
+    """The large networks first, and of each what takes least time first."""
+    kinds = ("eager", "blocks", "step")
+    cases = [("toy", "eager")] if toy else [*((n, k) for k in kinds for n in ("B/4", "XL/2")), *(("S/4", k) for k in kinds)]
     size = ("--rounds", "3") if toy else ("--rounds", "25")
     for network, kind in cases:
-        limits = ("--seconds", "{seconds}", "--json", "{out}/out.json")
+        limits = ("--batch", BATCHES.get(network, "16"), "--seconds", "{seconds}", "--go-on", "--json", "{out}/out.json")
         command = script("step", "--device", device, "--networks", network, "--kinds", kind, *size, *limits)
-        yield Job("step", f"{network.replace('/', '-')}-{kind}", command, environment={"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
+        yield Job("step", f"{network.replace('/', '-')}-{kind}", command)
 
 
 def attentions(device: str, toy: bool) -> Iterator[Job]:
@@ -106,13 +135,13 @@ def sweeps(device: str, toy: bool) -> Iterator[Job]:
     for models in (1, 8) if toy else (1, 8, 32, 128, 300, 512):
         size = ("--rounds", "1", "--seconds", "0.01") if toy else ()
         command = script("sweep", "--device", device, "--models", str(models), "--batches", "256", *size, "--json", "{out}/out.json")
-        yield Job("sweep", f"{models}-models", command, PROGRAM)
+        yield Job("sweep", f"{models}-models", command, ("numpy", "rich", "yaml"))
 
 
 def trainings(device: str, data: Path | None, toy: bool) -> Iterator[Job]:
     """Each makes a run; the second of a pair goes on with the first one's folder."""
     wants = "" if data or toy else "needs --data, the folder that holds cifar10_jpeg.npz and taesd.safetensors"
-    size = ("--seconds", "1", "--samples", "1920") if toy else ()
+    size = ("--seconds", "1", "--samples", "1920") if toy else ("--seconds", "{minute}")
 
     def job(name: str, kind: str, *flags: str, needs: tuple[str, ...] = ()) -> Job:
         place = () if toy else ("--data", str(data))
@@ -133,24 +162,31 @@ def script(name: str, *flags: str) -> tuple[str, ...]:
 # Making them ------------------------------------------------------------------------------------------------------------------------
 
 
-def make(job: Job, out: Path, seconds: float) -> Result:
-    """The job's result: `done` with its numbers, `late`, `failed` with the end of what it wrote, or `missing` with what it lacks."""
+def make(job: Job, out: Path, seconds: float, before: Any = None) -> Result:
+    """The job's result: `done` with its numbers, `late`, `failed` with the end of what it wrote, or `missing` with what it lacks.
+
+    `before`: the numbers of an earlier call, with which a job goes on whose folder did not come along.
+    """
     if job.missing:
         return {"status": "missing", "why": job.missing}
     folder = out / job.part / job.name
     folder.mkdir(parents=True, exist_ok=True)
-    words = {"{out}": str(folder), "{seconds}": str(max(1, round(0.6 * seconds)))}
+    if before is not None and "--go-on" in job.command and not (folder / "out.json").exists():
+        (folder / "out.json").write_text(json.dumps(before), encoding="utf-8")
+    words = {"{out}": str(folder), "{seconds}": str(max(1, round(0.6 * seconds))), "{minute}": str(max(1, min(60, round(0.35 * seconds))))}
     command = [next((part.replace(k, v) for k, v in words.items() if k in part), part) for part in job.command]
     paths = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
-    around = {**os.environ, **job.environment, "PYTHONPATH": paths}
+    around = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
     begin = time.monotonic()
     with open(folder / "log.txt", "w+", encoding="utf-8", errors="replace") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=around, start_new_session=True)
+        pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+        # not a session of its own: what ends a terminal's or a container's session ends the job too
+        child = subprocess.Popen(command, cwd=ROOT, env=around, process_group=0, preexec_fn=bound, **pipes)  # noqa: PLW1509 (no threads)
         try:
-            code: int | None = child.wait(seconds)
-        except subprocess.TimeoutExpired:
-            code = None
+            while child.poll() is None and time.monotonic() < begin + seconds and not STOP.is_set():
+                time.sleep(POLL)
         finally:
+            code = child.poll()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)  # and what it began, a run that trains on
             child.wait()
@@ -164,9 +200,17 @@ def make(job: Job, out: Path, seconds: float) -> Result:
     if code == 0 and numbers is not None:
         return {"status": "done", **taken, "numbers": numbers}
     kept = {} if numbers is None else {"numbers": numbers}
-    if code is None:
+    if code is None and STOP.is_set():
+        return {"status": "late", "why": "stopped by a signal", **taken, **kept}
+    if code is None or (code == LEFT and numbers is not None):
         return {"status": "late", "why": f"not done in the {seconds:.0f} s that were left", **taken, **kept}
     return {"status": "failed", "why": f"exit code {code}", **taken, **kept, "output": output[-TAIL:]}
+
+
+def bound() -> None:
+    """Called in a new process: it ends when the one that began it is gone, however that ended. On Linux alone."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def run(wanted: list[Job], out: Path, minutes: float, machine: Result) -> Found:
@@ -176,13 +220,21 @@ def run(wanted: list[Job], out: Path, minutes: float, machine: Result) -> Found:
         end = time.monotonic() + 60 * minutes
         for job in (job for job in wanted if job.part == part):
             key, left = f"{part}/{job.name}", end - time.monotonic()
-            if found.get(key, {}).get("status") == "done":
+            old = found.get(key, {})
+            if STOP.is_set():
+                break
+            if old.get("status") == "done":
                 say(f"{key}: done before")
                 continue
             if left < WORTH and not job.missing:
                 found.setdefault(key, {"status": "late", "why": "the part's time was over"})
             else:
-                found[key] = {**make(job, out, left), "environment": machine}
+                new = {**make(job, out, left, old.get("numbers")), "environment": machine}
+                # an attempt that came to nothing does not take an earlier one's numbers away
+                found[key] = {
+                    **new,
+                    **({k: old[k] for k in ("numbers", "environment")} if "numbers" in old and "numbers" not in new else {}),
+                }
             result = found[key]
             say(f"{key}: {result['status']}" + (f", {result['why']}" if "why" in result else f" in {result['seconds']} s"))
             write(out, found)
@@ -234,26 +286,23 @@ def rows(header: list[str], body: Iterator[list[str]]) -> list[str]:
 
 
 def of_tests(done: Found) -> list[str]:
-    kinds = ("passed", "failed", "skipped")
+    kinds = ("passed", "failed", "skipped", "error")
     body = ([name, *(str(n.get(kind, 0)) for kind in kinds), ", ".join(n["names"])] for name, n in done.items())
     return rows(["file", *kinds, "names"], body)
 
 
 def of_steps(done: Found) -> list[str]:
     tables = ((title, name, row) for n in done.values() for title, run in n["runs"].items() for name, row in run["rows"].items())
-    body = (
-        [
-            title,
-            name,
-            f"{1e3 * r['seconds']:.1f}",
-            f"{r['ratio']:.2f}",
-            f"{r['floor']:.2f}",
-            f"{r['peak_mb']:.0f}",
-            f"{r['peak_ratio']:.2f}",
-        ]
-        for title, name, r in tables
+    body = ([title, name, *(of_step(row) if "ratio" in row else [row["why"], *[""] * 6])] for title, name, row in tables)
+    return rows(
+        ["network", "step", "ms", "to flow matching", "half of the rounds", "floor", "peak MB", "to flow matching", "start, s"], body
     )
-    return rows(["network", "step", "ms", "to flow matching", "floor", "peak MB", "to flow matching"], body)
+
+
+def of_step(row: Result) -> list[str]:
+    half = f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
+    memory = [f"{row['peak_mb']:.0f}", f"{row['peak_ratio']:.2f}"] if row["peak_ratio"] else ["", ""]
+    return [f"{1e3 * row['seconds']:.1f}", f"{row['ratio']:.2f}", half, f"{row['floor']:.2f}", *memory, f"{row['first_three_steps_s']:.0f}"]
 
 
 def of_attention(done: Found) -> list[str]:
@@ -312,12 +361,14 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     asked = arguments()
+    for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(kind, lambda *_: STOP.set())
     asked.out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = [job for job in jobs(device, asked.data, asked.toy) if job.part in asked.part]
     found = run(wanted, asked.out.resolve(), asked.minutes, {**environment(device), "toy": asked.toy})
     say(f"{asked.out / 'gpu.md'}: {sum(r['status'] == 'done' for r in found.values())} of {len(found)} jobs are done")
-    return int(any(r["status"] == "failed" for r in found.values()))
+    return 128 + signal.SIGTERM if STOP.is_set() else int(any(r["status"] == "failed" for r in found.values()))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gpu import bound
 from safetensors.torch import load_file
 
 MEANSTEP = (sys.executable, "-m", "meanstep", "--quiet")
@@ -26,7 +27,7 @@ SAFE = 180.0  # seconds that a run has for saving itself
 
 
 def call(*words: str) -> None:
-    code = subprocess.run(words, check=False).returncode
+    code = subprocess.run(words, check=False, preexec_fn=bound).returncode
     if code:
         sys.exit(f"exit code {code}: {' '.join(words)}")
 
@@ -37,7 +38,7 @@ def train(asked: argparse.Namespace, out: Path, *flags: str, seconds: float | No
     words = (*launcher, "train", "--out", str(out), "--device", asked.device, *quiet, *flags)
     if seconds is None:
         return call(*words)
-    run = subprocess.Popen(words)
+    run = subprocess.Popen(words, preexec_fn=bound)  # noqa: PLW1509 (no threads)
     while run.poll() is None and not seen(out):
         time.sleep(0.1)
     try:
@@ -74,8 +75,10 @@ def latents(asked: argparse.Namespace) -> dict[str, Any]:
         return timed(asked)
     cache = asked.out / "cache"
     if not cache.exists():
-        source, weights = asked.data / "cifar10_jpeg.npz", asked.data / "taesd.safetensors"
-        call(*MEANSTEP, "cache", str(source), "--out", str(cache), "--autoencoder", f"taesd:{weights}", "--device", asked.device)
+        source, weights, new = asked.data / "cifar10_jpeg.npz", asked.data / "taesd.safetensors", asked.out / "cache.new"
+        shutil.rmtree(new, ignore_errors=True)  # an earlier call was ended while it wrote
+        call(*MEANSTEP, "cache", str(source), "--out", str(new), "--autoencoder", f"taesd:{weights}", "--device", asked.device)
+        new.rename(cache)
     return timed(asked, "--preset", "latents-dit-s4", "--data.source", str(cache), "--network.patch", "1")
 
 

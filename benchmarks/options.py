@@ -1,7 +1,9 @@
-"""The options that every benchmark has: how many rounds, and a file for the numbers."""
+"""The options that every benchmark has: how many rounds, and a file for the numbers, which is whole at any moment."""
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -28,3 +30,18 @@ def read(found: argparse.ArgumentParser, *least: str) -> argparse.Namespace:
         if (value := getattr(asked, name)) is not None and value < 1:
             found.error(f"--{name} is at least 1, got {value}")
     return asked
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Renamed into place when it is whole: a process that is killed leaves the file that was there."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    new.replace(path)
+
+
+def kept(found: argparse.ArgumentParser, path: Path | None, key: str) -> dict[str, Any]:
+    """What a file that is added to holds under `key`; ends with one line where it is no record of this benchmark."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[key] if path and path.exists() else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        found.error(f"--json: {path} is no record that can be added to ({type(error).__name__}): move it away, or name another file")

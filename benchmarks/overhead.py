@@ -7,7 +7,6 @@ In each round every variant takes `READ` steps in turn; its time is their mean, 
 Processor time, one thread. Draws, loss, backward pass and fused AdamW are part of every step, and a quarter of the rows has r < t.
 """
 
-import json
 import math
 import statistics
 import time
@@ -148,7 +147,7 @@ def main() -> None:
     for name, row in found["rows"].items():
         print(f"{name:40} {1e6 * row['seconds']:7.0f} us {row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]")
     if asked.json:
-        asked.json.write_text(json.dumps({"environment": machine, **found}, indent=1) + "\n", encoding="utf-8")
+        options.write(asked.json, {"environment": machine, **found})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import copy
 import dataclasses
 import functools
 import importlib
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -419,6 +418,7 @@ def arguments() -> argparse.Namespace:
             parser.error(f"--checkout: {entry!r} is no NAME=FOLDER with a name of {', '.join(PEERS)}")
         if not Path(folder).is_dir():
             parser.error(f"--checkout: {name}: the folder {folder} does not exist")
+    asked.kept = options.kept(parser, asked.json, "peers")
     return asked
 
 
@@ -426,7 +426,7 @@ def main() -> None:
     asked = arguments()
     torch.set_num_threads(1)
     machine, rows = environment(), {}
-    kept = json.loads(asked.json.read_text(encoding="utf-8"))["peers"] if asked.json and asked.json.exists() else {}
+    kept = asked.kept
     for entry in asked.checkout:
         name, _, folder = entry.partition("=")
         try:
@@ -443,7 +443,7 @@ def main() -> None:
         report({name: rows[name]})
         if asked.json:
             record = {"environment": machine, "network": asked.network, "note": asked.note, "peers": kept | rows}
-            asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            options.write(asked.json, record)
     if not rows:
         sys.exit("no checkout could be measured")
     report(rows)

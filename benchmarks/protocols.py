@@ -7,7 +7,6 @@ Both run in turn in one process; the figure is the median over rounds of the rat
 models share them, as those of one set and seed do.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -73,7 +72,7 @@ def main() -> None:
     for name, row in found.items():
         print(f"{name:22}{row['ours']:10.0f}{row['authors']:10.0f}{row['ratio']:8.2f}")
     if asked.json:
-        asked.json.write_text(json.dumps({"environment": environment(), "protocols": found}, indent=1) + "\n", encoding="utf-8")
+        options.write(asked.json, {"environment": environment(), "protocols": found})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Every variant runs once in each round, one after the other; a figure is the medi
 within a round. Noise is drawn outside, but for the row that says so.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -86,7 +85,7 @@ def main() -> None:
         print(f"{name:32} {1e3 * row['seconds']:8.1f} {row['evaluations']:12d} {row['ratio']:21.3f}")
     if asked.json:
         record = {"environment": machine, "place": place, "samples": asked.samples, "rounds": asked.rounds, "rows": table}
-        asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        options.write(asked.json, record)
 
 
 if __name__ == "__main__":

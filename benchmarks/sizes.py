@@ -7,8 +7,6 @@ Latents are 4 x 32 x 32, 256 tokens, 1000 labels. Activations are the peak of wh
 where weights and gradients are there before, a quarter of the rows with r < t: of 8 rows less that of 4, by 4.
 """
 
-import json
-
 import options
 import torch
 from memory import peak
@@ -63,7 +61,7 @@ def main() -> None:
         found = ", ".join(f"{form} {size / 2**20:.1f}" for form, size in row["activations"].items())
         print(f"{name:5} {row['parameters']:12,} values; activations of a row, MiB: {found or 'not measured'}", flush=True)
     if asked.json:
-        asked.json.write_text(json.dumps({"environment": environment(), "sizes": rows}, indent=1) + "\n", encoding="utf-8")
+        options.write(asked.json, {"environment": environment(), "sizes": rows})
 
 
 if __name__ == "__main__":

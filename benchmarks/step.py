@@ -10,14 +10,20 @@ every step. Memory is the peak of what a step allocates beyond weights and optim
 forward and backward 3, a tangent as much as its rows' forward. `--kinds step` compiles the loss in one graph, `blocks` each block of the
 network by itself, which compiles one block whatever the depth; the public form is missing there, since torch has no forward mode through a
 compiled block. With `--seconds` the rounds end when a table has taken so long, after three at least.
+
+`--go-on` is for a machine that is there for minutes: a row is written as soon as it is measured, by three rounds first; what the file has
+is not made again, no variant begins when the seconds are over, and one that fails, for memory or in a compiler, has its reason in place
+of numbers. The exit code is 75 if something is left to make. Where a whole step is a captured graph its memory is not measured: the graph
+keeps what it needs.
 """
 
 import argparse
 import copy
 import functools
-import json
+import gc
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -30,6 +36,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import meanstep as ms
 from meanstep.fields import DiT
+from meanstep.program.errors import first_line
 from meanstep.program.machine import environment
 from meanstep.rates import Exact
 from meanstep.recipes import Recipe, coefficient, meanflow, solution_flow, terminal_velocity, trace_weighted, transition
@@ -37,6 +44,8 @@ from meanstep.tangents import carried, recorded, separate
 
 SHARE = 0.25
 LEAST = 3  # rounds
+LEFT = 75  # the exit code that says: call again for the rest
+UNENDED = "its first steps did not end in the time that was left"
 SMALL = {"size": 16, "patch": 2, "width": 256, "depth": 6, "heads": 4}
 BIG = {"size": 32, "patch": 2, "width": 384, "depth": 12, "heads": 6}
 
@@ -180,10 +189,10 @@ class Bench:
     def seconds(self, loss: Callable[[Tensor], Tensor]) -> float:
         """Of processor time on a CPU, else of wall time."""
         clock = time.process_time if self.device.type == "cpu" else time.perf_counter
-        self._wait()
+        self.wait()
         start = clock()
         self.step(loss)
-        self._wait()
+        self.wait()
         return clock() - start
 
     def peak(self, loss: Callable[[Tensor], Tensor]) -> float:
@@ -192,9 +201,20 @@ class Bench:
         self.optimiser.zero_grad()
         return peak(lambda: self.step(loss), self.device.type != "cpu") / 2**20
 
-    def _wait(self) -> None:
+    def clear(self) -> None:
+        """Gives back what a variant that failed held."""
+        self.optimiser.zero_grad()
+        gc.collect()
+        if self.device.type != "cpu":
+            torch.cuda.empty_cache()
+
+    def wait(self) -> None:
         if self.device.type != "cpu":
             torch.cuda.synchronize()
+
+
+Rounds = dict[str, list[float]]
+Rows = dict[str, dict[str, Any]]
 
 
 def measure(
@@ -202,49 +222,116 @@ def measure(
 ) -> dict[str, Any]:
     """Times and memory of every variant of a table, the rounds that `seconds` had room for, and the median ratio of each of `pairs`."""
     end = time.monotonic() + seconds
-    mode = None if bench.device.type == "cpu" else "reduce-overhead"
+    compile_blocks(bench, kind)
+    steps = {name: begun(bench, variant, kind) for name, variant in table.items()}
+    times = timed(bench, steps, rounds, end)
+    between = {f"{a} / {b}": statistics.median(p / q for p, q in zip(times[a], times[b], strict=True)) for a, b in pairs}
+    found = {"rounds": len(times["flow matching"]), "rows": summed(bench, table, steps, times)}
+    return {**found, "pairs": between} if pairs else found
+
+
+def gone_on(
+    bench: Bench, table: dict[str, Variant], kind: str, rounds: int, seconds: float, kept: dict[str, Any], keep: Callable[[dict], None]
+) -> bool:
+    """The same for what `kept`, a run of the file, lacks; `keep` gets the run whenever there is more of it. Whether all is made."""
+    end = time.monotonic() + seconds
+    compile_blocks(bench, kind)
+    rows: Rows = kept.get("rows", {})
+    wanted = [name for name in table if "ratio" not in rows.get(name, {}) and name != "flow matching"]
+    untried = [name for name in wanted if name not in rows]
+    steps = {"flow matching": begun(bench, table["flow matching"], kind)}
+    least = LEAST
+
+    def put(names: list[str], times: Rounds) -> None:
+        nonlocal least
+        least = min([len(times["flow matching"]), *([kept["rounds"]] if set(rows) - set(names) and "rounds" in kept else [])])
+        rows.update(summed(bench, table, {name: steps[name] for name in names}, times))
+        keep({"rounds": least, "rows": {name: rows[name] for name in table if name in rows}})
+
+    for name in [*untried, *(name for name in wanted if name not in untried)]:  # what failed or stuck before comes last
+        if time.monotonic() > end:
+            break
+        keep({"rounds": least, "rows": {**rows, name: {"why": UNENDED}}})
+        try:
+            steps[name] = begun(bench, table[name], kind)
+            put(["flow matching", name], timed(bench, {k: steps[k] for k in ("flow matching", name)}, LEAST, end))
+        except Exception as error:  # the others are measured
+            reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else first_line(error)
+            steps.pop(name, None)
+            rows[name] = {"why": reason}
+            keep({"rounds": least, "rows": rows})
+        if name not in steps:  # the error, which held what the variant held, is gone here
+            bench.clear()
+    put(list(steps), timed(bench, steps, rounds, end))
+    return not any(name not in rows or rows[name].get("why") == UNENDED for name in table)
+
+
+def compile_blocks(bench: Bench, kind: str) -> None:
     for block in (*bench.net.blocks, *bench.ema.blocks) if kind == "blocks" else ():
         block.compile(fullgraph=True, dynamic=False)
-    losses, starts = {}, {}
-    for name, variant in table.items():
-        loss = variant.make(bench.net, bench.ema)
-        losses[name] = torch.compile(loss, fullgraph=True, mode=mode) if kind == "step" else loss
-        begin = time.perf_counter()
-        for _ in range(3):
-            bench.step(losses[name])
-        starts[name] = time.perf_counter() - begin
-    times = {name: [] for name in table}
+
+
+class Begun(NamedTuple):
+    """A variant that made its first three steps, what these took, and whether its memory can be measured."""
+
+    loss: Callable[[Tensor], Tensor]
+    seconds: float
+    freed: bool
+
+
+def begun(bench: Bench, variant: Variant, kind: str) -> Begun:
+    mode = None if bench.device.type == "cpu" else "reduce-overhead"
+    loss = variant.make(bench.net, bench.ema)
+    loss = torch.compile(loss, fullgraph=True, mode=mode) if kind == "step" else loss
+    begin = time.perf_counter()
+    for _ in range(3):
+        bench.step(loss)
+    bench.wait()
+    return Begun(loss, time.perf_counter() - begin, freed=kind != "step" or mode is None)
+
+
+def timed(bench: Bench, steps: dict[str, Begun], rounds: int, end: float) -> Rounds:
+    """Seconds of a step of each, in turn."""
+    times: Rounds = {name: [] for name in steps}
     for done in range(rounds):
         if done >= LEAST and time.monotonic() > end:
             break
-        for name, loss in losses.items():
-            times[name].append(bench.seconds(loss))
+        for name, step in steps.items():
+            times[name].append(bench.seconds(step.loss))
+    return times
+
+
+def summed(bench: Bench, table: dict[str, Variant], steps: dict[str, Begun], times: Rounds) -> Rows:
+    """A row of each variant; those of memory are None where it cannot be measured."""
     base = times["flow matching"]
-    memory = {name: bench.peak(loss) for name, loss in losses.items()}
-    out = {}
-    for name, variant in table.items():
+    memory = {name: bench.peak(step.loss) if step.freed else None for name, step in steps.items()}
+    plain, out = memory["flow matching"], {}
+    for name, step in steps.items():
         ratios = sorted(a / b for a, b in zip(times[name], base, strict=True))
+        peak_mb = memory[name]
         out[name] = {
             "seconds": statistics.median(times[name]),
             "ratio": statistics.median(ratios),
             "ratio_low": ratios[len(ratios) // 4],
             "ratio_high": ratios[(3 * len(ratios)) // 4],
-            "floor": (3 + variant.extra) / 3,
-            "peak_mb": memory[name],
-            "peak_ratio": memory[name] / memory["flow matching"],
-            "first_three_steps_s": starts[name],
+            "floor": (3 + table[name].extra) / 3,
+            "peak_mb": peak_mb,
+            "peak_ratio": peak_mb / plain if peak_mb is not None and plain else None,
+            "first_three_steps_s": step.seconds,
         }
-    found = {"rounds": len(base), "rows": out}
-    between = {f"{a} / {b}": statistics.median(p / q for p, q in zip(times[a], times[b], strict=True)) for a, b in pairs}
-    return {**found, "pairs": between} if pairs else found
+    return out
 
 
-def report(title: str, table: dict[str, dict[str, float]]) -> None:
+def report(title: str, table: Rows) -> None:
     print(f"\n{title}\n{'':36} {'ms':>8} {'ratio':>6} {'half of the rounds':>19} {'floor':>6} {'peak MB':>8} {'ratio':>6} {'start s':>8}")
     for name, row in table.items():
+        if "why" in row:
+            print(f"{name:36} {row['why']}", flush=True)
+            continue
         half = f"{row['ratio_low']:.3f} to {row['ratio_high']:.3f}"
-        line = f"{name:36} {1e3 * row['seconds']:8.1f} {row['ratio']:6.3f} {half:>19} {row['floor']:6.3f} {row['peak_mb']:8.0f}"
-        print(f"{line} {row['peak_ratio']:6.2f} {row['first_three_steps_s']:8.1f}", flush=True)
+        line = f"{name:36} {1e3 * row['seconds']:8.1f} {row['ratio']:6.3f} {half:>19} {row['floor']:6.3f}"
+        memory = f"{row['peak_mb']:8.0f} {row['peak_ratio']:6.2f}" if row["peak_ratio"] else f"{'':15}"
+        print(f"{line} {memory} {row['first_three_steps_s']:8.1f}", flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -257,12 +344,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="rows of a step (default: 32 of small and S/4, 8 of big, 16 of the others)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variants whose name contains one of these; flow matching always")
+    parser.add_argument("--go-on", action="store_true", help="make what the file of --json lacks, and keep each row at once")
     options.file(parser, "add the numbers to this file")
     asked = options.read(parser, "rounds", "threads", "batch")
+    if asked.go_on and not asked.json:
+        parser.error("--go-on: needs --json, the file to go on with")
     if asked.device not in ("cpu", "cuda") or (asked.device == "cuda" and not torch.cuda.is_available()):
         parser.error(f"--device: {asked.device} is not there; cpu{' and cuda' * torch.cuda.is_available()} can be used")
     if strange := [name for name in asked.only or () if not any(name in variant for variant in EAGER)]:
         parser.error(f"--only: no variant's name contains {strange[0]!r}; there are: {'; '.join(EAGER)}")
+    asked.kept = options.kept(parser, asked.json, "runs")
     return asked
 
 
@@ -275,19 +366,27 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     torch._dynamo.config.recompile_limit = 64  # all variants compile the same blocks
     machine, device = environment(), torch.device(asked.device)
-    found = json.loads(asked.json.read_text(encoding="utf-8"))["runs"] if asked.json and asked.json.exists() else {}
+    found, made = asked.kept, True
     place = torch.cuda.get_device_name() if asked.device == "cuda" else f"{machine['processor']}, {asked.threads} thread(s)"
-    print(f"{place}, torch {machine['torch']}, medians of up to {asked.rounds} rounds")
+    print(f"{place}, torch {machine['torch']}, medians of up to {asked.rounds} rounds", flush=True)
+
+    def keep(title: str, run: dict[str, Any]) -> None:
+        found[title] = run
+        if asked.json:
+            options.write(asked.json, {"environment": machine, "place": place, "runs": found})
+
     for network in asked.networks:
         for kind in asked.kinds:
             case = CASES[network]._replace(**({"batch": asked.batch} if asked.batch else {}))
             bench = Bench(case, device, autocast=asked.device != "cpu")
             title = f"{network}: {len(bench.net.positions)} tokens, batch {bench.case.batch}, {TITLES[kind]}"
-            found[title] = measure(bench, chosen(TABLES[kind], asked.only), kind, asked.rounds, asked.seconds)
+            table, limits = chosen(TABLES[kind], asked.only), (asked.rounds, asked.seconds)
+            if asked.go_on:
+                made &= gone_on(bench, table, kind, *limits, found.get(title, {}), functools.partial(keep, title))
+            else:
+                keep(title, measure(bench, table, kind, *limits))
             report(title, found[title]["rows"])
-            if asked.json:
-                record = {"environment": machine, "place": place, "runs": found}
-                asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    sys.exit(0 if made else LEFT)
 
 
 if __name__ == "__main__":

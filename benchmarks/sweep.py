@@ -13,7 +13,6 @@ each matrix product at the rate that this core's sgemm reaches at that shape wit
 else free.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -273,7 +272,7 @@ def main() -> None:
             )
         record = {"environment": machine, "models": asked.models, "batches": tables}
         if asked.json:
-            asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            options.write(asked.json, record)
         return
     found = {str(batch): measure(batch, asked.rounds, asked.seconds, asked.jax) for batch in asked.batches}
     print(f"{machine['processor']}, torch {machine['torch']}, one thread, medians of {asked.rounds} rounds\n")
@@ -283,7 +282,7 @@ def main() -> None:
             print(f"{name:30} {row['steps_per_second']:18.0f} {row['to_naive']:9.2f} {row['of_limit']:13.2f} {row['gflops']:8.0f}")
         print()
     if asked.json:
-        asked.json.write_text(json.dumps({"environment": machine, "batches": found}, indent=1) + "\n", encoding="utf-8")
+        options.write(asked.json, {"environment": machine, "batches": found})
 
 
 if __name__ == "__main__":

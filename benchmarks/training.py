@@ -188,7 +188,7 @@ def main() -> None:
         print(f"{name:34} {row['seconds']:5.1f} s to the first step, {row['processor_seconds']:.1f} s of the processor", flush=True)
     if asked.json:
         rest = json.loads(asked.json.read_text()) if asked.starts else {"environment": machine, "batch": BATCH, "loops": tables}
-        asked.json.write_text(json.dumps(rest | {"starts": begun, "starts_environment": machine}, indent=1) + "\n")
+        options.write(asked.json, rest | {"starts": begun, "starts_environment": machine})
 
 
 if __name__ == "__main__":

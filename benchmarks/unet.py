@@ -7,7 +7,6 @@ The network is `UNet2DModel` with attention at 8 x 8, given the gap in place of 
 memory and floor are those of benchmarks/step.py. `by forward mode` is what it costs a network whose tangents cannot be carried.
 """
 
-import json
 import math
 from typing import Any
 
@@ -58,7 +57,7 @@ def main() -> None:
     report(title, run["rows"])
     if asked.json:
         record = {"environment": machine, "place": f"{machine['processor']}, 1 thread(s)", "runs": {title: run}}
-        asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        options.write(asked.json, record)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def environment(checkout: Path, extra: str = "report", folder: str = ".venv", *t
 
 
 def test_an_environment_with_another_torch_is_its_own(checkout: Path):
-    (checkout / "constraints.txt").write_text("numpy==2.0\ntorch==2.13.0\ntriton==3.7\n")
+    (checkout / "constraints.txt").write_text("numpy==2.0\nsetuptools==84.2.1\ntorch==2.13.0\ntriton==3.7\n")
     asked = ["venv", "-m pip install torch==2.11.0", "-m pip install -c .venv-floor/constraints.txt -e .[dev]"]
     assert environment(checkout, "dev", ".venv-floor", "2.11.0") == (0, "", asked)
     assert (checkout / ".venv-floor" / "constraints.txt").read_text() == "numpy==2.0\ntorch==2.11.0\n"

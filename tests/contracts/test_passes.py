@@ -445,6 +445,32 @@ def test_networks_of_diffusers_with_one_time_are_carried(kind: str):
     exact(field, batch)
 
 
+class OfTorchcfm(nn.Module):
+    """The U-Net of torchcfm; the gap is another channel."""
+
+    def __init__(self) -> None:
+        from torchcfm.models.unet import UNetModel
+
+        super().__init__()
+        self.net = UNetModel((3, 8, 8), 32, 1, channel_mult=[1, 2], attention_resolutions="4", num_heads=2)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        gap = (t - r)[:, None, None, None].expand(-1, 1, *z.shape[2:])
+        return self.net(t, torch.cat([z, gap], 1))[:, :2]
+
+
+def test_the_unet_of_torchcfm_is_carried():
+    """In float32, which its norms, times and attention compute in whatever they are given."""
+    pytest.importorskip("torchcfm", reason="torchcfm is not installed")
+    field = built(OfTorchcfm, torch.float32, scale=0.05)
+    batch = asked(field, (ROWS, 2, 8, 8), dtype=torch.float32)
+    automatic(field, *batch)
+    assert VERDICTS[field].reason == ""
+    (u, du), (v, dv) = carried(field, *batch), separate(field, *batch)
+    close([u], [v], 1e-5)
+    close([du], [dv], 1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dropout_in_attention_is_carried_under_the_mask_of_the_value(dtype: torch.dtype):
     """Torch's forward mode drops others after attention, whose result is not contiguous: differences decide there."""

@@ -1,7 +1,6 @@
 """The Triton kernel on a device: against the formula in float64, its memory, and what falls back."""
 
 import importlib.util
-import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,18 +31,34 @@ def on_device(inputs: list[Tensor]) -> list[Tensor]:
     return [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="cuda").copy_(x) for x in inputs]
 
 
+MASKS = [(kind, causal) for kind in (None, "holes", "padding", "row", "added", "lowest") for causal in (False, True)]
+SIZES = [(1, 1), (17, 130), (64, 64), (130, 17), (130, 130), (600, 1000)]
+
+
 @pytest.mark.parametrize("dtype", BOUND)
-@pytest.mark.parametrize("d", [8, 16, 40, 64, 72, 80, 128, 256])
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (17, 130), (64, 64), (130, 17), (130, 130), (600, 1000)])
-def test_the_kernel_is_the_formula(n: int, m: int, d: int, dtype: torch.dtype):
+@pytest.mark.parametrize("d", [64, 72])
+@pytest.mark.parametrize(("n", "m"), SIZES)
+def test_the_kernel_is_the_formula_under_every_mask(n: int, m: int, d: int, dtype: torch.dtype):
+    """The kernel is compiled for each size, head size, type and kind of mask, seconds each."""
+    for kind, causal in MASKS:
+        check(n, m, d, dtype, kind, causal)
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("d", [8, 16, 40, 80, 96, 128, 256])
+@pytest.mark.parametrize(("kind", "causal"), [(None, False), ("holes", True), ("added", False)])
+def test_the_kernel_is_the_formula_at_every_head_size(kind: str | None, causal: bool, d: int, dtype: torch.dtype):
     if dtype == torch.float32 and d > 96:
         pytest.skip("the kernel takes float32 up to head size 96")
+    check(130, 130, d, dtype, kind, causal)
+
+
+def check(n: int, m: int, d: int, dtype: torch.dtype, kind: str | None, causal: bool):
     inputs = on_device(laws.placed(laws.drawn((2, 3), n, m, d, dtype=dtype), "heads last"))
-    for kind, causal in itertools.product((None, "holes", "padding", "row", "added", "lowest"), (False, True)):
-        mask = None if kind is None else laws.masks(n, m)[kind].cuda()
-        found = attention_with_tangent(*inputs, mask, causal=causal)
-        assert all(x.dtype == dtype for x in found)
-        assert max(laws.errors(found, laws.plain(*inputs, mask, causal))) < BOUND[dtype] * torch.finfo(dtype).eps, (kind, causal)
+    mask = None if kind is None else laws.masks(n, m)[kind].cuda()
+    found = attention_with_tangent(*inputs, mask, causal=causal)
+    assert all(x.dtype == dtype for x in found)
+    assert max(laws.errors(found, laws.plain(*inputs, mask, causal))) < BOUND[dtype] * torch.finfo(dtype).eps, (kind, causal)
 
 
 @pytest.mark.parametrize("layout", ["heads last", "columns first", "packed"])

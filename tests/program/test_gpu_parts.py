@@ -1,13 +1,19 @@
 """benchmarks/gpu.py: parts end in time, go on where they stopped, name what is missing, and lose nothing."""
 
+import copy
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -80,9 +86,132 @@ def test_every_job_of_a_gpu_and_of_the_toy_is_named_once(gpu: ModuleType):
     assert all("--data" in job.missing for job in gpu.jobs("cuda", None, False) if job.part == "train")
 
 
-def test_the_verdict_of_pytest_is_read(gpu: ModuleType, tmp_path: Path):
-    output = "FAILED tests/x.py::test_a - AssertionError\n1 failed, 12 passed, 3 skipped in 4.00s\n"
-    assert gpu.verdicts(tmp_path, output) == {"failed": 1, "passed": 12, "skipped": 3, "names": ["tests/x.py::test_a"]}
+@pytest.mark.parametrize(
+    "output",
+    [
+        "tests/x.py::test_a[a b] FAILED [ 50%]\ntests/x.py::test_b PASSED [ 75%]\ntests/x.py::test_c SKIPPED (no card) [100%]\n",
+        "[gw1] [ 50%] FAILED tests/x.py::test_a[a b] \n[gw0] [ 75%] PASSED tests/x.py::test_b \n[gw0] [100%] SKIPPED tests/x.py::test_c \n",
+    ],
+    ids=["alone", "together"],
+)
+def test_the_verdicts_of_pytest_are_read_as_far_as_it_came(gpu: ModuleType, tmp_path: Path, output: str):
+    ends = "FAILED tests/x.py::test_a[a b] - AssertionError\nSKIPPED [1] tests/x.py:3: no card\n1 failed, 1 passed, 1 skipped in 4.00s\n"
+    found = {"failed": 1, "passed": 1, "skipped": 1, "names": ["tests/x.py::test_a[a b]"]}
+    assert gpu.verdicts(tmp_path, output) == gpu.verdicts(tmp_path, output + ends) == found
+    assert gpu.verdicts(tmp_path, output.splitlines()[0]) == {"failed": 1, "names": ["tests/x.py::test_a[a b]"]}
+    with pytest.raises(ValueError, match="nothing of a test"):
+        gpu.verdicts(tmp_path, "ImportError: no module\n")
+
+
+def test_a_signal_ends_the_job_at_work_and_keeps_what_it_had(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gpu, "STOP", threading.Event())
+    hangs = gpu.Job("sweep", "hangs", (*script(WRITES + "; import time; time.sleep(60)"), "{out}"))
+    after = gpu.Job("sweep", "after", (*script(WRITES), "{out}"))
+    numbers = tmp_path / "sweep" / "hangs" / "out.json"
+
+    def stop() -> None:
+        while not (numbers.exists() and numbers.read_text().endswith("}}")):
+            time.sleep(0.02)
+        gpu.STOP.set()
+
+    threading.Thread(target=stop).start()
+    found = gpu.run([hangs, after], tmp_path, 1.0, {})
+    assert list(found) == ["sweep/hangs"] and found["sweep/hangs"]["why"] == "stopped by a signal"
+    assert found["sweep/hangs"]["numbers"] == NUMBERS and found["sweep/hangs"]["seconds"] < 30
+
+
+def test_a_job_ends_with_the_process_that_began_it(tmp_path: Path):
+    """Even when that one is killed and can do nothing."""
+    parent = f"""
+import sys, time; from pathlib import Path; sys.path.insert(0, {str(BENCHMARKS)!r})
+import gpu
+child = "import os, sys, time; open(sys.argv[1] + '/pid', 'w').write(str(os.getpid()) + '.'); time.sleep(60)"
+gpu.make(gpu.Job("sweep", "x", (sys.executable, "-c", child, "{{out}}")), Path({str(tmp_path)!r}), 60.0)
+"""
+    began = subprocess.Popen(script(parent))
+    mark, end = tmp_path / "sweep" / "x" / "pid", time.monotonic() + 100
+    while not (mark.exists() and mark.read_text().endswith(".")) and time.monotonic() < end:
+        time.sleep(0.05)
+    child = int(mark.read_text().strip("."))
+    began.kill()
+    began.wait()
+    while Path(f"/proc/{child}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_job_goes_on_from_the_one_file_and_what_it_had_is_never_lost(gpu: ModuleType, tmp_path: Path):
+    """As on a machine that is given back between two calls."""
+    adds = """
+import json, os, sys
+file = sys.argv[2] + "/out.json"
+n = json.load(open(file))["models"] if os.path.exists(file) else 0
+json.dump({"models": n + 1, "batches": {}}, open(file, "w"))
+raise SystemExit(0 if n else 75)
+"""
+    job = gpu.Job("sweep", "adds", (*script(adds), "--go-on", "{out}"))
+    found = gpu.run([job], tmp_path / "a", 1.0, {"device": "x", "torch": "y"})["sweep/adds"]
+    assert found["status"] == "late" and found["numbers"]["models"] == 1
+    (tmp_path / "b").mkdir()
+    shutil.copy(tmp_path / "a" / "gpu.json", tmp_path / "b" / "gpu.json")
+    breaks = gpu.Job("sweep", "adds", script("raise SystemExit(3)"))
+    found = gpu.run([breaks], tmp_path / "b", 1.0, {"device": "other", "torch": "y"})["sweep/adds"]
+    assert found["status"] == "failed" and found["numbers"]["models"] == 1 and found["environment"]["device"] == "x"
+    found = gpu.run([job], tmp_path / "b", 1.0, {})["sweep/adds"]
+    assert found["status"] == "done" and found["numbers"]["models"] == 2
+
+
+def test_the_rows_of_a_step_come_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: ModuleType):
+    """What fails has its reason, what time had no room for is left, and the next call makes that alone."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    step = loaded("step")
+
+    def fails(error: Exception) -> object:
+        def loss(x: torch.Tensor) -> torch.Tensor:
+            raise error
+
+        return step.Variant(lambda net, ema: loss, 0.0)
+
+    def run(table: dict[str, object], seconds: float, kept: dict[str, object]) -> tuple[bool, list[dict[str, Any]]]:
+        bench = step.Bench(step.CASES["toy"], torch.device("cpu"), autocast=False)
+        seen: list[dict[str, Any]] = []
+        return step.gone_on(bench, table, "eager", 4, seconds, kept, lambda found: seen.append(copy.deepcopy(found))), seen
+
+    good = {name: step.EAGER[name] for name in ("flow matching", "meanflow")}
+    large, wrong = fails(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")), fails(ValueError("no such shape\nmore"))
+    table = {"flow matching": good["flow matching"], "large": large, "wrong": wrong, "meanflow": good["meanflow"]}
+    made, seen = run(table, 100.0, {})
+    rows = seen[-1]["rows"]
+    assert made and list(rows) == list(table) and seen[-1]["rounds"] == 4
+    assert rows["large"]["why"] == "out of memory" and rows["wrong"]["why"] == "ValueError: no such shape"
+    assert seen[0]["rows"]["large"]["why"] == step.UNENDED  # what a kill would have left
+    assert rows["meanflow"]["floor"] == pytest.approx(3.25 / 3) and rows["meanflow"]["peak_mb"] > 0
+    page = "\n".join(
+        gpu.of_steps({"x": {"runs": {"toy": {"rows": rows | {"graph": rows["meanflow"] | {"peak_mb": None, "peak_ratio": None}}}}}})
+    )
+    assert "| large | out of memory |" in page and "None" not in page
+
+    made, seen = run(good, -1.0, {})  # no time at all: the base alone
+    assert not made and list(seen[-1]["rows"]) == ["flow matching"]
+    stuck = {"rounds": 9, "rows": rows | {"wrong": {"why": step.UNENDED}}}
+    table["wrong"], table["large"] = good["meanflow"], fails(ValueError("still"))
+    made, seen = run(table, 100.0, stuck)
+    assert made and seen[-1]["rows"]["meanflow"] == rows["meanflow"] and seen[-1]["rows"]["wrong"]["ratio"] > 0
+    assert seen[-1]["rows"]["large"]["why"] == "ValueError: still"
+
+
+def test_a_record_is_whole_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    options = loaded("options")
+    options.write(tmp_path / "x.json", {"runs": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            options.write(tmp_path / "x.json", {"runs": 2})
+    parser = options.parser("")
+    assert options.kept(parser, tmp_path / "x.json", "runs") == 1 and options.kept(parser, tmp_path / "none.json", "runs") == {}
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(SystemExit):
+        options.kept(parser, tmp_path / "x.json", "runs")
 
 
 def test_the_page_of_performance_has_what_a_gpu_measured(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
