@@ -1,5 +1,6 @@
 """Pages of every kind, of a decided, an undecided and a failed case of each, and what a stranger takes from them."""
 
+import functools
 import json
 import re
 import shutil
@@ -18,7 +19,7 @@ import meanstep as ms
 from meanstep.program.compare import page as compared
 from meanstep.program.compare import runs, studies
 from meanstep.program.diagnose import page as diagnosed
-from meanstep.program.pages import form, look
+from meanstep.program.pages import form
 from meanstep.program.pages.form import drawn
 from meanstep.program.reproduce.paper import page as paper
 from meanstep.program.reproduce.report.page import build as studied
@@ -157,12 +158,10 @@ _HELD: dict[tuple[str, str, bool], Path] = {}
 
 
 def built(kind: str, state: str, places: pytest.TempPathFactory) -> Path:
-    """The page, made once for all tests of a process, with figures or without, and drawn at half the size."""
+    """The page, made once for all tests of a process, with figures or without."""
     held = (kind, state, form.drawn is drawn)
     if held not in _HELD:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(look, "SCALE", 0.5)
-            _HELD[held] = KINDS[kind](places.mktemp("pages") / f"{kind}-{state}", state)
+        _HELD[held] = KINDS[kind](places.mktemp("pages") / f"{kind}-{state}", state)
     return _HELD[held]
 
 
@@ -215,6 +214,12 @@ class Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self._open.append(data)
+
+
+@functools.cache
+def read(text: str) -> Reader:
+    """Of a page that several tests read, once."""
+    return Reader(text)
 
 
 def sentences(text: str) -> list[str]:

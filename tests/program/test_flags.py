@@ -180,8 +180,9 @@ MISTAKES = {
     "help samples": "did you mean `meanstep sample`?",
 }
 SCRIPT = """
-import contextlib, io, json, sys
+import contextlib, functools, inspect, io, json, sys
 from meanstep.cli import main
+inspect.getsource = functools.cache(inspect.getsource)  # of the classes whose flags' texts stand in comments
 found = {}
 for line in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
