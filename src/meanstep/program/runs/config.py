@@ -195,7 +195,7 @@ def _filled(base: Any, values: Any, where: str) -> Any:
         raise UserError(f"{where}: expected entries such as {fields(base)[0].name}: ..., got {shown(values, 60)}")
     if isinstance(base, MethodConfig) and values.get("recipe", base.recipe) != base.recipe:
         base = dataclasses.replace(base, options={})  # those of another recipe are not its own
-    types, new = _types(type(base)), {}
+    types, new = _types(type(base)), {}  # type: ignore[arg-type]  # a class is hashable
     for name, value in values.items():
         if name not in types:
             near = difflib.get_close_matches(str(name), types, 1)
