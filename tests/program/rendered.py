@@ -1,6 +1,7 @@
 """Pages of every kind, of a decided, an undecided and a failed case of each, and what a stranger takes from them."""
 
 import functools
+import io
 import json
 import re
 import shutil
@@ -13,13 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor, nn
 
 import meanstep as ms
 from meanstep.program.compare import page as compared
 from meanstep.program.compare import runs, studies
 from meanstep.program.diagnose import page as diagnosed
-from meanstep.program.pages import form
+from meanstep.program.pages import form, look
 from meanstep.program.pages.form import drawn
 from meanstep.program.reproduce.paper import page as paper
 from meanstep.program.reproduce.report.page import build as studied
@@ -157,11 +160,22 @@ CHARTLESS = {"studies"}
 _HELD: dict[tuple[str, str, bool], Path] = {}
 
 
+def unpainted(figure: Figure) -> bytes:
+    """A white picture of the figure's size: to paint one takes longer than all else of a page."""
+    width, height = (int(100 * look.SCALE * inches) for inches in figure.get_size_inches())
+    box = io.BytesIO()
+    Image.new("L", (width, height), 255).save(box, format="PNG")
+    return box.getvalue()
+
+
 def built(kind: str, state: str, places: pytest.TempPathFactory) -> Path:
-    """The page, made once for all tests of a process, with figures or without."""
+    """The page, made once for all tests of a process, with figures or without; those of undecided and failed cases are not painted."""
     held = (kind, state, form.drawn is drawn)
     if held not in _HELD:
-        _HELD[held] = KINDS[kind](places.mktemp("pages") / f"{kind}-{state}", state)
+        with pytest.MonkeyPatch.context() as patch:
+            if state != "decided":
+                patch.setattr(look, "png", unpainted)
+            _HELD[held] = KINDS[kind](places.mktemp("pages") / f"{kind}-{state}", state)
     return _HELD[held]
 
 
