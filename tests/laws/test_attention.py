@@ -360,10 +360,10 @@ SHARED = {80: 163, 89: 99, 90: 227, 120: 99}  # KiB that a block may have, by co
 
 
 @with_triton
-@pytest.mark.parametrize(("capability", "head", "dtype", "masked"), [(89, 72, "bfloat16", ["masked"]), (90, 64, "float32", [])])
-def test_the_kernel_compiles_for_a_device_that_is_not_here(capability: int, head: int, dtype: str, masked: list[str], tmp_path: Path):
-    found = script("compiled.py", capability, head, dtype, *masked, TRITON_CACHE_DIR=str(tmp_path))
-    assert 0 < int(found) <= SHARED[capability] * 1024
+def test_the_kernel_compiles_for_a_device_that_is_not_here(tmp_path: Path):
+    """At one setting; below at all."""
+    found = script("compiled.py", 89, 72, "bfloat16", "masked", TRITON_CACHE_DIR=str(tmp_path))
+    assert 0 < int(found) <= SHARED[89] * 1024
 
 
 @pytest.mark.slow
@@ -379,13 +379,13 @@ def test_the_kernel_fits_every_device(capability: int, head: int, dtype: str, tm
 
 
 @with_triton
-@pytest.mark.parametrize("size", range(1, 257))
-def test_a_head_size_is_covered_by_two_powers_of_two(size: int):
+def test_a_head_size_is_covered_by_two_powers_of_two():
     from meanstep.attention.kernel import split
 
-    main, rest = split(size)
-    assert main >= 16 and rest in (0, *(2**k for k in range(4, 8))) and main.bit_count() == 1
-    assert size <= main + rest <= max(16, 1 << (size - 1).bit_length())
+    for size in range(1, 257):
+        main, rest = split(size)
+        assert main >= 16 and rest in (0, *(2**k for k in range(4, 8))) and main.bit_count() == 1, size
+        assert size <= main + rest <= max(16, 1 << (size - 1).bit_length()), size
     assert split(72) == (64, 16) and split(64) == (64, 0) and split(8) == (16, 0)
 
 

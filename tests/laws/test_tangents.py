@@ -385,11 +385,12 @@ def agrees(
         assert (d.tangent - part).double().norm() <= close * (part.double().norm() + value.double().norm())
 
 
-@pytest.mark.parametrize("n", [1, 3, 5])
 @pytest.mark.parametrize("case", CASES, ids=[case.label for case in CASES])
-def test_a_rule_equals_forward_mode(case: Case, n: int):
+def test_a_rule_equals_forward_mode(case: Case):
+    """With a tangent on one row, on some and on all."""
     shapes, at = case.row.shapes, case.row.at or (0,) * len(case.row.shapes)
-    agrees(lambda *p: case.row.body(case.call, *p), shapes, at, min(n, shapes[0][at[0]]))
+    for n in (1, 3, B):
+        agrees(lambda *p: case.row.body(case.call, *p), shapes, at, min(n, shapes[0][at[0]]))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.label for case in CASES])
@@ -455,8 +456,7 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("bias", "dropout"), [(True, 0.0), (True, 0.3), (False, 0.0)])
 @pytest.mark.parametrize("name", HEADS)
 def test_multihead_attention_equals_forward_mode(name: str, bias: bool, dropout: float):
     """Self-attention, keys and values of another input, and three inputs; the weights too, where they are asked for."""

@@ -1,9 +1,12 @@
 """What the program's tests share: the digits' cache; torch-fidelity, or its arithmetic alone where torchvision cannot be imported."""
 
+import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
+import os
 import queue
 import sys
 import threading
@@ -29,18 +32,32 @@ from meanstep.program.runs.config import Config, DataConfig, RunConfig
 from meanstep.program.runs.integrity import digest
 from meanstep.program.runs.saved import text
 
-DRAWN = "meanstep.program.pages.form.drawn"
+DRAWN, SCALE = "meanstep.program.pages.form.drawn", "meanstep.program.pages.look.SCALE"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def swift() -> Iterator[None]:
+    """Nothing in this process waits for the disk, or reads the source of a class twice for the texts of its flags.
+
+    A file's number is looked at where it would be written out, so that a closed one is found.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        patch.setattr(inspect, "getsource", functools.cache(inspect.getsource))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
 def plain(request: pytest.FixtureRequest) -> Iterator[None]:
     """Pages that are written in this process have no figures, which take several times as long as a small training.
 
-    But for a module with the mark `figures`, and a test that asks for the fixture of that name.
+    But for a module with the mark `figures`, and a test that asks for the fixture of that name; they are drawn at a quarter of the size.
     """
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("figures") is None:
             patch.setattr(DRAWN, lambda figures: {})
+        else:
+            patch.setattr(SCALE, 0.5)
         yield
 
 
@@ -48,6 +65,7 @@ def plain(request: pytest.FixtureRequest) -> Iterator[None]:
 def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pages of this test have them."""
     monkeypatch.setattr(DRAWN, drawn)
+    monkeypatch.setattr(SCALE, 0.5)
 
 
 PLAIN = [sys.executable, "-c", f"import {DRAWN[:-6]} as form; form.drawn = lambda f: {{}}; from meanstep.cli import main; main()"]

@@ -1,5 +1,7 @@
 """Pages of every kind, of a decided, an undecided and a failed case of each, and what a stranger takes from them."""
 
+import functools
+import io
 import json
 import re
 import shutil
@@ -12,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor, nn
 
 import meanstep as ms
@@ -156,12 +160,21 @@ CHARTLESS = {"studies"}
 _HELD: dict[tuple[str, str, bool], Path] = {}
 
 
+def unpainted(figure: Figure) -> bytes:
+    """A white picture of the figure's size: to paint one takes longer than all else of a page."""
+    width, height = (int(100 * look.SCALE * inches) for inches in figure.get_size_inches())
+    box = io.BytesIO()
+    Image.new("L", (width, height), 255).save(box, format="PNG")
+    return box.getvalue()
+
+
 def built(kind: str, state: str, places: pytest.TempPathFactory) -> Path:
-    """The page, made once for all tests of a process, with figures or without, and drawn at half the size."""
+    """The page, made once for all tests of a process, with figures or without; those of undecided and failed cases are not painted."""
     held = (kind, state, form.drawn is drawn)
     if held not in _HELD:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(look, "SCALE", 0.5)
+            if state != "decided":
+                patch.setattr(look, "png", unpainted)
             _HELD[held] = KINDS[kind](places.mktemp("pages") / f"{kind}-{state}", state)
     return _HELD[held]
 
@@ -215,6 +228,12 @@ class Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self._open.append(data)
+
+
+@functools.cache
+def read(text: str) -> Reader:
+    """Of a page that several tests read, once."""
+    return Reader(text)
 
 
 def sentences(text: str) -> list[str]:

@@ -260,24 +260,27 @@ def test_a_missing_extra_is_named(exportable, monkeypatch, tmp_path: Path):
         ms.export(exportable(), to="onnx", out=tmp_path / "new")
 
 
-def test_what_a_target_cannot_take_names_one_that_can(exportable, tmp_path: Path, monkeypatch):
+@pytest.fixture
+def odd(exportable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose network, in a file of the current folder, has an operation that few targets have."""
     monkeypatch.chdir(tmp_path)
     source = "import torch\nclass Net(torch.nn.Module):\n    def __init__(self, size, channels, classes):\n        super().__init__()\n"
     source += "        self.w = torch.nn.Parameter(torch.ones(1))\n"
     source += "    def forward(self, z, r, t, y=None):\n        return self.w * torch.special.bessel_j0(z)\n"
     (tmp_path / "odd.py").write_text(source)
-    run = exportable(classes=0, description={"network": "odd:Net", "options": {"size": 8, "channels": 1, "classes": 0}})
+    return exportable(classes=0, description={"network": "odd:Net", "options": {"size": 8, "channels": 1, "classes": 0}})
+
+
+def test_what_a_target_cannot_take_names_one_that_can(odd: Path, tmp_path: Path):
     with pytest.raises(UserError, match="this network is a Net: --to onnx or torch can"):
-        ms.export(run, to="diffusers", out=tmp_path / "a", network="odd:Net")
-    assert ms.export(run, to="torch", out=tmp_path / "b", network="odd:Net")["difference"]["largest"] == 0
+        ms.export(odd, to="diffusers", out=tmp_path / "a", network="odd:Net")
+    assert ms.export(odd, to="torch", out=tmp_path / "b", network="odd:Net")["difference"]["largest"] == 0
 
 
 @ONNX
-def test_an_operation_that_onnx_has_not_is_named(exportable, tmp_path: Path, monkeypatch):
-    test_what_a_target_cannot_take_names_one_that_can(exportable, tmp_path, monkeypatch)
-    run = exportable(classes=0, description={"network": "odd:Net", "options": {"size": 8, "channels": 1, "classes": 0}})
+def test_an_operation_that_onnx_has_not_is_named(odd: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"bessel_j0.*--to torch may take it"):
-        ms.export(run, to="onnx", out=tmp_path / "c", network="odd:Net")
+        ms.export(odd, to="onnx", out=tmp_path / "c", network="odd:Net")
 
 
 def test_help_names_every_target(capsys):

@@ -83,7 +83,7 @@ def last(out: Path) -> Path:
 # Kills -------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_killed_at_every_operation_on_a_file_goes_on_and_ends_as_if_it_had_not_been(
     stride: int, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -31,7 +31,7 @@ from meanstep.program.training.loop import Failure
 from meanstep.program.training.presets import PRESETS
 from meanstep.program.training.ranks import Ranks
 
-from .conftest import PLAIN
+from .conftest import PLAIN, stay_home
 from .damages import BOMB
 from .studied import call, measured
 
@@ -48,9 +48,11 @@ BASE = replace(DIGITS, network=TINY, optimiser=replace(DIGITS.optimiser, schedul
 
 @pytest.fixture(scope="module")
 def study(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two arms and two seeds, trained on two processes."""
+    """Two arms and two seeds. In this process: the study that is stopped below has processes of its own, and the same numbers."""
     out = tmp_path_factory.mktemp("study") / "whole"
-    call(*WORDS, "--workers", "2", "--out", str(out))
+    with pytest.MonkeyPatch.context() as patch:
+        stay_home(patch)
+        call(*WORDS, "--out", str(out))
     return out
 
 

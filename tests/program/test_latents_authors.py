@@ -33,6 +33,7 @@ from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.samples import Samples
 from meanstep.program.training.state import fresh
 
+from .conftest import stay_home
 from .studied import call, measured
 
 TINY = "--network.width 16 --network.depth 1 --network.heads 2 --batch 16 --samples 64 --moments 2 --averages.decays 0.9"
@@ -46,7 +47,9 @@ BASE = replace(protocol.applied(PRESETS["digits"].config), network=NETWORK)
 @pytest.fixture(scope="module")
 def study(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("authors") / "whole"
-    assert call(*WORDS, "--arms", *ARMS, "--out", str(out)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        stay_home(patch)
+        assert call(*WORDS, "--arms", *ARMS, "--out", str(out)) == 0
     return out
 
 

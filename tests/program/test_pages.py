@@ -10,7 +10,7 @@ import pytest
 from meanstep.program.pages import curves, forest, form, glossary, look
 from meanstep.program.pages.statistics import Change
 
-from .rendered import CASES, CHARTLESS, Reader, built, sentences, taken, words
+from .rendered import CASES, CHARTLESS, Reader, built, read, sentences, taken, words
 
 MOST = 25
 pytestmark = pytest.mark.figures
@@ -57,7 +57,7 @@ def test_a_stranger_finds_what_was_compared_which_is_better_how_sure_and_what_to
     assert TITLES[kind, state] in found.title and len(sentences(found.title)) == 1
     assert len(found.tiles) == 3 and all(all(tile) for tile in found.tiles) and found.steps
     said = " ".join([found.title, *(" ".join(tile[1:]) for tile in found.tiles)])
-    assert COMPARED[kind] in " ".join(" ".join(block.text.split()) for block in Reader(text).blocks if not block.folded)
+    assert COMPARED[kind] in " ".join(" ".join(block.text.split()) for block in read(text).blocks if not block.folded)
     tones = [tile[0] for tile in found.tiles]
     if state == "decided":
         assert {"better", "worse"} & {*tones} and re.search(r"better|nearer|wrong|warn|quieter|falling", said)
@@ -70,18 +70,18 @@ def test_a_stranger_finds_what_was_compared_which_is_better_how_sure_and_what_to
 
 def test_no_sentence_is_long(case: tuple[str, str, str]):
     """Nowhere on the page: claims and their tests, collapsed details, cells of tables."""
-    long = [s for block in Reader(case[2]).blocks for s in sentences(block.text) if len(words(s)) > MOST]
+    long = [s for block in read(case[2]).blocks for s in sentences(block.text) if len(words(s)) > MOST]
     assert not long, "\n".join(long)
 
 
 def test_no_paragraph_stands_twice(case: tuple[str, str, str]):
-    prose = (block.text for block in Reader(case[2]).blocks if block.tag not in ("summary", "td", "th", "span"))
+    prose = (block.text for block in read(case[2]).blocks if block.tag not in ("summary", "td", "th", "span"))
     counts = Counter(text for text in prose if len(words(text)) > 7)
     assert [text for text, n in counts.items() if n > 1] == []
 
 
 def test_no_part_is_empty_and_every_link_leads_somewhere(case: tuple[str, str, str]):
-    found = Reader(case[2])
+    found = read(case[2])
     parts = re.findall(r'<details class="part" id="[\w-]+"><summary><h2>.*?</h2></summary>(.*?)</details>', case[2], re.DOTALL)
     assert parts and all(re.sub(r"<(?!img|figure)[^>]*>|\s", "", part) for part in parts)
     assert set(found.links) <= set(found.ids) and len(found.ids) == len(set(found.ids))

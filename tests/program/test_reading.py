@@ -66,6 +66,10 @@ def test_yaml_that_is_some():
         "e": "2020-99-99",
     }
     assert trees.from_yaml("", "") is None
+    for _ in range(2):  # a text is read once, and each reader has a tree of its own
+        tree = trees.from_yaml("a: [1, {b: 2}]", "")
+        assert tree == {"a": [1, {"b": 2}]}
+        tree["a"].append(tree["a"][1].pop("b"))
 
 
 @pytest.mark.parametrize(

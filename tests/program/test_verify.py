@@ -134,15 +134,26 @@ def test_version_and_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert code("verify", "--only", "rates") == 130
 
 
-@pytest.mark.parametrize("args", [("--json", "-"), ()])
-def test_a_reader_that_went_away_is_no_failed_claim(args: tuple[str, ...]):
-    command = [sys.executable, "-m", "meanstep", "verify", "--only", "rates", *args]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_a_reader_that_went_away_is_no_failed_claim():
+    run = subprocess.Popen(
+        [sys.executable, "-m", "meanstep", "verify", "--only", "rates"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert run.stdout is not None and run.stderr is not None
     run.stdout.close()
     assert run.wait(timeout=60) == 141
     assert "Traceback" not in run.stderr.read()
     run.stderr.close()
+
+
+@pytest.mark.parametrize("args", [("--json", "-"), ()])
+def test_a_reader_that_went_away_ends_the_command(args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    """In this process, whose end is not looked at."""
+    end, start = os.pipe()
+    os.close(end)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", os.fdopen(start, "w"))
+        assert code("verify", "--only", "rates", *args) == 141
+        sys.stdout.close()
 
 
 def test_links_are_followed_and_pipes_stay_pipes(tmp_path: Path):

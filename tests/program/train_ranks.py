@@ -36,7 +36,7 @@ def configuration(name: str, parallel: str = "ddp", steps: int = STEPS, **run: o
     settings = {"log_every": BATCH, "sample_every": 0, "evaluate_every": 0, "save_every": 10**9} | run
     return Config(
         DataConfig("digits"),
-        NetworkConfig(options={"width": 16, "depth": 2, "heads": 2, "head": name == "improved_meanflow"}),
+        NetworkConfig(options={"patch": 4, "width": 16, "depth": 2, "heads": 2, "head": name == "improved_meanflow"}),
         METHODS[name],
         OptimiserConfig(rate=1e-3, warmup=0),
         AveragesConfig((0.9,)),

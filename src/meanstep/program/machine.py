@@ -1,6 +1,7 @@
 """The machine a command runs on: versions, processors, devices. Imports torch when it is asked about it, not before, and no other library:
 the benchmarks run from a bare copy."""
 
+import functools
 import os
 import platform
 import shlex
@@ -46,8 +47,9 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
+@functools.cache
 def _commit() -> str:
-    """The checkout's commit, with a mark if it is not clean; empty if this file is not tracked in one."""
+    """The checkout's commit when it was first asked for, with a mark if it is not clean; empty if this file is not tracked in one."""
     here = Path(__file__).parent
 
     def git(*args: str) -> str:

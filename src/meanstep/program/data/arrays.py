@@ -3,6 +3,7 @@
 A new kind of file is an entry of `READERS`.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ def digits(split: str) -> Source:
     return _stacked("digits", pixels, labels.astype(np.int64), tuple(map(str, range(10))))
 
 
+@functools.cache
 def _digits(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Levels `[N, 64]` and labels `[N]`, of the package's own file where it is: to import the package takes a second of every start."""
     if file.exists():

@@ -1,5 +1,7 @@
 """YAML and JSON as plain trees of bounded depth and size, and JSON lines. Knows no file's entries."""
 
+import copy
+import functools
 import json
 import math
 import re
@@ -49,9 +51,15 @@ def from_yaml(text: str, where: str) -> Any:
     if len(text) > LONG:
         raise UserError(f"{where} is no YAML that is read: it has {len(text):,} characters, at most {LONG:,} are")
     try:
-        return _bounded(yaml.load(text, _Loader))
+        return copy.deepcopy(_loaded(text))
     except FAULTS as error:
         raise UserError(f"{where} is no YAML: {_told(error)}") from None
+
+
+@functools.lru_cache(8)
+def _loaded(text: str) -> Any:
+    """A command reads its run's configuration several times, and parsing takes a hundred times as long as copying."""
+    return _bounded(yaml.load(text, _Loader))
 
 
 def from_json(text: str | bytes, *, lenient: bool = False) -> Any:

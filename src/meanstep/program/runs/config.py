@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import typing
 from dataclasses import dataclass, field, fields
 from types import UnionType
@@ -194,7 +195,7 @@ def _filled(base: Any, values: Any, where: str) -> Any:
         raise UserError(f"{where}: expected entries such as {fields(base)[0].name}: ..., got {shown(values, 60)}")
     if isinstance(base, MethodConfig) and values.get("recipe", base.recipe) != base.recipe:
         base = dataclasses.replace(base, options={})  # those of another recipe are not its own
-    types, new = typing.get_type_hints(type(base)), {}
+    types, new = _types(type(base)), {}  # type: ignore[arg-type]  # a class is hashable
     for name, value in values.items():
         if name not in types:
             near = difflib.get_close_matches(str(name), types, 1)
@@ -206,6 +207,11 @@ def _filled(base: Any, values: Any, where: str) -> Any:
         return dataclasses.replace(base, **new)
     except UserError as error:  # a number out of its range
         raise UserError(f"{where}: {error}") from None
+
+
+@functools.cache
+def _types(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def cast(kind: Any, value: Any, where: str) -> Any:

@@ -92,7 +92,8 @@ def known(run: Path) -> Facts:
         try:
             told = read(path, AGAIN)
             scales = {"scales": tuple(told["scales"])} if "scales" in told else {}
-            found = Facts(**({"dropout": _earlier(run, told.get("recipe"))} | told | scales))
+            earlier = {} if "dropout" in told else {"dropout": _earlier(run, told.get("recipe"))}
+            found = Facts(**(earlier | told | scales))
             if found.learns not in LEARNS or not _typed(found):
                 raise TypeError(f"{shown(found)} is no method")
             return found
