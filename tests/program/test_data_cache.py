@@ -395,7 +395,7 @@ def test_ctrl_c_says_how_to_go_on(images: str, tmp_path: Path, monkeypatch: pyte
 def test_a_source_becomes_a_cache_in_the_users_folder_once(images: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
     one = ensure(images)
-    assert f"{images} is no cache: making one in" in capsys.readouterr().err
+    assert f"{images}: read once, into a cache in" in capsys.readouterr().err
     assert ensure(images).path == one.path and ensure(str(one.path)).digest == one.digest
     assert "making one" not in capsys.readouterr().err
     assert ensure(images, Request("", flips=True)).path != one.path
