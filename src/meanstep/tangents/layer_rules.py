@@ -148,7 +148,7 @@ def _attention(
 
 
 def _heads(x: Tensor, wide: torch.Size, grouped: bool) -> Tensor:
-    """Queries, keys or values `[..., N, D]` over the leading axes `wide` of the output, as torch broadcasts them; `grouped`: heads repeat."""
+    """Queries, keys or values `[..., N, D]` over the leading axes `wide` of the output; `grouped`: heads repeat, as in torch."""
     if x.shape[:-2] == wide:
         return x
     return (x.repeat_interleave(wide[-1] // x.shape[-3], -3) if grouped else x).expand(*wide, *x.shape[-2:])
