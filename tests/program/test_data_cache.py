@@ -372,7 +372,7 @@ def test_the_command_makes_foresees_and_complains(images: str, tmp_path: Path, c
     assert called(images, "--out", out, "--dry-run") == 0 and not Path(out).exists()
     assert "nothing was written" in capsys.readouterr().out
     assert called(images, "--out", out, "--flips", "--size", "8") == 0
-    assert "23 images of images.npz, 3 classes\n3 x 8 x 8 uint8, mirrored when read, 1 shards" in capsys.readouterr().out
+    assert "23 images of images.npz, 3 classes\n3 x 8 x 8 uint8, mirrored when read, 1 shard," in capsys.readouterr().out
     wrong = [("--size", "32"), ("--autoencoder", "vae"), ("--batch", "0"), ("--size", "7", "--autoencoder", "taesd:no.safetensors")]
     for args in wrong:
         assert called(images, "--out", str(tmp_path / "x"), *args) == 2
