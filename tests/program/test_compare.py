@@ -130,7 +130,10 @@ def test_runs_of_other_data_are_compared_in_configuration_alone(pair: tuple[Path
     assert found.found == () and "trained on digits" in found.why and "letters" in found.why and other.digest[:8] in found.why
     other = replace(MANIFEST, conditions=(Condition("seen", shape=()),))
     (pair[1] / "data.json").write_text(other.text())
-    assert "given other conditions beside the rows of digits: train both with the same --data.condition" in compared(*pair).why
+    assert (
+        "given other conditions beside the rows of digits: train both on the same rows with the same --data.condition"
+        in compared(*pair).why
+    )
     (pair[1] / "data.json").unlink()
     assert "two has no data.json" in compared(*pair).why
 

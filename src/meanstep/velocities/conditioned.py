@@ -197,15 +197,14 @@ def at_scale(
 
     `ValueError` for a scale outside them, scales of another shape than the labels, or no interval.
     """
-    rows = isinstance(omega, Tensor)
-    if rows and omega.shape != label.shape:
+    if isinstance(omega, Tensor) and omega.shape != label.shape:
         raise ValueError(f"guidance scales: one number, or one a row {list(label.shape)} as the labels, got {list(omega.shape)}")
     if trained is not None:
         boundary.rising("trained, the guidance scales of the training", trained)
-        wrong = [w for w in (omega.flatten().tolist() if rows else [omega]) if not trained[0] <= w <= trained[1]]
+        wrong = [w for w in (omega.flatten().tolist() if isinstance(omega, Tensor) else [omega]) if not trained[0] <= w <= trained[1]]
         if wrong:
             what = f"this network was trained at guidance scales from {trained[0]:g} to {trained[1]:g}, and {wrong[0]:g} is none of them"
             raise ValueError(f"{what}: choose one that is, or say trained=(low, high) as it was")
     boundary.rising("the interval of guidance", interval, 0, 1)
-    full = torch.ones_like(omega) if rows else torch.ones(label.shape, device=label.device)
+    full = torch.ones_like(omega) if isinstance(omega, Tensor) else torch.ones(label.shape, device=label.device)
     return Condition(label, omega * full, interval[0] * full, interval[1] * full)
