@@ -155,6 +155,21 @@ def test_a_condition_for_samples_lies_in_what_was_trained():
         velocities.at_scale(y, 2.0, (0.8, 0.2))
 
 
+def test_each_row_may_have_a_scale_of_its_own():
+    y, omega = torch.arange(3), torch.tensor([1.0, 2.5, 8.0], dtype=torch.float64)
+    found = velocities.at_scale(y, omega, (0.2, 0.8))
+    assert all(
+        torch.equal(torch.stack(rows), each)
+        for *rows, each in zip(*(velocities.at_scale(y[k], omega[k], (0.2, 0.8)) for k in range(3)), found, strict=True)
+    )
+    assert found.low.dtype == found.high.dtype == torch.float64
+    with pytest.raises(ValueError, match="from 1 to 8, and 9 is none of them"):
+        velocities.at_scale(y, torch.tensor([1.0, 9.0, 2.0]))
+    assert velocities.at_scale(y, 9.0, trained=None).omega.tolist() == [9, 9, 9]
+    with pytest.raises(ValueError, match=r"one a row \[3\] as the labels, got \[2\]"):
+        velocities.at_scale(y, torch.ones(2))
+
+
 # Times ------------------------------------------------------------------------------------------------------------------------------
 
 

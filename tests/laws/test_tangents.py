@@ -152,6 +152,11 @@ row("scaled_dot_product_attention", lambda f, q, k, v: f(q, k, v, attn_mask=sign
 row("scaled_dot_product_attention", lambda f, q, k, v: f(q, k, v, constant(B, B)) + f(q, k, v, constant(B, B, B)), *[(B, B, B, B)] * 3)
 row("scaled_dot_product_attention", lambda f, q: f(q, constant(B, 2, 6, C), constant(B, 2, 6, C)), (B, 2, N, C))
 row("scaled_dot_product_attention", lambda f, k, v: f(constant(B, 2, N, C), k, v), *[(B, 2, 6, C)] * 2)
+row("scaled_dot_product_attention", lambda f, q: f(q, constant(1, 2, 6, C), constant(2, 6, C)), (B, 2, N, C))  # the same keys for all rows
+row("scaled_dot_product_attention", lambda f, q, k, v: f(q, k, v, constant(B, 2, 1, 6)), (B, 2, N, C), (B, 1, 6, C), (B, 1, 6, 7))
+row("scaled_dot_product_attention", lambda f, k, v: f(constant(1, 2, N, C), k, v), *[(B, 2, 6, C)] * 2)
+row("scaled_dot_product_attention", lambda f, q, k, v: f(q, k, v, enable_gqa=True), (B, 4, N, C), (B, 2, 6, C), (B, 1, 6, 7))
+row("scaled_dot_product_attention", lambda f, q: f(q, constant(1, 2, 6, C), constant(1, 2, 6, C), enable_gqa=True), (B, 4, N, C))
 
 row("dropout", lambda f, x: f(x, 0.4, True) + f(x, 0.4, False) + f(x, 0.0, True), (B, N, C))
 row("dropout", lambda f, x: f(x), (B, N, C), only=F)

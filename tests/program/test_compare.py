@@ -13,6 +13,7 @@ from meanstep.program.compare import answer, page, runs, studies
 from meanstep.program.compare.page import Pictures
 from meanstep.program.compare.samples import Sampling, apart, drawn
 from meanstep.program.console import UserError
+from meanstep.program.data.beside import Condition
 from meanstep.program.data.previews import encoded, grid
 from meanstep.program.pages import look
 from meanstep.program.runs.config import RunConfig, to_yaml
@@ -127,6 +128,12 @@ def test_runs_of_other_data_are_compared_in_configuration_alone(pair: tuple[Path
     (pair[1] / "data.json").write_text(other.text())
     found = compared(*pair)
     assert found.found == () and "trained on digits" in found.why and "letters" in found.why and other.digest[:8] in found.why
+    other = replace(MANIFEST, conditions=(Condition("seen", shape=()),))
+    (pair[1] / "data.json").write_text(other.text())
+    assert (
+        "given other conditions beside the rows of digits: train both on the same rows with the same --data.condition"
+        in compared(*pair).why
+    )
     (pair[1] / "data.json").unlink()
     assert "two has no data.json" in compared(*pair).why
 

@@ -328,7 +328,7 @@ def test_a_network_of_ones_own_is_given_the_tree(here: Path):
 # What is refused -------------------------------------------------------------------------------------------------------------------------
 
 REFUSED = {
-    "age colour": "has no column 'colour': it has h, w, age, kind; name a condition among them",
+    "age colour": "has no column 'colour': it has h, w, age, kind; name one among them",
     "age age": "the condition age is named twice",
     "h w age kind": "all columns are conditions",
     "": r"row 2, column kind: 'cat' is no number",

@@ -372,7 +372,7 @@ def test_the_command_makes_foresees_and_complains(images: str, tmp_path: Path, c
     assert called(images, "--out", out, "--dry-run") == 0 and not Path(out).exists()
     assert "nothing was written" in capsys.readouterr().out
     assert called(images, "--out", out, "--flips", "--size", "8") == 0
-    assert "23 images of images.npz, 3 classes\n3 x 8 x 8 uint8, mirrored when read, 1 shards" in capsys.readouterr().out
+    assert "23 images of images.npz, 3 classes\n3 x 8 x 8 uint8, mirrored when read, 1 shard," in capsys.readouterr().out
     wrong = [("--size", "32"), ("--autoencoder", "vae"), ("--batch", "0"), ("--size", "7", "--autoencoder", "taesd:no.safetensors")]
     for args in wrong:
         assert called(images, "--out", str(tmp_path / "x"), *args) == 2
@@ -395,7 +395,7 @@ def test_ctrl_c_says_how_to_go_on(images: str, tmp_path: Path, monkeypatch: pyte
 def test_a_source_becomes_a_cache_in_the_users_folder_once(images: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
     one = ensure(images)
-    assert f"{images} is no cache: making one in" in capsys.readouterr().err
+    assert f"{images}: read once, into a cache in" in capsys.readouterr().err
     assert ensure(images).path == one.path and ensure(str(one.path)).digest == one.digest
     assert "making one" not in capsys.readouterr().err
     assert ensure(images, Request("", flips=True)).path != one.path

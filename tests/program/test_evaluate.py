@@ -340,11 +340,16 @@ def test_latents_are_compared_decoded_or_with_the_originals(tmp_path: Path, caps
     (run / "config.yaml").write_text(to_yaml(Config(data=DataConfig(source=str(tmp_path / "cache")))))
     (run / "data.json").write_text(cache.manifest.text())
     saved(run / "checkpoints" / f"{128:012d}", 128, 1, size=4, channels=4, patch=2)
-    assert evaluate(run, *QUICK, "--metrics", "frechet") == 0
+    quick = (*QUICK, "--metrics", "frechet", "--autoencoder", autoencoder)
+    assert evaluate(run, *quick) == 0
     assert "its own error is not in the numbers" in capsys.readouterr().err
-    assert evaluate(run, *QUICK, "--metrics", "frechet", "--reference", source, "--reference-limit", 24) == 0
+    assert evaluate(run, *quick, "--reference", source, "--reference-limit", 24) == 0
     assert "its own error" not in capsys.readouterr().err
-    decoded, originals = (row for row in rows.load(run) if row["kind"] == "cell")
+    make(Opened.of(replace(asked, autoencoder="identity")), tmp_path / "pictures")  # the originals as a cache
+    assert evaluate(run, *quick, "--reference", tmp_path / "pictures", "--reference-limit", 24) == 0
+    assert "its own error" not in capsys.readouterr().err
+    decoded, originals, cached = (row for row in rows.load(run) if row["kind"] == "cell")
+    assert cached["values"]["frechet"] == pytest.approx(originals["values"]["frechet"], rel=1e-3)
     assert decoded["reference"] == "noto_emoji128_webp.npz, train decoded, 24 images"
     assert originals["reference"] == "noto_emoji128_webp.npz, train, 24 images"
     assert decoded["values"]["frechet"] != pytest.approx(originals["values"]["frechet"], rel=1e-3)

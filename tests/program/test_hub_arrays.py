@@ -61,7 +61,7 @@ def test_lists_of_different_lengths_are_refused_or_padded_and_columns_must_be_th
     for how, message in (({}, "has no column 'image': it has x, y; give --image-column"), ({"split": "test"}, "has no split 'test'")):
         with pytest.raises(UserError, match=message):
             open_source("two", **how)
-    with pytest.raises(UserError, match="has no column 'z': it has x, y; name a condition among them"):
+    with pytest.raises(UserError, match="has no column 'z': it has x, y; name one among them"):
         open_source("two", image="x", conditions=["z"])
     datasets.Dataset.from_dict({"x": [[[1.0, 2.0], [3.0]]]}).save_to_disk("uneven")
     with pytest.raises(UserError, match="uneven, row 0 is no array of numbers"):

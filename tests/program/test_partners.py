@@ -142,7 +142,9 @@ def test_another_file_is_a_reference_with_its_own_partners(how: str, capsys: pyt
     capsys.readouterr()
     for spec in ("b.npz", "kept"):
         run("evaluate", "run", f"--reference={spec}", "--count=16", "--steps=1", "--metrics=sliced", "--device=cpu", "--json=-")
-        found.append(json.loads(capsys.readouterr().out)[0]["values"]["sliced"])
+        printed = capsys.readouterr()
+        assert "left out" not in printed.err, "the partners are read"
+        found.append(json.loads(printed.out)[0]["values"]["sliced"])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
     run("evaluate", "run", "--reference=c.npz", "--count=16", "--device=cpu", code=2)
     assert "has no array 'low'" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import torch
 
 import meanstep as ms
 from meanstep.fields import told_scale
+from meanstep.program.at_scale import AtScale
 from meanstep.program.console import UserError
 from meanstep.program.export import subject as subjects
 from meanstep.program.export import to_web
@@ -127,6 +128,11 @@ def test_our_networks_are_told_the_scale_and_every_command_reads_them(name: str,
         u = model.field(z, 0 * one, one, at_scale(labels, 1.0))
         assert torch.equal(u, model.field(z, 0 * one, one, labels))
         assert torch.equal(model.field(z, 0 * one, one), model.field(z, 0 * one, one, torch.full((5,), 10)))
+        fixed, told = AtScale(model.field, 2.5), at_scale(labels, 2.5)  # as diagnose and export see it
+        assert torch.equal(fixed(z, 0 * one, one, labels), model.field(z, 0 * one, one, told))
+        assert torch.equal(fixed.head(z, 0 * one, one, labels), model.field.head(z, 0 * one, one, told))
+        for mine, theirs in zip(fixed.with_head(z, 0 * one, one, labels), model.field.with_head(z, 0 * one, one, told), strict=True):
+            assert torch.equal(mine, theirs)
     run("export", "run", "--to=torch", "--out=made", "--guidance=2.5")
     whole = torch.export.load(next(Path("made").glob("*.pt2"))).module()
     torch.testing.assert_close(
@@ -137,8 +143,6 @@ def test_our_networks_are_told_the_scale_and_every_command_reads_them(name: str,
     run("export", "run", "--to=hub", "--out=no", "--guidance=2", code=2)
     said = " ".join(capsys.readouterr().err.split())
     assert "scales from 1 to 4, and 5 is none" in said and "--to hub: the network takes its guidance scale as an input" in said
-    run("diagnose", "run", "--budget=1", "--json=found.json")
-    assert "at guidance scale 1" in Path("found.json").read_text()
 
 
 @pytest.fixture
@@ -184,6 +188,11 @@ def test_an_export_has_the_scale_as_an_input(small: Path, capsys: pytest.Capture
         assert f"--to {target}: the network takes its guidance scale as an input" in " ".join(capsys.readouterr().err.split())
 
 
+def test_diagnose_reads_a_network_of_ours_at_a_scale(small: Path):
+    found = {scale: ms.diagnose(small, guidance=scale, budget=20, rows=64, progress=False) for scale in (None, 1.0, 3.0)}
+    assert repr(found[None].measures) == repr(found[1.0].measures) != repr(found[3.0].measures)
+
+
 def test_the_code_in_a_card_runs(small: Path):
     for target in ("torch", "onnx"):
         ms.export(small, to=target, out=target)
@@ -203,8 +212,6 @@ def test_diagnose_reads_a_network_at_a_scale(trained: Path, capsys: pytest.Captu
 
 
 def test_what_is_read_at_a_scale_is_the_network_told_it(trained: Path):
-    from meanstep.program.diagnose.scaled import AtScale
-
     net, z, labels = ms.load(trained, network="told:net").field, torch.randn(3, 1, 8, 8), torch.tensor([3, 1, 4])
     one = torch.ones(3)
     assert torch.equal(AtScale(net, 2.5)(z, 0 * one, one, labels), net(z, 0 * one, one, at_scale(labels, 2.5)))

@@ -7,7 +7,6 @@ The second is two ranks that this process forks once all is imported, which two 
 """
 
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -65,25 +64,12 @@ def main(folder: Path, parallel: str, names: list[str]) -> None:
                 save_file(held, place / "weights.safetensors")
 
 
-def forked(ranks: int) -> None:
-    """Returns in processes that are the ranks; this one ends with the worst of their codes."""
-    import torch.distributed.fsdp  # noqa: F401  # once, not in each
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(ranks)}
-    started = []
-    for rank in range(ranks):
-        started.append(os.fork())
-        if not started[-1]:
-            os.environ.update(where, RANK=str(rank), LOCAL_RANK=str(rank))
-            return
-    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != 0 for process in started))
-
-
 if __name__ == "__main__":
     words = sys.argv[1:]
     if words[0] == "--forked":
         words = words[1:]
-        forked(2)
+        import torch.distributed.fsdp  # once, not in each
+        from forked import forked
+
+        os.environ |= forked(2)
     main(Path(words[0]), words[1], words[2:])

@@ -131,19 +131,27 @@ def _attention(
 ) -> tuple[Tensor, int]:
     alone("an attention mask", attn_mask)
     axis = shared_axis(found := duals((q, k, v), {}))
-    if dropout_p or axis > -3 or enable_gqa:
-        raise Unsupported("attention with dropout, with groups of heads, or along the batch axis")
+    if dropout_p or axis > -3 or (enable_gqa and axis == -3):
+        raise Unsupported("attention with dropout, or along the batch axis")
     x = found[0]
     rows = [x.first(p) for p in (q, k, v)]
     tangents = [p.tangent if isinstance(p, Dual) else torch.zeros_like(r) for p, r in zip((q, k, v), rows, strict=True)]
     mask = x.first(attn_mask) if isinstance(attn_mask, Tensor) else None
-    same = [p.to(out.dtype) for p in (*rows, *tangents)]  # autocast decides in which type the attention runs
+    wide = x.first(out).shape[:-2]
+    same = [_heads(p, wide, enable_gqa).to(out.dtype) for p in (*rows, *tangents)]  # autocast decides in which type the attention runs
     q, k, v, dq, dk, dv = same
     size = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if torch.is_grad_enabled():
         made: Tensor = Derivative.apply(q, k, v, dq, dk, dv, mask, is_causal, size)  # type: ignore[no-untyped-call]
         return made, axis
     return derivative(q, k, v, dq, dk, dv, mask, is_causal, size), axis
+
+
+def _heads(x: Tensor, wide: torch.Size, grouped: bool) -> Tensor:
+    """Queries, keys or values `[..., N, D]` over the leading axes `wide` of the output; `grouped`: heads repeat, as in torch."""
+    if x.shape[:-2] == wide:
+        return x
+    return (x.repeat_interleave(wide[-1] // x.shape[-3], -3) if grouped else x).expand(*wide, *x.shape[-2:])
 
 
 def _leading(*parts: Any) -> int:

@@ -185,19 +185,26 @@ def random_scale(low: float = 1.0, high: float = 2.0) -> Callable[[Bridge], Brid
 
 
 def at_scale(
-    label: Tensor, omega: float, interval: tuple[float, float] = (0.0, 1.0), trained: tuple[float, float] = (1.0, 8.0)
+    label: Tensor,
+    omega: float | Tensor,
+    interval: tuple[float, float] = (0.0, 1.0),
+    trained: tuple[float, float] | None = (1.0, 8.0),
 ) -> Condition:
-    """The `Condition` for samples of these labels at one guidance scale, held inside `interval`, for a network that takes the scale.
+    """The `Condition` for samples of these labels at their guidance scale, held inside `interval`, for a network that takes the scale.
 
-    - `label`: int64 `[*B]`. `omega`: the scale, one for all. `interval`: two times in [0, 1]; all by default.
-    - `trained`: the scales that the network was trained on, iMF's (1, 8) by default.
+    - `label`: int64 `[*B]`. `omega`: the scale, one for all or one a row `[*B]`. `interval`: two times in [0, 1]; all by default.
+    - `trained`: the scales that the network was trained on, iMF's (1, 8) by default; None looks at no scale, so that a graph can be traced.
 
-    `ValueError` for a scale outside them, or no interval.
+    `ValueError` for a scale outside them, scales of another shape than the labels, or no interval.
     """
-    boundary.rising("trained, the guidance scales of the training", trained)
-    if not trained[0] <= omega <= trained[1]:
-        what = f"this network was trained at guidance scales from {trained[0]:g} to {trained[1]:g}, and {omega:g} is none of them"
-        raise ValueError(f"{what}: choose one that is, or say trained=(low, high) as it was")
+    if isinstance(omega, Tensor) and omega.shape != label.shape:
+        raise ValueError(f"guidance scales: one number, or one a row {list(label.shape)} as the labels, got {list(omega.shape)}")
+    if trained is not None:
+        boundary.rising("trained, the guidance scales of the training", trained)
+        wrong = [w for w in (omega.flatten().tolist() if isinstance(omega, Tensor) else [omega]) if not trained[0] <= w <= trained[1]]
+        if wrong:
+            what = f"this network was trained at guidance scales from {trained[0]:g} to {trained[1]:g}, and {wrong[0]:g} is none of them"
+            raise ValueError(f"{what}: choose one that is, or say trained=(low, high) as it was")
     boundary.rising("the interval of guidance", interval, 0, 1)
-    full = torch.ones(label.shape, device=label.device)
+    full = torch.ones_like(omega) if isinstance(omega, Tensor) else torch.ones(label.shape, device=label.device)
     return Condition(label, omega * full, interval[0] * full, interval[1] * full)

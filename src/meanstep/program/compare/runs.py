@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from meanstep.program.console import UserError
+from meanstep.program.data.manifest import differences as unlike
 from meanstep.program.errors import shown
 from meanstep.program.evaluation.rows import Row
 from meanstep.program.registry import default_sampler
@@ -109,6 +110,10 @@ def other_data(found: Sequence[Side]) -> str:
         return ""
     first, other = data[0], data[k]
     assert first and other
+    odd = set(unlike(first, other))  # a digest of the source knows partners, too
+    if "conditions" in odd and odd <= {"conditions", "source_digest"} and first.source == other.source:
+        what = "train both on the same rows with the same --data.condition, --data.pair and --data.pair-as"
+        return f"{found[0].name} and {found[k].name} are given other conditions beside the rows of {first.source}: {what}"
     return (
         f"{found[0].name} was trained on {first.source} (digest {digests[0][:8]}) and {found[k].name} on {other.source} "
         f"({digests[k][:8]}): train them on the same data"

@@ -197,7 +197,7 @@ def _lines(record: dict[str, Any], opened: "Opened", what: str, empty: Collectio
     known = (
         f"conditions {', '.join(source.conditions)}"
         if source.conditions and not source.classes
-        else f"{len(source.classes) or 'no'} classes"
+        else f"{len(source.classes) or 'no'} class{'es' * (len(source.classes) != 1)}"
     )
     yield f"{number} {opened.noun} of {what}, {known}{more}"
     if source.left_out:
@@ -206,7 +206,7 @@ def _lines(record: dict[str, Any], opened: "Opened", what: str, empty: Collectio
         lacking = "a row" if source.plain else "an image"
         yield f"{len(empty)} classes without {lacking}: {listed([source.classes[k] for k in sorted(empty)])}"
     sides, size = " x ".join(map(str, opened.shape)), record["bytes"] / 1e6
-    yield f"{sides} {opened.dtype}, {MIRRORS[opened.flips]}, {record['shards']} shards, {size:,.1f} MB"
+    yield f"{sides} {opened.dtype}, {MIRRORS[opened.flips]}, {record['shards']} shard{'s' * (record['shards'] != 1)}, {size:,.1f} MB"
 
 
 MIRRORS = {"none": "no mirror images", "read": "mirrored when read", "stored": "mirror images stored"}

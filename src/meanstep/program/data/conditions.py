@@ -20,7 +20,7 @@ def known(asked: Sequence[str], there: Collection[str], where: str, noun: str) -
         if name in asked[:k]:
             raise UserError(f"the condition {name} is named twice: once is enough")
         if name not in there:
-            raise UserError(f"{where} has no {noun} {name!r}: it has {listed(list(there)) or 'none'}; name a condition among them")
+            raise UserError(f"{where} has no {noun} {name!r}: it has {listed(list(there)) or 'none'}; name one among them")
 
 
 def conditioned(source: Source, raw: Mapping[str, np.ndarray], where: Place) -> Source:

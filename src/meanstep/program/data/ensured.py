@@ -65,7 +65,7 @@ def _made(spec: str, opened: Opened) -> Cache:
     if (folder / NAME).exists():
         return _seen_as(Cache.open(folder), opened.look)
     lost = f"; left out: {counted(opened.source.left_out)}" if opened.source.left_out else ""
-    say(f"{spec} is no cache: making one in {folder}{lost}", on=err)
+    say(f"{spec}: read once, into a cache in {folder}{lost}", on=err)
     return with_bar(opened, folder)
 
 

@@ -91,7 +91,8 @@ class Opened:
     def _paired(self, alike: Alike) -> "Opened":
         """Itself with a partner for each row; `UserError` for a row that has none."""
         request, item = self.request, self.item
-        other = open_source(partners.spec(request.pair, request.source), request.split, request.image, request.label, alike=alike)
+        where = partners.spec(request.pair, request.source)
+        other = open_source(where, request.split, request.image, request.label, alike=alike)
         if isinstance(item, Preparation) and self.image[-1] == self.image[-2]:
             item = replace(item, size=self.image[-1], enlarge=True)
 
@@ -101,7 +102,7 @@ class Opened:
 
         start = request.pair_as == "source"
         source = partners.paired(self.source, other, self.index.tolist(), made, start, self.shape)
-        return replace(self, source=source)._like()
+        return replace(self, source=partners.with_array(source, request.source, where))._like()
 
     def _like(self) -> "Opened":
         """Itself with categories numbered as in the cache that it is to be like."""

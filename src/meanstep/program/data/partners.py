@@ -27,6 +27,12 @@ def spec(pair: str, source: str) -> str:
     return f"{file}:{pair}" if inside else pair
 
 
+def with_array(source: Source, spec: str, where: str) -> Source:
+    """The source at `spec`, of whose file `where` reads another array: that one is not left out."""
+    (file, _), (theirs, name) = chosen(spec), chosen(where)
+    return replace(source, left_out={k: n for k, n in source.left_out.items() if k != name}) if file == theirs else source
+
+
 def paired(source: Source, other: Source, at: Sequence[int], made: Made, start: bool, shape: tuple[int, ...]) -> Source:
     """The source with a partner `[N, ...]` of the rows `at` as the condition `pair`; what were labels is another.
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meanstep.program.at_scale import AtScale
 from meanstep.program.console import UserError, first_line
 from meanstep.program.diagnose.arrays import Dataset, whole
-from meanstep.program.diagnose.scaled import AtScale
 from meanstep.program.diagnose.target import checked_weights, files
 from meanstep.program.doctor.arguments import Call, candidates, read, reading, stated
 from meanstep.program.factories import load

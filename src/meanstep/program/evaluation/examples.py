@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from meanstep.program.console import UserError
-from meanstep.program.data import Autoencoder, Cache, Manifest, Source, decoded, open_source, partners
+from meanstep.program.data import Autoencoder, Cache, Manifest, Source, decoded, open_autoencoder, open_source, partners
 from meanstep.program.data.beside import Condition
 from meanstep.program.data.conditions import renamed
 from meanstep.program.data.formats import counted
@@ -53,11 +53,12 @@ class Examples:
 
 
 def of_cache(cache: Cache, autoencoder: Autoencoder) -> Examples:
-    """A cache's rows; of latents, what the autoencoder decodes them to."""
+    """A cache's rows: pictures as they are, whatever the run's autoencoder; of latents, what it decodes them to."""
     manifest, latent = cache.manifest, cache.manifest.codec == "latents"
+    own = open_autoencoder("identity") if manifest.codec == "pixels" else autoencoder
 
     def read(index: Tensor) -> Tensor:
-        return decoded(cache.rows(index)[0], manifest, autoencoder, len(index))
+        return decoded(cache.rows(index)[0], manifest, own, len(index))
 
     name = f"{manifest.source}, {manifest.split}" + (" decoded" if latent else "")
     found = hashlib.sha256(f"cache {cache.digest}".encode()).hexdigest()
@@ -81,6 +82,7 @@ def conditioned(spec: str, manifest: Manifest, split: str, pair: str = "") -> So
             raise UserError(f"{spec}: the run's rows have partners: make a cache of it with --pair and --like the run's, and give that")
         source = open_source(spec, split, conditions=asked, alike=Alike.to(manifest))
         source = _paired(source, open_source(where, split, alike=Alike.to(manifest)), manifest, partner)
+        source = partners.with_array(source, spec, where)
     return renamed(source, {c.name: c.words for c in manifest.conditions if c.words}) if manifest.conditions else source
 
 

@@ -85,7 +85,7 @@ def _matter(subject: Subject) -> str:
     entries = {
         "library_name": "meanstep",
         **pictures,
-        "tags": ["meanstep", "meanflow", "one-step-generation", str(subject.facts["recipe"]).split(":")[-1]],
+        "tags": list(dict.fromkeys(["meanstep", "meanflow", "one-step-generation", str(subject.facts["recipe"]).split(":")[-1]])),
     }
     return str(yaml.safe_dump(entries, sort_keys=False))
 

@@ -12,7 +12,7 @@ from meanstep.conditions import hidden
 from meanstep.program.console import UserError
 from meanstep.program.data import beside
 from meanstep.shapes import over, tree_map
-from meanstep.velocities import Condition
+from meanstep.velocities import at_scale
 
 
 class Guided(nn.Module):
@@ -37,24 +37,6 @@ class Guided(nn.Module):
         return torch.lerp(without, labelled, self.scale)
 
 
-class Scale(nn.Module):
-    """A network that takes its guidance scale as an input, at one scale and at all times: a field of labels."""
-
-    def __init__(self, net: nn.Module, scale: float) -> None:
-        super().__init__()
-        self.net, self.scale = net, scale
-
-    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """The velocity `[B, *E]` of `z` `[B, *E]`, times `[B]` and labels int64 `[B]`."""
-        found: Tensor = self.net(z, r, t, always(y, self.scale * torch.ones_like(t)))
-        return found
-
-
-def always(label: Tensor, scale: Tensor) -> Condition:
-    """What a network that takes its guidance scale is told: labels int64 `[B]` and a scale each `[B]`, at all times."""
-    return Condition(label, scale, torch.zeros_like(scale), torch.ones_like(scale))
-
-
 class Asked(nn.Module):
     """A network that takes its guidance scale as an input, as a field of `{"label", "guidance"}`; of the scale alone at a fixed `label`."""
 
@@ -65,7 +47,7 @@ class Asked(nn.Module):
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Mapping[str, Tensor]) -> Tensor:
         """The velocity `[B, *E]` of `z` `[B, *E]`, times `[B]`, labels int64 `[B]` and scales `[B]`."""
         label = y["label"] if self.label is None else torch.full_like(t, self.label, dtype=torch.int64)
-        found: Tensor = self.net(z, r, t, always(label, y["guidance"]))
+        found: Tensor = self.net(z, r, t, at_scale(label, y["guidance"], trained=None))
         return found
 
 

@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meanstep.program.at_scale import AtScale
 from meanstep.program.console import UserError
 from meanstep.program.data.codecs import CODECS
 from meanstep.program.export import told
 from meanstep.program.export.decoders import decoder
-from meanstep.program.export.modules import STEPS, Asked, Begun, Guided, Pictures, Plain, Scale, Several, Step, Told, Whole, always, named
+from meanstep.program.export.modules import STEPS, Asked, Begun, Guided, Pictures, Plain, Several, Step, Told, Whole, named
 from meanstep.program.registry import SAMPLERS
 from meanstep.program.runs.saved import Saved, held, located
 from meanstep.program.sampling import conditions, draw
 from meanstep.program.sampling.model import Model, load
 from meanstep.samplers import grid, noise
 from meanstep.shapes import tree_map
+from meanstep.velocities import at_scale
 
 PICTURES, LINES, POINTS = "pictures", "lines", "points"
 """How what a network makes is looked at."""
@@ -152,7 +154,7 @@ class Subject:
             z, times = self.noise(seeds), grid(steps or self.choice.steps)
             return self.decode(self.sampler(self.net, z, times=times, y=self.rows(seeds)))
         null = len(self.classes) if self.told is None else self.told.null
-        known = always(drawn, self.rows(seeds)["guidance"]) if self.scales and drawn is not None else drawn
+        known = at_scale(drawn, self.rows(seeds)["guidance"], trained=None) if self.scales and drawn is not None else drawn
         asked: dict[str, Any] = {"labels": known, "guidance": self.guidance, "null": null, "batch": max(1, len(seeds))}
         if self.told is not None:
             asked |= {"labels": self.told.tree(self.rows(seeds), len(seeds)), "start": self.seen(seeds) if self.start else None}
@@ -202,7 +204,7 @@ def of(
     name = run.resolve().name if run else "model"
     net, facts = copy.deepcopy(model.field).float().cpu().eval(), _facts(model, choice)
     if choice.guidance is not None and model.facts.scales:
-        net, choice = Scale(net, choice.guidance).eval(), replace(choice, guidance=1.0)
+        net, choice = AtScale(net, choice.guidance).eval(), replace(choice, guidance=1.0)
     more = told.beside(model, net, choice.guidance or 1.0, fixed) if model.needed else {}
     facts |= {"scales": list(scales), "inputs": ", ".join(["noise", *(["label"] if len(among) > 1 else []), "guidance"])} if scales else {}
     facts |= {"inputs": ", ".join([more["start"][0] if "start" in more else "noise", *(more["condition"] or ())])} if more else {}

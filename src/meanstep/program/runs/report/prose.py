@@ -196,7 +196,8 @@ def clock(seconds: float) -> str:
     for size, word in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {word}"
-    return f"{seconds:.0f} seconds"
+    whole = f"{seconds:.0f}"
+    return f"{whole} second{'s' * (whole != '1')}"
 
 
 def _g(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""A network that takes its guidance scale as an input, as one of labels alone: at one scale."""
+"""A network that takes its guidance scale as an input, as one of labels alone: at one scale. Knows no runs and no exports."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.tangents.choice import trusted
-from meanstep.velocities import Condition
+from meanstep.velocities import Condition, at_scale
 
 
 class AtScale(nn.Module):
@@ -18,8 +18,7 @@ class AtScale(nn.Module):
 
     def told(self, t: Tensor, y: Any) -> Any:
         """The condition of the network inside, for times `[*B]`."""
-        one = torch.ones_like(t)
-        return y if y is None or isinstance(y, Condition) else Condition(y, self.scale * one, 0 * one, one)
+        return y if y is None or isinstance(y, Condition) else at_scale(y, torch.full_like(t, self.scale), trained=None)
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         """The average velocity at the scale: `[*B, *E], [*B], [*B] -> [*B, *E]`."""
