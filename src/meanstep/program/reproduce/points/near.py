@@ -1,7 +1,8 @@
 """The posterior velocity of many rows of few coordinates, in one pass over rows and references, for a compiler. Knows no models.
 
-`velocities.Posterior` makes a matrix of rows by references and goes over it seven times. Here the pass keeps nothing: exponents are measured
-from the row's own point, at most half its squared noise, so no largest one is sought. They are of distances, which do not cancel at small `t`.
+`velocities.Posterior` makes a matrix of rows by references and goes over it seven times. Here the pass keeps nothing. Exponents are counted
+from the row's own point, at most half its squared noise, so no largest one is sought; they are of distances, which do not cancel at small
+`t`.
 """
 
 import math
