@@ -281,3 +281,15 @@ def test_a_compiler_that_does_not_work_is_a_reason_and_no_crash(tmp_path: Path, 
     tell = Told()
     found = trained(tmp_path / "a", tell, replace(OURS, arms=("plain@1",)))
     assert len(tell.said) == 1 and not found[0]["compiled"]
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_compiled_pass_is_the_posterior():
+    settings = replace(OURS, batch=64)
+    law, shape = PLANAR["two_spirals"]().to(torch.float32), protocol(settings).shape(2, 16, 2)
+    needs = Needs.of([Spec(beta=1.0, proxy="posterior", both=True)])
+    plain, compiled = (Stream(law, "two_spirals", 0, sums=made) for made in (near.sums, fused.sums(settings, 2)))
+    one, other = (stream.block(0, shape, settings, needs).steps.posterior for stream in (plain, compiled))
+    assert one is not None and other is not None
+    torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3)
