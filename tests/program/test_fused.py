@@ -9,13 +9,16 @@ import torch
 
 import meanstep as ms
 from meanstep.fields.planar import PLANAR
-from meanstep.program.reproduce.points import fused, jobs, state
+from meanstep.paths import linear
+from meanstep.program.reproduce.points import fused, jobs, near, state
 from meanstep.program.reproduce.points.draws import BLOCK, Needs, Stream
 from meanstep.program.reproduce.points.engine import Cohort
 from meanstep.program.reproduce.points.jobs import Job, train
 from meanstep.program.reproduce.points.protocols import protocol
 from meanstep.program.reproduce.points.settings import PUBLISHED, Settings, Spec
 from meanstep.program.reproduce.study import Stopped
+from meanstep.types import Bridge
+from meanstep.velocities import Posterior
 
 OURS = Settings(
     ("two_moons",),
@@ -51,7 +54,7 @@ CLOCKS = ("seconds", "measuring")
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch):
     """The function that is compiled, run as it is: what it computes without the minutes that a compiler takes."""
-    monkeypatch.setattr(fused, "_compiled", lambda step, given: step)
+    monkeypatch.setattr(fused, "_compiled", lambda step, given, more: step)
     monkeypatch.setattr(fused, "_made", {})
     monkeypatch.setattr(fused, "compiler", lambda: "c++")
     monkeypatch.setattr(fused, "FEWEST", 50)
@@ -121,6 +124,36 @@ def test_room_for_moving_rows_changes_no_step():
     for k, n in enumerate(block.moving):
         assert (block.steps.gap[0, k, :n] > 0).all() and (block.steps.gap[0, k, n:] == 0).all()
         assert block.step(k).gap.shape[1] == block.step(k).boundary.shape[1] == n
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_posterior_of_one_pass_is_that_of_velocities(dim: int):
+    """In float64 to rounding, small times and points far out included; in float32 it is nearer to it than the matrix product is."""
+    g = ms.key(0)
+    x, e, reference = (torch.randn(n, dim, generator=g, dtype=torch.float64) for n in (300, 300, 64))
+    t = torch.rand(300, generator=g, dtype=torch.float64).pow(3)
+    x[:50], e[:50] = 4 * x[:50], 3 * e[:50]
+    z, v = linear(x, e, t)
+    b = Bridge(z, v, torch.zeros_like(t), t)
+    exact = Posterior(reference)(None, b)  # type: ignore[arg-type]
+    torch.testing.assert_close(near.velocity(x, e, t, reference), exact, rtol=1e-8, atol=1e-8)
+    assert (exact - v)[t > 0.3].abs().max() > 0.1
+    rounded = near.velocity(*(p.float() for p in (x, e, t, reference))).double()
+    product = Posterior(reference, dtype=torch.float32)(None, b).double()  # type: ignore[arg-type]
+    assert (rounded - exact).abs().max() < 0.01 and (rounded - exact).square().mean() < (product - exact).square().mean()
+
+
+def test_a_compiled_job_draws_its_posterior_in_one_pass(tmp_path: Path, written: None, monkeypatch: pytest.MonkeyPatch):
+    settings = replace(OURS, arms=("posterior-both@1",))
+    work = jobs._Work(JOB, settings, tmp_path, Told(), "cpu")
+    plain = work._block(0).steps.posterior
+    calls: list[int] = []
+    monkeypatch.setattr(near, "sums", lambda *given, do=near.sums: calls.append(1) or do(*given))
+    work._compile()
+    work.kept = None
+    found = work._block(0).steps.posterior
+    assert calls and found is not None and plain is not None and found.dtype == torch.float32
+    torch.testing.assert_close(found, plain, rtol=1e-2, atol=1e-2)
 
 
 # A whole job ------------------------------------------------------------------------------------------------------------------------
@@ -248,3 +281,15 @@ def test_a_compiler_that_does_not_work_is_a_reason_and_no_crash(tmp_path: Path, 
     tell = Told()
     found = trained(tmp_path / "a", tell, replace(OURS, arms=("plain@1",)))
     assert len(tell.said) == 1 and not found[0]["compiled"]
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_compiled_pass_is_the_posterior():
+    settings = replace(OURS, batch=64)
+    law, shape = PLANAR["two_spirals"]().to(torch.float32), protocol(settings).shape(2, 16, 2)
+    needs = Needs.of([Spec(beta=1.0, proxy="posterior", both=True)])
+    plain, compiled = (Stream(law, "two_spirals", 0, sums=made) for made in (near.sums, fused.sums(settings, 2)))
+    one, other = (stream.block(0, shape, settings, needs).steps.posterior for stream in (plain, compiled))
+    assert one is not None and other is not None
+    torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3)

@@ -64,8 +64,14 @@ class Isotropic:
         return ((t - (1 - t) * self.std**2) * z - t * (logits.softmax(-1) @ self.mixture.means)) / variance
 
     def covariance(self, z: Tensor, t: Tensor) -> Tensor:
-        """The noise, eq. (3): `[*B, D, D]`."""
-        return self.mixture.covariance(z, t)
+        """The noise, eq. (3), `[*B, D, D]`: `Mixture.covariance` as one matrix product, without its `[*B, K, D, D]`."""
+        logits, variance = self._logits(z, t)
+        c = self.mixture.means
+        square = (c[:, :, None] * c[:, None]).flatten(1)
+        mean, second = (logits.softmax(-1) @ torch.cat([c, square], -1)).split([self.dim, self.dim**2], -1)
+        spread = second.unflatten(-1, (self.dim, self.dim)) - mean[..., None] * mean[..., None, :]
+        own = self.std**2 / variance[..., None] * torch.eye(self.dim, dtype=z.dtype, device=z.device)
+        return own + (t[..., None] / variance).square()[..., None] * spread
 
     def differential(self, z: Tensor, t: Tensor, dz: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """The marginal velocity and its derivative along `(dz, dt)`: `[*B, D]` both."""

@@ -14,6 +14,7 @@ from meanstep import times as samplers
 from meanstep.fields.flat import Shape
 from meanstep.keys import key
 from meanstep.paths import linear
+from meanstep.program.reproduce.points import near
 from meanstep.program.reproduce.points.protocols import TIMES, protocol
 from meanstep.program.reproduce.points.settings import BLOCK, Settings, Spec
 from meanstep.types import Bridge
@@ -95,6 +96,7 @@ class Needs:
 class Stream:
     """The draws of one set and seed. `law`: what `sample`s; `beta`: the coefficient per (r, t) of the exact law, where a model asks.
 
+    `sums`: `near.sums` compiled for blocks of their size, which the posterior then goes by; None without a compiler.
     Numbers are drawn on the processor, so that every `device` sees the same; what is computed from them is computed there.
     """
 
@@ -103,6 +105,7 @@ class Stream:
     seed: int
     beta: Callable[[Bridge], Tensor] | None = None
     device: str = "cpu"
+    sums: near.Sums | None = None
 
     def reference(self, n: int) -> Tensor:
         """The posterior's `n` reference points, the same all training long, `[n, D]`."""
@@ -139,14 +142,16 @@ class Stream:
             shape.input_tangents(moving.t, moving.gap),
             moving.gap[..., None],
             None if known is None else known.to(self.device),
-            self._posterior(Bridge(z, v, r, t), settings.reference) if needs.posterior else None,
+            self._posterior(x, e, Bridge(z, v, r, t), settings.reference) if needs.posterior else None,
             self.beta(moving)[..., None] if self.beta else None,
             signs if needs.trace else None,
             t if needs.trace else None,
         )
         return Block(x[None], e[None], rs[None], ts[None], steps.map(lambda part: part[None]), (self.seed,), tuple(counts))
 
-    def _posterior(self, b: Bridge, n: int) -> Tensor:
+    def _posterior(self, x: Tensor, e: Tensor, b: Bridge, n: int) -> Tensor:
+        if self.sums is not None:
+            return near.velocity(x.flatten(0, 1), e.flatten(0, 1), b.t.flatten(), self.reference(n), self.sums).view(x.shape)
         proxy = Posterior(self.reference(n).to(self.device), dtype=b.z.dtype)
         parts = [proxy(None, Bridge(*q)) for q in zip(*b[:4], strict=True)]  # type: ignore[arg-type]
         return torch.stack(parts)

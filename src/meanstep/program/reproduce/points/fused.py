@@ -16,11 +16,15 @@ import torch
 from torch import Tensor
 
 from meanstep.fields.flat import Plain
+from meanstep.program.reproduce.points import near
 from meanstep.program.reproduce.points.draws import Block, Step
+from meanstep.program.reproduce.points.settings import BLOCK, Settings
 
 FEWEST = 2000
 """Steps of a model from which on compiling its step pays."""
 OPTIONS: dict[str, Any] = {"cpp_wrapper": True, "cpp.threads": 1, "compile_threads": 1}
+INLINED: dict[str, Any] = {"realize_reads_threshold": 64, "realize_opcount_threshold": 200}
+"""For `near.sums`: what it would otherwise write out, a matrix of rows by references, is larger than the caches."""
 ADAM: dict[str, Any] = dict(fused=True, amsgrad=False, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, maximize=False)
 """For the kernel of torch.optim.Adam, which is called without its bookkeeping; the compiled step does the same."""
 Made = Callable[..., Any]
@@ -45,16 +49,8 @@ class Fused:
         settings = replace(cohort.settings, sets=(), betas=(), seeds=(), arms=(), steps=0, points=None, digest=None)
         self.shapes = self._shapes(block)
         about = (replace(gradient.spec, beta=0.0), type(cohort.shape), settings, tuple(self.shapes), cohort.flat.dtype)
-        if compiler() is None:
-            raise RuntimeError("there is no C++ compiler: install g++, or name one in CXX")
-        if about not in _made:
-            _made[about] = None
-            given = [*self.held, *next(iter(self._steps(block, range(1)))), torch.ones(4, dtype=cohort.flat.dtype)]
-            _made[about] = _compiled(self._written(gradient), [x.clone() for x in given])
-        made = _made[about]
-        if made is None:
-            raise RuntimeError("it failed before")
-        self.made = made
+        like = torch.ones(4, dtype=cohort.flat.dtype)
+        self.made = _once(about, self._written(gradient), lambda: [*self.held, *next(iter(self._steps(block, range(1)))), like])
 
     def _shapes(self, block: Block) -> list[torch.Size]:
         return [getattr(block.steps, name).shape for name in self.parts]
@@ -97,7 +93,27 @@ class Fused:
         return step
 
 
-def _compiled(step: Callable[..., Any], given: list[Any]) -> Made:
+def sums(settings: Settings, dim: int) -> near.Sums:
+    """`near.sums` compiled for blocks of these settings and points of `dim` coordinates. `RuntimeError` where that fails."""
+    rows, n = BLOCK * settings.batch, settings.reference
+    shapes = ((rows, dim), (rows, 1), (rows, 1), (dim, n))
+    return _once(("sums", *shapes), near.sums, lambda: [torch.ones(shape) for shape in shapes], INLINED)
+
+
+def _once(about: Any, function: Callable[..., Any], given: Callable[[], list[Tensor]], options: dict[str, Any] | None = None) -> Made:
+    """The function compiled, in one process once for all that is alike."""
+    if compiler() is None:
+        raise RuntimeError("there is no C++ compiler: install g++, or name one in CXX")
+    if about not in _made:
+        _made[about] = None
+        _made[about] = _compiled(function, [x.clone() for x in given()], options or {})
+    made = _made[about]
+    if made is None:
+        raise RuntimeError("it failed before")
+    return made
+
+
+def _compiled(step: Callable[..., Any], given: list[Any], more: dict[str, Any]) -> Made:
     """`RuntimeError` with the reason where the compiler does not build it."""
     try:
         from torch._inductor import standalone_compile
@@ -107,7 +123,7 @@ def _compiled(step: Callable[..., Any], given: list[Any]) -> Made:
             traced = make_fx(step)(*given)
             for node in traced.graph.nodes:
                 node.meta.clear()
-            made: Made = standalone_compile(traced, given, dynamic_shapes="from_example_inputs", options={"config_patches": OPTIONS})
+            made: Made = standalone_compile(traced, given, dynamic_shapes="from_example_inputs", options={"config_patches": OPTIONS | more})
             made(*given)  # builds what is built at the first call
     except Exception as error:  # whatever a compiler and its cache may raise: the step as it is written remains
         raise RuntimeError(f"{type(error).__name__}: {error}") from error

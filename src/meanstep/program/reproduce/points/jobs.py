@@ -8,7 +8,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from meanstep.fields.flat import Runner
 from meanstep.keys import key
 from meanstep.program import disk
 from meanstep.program.console import first_line
-from meanstep.program.reproduce.points import KIND, fused, state
+from meanstep.program.reproduce.points import KIND, fused, near, state
 from meanstep.program.reproduce.points.draws import Block, Needs, Stream, stack
 from meanstep.program.reproduce.points.engine import Cohort, structure
 from meanstep.program.reproduce.points.measure import Judge, Probe, exact_beta, exact_map, probe_rows
@@ -156,12 +156,16 @@ class _Work:
             return
         cohorts = [cohort for cohort in self.cohorts if cohort.specs[0].by_hand]
         turn = os.getpid() % max(1, len(cohorts))  # workers that begin together build other structures, and find the rest in the cache
+        drawn = self.streams
         try:
+            if self.needs.posterior and self.shape.dim <= near.MOST:
+                made = fused.sums(self.settings, self.shape.dim)
+                self.streams = [replace(stream, sums=made) for stream in drawn]
             for cohort in cohorts[turn:] + cohorts[:turn]:
                 cohort.compile(self._block(self.step // BLOCK))
                 self._pause()
         except RuntimeError as error:
-            self.compiled = False
+            self.compiled, self.streams, self.kept = False, drawn, None
             for cohort in cohorts:
                 cohort.fused = None
             self.tell("said", f"models train uncompiled, a quarter slower, with the same numbers to rounding: {first_line(error, 160)}")
