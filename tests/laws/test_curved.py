@@ -1,6 +1,7 @@
 """Values and tangents that are made together, with the gradient of both: against torch's own derivatives of the plain functions."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from meanstep.modulation import gated, modulate
 from meanstep.tangents import Dual
 from meanstep.tangents.curved import Gelu
-from meanstep.tangents.dual import PAIRS
+from meanstep.tangents.dual import PAIRS, Unsupported
 
 B, N, C = 5, 3, 4
 CASES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
@@ -20,12 +21,23 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "modulate": (modulate, ((B, N, C), (B, C), (B, C))),
     "modulate, one token": (modulate, ((B, 1, C), (B, C), (B, C))),
     "gated": (gated, ((B, N, C), (B, C), (B, N, C))),
+    "attention": (F.scaled_dot_product_attention, ((B, 2, N, C),) * 3),
+    "causal attention": (partial(F.scaled_dot_product_attention, is_causal=True), ((B, 2, N, C),) * 3),
 }
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:
+    """Torch's has no forward derivative."""
+    scores = q @ k.mT * C**-0.5
+    return (scores.masked_fill(torch.ones(N, N).triu(1).bool(), -torch.inf) if is_causal else scores).softmax(-1) @ v
 
 
 def plain_norm(x: Tensor) -> Tensor:
     """Torch's forward derivative of its LayerNorm has a wrong gradient."""
     return (x - x.mean(-1, keepdim=True)) * (x.var(-1, correction=0, keepdim=True) + 1e-6).rsqrt()
+
+
+SAME = {"layer norm": plain_norm, "attention": plain_attention, "causal attention": partial(plain_attention, is_causal=True)}
 
 
 @pytest.mark.parametrize("entries", [8, 2**15])
@@ -42,7 +54,7 @@ def test_values_tangents_and_gradients_are_torchs(name: str, read: str, entries:
         monkeypatch.setitem(PAIRS, key, lambda *a, pair=pair, **k: called.append(found := pair(*a, **k)) or found)
     made = f(*(Dual(p, e, -p.ndim, True, recorded=True) for p, e in zip(x, d, strict=True)))
     assert [type(found) for found in called] == [Dual]  # the pair was used
-    value, slope = torch.func.jvp(plain_norm if "norm" in name else f, tuple(x), tuple(d))
+    value, slope = torch.func.jvp(SAME.get(name, f), tuple(x), tuple(d))
     torch.testing.assert_close((made.primal, made.tangent), (value, slope), rtol=1e-12, atol=1e-12)
     weights = torch.randn(2, *value.shape, generator=given, dtype=torch.float64) * torch.tensor([read != "tangent", read != "value"]).view(
         2, *(1,) * value.ndim
@@ -52,6 +64,12 @@ def test_values_tangents_and_gradients_are_torchs(name: str, read: str, entries:
     mine = torch.autograd.grad(ours, parts, tuple(weights[which]), materialize_grads=True)
     theirs = torch.autograd.grad((value, slope), parts, tuple(weights), materialize_grads=True)
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_mask_that_learns_is_refused_rather_than_left_without_its_gradient():
+    x = Dual(torch.randn(B, 2, N, C), torch.randn(B, 2, N, C), -4, True, recorded=True)
+    with pytest.raises(Unsupported, match="a mask that learns"):
+        F.scaled_dot_product_attention(x, x, x, torch.zeros(N, N, requires_grad=True))
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])

@@ -64,6 +64,15 @@ def derivative(
     return attention_with_tangent(q, k, v, dq, dk, dv, mask, causal=causal, scale=scale)[1]
 
 
+def together(
+    q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """`o` and `do`, else as `derivative`."""
+    if mask is None and not causal and not _opaque(q) and chunked.fits(q, k):
+        return chunked.together(q, k, v, dq, dk, dv, scale)
+    return attention_with_tangent(q, k, v, dq, dk, dv, mask, causal=causal, scale=scale)
+
+
 def _opaque(q: Tensor) -> bool:
     """Whether the operator must be called; elsewhere it does the same after torch has imported its compiler, a second of every start."""
     return torch.compiler.is_compiling() or type(q) not in (Tensor, nn.Parameter) or is_functorch_wrapped_tensor(q)

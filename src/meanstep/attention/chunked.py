@@ -40,26 +40,43 @@ def attention(
 @torch.no_grad()
 def derivative(q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, scale: float) -> Tensor:
     """`do` `[*B, N, Dv]` alone, without a mask: no product for `o`, and no sums to rescale, as all keys are in one tile (`fits`)."""
-    n, m = q.shape[-2], k.shape[-2]
-    inputs = [batched(x).to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v, dq, dk, dv)]
+    return _whole(scale, q, k, v, dq, dk, dv)[0]
+
+
+@torch.no_grad()
+def together(q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """`o` and `do`, else as `derivative`."""
+    do, o = _whole(scale, q, k, v, dq, dk, dv, values=True)
+    return o, do
+
+
+def _whole(scale: float, *given: Tensor, values: bool = False) -> list[Tensor]:
+    """`do`, and with `values` `o` after it, `[*B, N, Dv]`."""
+    q, v = given[0], given[2]
+    n, m = q.shape[-2], v.shape[-2]
+    inputs = [batched(x).to(torch.promote_types(x.dtype, torch.float32)) for x in given]
     batch, n_heads = inputs[0].shape[:2]
     size = max(1, SCORES // (4 * n * m))
     with torch.autocast(q.device.type, enabled=False):
         if batch * n_heads <= size:  # few enough that calls cost more than copies
-            return _in_one(scale, *(x.flatten(0, 1) for x in inputs)).view(*q.shape[:-1], v.shape[-1]).to(q.dtype)
-        do = q.new_empty(batch, n, n_heads, v.shape[-1]).transpose(1, 2)  # tokens of a row lie together, as the next layer takes them
-        for *given, out in zip(*(x.unbind(1) for x in (*inputs, do)), strict=True):  # products take a head's rows as they lie
-            for b in range(0, batch, size):
-                out[b : b + size] = _in_one(scale, *(x[b : b + size] for x in given))
-    return do.reshape(*q.shape[:-1], v.shape[-1])
+            found = _in_one(scale, *(x.flatten(0, 1) for x in inputs), values=values)
+            return [x.view(*q.shape[:-1], v.shape[-1]).to(q.dtype) for x in found]
+        # tokens of a row lie together, as the next layer takes them
+        outs = [q.new_empty(batch, n, n_heads, v.shape[-1]).transpose(1, 2) for _ in range(1 + values)]
+        for *parts, outs_here in zip(*(x.unbind(1) for x in inputs), zip(*(x.unbind(1) for x in outs), strict=True), strict=True):
+            for b in range(0, batch, size):  # products take a head's rows as they lie
+                for out, x in zip(outs_here, _in_one(scale, *(x[b : b + size] for x in parts), values=values), strict=True):
+                    out[b : b + size] = x
+    return [x.reshape(*q.shape[:-1], v.shape[-1]) for x in outs]
 
 
-def _in_one(scale: float, q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor) -> Tensor:
-    """`do` `[G, N, Dv]` of inputs `[G, N, D]`."""
+def _in_one(scale: float, q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, values: bool) -> list[Tensor]:
+    """`do` `[G, N, Dv]` of inputs `[G, N, D]`, and with `values` `o`."""
     none = q.new_empty(1)
     p = torch.softmax(torch.baddbmm(none, q, k.mT, beta=0, alpha=scale), -1)
     ds = torch.baddbmm(torch.baddbmm(none, dq, k.mT, beta=0, alpha=scale), q, dk.mT, alpha=scale)
-    return torch.baddbmm(torch.bmm(p, dv), torch._softmax_backward_data(ds, p, -1, p.dtype), v)
+    do = torch.bmm(p, dv).baddbmm_(torch._softmax_backward_data(ds, p, -1, p.dtype), v)
+    return [do, torch.bmm(p, v)] if values else [do]
 
 
 def fits(q: Tensor, k: Tensor) -> bool:

@@ -52,7 +52,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens `[B, N, width]`."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (part.transpose(1, 2) for part in self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2))
         mixed = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
         return self.out(mixed.transpose(1, 2).flatten(-2))
 

@@ -36,7 +36,7 @@ class Missing(Unsupported, AttributeError):
     """A network reads what a `Dual` does not have."""
 
 
-def _backward() -> int:
+def this_pass() -> int:
     """The backward pass that this runs inside of, or -1."""
     return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
@@ -53,7 +53,7 @@ class Dual:
     tangent: Tensor
     axis: int
     graded: bool
-    backward: int = field(default_factory=_backward, kw_only=True)
+    backward: int = field(default_factory=this_pass, kw_only=True)
     recorded: bool = field(default=False, kw_only=True)
 
     @classmethod
@@ -67,7 +67,7 @@ class Dual:
         found: list[Dual] = []
         plain = [_primals(value, found) for value in args]
         out = func(*plain, **{name: _primals(value, found) for name, value in kwargs.items()}) if kwargs else func(*plain)
-        now, graded, recorded, many = _backward(), torch.is_grad_enabled(), False, False
+        now, graded, recorded, many = this_pass(), torch.is_grad_enabled(), False, False
         for d in found:
             recorded, many = recorded or d.recorded, many or isinstance(d, Several)
         for d in found:
@@ -184,7 +184,7 @@ for _name in ("is_floating_point", "is_complex"):  # methods, which the primal a
 
 def joined(out: Any, tangent: Any, axis: int, graded: bool, recorded: bool = False, backward: int | None = None) -> Any:
     """`Dual`s of a function's results, one or several, and their tangents, made in a backward pass: by default this one."""
-    now = _backward() if backward is None else backward
+    now = this_pass() if backward is None else backward
     if not isinstance(out, Tensor):
         return type(out)(joined(o, d, axis, graded, recorded, now) for o, d in zip(out, tangent, strict=True))
     if tangent.dtype != out.dtype:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from meanstep import modulation
 from meanstep.attention import derivative
-from meanstep.attention.backward import Derivative
+from meanstep.attention.backward import Together
 from meanstep.tangents.curved import LayerNorm, Scaled
 from meanstep.tangents.dual import PAIRS, WHOLE, Dual, Unsupported, duals, rule
-from meanstep.tangents.rules import alone, kept, outside, pair, paired, shared_axis
+from meanstep.tangents.rules import alone, kept, outside, pair, paired, plain, shared_axis
 
 aten = torch.ops.aten
 
@@ -44,11 +44,22 @@ def _layer_norm(
 def _layer_norm_pair(
     x: Any, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Dual | None:
-    """Of one axis, and without a weight."""
-    if weight is not None or bias is not None or len(shape) != 1 or not paired(x) or torch.is_autocast_enabled(x.device.type):
+    """Without a weight; of one axis if the tangent has a graph, else with the value's own mean and deviation."""
+    if weight is not None or bias is not None or torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
         return None
-    outside(x, -1)
-    return pair(LayerNorm.apply(x.primal.contiguous(), x.tangent.contiguous(), eps), x.axis)  # type: ignore[no-untyped-call]
+    if x.recorded:
+        if len(shape) != 1 or not paired(x):
+            return None
+        outside(x, -1)
+        return pair(LayerNorm.apply(x.primal.contiguous(), x.tangent.contiguous(), eps), x.axis)  # type: ignore[no-untyped-call]
+    if not plain(x) or x.axis != -x.ndim or len(shape) >= x.ndim:
+        return None
+    out, mean, rstd = torch.native_layer_norm(x.primal, shape, None, None, eps)
+    with torch.no_grad():
+        rows, d = x.rows.contiguous(), x.tangent.contiguous()
+        n = len(d)
+        made = aten.native_layer_norm_backward(d, rows, shape, mean[:n], rstd[:n], None, None, [True, False, False])[0]
+    return Dual(out, made, x.axis, x.graded, backward=x.backward)
 
 
 def _unit_norm(d: Tensor, x: Tensor, axes: int, eps: float) -> Tensor:
@@ -142,7 +153,9 @@ def _attention(
     q, k, v, dq, dk, dv = same
     size = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if torch.is_grad_enabled():
-        made: Tensor = Derivative.apply(q, k, v, dq, dk, dv, mask, is_causal, size)  # type: ignore[no-untyped-call]
+        if _learns(attn_mask):
+            raise Unsupported("attention under a mask that learns, through a tangent with a gradient")
+        made: Tensor = Together.apply(q, k, v, dq, dk, dv, mask, is_causal, size)[1]  # type: ignore[no-untyped-call]
         return made, axis
     return derivative(q, k, v, dq, dk, dv, mask, is_causal, size), axis
 
@@ -152,6 +165,32 @@ def _heads(x: Tensor, wide: torch.Size, grouped: bool) -> Tensor:
     if x.shape[:-2] == wide:
         return x
     return (x.repeat_interleave(wide[-1] // x.shape[-3], -3) if grouped else x).expand(*wide, *x.shape[-2:])
+
+
+@rule("scaled_dot_product_attention", table=PAIRS, places=(F,))
+def _attention_pair(
+    q: Any,
+    k: Any,
+    v: Any,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Dual | None:
+    """Of heads and rows that are not shared, without a mask that learns, and without autocast."""
+    if dropout_p or enable_gqa or _learns(attn_mask) or not paired(q, k, v) or torch.is_autocast_enabled(q.device.type):
+        return None
+    if shared_axis((q, k, v)) > -3 or len({x.shape[:-2] for x in (q, k, v)}) > 1:
+        return None
+    parts, size = (q.primal, k.primal, v.primal, q.tangent, k.tangent, v.tangent), q.shape[-1] ** -0.5 if scale is None else float(scale)
+    return pair(Together.apply(*parts, attn_mask, is_causal, size), q.axis)  # type: ignore[no-untyped-call]
+
+
+def _learns(mask: Any) -> bool:
+    """Whether a mask needs a gradient, or depends on the inputs: `Together` has none for it."""
+    return isinstance(mask, Dual) or (isinstance(mask, Tensor) and mask.requires_grad)
 
 
 def _leading(*parts: Any) -> int:

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meanstep.tangents.curved import Gelu
-from meanstep.tangents.dual import PAIRS, Dual, Unsupported, duals, operator, rule
+from meanstep.tangents.curved import Gelu, along_gelu
+from meanstep.tangents.dual import PAIRS, Dual, Unsupported, duals, operator, rule, this_pass
 
 aten = torch.ops.aten
+WIDE = (torch.float32, torch.float64)
 
 
 def alone(what: str, *others: Any) -> None:
@@ -55,6 +56,11 @@ def paired(*parts: Any) -> bool:
         and all(x.tangent.shape == x.primal.shape for x in parts)
         and len({x.dtype for x in parts}) == 1
     )
+
+
+def plain(x: Any) -> bool:
+    """Whether it has one tangent without a graph, made under the same gradient mode, in no earlier backward pass."""
+    return type(x) is Dual and not x.recorded and x.graded == torch.is_grad_enabled() and x.backward == this_pass()
 
 
 # Elementwise -------------------------------------------------------------------------------------------------------------------------
@@ -114,6 +120,8 @@ def _gelu(d: Tensor, x: Tensor, approximate: str) -> Tensor:
     found: Tensor
     if torch.is_grad_enabled():
         _, found = Gelu.apply(x, d, approximate)  # type: ignore[no-untyped-call]
+    elif approximate == "tanh" and x.device.type == "cpu" and x.dtype == d.dtype in WIDE and not torch.compiler.is_compiling():
+        found = along_gelu(d, x)
     else:
         found = aten.gelu_backward(d, x, approximate=approximate)
     return found
