@@ -24,16 +24,12 @@ MATHS = [Path(__file__).parent / name for name in ("laws", "contracts", "golden"
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What is collected stays: the garbage collector neither looks for it while it grows nor visits it again, a quarter of the time.
-
-    While tests run it looks less often than it would, which is a twentieth of the time.
-    """
+    """What is collected stays: the garbage collector neither looks for it while it grows nor visits it again, a quarter of the time."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
-        gc.set_threshold(10_000, 20, 10)
         gc.enable()
 
 

@@ -116,7 +116,8 @@ def test_drawn_labels_have_images_and_are_noted(tmp_path: Path, capsys: pytest.C
     run, cache = made_run(tmp_path, [1, 2, 3, 4] * 3)
     assert cache.classes == ("0", "1", "2", "3", "4") and cache.manifest.empty == (0,)
     assert sample(run, "--seeds", "0:40", "--out", tmp_path / "a.npz") == 0
-    held = np.load(tmp_path / "a.npz", allow_pickle=False)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        held = dict(file)
     assert set(held["labels"].tolist()) == {1, 2, 3, 4} and held["classes"].tolist() == list(cache.classes)
     assert "classes of which the data hold no image are not drawn: 0" in "".join(capsys.readouterr())
     model = ms.load(run)

@@ -50,7 +50,8 @@ def test_a_coupling_is_recorded_and_stays(flow: Path, data: Path, capsys: pytest
 
 def test_pairs_of_a_run_are_data_of_another(flow: Path, tmp_path: Path):
     run("couple", str(flow), f"--out={tmp_path / 'pairs.npz'}", "--pairs=20", "--steps=3", "--device=cpu")
-    held = np.load(tmp_path / "pairs.npz")
+    with np.load(tmp_path / "pairs.npz") as file:
+        held = dict(file)
     model = ms.load(flow)
     assert np.array_equal(held["images"], model.sample(20, 3).movedim(1, -1).numpy())
     assert np.array_equal(held["noise"], ms.noise(range(20), (1, 8, 8)).numpy()) and len(held["labels"]) == 20
