@@ -70,8 +70,9 @@ def _whole(scale: float, *given: Tensor, values: bool = False) -> list[Tensor]:
     return [x.reshape(*q.shape[:-1], v.shape[-1]) for x in outs]
 
 
-def _in_one(scale: float, q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, values: bool) -> list[Tensor]:
+def _in_one(scale: float, *given: Tensor, values: bool) -> list[Tensor]:
     """`do` `[G, N, Dv]` of inputs `[G, N, D]`, and with `values` `o`."""
+    q, k, v, dq, dk, dv = given
     none = q.new_empty(1)
     p = torch.softmax(torch.baddbmm(none, q, k.mT, beta=0, alpha=scale), -1)
     ds = torch.baddbmm(torch.baddbmm(none, dq, k.mT, beta=0, alpha=scale), q, dk.mT, alpha=scale)
