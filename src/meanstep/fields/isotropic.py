@@ -70,7 +70,7 @@ class Isotropic:
         square = (c[:, :, None] * c[:, None]).flatten(1)
         moments = logits.softmax(-1) @ torch.cat([c, square], -1)
         mean, second = moments[..., : self.dim], moments[..., self.dim :]
-        spread = second.unflatten(-1, (self.dim, self.dim)) - mean[..., None] * mean[..., None, :]
+        spread = second.reshape(*mean.shape, self.dim) - mean[..., None] * mean[..., None, :]
         own = self.std**2 / variance[..., None] * torch.eye(self.dim, dtype=z.dtype, device=z.device)
         return own + (t[..., None] / variance).square()[..., None] * spread
 
