@@ -93,7 +93,7 @@ def parts() -> Iterator[Path]:
 
 if __name__ == "__main__":
     for run in (Path(sys.argv[1]) / part for part in PARTS) if sys.argv[1:] else []:
-        if (run / "study.json").exists():
+        if any(run.glob(KIND.parts)):
             pack(run, HERE / "records" / run.name, digits=6)
     text = "# Results\n\nMade of the records by `contrasts.py`.\n\n" + "\n".join(map(told, parts()))
     (HERE / "results.md").write_text(text, encoding="utf-8")
