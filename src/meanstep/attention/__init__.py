@@ -67,7 +67,7 @@ def derivative(
 def together(
     q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, mask: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """`o` and `do`, else as `derivative`."""
+    """`o` and `do`, otherwise as `derivative`."""
     if mask is None and not causal and not _opaque(q) and chunked.fits(q, k):
         return chunked.together(q, k, v, dq, dk, dv, scale)
     return attention_with_tangent(q, k, v, dq, dk, dv, mask, causal=causal, scale=scale)

@@ -45,7 +45,7 @@ def derivative(q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tens
 
 @torch.no_grad()
 def together(q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """`o` and `do`, else as `derivative`."""
+    """`o` and `do`, otherwise as `derivative`."""
     do, o = _whole(scale, q, k, v, dq, dk, dv, values=True)
     return o, do
 
@@ -59,20 +59,20 @@ def _whole(scale: float, *given: Tensor, values: bool = False) -> list[Tensor]:
     size = max(1, SCORES // (4 * n * m))
     with torch.autocast(q.device.type, enabled=False):
         if batch * n_heads <= size:  # few enough that calls cost more than copies
-            found = _in_one(scale, *(x.flatten(0, 1) for x in inputs), values=values)
+            found = _in_one(scale, [x.flatten(0, 1) for x in inputs], values)
             return [x.view(*q.shape[:-1], v.shape[-1]).to(q.dtype) for x in found]
         # tokens of a row lie together, as the next layer takes them
         outs = [q.new_empty(batch, n, n_heads, v.shape[-1]).transpose(1, 2) for _ in range(1 + values)]
         for *parts, outs_here in zip(*(x.unbind(1) for x in inputs), zip(*(x.unbind(1) for x in outs), strict=True), strict=True):
             for b in range(0, batch, size):  # products take a head's rows as they lie
-                for out, x in zip(outs_here, _in_one(scale, *(x[b : b + size] for x in parts), values=values), strict=True):
+                for out, x in zip(outs_here, _in_one(scale, [x[b : b + size] for x in parts], values), strict=True):
                     out[b : b + size] = x
     return [x.reshape(*q.shape[:-1], v.shape[-1]) for x in outs]
 
 
-def _in_one(scale: float, *given: Tensor, values: bool) -> list[Tensor]:
+def _in_one(scale: float, inputs: list[Tensor], values: bool) -> list[Tensor]:
     """`do` `[G, N, Dv]` of inputs `[G, N, D]`, and with `values` `o`."""
-    q, k, v, dq, dk, dv = given
+    q, k, v, dq, dk, dv = inputs
     none = q.new_empty(1)
     p = torch.softmax(torch.baddbmm(none, q, k.mT, beta=0, alpha=scale), -1)
     ds = torch.baddbmm(torch.baddbmm(none, dq, k.mT, beta=0, alpha=scale), q, dk.mT, alpha=scale)
