@@ -35,7 +35,7 @@ for part; do
     cifar-authors)
         cached
         latents --protocol authors --out "$out/$part" --arms paper beta@1 anchored@1 squared@1 stated@1 --seeds 0:3 "${cifar[@]}" \
-            --samples 192000 "${shared[@]}" "${small[@]}" --measure.references 50000
+            --samples 192000 "${shared[@]}" "${small[@]}" --measure.references 50000 --measure.steps 1 # decoding more would cost what training costs
         ;;
     cifar-coefficient)
         cached
