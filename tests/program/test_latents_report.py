@@ -369,6 +369,23 @@ def test_a_row_shows_the_constant_that_decides(tmp_path: Path):
     assert f"open (better than all: p = {contest.changes[1.0].p(side='less'):.2g} by Holm)" in undrawn(folder)
 
 
+def test_the_gain_over_any_constant_is_that_over_the_nearest(tmp_path: Path):
+    """Not over the one that decides, which is the one that could least be told apart."""
+
+    def noisy(record: dict) -> dict:
+        if record["arm"] == "beta@1":
+            record["distance"]["ema"]["1"] *= 1.1 * (0.95, 1.0, 1.05)[record["seed"]]
+        return record
+
+    plan = replace(PLAIN, arms=("beta@0", "beta@1", "rising"), bend=0.0, effects=(("rising", -0.1),), moments=(1000, 2000))
+    folder = changed(study(tmp_path / "s", plan), noisy)
+    (contest,) = contests.contests(results.Results.read(folder), quantities.STEPS_EQUAL)
+    gains = {beta: f"{100 * (1 - change.value):.0f}%" for beta, change in contest.changes.items()}
+    assert contest.finding == "agrees" and (contest.hardest, contest.nearest) == (1.0, 0.0) and gains[0.0] != gains[1.0]
+    page = undrawn(folder)
+    assert f"{gains[0.0]} nearer to the data than any constant" in page and f"{gains[1.0]} nearer" not in page
+
+
 def test_an_arm_that_meets_no_constant_is_named(tmp_path: Path):
     folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@1", "rising", "falling", "alpha_flow"), moments=(1000, 2000)))
     for path in [folder / "runs" / "falling-0", *folder.glob("runs/beta@*-[12]")]:

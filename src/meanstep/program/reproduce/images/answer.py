@@ -31,7 +31,7 @@ def _constants(results: Results) -> dict[str, Change]:
 
 def _winner(held: Sequence[Contest]) -> Contest | None:
     """Of the arms that beat every constant, the one that does so by most."""
-    return min((c for c in held if c.finding == "agrees"), key=lambda c: c.change.value, default=None)
+    return min((c for c in held if c.finding == "agrees"), key=lambda c: c.least.value, default=None)
 
 
 def _nearer(change: Change) -> str:
@@ -44,7 +44,7 @@ def _title(results: Results, held: Sequence[Contest], plain: dict[str, Change]) 
     if far(results):
         return "Nothing can be said about the ways to train: their samples are still too far from the data."
     if (won := _winner(held)) is not None:
-        nearer = f"{_nearer(won.change)} nearer to the data than any constant coefficient"
+        nearer = f"{_nearer(won.least)} nearer to the data than any constant coefficient"
         return f"The way to train “{won.arm.name}” brings one-step samples {nearer}."
     if held and all(c.finding == "contradicts" for c in held):
         return "MeanFlow with a constant coefficient makes better one-step samples than every other way to train here."
@@ -82,20 +82,20 @@ def _sure(change: Change) -> str:
 def _others(results: Results, held: Sequence[Contest]) -> Tile:
     if not held:
         return Tile("Other ways: not compared", "No schedule or recipe can be compared with a constant coefficient.", "Nothing follows.")
-    best = _winner(held) or min(held, key=lambda c: c.change.value)
+    best = _winner(held) or min(held, key=lambda c: c.least.value)
     came = {"agrees": "better", "contradicts": "worse"}.get(best.finding, OPEN)
     heads = {
-        "better": f"“{best.arm.name}”: {_nearer(best.change)} nearer to the data",
+        "better": f"“{best.arm.name}”: {_nearer(best.least)} nearer to the data",
         "worse": "Other ways: worse than a constant",
         OPEN: "Other ways: no difference can be told",
     }
     words = (
-        f"Frechet distance of “{best.arm.name}” over that of its hardest constant, β = {best.hardest:g}: {percent(best.change.value, 1)}."
+        f"Frechet distance of “{best.arm.name}” over that of the nearest constant, β = {best.nearest:g}: {percent(best.least.value, 1)}."
     )
     return Tile(
         heads[came],
         f"{words} It is {_floor(results, best.arm)}.",
-        f"{_sure(best.change)} Tested against each constant, with Holm's correction.",
+        f"{_sure(best.least)} Tested against each constant, with Holm's correction.",
         came,
     )
 

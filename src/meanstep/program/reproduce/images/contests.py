@@ -47,6 +47,17 @@ class Contest:
         return self.changes[self.hardest] if self.hardest is not None else Change(())
 
     @property
+    def nearest(self) -> float | None:
+        """The constant that comes nearest to the arm, of the largest ratio: what the arm gains over any constant it gains over this one."""
+        known = {beta: each.value for beta, each in self.changes.items() if each.n}
+        return max(known, key=lambda beta: known[beta]) if known else None
+
+    @property
+    def least(self) -> Change:
+        """The ratio to that constant."""
+        return self.changes[self.nearest] if self.nearest is not None else Change(())
+
+    @property
     def finding(self) -> str:
         """`agrees` if it beats every constant, `contradicts` if one beats it, else `open`."""
         if self.p_better is not None and self.p_better < LEVEL:
