@@ -32,6 +32,8 @@ NAMES = {
     "cifar-coefficient": "without guidance, CIFAR-10 latents",
 }
 """Parts of the DiT's study."""
+LOW, HIGH = 0.38, 2.2
+"""Of the figure: an interval that goes on has an arrow there."""
 Distances = dict[str, dict[int, float]]
 """By set and seed, of samples under the EMA weights."""
 
@@ -125,7 +127,7 @@ def told(change: Change) -> str:
 
 
 def drawn(found: list[Row]) -> None:
-    """verdict.png: a dot and its interval a row; filled in colour where the interval leaves out 1."""
+    """verdict.png: a dot and its interval a row; in colour where the interval leaves out 1."""
     figure, axis = plt.subplots(figsize=(9, 2.4 + 0.26 * len(found)), layout="constrained")
     y, ticks = 0.0, {}
     for before, row in zip([None, *found], found, strict=False):
@@ -137,14 +139,18 @@ def drawn(found: list[Row]) -> None:
         low, high = change.interval or (change.value, change.value)
         colour = "#0072b2" if high < 1 else "#d55e00" if low > 1 else "#767676"
         axis.plot([low, high], [y, y], color=colour, lw=2.2, solid_capstyle="butt")
+        for edge, arrow in ((LOW, "<"), (HIGH, ">")):
+            if not LOW <= (low if edge == LOW else high) <= HIGH:
+                axis.plot(edge, y, arrow, color=colour, ms=6, clip_on=False)
         axis.plot(change.value, y, "o", color=colour, ms=6)
-        axis.text(1.29, y, f"{change.value:.2f}", va="center", ha="right", fontsize=9, color=colour)
+        axis.text(1.015, y, f"{change.value:.2f}", transform=axis.get_yaxis_transform(), va="center", fontsize=9, color=colour)
         ticks[y] = f"{row.what}  ({change.n} seeds)"
         y += 1
     axis.axvline(1, color="#999999", lw=0.8)
     axis.set_xscale("log")
-    axis.set(xlim=(0.38, 1.3), ylim=(y - 0.4, 0), xlabel="ratio of distances to the data (below 1: the first arm is nearer)")
-    axis.set_xticks([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2], ["0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1", "1.1", "1.2"])
+    axis.set(xlim=(LOW, HIGH), ylim=(y - 0.4, 0), xlabel="ratio of distances to the data (below 1: the first arm is nearer)")
+    ticks_at = [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2]
+    axis.set_xticks(ticks_at, [f"{x:g}" for x in ticks_at])
     axis.minorticks_off()
     axis.set_yticks(list(ticks), list(ticks.values()), fontsize=9)
     axis.tick_params(axis="y", length=0)

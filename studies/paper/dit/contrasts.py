@@ -1,7 +1,8 @@
 """results.md: the contrasts of this study as they were stated before, from its records: python studies/paper/dit/contrasts.py [RUNS].
 
-RUNS, the folder that run.sh filled, is packed into records/ first. One-step distances with EMA weights at the last
-moment, ratios paired by seed, geometric means with 95 percent t-intervals; p by Holm over the contrasts of a part.
+RUNS, the folder that run.sh filled, is packed into records/ first, its parts with a run that has ended. One-step distances with EMA
+weights at the last moment, ratios paired by seed, geometric means with 95 percent t-intervals; p by Holm over the contrasts of a part.
+Four steps, where they were measured, are for information.
 """
 
 import sys
@@ -56,11 +57,24 @@ def last(folder: Path, arm: str) -> dict[int, float]:
     return at_moment(records, arm, about["moments"][-1], "distance", "ema", "1")
 
 
-def contrasts(records: list[Record], end: int) -> list[tuple[str, str, str, Change]]:
+def ended(folder: Path) -> bool:
+    """Whether a run of a part has."""
+    about = held(folder, KIND)
+    return about is not None and any(record.get("seen", 0) >= about["moments"][-1] for record in collect(folder, KIND))
+
+
+def contrasts(records: list[Record], end: int, steps: str = "1") -> dict[tuple[str, str, str], Change]:
     """Those of which both arms have a seed at the last moment."""
-    distances = {name: at_moment(records, name, end, "distance", "ema", "1") for pair in CONTRASTS for name in pair[:2]}
-    found = [(a, b, what, ratio(distances[a], distances[b])) for a, b, what in CONTRASTS]
-    return [row for row in found if row[3].n]
+    distances = {name: at_moment(records, name, end, "distance", "ema", steps) for pair in CONTRASTS for name in pair[:2]}
+    found = {pair: ratio(distances[pair[0]], distances[pair[1]]) for pair in CONTRASTS}
+    return {pair: change for pair, change in found.items() if change.n}
+
+
+def shown(change: Change | None) -> str:
+    """A ratio with its interval."""
+    if change is None:
+        return ""
+    return f"{change.value:.3f}" + (f" [{change.interval[0]:.3f}, {change.interval[1]:.3f}]" if change.interval else "")
 
 
 def told(folder: Path) -> str:
@@ -70,11 +84,12 @@ def told(folder: Path) -> str:
     distances = {arm["name"]: mean(at_moment(records, arm["name"], end, "distance", "ema", "1").values()) for arm in about["arms"]}
     over = ", ".join(f"{arm} {found.mean / floor:.2f}" for arm, found in distances.items() if found)
     lines += [f"Floor {floor:.3g}; one step, times the floor: {over}.\n"]
-    lines += ["| contrast | arms | seeds | ratio | p (Holm) |", "|---|---|---|---|---|"]
-    rows = contrasts(records, end)
-    for (a, b, what, change), p in zip(rows, holm([change.p() for *_, change in rows]), strict=True):
-        between = f" [{change.interval[0]:.3f}, {change.interval[1]:.3f}]" if change.interval else ""
-        lines.append(f"| {what} | {a} over {b} | {change.n} | {change.value:.3f}{between} | {'' if p is None else f'{p:.3g}'} |")
+    lines += ["| contrast | arms | seeds | ratio | p (Holm) | in four steps |", "|---|---|---|---|---|---|"]
+    rows, more = contrasts(records, end), contrasts(records, end, "4")
+    for (pair, change), p in zip(rows.items(), holm([change.p() for change in rows.values()]), strict=True):
+        above, below, what = pair
+        sure = "" if p is None else f"{p:.3g}"
+        lines.append(f"| {what} | {above} over {below} | {change.n} | {shown(change)} | {sure} | {shown(more.get(pair))} |")
     for number in ("kappa", "scalar", "matrix"):
         by_moment = [mean(at_moment(records, "beta@0", seen, "published", number).values()) for seen in about["moments"]]
         lines.append(
@@ -93,7 +108,7 @@ def parts() -> Iterator[Path]:
 
 if __name__ == "__main__":
     for run in (Path(sys.argv[1]) / part for part in PARTS) if sys.argv[1:] else []:
-        if any(run.glob(KIND.parts)):
+        if ended(run):
             pack(run, HERE / "records" / run.name, digits=6)
     text = "# Results\n\nMade of the records by `contrasts.py`.\n\n" + "\n".join(map(told, parts()))
     (HERE / "results.md").write_text(text, encoding="utf-8")
