@@ -95,7 +95,9 @@ def test_some_rows_and_some_arguments_have_tangents(name: str, moving: tuple[int
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("f", [partial(F.gelu, approximate="tanh"), partial(F.layer_norm, normalized_shape=(C,))], ids=["gelu", "layer norm"])
+@pytest.mark.parametrize(
+    "f", [partial(F.gelu, approximate="tanh"), partial(F.layer_norm, normalized_shape=(C,))], ids=["gelu", "layer norm"]
+)
 def test_tangents_without_a_graph_go_through_torchs_transforms(f: Callable[..., Tensor], dtype: torch.dtype):
     """Row by row under vmap, and differentiated once more by forward mode."""
     given = torch.Generator().manual_seed(2)
@@ -116,7 +118,9 @@ def test_tangents_without_a_graph_go_through_torchs_transforms(f: Callable[..., 
 
 @pytest.mark.parametrize("rows", [0, 2, B])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("f", [partial(F.gelu, approximate="tanh"), partial(F.layer_norm, normalized_shape=(C,))], ids=["gelu", "layer norm"])
+@pytest.mark.parametrize(
+    "f", [partial(F.gelu, approximate="tanh"), partial(F.layer_norm, normalized_shape=(C,))], ids=["gelu", "layer norm"]
+)
 def test_tangents_without_a_graph_of_some_rows_are_forward_modes(
     f: Callable[..., Tensor], dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
 ):

@@ -290,7 +290,6 @@ def test_the_noise_of_narrow_modes_keeps_its_digits_in_float32():
     assert ((found - wanted).abs().amax((1, 2)) < 1e-4 * wanted.abs().amax((1, 2))).all()
 
 
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("t", [0.0, 1e-12, 1e-3, 0.46, 0.47, 1 - 1e-6, 1.0])
 def test_the_checkerboard_stays_finite(t: float, dtype: torch.dtype):
