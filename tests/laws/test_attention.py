@@ -134,6 +134,7 @@ def test_the_derivative_alone_is_the_formulas(batch: tuple[int, ...], scores: in
     found = chunked.derivative(*inputs, scale=0.7)
     assert found.shape == (*batch, 20, 5)
     assert errors([found], [plain(*inputs, scale=0.7)[1]])[0] < 1e-12
+    assert max(errors(chunked.together(*inputs, scale=0.7), plain(*inputs, scale=0.7))) < 1e-12
 
 
 @pytest.mark.parametrize("layout", ["heads last", "columns first", "packed"])
