@@ -163,6 +163,7 @@ def test_each_row_may_have_a_scale_of_its_own():
         for *rows, each in zip(*(velocities.at_scale(y[k], omega[k], (0.2, 0.8)) for k in range(3)), found, strict=True)
     )
     assert found.low.dtype == found.high.dtype == torch.float64
+    assert all(x.dtype == torch.float32 for x in velocities.at_scale(y, torch.tensor([1, 2, 8]), (0.2, 0.8))[1:])
     with pytest.raises(ValueError, match="from 1 to 8, and 9 is none of them"):
         velocities.at_scale(y, torch.tensor([1.0, 9.0, 2.0]))
     assert velocities.at_scale(y, 9.0, trained=None).omega.tolist() == [9, 9, 9]

@@ -239,6 +239,41 @@ def test_a_taped_derivative_has_the_recorded_ones_gradient(name: str, which: str
     close(found[0][3:], found[1][3:])
 
 
+class Padded(nn.Module):
+    """Attention over tokens of which some see none: all of one row, and the first of every row."""
+
+    def __init__(self, boolean: bool) -> None:
+        super().__init__()
+        self.qkv, self.boolean = nn.Linear(4, 12), boolean
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        q, k, v = self.qkv(z * (1 + t - r)[:, None, None]).chunk(3, -1)
+        keep = torch.arange(5) < torch.tensor([0, 3, 5, 1, 2, 4])[:, None, None]
+        keep = keep & (torch.arange(5)[:, None] > 0)
+        mask = keep if self.boolean else torch.zeros(keep.shape, dtype=z.dtype).masked_fill(~keep, -torch.inf)
+        return z + F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], mask[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("boolean", [True, False])
+def test_tokens_that_see_none_have_the_same_derivative_and_gradient_every_way(boolean: bool):
+    net = built(lambda: Padded(boolean))
+    batch = asked(net, (ROWS, 5, 4), ROWS)  # the mask belongs to all rows
+    plain, wanted = net(*batch[:4]), separate(net, *batch)[1]
+    gradient = pulled(plain, wanted, net)
+    for way in WAYS.values():
+        u, du = way(net, *batch)
+        close([u], [plain], of=way.__name__)
+        close([du], [wanted], of=way.__name__)
+        close(pulled(u, du, net), gradient, of=way.__name__)
+    both = []
+    for way in (taped, recorded):
+        u, du = way(net, *batch)
+        close([u, du], [plain, wanted], of=way.__name__)
+        both.append(torch.autograd.grad(u.square().sum() + du.sin().sum(), list(net.parameters())))
+    assert all(g.isfinite().all() and g.any() for g in both[1])
+    close(*both)
+
+
 def test_a_taped_derivative_is_computed_anew_under_checkpoints():
     found = []
     for checkpointing in (False, True):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meanstep import attention
-from meanstep.attention import attention_with_tangent, chunked, derivative
+from meanstep.attention import attention_with_tangent, backward, chunked, derivative
 
 SCRIPTS = Path(__file__).parents[1] / "triton"
 DOUBLE = torch.float64
@@ -134,6 +134,7 @@ def test_the_derivative_alone_is_the_formulas(batch: tuple[int, ...], scores: in
     found = chunked.derivative(*inputs, scale=0.7)
     assert found.shape == (*batch, 20, 5)
     assert errors([found], [plain(*inputs, scale=0.7)[1]])[0] < 1e-12
+    assert max(errors(chunked.together(*inputs, scale=0.7), plain(*inputs, scale=0.7))) < 1e-12
 
 
 @pytest.mark.parametrize("layout", ["heads last", "columns first", "packed"])
@@ -158,6 +159,66 @@ def test_the_derivative_alone_errs_by_its_own_rounding(dtype: torch.dtype):
         found = chunked.derivative(*inputs, scale=72**-0.5)
     assert found.dtype == dtype
     assert errors([found], [plain(*inputs)[1]])[0] < torch.finfo(dtype).eps * (20 if dtype == torch.float32 else 0.6)
+
+
+# --- with the gradient of both
+
+
+def opened(mask: Tensor | None, causal: bool, n: int, m: int) -> tuple[Tensor, Tensor]:
+    """A mask under which a query that sees no key sees all of them, and which queries these are."""
+    boolean = mask is not None and mask.dtype == torch.bool
+    keep = torch.ones(n, m, dtype=torch.bool).tril(0 if causal else m)
+    keep = keep if mask is None else keep & (mask if boolean else mask > -torch.inf)
+    blind = ~keep.any(-1, keepdim=True)
+    added = torch.zeros(n, m, dtype=DOUBLE) if mask is None or boolean else mask.double()
+    return added.masked_fill(~keep, -torch.inf).masked_fill(blind, 0), blind
+
+
+@pytest.mark.parametrize("scores", [chunked.SCORES, 16 * 20 * 30, 100, 4])
+@pytest.mark.parametrize("mask", [None, "holes", "padding", "row", "added", "lowest"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_through_both_are_torchs_and_none_of_queries_without_a_key(
+    causal: bool, mask: str | None, scores: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Torch's own derivative has NaN for a query that sees no key: there it gets all of them, and its result is put to zero."""
+    monkeypatch.setattr(backward, "SCORES", scores)
+    n, m = 20, 30
+    inputs = [x.requires_grad_() for x in drawn((2, 3), n, m, 8, 5)]
+    given = mask and masks(n, m)[mask]
+    shown, blind = opened(given, causal, n, m)
+    made = backward.Together.apply(*inputs, given, causal, 0.7)
+    with sdpa_kernel(SDPBackend.MATH):
+        pair = torch.func.jvp(lambda *x: F.scaled_dot_product_attention(*x, shown, scale=0.7), tuple(inputs[:3]), tuple(inputs[3:]))
+    wanted = [x.masked_fill(blind, 0) for x in pair]
+    torch.testing.assert_close(list(made), wanted, rtol=1e-12, atol=1e-12)
+    weights = torch.randn(2, *made[0].shape, generator=torch.Generator().manual_seed(3), dtype=DOUBLE)
+    for read in ([0], [1], [0, 1]):
+        mine, theirs = (
+            torch.autograd.grad([outs[k] for k in read], inputs, [weights[k] for k in read], retain_graph=True, materialize_grads=True)
+            for outs in (made, wanted)
+        )
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (1, 1)])
+def test_no_queries_no_keys_and_one_of_each_have_gradients(n: int, m: int):
+    inputs = [x.requires_grad_() for x in drawn((2, 3), n, m, 8, 5)]
+    o, do = backward.Together.apply(*inputs, None, False, 0.7)
+    assert o.shape == do.shape == (2, 3, n, 5)
+    found = torch.autograd.grad([o.sum(), do.sum()], inputs)
+    wanted = [1.0 if (n, m) == (1, 1) and k in (2, 5) else 0.0 for k in range(6)]  # with one key all weights are 1
+    assert all(torch.allclose(g, torch.full_like(g, w), atol=1e-12) for g, w in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_through_both_keep_their_type_and_err_by_its_rounding(dtype: torch.dtype):
+    inputs = [x.requires_grad_() for x in drawn((2, 3), 20, 30, 8, dtype=dtype)]
+    full = [x.detach().double().requires_grad_() for x in inputs]
+    mine, exact = (
+        torch.autograd.grad([x.double().sin().sum() for x in backward.Together.apply(*p, None, False, 0.35)], p) for p in (inputs, full)
+    )
+    assert all(g.dtype == dtype for g in mine)
+    assert all((a.double() - b).norm() < 4 * torch.finfo(dtype).eps * b.norm() for a, b in zip(mine, exact, strict=True))
 
 
 # --- memory layouts, dtypes, sizes

@@ -92,3 +92,44 @@ def test_some_rows_and_some_arguments_have_tangents(name: str, moving: tuple[int
     zero = tuple(e if k in moving else torch.zeros_like(e) for k, e in enumerate(d))
     slope = torch.func.jvp(f, tuple(p[:2] for p in x), zero)[1]
     torch.testing.assert_close((made.primal, made.tangent), (f(*x), slope), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "f", [partial(F.gelu, approximate="tanh"), partial(F.layer_norm, normalized_shape=(C,))], ids=["gelu", "layer norm"]
+)
+def test_tangents_without_a_graph_go_through_torchs_transforms(f: Callable[..., Tensor], dtype: torch.dtype):
+    """Row by row under vmap, and differentiated once more by forward mode."""
+    given = torch.Generator().manual_seed(2)
+    x, d = (torch.randn(B, N, C, generator=given, dtype=dtype) for _ in range(2))
+
+    def tangent(x: Tensor, d: Tensor) -> Tensor:
+        return f(Dual(x[None], d[None], -x.ndim - 1, torch.is_grad_enabled())).tangent[0]
+
+    def slope(x: Tensor, d: Tensor) -> Tensor:
+        return torch.func.jvp(f, (x,), (d,))[1]
+
+    torch.testing.assert_close(torch.func.vmap(tangent)(x, d), slope(x, d))
+    torch.testing.assert_close(torch.func.vmap(tangent, (None, 0))(x[0], d), slope(x[0].expand_as(d).clone(), d))
+    if f.func is F.gelu:  # torch has no forward derivative of the norm's backward kernel
+        ours, theirs = (torch.func.jvp(partial(g, d=d), (x,), (d,)) for g in (tangent, slope))
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("rows", [0, 2, B])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "f", [partial(F.gelu, approximate="tanh"), partial(F.layer_norm, normalized_shape=(C,))], ids=["gelu", "layer norm"]
+)
+def test_tangents_without_a_graph_of_some_rows_are_forward_modes(
+    f: Callable[..., Tensor], dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
+):
+    """In tiles that do not divide the rows, of columns that do not lie together."""
+    monkeypatch.setattr("meanstep.tangents.curved.ENTRIES", 7)
+    given = torch.Generator().manual_seed(3)
+    x = 3 * torch.randn(C, B, N, generator=given, dtype=dtype).permute(1, 2, 0)
+    d = torch.randn(C, rows, N, generator=given, dtype=dtype).permute(1, 2, 0)
+    made = f(Dual(x, d, -3, True))
+    torch.testing.assert_close(made.primal, f(x))
+    wanted = torch.func.jvp(f, (x[:rows].contiguous(),), (d.contiguous(),))[1] if rows else d
+    torch.testing.assert_close(made.tangent, wanted)

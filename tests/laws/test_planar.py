@@ -280,6 +280,16 @@ def test_float32_copies(name: str):
         assert (v - expected).abs().max() < 2e-4 * expected.square().mean().sqrt()
 
 
+def test_the_noise_of_narrow_modes_keeps_its_digits_in_float32():
+    """Between two of them, where a second moment less the mean's square would lose four."""
+    law, g = gaussian_mixture(2, std=0.02), torch.Generator().manual_seed(0)
+    t = torch.full((200,), 0.1)
+    z = (0.9 * law.sample(200, g) + 0.1 * torch.randn(200, 2, generator=g, dtype=F)).float()
+    wanted = law.mixture.covariance(z.double(), t.double())
+    found = law.to(torch.float32).covariance(z, t)
+    assert ((found - wanted).abs().amax((1, 2)) < 1e-4 * wanted.abs().amax((1, 2))).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("t", [0.0, 1e-12, 1e-3, 0.46, 0.47, 1 - 1e-6, 1.0])
 def test_the_checkerboard_stays_finite(t: float, dtype: torch.dtype):

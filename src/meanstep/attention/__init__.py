@@ -51,7 +51,7 @@ def attention_with_tangent(
     if torch.is_autocast_enabled(device) and cast != torch.float64:
         cast = torch.get_autocast_dtype(device)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    run = operator if _opaque(q) else _on_cuda if q.is_cuda else chunked.attention
+    run = operator if followed(q) else _on_cuda if q.is_cuda else chunked.attention
     return run(q.to(cast), k.to(cast), v.to(cast), dq.to(cast), dk.to(cast), dv.to(cast), mask, causal, scale)
 
 
@@ -59,7 +59,7 @@ def derivative(
     q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, mask: Tensor | None, causal: bool, scale: float
 ) -> Tensor:
     """`do` alone, for inputs of one dtype that attention itself has accepted; on a CPU in fewer steps where the keys are few."""
-    if mask is None and not causal and not _opaque(q) and chunked.fits(q, k):
+    if mask is None and not causal and not followed(q) and chunked.fits(q, k):
         return chunked.derivative(q, k, v, dq, dk, dv, scale)
     return attention_with_tangent(q, k, v, dq, dk, dv, mask, causal=causal, scale=scale)[1]
 
@@ -68,14 +68,17 @@ def together(
     q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, mask: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
     """`o` and `do`, otherwise as `derivative`."""
-    if mask is None and not causal and not _opaque(q) and chunked.fits(q, k):
+    if mask is None and not causal and not followed(q) and chunked.fits(q, k):
         return chunked.together(q, k, v, dq, dk, dv, scale)
     return attention_with_tangent(q, k, v, dq, dk, dv, mask, causal=causal, scale=scale)
 
 
-def _opaque(q: Tensor) -> bool:
-    """Whether the operator must be called; elsewhere it does the same after torch has imported its compiler, a second of every start."""
-    return torch.compiler.is_compiling() or type(q) not in (Tensor, nn.Parameter) or is_functorch_wrapped_tensor(q)
+def followed(x: Tensor) -> bool:
+    """Whether torch's compiler, its transforms or a subclass follows every call: then the operator is called, and nothing writes in place.
+
+    Elsewhere the operator does the same after torch has imported its compiler, a second of every start.
+    """
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or is_functorch_wrapped_tensor(x)
 
 
 def _check_shapes(inputs: dict[str, Tensor]) -> None:

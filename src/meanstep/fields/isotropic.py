@@ -64,13 +64,16 @@ class Isotropic:
         return ((t - (1 - t) * self.std**2) * z - t * (logits.softmax(-1) @ self.mixture.means)) / variance
 
     def covariance(self, z: Tensor, t: Tensor) -> Tensor:
-        """The noise, eq. (3), `[*B, D, D]`: `Mixture.covariance` as one matrix product, without its `[*B, K, D, D]`."""
+        """The noise, eq. (3), `[*B, D, D]`: `Mixture.covariance` as one matrix product, without its `[*B, K, D, D]`.
+
+        The second moment loses to the mean's square what both have in common: in float64, whatever the law's precision.
+        """
         logits, variance = self._logits(z, t)
-        c = self.mixture.means
+        c = self.mixture.means.double()
         square = (c[:, :, None] * c[:, None]).flatten(1)
-        moments = logits.softmax(-1) @ torch.cat([c, square], -1)
+        moments = logits.softmax(-1, dtype=torch.float64) @ torch.cat([c, square], -1)
         mean, second = moments[..., : self.dim], moments[..., self.dim :]
-        spread = second.reshape(*mean.shape, self.dim) - mean[..., None] * mean[..., None, :]
+        spread = (second.reshape(*mean.shape, self.dim) - mean[..., None] * mean[..., None, :]).to(z.dtype)
         own = self.std**2 / variance[..., None] * torch.eye(self.dim, dtype=z.dtype, device=z.device)
         return own + (t[..., None] / variance).square()[..., None] * spread
 

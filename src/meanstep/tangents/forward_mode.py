@@ -115,11 +115,19 @@ class Rules(TorchFunctionMode):
 
 
 class WrittenOut(TorchFunctionMode):
-    """LayerNorm and InstanceNorm in other words: torch's forward derivative of them has a wrong gradient, silently (pytorch#196700)."""
+    """LayerNorm and InstanceNorm in other words: torch's forward derivative of them has a wrong gradient, silently (pytorch#196700).
+
+    And attention under a mask, whose derivative has NaN for a gradient if a query sees no key.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Call `func`, or its plain form."""
-        found = {F.layer_norm: _plain_layer_norm, torch.layer_norm: _plain_layer_norm, F.instance_norm: _plain_instance_norm}
+        found: dict[Any, Any] = {
+            F.layer_norm: _plain_layer_norm,
+            torch.layer_norm: _plain_layer_norm,
+            F.instance_norm: _plain_instance_norm,
+        }
+        found[F.scaled_dot_product_attention] = _seeing_attention
         return found.get(func, func)(*args, **kwargs or {})
 
 
@@ -140,6 +148,16 @@ def _plain_instance_norm(
     if mean is not None or not own:
         return F.instance_norm(x, mean, variance, weight, bias, own, *rest, **named)
     return F.group_norm(x, x.shape[1], weight, bias, *(rest[1:] or [named.get("eps", 1e-5)]))
+
+
+def _seeing_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any) -> Tensor:
+    """A query that sees no key is shown all of them, and its result is 0."""
+    if attn_mask is None:
+        return F.scaled_dot_product_attention(q, k, v, None, *rest, **named)
+    boolean = attn_mask.dtype == torch.bool
+    blind = (~attn_mask if boolean else attn_mask == -torch.inf).all(-1, keepdim=True)
+    shown = attn_mask | blind if boolean else attn_mask.masked_fill(blind, 0)
+    return F.scaled_dot_product_attention(q, k, v, shown, *rest, **named).masked_fill(blind, 0)
 
 
 def _unpacked(a: Any) -> tuple[Any, Tensor | None]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from meanstep.attention import followed
 from meanstep.tangents.curved import Gelu, along_gelu
 from meanstep.tangents.dual import PAIRS, Dual, Unsupported, duals, operator, rule, this_pass
 
@@ -120,7 +121,7 @@ def _gelu(d: Tensor, x: Tensor, approximate: str) -> Tensor:
     found: Tensor
     if torch.is_grad_enabled():
         _, found = Gelu.apply(x, d, approximate)  # type: ignore[no-untyped-call]
-    elif approximate == "tanh" and x.device.type == "cpu" and x.dtype == d.dtype in WIDE and not torch.compiler.is_compiling():
+    elif approximate == "tanh" and x.device.type == "cpu" and x.dtype == d.dtype in WIDE and not (followed(x) or followed(d)):
         found = along_gelu(d, x)
     else:
         found = aten.gelu_backward(d, x, approximate=approximate)

@@ -206,5 +206,5 @@ def at_scale(
             what = f"this network was trained at guidance scales from {trained[0]:g} to {trained[1]:g}, and {wrong[0]:g} is none of them"
             raise ValueError(f"{what}: choose one that is, or say trained=(low, high) as it was")
     boundary.rising("the interval of guidance", interval, 0, 1)
-    full = torch.ones_like(omega) if isinstance(omega, Tensor) else torch.ones(label.shape, device=label.device)
+    full = torch.ones_like(label, dtype=torch.result_type(omega, 1.0))
     return Condition(label, omega * full, interval[0] * full, interval[1] * full)
