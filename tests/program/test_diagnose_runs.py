@@ -18,7 +18,10 @@ from meanstep.objectives import Eulerian
 from meanstep.program.data import ensure
 from meanstep.program.diagnose import arrays
 from meanstep.program.diagnose.command import Diagnose
+from meanstep.program.diagnose.history import history
+from meanstep.program.diagnose.measures import Measure
 from meanstep.program.diagnose.networks import admit
+from meanstep.program.diagnose.rules import CLEAR, FIRES, MISSING, verdicts
 from meanstep.program.diagnose.runs import Trained, trained
 from meanstep.program.diagnose.session import _case
 from meanstep.program.runs.saved import found
@@ -171,3 +174,35 @@ def test_a_mistake_is_one_line(args: list[str], words: str, runs: Path, capsys: 
     assert code(*(arg.format(runs=runs) for arg in args)) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and words in said[0]
+
+
+def told(residuals: list[float | None], distance: float | None = None, floor: float | None = 0.1) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [{"kind": "train", "seen": 16 * k, "residual": value} for k, value in enumerate(residuals, 1)]
+    evaluation = {"average": "0.5", "extractor": "none", "count": 8, "floor": floor, "steps": {"4": 9.0, "1": distance}}
+    return [*found, {"kind": "evaluation", "seen": 16 * len(residuals), **evaluation}]
+
+
+def statuses(records: list[dict[str, Any]], seen: int = 1000) -> tuple[str, str]:
+    values = {name: Measure(value) for name, value in history(records, seen).items()}
+    by = {v.rule.name: v for v in verdicts(values, {})}
+    return by["residual-jump"].status, by["far-from-floor"].status
+
+
+def test_a_jump_of_the_residual_and_samples_far_from_the_floor_are_found():
+    calm = [2.0, 1.0, None, 1.0, 1.0]
+    assert statuses(told([*calm, 10.5, 1.0], 0.51)) == (FIRES, FIRES)
+    assert statuses(told([*calm, 9.5, 1.0], 0.49)) == (CLEAR, CLEAR)
+    assert statuses(told([*calm, 170.0], 0.7), seen=80) == (CLEAR, MISSING), "of a later checkpoint"
+    assert statuses(told([1.0, 170.0], None)) == (MISSING, MISSING) == statuses(told([], 0.7, None))
+    assert history(told([*calm, 170.0, 60.0]), 1000)["jump_seen"] == 96
+    assert statuses(told([100.0, 10.0, 3.0, 1.0, 0.5], 0.1)) == (CLEAR, CLEAR), "a residual that falls"
+
+
+def test_a_run_reads_its_own_records_and_not_for_other_weights(runs: Path):
+    run = shutil.copytree(runs / "coefficient", Path("run"), ignore=shutil.ignore_patterns("diagnose*"))
+    lines = "".join(json.dumps(record) + "\n" for record in told([1.0, 1.0, 1.0, 170.0], 0.7))
+    (run / "records.jsonl").write_text(lines, encoding="utf-8")
+    assert code(str(run)) == 0
+    fired = {v["rule"]: v for v in json.loads(Path("d.json").read_text(encoding="utf-8"))["verdicts"] if v["status"] == FIRES}
+    assert {"residual-jump", "far-from-floor"} <= fired.keys() and "170 after 64 samples" in fired["residual-jump"]["means"]
+    assert not _case(Diagnose(str(run), weights=found(run)[-1] / "model.safetensors")).history

@@ -1,6 +1,7 @@
 """What is to be measured, and with what."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from meanstep.program.diagnose.reading import Center, Reading
 
 @dataclass(frozen=True)
 class Case:
-    """What is to be measured, and with what."""
+    """What is to be measured, and with what. `history`: what a run's records tell of its training, by name."""
 
     probed: Probed
     data: Dataset
@@ -26,6 +27,7 @@ class Case:
     progress: float = 1.0
     chunk: int = 1024
     batch: int = 256
+    history: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def entries(self) -> int:

@@ -75,6 +75,7 @@ def root(e: Estimate) -> Measure:
 def measures(case: Case, found: Measured) -> dict[str, Measure]:
     """All that was measured, by name; what the probe could not measure is missing."""
     tables, all = found.tables, {"lost": Measure(found.lost / max(found.rows, 1)), "diagonal": Measure(case.method.diagonal)}
+    all |= {name: Measure(value) for name, value in case.history.items()}
     for name, make in (("train", _noise), ("moving", _roles), ("pull", _weight), ("boundary", _boundary)):
         if name in tables and len(tables[name].t) > 2:
             all |= make(case, tables)

@@ -11,6 +11,7 @@ from torch import nn
 from meanstep.loss import Loss
 from meanstep.program.console import UserError
 from meanstep.program.diagnose import arrays
+from meanstep.program.diagnose.history import history
 from meanstep.program.diagnose.networks import Found, Probed
 from meanstep.program.diagnose.reading import Reading, line, share
 from meanstep.program.diagnose.target import BUILDER, is_run
@@ -19,6 +20,7 @@ from meanstep.program.registry import EMA, INDEPENDENT, POSTERIOR, find
 from meanstep.program.runs import cached, networks
 from meanstep.program.runs.config import Config, chunk
 from meanstep.program.runs.method import MethodConfig
+from meanstep.program.runs.records import load
 from meanstep.program.runs.restored import put_part
 from meanstep.program.runs.saved import CONFIG, Saved, held, located
 from meanstep.program.training import methods
@@ -41,6 +43,10 @@ class Trained:
     def progress(self) -> float:
         """The share of the training that was done."""
         return min(1.0, int(self.saved.about["seen"]) / self.config.run.samples)
+
+    def history(self) -> dict[str, float]:
+        """What the run's records tell of the training up to this checkpoint."""
+        return history(load(self.run / "records.jsonl"), int(self.saved.about["seen"]))
 
     @property
     def classes(self) -> int:

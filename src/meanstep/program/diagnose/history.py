@@ -1,0 +1,41 @@
+"""What a run's records tell of its training, as numbers that rules read. Knows no networks."""
+
+from collections.abc import Sequence
+from math import inf
+from statistics import median
+
+from meanstep.program.runs.records import Record
+
+BEFORE = 3
+"""Records that a jump is counted from at least."""
+
+
+def history(records: Sequence[Record], seen: int) -> dict[str, float]:
+    """Of the records up to `seen` samples; what they do not tell is missing.
+
+    `jump`: the largest residual over the median of those before it, `jump_to` and `jump_seen`: where; `above_floor`: the last distance in
+    the fewest steps over what rows of the data score, for rows, whose evaluations state it.
+    """
+    known = [record for record in records if record["seen"] <= seen]
+    return _jump(known) | _above_floor(known)
+
+
+def _jump(records: Sequence[Record]) -> dict[str, float]:
+    found = [(r["seen"], r["residual"]) for r in records if r["kind"] == "train" and isinstance(r.get("residual"), int | float)]
+    worst: dict[str, float] = {}
+    for k in range(BEFORE, len(found)):
+        at, residual = found[k]
+        before = median(value for _, value in found[:k])
+        ratio = residual / before if before > 0 else inf if residual > 0 else 1.0
+        if ratio > worst.get("jump", 0.0):
+            worst = {"jump": ratio, "jump_to": float(residual), "jump_seen": float(at)}
+    return worst
+
+
+def _above_floor(records: Sequence[Record]) -> dict[str, float]:
+    for record in reversed([r for r in records if r["kind"] == "evaluation"]):
+        floor, steps = record.get("floor"), record["steps"]
+        distance = steps[min(steps, key=int)] if steps else None
+        if isinstance(floor, int | float) and floor > 0 and isinstance(distance, int | float):
+            return {"above_floor": distance / floor, "distance": float(distance), "floor": float(floor)}
+    return {}
