@@ -23,7 +23,7 @@ ELSEWHERE = re.compile(r"(?:/[\w.-]+)+/([\w.-]+)")
 
 
 def pack(run: Path, folder: Path, digits: int = 9) -> None:
-    """All records of a run, of this many digits, without the folders of the machine; `UserError` for what is no study."""
+    """All records of a run, of this many digits, without the folders of the machine; ends with a line for what is no study."""
     if (kind := kind_of(run)) is None:
         raise SystemExit(f"{run} holds no study")
     folder.mkdir(parents=True, exist_ok=True)
