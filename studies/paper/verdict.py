@@ -30,6 +30,7 @@ NAMES = {
     "digits-coefficient": "without guidance, digits",
     "cifar-authors": "authors' protocol, CIFAR-10 latents",
     "cifar-coefficient": "without guidance, CIFAR-10 latents",
+    "cifar-uniform": "CIFAR-10 latents, uniform times",
 }
 """Parts of the DiT's study."""
 LOW, HIGH = 0.38, 2.2

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The runs of this study, in parts that go on where they were stopped: studies/paper/dit/run.sh OUT [PART ...]
-# Parts: digits-authors digits-coefficient cifar-authors cifar-coefficient; without one all, in this order. WORKERS: runs at a time (one a core).
+# Parts: digits-authors digits-coefficient cifar-authors cifar-coefficient cifar-uniform; without one all, in this order. WORKERS: runs at a time (one a core).
 # CIFAR latents need MEANSTEP_DATA, a folder with cifar10_jpeg.npz and taesd.safetensors.
 set -euo pipefail
 out=${1:?give a folder for the runs}
 shift
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-[ $# -gt 0 ] || set -- digits-authors digits-coefficient cifar-authors cifar-coefficient
+[ $# -gt 0 ] || set -- digits-authors digits-coefficient cifar-authors cifar-coefficient cifar-uniform
 
 # What both protocols share, and the measurements. Samples seen: 2,000 steps of 128 rows where the target is guided on digits, else 1,500.
 shared=(--batch 128 --moments 4 --rate 1e-3 --averages.decays 0.999 ${WORKERS:+--workers "$WORKERS"})
@@ -42,8 +42,13 @@ for part; do
         latents --out "$out/$part" --arms constants squared@0 squared@1 squared-anchored@1 --seeds 0:3 "${cifar[@]}" --samples 192000 \
             "${shared[@]}" "${small[@]}" "${ours[@]}" --measure.references 50000
         ;;
+    cifar-uniform) # a control that was added when cifar-coefficient was known: times that draw the jump of a one-step sample
+        cached
+        latents --out "$out/$part" --arms beta@0 beta@1 squared@0 squared@1 --seeds 0:3 "${cifar[@]}" --samples 192000 "${shared[@]}" \
+            "${small[@]}" "${ours[@]/logit-normal/uniform}" --measure.references 50000 --measure.steps 1
+        ;;
     *)
-        echo "there is no part $part: digits-authors, digits-coefficient, cifar-authors, cifar-coefficient" >&2
+        echo "there is no part $part: digits-authors, digits-coefficient, cifar-authors, cifar-coefficient, cifar-uniform" >&2
         exit 2
         ;;
     esac
