@@ -20,7 +20,7 @@ from meanstep.program.reproduce.paper.measured import held
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "dit"))
-from contrasts import last, parts  # noqa: E402
+from contrasts import last, parts, shown  # noqa: E402
 
 ZERO, ONE = "beta 0", "ema 1"
 TWO = "sw1_two"
@@ -123,8 +123,7 @@ def noise() -> Row:
 
 
 def told(change: Change) -> str:
-    low, high = change.interval or (float("nan"), float("nan"))
-    return f"{change.value:.3f} [{low:.3f}, {high:.3f}], {change.n} seeds"
+    return f"{shown(change)}, {change.n} seeds"
 
 
 def drawn(found: list[Row]) -> None:

@@ -126,8 +126,8 @@ class WrittenOut(TorchFunctionMode):
             F.layer_norm: _plain_layer_norm,
             torch.layer_norm: _plain_layer_norm,
             F.instance_norm: _plain_instance_norm,
+            F.scaled_dot_product_attention: _seeing_attention,
         }
-        found[F.scaled_dot_product_attention] = _seeing_attention
         return found.get(func, func)(*args, **kwargs or {})
 
 

@@ -1,10 +1,11 @@
 """What a run's records tell of its training, as numbers that rules read. Knows no networks."""
 
+from bisect import insort
 from collections.abc import Sequence
 from math import inf
-from statistics import median
 
 from meanstep.program.runs.records import Record
+from meanstep.program.runs.report.history import first
 
 BEFORE = 3
 """Records that a jump is counted from at least."""
@@ -23,19 +24,21 @@ def history(records: Sequence[Record], seen: int) -> dict[str, float]:
 def _jump(records: Sequence[Record]) -> dict[str, float]:
     found = [(r["seen"], r["residual"]) for r in records if r["kind"] == "train" and isinstance(r.get("residual"), int | float)]
     worst: dict[str, float] = {}
-    for k in range(BEFORE, len(found)):
-        at, residual = found[k]
-        before = median(value for _, value in found[:k])
-        ratio = residual / before if before > 0 else inf if residual > 0 else 1.0
-        if ratio > worst.get("jump", 0.0):
-            worst = {"jump": ratio, "jump_to": float(residual), "jump_seen": float(at)}
+    before: list[float] = []
+    for at, residual in found:
+        if len(before) >= BEFORE:
+            k = len(before)
+            median = (before[(k - 1) // 2] + before[k // 2]) / 2
+            ratio = residual / median if median > 0 else inf if residual > 0 else 1.0
+            if ratio > worst.get("jump", 0.0):
+                worst = {"jump": ratio, "jump_to": float(residual), "jump_seen": float(at)}
+        insort(before, residual)
     return worst
 
 
 def _above_floor(records: Sequence[Record]) -> dict[str, float]:
     for record in reversed([r for r in records if r["kind"] == "evaluation"]):
-        floor, steps = record.get("floor"), record["steps"]
-        distance = steps[min(steps, key=int)] if steps else None
+        floor, distance = record.get("floor"), first(record)
         if isinstance(floor, int | float) and floor > 0 and isinstance(distance, int | float):
             return {"above_floor": distance / floor, "distance": float(distance), "floor": float(floor)}
     return {}

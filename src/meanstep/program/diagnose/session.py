@@ -89,7 +89,7 @@ def _case(asked: "Diagnose", given: Objects = Objects()) -> Case:
     chunk = asked.chunk or max(1, min(1024, (1 << 18) // math.prod(data.event)))
     progress = asked.progress if asked.progress is not None else run.progress if run else 1.0
     batch = asked.batch or (run.config.run.batch if run else 256)
-    own = run is not None and asked.weights is None and given.net is None
+    own = asked.weights is None and given.net is None
     told = run.history() if run is not None and own else {}
     return Case(probed, data, method, center, dtype, device, asked.seed, progress, chunk, batch, told)
 
