@@ -26,13 +26,14 @@ ZERO, ONE = "beta 0", "ema 1"
 TWO = "sw1_two"
 """Sliced W1 of two jumps."""
 NAMES = {
-    "digits-authors": "authors' protocol, digits",
-    "digits-coefficient": "without guidance, digits",
-    "cifar-authors": "authors' protocol, CIFAR-10 latents",
-    "cifar-coefficient": "without guidance, CIFAR-10 latents",
+    "digits-authors": "digits, authors' guided loss",
+    "digits-coefficient": "digits, logit-normal times",
+    "digits-uniform": "digits, uniform times",
+    "cifar-authors": "CIFAR-10 latents, authors' guided loss",
+    "cifar-coefficient": "CIFAR-10 latents, logit-normal times",
     "cifar-uniform": "CIFAR-10 latents, uniform times",
 }
-"""Parts of the DiT's study."""
+"""Parts of the DiT's study; only the authors' loss is guided."""
 LOW, HIGH = 0.38, 2.2
 """Of the figure: an interval that goes on has an arrow there."""
 Distances = dict[str, dict[int, float]]
@@ -73,7 +74,7 @@ def unseen(set: str, arm: str) -> Distances:
 
 def dit() -> list[Row]:
     """The DiT's parts that have records, `dit/contrasts.py` has all contrasts: what was changed alone."""
-    coefficient, weight = "DiT at our scale, coefficient 1 over 0", "DiT at our scale, squared error over adaptive weight"
+    coefficient, weight = "Small DiT (Frechet), coefficient 1 over 0", "Small DiT (Frechet), squared error over adaptive weight"
     pairs = [
         (coefficient, "adaptive weight", "beta@1", "beta@0"),
         (coefficient, "squared error", "squared@1", "squared@0"),
@@ -92,23 +93,23 @@ def dit() -> list[Row]:
 def rows() -> list[Row]:
     """The capped and uncapped toys are the authors' protocol, plane and mixtures ours."""
     cap, all_gaps = "capped", "uncapped"
-    coefficient, gap, target = "Coefficient 1 over 0", "Drawing the gap that is sampled", "Posterior velocity over conditional, both roles"
+    coefficient, gap, target = "Points (sliced W1), coefficient 1 over 0", "Points (sliced W1), gaps", "Posterior velocity in both roles (Frechet)"
     return [
         Row(coefficient, "B1: authors' toys, one jump (never trained)", toys(cap, ONE), toys(cap, ZERO)),
         Row(coefficient, "B2: authors' toys, two jumps (trained)", toys(cap, ONE, TWO), toys(cap, ZERO, TWO)),
-        Row(coefficient, "B3: all gaps trained, one jump", toys(all_gaps, ONE), toys(all_gaps, ZERO)),
-        Row(coefficient, "our protocol, plane, one jump", toys("main", ONE), toys("main", ZERO)),
+        Row(coefficient, "B3: the same, all gaps trained, one jump", toys(all_gaps, ONE), toys(all_gaps, ZERO)),
+        Row(coefficient, "our protocol, plane, no anchor, one jump", toys("main", ONE), toys("main", ZERO)),
         Row(
             coefficient,
-            "our protocol, mixture, d = 64",
+            "our protocol, mixture, d = 64, no anchor",
             toys("mixtures", ONE, where="mixture-64"),
             toys("mixtures", ZERO, where="mixture-64"),
         ),
-        Row(gap, "B4: all gaps over the cap, one jump, beta 0", toys(all_gaps, ZERO), toys(cap, ZERO)),
+        Row(gap, "B4: all gaps trained over gaps up to 0.5, one jump, beta 0", toys(all_gaps, ZERO), toys(cap, ZERO)),
         Row(gap, "B4: the same at beta 1", toys(all_gaps, ONE), toys(cap, ONE)),
-        Row(gap, "B5: two jumps over one under the cap, beta 0", toys(cap, ZERO, TWO), toys(cap, ZERO)),
+        Row(gap, "B5: two jumps over one, gaps up to 0.5, beta 0", toys(cap, ZERO, TWO), toys(cap, ZERO)),
         Row(gap, "B5: the same at beta 1", toys(cap, ONE, TWO), toys(cap, ONE)),
-        Row(gap, "two jumps, capped, over one, all gaps, beta 0", toys(cap, ZERO, TWO), toys(all_gaps, ZERO)),
+        Row(gap, "two jumps, gaps up to 0.5, over one, all gaps, beta 0", toys(cap, ZERO, TWO), toys(all_gaps, ZERO)),
         Row(target, "CIFAR-10 latents, 40,000 rows", unseen("cifar-latents", "posterior in both"), unseen("cifar-latents", "conditional")),
         Row(target, "digits, 1,200 rows", unseen("digits", "posterior in both"), unseen("digits", "conditional")),
         *dit(),

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 from packs import pack, unpacked  # noqa: E402
 
-PARTS = ("digits-authors", "digits-coefficient", "cifar-authors", "cifar-coefficient", "cifar-uniform")
+PARTS = ("digits-authors", "digits-coefficient", "digits-uniform", "cifar-authors", "cifar-coefficient", "cifar-uniform")
 CONTRASTS = (
     ("squared-anchored@1", "beta@0", "the published pair"),
     ("squared@0", "beta@0", "weight, at 0"),

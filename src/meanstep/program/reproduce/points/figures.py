@@ -34,22 +34,23 @@ def overview(results: Results) -> Figure | None:
     if not names:
         return None
     figure, (left, right) = look.sheet(1, 2, 1.15 + 0.36 * (len(names) + 1), 10.0)
-    if set(names) & set(PLANE):
-        left.axvspan(*TRACE_RANGE, color=look.GREEN, alpha=0.09, lw=0, zorder=0)
-        left.text(TRACE_RANGE[0] * 1.02, -0.75, "the paper's range", color=look.GREEN, fontsize=8, va="center")
-    said: Any = {"fontsize": 8, "transform": right.transAxes, "va": "top", "bbox": look.WHITE}
-    if paper := [(SW1_OF_PAPER[name][1] / SW1_OF_PAPER[name][0], row) for row, name in enumerate(names) if name in SW1_OF_PAPER]:
-        x, y = zip(*paper, strict=True)
-        right.scatter(x, y, s=46, facecolors="white", edgecolors=look.ORANGE, linewidths=1.5, zorder=3)
-        right.text(0.012, 0.985, "○ the paper's number", color=look.ORANGE, **said)
+    entries: list[tuple[str, str, dict]] = [("β = 1 (on the right with the anchor)", look.BLUE, {"marker": "o", "ms": 5.5, "lw": 2.4})]
     both = [sw1_ratio(results, name, BOTH) for name in names]
     if any(change.n for change in both):
         for row, change in enumerate([*both, across(both)]):
             mark(right, change, row + 0.3, look.GREEN, "s", 4, 1.6)
-        right.text(0.36, 0.985, "■ a posterior proxy in both roles", color=look.GREEN, **said)
-    _ratios(left, names, trace, look.GREEN, "Noise of the gradient, β = 0 over β = 1", "times quieter at β = 1  →")
-    title, label = "Distance of the samples (SW1), β = 1 over β = 0", "←  better at β = 1        worse  →"
+        entries.append(("posterior velocity in both roles", look.GREEN, {"marker": "s", "ms": 4, "lw": 1.6}))
+    if paper := [(SW1_OF_PAPER[name][1] / SW1_OF_PAPER[name][0], row) for row, name in enumerate(names) if name in SW1_OF_PAPER]:
+        x, y = zip(*paper, strict=True)
+        right.scatter(x, y, s=46, facecolors="white", edgecolors=look.ORANGE, linewidths=1.5, zorder=3)
+        entries.append(("the paper's numbers", look.ORANGE, {"marker": "o", "ms": 6.5, "mfc": "white", "mew": 1.5, "lw": 0}))
+    if set(names) & set(PLANE):
+        left.axvspan(*TRACE_RANGE, color=look.ORANGE, alpha=0.09, lw=0, zorder=0)
+        left.text(TRACE_RANGE[0] * 1.02, -0.75, "the paper's range", color=look.ORANGE, fontsize=8, va="center")
+    _ratios(left, names, trace, look.BLUE, "Noise of the gradient, β = 0 over β = 1", "times quieter at β = 1  →")
+    title, label = "Distance of the samples (SW1), over β = 0", "←  nearer than at β = 0        farther  →"
     _ratios(right, names, sw1, look.BLUE, title, label)
+    look.key(figure, entries)
     right.tick_params(labelleft=False)
     return figure
 
