@@ -8,7 +8,8 @@
 `plain` is `torch.func.jvp` through math attention, six too; `published` is the kernel of the package jvp_flash_attention, where it is
 installed, there is a CUDA device and it has the head size. On a GPU `fused` is FlashAttention in bfloat16, which has no float32. All run
 in turn, round after round, in one process (on a CPU: on one thread); a figure is the median over the rounds. A rate counts the products
-only. Memory is the peak above the inputs, results included.
+only. On a GPU the device's clock counts its waits: at short lengths a figure is the time to launch a call, not a rate. Memory is the
+peak above the inputs, results included.
 """
 
 import argparse
@@ -37,27 +38,28 @@ PRODUCTS = {"fused": 2, "tangent": 6, "plain": 6, "published": 6}
 
 def variants(inputs: list[Tensor]) -> dict[str, Callable[[], Any]]:
     def plain() -> Any:
-        with sdpa_kernel(SDPBackend.MATH):
-            return torch.func.jvp(F.scaled_dot_product_attention, tuple(inputs[:3]), tuple(inputs[3:]))
+        return torch.func.jvp(F.scaled_dot_product_attention, tuple(inputs[:3]), tuple(inputs[3:]))
 
     def published() -> Any:  # it reads the tangents of dual numbers, which torch.func hides from it
         with forward_ad.dual_level():
             out = kernel(*(forward_ad.make_dual(x, dx) for x, dx in zip(inputs[:3], inputs[3:], strict=True)))
             return forward_ad.unpack_dual(out)
 
-    def fused() -> Tensor:
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if flash else contextlib.nullcontext():
-            return F.scaled_dot_product_attention(*inputs[:3])
-
-    flash = inputs[0].is_cuda and inputs[0].dtype == torch.bfloat16
-
     kernel = published_kernel() if inputs[0].is_cuda else None
     return {
-        "fused": fused,
+        "fused": lambda: F.scaled_dot_product_attention(*inputs[:3]),
         "tangent": lambda: attention_with_tangent(*inputs),
         "plain": plain,
         **({"published": published} if kernel else {}),
     }
+
+
+def backend(name: str, x: Tensor) -> contextlib.AbstractContextManager[None]:
+    """What a variant runs in: entered once a turn, since that takes longer than a short kernel."""
+    if name == "plain":
+        return sdpa_kernel(SDPBackend.MATH)
+    flash = name == "fused" and x.is_cuda and x.dtype == torch.bfloat16
+    return sdpa_kernel(SDPBackend.FLASH_ATTENTION) if flash else contextlib.nullcontext()
 
 
 def published_kernel() -> Callable[..., Tensor] | None:
@@ -69,7 +71,7 @@ def published_kernel() -> Callable[..., Tensor] | None:
 
 
 def seconds(run: Callable[[], Any], times: int, cuda: bool) -> float:
-    """Of one call: process time, or the device's own."""
+    """Of one call: process time, or the device's clock, which runs too while the device waits for a launch."""
     if not cuda:
         start = time.process_time()
         for _ in range(times):
@@ -89,31 +91,40 @@ def measure(length: int, head: int, dtype: torch.dtype, device: str, rounds: int
     cuda, n_heads = device == "cuda", max(1, TOKENS // length)
     inputs = [torch.randn(1, n_heads, length, head, dtype=dtype, device=device) for _ in range(6)]
     runs, times = variants(inputs), {}
-    for name, run in list(runs.items()):
+
+    def turn(name: str, n: int) -> float:
+        with backend(name, inputs[0]):
+            return seconds(runs[name], n, cuda)
+
+    for name in list(runs):
         try:
-            seconds(run, 1, cuda)
+            turn(name, 1)
         except Exception as error:
             if name != "published":  # a stranger's kernel may lack this size: the others are measured
                 raise
             print(f"head {head}, length {length}: published is left out, {first_line(error)}", flush=True)
             del runs[name]
             continue
-        times[name] = max(1, round(budget / max(seconds(run, 1, cuda), 1e-6)))
+        times[name] = max(1, round(budget / max(turn(name, 1), 1e-6)))
     found = {name: [] for name in runs}
     for _ in range(rounds):
-        for name, run in runs.items():
-            found[name].append(seconds(run, times[name], cuda))
+        for name in runs:
+            found[name].append(turn(name, times[name]))
     pairs = n_heads * length * length
     own = {name: 2 * pairs * head * PRODUCTS[name] / statistics.median(found[name]) for name in runs}
     relative = {name: statistics.median(a / b for a, b in zip(found[name], found["fused"], strict=True)) for name in runs}
+    peaks = {}
+    for name, run in runs.items():
+        with backend(name, inputs[0]):
+            peaks[name] = peak(run, cuda)
     return {
         name: {
             "milliseconds": 1e3 * statistics.median(found[name]),
             "operations_per_second": own[name],
             "of_fused_rate": PRODUCTS[name] / PRODUCTS["fused"] / relative[name],
-            "peak_bytes": peak(run, cuda),
+            "peak_bytes": peaks[name],
         }
-        for name, run in runs.items()
+        for name in runs
     }
 
 
