@@ -44,6 +44,7 @@ from meanstep.program.machine import environment  # noqa: E402
 
 PARTS = ("tests", "step", "attention", "sweep", "train")
 PROGRAM = ("numpy", "scipy", "tyro", "rich", "yaml", "safetensors", "PIL")
+FILES = ("cifar10_jpeg.npz", "taesd.safetensors")
 LEFT = 75  # a job's exit code that says: call again for the rest
 TAIL = 2000  # characters of a failed job's output that are kept
 WORTH = 5  # seconds left below which no job is begun
@@ -95,9 +96,8 @@ def tests(device: str) -> Iterator[Job]:
     for name in ("cuda", "sweep_cuda", "attention_cuda"):
         file = ROOT / "tests" / "gpu" / f"test_{name}.py"
         command = (sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider", *together, str(file))
-        yield Job(
-            "tests", file.stem, command, ("pytest", *(("numpy", "rich", "safetensors") if name == "sweep_cuda" else ())), read=verdicts
-        )
+        needs = ("pytest", "numpy", *(("rich", "yaml", "safetensors") if name == "sweep_cuda" else ()))
+        yield Job("tests", file.stem, command, needs, read=verdicts)
 
 
 def verdicts(folder: Path, output: str) -> Result:
@@ -139,17 +139,17 @@ def sweeps(device: str, toy: bool) -> Iterator[Job]:
 
 
 def trainings(device: str, data: Path | None, toy: bool) -> Iterator[Job]:
-    """Each makes a run; the second of a pair goes on with the first one's folder."""
-    wants = "" if data or toy else "needs --data, the folder that holds cifar10_jpeg.npz and taesd.safetensors"
+    """Each makes a run: two of CIFAR-10, the rest, and all of the toy, of the embedded digits."""
     size = ("--seconds", "1", "--samples", "1920") if toy else ("--seconds", "{minute}")
 
-    def job(name: str, kind: str, *flags: str, needs: tuple[str, ...] = ()) -> Job:
-        place = () if toy else ("--data", str(data))
-        command = script("gpu_train", kind, "--device", device, *size, "--out", "{out}", *place, *flags)
-        return Job("train", name, command, (*PROGRAM, *needs), wants=wants)
+    def job(name: str, kind: str, *flags: str) -> Job:
+        return Job("train", name, script("gpu_train", kind, "--device", device, *size, "--out", "{out}", *flags), (*PROGRAM, "sklearn"))
 
-    yield job("pixels", "pixels")
-    yield job("latents", "latents", needs=() if toy else ("diffusers",))
+    for kind, files in (("pixels", FILES[:1]), ("latents", FILES)):
+        absent = [name for name in files if not (data and (data / name).is_file())]
+        wants = f"needs --data, the folder that holds {' and '.join(files)}" + (f": no {absent[0]} in {data}" if data and absent else "")
+        command = script("gpu_train", kind, "--device", device, *size, "--out", "{out}", "--data", str(data))
+        yield job(kind, kind) if toy else Job("train", kind, command, PROGRAM, wants=wants if absent else "")
     yield job("resume", "resume")
     yield job("one-rank", "ranks")
     yield job("one-rank-sharded", "ranks", "--parallel", "fsdp")
@@ -171,7 +171,9 @@ def make(job: Job, out: Path, seconds: float, before: Any = None) -> Result:
         return {"status": "missing", "why": job.missing}
     folder = out / job.part / job.name
     folder.mkdir(parents=True, exist_ok=True)
-    if before is not None and "--go-on" in job.command and not (folder / "out.json").exists():
+    if "--go-on" not in job.command:
+        (folder / "out.json").unlink(missing_ok=True)  # an earlier call's, whose numbers are not this one's
+    elif before is not None and not (folder / "out.json").exists():
         (folder / "out.json").write_text(json.dumps(before), encoding="utf-8")
     words = {"{out}": str(folder), "{seconds}": str(max(1, round(0.6 * seconds))), "{minute}": str(max(1, min(60, round(0.35 * seconds))))}
     command = [next((part.replace(k, v) for k, v in words.items() if k in part), part) for part in job.command]
@@ -355,7 +357,9 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--minutes is above 0 and at most 600, got {asked.minutes:g}")
     if not (asked.toy or torch.cuda.is_available()):
         parser.error("there is no CUDA device here; --toy runs everything at toy size on the CPU")
-    asked.data = place
+    if any(r.get("environment", {}).get("toy", asked.toy) != asked.toy for r in load(asked.out).values()):
+        parser.error(f"--out: {asked.out} holds results {'of full' if asked.toy else 'at toy'} size: name another folder")
+    asked.data = place and place.resolve()  # a job's own folder is another
     return asked
 
 

@@ -71,6 +71,14 @@ def test_what_fails_or_is_late_or_missing_says_why_and_the_others_run(gpu: Modul
     assert "sweep/lacks: missing, needs no_such_module" in text and "train/waits: late" in text
 
 
+def test_numbers_that_an_earlier_call_left_are_not_this_ones(gpu: ModuleType, tmp_path: Path):
+    job = gpu.Job("sweep", "x", (*script(WRITES + "; raise SystemExit(3)"), "{out}"))
+    assert gpu.run([job], tmp_path, 1.0, {"device": "x", "torch": "y"})["sweep/x"]["numbers"] == NUMBERS
+    breaks = gpu.Job("sweep", "x", script("raise SystemExit(4)"))
+    found = gpu.run([breaks], tmp_path, 1.0, {"device": "other", "torch": "y"})["sweep/x"]
+    assert found["why"] == "exit code 4" and found["numbers"] == NUMBERS and found["environment"]["device"] == "x"
+
+
 def test_an_unreadable_file_lies_aside(gpu: ModuleType, tmp_path: Path):
     (tmp_path / "gpu.json").write_text("{")
     assert gpu.run([], tmp_path, 1.0, {}) == {}
@@ -83,7 +91,7 @@ def test_every_job_of_a_gpu_and_of_the_toy_is_named_once(gpu: ModuleType):
         names = [(job.part, job.name) for job in jobs]
         assert len(set(names)) == len(names) and tuple(dict.fromkeys(part for part, _ in names)) == gpu.PARTS
         assert all(Path(part).is_file() for job in jobs for part in job.command if part.endswith(".py"))
-    assert all("--data" in job.missing for job in gpu.jobs("cuda", None, False) if job.part == "train")
+    assert {job.name for job in gpu.jobs("cuda", None, False) if "--data" in job.wants} == {"pixels", "latents"}
 
 
 @pytest.mark.parametrize(
@@ -242,11 +250,13 @@ def test_a_goal_is_met_or_missed_by_its_second_decimal():
         (["--out", "{tmp}/x", "--minutes", "0", "--toy"], "--minutes is above 0"),
         (["--out", "{tmp}/x", "--data", "{tmp}/none", "--toy"], "does not exist"),
         (["--out", "{tmp}/x", "--part", "dance"], "invalid choice"),
+        (["--out", "{tmp}", "--toy"], "holds results of full size"),
     ],
 )
 def test_bad_input_gets_one_line(
     tmp_path: Path, flags: list[str], words: str, gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    (tmp_path / "gpu.json").write_text(json.dumps({"jobs": {"sweep/one": {"status": "done", "environment": {"toy": False}}}}))
     monkeypatch.setattr(sys, "argv", ["gpu.py", *(flag.format(tmp=tmp_path) for flag in flags)])
     with pytest.raises(SystemExit) as stop:
         gpu.main()
