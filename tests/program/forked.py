@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 
 def forked(ranks: int) -> dict[str, str]:
@@ -43,3 +44,11 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def running(process: str) -> bool:
+    """Whether a process of this number, found in /proc, runs: one that has ended and waits for its parent to ask does not."""
+    try:
+        return Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .forked import running
+
 SCRIPT = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -15,7 +17,7 @@ os.environ |= forked(2)
 with open(os.environ["RANK"], "w") as name:
     name.write(f"{os.getpid()}\\n")
 if os.environ["RANK"] == "1" and sys.argv[2] == "fails":
-    while not os.path.exists("0"):
+    while not (os.path.exists("0") and os.path.getsize("0")):
         time.sleep(0.01)
     sys.exit(3)
 time.sleep(0 if sys.argv[2] == "passes" else 600)
@@ -31,7 +33,7 @@ def process(what: str, folder: Path) -> subprocess.Popen[str]:
 def gone(folder: Path) -> bool:
     """Whether no rank runs any more, after at most ten seconds."""
     until = time.monotonic() + 10
-    while alive := [p for p in ("0", "1") if Path("/proc", (folder / p).read_text().strip()).exists()]:
+    while alive := [p for p in ("0", "1") if running((folder / p).read_text().strip())]:
         if time.monotonic() > until:
             break
         time.sleep(0.05)
