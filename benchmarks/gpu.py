@@ -353,6 +353,8 @@ def arguments() -> argparse.Namespace:
     place = asked.data or (Path(os.environ["MEANSTEP_DATA"]) if os.environ.get("MEANSTEP_DATA") else None)
     if place and not place.is_dir():
         parser.error(f"--data: the folder {place} does not exist")
+    if asked.out.exists() and not asked.out.is_dir():
+        parser.error(f"--out: {asked.out} is no folder")
     if not 0 < asked.minutes <= 600:
         parser.error(f"--minutes is above 0 and at most 600, got {asked.minutes:g}")
     if not (asked.toy or torch.cuda.is_available()):

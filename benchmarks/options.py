@@ -26,6 +26,8 @@ def read(found: argparse.ArgumentParser, *least: str) -> argparse.Namespace:
     asked = found.parse_args()
     if asked.json and not asked.json.parent.is_dir():
         found.error(f"--json: the folder {asked.json.parent} does not exist")
+    if asked.json and asked.json.is_dir():
+        found.error(f"--json: {asked.json} is a folder")
     for name in least:
         if (value := getattr(asked, name)) is not None and value < 1:
             found.error(f"--{name} is at least 1, got {value}")

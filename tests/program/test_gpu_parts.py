@@ -253,6 +253,7 @@ def test_a_goal_is_met_or_missed_by_its_second_decimal():
         (["--out", "{tmp}/x", "--data", "{tmp}/none", "--toy"], "does not exist"),
         (["--out", "{tmp}/x", "--part", "dance"], "invalid choice"),
         (["--out", "{tmp}", "--toy"], "holds results of full size"),
+        (["--out", "{tmp}/gpu.json", "--toy"], "gpu.json is no folder"),
     ],
 )
 def test_bad_input_gets_one_line(
