@@ -37,6 +37,9 @@ CONTRASTS = (
     ("stated-squared-anchored@1", "squared-anchored@0", "coefficient 1 as stated, p = 0, anchored"),
 )
 
+TIMED = ("beta@0", "beta@1", "squared@0", "squared@1")
+"""Arms that were trained with both kinds of times."""
+
 
 def at_moment(records: list[Record], arm: str, seen: int, *path: str) -> dict[int, float]:
     """A number of an arm's records at a moment, by seed."""
@@ -64,10 +67,10 @@ def ended(folder: Path) -> bool:
 
 
 def contrasts(records: list[Record], end: int, steps: str = "1") -> dict[tuple[str, str, str], Change]:
-    """Those of which both arms have a seed at the last moment."""
+    """Those of which both arms have two seeds at the last moment."""
     distances = {name: at_moment(records, name, end, "distance", "ema", steps) for pair in CONTRASTS for name in pair[:2]}
     found = {pair: ratio(distances[pair[0]], distances[pair[1]]) for pair in CONTRASTS}
-    return {pair: change for pair, change in found.items() if change.n}
+    return {pair: change for pair, change in found.items() if change.n > 1}
 
 
 def shown(change: Change | None) -> str:
@@ -98,6 +101,27 @@ def told(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def times() -> str:
+    """What the times alone change: distances, and the ratio of the coefficient 1 to 0, under uniform over logit-normal ones."""
+    lines = ["## Uniform times over logit-normal ones\n", "One step; seeds that both parts have, no correction for several contrasts.\n"]
+    lines += ["| data | what | seeds | ratio |", "|---|---|---|---|"]
+    found = {folder.name: {arm: last(folder, arm) for arm in TIMED} for folder in parts()}
+    for data in ("digits", "cifar"):
+        above, below = (found.get(f"{data}-{name}", {}) for name in ("uniform", "coefficient"))
+        rows = {arm: (above[arm], below[arm]) for arm in TIMED if above and below}
+        for weight in ("beta", "squared") if rows else ():
+            one, zero = f"{weight}@1", f"{weight}@0"
+            rows[f"{one} over {zero}"] = (shares(above[one], above[zero]), shares(below[one], below[zero]))
+        changes = {what: ratio(*pair) for what, pair in rows.items()}
+        lines += [f"| {data} | {what} | {change.n} | {shown(change)} |" for what, change in changes.items() if change.n]
+    return "\n".join(lines) + "\n"
+
+
+def shares(above: dict[int, float], below: dict[int, float]) -> dict[int, float]:
+    """By seed."""
+    return {seed: above[seed] / below[seed] for seed in above.keys() & below.keys()}
+
+
 def parts() -> Iterator[Path]:
     """A folder for each part that has records, for a while."""
     for packed in (HERE / "records" / part for part in PARTS):
@@ -110,5 +134,5 @@ if __name__ == "__main__":
     for run in (Path(sys.argv[1]) / part for part in PARTS) if sys.argv[1:] else []:
         if ended(run):
             pack(run, HERE / "records" / run.name, digits=6)
-    text = "# Results\n\nMade of the records by `contrasts.py`.\n\n" + "\n".join(map(told, parts()))
+    text = "# Results\n\nMade of the records by `contrasts.py`.\n\n" + "\n".join([*map(told, parts()), times()])
     (HERE / "results.md").write_text(text, encoding="utf-8")
