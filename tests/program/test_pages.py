@@ -135,6 +135,7 @@ def test_a_chart_holds_what_was_drawn():
         ax.axhline(0.7, color=look.MUTED, ls=":")
         ax.set(title="t", xlabel="steps", yscale="log")
         look.key(figure, [("b", look.GREEN, {})])
+        figure.draw_without_rendering()
         chart = curves.of(figure)
         other, (bars,) = look.sheet(1)
         bars.hist([1, 2, 2])

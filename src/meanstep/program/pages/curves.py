@@ -20,8 +20,7 @@ MOST = 40
 
 
 def of(figure: Figure) -> Chart | None:
-    """The chart of a figure of curves; None where a panel holds something else, such as a map or a histogram, or nothing."""
-    figure.draw_without_rendering()
+    """The chart of a drawn figure of curves; None where a panel holds something else, such as a map or a histogram, or nothing."""
     found = [_panel(ax, figure) for ax in figure.axes if ax.get_visible()]
     panels = [panel for panel in found if panel is not None]
     if len(panels) < len(found) or not panels or sum(len(panel.curves) for panel in panels) > MOST * len(panels):
