@@ -1,6 +1,7 @@
 """Structure: who may import whom, what the mathematics may import from outside, and the size and names of files."""
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -91,10 +92,16 @@ def modules(package: Path) -> Iterator[tuple[str, Path]]:
         yield ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts), path
 
 
+@functools.cache
+def nodes(source: str) -> tuple[ast.AST, ...]:
+    """All of a file's syntax, parsed once for all tests of a process."""
+    return tuple(ast.walk(ast.parse(source)))
+
+
 def imports(package: Path, path: Path) -> Iterator[tuple[int, str]]:
     """Line and absolute dotted name of every import in the file, those inside functions included."""
     here = (package.name, *path.relative_to(package).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path.read_text(encoding="utf-8")):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -105,7 +112,7 @@ def imports(package: Path, path: Path) -> Iterator[tuple[int, str]]:
 
 def for_typing(path: Path) -> set[int]:
     """The lines under `if TYPE_CHECKING:`."""
-    blocks = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.If)]
+    blocks = [n for n in nodes(path.read_text(encoding="utf-8")) if isinstance(n, ast.If)]
     typing = [n for n in blocks if isinstance(n.test, ast.Name) and n.test.id == "TYPE_CHECKING"]
     return {line for n in typing for part in n.body for line in range(part.lineno, (part.end_lineno or part.lineno) + 1)}
 
@@ -146,7 +153,7 @@ def forbidden_packages(package: Path) -> list[str]:
 def lines_of_code(source: str) -> int:
     """Lines that are neither blank nor part of a docstring."""
     prose: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         if documented and ast.get_docstring(node, clean=False) is not None:
             prose |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
