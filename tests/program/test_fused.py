@@ -15,6 +15,7 @@ from meanstep.program.reproduce.points.draws import BLOCK, Needs, Stream
 from meanstep.program.reproduce.points.engine import Cohort
 from meanstep.program.reproduce.points.jobs import Job, train
 from meanstep.program.reproduce.points.protocols import protocol
+from meanstep.program.reproduce.points.sets import Points
 from meanstep.program.reproduce.points.settings import PUBLISHED, Settings, Spec
 from meanstep.program.reproduce.study import Stopped
 from meanstep.types import Bridge
@@ -126,13 +127,14 @@ def test_room_for_moving_rows_changes_no_step():
         assert block.step(k).gap.shape[1] == block.step(k).boundary.shape[1] == n
 
 
-@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("dim", range(1, near.MOST + 1))
 def test_the_posterior_of_one_pass_is_that_of_velocities(dim: int):
-    """In float64 to rounding, small times and points far out included; in float32 it is nearer to it than the matrix product is."""
+    """In float64 to rounding, both ends of the times and points far out included; in float32 it is nearer to it than the product is."""
     g = ms.key(0)
     x, e, reference = (torch.randn(n, dim, generator=g, dtype=torch.float64) for n in (300, 300, 64))
     t = torch.rand(300, generator=g, dtype=torch.float64).pow(3)
-    x[:50], e[:50] = 4 * x[:50], 3 * e[:50]
+    x[:50], e[:50], t[:2] = 4 * x[:50], 3 * e[:50], torch.tensor([0.0, 1.0])
+    reference[:32] = x[100:132]  # in more coordinates few others are near
     z, v = linear(x, e, t)
     b = Bridge(z, v, torch.zeros_like(t), t)
     exact = Posterior(reference)(None, b)  # type: ignore[arg-type]
@@ -143,9 +145,16 @@ def test_the_posterior_of_one_pass_is_that_of_velocities(dim: int):
     assert (rounded - exact).abs().max() < 0.01 and (rounded - exact).square().mean() < (product - exact).square().mean()
 
 
-def test_a_compiled_job_draws_its_posterior_in_one_pass(tmp_path: Path, written: None, monkeypatch: pytest.MonkeyPatch):
-    settings = replace(OURS, arms=("posterior-both@1",))
-    work = jobs._Work(JOB, settings, tmp_path, Told(), "cpu")
+def test_a_weight_is_no_number_that_an_exp_takes_long_for():
+    z, one = torch.tensor([[0.0], [1e4]]), torch.ones(2, 1)
+    total, mass = near.sums(z, one, 0 * one, torch.tensor([[1.0]]))
+    assert mass[0] == pytest.approx(torch.tensor(-1.0).exp()) and torch.finfo(torch.float32).tiny <= mass[1] < 1e-15
+    torch.testing.assert_close(total, mass)
+
+
+@pytest.mark.parametrize("name", ["two_moons", "mixture-4"])
+def test_a_compiled_job_draws_its_posterior_in_one_pass(name: str, tmp_path: Path, written: None, monkeypatch: pytest.MonkeyPatch):
+    work = working(name, "posterior-both@1", tmp_path)
     plain = work._block(0).steps.posterior
     calls: list[int] = []
     monkeypatch.setattr(near, "sums", lambda *given, do=near.sums: calls.append(1) or do(*given))
@@ -154,6 +163,38 @@ def test_a_compiled_job_draws_its_posterior_in_one_pass(tmp_path: Path, written:
     found = work._block(0).steps.posterior
     assert calls and found is not None and plain is not None and found.dtype == torch.float32
     torch.testing.assert_close(found, plain, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("name", "arm"), [("mixture-8", "posterior-both@1"), ("two_moons", "plain@1")], ids=["more coordinates", "none"])
+def test_a_compiled_job_of_more_coordinates_or_without_a_posterior_has_no_pass_of_its_own(
+    name: str, arm: str, tmp_path: Path, written: None
+):
+    work = working(name, arm, tmp_path)
+    work._compile()
+    assert work.compiled and work.streams[0].sums is None and not any("sums" in about for about in fused._made)
+
+
+@pytest.mark.parametrize("settings", [OURS, THEIRS], ids=["ours", "authors"])
+@pytest.mark.parametrize("name", ["two_spirals", "mixture-4", "points"])
+def test_what_the_pass_is_given_lies_as_what_it_was_compiled_for(
+    name: str, settings: Settings, written: None, monkeypatch: pytest.MonkeyPatch
+):
+    """Shapes, strides and types: the compiled function does not look."""
+    shapes: list[Any] = []
+
+    def lying(given: Any) -> list[Any]:
+        return [(p.shape, p.stride(), p.dtype) for p in given]
+
+    def compiled(step: Any, given: Any, more: Any) -> Any:
+        return lambda *came: shapes.append((lying(given), lying(came))) or step(*came)
+
+    monkeypatch.setattr(fused, "_compiled", compiled)
+    law = Points(torch.randn(3, 120, generator=ms.key(0)).mT) if name == "points" else protocol(settings).law(name, settings)
+    shape = protocol(settings).shape(law.dim, 16, 2)
+    stream = Stream(law, name, 0, sums=fused.sums(settings, law.dim))
+    for of in ("train", "variance"):
+        stream.block(0, shape, settings, Needs(False, False, True), of)
+    assert len(shapes) == 2 and all(expected == came for expected, came in shapes)
 
 
 # A whole job ------------------------------------------------------------------------------------------------------------------------
@@ -169,6 +210,11 @@ class Told:
         self.asked += what == "stop?"
         self.said += values if what == "said" else ()
         return what == "stop?" and self.asked >= self.after
+
+
+def working(name: str, arm: str, folder: Path) -> jobs._Work:
+    """A job of one set and arm before it has begun."""
+    return jobs._Work(Job(((name, 0),)), replace(OURS, sets=(name,), arms=(arm,)), folder, Told(), "cpu")
 
 
 def trained(folder: Path, tell: Told, settings: Settings = OURS) -> list[dict[str, Any]]:
@@ -224,6 +270,23 @@ def test_without_a_compiler_or_with_one_that_fails_models_train_as_they_are_writ
     assert reason in line and "\n" not in line and "uncompiled" in line
     monkeypatch.setattr(fused, "FEWEST", 71)
     assert found == trained(tmp_path / "b", Told())
+
+
+def test_where_a_step_fails_to_compile_the_posterior_is_as_it_is_written_too(
+    tmp_path: Path, written: None, monkeypatch: pytest.MonkeyPatch
+):
+    def compiled(step: Any, given: Any, more: Any) -> Any:
+        if step is near.sums:
+            return step
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(fused, "_compiled", compiled)
+    settings = replace(OURS, arms=("posterior-both@1",))
+    tell = Told()
+    found = trained(tmp_path / "a", tell, settings)
+    assert len(tell.said) == 1 and any("sums" in about for about in fused._made)
+    monkeypatch.setattr(fused, "FEWEST", 71)
+    assert found == trained(tmp_path / "b", Told(), settings)
 
 
 def test_the_compiler_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
