@@ -18,8 +18,8 @@ from meanstep.program.reproduce.records import RECORDS, load
 from meanstep.program.reproduce.study import kind_of
 
 PACKED = RECORDS + ".gz"
-ELSEWHERE = re.compile(r"(?:/[\w.-]+)+/([\w.-]+)")
-"""A path of the machine that made the records; its last name stays."""
+ELSEWHERE = re.compile(r"(?<![\w./-])~?(?:/[\w.-]+)+/([\w.-]+)")
+"""A path of the machine that made the records, from its root or home; its last name stays."""
 
 
 def pack(run: Path, folder: Path, digits: int = 9) -> None:

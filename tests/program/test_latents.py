@@ -218,6 +218,23 @@ def test_a_packed_study_is_the_same_study(study: Path, tmp_path: Path, capsys: p
         packs["pack"](tmp_path, tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("--out /home/me/out/toys", "--out toys"),
+        ("--out=/home/me/toys", "--out=toys"),
+        ("/home/me/rows.npz:joints", "rows.npz:joints"),
+        ("~/data/cifar/latents", "latents"),
+        ("out/dit/cifar-latents", "out/dit/cifar-latents"),
+        ("hub:org/name/sub", "hub:org/name/sub"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+    ],
+)
+def test_a_pack_keeps_the_last_name_of_a_path_of_the_machine_and_the_rest_as_it_is(said: str, kept: str):
+    packs = runpy.run_path(str(Path(__file__).parents[2] / "studies" / "packs.py"))
+    assert packs["ELSEWHERE"].sub(r"\1", f'"{said}"') == f'"{kept}"'
+
+
 @pytest.mark.slow
 def test_parts_on_one_process_measure_the_same_to_the_bit(study: Path, tmp_path: Path):
     for part in ("2/2", "1/2"):
