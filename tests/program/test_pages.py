@@ -156,6 +156,6 @@ def test_every_curve_of_every_page_has_a_name(case: tuple[str, str, str]):
 def test_the_glossary_has_what_the_page_uses_and_links_each_once_a_part():
     text, used = glossary.linked('<html><body><p>β and SW1 and β</p><pre>β</pre><details class="part" id="a"><p>β</p></details>')
     assert text.count('href="#term-beta"') == 2 and [term.id for term in used] == ["beta", "sw1"] and "<pre>β</pre>" in text
-    arm = "<html><body><p>anchored@0</p>"  # a name, not a word
-    assert glossary.linked(arm) == (arm, []) and glossary.linked("<html><body><p>anchored</p>")[1]
+    arms = "<html><body><p>anchored@0, squared-anchored@1, posterior-both@1</p>"  # names, not words
+    assert glossary.linked(arms) == (arms, []) and glossary.linked("<html><body><p>anchored</p>")[1]
     assert all(len(words(s)) <= MOST for term in glossary.TERMS for s in sentences(term.means))
