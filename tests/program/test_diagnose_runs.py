@@ -195,6 +195,7 @@ def test_a_jump_of_the_residual_and_samples_far_from_the_floor_are_found():
     assert statuses(told([*calm, 170.0], 0.7), seen=80) == (CLEAR, MISSING), "of a later checkpoint"
     assert statuses(told([1.0, 170.0], None)) == (MISSING, MISSING) == statuses(told([], 0.7, None))
     assert history(told([*calm, 170.0, 60.0]), 1000)["jump_seen"] == 96
+    assert statuses([*told(calm, 0.2), *told([1.0] * 9, None)]) == (CLEAR, MISSING), "the last samples were not finite"
     assert statuses(told([100.0, 10.0, 3.0, 1.0, 0.5], 0.1)) == (CLEAR, CLEAR), "a residual that falls"
 
 

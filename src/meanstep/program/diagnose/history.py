@@ -15,7 +15,7 @@ def history(records: Sequence[Record], seen: int) -> dict[str, float]:
     """Of the records up to `seen` samples; what they do not tell is missing.
 
     `jump`: the largest residual over the median of those before it, `jump_to` and `jump_seen`: where; `above_floor`: the last distance in
-    the fewest steps over what rows of the data score, for rows, whose evaluations state it.
+    the fewest steps over what rows of the data score, for rows, whose evaluations state it; missing where the last samples were not finite.
     """
     known = [record for record in records if record["seen"] <= seen]
     return _jump(known) | _above_floor(known)
@@ -37,8 +37,8 @@ def _jump(records: Sequence[Record]) -> dict[str, float]:
 
 
 def _above_floor(records: Sequence[Record]) -> dict[str, float]:
-    for record in reversed([r for r in records if r["kind"] == "evaluation"]):
-        floor, distance = record.get("floor"), first(record)
-        if isinstance(floor, int | float) and floor > 0 and isinstance(distance, int | float):
-            return {"above_floor": distance / floor, "distance": float(distance), "floor": float(floor)}
+    last = next((r for r in reversed(records) if r["kind"] == "evaluation"), {})
+    floor, distance = last.get("floor"), first(last)
+    if isinstance(floor, int | float) and floor > 0 and isinstance(distance, int | float):
+        return {"above_floor": distance / floor, "distance": float(distance), "floor": float(floor)}
     return {}
