@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from meanstep.program.compare import answer, page, runs, studies
 from meanstep.program.compare.page import Pictures
 from meanstep.program.compare.samples import Sampling, apart, drawn
 from meanstep.program.console import UserError
+from meanstep.program.data import Opened, Request, make
 from meanstep.program.data.beside import Condition
 from meanstep.program.data.previews import encoded, grid
 from meanstep.program.pages import look
@@ -123,7 +125,8 @@ def test_distances_of_other_samples_or_features_are_not_compared(about: dict[str
     assert "cannot be compared" in said.title and said.tiles[0].state == "open"
 
 
-def test_runs_of_other_data_are_compared_in_configuration_alone(pair: tuple[Path, Path]):
+def test_runs_of_other_data_are_compared_in_configuration_alone(pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     other = replace(MANIFEST, source="letters", source_digest="1" * 64)
     (pair[1] / "data.json").write_text(other.text())
     found = compared(*pair)
@@ -134,6 +137,11 @@ def test_runs_of_other_data_are_compared_in_configuration_alone(pair: tuple[Path
         "given other conditions beside the rows of digits: train both on the same rows with the same --data.condition"
         in compared(*pair).why
     )
+    np.savez("rows.npz", x=np.eye(8, 3, dtype=np.float32), y=np.arange(8) % 2, low=np.ones((8, 3), np.float32))
+    for one, partner in zip(pair, ("", "low"), strict=True):  # what were labels is a condition where there are partners
+        made = make(Opened.of(Request("rows.npz", pair=partner)), Path("cache", partner))
+        (one / "data.json").write_text(made.manifest.text())
+    assert "given other conditions beside the rows of rows.npz" in compared(*pair).why
     (pair[1] / "data.json").unlink()
     assert "two has no data.json" in compared(*pair).why
 

@@ -110,8 +110,8 @@ def other_data(found: Sequence[Side]) -> str:
         return ""
     first, other = data[0], data[k]
     assert first and other
-    odd = set(unlike(first, other))  # a digest of the source knows partners, too
-    if "conditions" in odd and odd <= {"conditions", "source_digest"} and first.source == other.source:
+    odd = set(unlike(first, other))  # the source's digest knows partners, shards hold conditions, and labels beside partners are one
+    if "conditions" in odd and odd <= {"conditions", "source_digest", "shards", "classes"} and first.source == other.source:
         what = "train both on the same rows with the same --data.condition, --data.pair and --data.pair-as"
         return f"{found[0].name} and {found[k].name} are given other conditions beside the rows of {first.source}: {what}"
     return (
