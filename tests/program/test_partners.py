@@ -51,6 +51,8 @@ def test_a_partner_of_rows_is_seen_as_a_row_where_the_flow_starts_and_by_its_own
     batch, _ = coupled("pairs:data", 0, 30, (2, 4), False, False)(Loader(start, 0).chunk(5, 8))
     ((_, bridge),) = ms.Loss(ms.recipes.flow_matching()).draw(batch.x, noise=batch.noise, generator=ms.key(0))
     torch.testing.assert_close(bridge.v, batch.noise - batch.x)  # v = e - x: the flow runs from the partner to the row
+    opened = Opened.of(Request("./a.npz", pair=str(Path("a.npz:low").absolute())))
+    assert opened.source.left_out == {}, "the partners are read, however their file is written"
     outside = cached("a.npz:x", "outside", pair="low.npy", pair_as="source")
     assert torch.equal(outside.start(at), start.start(at))
     given = cached("a.npz", "given", pair="low")

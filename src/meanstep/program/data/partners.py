@@ -30,7 +30,8 @@ def spec(pair: str, source: str) -> str:
 def with_array(source: Source, spec: str, where: str) -> Source:
     """The source at `spec`, of whose file `where` reads another array: that one is not left out."""
     (file, _), (theirs, name) = chosen(spec), chosen(where)
-    return replace(source, left_out={k: n for k, n in source.left_out.items() if k != name}) if file == theirs else source
+    same = Path(file).expanduser().resolve() == Path(theirs).expanduser().resolve()
+    return replace(source, left_out={k: n for k, n in source.left_out.items() if k != name}) if same else source
 
 
 def paired(source: Source, other: Source, at: Sequence[int], made: Made, start: bool, shape: tuple[int, ...]) -> Source:
