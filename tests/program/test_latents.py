@@ -218,6 +218,16 @@ def test_a_packed_study_is_the_same_study(study: Path, tmp_path: Path, capsys: p
         packs["pack"](tmp_path, tmp_path / "none")
 
 
+def test_the_contrasts_of_a_study_are_those_of_its_records_and_a_folder_that_is_read_stays_as_it_is(tmp_path: Path):
+    """Another process may write there: it holds a lock."""
+    dit = Path(__file__).parents[2] / "studies" / "paper" / "dit"
+    packs, script = (runpy.run_path(str(path)) for path in (dit.parents[1] / "packs.py", dit / "contrasts.py"))
+    run = packs["unpack"](dit / "records" / "cifar-uniform", tmp_path / "cifar-uniform")
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    assert script["ended"](run) and script["told"](run) in (dit / "results.md").read_text(encoding="utf-8")
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
 @pytest.mark.parametrize(
     ("said", "kept"),
     [

@@ -12,7 +12,7 @@ from typing import Any
 
 from meanstep.program.pages.statistics import Change, holm, mean, ratio
 from meanstep.program.reproduce.images import KIND
-from meanstep.program.reproduce.records import Record, collect
+from meanstep.program.reproduce.records import Record, load
 from meanstep.program.reproduce.study import held
 
 HERE = Path(__file__).resolve().parent
@@ -56,14 +56,14 @@ def at_moment(records: list[Record], arm: str, seen: int, *path: str) -> dict[in
 
 def last(folder: Path, arm: str) -> dict[int, float]:
     """An arm's one-step distance at the end of a part, by seed."""
-    about, records = held(folder, KIND) or {}, collect(folder, KIND)
+    about, records = held(folder, KIND) or {}, load(folder, KIND)
     return at_moment(records, arm, about["moments"][-1], "distance", "ema", "1")
 
 
 def ended(folder: Path) -> bool:
     """Whether a run of a part has."""
     about = held(folder, KIND)
-    return about is not None and any(record.get("seen", 0) >= about["moments"][-1] for record in collect(folder, KIND))
+    return about is not None and any(record.get("seen", 0) >= about["moments"][-1] for record in load(folder, KIND))
 
 
 def contrasts(records: list[Record], end: int, steps: str = "1") -> dict[tuple[str, str, str], Change]:
@@ -82,7 +82,7 @@ def shown(change: Change | None) -> str:
 
 def told(folder: Path) -> str:
     """A part: distances over the floor, contrasts, and the estimators as published."""
-    about, records = held(folder, KIND) or {}, collect(folder, KIND)
+    about, records = held(folder, KIND) or {}, load(folder, KIND)
     end, floor, lines = about["moments"][-1], about["floor"]["1"], [f"## {folder.name}\n"]
     distances = {arm["name"]: mean(at_moment(records, arm["name"], end, "distance", "ema", "1").values()) for arm in about["arms"]}
     over = ", ".join(f"{arm} {found.mean / floor:.2f}" for arm, found in distances.items() if found)
