@@ -96,7 +96,8 @@ class Needs:
 class Stream:
     """The draws of one set and seed. `law`: what `sample`s; `beta`: the coefficient per (r, t) of the exact law, where a model asks.
 
-    `sums`: `near.sums` compiled for blocks of their size, which the posterior then goes by; None without a compiler.
+    `sums`: `near.sums` compiled for blocks of their size, in which the posterior is then made. None where it is made as it is written:
+    without a compiler, of more than `near.MOST` coordinates, in short jobs and on a GPU.
     Numbers are drawn on the processor, so that every `device` sees the same; what is computed from them is computed there.
     """
 
