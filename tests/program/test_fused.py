@@ -145,6 +145,15 @@ def test_the_posterior_of_one_pass_is_that_of_velocities(dim: int):
     assert (rounded - exact).abs().max() < 0.01 and (rounded - exact).square().mean() < (product - exact).square().mean()
 
 
+def test_at_the_end_of_the_times_both_take_points_for_one_that_lie_within_a_millionth():
+    x, e, reference = (torch.full((5, 1), value, dtype=torch.float64) for value in (0.0, 0.7, 5e-7))
+    t = torch.tensor([0.0, 1e-7, 1e-6, 2e-6, 1e-4], dtype=torch.float64)
+    z, v = linear(x, e, t)
+    exact = Posterior(reference)(None, Bridge(z, v, torch.zeros_like(t), t))  # type: ignore[arg-type]
+    assert (exact - v)[:2].abs().min() > 0.1
+    torch.testing.assert_close(near.velocity(x, e, t, reference), exact, rtol=1e-5, atol=0)
+
+
 def test_a_weight_is_no_number_that_an_exp_takes_long_for():
     z, one = torch.tensor([[0.0], [1e4]]), torch.ones(2, 1)
     total, mass = near.sums(z, one, 0 * one, torch.tensor([[1.0]]))
