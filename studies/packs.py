@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from meanstep.program.reproduce.records import RECORDS, load
-from meanstep.program.reproduce.study import kind_of
+from meanstep.program.reproduce.records import RECORDS, Record, load
+from meanstep.program.reproduce.study import Kind, kind_of
 
 PACKED = RECORDS + ".gz"
 ELSEWHERE = re.compile(r"(?<![\w./-])~?(?:/[\w.-]+)+/([\w.-]+)")
@@ -23,19 +23,37 @@ ELSEWHERE = re.compile(r"(?<![\w./-])~?(?:/[\w.-]+)+/([\w.-]+)")
 
 
 def pack(run: Path, folder: Path, digits: int = 9) -> None:
-    """All records of a run, of this many digits, without the folders of the machine; ends with a line for what is no study."""
+    """All records of a run, of this many digits, without the folders of the machine.
+
+    Ends with a line for what is no study, and for a pack with records that the run lacks, which would be lost.
+    """
     if (kind := kind_of(run)) is None:
         raise SystemExit(f"{run} holds no study")
+    mine = load(run, kind)
+    with unpacked(folder) as before:
+        if (folder / PACKED).is_file() and (lost := of(load(before, kind), kind) - of(mine, kind)):
+            first = " ".join(min(lost))
+            raise SystemExit(f"{folder} has {len(lost)} records that {run} lacks ({first}): make {run} of it, go on there, and pack that")
     folder.mkdir(parents=True, exist_ok=True)
     for name in (kind.file, "env.json"):
         (folder / name).write_text(ELSEWHERE.sub(r"\1", (run / name).read_text(encoding="utf-8")), encoding="utf-8")
-    found = json.loads(json.dumps(load(run, kind)), parse_float=lambda x: float(f"{float(x):.{digits}g}"))
+    found = json.loads(json.dumps(mine), parse_float=lambda x: float(f"{float(x):.{digits}g}"))
     with (folder / PACKED).open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
         file.write("".join(json.dumps(record) + "\n" for record in found).encode())
 
 
+def of(records: list[Record], kind: Kind) -> set[tuple[str, ...]]:
+    """Whose the records are, and of which moments."""
+    return {tuple(str(record[name]) for name in (*kind.unit, "seen") if name in record) for record in records}
+
+
 def unpack(folder: Path, run: Path) -> Path:
-    """A new folder with what a pack holds, each unit's records where its job looks for them: what was measured is not made again."""
+    """A new folder with what a pack holds, each unit's records where its job looks for them: what was measured is not made again.
+
+    Ends with a line for a folder that is there already.
+    """
+    if run.exists():
+        raise SystemExit(f"{run} exists: name a new folder")
     shutil.copytree(folder, run)
     (run / RECORDS).write_bytes(gzip.decompress((run / PACKED).read_bytes()))
     (run / PACKED).unlink()
@@ -59,7 +77,9 @@ def unpacked(folder: Path) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    first, second = map(Path, sys.argv[1:3])
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    first, second = map(Path, sys.argv[1:])
     if (first / PACKED).is_file():
         unpack(first, second)
     else:

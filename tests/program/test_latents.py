@@ -216,6 +216,13 @@ def test_a_packed_study_is_the_same_study(study: Path, tmp_path: Path, capsys: p
     assert {p: p.stat().st_mtime_ns for p in again.glob("runs/*/*")} == before and "report:" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="holds no study"):
         packs["pack"](tmp_path, tmp_path / "none")
+    shutil.copytree(study, tmp_path / "fewer", ignore=shutil.ignore_patterns("rising-0", "records.jsonl"))
+    kept = (tmp_path / "pack" / "records.jsonl.gz").read_bytes()
+    with pytest.raises(SystemExit, match=r"has \d+ records that .*fewer lacks \(rising 0 \d+\)"):  # it would be lost
+        packs["pack"](tmp_path / "fewer", tmp_path / "pack")
+    assert (tmp_path / "pack" / "records.jsonl.gz").read_bytes() == kept
+    with pytest.raises(SystemExit, match="again exists"):
+        packs["unpack"](tmp_path / "pack", again)
 
 
 def test_the_contrasts_of_a_study_are_those_of_its_records_and_a_folder_that_is_read_stays_as_it_is(tmp_path: Path):
