@@ -82,9 +82,9 @@ def dit() -> list[Row]:
         (weight, "coefficient 1", "squared@1", "beta@1"),
     ]
     each = {folder.name: {arm: last(folder, arm) for pair in pairs for arm in pair[2:]} for folder in parts()}
-    drawn = "Small DiT (Frechet), uniform over logit-normal times"
+    heading = "Small DiT (Frechet), uniform over logit-normal times"
     times = [
-        Row(drawn, f"{words}, {arm}", {words: each[f"{data}-uniform"][name]}, {words: each[f"{data}-coefficient"][name]})
+        Row(heading, f"{words}, {arm}", {words: each[f"{data}-uniform"][name]}, {words: each[f"{data}-coefficient"][name]})
         for data, words in (("digits", "digits"), ("cifar", "CIFAR-10 latents"))
         for name, arm in (("beta@0", "adaptive weight"), ("squared@0", "squared error"))
         if f"{data}-uniform" in each

@@ -231,7 +231,8 @@ def test_the_contrasts_of_a_study_are_those_of_its_records_and_a_folder_that_is_
     packs, script = (runpy.run_path(str(path)) for path in (dit.parents[1] / "packs.py", dit / "contrasts.py"))
     run = packs["unpack"](dit / "records" / "cifar-uniform", tmp_path / "cifar-uniform")
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
-    assert script["ended"](run) and script["told"](run) in (dit / "results.md").read_text(encoding="utf-8")
+    said = (dit / "results.md").read_text(encoding="utf-8")
+    assert script["ended"](run) and script["told"](run) in said and said.endswith(script["times"]())
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
 

@@ -98,7 +98,21 @@ def told(folder: Path) -> str:
         lines.append(
             f"\nPublished estimator, {number}, by moment: " + ", ".join("" if m is None else f"{m.mean:.3g}" for m in by_moment) + "."
         )
+    lines += course(records, about["moments"])
     return "\n".join(lines) + "\n"
+
+
+def course(records: list[Record], moments: list[int]) -> list[str]:
+    """The coefficient's gain in the course of training, and what more steps at 0 do for it: where two seeds have both arms."""
+    distances = {(arm, seen): at_moment(records, arm, seen, "distance", "ema", "1") for arm in TIMED[:2] for seen in moments}
+    found = [(seen, ratio(distances["beta@1", seen], distances["beta@0", seen])) for seen in moments]
+    said = [f"{seen:,}: {shown(change)}" for seen, change in found if change.n > 1]
+    lines = [f"\nbeta@1 over beta@0 by samples seen: {'; '.join(said)}."] if said else []
+    later = max((record["seen"] for record in records if record["arm"] == "beta@0" and record["kind"] == "moment"), default=0)
+    more = ratio(at_moment(records, "beta@0", later, "distance", "ema", "1"), distances["beta@1", moments[-1]])
+    if later > moments[-1] and more.n > 1:
+        lines.append(f"\nbeta@0 at {later:,} over beta@1 at {moments[-1]:,}: {shown(more)}.")
+    return lines
 
 
 def times() -> str:
@@ -131,8 +145,11 @@ def parts() -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    for run in (Path(sys.argv[1]) / part for part in PARTS) if sys.argv[1:] else []:
-        if ended(run):
+    if sys.argv[1:]:
+        made = [run for run in (Path(sys.argv[1]) / part for part in PARTS) if ended(run)]
+        if not made:
+            raise SystemExit(f"{sys.argv[1]} holds no part with a run that has ended: name the folder that run.sh fills")
+        for run in made:
             pack(run, HERE / "records" / run.name, digits=6)
     text = "# Results\n\nMade of the records by `contrasts.py`.\n\n" + "\n".join([*map(told, parts()), times()])
     (HERE / "results.md").write_text(text, encoding="utf-8")
