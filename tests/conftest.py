@@ -6,6 +6,7 @@ tests.
 
 import gc
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Bytecode is kept, whatever the environment says: hundreds of processes that tests start would each compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

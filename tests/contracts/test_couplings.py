@@ -99,7 +99,7 @@ def test_a_regularised_plan_tends_to_the_exact_one_and_to_independence():
     exact = OptimalTransport()(x, e)
     assert order(OptimalTransport(regularisation=1e-3)(x, e, None, ms.key(1)), e) == order(exact, e)
     costs = []
-    for share in (0.03, 0.3, 100.0):
+    for share in (0.1, 1.0, 100.0):
         coupling = OptimalTransport(regularisation=share)
         costs.append(sum(cost(x, coupling(x, e, None, ms.key(k))) for k in range(8)) / 8)
     assert costs == sorted(costs) and costs[-1] == pytest.approx(

@@ -67,7 +67,7 @@ def near(found: np.ndarray, wanted: torch.Tensor) -> None:
     assert np.abs(found - wanted.numpy()).max() < 1e-5 * float(wanted.std())
 
 
-@pytest.mark.parametrize(("network", "steps", "guidance"), [("mlp", 2, 1.5), ("unet", 1, 1.0)])
+@pytest.mark.parametrize(("network", "steps", "guidance"), [("mlp", 2, 1.5), pytest.param("unet", 1, 1.0, marks=pytest.mark.slow)])
 def test_conditions_are_arguments_of_a_program(network: str, steps: int, guidance: float, runs, tmp_path: Path):
     told = runs(network)
     record = ms.export(told, to="torch", out=tmp_path / "out", steps=steps, guidance=guidance)

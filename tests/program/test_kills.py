@@ -455,9 +455,8 @@ def test_training_goes_on_without_a_reader_and_says_so(cache: Cache, tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full")
-@pytest.mark.parametrize(
-    "where", ["> /dev/full", pytest.param(">&-", marks=pytest.mark.slow), pytest.param(">&- 2>&-", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["> /dev/full", ">&-", ">&- 2>&-"])
 def test_training_needs_no_standard_output(where: str, cache: Cache, tmp_path: Path):
     words = shlex.join([*COMMAND, "--out", str(tmp_path / "run"), *WORDS])
     done = subprocess.run(["sh", "-c", f"exec {words} {where}"], env=environment(), check=False, capture_output=True, text=True)

@@ -54,6 +54,7 @@ def called(ranks: int, folder: Path, script: str = SCRIPT) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_groups_one_after_the_other_do_not_read_the_addresses_of_the_one_before(tmp_path: Path):
     called(2, tmp_path / "groups", GROUPS)
 

@@ -24,7 +24,7 @@ def code(*args: str) -> int:
 
 
 @pytest.mark.parametrize("group", [name for name in GROUPS if name != "table"])
-@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("seed", [0, pytest.param(7, marks=pytest.mark.slow)])
 def test_every_claim_holds(group: str, seed: int):
     rows = list(measure(group)(seed))
     assert rows
