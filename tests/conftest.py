@@ -15,7 +15,7 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Bytecode is kept, whatever the environment says: hundreds of processes that tests start would each compile the package anew.
+# Bytecode is kept, whatever the environment says: each process that a test starts would compile the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 

@@ -115,7 +115,7 @@ def test_what_our_networks_are_told_is_label_log_scale_and_interval():
             torch.testing.assert_close(net.y["guidance"], torch.tensor(numbers))
 
 
-@pytest.mark.parametrize("name", [pytest.param("dit", marks=pytest.mark.slow), "unet", "mlp"])
+@pytest.mark.parametrize("name", [pytest.param(k, marks=[pytest.mark.slow] * (k == "dit")) for k in OURS])
 def test_our_networks_are_told_the_scale_and_every_command_reads_them(name: str, here, capsys: pytest.CaptureFixture[str]):
     words = ("--data.source=digits", "--method.recipe=improved_meanflow", "--method.scales", "1", "4", "--rate=0.02", "--warmup=0")
     run("train", "--out=run", *words, *OURS[name], *SHORT)

@@ -395,7 +395,6 @@ def test_thirty_kills_lose_nothing_but_the_work_since_the_last_checkpoint(cache:
     assert weights(tmp_path / "killed", 16 * 2000) == weights(tmp_path / "straight", 16 * 2000) != {}
 
 
-@pytest.mark.slow
 def test_a_kill(cache: Cache, tmp_path: Path):
     killed(cache, tmp_path / "run", 1, 16 * 40)
 
