@@ -116,11 +116,10 @@ def seen(out: Path) -> int:
 
 
 def rate(out: Path) -> dict[str, Any]:
-    """Samples seen, and their rate between the first record and the last."""
-    rows = [r for r in records(out) if r.get("kind") == "train"]
-    first, last = rows[0], rows[-1]
-    spent = last["seconds"] - first["seconds"]
-    return {"samples": last["seen"], "samples_per_second": (last["seen"] - first["seen"]) / spent if spent else float("nan")}
+    """Samples seen, and their rate between the first record and the last, or up to the only one."""
+    rows = [{"seen": 0, "seconds": 0.0}, *(r for r in records(out) if r.get("kind") == "train")]
+    first, last = rows[1 if len(rows) > 2 else 0], rows[-1]
+    return {"samples": last["seen"], "samples_per_second": (last["seen"] - first["seen"]) / (last["seconds"] - first["seconds"])}
 
 
 def difference(one: Path, other: Path) -> float:

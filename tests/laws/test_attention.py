@@ -459,3 +459,20 @@ def test_what_the_kernel_does_not_cover_takes_the_plain_form_and_says_so_once():
     attention._on_cuda(*inputs, None, False, 0.5)  # a second warning would be an error
     assert "up to 256 in torch.float16, got 300" in attention._missing(torch.float16, 300, torch.device("cuda"))
     assert "up to 96 in torch.float32, got 128" in attention._missing(torch.float32, 128, torch.device("cuda"))
+
+
+@with_triton
+@pytest.mark.parametrize(("set_by", "wanted"), [("default", "tf32x3"), ("older", "tf32"), ("newer", "tf32"), ("both", "tf32x3")])
+def test_products_of_float32_are_as_exact_as_those_of_torch_however_that_was_set(set_by: str, wanted: str):
+    from meanstep.attention.kernel import precision
+
+    newer = torch.backends.cuda.matmul
+    try:
+        if set_by in ("older", "both"):
+            torch.set_float32_matmul_precision("high")
+        if set_by in ("newer", "both"):
+            newer.fp32_precision = "tf32" if set_by == "newer" else "ieee"
+        assert precision(SINGLE) == wanted and precision(HALF) == precision(BRAIN) == "ieee"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        newer.fp32_precision = "none"

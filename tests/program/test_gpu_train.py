@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -76,3 +77,11 @@ def test_the_commands_on_pictures_are_ones_that_the_program_takes(
         with pytest.raises(Reached):
             train.KINDS[kind](asked)
     assert len(begun) == 2, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "wanted"), [([2.0], 50.0), ([2.0, 3.0], 100.0), ([2.0, 3.0, 7.0], 40.0)])
+def test_a_rate_leaves_the_start_out_where_it_can(gpu: ModuleType, seconds: list[float], wanted: float, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gpu", gpu)
+    lines = [json.dumps({"kind": "train", "seen": 100 * (k + 1), "seconds": at}) for k, at in enumerate(seconds)]
+    (tmp_path / "records.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert loaded("gpu_train").rate(tmp_path) == {"samples": 100 * len(seconds), "samples_per_second": wanted}

@@ -44,6 +44,16 @@ def test_named_arrays_and_tensors():
     assert np.array_equal(rows("a.safetensors"), other) and labelled.classes == tuple("01234") and labelled.label(3) == 3
 
 
+def test_a_name_has_splits():
+    train, held = drawn(5, 2), drawn(3, 2)
+    np.savez("a.npz", joints_train=train, joints_test=held, kind_train=np.arange(5) % 2, kind_test=np.arange(3) % 2)
+    for split, x in (("train", train), ("test", held)):
+        source = open_source("a.npz:joints", split, conditions=("kind",))
+        assert np.array_equal(np.stack([row for row, _ in source]), x) and source.label(1) == 1
+    with pytest.raises(UserError, match="has no array 'joints': it has joints_train, joints_test"):
+        open_source("a.npz:joints", "valid")
+
+
 def test_a_table_is_a_row_of_numbers_a_row_whatever_its_file():
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     x = drawn(6, 3).astype(np.float64)

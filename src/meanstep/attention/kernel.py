@@ -69,11 +69,12 @@ def blocks(head: int, n: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
 def precision(dtype: torch.dtype) -> str:
     """Of products: TF32 where `torch.matmul` uses it, else three TF32 products, which are exact to about float32's rounding.
 
+    Read in the way that answers however it was set: the older names raise an error where it was set by the newer one.
     Not "ieee" for float32: LLVM in triton 3.9 fails an assertion on it at compute capability 9.0. Half precision takes no notice.
     """
     if dtype != torch.float32:
         return "ieee"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 @triton.jit

@@ -96,11 +96,11 @@ def _cut(path: Path, held: Source, parts: Parts, split: str, how: Ragged, like: 
 
 def _opened(path: Path, parts: Parts, split: str, name: str, conditions: tuple[str, ...]) -> Source:
     if name:
-        known([name], parts, str(path), "array")
-        if f"{name}_{split}" not in parts:
+        found = _of_split(name, split, parts)
+        known([found], parts, str(path), "array")
+        if found == name:
             one_split(path.name, split)
-        name = _of_split(name, split, parts)
-        return replace(_stacked(path.name, parts[name], None, ()), left_out=_unread(parts, name, *conditions))
+        return replace(_stacked(path.name, parts[found], None, ()), left_out=_unread(parts, found, *conditions))
     if "" in parts:
         one_split(path.name, split)
         return _stacked(path.name, parts[""], None, ())
