@@ -89,9 +89,9 @@ def _hidden(null: Any, y: Any, name: str) -> Any:
 
 def _spread(null: Any, y: Tensor, name: str) -> Tensor:
     """A number or tensor on every row of a tensor; it must keep its value in the tensor's type."""
-    try:
-        value = torch.as_tensor(null)
-    except (TypeError, ValueError, RuntimeError):
+    try:  # a number is filled in where the tensor lives: copied there it would be none of a CUDA graph's operations
+        value = torch.full((), null, device=y.device) if isinstance(null, bool | int | float) else torch.as_tensor(null)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"the null of {name} is a number, a tensor, an nn.Parameter, a function or None, got {_form(null)}") from None
     kinds = {_kind(value), _kind(y)}
     if kinds not in ({"bool"}, {"integer"}, {"float"}, {"integer", "float"}) or (_kind(y) == "integer" and "float" in kinds):

@@ -1,5 +1,6 @@
 """What every recipe owes its caller on every kind of network: dtypes, gradients, randomness, metrics, masks and costs."""
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import meanstep as ms
 from meanstep import recipes, times
@@ -17,7 +20,7 @@ from meanstep.tangents import Dual
 from meanstep.tangents.dual import Several
 from meanstep.velocities import own
 
-from .table import CASES, SHAPES, Setting
+from .table import CASES, SHAPES, Proxies, Setting
 
 METRICS = {"residual", "residual_diagonal", "residual_gap", "saturated", "effective_rows"}
 METRICS |= {f"residual_gap_{high}" for high in ("0.25", "0.5", "0.75", "1")}
@@ -41,6 +44,39 @@ def check_metrics(metrics: dict[str, Tensor], setting: Setting, kind: str) -> No
         assert not value.requires_grad and value.shape == ((3,) if kind == "ensemble" else ()), key
         # a mean over no rows at all is nan
         assert value.isfinite().all() or key.startswith("residual_"), f"{key} = {value}"
+
+
+class Made(TorchDispatchMode):
+    """The operations whose results lie on the CPU, but for the zeros of forward mode, which hold no numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there: list[str] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = operation(*args, **(kwargs or {}))
+        held = operation is not torch.ops.aten._efficientzerotensor.default
+        if held and any(isinstance(leaf, Tensor) and leaf.device.type == "cpu" for leaf in tree_leaves(out)):
+            self.there.append(str(operation))
+        return out
+
+
+@every_case
+def test_a_step_makes_nothing_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch):
+    """What it made there would be copied, which no CUDA graph has among its operations. The meta device, in place of a GPU.
+
+    That device has neither random states, which a compiled step leaves alone, nor autocast.
+    """
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(torch, "autocast", lambda *given, **how: nullcontext())
+    case, setting = CASES[name], CASES[name].setting("ragged", torch.float32)
+    dims, field = setting.loss.batch_dims, setting.field.eval().to("meta")
+    recipe = case.recipe(Proxies(copy.deepcopy(field), torch.empty(20, *setting.x.shape[dims:], device="meta")))
+    loss = ms.Loss(recipe, batch_dims=dims, check=False, measure=False).to("meta")
+    x, given = setting.x.to("meta"), {key: p.to("meta") if isinstance(p, Tensor) else p for key, p in setting.given.items()}
+    with Made() as made:
+        torch.autograd.grad(loss(field, x, **given).loss, list(field.parameters()), allow_unused=True)
+    assert made.there == []
 
 
 # autocast on the other two kinds: the test below

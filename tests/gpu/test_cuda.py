@@ -100,12 +100,13 @@ def test_a_compiled_step_is_compiled_once(mode: str | None):
     torch._dynamo.reset()
     owner = Owner(recipes.coefficient(1.0, velocities.own, anchor_share=0.25)).cuda()
     step, graphs = torch.compile(owner, fullgraph=True, mode=mode), torch._dynamo.utils.counters["stats"]
-    before = graphs["unique_graphs"]
+    before, inductor = graphs["unique_graphs"], torch._dynamo.utils.counters["inductor"]
+    left_out = inductor["cudagraph_skips"]
     for _ in range(20):
         with torch.autocast("cuda", torch.bfloat16):
             loss = step(torch.randn(16, 4, 16, 16, device="cuda"))
         loss.backward()
-    assert graphs["unique_graphs"] - before == 1 and loss.isfinite()
+    assert graphs["unique_graphs"] - before == 1 and loss.isfinite() and inductor["cudagraph_skips"] == left_out
 
 
 def test_a_step_holds_hardly_more_than_flow_matching():

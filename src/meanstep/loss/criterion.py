@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils._device import DeviceContext
 
 from meanstep.auxiliary import Look
 from meanstep.calls import real, wrong_shape
@@ -40,7 +42,7 @@ class Loss(nn.Module):
     - `path`: the path between data and noise; `paths.linear` by default.
     - `batch_dims`: how many leading axes of the data are the batch; 1, or 2 for an ensemble.
     - `check`: verify times, and raise `FloatingPointError` on a loss that is not finite, naming the rows. This reads one number back from
-      the device each step. On by default.
+      the device each step. On by default. Without it all draws are made where the data are, as a CUDA graph needs them.
     - `measure`: offer `Output.metrics`, which cost next to nothing while nobody reads them; without it they are empty. On by default.
 
     Its parameters are those of learned weights (`weights.Cauchy`) and learned nulls (`velocities.LabelDropout`): give them to the
@@ -142,7 +144,7 @@ class Loss(nn.Module):
         for term, rows in zip(self.recipe, self._deal(batch[-1]), strict=True):
             here, still = (..., rows) if self.batch_dims > 1 else (rows,), False
             if term.times is not None:
-                r, t = self._times(term, (*batch[:-1], rows.stop - rows.start), generator)
+                r, t = self._times(term, (*batch[:-1], rows.stop - rows.start), x.device, generator)
                 still = r is t
                 for kept, new in zip(dealt, (r, t), strict=True):
                     kept[here] = new.to(kept)
@@ -164,9 +166,11 @@ class Loss(nn.Module):
             offset += term.share
             yield rows
 
-    def _times(self, term: Term, shape: tuple[int, ...], generator: Generator | None) -> tuple[Tensor, Tensor]:
+    def _times(self, term: Term, shape: tuple[int, ...], device: torch.device, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """A sampler's pair. Without a generator it is drawn on the CPU to be checked, which waits for no GPU; unchecked on `device`."""
         assert term.times is not None
-        r, t = term.times(shape, generator)
+        with nullcontext() if generator is not None or self.check or device.type == "cpu" else DeviceContext(device):
+            r, t = term.times(shape, generator)
         if r.shape != shape or t.shape != shape:
             raise ValueError(f"a sampler of times was asked for shape {shape} and returned r {tuple(r.shape)}, t {tuple(t.shape)}")
         if self.check and not _inside(r, t):
