@@ -69,7 +69,7 @@ def test_sound_is_heard_on_the_page_and_in_files(here: Path, capsys: pytest.Capt
     run("sample", "run", "--out=made.csv", code=2)
 
 
-def test_a_table_is_a_table_again(here: Path):
+def test_a_table_is_a_table_again(here: Path, capsys: pytest.CaptureFixture[str]):
     lines = [f"{k},{1000 * (k % 7)},{'ab'[k % 2]}" for k in range(60)]
     (here / "t.csv").write_text("\n".join(["age,income,kind", *lines]) + "\n")
     run("train", "--out=run", "--data.source=t.csv", "--data.condition", "kind", *SHORT)
@@ -80,4 +80,15 @@ def test_a_table_is_a_table_again(here: Path):
             np.array([[int(r["age"]), int(r["income"])] for r in rows]), held["x"].round()
         )  # whole numbers, as in the data
     assert [r["kind"] in "ab" for r in rows] == [True] * 5
+    before = (here / "t.csv").read_bytes()
+    run("sample", "run", "--out=made.png", "--seeds=0:5")  # again over one's own
+    for name, words in {"t.png": "t.csv would be written over, which", "t.csv": "t.csv would be written over, which"}.items():
+        for there in (False, True):
+            (here / "t.png").touch() if there else (here / "t.png").unlink(missing_ok=True)
+            run("sample", "run", f"--out={name}", "--seeds=0:5", code=2)
+            assert words in " ".join(capsys.readouterr().err.split()) and (here / "t.csv").read_bytes() == before
+    (here / "made.png").unlink()
+    run("sample", "run", "--out=made.png", "--seeds=0:5", code=2)
+    assert "made.npz would be written beside made.png, and is there already" in " ".join(capsys.readouterr().err.split())
+    (here / "made.npz").unlink(), (here / "made.csv").unlink()
     run("evaluate", "run", "--count=30", "--steps", "1", "--json=rows.json")

@@ -93,6 +93,27 @@ def test_a_run_goes_on_from_the_other_side(first: str, ran: Callable[..., int]):
     assert weights(Path("run")) == weights(straight.folder)
 
 
+def test_what_layers_draw_is_of_the_seed_and_the_samples_seen_alone():
+    """Dropout: whatever the random state of the process is, which stays as it was, a stopped run ends as if it had not been stopped."""
+
+    class Dropping(Net):
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            return self.last(nn.functional.dropout(torch.tanh(self.first(torch.cat([z, r[:, None], t[:, None]], -1))), 0.3, self.training))
+
+    def run(out: str, state: int, **changed: Any) -> dict[str, bytes]:
+        net = Dropping()
+        net.load_state_dict(drawn().state_dict())
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        ms.train("digits", data=rows(), out=out, net=net, **SHORT | changed)
+        assert torch.equal(torch.get_rng_state(), before)
+        return weights(Path(out))
+
+    straight = run("straight", 1)
+    run("run", 2, samples=64)
+    assert run("run", 3) == straight != run("other", 1, seed=1)
+
+
 def test_a_run_that_is_there_is_what_its_folder_says():
     ms.train("digits", data=rows(), out="run", **SMALL)
     longer = ms.train(out="run", samples=192, progress=False)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from meanstep.program.data import CODECS, previews, views, waves
 from meanstep.program.data.codecs import pictured
 from meanstep.program.data.columns import table
 from meanstep.program.data.manifest import Manifest
+from meanstep.program.data.request import chosen
 from meanstep.program.disk import made, put, write
 
 LENGTHS = "lengths"
@@ -118,8 +119,13 @@ def saved(path: Path, made: Made) -> list[Path]:
         put(path, WRITERS[end](made))
         return [path]
     previews.save(path, preview(made))
-    further = () if made.kind == "pictures" else (".npz", *views.VIEWS[made.kind].ends)
-    return [path, *(file for other in further for file in saved(path.with_suffix(other), made))]
+    return [path, *(file for other in _beside(path, made.kind) for file in saved(other, made))]
+
+
+def _beside(path: Path, kind: str) -> list[Path]:
+    """The files that are written beside a picture of samples of this kind."""
+    further = () if kind == "pictures" or not path.suffix or path.suffix.lower() in WRITERS else (".npz", *views.VIEWS[kind].ends)
+    return [path.with_suffix(end) for end in further]
 
 
 def _folder(path: Path, made_of: Made) -> list[Path]:
@@ -151,8 +157,11 @@ EACH: Mapping[str, tuple[str, Callable[[Tensor, Manifest], bytes]]] = {"pictures
 """Kinds of samples that a folder holds a file each of."""
 
 
-def checked(path: Path, manifest: Manifest) -> None:
-    """`UserError` for an ending of sound or of tables where rows are something else."""
+def checked(path: Path, manifest: Manifest, sources: Sequence[str] = ()) -> None:
+    """`UserError` for an ending of sound or of tables where rows are something else, and for what may not be replaced.
+
+    That is what the run was trained on, `sources`, and a file beside the picture that no picture of before came with.
+    """
     end, kind = path.suffix.lower(), "pictures" if CODECS[manifest.codec].pictures else manifest.seen_as.kind
     if end == ".wav" and kind != "sound":
         remedy = "take .png or .npz" if kind == "pictures" else "say their samples a second with --preview sound:RATE, or take .npz"
@@ -161,3 +170,9 @@ def checked(path: Path, manifest: Manifest) -> None:
         raise UserError(
             f"--out {path.name}: a {end} has one number a column, and a sample is {' x '.join(map(str, manifest.image))}: take .npz"
         )
+    further = _beside(path, kind)
+    for source in (Path(chosen(spec)[0]).expanduser() for spec in sources if spec):
+        if lost := next((file for file in (path, *further) if file.exists() and source.exists() and file.samefile(source)), None):
+            raise UserError(f"--out: {lost} would be written over, which the run was trained on: give another name")
+    if not path.exists() and (lost := next((file for file in further if file.exists()), None)):
+        raise UserError(f"--out: {lost} would be written beside {path.name}, and is there already: give another name")

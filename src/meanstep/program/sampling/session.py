@@ -20,6 +20,8 @@ from meanstep.program.data.manifest import Manifest
 from meanstep.program.data.opened import shown_as
 from meanstep.program.data.request import listed
 from meanstep.program.machine import available
+from meanstep.program.runs import cached
+from meanstep.program.runs.saved import located
 from meanstep.program.sampling import conditions, files
 from meanstep.program.sampling.labels import told
 from meanstep.program.sampling.model import Model, load
@@ -42,7 +44,8 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: condit
             network=asked.network,
         )
     model = replace(model, manifest=replace(model.manifest, look=seen_as(asked.preview or "", model.manifest)))
-    files.checked(path, model.manifest)
+    run, _ = located(asked.folder.expanduser(), asked.checkpoint)
+    files.checked(path, model.manifest, (cached.source(run), cached.pair(run)))
     n = len(asked.seeds)
     for notice in (*notices(asked.labels, model), *filter(None, [model.untaught(asked.guidance)])):
         say(notice)

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from meanstep.coefficients import Running
+from meanstep.keys import key
 from meanstep.loss import Loss, Output
 from meanstep.program.console import UserError
 from meanstep.program.data import Batch, Loader
@@ -127,14 +128,21 @@ class Step:
     def _forward(self, b: Batch, progress: float) -> Output:
         """The loss with the chunk's own random numbers, wherever it is computed."""
         b, generator = self.state.coupled(b)
-        if not self.config.run.compile:
-            out: Output = self.wrapped(b.x, b.y, progress, generator, b.noise, b.mask)
+        done: float | Tensor = progress
+        with self._layers("layers", b.start):
+            if self.config.run.compile:
+                torch.manual_seed(_after(generator, b))
+                done, generator = torch.tensor(progress, device=b.x.device), None
+            out: Output = self.wrapped(b.x, b.y, done, generator, b.noise, b.mask)
             return out
-        devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(_after(generator, b))
-            compiled: Output = self.wrapped(b.x, b.y, torch.tensor(progress, device=b.x.device), None, b.noise, b.mask)
-            return compiled
+
+    @contextmanager
+    def _layers(self, name: str, start: int) -> Stream[None]:
+        """What layers draw inside, dropout for one, is of the chunk that begins at `start` alone; the caller's random state is left alone."""
+        device = self.ranks.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(key(self.config.run.seed, name, start).initial_seed())
+            yield
 
     def _placed(self, batch: Batch) -> Batch:
         """The batch as the network takes it: on its device, in its type, with a condition only if it takes one."""
@@ -168,7 +176,7 @@ class Step:
         for b, generator in (state.coupled(self._placed(chunk)) for chunk in chunks):
             given: dict[str, Any] = {"noise": b.noise, "mask": b.mask, "progress": self.progress, "generator": generator}
             try:
-                with self._autocast():
+                with self._autocast(), self._layers("layers", b.start):
                     checked(state.owner.net, b.x, b.y, **given)
             except FloatingPointError as error:  # the other chunks are tried too: shards of a network are asked by all ranks alike
                 found = found or f"{where}, chunk at {b.start}: {error}"
@@ -181,7 +189,7 @@ class Step:
         """One loss outside of the compiled step, in which a network that is not ours is found to carry tangents, or not."""
         if self.config.run.compile:
             b, generator = self.state.coupled(self._placed(chunks[0]))
-            with self._autocast():
+            with self._autocast(), self._layers("layers", b.start):
                 Owner.forward(self.state.owner, b.x, b.y, 0.0, generator, b.noise, b.mask)
 
     def observe(self, chunks: list[Batch]) -> None:
@@ -192,7 +200,7 @@ class Step:
         here, generator = self.state.coupled(self._placed(chunks[0]), "observe")
         net, proxy = self.state.owner.net, self.state.proxy
         given: dict[str, Any] = {"noise": here.noise, "mask": here.mask, "generator": generator}
-        with torch.no_grad():
+        with torch.no_grad(), self._layers("observe layers", here.start):
             for term, b in self.state.owner.loss.draw(here.x, here.y, progress=self.progress, **given):
                 if term.times is not None and self.ranks.largest(bool((b.r < b.t).any())):  # all ranks observe, or none
                     learner.observe(net, b, of(proxy.module) if proxy else own)
