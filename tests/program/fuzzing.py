@@ -117,9 +117,11 @@ def _limits(folder: Path, seconds: float) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
     _seen.clear()
     _watched.append(folder.resolve())
+    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a package may be imported for the first time
     try:
         yield
     finally:
+        sys.dont_write_bytecode = bytecode
         _watched.pop()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

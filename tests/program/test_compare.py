@@ -69,6 +69,15 @@ def test_an_average_goes_before_the_weights_and_the_last_evaluation_before_the_f
         assert [d.value for d in compared(*pair).found] == [9.0, 4.5] and "weights 0.99" in compared(*pair).about
 
 
+def test_a_floor_of_another_count_is_none_of_a_cell(pair: tuple[Path, Path]):
+    for here in pair:
+        measure(here, 9.0)
+        other = cells()[-1] | {"count": 50_000, "values": {"frechet": 0.02, "count": 50_000}}
+        with (here / "evaluations.jsonl").open("a") as file:
+            file.write(json.dumps(other) + "\n")
+    assert [d.floor for d in compared(*pair).found] == [0.5, 0.5]
+
+
 def test_of_three_the_nearest_must_lie_below_all(pair: tuple[Path, Path], tmp_path: Path):
     third = folder(tmp_path / "three", Plan(steps=10))
     for here, value, half in zip((*pair, third), (2.0, 9.0, 4.0), (0.5, 1.0, 1.6), strict=True):

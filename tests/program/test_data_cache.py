@@ -21,6 +21,7 @@ from meanstep.program.data import (
     Manifest,
     Opened,
     Request,
+    build,
     check_fits,
     decoded,
     ensure,
@@ -241,6 +242,28 @@ def test_no_space_left_is_one_line_and_leaves_the_full_shards(images: str, tmp_p
     assert len(make(plan, tmp_path / "cache")) == N
 
 
+def test_wide_rows_go_on_too_and_a_shard_is_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is known of 16 shards of 30,000 columns has more bytes than other files are read of."""
+    np.save(tmp_path / "wide.npy", np.random.default_rng(0).normal(size=(18, 30_000)).astype(np.float32))
+    plan, encode, sizes = Opened.of(Request(str(tmp_path / "wide.npy"), shard=1)), build._shard, []
+
+    def stopping(opened: Opened, k: int, *given):
+        if k == 17:
+            raise KeyboardInterrupt
+        sizes.append(k)
+        return encode(opened, k, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "_shard", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            make(plan, tmp_path / "cache")
+    noted = (tmp_path / "cache" / "unfinished.json").read_bytes()
+    assert len(noted) > 16 * 2**20 and noted.count(b"\n") == 18
+    (tmp_path / "cache" / "unfinished.json").write_bytes(noted[:-100])  # a kill within the last line
+    monkeypatch.setattr(build, "_shard", lambda opened, k, *given: sizes.append(k) or encode(opened, k, *given))
+    assert len(make(plan, tmp_path / "cache")) == 18 and sizes[17:] == [16, 17]
+
+
 def test_one_process_at_a_time(images: str, tmp_path: Path):
     plan = Opened.of(Request(images, shard=5))
 
@@ -397,8 +420,72 @@ def test_a_source_becomes_a_cache_in_the_users_folder_once(images: str, tmp_path
     one = ensure(images)
     assert f"{images}: read once, into a cache in" in capsys.readouterr().err
     assert ensure(images).path == one.path and ensure(str(one.path)).digest == one.digest
-    assert "making one" not in capsys.readouterr().err
+    assert "read once" not in capsys.readouterr().err
     assert ensure(images, Request("", flips=True)).path != one.path
+
+
+def test_a_run_waits_for_another_that_makes_its_cache(images: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
+    encode, held, go, found = build._encode, threading.Event(), threading.Event(), []
+
+    def slow(*given):
+        held.set()
+        assert go.wait(30)
+        return encode(*given)
+
+    monkeypatch.setattr(build, "_encode", slow)
+    first, second = (threading.Thread(target=lambda: found.append(ensure(images))) for _ in range(2))
+    first.start()
+    assert held.wait(30)
+    second.start()
+    second.join(0.5)
+    assert second.is_alive()
+    go.set()
+    first.join(30), second.join(30)
+    assert len({cache.path for cache in found}) == 1 and len(found) == 2
+    assert "another process makes the cache" in capsys.readouterr().err
+
+
+def test_a_cache_is_not_taken_for_what_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Partners, lengths and columns are of the making: asked for later they are refused and not forgotten."""
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    np.savez("a.npz", x=x, low=x)
+    np.savetxt("t.csv", x, delimiter=",", header="a,b,c,d", comments="")
+    plain, paired = made(Request("a.npz"), Path("plain")), made(Request("a.npz", pair="low"), Path("paired"))
+    table = made(Request("t.csv", table="quantile"), Path("table"))
+    for asked in (Request("paired", pair="low"), Request("paired"), Request("plain"), Request("table", table="quantile")):
+        assert ensure(asked.source, asked).digest == {"plain": plain, "paired": paired, "table": table}[asked.source].digest
+    for asked, said in (
+        (Request("plain", pair="low"), "was made with the conditions none: make it with --pair low"),
+        (Request("plain", ragged="pad"), "was made with --ragged refuse: make it with --ragged pad"),
+        (Request("plain", table="quantile"), "was made with columns that are numbers alone: make it with --table quantile"),
+        (Request("paired", pair="low", pair_as="source"), "was made with partners as a condition: make it with --pair-as source"),
+        (Request("paired", conditions=("kind",)), "was made with the conditions pair: make it with --condition kind"),
+    ):
+        with pytest.raises(UserError, match=said):
+            ensure(asked.source, asked)
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"flips": True}, "--data.flips is for pictures"),
+        ({}, "drop it, or give meanstep cache --no-normalise"),
+        ({"source": "nan.npy"}, "or leave it out with meanstep cache --skip-broken"),
+    ],
+)
+def test_a_run_is_told_of_options_that_there_are(request_: dict, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    x[:, 1] = 1
+    np.save("constant.npy", x)
+    np.save("nan.npy", np.where(np.arange(6)[:, None] == 4, np.nan, x))
+    asked = Request(**{"source": "constant.npy"} | request_)
+    with pytest.raises(UserError) as told:
+        ensure(asked.source, asked)
+    assert said in str(told.value) and str(told.value).count("meanstep cache") <= 1
 
 
 def test_the_shards_are_plain_safetensors(images: str, tmp_path: Path):

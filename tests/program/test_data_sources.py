@@ -400,6 +400,10 @@ def test_the_hub_through_its_library(monkeypatch: pytest.MonkeyPatch):
     assert asked == [("owner/name", "small", "valid")] and source.classes == ("cat", "dog") and labels(source) == [1, 0, 1]
     with pytest.raises(UserError, match="has no column 'image': it has img, kind; give --image"):
         open_source("hub:owner/name")
+    for wrong in ([0.2, 1.9, 0.7], ["cat", "dog", "cat"], [0, None, 1]):
+        monkeypatch.setattr(Rows, "__getitem__", lambda self, at, given=wrong: given if isinstance(at, str) else self.held[at])
+        with pytest.raises(UserError, match=r"column kind: labels are whole numbers, and these are not: name it as a condition"):
+            open_source("hub:owner/name", image="img", label="kind")
 
 
 @pytest.mark.parametrize(("module", "spec", "extra"), [("datasets", "hub:o/n", "hub"), ("sklearn", "digits", "digits")])

@@ -462,3 +462,22 @@ def test_training_needs_no_standard_output(where: str, cache: Cache, tmp_path: P
     done = subprocess.run(["sh", "-c", f"exec {words} {where}"], env=environment(), check=False, capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert seen(tmp_path / "run") == 16 and (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_file_in_a_folder_that_takes_none_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also one that may itself be written: it is replaced, by one that is written aside."""
+    (tmp_path / "there.json").touch()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path.resolve() and access(path, mode))
+    for name in ("there.json", "new.json"):
+        with pytest.raises(UserError, match="permission denied"):
+            disk.writable(tmp_path / name)
+
+
+def test_a_disk_that_is_full_at_a_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*records.jsonl: No space left on device"):
+        disk.append(tmp_path / "records.jsonl", "{}\n", sync=True)

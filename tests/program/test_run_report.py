@@ -21,7 +21,7 @@ from meanstep.program.data import previews as pictures
 from meanstep.program.data.manifest import Manifest, Shard
 from meanstep.program.runs.config import AveragesConfig, Config, MethodConfig, RunConfig, to_yaml
 from meanstep.program.runs.report import prose
-from meanstep.program.runs.report.answer import answer
+from meanstep.program.runs.report.answer import answer, floor
 from meanstep.program.runs.report.figures import MOST, short, thinned
 from meanstep.program.runs.report.history import History, read
 from meanstep.program.runs.report.page import SIDE, build, wanted
@@ -140,6 +140,18 @@ def test_what_is_best_and_what_was_measured(whole: Path):
     assert (samples.state, state.head, residual.state) == ("better", "Training: finished", "better")
     assert residual.words == "Mean squared residual where r < t: 2.00 at 100 samples, 0.0500 now, the least was 0.0500."
     assert prose.lead(run) == "4,000 of 4,000 samples seen: 40 passes over 100 images of 1 x 8 x 8, with 2 labels."
+
+
+def test_a_floor_is_of_the_same_data_and_count(tmp_path: Path):
+    """The last that was measured of the run's own data and as many samples, or of halves; others are of other distances."""
+    run = read(folder(tmp_path / "run", Plan(cells=True)))
+    base = run.cells[-1]
+
+    def told(**changed: Any) -> float | None:
+        return floor(replace(run, cells=[base, base | {"values": {"frechet": 7.0}} | changed]))
+
+    assert told() == told(data="halves: the one half of the reference", count=9) == 7.0
+    assert told(count=50_000) == told(reference="other, train, 100 images") == told(extractor="inception") == 0.5
 
 
 def test_what_a_reader_must_know_first(tmp_path: Path):

@@ -127,6 +127,27 @@ def test_the_rate_rises_and_falls_as_the_schedule_says(schedule: str, cache: Cac
     assert rates[99] == pytest.approx(end, abs=1e-6)
 
 
+def test_memory_that_was_too_small_for_the_first_step_leaves_nothing(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """So that every remedy of the message can be tried; a run that has begun is told of those that it can still take."""
+
+    def full(self: Step, chunks: Any) -> None:
+        if self.state.step == steps[-1]:
+            raise torch.OutOfMemoryError("no room")
+        return step(self, chunks)
+
+    step, folder, steps = Step.__call__, tmp_path / "run", [0]
+    monkeypatch.setattr(Step, "__call__", full)
+    words = ["--out", str(folder), *without("--save-every"), "--save-every", "16", "--samples", "64"]
+    for at, precision, said, left in ((0, "float32", "--precision bf16", False), (2, "bf16", "try a smaller --chunk", True)):
+        steps.append(at)
+        with pytest.raises(SystemExit):
+            main(["train", *words, "--precision", precision])
+        told = " ".join(capsys.readouterr().err.split())
+        assert (folder / "config.yaml").exists() == left and said in told and ("--precision" in told) != left
+
+
 # Resume --------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -69,21 +69,26 @@ def writable(path: Path) -> Path:
         raise UserError(f"{path} is a folder: give the name of a file")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not os.access(path.parent, os.W_OK | os.X_OK) or (
+        path.exists() and not os.access(path, os.W_OK)
+    ):  # a file is replaced in its folder
         raise UserError(f"cannot write {path}: permission denied")
     return path
 
 
 def append(path: Path, text: str, *, sync: bool = False) -> None:
-    """Add to the end of a file; a kill leaves at most a part of it there."""
+    """Add to the end of a file; a kill leaves at most a part of it there. `UserError` if that cannot be done."""
     before("append", path)
     handle = _opened(path, os.O_WRONLY | os.O_APPEND)
-    with os.fdopen(handle, "ab") as file:
-        file.write(text.encode())
-        file.flush()
-        if sync:
-            before("sync", path)
-            os.fsync(file.fileno())
+    try:
+        with os.fdopen(handle, "ab") as file:
+            file.write(text.encode())
+            file.flush()
+            if sync:
+                before("sync", path)
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from meanstep.program.console import UserError
 from meanstep.program.data.manifest import differences as unlike
 from meanstep.program.errors import shown
-from meanstep.program.evaluation.rows import Row
+from meanstep.program.evaluation.rows import Row, comparable
 from meanstep.program.registry import default_sampler
 from meanstep.program.runs import saved
 from meanstep.program.runs.facts import known
@@ -164,7 +164,9 @@ def _distance(side: Side, row: Row, metric: str) -> Distance:
     floors = [
         (other["values"] or {}).get(metric)
         for other in side.history.cells
-        if other["kind"] == "floor" and all(other.get(name) == row.get(name) for name in ("extractor_digest", "reference_digest"))
+        if other["kind"] == "floor"
+        and all(other.get(name) == row.get(name) for name in ("extractor_digest", "reference_digest", "among"))
+        and comparable(other, row["count"])
     ]
     below = next((float(x) for x in reversed(floors) if isinstance(x, int | float)), None)
     return Distance(float(values[metric]), (float(values[f"{metric}_low"]), float(values[f"{metric}_high"])), row["seen"], below)

@@ -33,12 +33,14 @@ Read = tuple[list[tuple[np.ndarray, int]], list[str]]
 """Items and their numbers, and what was wrong with those that are left out."""
 
 
-def make(opened: Opened, folder: Path, told: Told = lambda done: None) -> Cache:
+def make(opened: Opened, folder: Path, told: Told = lambda done: None, wait: bool = False) -> Cache:
     """The cache in `folder`: as it lies there if it is this one, or made, or finished. `told(done)`: rows done so far.
+
+    `wait`: for another process that makes it, which is refused without.
 
     `UserError` if the folder holds anything else or the disk is too small; full shards stay for the next time, also after an interrupt.
     """
-    with claim(folder, {**_plain(opened.statement), "rows": opened.rows}) as held:
+    with claim(folder, {**_plain(opened.statement), "rows": opened.rows}, wait) as held:
         if held.complete:
             return Cache.open(folder, verify=True)
         index = opened.index

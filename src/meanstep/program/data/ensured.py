@@ -14,6 +14,7 @@ from meanstep.program.data.formats import counted
 from meanstep.program.data.look import Look
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.opened import Opened, shown_as
+from meanstep.program.data.partners import PAIR
 from meanstep.program.data.request import Request
 
 
@@ -28,30 +29,41 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
     The folder's name is a digest of source and settings, so that the next call finds it. `UserError` as in `Cache.open` and `make`.
     """
     if (Path(spec).expanduser() / NAME).exists():
-        held = _conditioned(Cache.open(spec), request.conditions if request else ())
+        held = _as_asked(Cache.open(spec), request or Request(spec))
         m = held.manifest
         return _seen_as(held, shown_as(request.preview if request else "", m.look, m.image, m.codec, "--data.preview"))
     try:
         return _made(spec, Opened.of(replace(request or Request(spec), source=spec)))
+    except Interrupted:
+        raise
     except UserError as error:
-        if type(error) is not UserError:
-            raise
-        raise UserError(
-            re.sub(
-                r"--(crop|enlarge)",
-                r"meanstep cache --\1",
-                str(error).replace(" --size", " --data.size").replace("--preview", "--data.preview"),
-            )
-        ) from None
+        error.args = (_of_a_run(str(error)),)
+        raise
 
 
-def _conditioned(cache: Cache, asked: tuple[str, ...]) -> Cache:
-    """The cache, or `UserError` if other conditions are asked for than it was made with."""
-    held = tuple(c.name for c in cache.manifest.conditions)
-    if asked and asked != held:
-        raise UserError(
-            f"{cache.path} was made with the conditions {', '.join(held) or 'none'}: make it with --condition {' '.join(asked)}"
-        )
+def _of_a_run(said: str) -> str:
+    """A message with the options of a run, where `meanstep cache` has others or alone has them."""
+    said = re.sub(r"(?<![\w.-])--(size|flips|preview)\b", r"--data.\1", said)
+    return re.sub(r"(?<!cache )--(crop|enlarge|no-normalise|skip-broken)\b", r"meanstep cache --\1", said)
+
+
+def _as_asked(cache: Cache, asked: Request) -> Cache:
+    """The cache, or `UserError` if it was made with other conditions, partners, lengths or columns than are asked for."""
+    m, pair = cache.manifest, (PAIR,) if asked.pair else ()
+    held, names = tuple(c.name for c in m.conditions if c.along is None), (*asked.conditions, *pair)
+    differs: list[str] = []
+    if names and names != held:
+        differs.append(f"the conditions {', '.join(held) or 'none'}: make it with")
+        differs += [f"--condition {' '.join(asked.conditions)}"] if asked.conditions else []
+        differs += [f"--pair {asked.pair}"] if pair else []
+    elif pair and (m.start is not None) != (asked.pair_as == "source"):
+        differs.append(f"partners as a {'condition' if m.start is None else 'source'}: make it with --pair-as {asked.pair_as}")
+    elif asked.ragged not in ("refuse", m.ragged):
+        differs.append(f"--ragged {m.ragged}: make it with --ragged {asked.ragged}")
+    elif asked.table != "numbers" and not m.columns:
+        differs.append(f"columns that are numbers alone: make it with --table {asked.table}")
+    if differs:
+        raise UserError(f"{cache.path} was made with {' '.join(differs)}")
     return cache
 
 
@@ -66,15 +78,15 @@ def _made(spec: str, opened: Opened) -> Cache:
         return _seen_as(Cache.open(folder), opened.look)
     lost = f"; left out: {counted(opened.source.left_out)}" if opened.source.left_out else ""
     say(f"{spec}: read once, into a cache in {folder}{lost}", on=err)
-    return with_bar(opened, folder)
+    return with_bar(opened, folder, wait=True)
 
 
-def with_bar(opened: Opened, folder: Path) -> Cache:
+def with_bar(opened: Opened, folder: Path, wait: bool = False) -> Cache:
     """`make` with a progress bar; an interrupt says how to go on."""
     with counting(opened.noun) as bar:
         task = bar.add_task("cache", total=len(opened.index))
         try:
-            return make(opened, folder, lambda done: bar.update(task, completed=done))
+            return make(opened, folder, lambda done: bar.update(task, completed=done), wait=wait)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped: the full shards in {folder} stay, the same command goes on after them") from None
 

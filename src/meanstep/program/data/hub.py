@@ -32,6 +32,15 @@ def _saved(spec: str) -> bool:
     return ((path / SAVED).is_file() and (path / "state.json").is_file()) or (path / SAVED_SPLITS).is_file()
 
 
+def _labels(spec: str, name: str, column: Any) -> np.ndarray:
+    """A column of class labels as int64; `UserError` for what is no whole number."""
+    labels = np.asarray(column)
+    if labels.ndim != 1 or (len(labels) and labels.dtype.kind not in "biu"):
+        remedy = f"name it as a condition (--data.condition {name}; --condition of meanstep cache), or another --label-column"
+        raise UserError(f"{spec}, column {name}: labels are whole numbers, and these are not: {remedy}")
+    return labels.astype(np.int64)
+
+
 def dataset(
     spec: str, split: str, image: str, label: str, conditions: Sequence[str] = (), how: Ragged = "refuse", like: tuple[int, ...] = ()
 ) -> Source:
@@ -46,7 +55,7 @@ def dataset(
     if label not in columns and label != "label":
         raise UserError(f"{spec} has no column {label!r}: it has {listed(columns)}; give another --label-column")
     known(conditions, columns, spec, "column")
-    labels = np.asarray(held[label], dtype=np.int64) if label in columns and not conditions else None
+    labels = _labels(spec, label, held[label]) if label in columns and not conditions else None
     names = tuple(getattr(held.features.get(label), "names", None) or ())
     parts = [f"{spec if spec.startswith(HUB) else ''}:{split}:{rows}:{label}", str(held._fingerprint)]
 

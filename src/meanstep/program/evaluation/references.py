@@ -80,7 +80,8 @@ def reference(real: Examples, extractor: Extractor, *, limit: int = 0, batch: in
     """
     count = min(len(real), limit or len(real))
     if count < 4:
-        raise UserError(f"{real.name} holds {count} {real.noun}: a reference needs at least 4, and many more to mean something")
+        what = f"{real.name} holds {count} {real.noun}: a reference needs at least 4, and many more to mean something"
+        raise UserError(f"{what}; a training goes without by --evaluate-every 0")
     digest = hashlib.sha256(f"{VERSION} {real.digest} {count} {extractor.digest} {KEPT}".encode()).hexdigest()
     path = user_folder() / "references" / f"{digest[:32]}.safetensors"
     about = {"version": VERSION, "digest": digest, "images": real.name, "images_digest": real.digest, "count": count}

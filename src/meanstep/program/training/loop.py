@@ -127,18 +127,18 @@ class Step:
 
     def _forward(self, b: Batch, progress: float) -> Output:
         """The loss with the chunk's own random numbers, wherever it is computed."""
-        b, generator = self.state.coupled(b)
-        done: float | Tensor = progress
+        b, stream = self.state.coupled(b)
+        given: tuple[Any, ...] = (progress, stream)
         with self._layers("layers", b.start):
             if self.config.run.compile:
-                torch.manual_seed(_after(generator, b))
-                done, generator = torch.tensor(progress, device=b.x.device), None
-            out: Output = self.wrapped(b.x, b.y, done, generator, b.noise, b.mask)
+                torch.manual_seed(_after(stream, b))
+                given = torch.tensor(progress, device=b.x.device), None
+            out: Output = self.wrapped(b.x, b.y, *given, b.noise, b.mask)
             return out
 
     @contextmanager
     def _layers(self, name: str, start: int) -> Stream[None]:
-        """What layers draw inside, dropout for one, is of the chunk that begins at `start` alone; the caller's random state is left alone."""
+        """What layers draw inside, dropout for one, is of the chunk that begins at `start` alone; the process keeps its random state."""
         device = self.ranks.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(key(self.config.run.seed, name, start).initial_seed())

@@ -107,7 +107,12 @@ def _trained(config: Config, place: Path, cache: Cache, here: Ranks, caller: Cal
             folder.withdraw(place)
         raise
     except torch.OutOfMemoryError as error:
-        remedy = "a smaller --chunk, --network.options '{checkpointing: true}', --precision bf16 or --parallel fsdp"
+        if here.first:
+            folder.withdraw(place)
+        free = (
+            "" if saved.held(place) else "--network.options '{checkpointing: true}', --precision bf16, "
+        )  # a run that has begun keeps those
+        remedy = f"{free}a smaller --chunk or --parallel fsdp"
         raise UserError(f"out of memory on {here.device}: {str(error).splitlines()[0]}; try {remedy}") from error
     _report(place, here)
     return End(place, state, stopped, time.perf_counter() - began)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from meanstep.program.evaluation.rows import comparable
 from meanstep.program.pages.form import BETTER, KNOWN, OPEN, WORSE, Answer, Shown, Step, Tile
 from meanstep.program.pages.verdicts import number
 from meanstep.program.runs.records import Record
@@ -23,11 +24,14 @@ def answer(run: History, notes: tuple[str, ...]) -> Answer:
 
 
 def floor(run: History) -> float | None:
-    """What real rows score by the features of the evaluations: in training, or as far as `meanstep evaluate` measured it."""
+    """What real rows score as the evaluations measure: in training, or as far as `meanstep evaluate` did, with the run's own data."""
     if run.floor is not None:
         return run.floor
-    wanted = run.best["extractor"] if run.best else None
-    found = [(row["values"] or {}).get("frechet") for row in run.cells if row["kind"] == "floor" and row["extractor"] == wanted]
+    if run.best is None:
+        return None
+    extractor, count, own = run.best["extractor"], run.best["count"], f"{run.manifest.source}, " if run.manifest else ""
+    floors = [row for row in run.cells if row["kind"] == "floor" and row["extractor"] == extractor and comparable(row, count)]
+    found = [(row["values"] or {}).get("frechet") for row in floors if row["reference"].startswith(own)]
     return next((float(value) for value in reversed(found) if value is not None), None)
 
 
