@@ -83,7 +83,7 @@ class Step:
         state.optimiser.zero_grad()
         measured = [self._backward(k, chunk) for k, chunk in enumerate(chunks)]
         loss, norm = torch.stack([out.loss.detach() for out in measured]).mean(), self._norm()
-        if self.ranks.largest(not math.isfinite(float(loss) + float(norm))):  # all fail together, or the others would wait
+        if self.ranks.largest(not math.isfinite(float(loss + norm))):  # all fail together, or the others would wait
             raise Failure(self._explained(chunks))
         self._clip(norm)
         rate = self.rate(state.seen)
@@ -96,7 +96,7 @@ class Step:
         return {
             "loss": loss,
             "gradient_norm": norm,
-            "rate": torch.tensor(rate, device=loss.device),
+            "rate": torch.full((), rate, device=loss.device),
             **_means([out.metrics for out in measured]),
         }
 
@@ -132,7 +132,7 @@ class Step:
         with self._layers("layers", b.start):
             if self.config.run.compile:
                 torch.manual_seed(_after(stream, b))
-                given = torch.tensor(progress, device=b.x.device), None
+                given = torch.full((), progress, device=b.x.device), None
             out: Output = self.wrapped(b.x, b.y, *given, b.noise, b.mask)
             return out
 
