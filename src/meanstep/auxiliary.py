@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from meanstep import boundary
 from meanstep.shapes import over
 from meanstep.types import Bridge, Weight
-from meanstep.values import Value, record, value
+from meanstep.values import Value, called_as, record, value
 from meanstep.weights import adaptive, constant
 
 
@@ -105,37 +105,55 @@ def perceptual(
 
 @value
 def _perceived(distance: Callable[[Tensor, Tensor], Tensor]) -> Loss:
-    return lambda look: _answer("the distance", distance, look.data, look.bridge.data)
+    def loss(look: Look) -> Tensor:
+        if isinstance(distance, Distance):
+            return distance.of_rows(look.data, look.bridge.data, look.bridge.t.ndim)
+        found: Tensor = _answer("the distance", distance, look.data, look.bridge.data)
+        return found
+
+    return loss
 
 
-@value
-def distance_of(network: Features) -> Callable[[Tensor, Tensor], Tensor]:
-    """The squared distance of a network's features, summed over them: `(predicted, data) -> [*B]`. The network's weights get no gradient.
+@dataclass(frozen=True, repr=False, eq=False)
+class Distance(Value):
+    """What `distance_of` makes of a feature `network`."""
 
-    - `network`: `[*B, *E] -> [*B, ..., features]`, differentiable in its input.
+    network: Features
+
+    def __repr__(self) -> str:
+        return called_as("distance_of", [self.network], {})
+
+    def __call__(self, predicted: Tensor, data: Tensor) -> Tensor:
+        """The distance of rows `[B, *E]`, `[B]`."""
+        return self.of_rows(predicted, data, 1)
+
+    def of_rows(self, predicted: Tensor, data: Tensor, batch_dims: int) -> Tensor:
+        """The distance of rows `[*B, *E]` with so many axes in `*B`, `[*B]`."""
+        with torch.no_grad():
+            goal = _asked(self.network, data, batch_dims)
+        found = _asked(_frozen(self.network), predicted, batch_dims)
+        if predicted.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
+            what = f"the feature network {_name(self.network)} cuts the gradient to its input, which trains nothing"
+            raise ValueError(f"{what}: leave out no_grad and detach")
+        return (found - goal).square().flatten(batch_dims).sum(batch_dims)
+
+
+def distance_of(network: Features) -> Distance:
+    """The squared distance of a network's features, summed: `(predicted, data) -> [B]`, `[*B]` in a loss. Its weights get no gradient.
+
+    - `network`: `[B, *E] -> [B, ..., features]`, differentiable in its input. The rows of all members of an ensemble are one batch to it.
 
     `TypeError` for what is no function of the rows alone; `ValueError` at the first step for a network that does not fit them.
     """
     boundary.function("network", network, FEATURES, 1)
-
-    def distance(predicted: Tensor, data: Tensor) -> Tensor:
-        with torch.no_grad():
-            goal = _asked(network, data)
-        found = _asked(_frozen(network), predicted)
-        if predicted.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
-            raise ValueError(
-                f"the feature network {_name(network)} cuts the gradient to its input, which trains nothing: leave out no_grad and detach"
-            )
-        return (found - goal).square().flatten(1).sum(1)
-
-    return distance
+    return Distance(network)
 
 
 def aligned(layer: nn.Module, network: Features, projection: nn.Module, scale: float = 1.0) -> Auxiliary:
     """Feature alignment: 1 - cosine of a layer's projected output and a network's features of the data; arXiv 2410.06940, 2509.04394.
 
     - `layer`: a module of the field, whose output is `[*B, ..., width]`; `projection`: from there to the features' last axis; it learns.
-    - `network`: `[*B, *E] -> [*B, ..., features]`, without gradient. The mean is over all axes between, such as tokens.
+    - `network`: `[B, *E] -> [B, ..., features]` as of `distance_of`, without gradient. The mean is over all axes between, such as tokens.
     - `scale`: a finite number; 1, as TiM has.
 
     `TypeError` for a layer or a projection that is no module; `ValueError` at the first step for a network, a projection or a layer that
@@ -154,7 +172,7 @@ def _alignment(network: Features, projection: nn.Module) -> Loss:
     def loss(look: Look) -> Tensor:
         assert look.hidden is not None
         with torch.no_grad():
-            goal = _asked(network, look.bridge.data)
+            goal = _asked(network, look.bridge.data, look.bridge.t.ndim)
         mine = _answer("the projection", projection, look.hidden)
         if mine.shape != goal.shape:
             what = f"the projected layer is {tuple(mine.shape)} and the network's features are {tuple(goal.shape)}"
@@ -193,13 +211,14 @@ class Directional(Value):
         return apart.sum(-1) / there.sum(-1).clamp(min=1)
 
 
-def _asked(network: Features, x: Tensor) -> Tensor:
-    """The features of rows; `ValueError` for a network that does not take them, or that returns none."""
+def _asked(network: Features, x: Tensor, batch_dims: int) -> Tensor:
+    """The features of rows, `[*B, *E] -> [*B, ..., features]`; `ValueError` for a network that does not take them, or that returns none."""
+    batch, x = x.shape[:batch_dims], x.flatten(0, batch_dims - 1)
     found, name = _answer("the feature network", network, x), _name(network)
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim < 2 or len(found) != len(x):
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"the feature network {name} returned {got} for {len(x)} rows: it must return [rows, ..., features]")
-    return found
+    return found.reshape(*batch, *found.shape[1:])
 
 
 def _name(part: Any) -> str:

@@ -61,7 +61,8 @@ def submodes(features: Tensor, labels: Tensor, count: int, generator: Generator 
 
 def _clusters(x: Tensor, count: int, generator: Generator | None, rounds: int) -> Tensor:
     """Lloyd's algorithm from a random row and those furthest from the ones before."""
-    centres = x[torch.randint(len(x), (1,), generator=generator)]
+    first = torch.randint(len(x), (1,), generator=generator, device=None if generator is None else generator.device)
+    centres = x[first.to(x.device)]
     while len(centres) < count:
         centres = torch.cat([centres, x[torch.cdist(x, centres).amin(1).argmax()][None]])
     for _ in range(rounds):

@@ -87,7 +87,8 @@ def _entropic(distance: Tensor, share: float, generator: Generator | None) -> Te
         raise ImportError("a regularised transport needs POT: pip install 'meanstep[transport]', or leave regularisation at 0") from None
     scaled = distance / distance.mean().clamp(min=1e-300)
     plan = torch.as_tensor(ot.sinkhorn([], [], scaled.numpy(), share, method="sinkhorn_log", numItermax=10_000, warn=False))
-    return torch.multinomial(plan.to(torch.float64), 1, generator=generator)[:, 0]
+    place = plan.device if generator is None else generator.device
+    return torch.multinomial(plan.to(place, torch.float64), 1, generator=generator)[:, 0].to(plan.device)
 
 
 @dataclass(frozen=True, repr=False, eq=False)

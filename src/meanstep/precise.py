@@ -1,7 +1,8 @@
 """State that takes small steps keeps its precision. Knows no mathematics."""
 
 from collections.abc import Callable
-from typing import Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,3 +27,14 @@ def _lowers(x: Tensor, moved: Tensor) -> bool:
 def low(x: Tensor) -> bool:
     """Whether a tensor is of a floating type of less precision than float32."""
     return x.is_floating_point() and x.element_size() < 4
+
+
+def weighs_low(field: object) -> bool:
+    """Whether a network has weights of less precision than float32, which autocast alone brings together with float32."""
+    return isinstance(field, nn.Module) and any(low(p) for p in field.parameters())
+
+
+def uncast(x: Tensor) -> AbstractContextManager[Any]:
+    """Operations on a tensor's device in the types of what they get, whatever the autocast around."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

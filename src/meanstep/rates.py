@@ -10,6 +10,7 @@ from meanstep import boundary
 from meanstep.calls import called
 from meanstep.coefficients import at, checked
 from meanstep.joint_pass import answered
+from meanstep.precise import uncast, weighs_low
 from meanstep.shapes import over
 from meanstep.tangents import Way, automatic, automatic_recorded, rehearsal
 from meanstep.types import Answer, Bridge, Coefficient, Field, Query, Rate
@@ -124,11 +125,22 @@ class Central(Value):
         """What is asked of the field, and what `__call__` makes of the answer."""
         ends, drew = [], False
         for h in (self.step, -self.step):
-            with rehearsal(b.z, field) as rehearsed, torch.autocast(b.z.device.type, enabled=False):
-                ends.append(called(field, b.z + h * w, b.r, b.t + h, b.y))
+            with rehearsal(b.z, field) as rehearsed, uncast(b.z):
+                ends.append(_probed(field, b, b.z + h * w, b.t + h))
             drew = drew or rehearsed.drew
         du = (ends[0] - ends[1]) / (2 * self.step)
         return plain(field, b, drew), lambda found: (found[0], over(b.gap, found[0]) * du)
+
+
+def _probed(field: Field, b: Bridge, z: Tensor, t: Tensor) -> Tensor:
+    """The field without autocast; `TypeError` where weights of less precision need it."""
+    try:
+        return called(field, z, b.r, t, b.y)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not weighs_low(field):
+            raise
+        what = "a Central rate asks the network without autocast, and weights of less precision than float32 do not take float32 rows"
+        raise TypeError(f"{what}: call net.float() and keep autocast around the loss, or choose rates.Exact()") from error
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -1,10 +1,11 @@
 """From noise to data: functions of a field, noise and a time grid. A sample is a seed: batch size does not matter. Knows no training."""
 
+import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +117,7 @@ def renoise(
     """Jump to the data, mix the result with fresh noise for the next time, and repeat, eq. (37).
 
     - `fresh`: a function of the step k = 1, 2, ... that returns noise like `z`. With `lambda k: noise(seeds, shape, k)` a seed determines
-      its sample.
+      its sample. It is converted to z's type and moved to its device.
     - `path`: the path of the training. Other arguments are those of `walk`.
     """
     for k, (t, r) in enumerate(_pairs(times), start=1):
@@ -127,8 +128,8 @@ def renoise(
 
 def _like(e: Tensor, z: Tensor) -> Tensor:
     if e.shape != z.shape or not e.is_floating_point():
-        raise ValueError(f"fresh noise must be real and like the samples, {tuple(z.shape)} {z.dtype}, got {tuple(e.shape)} {e.dtype}")
-    return e
+        raise ValueError(f"fresh noise must be real and of the shape of the samples, {tuple(z.shape)}, got {tuple(e.shape)} {e.dtype}")
+    return e.to(z)
 
 
 @sampler(reads="instantaneous")
@@ -185,8 +186,10 @@ def guided(field: Field, scale: float, null: Any) -> Field:
     def both(z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         if y is None:
             raise ValueError(f"guidance {scale:g} compares a condition with none: give one, y=")
-        conditions = tree_map(lambda p, q: torch.cat([p, q]), y, hidden(null, y))
-        known, unknown = called(field, torch.cat([z, z]), torch.cat([r, r]), torch.cat([t, t]), conditions).chunk(2)
+        axis = t.ndim - 1  # of the rows: members of an ensemble come before
+        conditions = tree_map(lambda p, q: torch.cat([p, q], axis), y, hidden(null, y))
+        z, r, t = (torch.cat([p, p], axis) for p in (z, r, t))
+        known, unknown = called(field, z, r, t, conditions).chunk(2, axis)
         return torch.lerp(unknown, known, scale)
 
     return both
@@ -207,16 +210,25 @@ def sample(
     """`count` samples `[count, *shape]` of one condition, from the seeds 0 to `count - 1`: `sample(net, (16, 2), {"o": seen}, 64)`.
 
     - `y`: *one* condition, without a batch axis: a number, a tensor, or a tree of them; None for none.
-    - `seeds`: others, one for each sample, in place of `count`. `steps`: of the `sampler`, or its times.
+    - `seeds`: others, one for each sample, in place of `count`; `fresh` noise is of them too. `steps`: of the `sampler`, or its times.
     - `guidance`, `null`: see `guided`. Noise and conditions are made where the network's weights are, in their type.
     """
     place = (
         next((p for p in field.parameters() if p.is_floating_point()), torch.empty(0)) if isinstance(field, nn.Module) else torch.empty(0)
     )
-    e = noise(range(count) if seeds is None else seeds, shape).to(place)
+    own = range(count) if seeds is None else seeds
+    e = noise(own, shape).to(place)
     conditions = tree_map(lambda part: _repeated(part, len(e), place), y)
-    times = grid(steps) if isinstance(steps, int) else steps
-    return sampler(guided(field, guidance, null), e, times=times, y=conditions)
+    more = {"fresh": lambda k: noise(own, shape, k).to(place)} if "fresh" in inspect.signature(sampler).parameters else {}
+    return sampler(guided(field, guidance, null), e, times=_times(steps), y=conditions, **more)
+
+
+def _times(steps: Any) -> Iterable[float]:
+    """The times themselves, or a grid of so many steps, any kind of integer."""
+    try:
+        return grid(operator.index(steps))
+    except TypeError:
+        return cast(Iterable[float], steps)
 
 
 def _repeated(part: Any, count: int, place: Tensor) -> Tensor:

@@ -19,6 +19,11 @@ def over(t: float | Tensor, z: Tensor) -> float | Tensor:
     return t.reshape((*t.shape, *(1,) * (z.ndim - t.ndim)))
 
 
+def filled(x: float | Tensor, like: Tensor) -> Tensor:
+    """A number or tensor as a tensor of the type of another and where that lives; a number is made there, which waits for no device."""
+    return like.new_full((), x) if isinstance(x, int | float) else torch.as_tensor(x, dtype=like.dtype, device=like.device)
+
+
 def event_size(z: Tensor, t: Tensor, mask: Tensor | None = None) -> float | Tensor:
     """Number of entries that count in each row of `z` `[*B, *E]`: a number, or `[*B]` under a mask."""
     return math.prod(z.shape[t.ndim :]) if mask is None else _kept(z, t, mask)

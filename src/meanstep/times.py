@@ -233,7 +233,7 @@ def dyadic(levels: Sequence[int]) -> Times:
 
     def draw(shape: Shape, g: Generator | None) -> tuple[Tensor, Tensor]:
         u = _rand(shape, g)
-        k = torch.tensor(list(levels), dtype=u.dtype, device=u.device)[(u * len(levels)).long()]
+        k = torch.stack([u.new_full((), level) for level in levels])[(u * len(levels)).long()]
         t = (1 + (_rand(shape, g) * 2**k).floor()) / 2**k
         return t - 2**-k, t
 

@@ -59,6 +59,12 @@ def drawn(recipe: Any) -> list[Any]:
     return [b for _, b in ms.Loss(recipe).double().draw(data(), generator=ms.key(0, "draw"))]
 
 
+def fixed(shape: tuple[int, ...], g: Any) -> tuple[Tensor, Tensor]:
+    """Times that are the same for every member."""
+    t = torch.linspace(0.2, 0.9, shape[-1]).double().expand(shape)
+    return t / 2, t
+
+
 def test_a_perceptual_loss_is_added_on_the_rows_below_its_time():
     """The sum of both gradients, the second one written out on the network's own predictions."""
     net, encoder, recipe = dit(), Encoder(), recipes.meanflow(times.uniform, 0.5)
@@ -74,6 +80,20 @@ def test_a_perceptual_loss_is_added_on_the_rows_below_its_time():
     plain = gradient(recipe, net)[0]
     close(ours, [p + (0 if q is None else q) for p, q in zip(plain, extra, strict=True)])
     assert all(p.grad is None for p in encoder.parameters())
+
+
+def test_a_feature_network_sees_the_rows_of_an_ensemble_as_one_batch():
+    """The loss is the sum over the members, each alone on its own draws, with a network that knows one batch axis only."""
+    net = ms.MLP(4, 8, 1, members=(3,), generator=ms.key(0)).double()
+    x, e = torch.randn(2, 3, ROWS, 4, generator=ms.key(1)).double()
+    features = nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2)).double()
+    part = auxiliary.perceptual(auxiliary.distance_of(features), weight=PLAIN)
+    whole = ms.Loss(terms.beside(recipes.meanflow(fixed, 0.5), part), batch_dims=2)(net, x, noise=e)
+    for k in range(3):
+        one = ms.MLP(4, 8, 1).double()
+        one.load_state_dict({name: p[k] for name, p in net.state_dict().items()})
+        alone = ms.Loss(terms.beside(recipes.meanflow(fixed, 0.5), part))(one, x[k], noise=e[k])
+        torch.testing.assert_close(whole.metrics["auxiliary"][k], alone.metrics["auxiliary"], rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("rate", [Exact(), Central()], ids=["carried", "difference"])

@@ -166,6 +166,13 @@ def test_a_schedule_without_progress(recipe: Any):
 @pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan")])
 def test_progress_outside_the_unit_interval(progress: float):
     refused(ValueError, rf"in \[0, 1\], got {progress:g}", lambda: loss(progress=progress))
+    refused(ValueError, rf"in \[0, 1\], got {progress:g}", lambda: loss(progress=torch.tensor(progress)))
+
+
+def test_progress_on_a_device_is_not_read_back():
+    """The meta device has no number to read."""
+    b = ms.Loss(recipes.meanflow(), check=False).draw(torch.zeros(8, 2, device="meta"), progress=torch.zeros((), device="meta"))[0][1]
+    assert b.progress.is_meta
 
 
 @pytest.mark.parametrize(

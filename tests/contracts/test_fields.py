@@ -1,6 +1,7 @@
 """What fields and adapters owe their caller: argument orders, parameterisations, independent members, weights that survive a round trip."""
 
 import copy
+import re
 from collections.abc import Callable
 from itertools import permutations
 from typing import Any
@@ -370,6 +371,13 @@ def test_bad_mixtures():
     for stds, weights in ((0.0, None), (-1.0, None), (1.0, torch.tensor([1.0, 0.0]))):
         with pytest.raises(ValueError, match="must be positive"):
             Mixture(torch.zeros(2, 1), stds, weights)
+
+
+@pytest.mark.parametrize("name", ["stds", "weights"])
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (1, 2)])
+def test_numbers_of_a_mixture_that_do_not_fit_its_means(name: str, shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=rf"^{name} .* have shape \(2,\).*, got {re.escape(str(shape))}"):
+        Mixture(torch.zeros(2, 2), **{name: torch.ones(shape)})
 
 
 # Weights that survive ----------------------------------------------------------------------------------------------------------------

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import meanstep as ms
-from meanstep.samplers import euler, grid, guided, heun, noise, sample, walk
+from meanstep.samplers import euler, grid, guided, heun, noise, renoise, sample, walk
 from meanstep.velocities import Condition, LabelDropout
 
 MEANS, STDS = torch.tensor([2.0, -1.0, 0.5]).double(), torch.tensor([0.5, 0.8, 1.2]).double()
@@ -93,6 +94,16 @@ def test_a_trained_in_scale_is_hidden_with_the_label():
     assert asked[0].label.tolist() == [1, 2, 7, 7] and asked[0].omega.tolist() == [4, 4, 1, 1] and asked[0].low.tolist() == [*y.low, 0, 0]
 
 
+def test_each_member_of_an_ensemble_is_guided_as_if_alone():
+    net = ms.MLP(2, 8, 1, members=(3,), classes=4, generator=ms.key(0)).double()
+    z, y = torch.randn(3, 5, 2, generator=ms.key(1)).double(), torch.randint(4, (3, 5), generator=ms.key(2))
+    found = walk(guided(net, 2.0, 4), z, grid(2), y, batch_dims=2)
+    for k in range(3):
+        one = ms.MLP(2, 8, 1, classes=4).double()
+        one.load_state_dict({name: p[k] for name, p in net.state_dict().items()})
+        torch.testing.assert_close(found[k], walk(guided(one, 2.0, 4), z[k], grid(2), y[k]), rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("scale", "y", "told"), [(2.0, None, "guidance 2 compares a condition with none"), (float("nan"), Y, "a finite number, 1 for none")]
 )
@@ -129,3 +140,11 @@ def test_samples_are_of_their_seeds_and_of_the_networks_type():
     one = ms.MLP(2, 8, 1, conditions={"age": []}, generator=ms.key(0)).double()
     assert sample(one, (2,), 0.5, 3).dtype == torch.float64
     assert torch.equal(sample(lambda z, r, t, y=None: z, (2,), count=2), torch.zeros(2, 2))
+
+
+def test_fresh_noise_of_samples_is_of_their_seeds():
+    net = ms.MLP(2, 8, 1, generator=ms.key(0)).double()
+    own = [3, 1]
+    z = noise(own, (2,)).double()
+    by_hand = renoise(net, z, lambda k: noise(own, (2,), k).double(), grid(3))
+    assert torch.equal(sample(net, (2,), seeds=own, steps=np.int64(3), sampler=renoise), by_hand)

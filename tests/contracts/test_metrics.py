@@ -166,6 +166,25 @@ def test_a_posterior_in_float32_is_right_at_small_times():
     torch.testing.assert_close(found(torch.float32).double(), found(F), rtol=1e-3, atol=2e-2)
 
 
+@pytest.mark.parametrize("basis", [None, torch.eye(3)])
+def test_autocast_does_not_reach_a_posterior(basis: Tensor | None):
+    g = torch.Generator().manual_seed(1)
+    x, e, references = torch.randn(64, 3, generator=g), torch.randn(64, 3, generator=g), torch.randn(100, 3, generator=g)
+    t = torch.full((64,), 0.1)
+    b, velocity = ms.Bridge(0.9 * x + 0.1 * e, e - x, t, t), Posterior(references, dtype=torch.float32, basis=basis)
+    plain = velocity(None, b)  # type: ignore[arg-type]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(velocity(None, b), plain)  # type: ignore[arg-type]
+
+
+def test_autocast_does_not_reach_the_scale_of_the_cauchy_weight():
+    weight, b = weights.Cauchy(), ms.Bridge(*torch.rand(2, 8, 2), *torch.rand(2, 8).sort(0).values)
+    torch.nn.init.normal_(weight.log_scale.weight, generator=torch.Generator().manual_seed(0))
+    plain = weight(torch.ones(8), b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(weight(torch.ones(8), b), plain)
+
+
 def test_a_posterior_with_labels_says_what_it_needs():
     recipe = recipes.flow_matching(velocity=Posterior(torch.zeros(5, 2), torch.zeros(5, dtype=torch.int64)))
     with pytest.raises(ValueError, match="call the loss with y=labels"):

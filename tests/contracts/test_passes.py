@@ -1221,3 +1221,45 @@ def test_a_group_norm_of_attentions_tokens_has_a_way(form: str):
             out = ms.Loss(ms.recipes.meanflow(rate=ms.rates.Exact(way=way)))(net, x, generator=ms.key(0))
             found.append((out.loss.detach(), *torch.autograd.grad(out.loss, (net.into.weight, net.norm.weight, net.out.weight))))
         torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+# Trials ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Held(nn.Module):
+    """A network whose graph keeps a buffer, and that counts its passes in another, behind autograd's back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.norm = ms.MLP(2, 8, 1, generator=ms.key(0)), nn.BatchNorm1d(2)
+        self.register_buffer("scale", torch.full((2,), 3.0))
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        self.passes.data.add_(1)
+        return self.norm(self.net(z, r, t) * self.scale)
+
+
+def test_a_trial_leaves_the_buffers_of_an_earlier_graph_alone():
+    net, x, loss = Held().eval(), torch.randn(8, 2, generator=ms.key(1)), ms.Loss(recipes.meanflow())
+    first = loss(net, x).loss
+    assert net.passes == 1  # of the step itself
+    (first + loss(net, x).loss).backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+class Low(nn.Module):
+    """Of bfloat16 weights, with dropout that forward mode draws in another order: differences decide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.drop = nn.Linear(4, 2).bfloat16(), nn.Dropout(0.3)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return self.into(self.drop(torch.cat([z, torch.stack([r, t], -1)], -1).mT).mT).float()
+
+
+def test_a_trial_of_low_weights_keeps_autocast():
+    with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(0)
+        assert ms.Loss(recipes.meanflow())(Low(), torch.randn(16, 2)).loss.isfinite()

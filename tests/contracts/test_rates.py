@@ -237,6 +237,15 @@ def test_central_probes_in_full_precision_under_autocast():
     assert naive > 50 * ours
 
 
+def test_central_says_that_it_needs_full_weights_under_autocast():
+    field, x = ms.MLP(2, 8, 1, generator=torch.Generator().manual_seed(0)).bfloat16(), torch.zeros(4, 2)
+    loss = ms.Loss(ms.recipes.meanflow(rate=Central()))
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(TypeError, match=r"call net\.float\(\)"):
+            loss(field, x)
+        assert loss(field.float(), x).loss.isfinite()
+
+
 def test_exact_is_accurate_to_half_precision_under_autocast():
     exact, b = smooth(width=64), bridge(2, rows=64)
     field, half = ms.MLP(2, 64, 2, frequencies=3, generator=torch.Generator().manual_seed(0)), Bridge(*(p.float() for p in b[:4]))

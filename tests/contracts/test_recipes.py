@@ -1,6 +1,7 @@
 """What every recipe owes its caller on every kind of network: dtypes, gradients, randomness, metrics, masks and costs."""
 
 import copy
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,12 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import meanstep as ms
-from meanstep import recipes, times
+from meanstep import recipes, times, weights
 from meanstep.objectives import Eulerian, Semigroup
 from meanstep.rates import Backward, Exact
 from meanstep.tangents import Dual
 from meanstep.tangents.dual import Several
 from meanstep.velocities import own
+from meanstep.velocities.guidance import step_kappa, step_omega
 
 from .table import CASES, SHAPES, Proxies, Setting
 
@@ -61,6 +63,17 @@ class Made(TorchDispatchMode):
         return out
 
 
+def without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a number becomes a tensor: it comes from the host without an operation on the CPU that could be seen."""
+
+    def of_tensors(make: Callable[..., Tensor], x: Any, **how: Any) -> Tensor:
+        assert isinstance(x, Tensor), f"{x!r:.40} is copied from the host"
+        return make(x, **how)
+
+    for make in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, make, functools.partial(of_tensors, getattr(torch, make)))
+
+
 @every_case
 def test_a_step_makes_nothing_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch):
     """What it made there would be copied, which no CUDA graph has among its operations. The meta device, in place of a GPU.
@@ -69,6 +82,7 @@ def test_a_step_makes_nothing_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPa
     """
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     monkeypatch.setattr(torch, "autocast", lambda *given, **how: nullcontext())
+    without_numbers(monkeypatch)
     case, setting = CASES[name], CASES[name].setting("ragged", torch.float32)
     dims, field = setting.loss.batch_dims, setting.field.eval().to("meta")
     recipe = case.recipe(Proxies(copy.deepcopy(field), torch.empty(20, *setting.x.shape[dims:], device="meta")))
@@ -77,6 +91,23 @@ def test_a_step_makes_nothing_on_the_cpu(name: str, monkeypatch: pytest.MonkeyPa
     with Made() as made:
         torch.autograd.grad(loss(field, x, **given).loss, list(field.parameters()), allow_unused=True)
     assert made.there == []
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda b: weights.normed()(b.t, b),
+        lambda b: weights.trace(lambda t: 0.5).weights(b, None),
+        step_omega(1.0, 2.5, 0.5),
+        step_kappa(1.0, 2.5, 0.0),
+    ],
+    ids=["norm", "sigma", "begun", "from the start"],
+)
+def test_a_number_is_made_where_the_rows_are(made: Callable[[ms.Bridge], Tensor], monkeypatch: pytest.MonkeyPatch):
+    z, t, aux = (torch.empty(shape, device="meta") for shape in ((6, 2), (6,), (6, 4)))
+    without_numbers(monkeypatch)
+    found = made(ms.Bridge(z, z, t, t, aux=aux, progress=0.7, common=aux[:1]))
+    assert found.is_meta and found.shape == (6,)
 
 
 # autocast on the other two kinds: the test below

@@ -170,6 +170,12 @@ def test_renoising_by_hand(gaussian: ms.Gaussian, e: Tensor):
     assert torch.equal(renoise(gaussian, e, fresh), renoise(gaussian, e, fresh))
 
 
+def test_fresh_noise_of_another_type_is_converted(e: Tensor):
+    net = ms.MLP(2, 8, 1, generator=ms.key(0))
+    mixed = renoise(net, e.float(), lambda k: e * k, grid(3))
+    assert mixed.dtype == torch.float32 and torch.equal(mixed, renoise(net, e.float(), lambda k: (e * k).float(), grid(3)))
+
+
 def test_renoising_once_is_a_jump(gaussian: ms.Gaussian, e: Tensor):
     torch.testing.assert_close(renoise(gaussian, e, lambda k: e / 0, (1.0, 0.0)), jump(gaussian, e), rtol=1e-13, atol=1e-13)
 

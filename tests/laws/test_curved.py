@@ -10,7 +10,7 @@ from torch import Tensor
 
 from meanstep.modulation import gated, modulate
 from meanstep.tangents import Dual
-from meanstep.tangents.curved import Gelu
+from meanstep.tangents.curved import Gelu, along_gelu
 from meanstep.tangents.dual import PAIRS, Unsupported
 
 B, N, C = 5, 3, 4
@@ -133,3 +133,9 @@ def test_tangents_without_a_graph_of_some_rows_are_forward_modes(
     torch.testing.assert_close(made.primal, f(x))
     wanted = torch.func.jvp(f, (x[:rows].contiguous(),), (d.contiguous(),))[1] if rows else d
     torch.testing.assert_close(made.tangent, wanted)
+
+
+def test_a_gelu_copies_no_number_from_the_host(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "tensor", None)
+    x, d = torch.empty(2, B, C, device="meta")
+    assert Gelu.apply(x, d, "tanh")[1].shape == along_gelu(d, x).shape == (B, C)

@@ -280,6 +280,20 @@ def test_float32_copies(name: str):
         assert (v - expected).abs().max() < 2e-4 * expected.square().mean().sqrt()
 
 
+@pytest.mark.parametrize("name", LAWS)
+def test_autocast_does_not_reach_a_law(name: str):
+    law = LAWS[name]().to(torch.float32)
+    z, t = (p.float() for p in bridges(law, 50))
+
+    def found() -> list[Tensor]:
+        own = [law.velocity(z, t), law.covariance(z, t), law.log_density(z), law.region(z)]
+        return own + ([law.mixture.covariance(z, t)] if isinstance(law, Isotropic) else [])
+
+    plain = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, found(), plain))
+
+
 def test_the_noise_of_narrow_modes_keeps_its_digits_in_float32():
     """Between two of them, where a second moment less the mean's square would lose four."""
     law, g = gaussian_mixture(2, std=0.02), torch.Generator().manual_seed(0)

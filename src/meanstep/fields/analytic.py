@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from meanstep.paths import linear
+from meanstep.precise import uncast
 from meanstep.shapes import over
 from meanstep.values import told
 
@@ -29,9 +30,14 @@ class Mixture:
     def __init__(self, means: Tensor, stds: float | Tensor = 1.0, weights: Tensor | None = None) -> None:
         if means.ndim != 2:
             raise ValueError(f"means must have shape [K, D], got {tuple(means.shape)}")
+        k, d = means.shape
         s = torch.as_tensor(stds, dtype=means.dtype, device=means.device)
+        if s.shape not in ((), (k,), (k, 1), (k, d)):
+            raise ValueError(f"stds are a number, or have shape ({k},), ({k}, 1) or ({k}, {d}), got {tuple(s.shape)}")
         self.means, self.stds = means, (s[:, None] if s.ndim == 1 else s).expand_as(means)
         w = torch.ones_like(means[:, 0]) if weights is None else weights.to(means)
+        if w.shape != (k,):
+            raise ValueError(f"weights must have shape ({k},), one for each mean, got {tuple(w.shape)}")
         if not (self.stds > 0).all() or not (w > 0).all():
             raise ValueError("standard deviations and weights of a mixture must be positive")
         self.weights = w / w.sum()
@@ -62,7 +68,8 @@ class Mixture:
         """The noise `S = Cov(v | z_t)`, eq. (3): `[*B, D, D]`."""
         p, v, _, c = self._components(z, t)
         v = v - (p[..., None] * v).sum(-2, keepdim=True)
-        return torch.einsum("...k,...ki,...kj->...ij", p, v, v) + torch.diag_embed((p[..., None] * c).sum(-2))
+        with uncast(z):
+            return torch.einsum("...k,...ki,...kj->...ij", p, v, v) + torch.diag_embed((p[..., None] * c).sum(-2))
 
     def differential(self, z: Tensor, t: Tensor, dz: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """The marginal velocity and its derivative along `(dz, dt)`, in closed form: `[*B, D]` both."""
@@ -236,4 +243,5 @@ def residual_noise(jacobian: Tensor, covariance: Tensor, beta: float | Tensor) -
     """
     beta = beta[..., None, None] if isinstance(beta, Tensor) else beta
     n = (1 - beta) * jacobian - beta * torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
-    return torch.einsum("...ij,...jk,...ik->...", n, covariance, n)
+    with uncast(n):
+        return torch.einsum("...ij,...jk,...ik->...", n, covariance, n)

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor, float64
 
 from meanstep.fields.quadrature import legendre
+from meanstep.precise import uncast
 
 
 def _on_interval(c: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +64,8 @@ class Checkerboard:
         a, one = torch.where(short, 1 - t, 1), torch.ones_like(c)
         mass, e, variance = _on_interval(torch.where(short, c, one), torch.where(short, b, one))
         tilt = torch.where(short, 0, c * b)[..., None] * self.nodes - (torch.where(short, 0, b)[..., None] * self.nodes) ** 2 / 2
-        total, first, second = (tilt.exp() @ self.weights).unbind(-1)  # tilt <= 4: no overflow
+        with uncast(z):
+            total, first, second = (tilt.exp() @ self.weights).unbind(-1)  # tilt <= 4: no overflow
         flat, w = total.log() - c**2 / 2, first / total
         spread = (self.half / t) ** 2 * (second / total - w**2)
         v = torch.where(short, (side * e - z) / a, (z - self.centres - side * self.half * w) / t)
@@ -83,7 +85,8 @@ class Checkerboard:
         """The noise, eq. (3): `[*B, 2, 2]`."""
         p, v, variance = self._boxes(z, t)
         d = v - (p * v).sum(-2, keepdim=True)
-        return (p * d).mT @ d + torch.diag_embed((p * variance).sum(-2))
+        with uncast(z):
+            return (p * d).mT @ d + torch.diag_embed((p * variance).sum(-2))
 
     def differential(self, z: Tensor, t: Tensor, dz: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """The marginal velocity and its derivative along `(dz, dt)`, by forward mode: `[*B, 2]` both."""

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from meanstep.fields.analytic import Mixture
+from meanstep.precise import uncast
 from meanstep.values import Value
 
 Draw = Callable[[int, Generator | None], Tensor]
@@ -55,13 +56,16 @@ class Isotropic:
         a, t, c = 1 - t[..., None], t[..., None], self.mixture.means
         variance = a**2 * self.std**2 + t**2
         features = torch.cat([c, -c.square().sum(-1, keepdim=True) / 2], -1)
-        return torch.cat([z * a, a**2], -1) / variance @ features.mT + self.mixture.weights.log(), variance
+        with uncast(z):
+            return torch.cat([z * a, a**2], -1) / variance @ features.mT + self.mixture.weights.log(), variance
 
     def velocity(self, z: Tensor, t: Tensor) -> Tensor:
         """The marginal velocity, eq. (3), `[*B, D]`: `Mixture.velocity` as two matrix products, without its `[*B, K, D]`."""
         logits, variance = self._logits(z, t)
         t = t[..., None]
-        return ((t - (1 - t) * self.std**2) * z - t * (logits.softmax(-1) @ self.mixture.means)) / variance
+        with uncast(z):
+            mean = logits.softmax(-1) @ self.mixture.means
+        return ((t - (1 - t) * self.std**2) * z - t * mean) / variance
 
     def covariance(self, z: Tensor, t: Tensor) -> Tensor:
         """The noise, eq. (3), `[*B, D, D]`: `Mixture.covariance` as one matrix product, without its `[*B, K, D, D]`.
@@ -90,7 +94,8 @@ class Isotropic:
     def region(self, x: Tensor) -> Tensor:
         """The region of the nearest node, int64 `[*B]`."""
         c = self.mixture.means
-        return self.labels[(x @ c.mT - c.square().sum(-1) / 2).argmax(-1)]
+        with uncast(x):
+            return self.labels[(x @ c.mT - c.square().sum(-1) / 2).argmax(-1)]
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -167,7 +167,7 @@ class Loss(nn.Module):
             yield rows
 
     def _times(self, term: Term, shape: tuple[int, ...], device: torch.device, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """A sampler's pair. Without a generator it is drawn on the CPU to be checked, which waits for no GPU; unchecked on `device`."""
+        """A sampler's pair. Without a generator it is drawn on the CPU to be checked, and its copy waits for a GPU; else on `device`."""
         assert term.times is not None
         with nullcontext() if generator is not None or self.check or device.type == "cpu" else DeviceContext(device):
             r, t = term.times(shape, generator)

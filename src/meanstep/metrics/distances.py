@@ -18,7 +18,9 @@ def directions(dim: int, n: int = 128, generator: Generator | None = None) -> Te
     if dim == 2:
         angle = torch.arange(n, dtype=torch.float64) * math.pi / n
         return torch.stack([angle.cos(), angle.sin()], -1)
-    return torch.nn.functional.normalize(torch.randn(n, dim, generator=generator, dtype=torch.float64), dim=-1)
+    place = None if generator is None else generator.device
+    drawn = torch.randn(n, dim, generator=generator, dtype=torch.float64, device=place).cpu()
+    return torch.nn.functional.normalize(drawn, dim=-1)
 
 
 def _points(name: str, x: Tensor) -> Tensor:

@@ -93,7 +93,11 @@ def subsets(n: int, m: int, *, size: int = 1000, count: int = 100, generator: Ge
     """`count` pairs of row numbers, `[size]` of `n` and `[size]` of `m`, none twice. `ValueError` for too few rows."""
     if not 2 <= size <= min(n, m) or count < 1:
         raise ValueError(f"subsets of {size} need at least 2 and at most {min(n, m)} rows, and at least one subset, got {count}")
-    return ((torch.randperm(n, generator=generator)[:size], torch.randperm(m, generator=generator)[:size]) for _ in range(count))
+
+    def rows(count: int) -> Tensor:
+        return torch.randperm(count, generator=generator, device=generator.device)[:size].cpu()
+
+    return ((rows(n), rows(m)) for _ in range(count))
 
 
 def kid(x: Tensor, y: Tensor, draws: Iterable[tuple[Tensor, Tensor]]) -> Estimate:

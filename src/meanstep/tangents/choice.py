@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.calls import guarded
+from meanstep.precise import uncast, weighs_low
 from meanstep.shapes import tree_map
 from meanstep.tangents.forward_mode import Directions, Rules, derivative
 from meanstep.tangents.jvp import Way, bare, carried, recorded, rehearsal, separate, taped, transformed
@@ -96,7 +97,7 @@ def _checked(module: nn.Module, field: Field, z: Tensor, r: Tensor, t: Tensor, y
     reason = _objection(field, rows[0], rows[1], rows[2], rows[3], rows[4], graph)
     with torch.no_grad():
         for buffer, value in kept:
-            buffer.copy_(value)
+            buffer.data.copy_(value)  # uncounted: an earlier graph may need the buffer
     if not graph:
         _mark(module, not reason)
     return reason
@@ -208,5 +209,5 @@ def _difference(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Di
         with rehearsal(z, field):
             return guarded(field, moved[0], moved[1], moved[2], y)
 
-    with torch.autocast(z.device.type, enabled=False):
+    with nullcontext() if weighs_low(field) else uncast(z):
         return (at(h) - at(-h)) / (2 * h), 0.1

@@ -79,7 +79,7 @@ def bends(x: Tensor, y: Tensor, slope: Tensor, curve: Tensor, space: list[Tensor
         torch.mul(rest.neg_().add_(2), inner, out=curve)
         return
     k = math.sqrt(8 / math.pi)  # tanh(w / 2) = 2 sigmoid(w) - 1 with w = k (x + CUBIC x^3)
-    third, nine, twelve, last = (torch.tensor(c, dtype=x.dtype, device=x.device) for c in (k / 3, 9.0, 12.0, -2 * k))
+    third, nine, twelve, last = (x.new_full((), c) for c in (k / 3, 9.0, 12.0, -2 * k))
     torch.add(third, torch.mul(x, x, out=inner), alpha=k * CUBIC, out=inner)  # w' / 3
     moved = torch.mul(inner, x, out=y)  # x w' / 3
     torch.add(moved, x, alpha=2 * k / 3, out=share).sigmoid_()
@@ -96,7 +96,7 @@ def along_gelu(d: Tensor, x: Tensor) -> Tensor:
     """`gelu'(x) d` of the tanh form, without gradient: a sigmoid in place of torch's tanh and its polynomial twice."""
     made = torch.empty_like(x, memory_format=torch.contiguous_format)
     k, space = math.sqrt(8 / math.pi), None
-    third = torch.tensor(k / 3, dtype=x.dtype, device=x.device)
+    third = x.new_full((), k / 3)
     for at, e, out in tiles(x.reshape(-1), d.reshape(-1), made.view(-1)):
         space = torch.empty(2, len(at), dtype=x.dtype, device=x.device) if space is None else space
         moved, share = space[:, : len(at)]

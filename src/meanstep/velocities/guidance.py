@@ -152,7 +152,8 @@ def _omega(b: Bridge, low: float, high: float) -> tuple[Tensor, Tensor]:
 
 
 def _begun(b: Bridge, after: float) -> Tensor:
-    return torch.as_tensor(b.elapsed() >= after if after else True, device=b.t.device)
+    begun = b.elapsed() >= after if after else True
+    return begun.to(b.t.device) if isinstance(begun, Tensor) else torch.full((), bool(begun), device=b.t.device)
 
 
 def shown(velocity: Velocity) -> Callable[[Bridge], Bridge]:

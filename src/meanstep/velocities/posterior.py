@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from meanstep import boundary
+from meanstep.precise import uncast
 from meanstep.shapes import over
 from meanstep.types import Bridge, Field
 from meanstep.values import Value
@@ -63,19 +64,20 @@ class Posterior(Value):
         if self.reference.shape[1:] != x.shape[b.t.ndim :]:
             raise ValueError(f"the reference holds rows of shape {tuple(self.reference.shape[1:])}, the batch {tuple(x.shape[b.t.ndim :])}")
         alike = self._alike(b)
-        t = b.t.clamp(min=1e-6).to(self.dtype)[..., None]
-        a, s = b.path.scales(t)
-        z, mine, keep = (p.reshape(*b.t.shape, -1).to(self.dtype) for p in (b.z, x, self._kept(b)))
-        # log p(z | x_i) up to a term of the row, in one product: large numbers cancel at small t, hence float64 by default
-        flat = self.reference.flatten(1).to(z)
-        here, there, own = (self._seen(p) for p in (z, flat, mine))
-        keep = keep if self.basis is None else torch.ones_like(here)
-        left = torch.cat([here * keep * (a / s**2), keep * (-(a**2) / (2 * s * s))], -1)
-        logits = left @ torch.cat([there, there.square()], -1).mT
-        own = (left * torch.cat([own, own.square()], -1)).sum(-1, keepdim=True)
-        if alike is not None:
-            logits = logits.masked_fill(~alike, float("-inf"))
-        mean = self._mean(logits, own, flat, mine)
+        with uncast(b.z):
+            t = b.t.clamp(min=1e-6).to(self.dtype)[..., None]
+            a, s = b.path.scales(t)
+            z, mine, keep = (p.reshape(*b.t.shape, -1).to(self.dtype) for p in (b.z, x, self._kept(b)))
+            # log p(z | x_i) up to a term of the row, in one product: large numbers cancel at small t, hence float64 by default
+            flat = self.reference.flatten(1).to(z)
+            here, there, own = (self._seen(p) for p in (z, flat, mine))
+            keep = keep if self.basis is None else torch.ones_like(here)
+            left = torch.cat([here * keep * (a / s**2), keep * (-(a**2) / (2 * s * s))], -1)
+            logits = left @ torch.cat([there, there.square()], -1).mT
+            own = (left * torch.cat([own, own.square()], -1)).sum(-1, keepdim=True)
+            if alike is not None:
+                logits = logits.masked_fill(~alike, float("-inf"))
+            mean = self._mean(logits, own, flat, mine)
         return b.v - ((mean - mine) / b.path.span(t)).reshape(b.z.shape).to(b.z)
 
     def _alike(self, b: Bridge) -> Tensor | None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from meanstep import boundary
 from meanstep.coefficients import at, checked
-from meanstep.precise import Precise
-from meanstep.shapes import event_size
+from meanstep.precise import Precise, uncast
+from meanstep.shapes import event_size, filled
 from meanstep.types import Bridge, Coefficient, Weight
 from meanstep.values import Value, called_as, like, value
 
@@ -72,7 +72,7 @@ def normed(power: float = 1.0, c: float = 1e-2, invariant: bool = False) -> Weig
     boundary.number("the norm weight's c", c, 0, above=True)
 
     def weight(error: Tensor, b: Bridge) -> Tensor:
-        n = torch.as_tensor(event_size(b.z, b.t, b.mask), dtype=error.dtype, device=error.device)
+        n = filled(event_size(b.z, b.t, b.mask), error)
         norm = (error if invariant else error * n).detach().sqrt()
         return error * (n.sqrt() if invariant else n) / (norm + c) ** power
 
@@ -91,9 +91,8 @@ def alpha(ratio: Coefficient, c: float = 1e-3) -> Weight:
     boundary.number("alpha-Flow's c", c, 0, above=True)
 
     def weight(error: Tensor, b: Bridge) -> Tensor:
-        a = at(ratio, b)
-        moving = (b.gap > 0) & (torch.as_tensor(a, device=error.device) > 0)
-        square = torch.where(moving, torch.as_tensor(a, dtype=error.dtype, device=error.device) ** 2, 1.0)
+        a = filled(at(ratio, b), error)
+        square = torch.where((b.gap > 0) & (a > 0), a**2, 1.0)
         return error * square / (square * error.detach() + c)
 
     return weight
@@ -168,7 +167,8 @@ class Cauchy(Precise):
         """`[*B]` error -> `[*B]` loss; the gradient reaches the field through the error and the log-scale through `s`."""
         angles = torch.stack([b.t, b.r], -1)[..., None] * self.frequencies
         features = torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
-        s: Tensor = self.log_scale(features.to(self.log_scale.weight)).squeeze(-1).to(error)
+        with uncast(features):
+            s: Tensor = self.log_scale(features.to(self.log_scale.weight)).squeeze(-1).to(error)
         return torch.log(error * torch.exp(-s) + self.c) + s
 
     if TYPE_CHECKING:

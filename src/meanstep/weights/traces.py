@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from meanstep import boundary
-from meanstep.shapes import event_size, over, per_sample
+from meanstep.shapes import event_size, filled, over, per_sample
 from meanstep.types import Bridge, Weight
 from meanstep.values import Value, called_as
 from meanstep.weights.asking import Factored, draws, no_module, probes
@@ -104,7 +104,7 @@ class Trace(Value):
 
     def _scale(self, t: Tensor) -> Tensor:
         found = SIGMAS[self.sigma](t) if isinstance(self.sigma, str) else self.sigma(t)
-        found = torch.as_tensor(found, dtype=t.dtype, device=t.device)
+        found = filled(found, t)
         if found.shape not in ((), t.shape):
             raise ValueError(f"sigma(t) has shape {tuple(found.shape)} for times of shape {tuple(t.shape)}")
         return found
