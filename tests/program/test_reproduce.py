@@ -85,10 +85,8 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, signal.SIGKILL)]
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, *SLOW])
+@pytest.mark.slow  # test_study.py kills a study at every operation, test_sweep.py stops and resumes this one
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.usefixtures("at_home")
 def test_interrupted_at_any_moment_the_same_command_goes_on(how: signal.Signals, tmp_path: Path):
     broken, straight = tmp_path / "broken", tmp_path / "straight"
