@@ -96,12 +96,17 @@ def test_a_run_goes_on_from_the_other_side(first: str, ran: Callable[..., int]):
 def test_what_layers_draw_is_of_the_seed_and_the_samples_seen_alone():
     """Dropout: whatever the random state of the process is, which stays as it was, a stopped run ends as if it had not been stopped."""
 
+    drawn_by: dict[str, set[float]] = {}
+
     class Dropping(Net):
         def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            if self.training:
+                drawn_by.setdefault(place, set()).add(float(torch.rand(())))
             return self.last(nn.functional.dropout(torch.tanh(self.first(torch.cat([z, r[:, None], t[:, None]], -1))), 0.3, self.training))
 
     def run(out: str, state: int, **changed: Any) -> dict[str, bytes]:
-        net = Dropping()
+        nonlocal place
+        net, place = Dropping(), out
         net.load_state_dict(drawn().state_dict())
         torch.manual_seed(state)
         before = torch.get_rng_state()
@@ -109,7 +114,9 @@ def test_what_layers_draw_is_of_the_seed_and_the_samples_seen_alone():
         assert torch.equal(torch.get_rng_state(), before)
         return weights(Path(out))
 
+    place = ""
     straight = run("straight", 1)
+    assert len(drawn_by["straight"]) >= 128 // 16, "each chunk has its own"
     run("run", 2, samples=64)
     assert run("run", 3) == straight != run("other", 1, seed=1)
 

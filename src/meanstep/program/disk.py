@@ -69,9 +69,8 @@ def writable(path: Path) -> Path:
         raise UserError(f"{path} is a folder: give the name of a file")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
-    if not os.access(path.parent, os.W_OK | os.X_OK) or (
-        path.exists() and not os.access(path, os.W_OK)
-    ):  # a file is replaced in its folder
+    replaced = os.access(path.parent, os.W_OK | os.X_OK)  # by a file that is written aside, in the same folder
+    if not replaced or (path.exists() and not os.access(path, os.W_OK)):
         raise UserError(f"cannot write {path}: permission denied")
     return path
 
