@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "meanstep"
 
 ROOT = "__init__"  # the public names: only the program and the command line may go through them
-BASE = {"types", "shapes", "paths", "catalogue", "boundary", "calls", "conditions", "modulation", "precise", "values"}
+BASE = {"types", "shapes", "paths", "catalogue", "boundary", "calls", "conditions", "modulation", "precise", "values", "keys"}
 PARTS = {"times", "velocities", "coefficients", "rates", "weights"}
 MATHS = (
     BASE
@@ -23,7 +23,6 @@ MATHS = (
         "couplings",
         "tangents",
         "joint_pass",
-        "keys",
         "objectives",
         "terms",
         "recipes",
@@ -45,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "paths": {"catalogue", "shapes", "values"},
     "types": {"paths", "values"},
     "calls": {"types"},
-    "conditions": set(),
+    "conditions": {"keys"},
     "modulation": set(),
     "precise": set(),
     "averages": BASE,
@@ -62,8 +61,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": BASE | PARTS | {"tangents", "joint_pass"},
     "terms": BASE | PARTS | {"auxiliary", "objectives"},
     "recipes": BASE | PARTS | {"auxiliary", "objectives", "terms"},
-    "loss": BASE | PARTS | {"auxiliary", "keys", "objectives", "joint_pass", "terms"},
-    "samplers": BASE | {"keys"},
+    "loss": BASE | PARTS | {"auxiliary", "objectives", "joint_pass", "terms"},
+    "samplers": BASE,
     "fields": BASE,
     "attention": BASE,
     "metrics": BASE,
@@ -169,6 +168,27 @@ def test_mathematics_imports_torch_only():
     assert forbidden_packages(PACKAGE) == []
 
 
+def drawn_past_keys(package: Path) -> list[str]:
+    """Calls `torch.NAME(..., generator=...)` of the mathematics outside `keys`, which alone knows where a generator lives.
+
+    One whose `generator` is made in the call is seeded by itself and lives on the processor.
+    """
+    found = []
+    for module, path in modules(package):
+        if module.split(".")[0] in {"program", "cli", "keys"}:
+            continue
+        for node in nodes(path.read_text(encoding="utf-8")):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+                given = [k.value for k in node.keywords if k.arg == "generator"]
+                if node.func.value.id == "torch" and any(not isinstance(value, ast.Call) for value in given):
+                    found.append(f"{module}, line {node.lineno}: torch.{node.func.attr}")
+    return found
+
+
+def test_random_numbers_are_drawn_where_the_generator_lives():
+    assert drawn_past_keys(PACKAGE) == []
+
+
 def test_no_file_is_a_drawer_for_anything():
     names = {part.strip("_") for module, _ in modules(PACKAGE) for part in module.split(".")}
     assert names & DRAWERS == set()
@@ -251,7 +271,7 @@ def test_allowed_arrows_pass(tmp_path: Path):
         ("types", "from meanstep.objectives import Eulerian", "types must not import objectives"),
         ("fields__mlp", "from meanstep.objectives import Eulerian", "fields must not import objectives"),
         ("fields__mlp", "from .. import objectives", "fields must not import objectives"),
-        ("fields__deep__mlp", "from ...keys import key", "fields must not import keys"),
+        ("fields__deep__mlp", "from ...samplers import jump", "fields must not import samplers"),
         ("objectives", "import meanstep.fields.mlp", "objectives must not import fields"),
         ("rates", "def f():\n    from .velocities import own", "rates must not import velocities"),
         ("times", "if TYPE_CHECKING:\n    from meanstep import samplers", "times must not import samplers"),

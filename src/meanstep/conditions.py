@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from meanstep.keys import drawn
+
 
 class Learned(nn.Module):
     """A null that is learned: the parameter `value` in place of every row of a condition."""
@@ -61,8 +63,7 @@ def submodes(features: Tensor, labels: Tensor, count: int, generator: Generator 
 
 def _clusters(x: Tensor, count: int, generator: Generator | None, rounds: int) -> Tensor:
     """Lloyd's algorithm from a random row and those furthest from the ones before."""
-    first = torch.randint(len(x), (1,), generator=generator, device=None if generator is None else generator.device)
-    centres = x[first.to(x.device)]
+    centres = x[drawn(torch.randint, len(x), (1,), generator=generator, device=x.device)]
     while len(centres) < count:
         centres = torch.cat([centres, x[torch.cdist(x, centres).amin(1).argmax()][None]])
     for _ in range(rounds):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from meanstep import keys
 from meanstep.shapes import tree_map
 from meanstep.values import Value
 
@@ -87,8 +88,7 @@ def _entropic(distance: Tensor, share: float, generator: Generator | None) -> Te
         raise ImportError("a regularised transport needs POT: pip install 'meanstep[transport]', or leave regularisation at 0") from None
     scaled = distance / distance.mean().clamp(min=1e-300)
     plan = torch.as_tensor(ot.sinkhorn([], [], scaled.numpy(), share, method="sinkhorn_log", numItermax=10_000, warn=False))
-    place = plan.device if generator is None else generator.device
-    return torch.multinomial(plan.to(place, torch.float64), 1, generator=generator)[:, 0].to(plan.device)
+    return keys.picked(plan.double(), 1, generator)[:, 0]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -117,5 +117,4 @@ def drawn(coupling: Coupling, x: Tensor, y: Any = None, generator: Generator | N
 
     A `Loss` that is then given this `noise` and the same generator draws the times that it would have drawn. None: torch's global one.
     """
-    place = x.device if generator is None else generator.device
-    return coupling(x, torch.randn(x.shape, generator=generator, dtype=x.dtype, device=place).to(x.device), y, generator)
+    return coupling(x, keys.drawn(torch.randn, x.shape, generator=generator, dtype=x.dtype, device=x.device), y, generator)

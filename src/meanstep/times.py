@@ -7,6 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from meanstep import boundary
+from meanstep.keys import drawn
 from meanstep.types import Times
 from meanstep.values import value
 
@@ -16,12 +17,11 @@ EDGE = 1e-6
 
 
 def _rand(shape: Shape, g: Generator | None) -> Tensor:
-    return torch.rand(shape) if g is None else torch.rand(shape, generator=g, device=g.device)
+    return drawn(torch.rand, shape, generator=g)
 
 
 def _logistic(shape: Shape, g: Generator | None, mean: float, std: float) -> Tensor:
-    normal = torch.randn(shape) if g is None else torch.randn(shape, generator=g, device=g.device)
-    return torch.sigmoid(mean + std * normal)
+    return torch.sigmoid(mean + std * drawn(torch.randn, shape, generator=g))
 
 
 def clipped(r: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

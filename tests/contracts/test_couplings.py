@@ -4,7 +4,6 @@ import copy
 import pickle
 import sys
 from itertools import permutations
-from types import SimpleNamespace
 from typing import Any
 
 import ot
@@ -179,10 +178,3 @@ def test_values_pickle_and_show_what_they_are():
     for coupling in (OptimalTransport(classes=True), Pairs("low", 0.1)):
         assert pickle.loads(pickle.dumps(coupling)) == coupling == copy.deepcopy(coupling)
     assert repr(OptimalTransport(classes=True)).startswith("OptimalTransport(classes=True")
-
-
-def test_partners_are_drawn_where_the_generator_lives(monkeypatch: pytest.MonkeyPatch):
-    devices, place = [], SimpleNamespace(device=torch.device("meta"))
-    monkeypatch.setattr(torch, "multinomial", lambda p, n, generator: devices.append(p.device) or torch.zeros(len(p), n, dtype=torch.int64))
-    OptimalTransport(regularisation=0.1)(rows(6, "x"), rows(6, "e"), generator=place)  # type: ignore[arg-type]
-    assert devices == [place.device]

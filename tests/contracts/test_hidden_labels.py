@@ -226,13 +226,6 @@ def test_sub_modes_are_the_clusters_of_each_class():
     assert torch.equal(found[:, None] == found, same)
 
 
-def test_sub_modes_begin_where_the_generator_lives(monkeypatch: pytest.MonkeyPatch):
-    devices, randint = [], torch.randint
-    monkeypatch.setattr(torch, "randint", lambda *a, device=None, **how: devices.append(device) or randint(*a, device=device, **how))
-    submodes(torch.tensor([[0.0], [5.0]]), torch.tensor([0, 0]), 2, ms.key(0))
-    assert devices == [torch.device("cpu")]
-
-
 def test_sub_modes_of_few_rows_and_of_none():
     assert submodes(torch.tensor([[0.0], [5.0], [9.0]]), torch.tensor([0, 0, 1]), 4, ms.key(0)).sort().values[-1] == 4
     with pytest.raises(ValueError, match=r"integer labels \[N\] and at least one cluster, got \(3, 1\)"):

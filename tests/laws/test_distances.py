@@ -8,7 +8,7 @@ import torch
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
-from meanstep.metrics import Sliced, directions, energy_distance, mode_coverage, sliced_wasserstein, subsets
+from meanstep.metrics import Sliced, directions, energy_distance, mode_coverage, sliced_wasserstein
 
 F = torch.float64
 
@@ -35,15 +35,6 @@ def test_directions_are_drawn_from_the_generator(dim: int):
     d, again, other = (directions(dim, 50, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
     torch.testing.assert_close(d.norm(dim=-1), torch.ones(50, dtype=F))
     assert torch.equal(d, again) and not torch.equal(d, other)
-
-
-def test_numbers_of_metrics_are_drawn_where_the_generator_lives(monkeypatch: pytest.MonkeyPatch):
-    g, devices = torch.Generator().manual_seed(0), []
-    for name in ("randn", "randperm"):
-        draw = getattr(torch, name)
-        monkeypatch.setattr(torch, name, lambda *a, draw=draw, device=None, **how: devices.append(device) or draw(*a, device=device, **how))
-    assert directions(3, 4, g).shape == (4, 3) and len(list(subsets(5, 6, size=2, count=1, generator=g))) == 1
-    assert devices == [g.device] * 3
 
 
 def test_there_are_no_directions_of_nothing():

@@ -57,15 +57,6 @@ def test_the_lag_of_an_average_is_the_squared_distance_on_gaussian_inputs():
     assert published.average_gap(times(2.0), times(2.0), (d,)) == 0
 
 
-def test_noise_is_drawn_where_the_generator_lives(monkeypatch: pytest.MonkeyPatch):
-    devices, randn = [], torch.randn
-    monkeypatch.setattr(torch, "randn", lambda *shape, device=None, **how: devices.append(device) or randn(*shape, device=device, **how))
-    g = torch.Generator().manual_seed(0)
-    published.average_gap(times(2.0), times(1.5), (2,), rows=4, generator=g)
-    published.matrix_bound(times(1.0), lambda n: torch.ones(n, 2), rows=4, times=(0.5,), generator=g)
-    assert devices == [g.device] * 2
-
-
 def test_the_earliest_time_is_that_of_the_published_code():
     b = rows(t=0.1)
     assert b.r.unique().tolist() == [1e-4] and b.t.unique().tolist() == [0.1]

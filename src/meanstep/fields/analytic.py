@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from meanstep.keys import drawn, picked
 from meanstep.paths import linear
 from meanstep.precise import uncast
 from meanstep.shapes import over
@@ -47,8 +48,8 @@ class Mixture:
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """`n` draws, `[n, D]`."""
-        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype, device=self.means.device)
+        k, dim = picked(self.weights, n, generator), self.means.shape[1]
+        noise = drawn(torch.randn, n, dim, generator=generator, dtype=self.means.dtype, device=self.means.device)
         return self.means[k] + self.stds[k] * noise
 
     def _components(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -85,9 +86,9 @@ class Mixture:
     def conditional_draws(self, z: Tensor, t: Tensor, generator: Generator | None = None) -> Tensor:
         """One exact draw of the conditional velocity given each `z_t`: `[*B, D], [*B] -> [*B, D]`; `t > 0`."""
         p, v, _, c = self._components(z, t)
-        k = torch.multinomial(p.reshape(-1, p.shape[-1]), 1, generator=generator).reshape(t.shape)
+        k = picked(p.reshape(-1, p.shape[-1]), 1, generator).reshape(t.shape)
         rows = k[..., None, None].expand(*z.shape[:-1], 1, z.shape[-1])
-        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        noise = drawn(torch.randn, z.shape, generator=generator, dtype=z.dtype, device=z.device)
         return v.gather(-2, rows).squeeze(-2) + c.expand_as(v).gather(-2, rows).squeeze(-2).sqrt() * noise
 
     def field(self, rtol: float = 1e-10, atol: float = 1e-12) -> "Averaged":

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor, float64
 
 from meanstep.fields.quadrature import legendre
+from meanstep.keys import drawn
 from meanstep.precise import uncast
 
 
@@ -50,8 +51,8 @@ class Checkerboard:
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """`n` fresh draws, `[n, 2]`."""
-        box = self.boxes[torch.randint(8, (n,), generator=generator)]
-        within = 2 * torch.rand(n, 2, generator=generator, dtype=float64) - 1
+        box = self.boxes[drawn(torch.randint, 8, (n,), generator=generator, device="cpu")]
+        within = 2 * drawn(torch.rand, n, 2, generator=generator, dtype=float64, device="cpu") - 1
         return ((2 * box - 3 + within) * self.half).to(self.dtype)
 
     def _axes(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

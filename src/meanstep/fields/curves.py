@@ -10,10 +10,11 @@ from torch import Generator, Tensor, float64
 from meanstep.fields.analytic import Mixture
 from meanstep.fields.isotropic import Isotropic, standardised
 from meanstep.fields.quadrature import legendre
+from meanstep.keys import drawn
 
 
 def _uniform(n: int, generator: Generator | None) -> Tensor:
-    return torch.rand(n, generator=generator, dtype=float64)
+    return drawn(torch.rand, n, generator=generator, dtype=float64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Curve:
 
     def centres(self, n: int, generator: Generator | None) -> Tensor:
         """Draws on the curve, `[n, 2]`."""
-        arm = torch.randint(self.arms, (n,), generator=generator)
+        arm = drawn(torch.randint, self.arms, (n,), generator=generator, device="cpu")
         return self.point(self.quantile(_uniform(n, generator)), arm)
 
     def law(self, dtype: torch.dtype, refine: int) -> Isotropic:

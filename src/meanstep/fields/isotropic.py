@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from meanstep.fields.analytic import Mixture
+from meanstep.keys import drawn
 from meanstep.precise import uncast
 from meanstep.values import Value
 
@@ -48,7 +49,7 @@ class Isotropic:
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """`n` fresh draws, `[n, D]`."""
         c = self.centres(n, generator)
-        noise = torch.randn(c.shape, generator=generator, dtype=c.dtype, device=c.device)
+        noise = drawn(torch.randn, c.shape, generator=generator, dtype=c.dtype, device=c.device)
         return (c + self.std * noise).to(self.mixture.means)
 
     def _logits(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +120,7 @@ class Among(Value):
 
     def __call__(self, n: int, generator: Generator | None) -> Tensor:
         """`n` draws, `[n, D]`."""
-        return self.means[torch.randint(len(self.means), (n,), generator=generator)]
+        return self.means[drawn(torch.randint, len(self.means), (n,), generator=generator, device=self.means.device)]
 
 
 def standardised(mixture: Mixture, labels: Tensor, centres: Draw) -> Isotropic:

@@ -12,6 +12,7 @@ from torch.utils._device import DeviceContext
 from meanstep.auxiliary import Look
 from meanstep.calls import real, wrong_shape
 from meanstep.joint_pass import Hidden, probed
+from meanstep.keys import drawn
 from meanstep.loss.inputs import batch_of
 from meanstep.loss.mistakes import culprits, mistake_of
 from meanstep.loss.rows import Rows, part, reads_head, shows_the_same
@@ -277,10 +278,7 @@ def _of(hidden: dict[nn.Module, Tensor], layer: nn.Module | None) -> Tensor | No
 
 
 def _fresh(sampler: Callable[..., Tensor], shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
-    """Random numbers of `like`'s type and device, drawn where the generator lives; without one, by torch's global generator."""
-    if generator is None:
-        return sampler(shape, dtype=like.dtype, device=like.device)
-    return sampler(shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
+    return drawn(sampler, shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 class _Cut:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from meanstep.keys import drawn
+
 
 def directions(dim: int, n: int = 128, generator: Generator | None = None) -> Tensor:
     """`n` unit vectors, `[n, dim]`, float64: in the plane even on the half circle and without randomness, otherwise drawn uniformly.
@@ -18,9 +20,7 @@ def directions(dim: int, n: int = 128, generator: Generator | None = None) -> Te
     if dim == 2:
         angle = torch.arange(n, dtype=torch.float64) * math.pi / n
         return torch.stack([angle.cos(), angle.sin()], -1)
-    place = None if generator is None else generator.device
-    drawn = torch.randn(n, dim, generator=generator, dtype=torch.float64, device=place).cpu()
-    return torch.nn.functional.normalize(drawn, dim=-1)
+    return torch.nn.functional.normalize(drawn(torch.randn, n, dim, generator=generator, dtype=torch.float64, device="cpu"), dim=-1)
 
 
 def _points(name: str, x: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from meanstep.keys import drawn
+
 ENTRIES = 1 << 22
 """Entries of a kernel matrix held at a time."""
 
@@ -95,7 +97,7 @@ def subsets(n: int, m: int, *, size: int = 1000, count: int = 100, generator: Ge
         raise ValueError(f"subsets of {size} need at least 2 and at most {min(n, m)} rows, and at least one subset, got {count}")
 
     def rows(count: int) -> Tensor:
-        return torch.randperm(count, generator=generator, device=generator.device)[:size].cpu()
+        return drawn(torch.randperm, count, generator=generator, device="cpu")[:size]
 
     return ((rows(n), rows(m)) for _ in range(count))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from meanstep.calls import called
+from meanstep.keys import drawn
 from meanstep.paths import linear
 from meanstep.probes.jacobian import product
 from meanstep.probes.noise import moments
@@ -68,16 +69,11 @@ def average_gap(
     - `rows`: how many are drawn, 128; `t`: their time, 0.5; both as published. `y`: their condition `[rows, ...]`.
     - `like`: a tensor of the type and on the device of the fields; float32 on the processor.
     """
-    z = _normal((rows, *shape), torch.float32, generator)
-    z = z.cpu() if like is None else z.to(like)
+    z = drawn(torch.randn, (rows, *shape), generator=generator, dtype=torch.float32, device="cpu" if like is None else like.device)
+    z = z if like is None else z.to(like)
     times = torch.full((rows,), t, dtype=z.dtype, device=z.device)
     difference = called(field, z, times, times, y) - called(average, z, times, times, y)
     return float(difference.double().square().flatten(1).sum(1).mean())
-
-
-def _normal(shape: Sequence[int], dtype: torch.dtype, generator: Generator | None) -> Tensor:
-    """Standard normal numbers where the generator lives; without one on the processor."""
-    return torch.randn(*shape, generator=generator, dtype=dtype, device=None if generator is None else generator.device)
 
 
 def _boundary(field: Field, b: Bridge) -> Tensor:
@@ -99,7 +95,7 @@ def matrix_bound(
     above, below = 0.0, 0.0
     for t in times:
         x = draw(rows)
-        b = at_times(x, _normal(x.shape, x.dtype, generator).to(x.device), t, gap)
+        b = at_times(x, drawn(torch.randn, x.shape, generator=generator, dtype=x.dtype, device=x.device), t, gap)
         table = moments(field, b, _boundary)
         above, below = above + float(table.mean("b").value), below + float(table.mean("c").value)
     return above / below if below > 0 else float("nan")

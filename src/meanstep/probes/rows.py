@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from meanstep import shapes
 from meanstep.coefficients import part
+from meanstep.keys import drawn
 from meanstep.types import Bridge
 from meanstep.values import record
 
@@ -171,5 +172,4 @@ def inner(x: Tensor, y: Tensor, b: Bridge) -> Tensor:
 def signs(like: Tensor, generator: Generator | None) -> Tensor:
     """Independent signs of `like`'s shape, drawn where the generator lives; without one from seed 0, never from the global state."""
     generator = generator or Generator().manual_seed(0)
-    drawn = torch.randint(0, 2, like.shape, generator=generator, device=generator.device)
-    return (2 * drawn - 1).to(like)
+    return (2 * drawn(torch.randint, 0, 2, like.shape, generator=generator, device=like.device) - 1).to(like)
