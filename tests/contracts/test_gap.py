@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import meanstep as ms
 from meanstep.fields import Gapped, with_gap
@@ -233,3 +234,18 @@ def test_a_layer_that_is_not_called_is_named():
         with_gap(Idle(), "aside")(z, t, t)
     with pytest.raises(TypeError, match="torch module"):
         with_gap(lambda z, t: z)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_layer_that_is_computed_again_in_the_backward_pass_is_an_error(reentrant: bool):
+    class Again(Points):
+        def forward(self, z: Tensor, t: Tensor) -> Tensor:
+            given = torch.cat([z, t[:, None]], -1).requires_grad_()
+            return checkpoint(self.body, given, use_reentrant=reentrant)
+
+    net = Again()
+    field, z, t = with_gap(net), torch.ones(3, 2), torch.ones(3)
+    loss = field(z, t / 2, t).square().sum()
+    with pytest.raises(RuntimeError, match="the Linear that the gap enters is computed again in the backward pass"):
+        loss.backward()
+    net(z, t).sum().backward()  # the network by itself has no gap to lose

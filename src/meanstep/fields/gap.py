@@ -35,14 +35,23 @@ class Embedding(nn.Module):
 
 
 class Adding:
-    """A forward hook that adds what it holds at the moment to a layer's output; without anything it changes nothing."""
+    """A forward hook that adds what it holds at the moment to a layer's output; without anything it changes nothing.
+
+    `RuntimeError` in a backward pass that computes the layer again: by then there is nothing to add, so its gradient would be another's.
+    """
 
     def __init__(self, last: bool) -> None:
-        self.last, self.called = last, False
+        self.last, self.called, self.added = last, False, False
         self.held: Tensor | None = None
 
     def __call__(self, layer: nn.Module, given: Any, out: Tensor) -> Tensor | None:
         """The output with it, `[*B, C, ...]` of a convolution, `[*B, ..., C]` of others."""
+        if not torch.compiler.is_compiling():
+            if torch._C._current_graph_task_id() < 0:  # of the forward pass; a backward pass has a number
+                self.added = self.held is not None
+            elif self.added and self.held is None:
+                what = f"the {type(layer).__name__} that the gap enters is computed again in the backward pass, without the gap"
+                raise RuntimeError(f"{what}: name a layer outside the block that is checkpointed, with_gap(net, layer)")
         if self.held is None:
             return None
         self.called = True
