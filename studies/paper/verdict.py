@@ -17,12 +17,16 @@ import matplotlib.pyplot as plt
 
 from meanstep.program.pages.statistics import Change, logs
 from meanstep.program.reproduce.paper.measured import held
+from meanstep.program.reproduce.paper.published import numbers
+from meanstep.program.reproduce.paper.rows import table
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "dit"))
 from contrasts import last, parts, shown  # noqa: E402
 
-ZERO, ONE = "beta 0", "ema 1"
+ZERO, ONE, TRACE = "beta 0", "ema 1", "ema 1 trace t2"
+EXACT = "exact"
+"""The study of the toys at the published length."""
 TWO = "sw1_two"
 """Sliced W1 of two jumps."""
 NAMES = {
@@ -134,6 +138,27 @@ def noise() -> Row:
     )
 
 
+def exact() -> tuple[list[Row], list[str]]:
+    """A2 to A4 of toys/README.md as rows, of the sets that are whole; and A1, the rows of `meanstep reproduce paper`, as lines."""
+    heading, variance = "Authors' toys, 200,000 steps, one jump", toys(EXACT, ZERO, "variance")
+    pairs = [
+        ("A2, A3: coefficient 1 over 0", ONE),
+        ("A2, A3: trace weight over coefficient 0", TRACE),
+        ("coefficient .5 over 0", "ema 0.5"),
+    ]
+    found = [Row(heading, what, toys(EXACT, arm), toys(EXACT, ZERO)) for what, arm in pairs]
+    found.append(Row(heading, "two jumps, coefficient 1 over 0", toys(EXACT, ONE, TWO), toys(EXACT, ZERO, TWO)))
+    found.append(Row(heading, "A4: variance of the gradient, coefficient 0 over 1", variance, toys(EXACT, ONE, "variance")))
+    asked = [n for n in numbers() if n.part == "toy" and n.quantity == "sw1" and n.where in variance]
+    lines = [
+        f"{row.published.name}: published {row.published.value} ({row.published.deviation:g}), "
+        f"here {row.theirs.mean:.3f} ({row.theirs.sd or 0:.3f}), {row.verdict.word} ({row.verdict.why}){row.also and '; ' + row.also}"
+        for row in table(asked, held())
+        if row.theirs
+    ]
+    return [row for row in found if row.above], lines
+
+
 def told(change: Change) -> str:
     return f"{shown(change)}, {change.n} seeds"
 
@@ -174,10 +199,12 @@ def drawn(found: list[Row]) -> None:
 
 def main() -> None:
     found = rows()
-    for row in (*found, noise()):
+    long, lines = exact()
+    for row in (*found, noise(), *long):
         print(f"{row.group}, {row.what}: {told(row.pooled())}")
         if len(row.above) > 1:
             print(*(f"    {name:18} {told(row.of(name))}" for name in row.above), sep="\n")
+    print("A1: sliced W1 of one jump at 200,000 steps, mean and standard deviation over seeds", *lines, sep="\n    ")
     drawn(found)
 
 
