@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fields": BASE,
     "attention": BASE,
     "metrics": BASE,
-    "probes": BASE | {"tangents", "coefficients", "loss"},
+    "probes": BASE | {"tangents", "coefficients", "weights", "auxiliary", "terms", "loss"},
     ROOT: MATHS,
     "program": MATHS | {ROOT},
     "cli": MATHS | {ROOT, "program"},

@@ -1,6 +1,7 @@
 """Probes against closed forms, dense Jacobians, brute force and the exact law over (r, t); intervals by how often they cover."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 import meanstep as ms
-from meanstep import probes, recipes, velocities
+from meanstep import probes, recipes, terms, velocities
+from meanstep.auxiliary import Auxiliary, Directional
 from meanstep.fields import PLANAR, DiT, gaussian_mixture
 from meanstep.fields.analytic import Averaged, Mixture, residual_noise
 from meanstep.fields.flat import Shape
@@ -117,6 +119,16 @@ def test_large_events_are_probed_by_random_vectors():
         assert abs(off.value) < 4 * off.error + 1e-12, name
     short = probes.factor(net, b, exact=0, steps=2).columns["norm"]
     assert (short <= near.columns["norm"] * (1 + 1e-9)).all()
+
+
+def test_random_vectors_without_a_generator_differ_from_draw_to_draw_and_from_chunk_to_chunk():
+    net = network(6, scale=2.5)
+    b = rows(Mixture(torch.zeros(1, 6, dtype=F)), 400, 1)
+    wanted = probes.factor(net, b).columns["kappa"]
+    one, many = (probes.factor(net, b, exact=0, draws=n, steps=0).columns["kappa"] - wanted for n in (1, 64))
+    assert many.square().mean() < one.square().mean() / 16
+    alike = b._replace(**{name: getattr(b, name)[:1].repeat_interleave(8, 0) for name in ("z", "v", "r", "t")})
+    assert len(probes.factor(net, alike, exact=0, draws=1, steps=0, chunk=2).columns["kappa"].unique()) > 4
 
 
 def test_rows_on_the_diagonal_are_minus_the_identity():
@@ -482,6 +494,30 @@ def test_the_traces_intervals_cover(trials: int):
         draws = loss.draw(x, generator=ms.key(5, seed))
         whole += covers(probes.of_terms(net, draws, chunk=256), wanted, positive=True)
     assert split >= 0.9 * trials and whole >= 0.9 * trials
+
+
+@pytest.mark.parametrize("vectorised", [True, False])
+def test_a_terms_gradient_has_what_is_inside_and_beside_its_weight(vectorised: bool):
+    net, n = network(), 24
+    (term,) = terms.beside(recipes.flow_matching(), Auxiliary(lambda look: 5 * look.data.square().mean(-1)))
+    term = replace(term, inside=Directional(), weight=adaptive(0.5, 1e-2, "mean"))
+    draws = ms.Loss((term,)).draw(ring().sample(n, ms.key(1)), generator=ms.key(2))
+    b, grads = draws[0][1], []
+    for z, v, t in zip(b.z, b.v, b.t, strict=True):
+        u = net(z[None], t[None], t[None])[0]
+        error = (u - v).square().mean() + 1 - torch.nn.functional.cosine_similarity(u, v, 0)
+        loss = error / (error.detach() + 1e-2) ** 0.5 + 5 * (z - t * u).square().mean()
+        grads.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*net.parameters()])]))
+    wanted = torch.stack(grads).var(0).sum() / n
+    torch.testing.assert_close(probes.of_terms(net, draws, vectorised=vectorised).value, wanted)
+
+
+def test_a_loss_of_a_layer_is_measured_by_the_step():
+    net = network()
+    recipe = terms.beside(recipes.flow_matching(), Auxiliary(lambda look: look.hidden.square().mean(-1), layer=torch.nn.Linear(1, 1)))
+    draws = ms.Loss(recipe).draw(ring().sample(8, ms.key(1)), generator=ms.key(2))
+    with pytest.raises(ValueError, match="of_step"):
+        probes.of_terms(net, draws)
 
 
 def test_terms_that_share_rows_are_refused():

@@ -5,6 +5,6 @@ Wrap a module that owns the field and calls this one in DDP, FSDP or compile.
 
 from meanstep.loss.criterion import Loss, Output, settled
 from meanstep.loss.metrics import GAPS
-from meanstep.loss.rows import Rows
+from meanstep.loss.rows import Rows, made
 
-__all__ = ["GAPS", "Loss", "Output", "Rows", "settled"]
+__all__ = ["GAPS", "Loss", "Output", "Rows", "made", "settled"]

@@ -10,15 +10,14 @@ from torch import Generator, Tensor, nn
 from torch.utils._device import DeviceContext
 
 from meanstep.auxiliary import Look
-from meanstep.calls import real, wrong_shape
 from meanstep.joint_pass import Hidden, probed
 from meanstep.keys import drawn
 from meanstep.loss.inputs import batch_of
 from meanstep.loss.mistakes import culprits, mistake_of
-from meanstep.loss.rows import Rows, part, reads_head, shows_the_same
+from meanstep.loss.rows import Rows, made, part, reads_head, shows_the_same
 from meanstep.loss.unread import measured
 from meanstep.paths import Path, linear
-from meanstep.shapes import over, per_sample, tree_map
+from meanstep.shapes import over, tree_map
 from meanstep.terms import Recipe, Term
 from meanstep.types import Answer, Bridge, Field, Objective, Query, Regression, Weight
 from meanstep.values import like, record
@@ -199,7 +198,7 @@ class Loss(nn.Module):
         looks = [Look(u, b) for (u, *_), (_, b) in zip(answers, draws, strict=True)]
         seen = [{layer: found[k] for layer, found in hidden.items() if k in found} for k in range(len(draws))]
         found = zip(looks, regressions, weights, seen, strict=True)
-        return [_rows(term, *parts) for (term, _), parts in zip(draws, found, strict=True)]
+        return [made(term, *parts) for (term, _), parts in zip(draws, found, strict=True)]
 
     def _heads(self, n: int) -> dict[int, list[int]]:
         """Terms that regress the head on rows with the inputs of the terms before them, which then share a pass: those terms, in order."""
@@ -252,29 +251,6 @@ def _asked(term: Term, field: Field, b: Bridge, probing: bool) -> tuple[Query, C
         query, finish = Query(b.z, b.r, b.t, b.y, value=regression.prediction), lambda _: regression
     along = probes(term.weight, b) if probing else None
     return (query if along is None else query._replace(probes=along)), finish
-
-
-def _rows(term: Term, look: Look, regression: Regression, weight: Weight, hidden: dict[nn.Module, Tensor]) -> Rows:
-    b = look.bridge
-    shape, wanted = real(regression.prediction, "the objective").shape, real(regression.target, "the target velocity").shape
-    if shape != b.z.shape:
-        raise ValueError(wrong_shape(shape, b.z))
-    if wanted != b.z.shape:
-        raise ValueError(f"the target velocity has shape {tuple(wanted)} for samples of shape {tuple(b.z.shape)}")
-    error = per_sample((regression.prediction.to(b.z) - regression.target.to(b.z)).square(), b.t, b.mask)
-    if term.inside is None and not term.beside:
-        return Rows(term, b, regression, error, weight)
-    goal = regression.target - (regression.prediction - look.velocity).detach()
-    inside = None if term.inside is None else term.inside(look.velocity, goal, b)
-    beside = [one(look._replace(hidden=_of(hidden, one.layer))) for one in term.beside]
-    return Rows(term, b, regression, error, weight, inside, torch.stack(beside).sum(0) if beside else None)
-
-
-def _of(hidden: dict[nn.Module, Tensor], layer: nn.Module | None) -> Tensor | None:
-    if layer is not None and layer not in hidden:
-        what = f"the layer {type(layer).__name__} of an auxiliary loss was not met in the pass that carries the gradient"
-        raise ValueError(f"{what}: give a module of the field that is trained, and a recipe without gradient through the derivative")
-    return None if layer is None else hidden[layer]
 
 
 def _fresh(sampler: Callable[..., Tensor], shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:

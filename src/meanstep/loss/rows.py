@@ -3,9 +3,12 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from meanstep.auxiliary import Look
+from meanstep.calls import real, wrong_shape
 from meanstep.objectives import Matching
+from meanstep.shapes import per_sample
 from meanstep.terms import Term
 from meanstep.types import Bridge, Regression, Weight
 from meanstep.values import record
@@ -39,6 +42,33 @@ class Rows(NamedTuple):
 
     def __repr__(self) -> str:
         return record(self)
+
+
+def made(term: Term, look: Look, regression: Regression, weight: Weight, hidden: dict[nn.Module, Tensor]) -> Rows:
+    """A term's rows from what it regressed and looked at; `weight`: the term's, answered; `hidden`: what layers returned for the rows.
+
+    `ValueError` for a regression of another shape, and for a layer of an auxiliary loss that `hidden` lacks.
+    """
+    b = look.bridge
+    shape, wanted = real(regression.prediction, "the objective").shape, real(regression.target, "the target velocity").shape
+    if shape != b.z.shape:
+        raise ValueError(wrong_shape(shape, b.z))
+    if wanted != b.z.shape:
+        raise ValueError(f"the target velocity has shape {tuple(wanted)} for samples of shape {tuple(b.z.shape)}")
+    error = per_sample((regression.prediction.to(b.z) - regression.target.to(b.z)).square(), b.t, b.mask)
+    if term.inside is None and not term.beside:
+        return Rows(term, b, regression, error, weight)
+    goal = regression.target - (regression.prediction - look.velocity).detach()
+    inside = None if term.inside is None else term.inside(look.velocity, goal, b)
+    beside = [one(look._replace(hidden=_of(hidden, one.layer))) for one in term.beside]
+    return Rows(term, b, regression, error, weight, inside, torch.stack(beside).sum(0) if beside else None)
+
+
+def _of(hidden: dict[nn.Module, Tensor], layer: nn.Module | None) -> Tensor | None:
+    if layer is not None and layer not in hidden:
+        what = f"the layer {type(layer).__name__} of an auxiliary loss was not met in the pass that carries the gradient"
+        raise ValueError(f"{what}: give a module of the field that is trained, and a recipe without gradient through the derivative")
+    return None if layer is None else hidden[layer]
 
 
 def share(rows: Rows, n: int) -> float:

@@ -11,19 +11,18 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from meanstep.loss import Loss, settled
+from meanstep.auxiliary import Look
+from meanstep.calls import called
+from meanstep.loss import Loss, made, settled
 from meanstep.probes.rows import Estimate, influenced, pieces
-from meanstep.shapes import per_sample, tree_map
+from meanstep.shapes import tree_map
+from meanstep.terms import Term
 from meanstep.types import Bridge, Objective, Weight
-
-
-def unweighted(error: Tensor, b: Bridge) -> Tensor:
-    """The weight 1: a row's loss is its mean squared error."""
-    return error
+from meanstep.weights import constant
 
 
 def of_rows(
-    field: nn.Module, b: Bridge, objective: Objective, weight: Weight = unweighted, *, chunk: int = 64, vectorised: bool = True
+    field: nn.Module, b: Bridge, objective: Objective, weight: Weight = constant, *, chunk: int = 64, vectorised: bool = True
 ) -> Estimate:
     """The trace of the covariance of one row's gradient, from the gradient of every row, eq. (40). For small networks.
 
@@ -32,9 +31,13 @@ def of_rows(
     transform (no head, no ensemble axis, no batch norm); otherwise rows are taken one by one. Turn dropout off. `ValueError` for an
     ensemble.
     """
+    return _trace(field, b, Term(objective, None, weight), chunk, vectorised)
+
+
+def _trace(field: nn.Module, b: Bridge, term: Term, chunk: int, vectorised: bool) -> Estimate:
     if b.t.ndim != 1:
         raise ValueError(f"single rows' gradients need one batch axis, got the batch shape {tuple(b.t.shape)}: probe one member")
-    single = _vectorised(field, objective, weight) if vectorised else _one_by_one(field, objective, weight)
+    single = _vectorised(field, term) if vectorised else _one_by_one(field, term)
     n, mean = len(b.t), torch.zeros(1, dtype=torch.float64, device=b.z.device)
     for piece in pieces(b, chunk):
         mean = mean + single(piece).double().sum(0) / n
@@ -48,21 +51,24 @@ def of_terms(field: nn.Module, draws: Sequence[tuple[Any, Bridge]], *, chunk: in
 
     `chunk` and `vectorised` as of `of_rows`. The terms must share no rows.
 
-    `ValueError` if a term follows the others on their rows (an anchor, a head): their gradients are correlated, use `of_step`.
+    `ValueError` if a term follows the others on their rows (an anchor, a head): their gradients are correlated, use `of_step`. The same for
+    an auxiliary loss of a layer, which a row alone does not show.
     """
+    if any(one.layer is not None for term, _ in draws for one in term.beside):
+        raise ValueError("an auxiliary loss of a layer is read in the step's own pass: measure the step with of_step")
     if sum(term.share for term, _ in draws) > 1 + 1e-9:
         raise ValueError("terms that take the same rows have correlated gradients: measure the step with of_step")
     n, parts = sum(len(b.t) for _, b in draws), []
     for term, b in draws:
         share = 1 / n if term.scale is None else term.scale / len(b.t)
-        found = of_rows(field, b, term.objective, term.weight, chunk=chunk, vectorised=vectorised)
+        found = _trace(field, b, term, chunk, vectorised)
         parts.append(Estimate(share**2 * len(b.t) * found.value, share**2 * len(b.t) * found.error, found.dof))
     value, square, dof = (torch.stack(p) for p in zip(*parts, strict=True))
     total = square.square().sum()
     return Estimate(value.sum(), total.sqrt(), total.square() / (square**4 / dof.clamp(min=1)).sum())
 
 
-def _vectorised(field: nn.Module, objective: Objective, weight: Weight) -> Callable[[Bridge], Tensor]:
+def _vectorised(field: nn.Module, term: Term) -> Callable[[Bridge], Tensor]:
     """`bridge -> [n, parameters]`, all rows at once."""
     trained = {name: p.detach() for name, p in field.named_parameters() if p.requires_grad}
     fixed = {name: p.detach() for name, p in (*field.named_parameters(), *field.named_buffers()) if name not in trained}
@@ -72,7 +78,7 @@ def _vectorised(field: nn.Module, objective: Objective, weight: Weight) -> Calla
             found: Tensor = functional_call(field, (params, fixed), (z, r, t, y))
             return found
 
-        return _losses(net, b._replace(**tree_map(lambda p: p[None], parts), progress=progress), objective, weight).sum()
+        return _losses(net, b._replace(**tree_map(lambda p: p[None], parts), progress=progress), term).sum()
 
     def single(b: Bridge) -> Tensor:
         found = vmap(grad(partial(row, b=b)), in_dims=(None, 0, None), randomness="different")(trained, b.rows, b.progress)
@@ -81,18 +87,20 @@ def _vectorised(field: nn.Module, objective: Objective, weight: Weight) -> Calla
     return single
 
 
-def _one_by_one(field: nn.Module, objective: Objective, weight: Weight) -> Callable[[Bridge], Tensor]:
+def _one_by_one(field: nn.Module, term: Term) -> Callable[[Bridge], Tensor]:
     params = [p for p in field.parameters() if p.requires_grad]
 
     def single(b: Bridge) -> Tensor:
-        return torch.stack([_flat(_losses(field, row, objective, weight).sum(), params) for row in pieces(b, 1)])
+        return torch.stack([_flat(_losses(field, row, term).sum(), params) for row in pieces(b, 1)])
 
     return single
 
 
-def _losses(field: Any, b: Bridge, objective: Objective, weight: Weight) -> Tensor:
-    regression, weight = objective(field, b), settled(weight, field, b)
-    return weight(per_sample((regression.prediction.to(b.z) - regression.target.to(b.z)).square(), b.t, b.mask), b)
+def _losses(field: Any, b: Bridge, term: Term) -> Tensor:
+    """The loss of each row as `Loss` has it; a term that looks at the velocity costs a pass for it."""
+    regression, weight = term.objective(field, b), settled(term.weight, field, b)
+    looks = term.inside is not None or term.beside
+    return made(term, Look(called(field, b.z, b.r, b.t, b.y) if looks else regression.prediction, b), regression, weight, {}).weighted
 
 
 def _flat(loss: Tensor, params: Sequence[Tensor]) -> Tensor:

@@ -49,9 +49,9 @@ def factor(
     For events of at most `exact` entries they are exact and cost `d` passes. Above, `kappa` and `square` come from `draws` Hutchinson
     vectors (unbiased, but their spread blurs `expanding`). `norm`, then a lower bound, and `singular` come from `steps` Lanczos steps of a
     forward-mode and a backward pass. `chunk` rows (1024) go through at once. `steps=0` leaves these two out, as a field without gradient in
-    `z` needs. Masked entries count like others.
+    `z` needs. Masked entries count like others. `generator` draws the vectors; None: from seed 0.
     """
-    b = b._replace(mask=None)
+    b, generator = b._replace(mask=None), generator or Generator().manual_seed(0)
 
     def probe(piece: Bridge) -> dict[str, Tensor]:
         if event_size(piece.z, piece.t) <= exact:
@@ -69,7 +69,7 @@ def _exact(j: Tensor) -> dict[str, Tensor]:
     return {"norm": values[..., 0], "singular": values.mean(-1), "kappa": kappa, "square": square, "expanding": (square > 1).double()}
 
 
-def _hutchinson(field: Field, b: Bridge, draws: int, generator: Generator | None) -> dict[str, Tensor]:
+def _hutchinson(field: Field, b: Bridge, draws: int, generator: Generator) -> dict[str, Tensor]:
     kappa, square, d = torch.zeros_like(b.t, dtype=torch.float64), torch.zeros_like(b.t, dtype=torch.float64), event_size(b.z, b.t)
     for _ in range(draws):
         g = signs(b.z, generator)
@@ -78,7 +78,7 @@ def _hutchinson(field: Field, b: Bridge, draws: int, generator: Generator | None
     return {"kappa": kappa, "square": square, "expanding": (square > 1).double()}
 
 
-def _lanczos(field: Field, b: Bridge, steps: int, generator: Generator | None) -> dict[str, Tensor]:
+def _lanczos(field: Field, b: Bridge, steps: int, generator: Generator) -> dict[str, Tensor]:
     """Gauss quadrature of the singular values: Lanczos on `J^T J` from random signs, orthogonalised twice (Ubaru, Chen, Saad 2017)."""
     q = signs(b.z, generator) / float(event_size(b.z, b.t)) ** 0.5
     basis, main, side = [q], [], []

@@ -44,7 +44,7 @@ def norm_kappa(field: Field, b: Bridge, *, generator: Generator | None = None) -
 
     1 for a network that does not move its input at all, `J = -I`, where the signed `kappa` is -1. `generator` draws the signs.
     """
-    g = signs(b.z, generator)
+    g = signs(b.z, generator or Generator().manual_seed(0))
     found = product(field, b, g)
     return float((inner(found, found, b).sum() / inner(g, g, b).sum()).sqrt())
 

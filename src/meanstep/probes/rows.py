@@ -169,7 +169,6 @@ def inner(x: Tensor, y: Tensor, b: Bridge) -> Tensor:
     return shapes.inner(x, y, b.t, b.mask)
 
 
-def signs(like: Tensor, generator: Generator | None) -> Tensor:
-    """Independent signs of `like`'s shape, drawn where the generator lives; without one from seed 0, never from the global state."""
-    generator = generator or Generator().manual_seed(0)
+def signs(like: Tensor, generator: Generator) -> Tensor:
+    """Independent signs of `like`'s shape; a probe without a generator makes one of seed 0 for all of its draws."""
     return (2 * drawn(torch.randint, 0, 2, like.shape, generator=generator, device=like.device) - 1).to(like)
