@@ -23,9 +23,14 @@ class Learned(nn.Module):
 
 def prepared(null: Any) -> Any:
     """A null whose parameters are modules, so that they can be sharded and moved; `TypeError` if it hides nothing."""
+    hides(null)
+    return _with_modules(null)
+
+
+def hides(null: Any) -> None:
+    """`TypeError` for a null that hides nothing."""
     if all(part is None for part in _parts(null)):
         raise TypeError(f"a null says what takes the place of a hidden condition, and null={null!r} hides nothing")
-    return _with_modules(null)
 
 
 def learned(null: Any) -> tuple[nn.Module, ...]:
@@ -91,6 +96,8 @@ def _hidden(null: Any, y: Any, name: str) -> Any:
 
 def _spread(null: Any, y: Tensor, name: str) -> Tensor:
     """A number or tensor on every row of a tensor; it must keep its value in the tensor's type."""
+    if _number(null):
+        null = null.item()
     try:  # a number is filled in where the tensor lives: copied there it would be none of a CUDA graph's operations
         value = torch.full((), null, device=y.device) if isinstance(null, bool | int | float) else torch.as_tensor(null)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -103,6 +110,13 @@ def _spread(null: Any, y: Tensor, name: str) -> Tensor:
     if isinstance(null, int) and _integer(y) and not torch.iinfo(y.dtype).min <= null <= torch.iinfo(y.dtype).max:
         raise ValueError(f"the null of {name} is {null}, which {y.dtype} does not hold")
     return value.to(y.device, y.dtype).expand_as(y)
+
+
+def _number(null: Any) -> bool:
+    """Whether a null is one number in a tensor or array that nothing learns, where reading it does not wait for a device."""
+    if isinstance(null, Tensor):
+        return not null.ndim and not null.requires_grad and null.device.type == "cpu" and not torch.compiler.is_compiling()
+    return getattr(null, "ndim", None) == 0 and hasattr(null, "item")
 
 
 def _like(found: Any, y: Any, name: str) -> Any:

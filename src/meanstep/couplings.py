@@ -115,6 +115,7 @@ class Pairs(Value):
 def drawn(coupling: Coupling, x: Tensor, y: Any = None, generator: Generator | None = None) -> Tensor:
     """Noise for `x` `[B, *E]` under a coupling: the numbers that the loss itself would draw from the generator first, coupled.
 
-    A `Loss` that is then given this `noise` and the same generator draws the times that it would have drawn. None: torch's global one.
+    A `Loss` that is then given this `noise` and the same generator draws the times that it would have drawn. A regularised plan draws its
+    partners in between, and the times are others. None: torch's global one.
     """
     return coupling(x, keys.drawn(torch.randn, x.shape, generator=generator, dtype=x.dtype, device=x.device), y, generator)

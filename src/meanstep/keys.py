@@ -37,5 +37,7 @@ def drawn(
 
 def picked(weights: Tensor, n: int, generator: Generator | None) -> Tensor:
     """`n` places on the last axis of `weights` `[*B, K]`, drawn by weight and with replacement: int64 `[*B, n]`, on the weights' device."""
+    if not n:
+        return torch.empty(*weights.shape[:-1], 0, dtype=torch.int64, device=weights.device)
     place = weights.device if generator is None else generator.device
     return torch.multinomial(weights.to(place), n, replacement=True, generator=generator).to(weights.device)

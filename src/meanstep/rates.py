@@ -75,7 +75,7 @@ class Backward(Value):
     @property
     def divides(self) -> bool:
         """Whether the rounding of `u` and of its earlier value is divided by the ratio: not at 0 and 1, where there is no difference."""
-        return callable(self.ratio) or self.ratio not in (0, 1)
+        return callable(self.ratio) or isinstance(self.ratio, Tensor) or self.ratio not in (0, 1)
 
     def __call__(self, field: Field, b: Bridge, w: Tensor) -> Change:
         """`(u, (t - r) D_t u)` to first order in `ratio (t - r)`, both `[*B, *E]`."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from meanstep.calls import called, samples
 from meanstep.catalogue import marked
-from meanstep.conditions import hidden
+from meanstep.conditions import hidden, hides
 from meanstep.keys import key
 from meanstep.paths import Path, linear
 from meanstep.shapes import tree_map
@@ -176,12 +176,14 @@ def guided(field: Field, scale: float, null: Any) -> Field:
 
     For a network that was trained with hidden conditions. On `r = t` it is classifier-free guidance, which `euler` and `heun` follow; a
     jump extrapolates the two ends, which is another law wherever the fields are not affine in `z`. `null`: as of `LabelDropout`, or its
-    `dropout.hidden` for a condition that holds a scale. Needs a condition at each call; `ValueError` for a scale that is not finite.
+    `dropout.hidden` for a condition that holds a scale. Needs a condition at each call; `ValueError` for a scale that is not
+    finite, `TypeError` for a null that hides nothing.
     """
     if not math.isfinite(scale):
         raise ValueError(f"a guidance scale is a finite number, 1 for none, got {scale:g}")
     if scale == 1:
         return field
+    hides(null)
 
     def both(z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
         if y is None:

@@ -258,6 +258,10 @@ def test_a_reference_of_another_shape():
     refused(ValueError, r"rows of shape \(3,\), the batch \(2,\)", lambda: loss(recipe))
 
 
+def test_a_reference_without_rows():
+    refused(ValueError, "at least one reference", lambda: Posterior(torch.empty(0, 2)))
+
+
 # Velocities --------------------------------------------------------------------------------------------------------------------------
 
 

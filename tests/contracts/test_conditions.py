@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,8 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "a number for a tuple": (0, (Y["text"], Y["speaker"]), r"null=\(..., ...\), None for one that is not hidden"),
     "a number for an observation": (5, Y["text"], r"null=5 stands for a label .* torch.float32 \(32, 5, 8\): .*null=torch.zeros_like"),
     "a float for an observation": (0.0, Y["text"], "null=torch.zeros_like"),
+    "a number that wraps": (torch.tensor(300), torch.zeros(3, dtype=torch.uint8), "300, which torch.uint8 does not hold"),
+    "a numpy number that wraps": (np.int64(300), torch.zeros(3, dtype=torch.uint8), "300, which torch.uint8 does not hold"),
     "a number for a mask": (0, Y["mask"], "null=torch.zeros_like"),
     "a fraction as a label": (0.5, Y["speaker"], "the null of y is 0.5, and y is torch.int64"),
     "a fraction as a label in a tree": (

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import meanstep as ms
-from meanstep import recipes
+from meanstep import fields, recipes
 from meanstep.fields import DataPrediction, Decoupled, DiT, Gaussian, Mixture, Scaled
 from meanstep.fields.adapt import ROLES
 from meanstep.velocities import Condition
@@ -416,3 +416,34 @@ def test_the_loss_keeps_the_learned_weight_in_its_state():
     other.load_state_dict(loss.state_dict())
     assert all(torch.equal(p, q) for p, q in zip(loss.parameters(), other.parameters(), strict=True))
     assert list(ms.Loss(recipes.meanflow()).parameters()) == []
+
+
+CATEGORIES = {
+    "mlp": lambda: fields.MLP(2, 8, 1, classes=3, generator=ms.key(0)),
+    "mlp, by name": lambda: fields.MLP(2, 8, 1, conditions={"a": 3}, generator=ms.key(0)),
+    "dit": lambda: DiT(4, 1, 2, 16, 1, 2, classes=3, generator=ms.key(0)),
+    "unet": lambda: fields.UNet((1, 4, 4), 8, (1, 1), 1, (1,), 2, classes=3, generator=ms.key(0)),
+}
+
+
+@pytest.mark.parametrize("name", CATEGORIES)
+def test_labels_are_whole_numbers_of_any_type(name: str):
+    net, y = CATEGORIES[name](), torch.tensor([0, 1, 1])
+    z = torch.randn(3, *((2,) if "mlp" in name else (1, 4, 4)), generator=ms.key(0))
+    r, t = torch.zeros(3), torch.ones(3)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1)
+    wanted = net(z, r, t, y)
+    for kind in (torch.uint8, torch.int32, torch.bool):
+        assert torch.equal(net(z, r, t, y.to(kind)), wanted)
+    with pytest.raises(TypeError, match="categories, a tensor of whole numbers"):
+        net(z, r, t, y.float())
+
+
+def test_one_tensor_is_not_two_conditions():
+    net, y = fields.MLP(2, 8, 1, conditions={"a": 3, "b": 3}), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="takes the conditions a, b, and y is a Tensor"):
+        net(torch.zeros(2, 2), torch.zeros(2), torch.ones(2), y)
+    with pytest.raises(ValueError, match="a has -3 categories"):
+        fields.MLP(2, conditions={"a": -3})

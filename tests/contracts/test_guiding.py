@@ -41,6 +41,14 @@ def test_scale_one_is_the_field_itself():
     assert torch.equal(walk(guided(net, 1.0, 3), e, grid(2), y), walk(net, e, grid(2), y))
 
 
+@pytest.mark.parametrize("null", [None, {"kind": None}])
+def test_a_null_that_hides_nothing_is_no_guidance(null: Any):
+    net = ms.MLP(2, 8, 1, classes=3, generator=ms.key(0))
+    with pytest.raises(TypeError, match="hides nothing"):
+        guided(net, 2.0, null)
+    assert guided(net, 1.0, null) is net
+
+
 def test_scale_zero_is_the_empty_condition_to_the_bit():
     net = ms.MLP(2, 8, 1, conditions={"kind": 3, "age": []}, generator=ms.key(0)).double()
     e, y = noise(range(4), (2,), dtype=torch.float64), {"kind": torch.arange(4) % 3, "age": torch.ones(4).double()}

@@ -73,3 +73,7 @@ def test_places_are_as_likely_as_their_weights():
     weights, n = torch.tensor([[1.0, 0.0, 3.0], [2.0, 2.0, 0.0]]), 4000
     found = torch.stack([torch.bincount(row, minlength=3) / n for row in keys.picked(weights, n, ms.key(0))])
     assert ((found - weights / weights.sum(-1, keepdim=True)).abs() < 4 * (0.25 / n) ** 0.5).all()
+
+
+def test_no_draws_are_none():
+    assert LAW.sample(0).shape == (0, 2) and keys.picked(torch.ones(3, 2), 0, None).shape == (3, 0)

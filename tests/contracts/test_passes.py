@@ -918,6 +918,19 @@ def test_an_unsupported_module_runs_by_separate_and_the_reason_is_kept():
     assert "cumsum" in VERDICTS[net].reason and VERDICTS[net].calls == 3
 
 
+@pytest.mark.parametrize("make", [lambda: Odd(torch.sin), lambda: ms.MLP(2, 8, 1)])
+def test_rows_that_do_not_fit_say_nothing_of_the_network(make: Callable[[], nn.Module]):
+    net = built(make)
+    good, bad = asked(net, (ROWS, 2)), asked(net, (ROWS, 3))
+    for batch in (bad, bad, good, bad):
+        if batch is good:
+            automatic(net, *batch)
+        else:
+            with pytest.raises((RuntimeError, ValueError)):
+                automatic(net, *batch)
+    assert VERDICTS[net].reason == "" and VERDICTS[net].calls == 1 and getattr(net, "_tangents_found_right", True)
+
+
 def test_a_verdict_dies_with_its_module():
     before, net = len(VERDICTS), built(lambda: Odd(torch.sin))
     automatic(net, *asked(net, (ROWS, 2)))

@@ -300,6 +300,11 @@ def test_backward_ends_in_the_derivative_and_in_no_derivative():
             torch.testing.assert_close(p, q, rtol=0, atol=1e-4)
 
 
+def test_a_difference_is_divided_by_its_ratio():
+    for ratio, divided in ((0, False), (1, False), (0.5, True), (torch.tensor([0.2, 0.5]), True), (lambda b: b.t, True)):
+        assert Backward(ratio).divides == divided
+
+
 def test_a_tensor_ratio_takes_each_row_by_itself():
     field, b = smooth(), bridge(2)
     ratios = torch.linspace(0.05, 0.9, 6, dtype=torch.float64)

@@ -1,6 +1,7 @@
 """Distances between sets of points against scipy, POT, plain loops and closed forms."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -213,3 +214,10 @@ def test_ratios_near_the_floor_are_drawn_towards_one(widening: float, reads: flo
         return sum(found) / len(found)
 
     assert distance(1 + 0.8 * widening) / distance(1 + widening) == pytest.approx(reads, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.int64])
+def test_points_of_other_types_are_measured_in_float32(kind: torch.dtype):
+    x, y = (torch.arange(12).reshape(6, 2) * k for k in (1, 2))
+    for distance in (energy_distance, partial(sliced_wasserstein, directions=directions(2, 8))):
+        assert distance(x.to(kind), y.to(kind)) == pytest.approx(distance(x.float(), y.float()))

@@ -401,6 +401,8 @@ def test_a_proxys_bias_and_its_bounds():
     true = probes.proxy_bias(net, b, velocities.own, oracle)
     crossed = probes.proxy_bias(net, b, velocities.own, posteriors=references(law, 6, 256))
     loose = probes.proxy_bias(net, b, velocities.own)
+    with pytest.raises(ValueError, match="there is one: give three"):
+        probes.proxy_bias(net, b, velocities.own, posteriors=references(law, 1, 256))
     assert (true.kind, crossed.kind, loose.kind) == ("exact", "upper bound", "upper bound")
     torch.testing.assert_close(true.square.value, (net(b.z, b.t, b.t) - law.velocity(b.z, b.t)).square().sum(-1).mean().detach())
     paired = probes.Table(b.r, b.t, {"off": crossed.rows.columns["square"] - true.rows.columns["square"]}).mean("off")

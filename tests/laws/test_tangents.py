@@ -58,6 +58,7 @@ row("gelu", lambda f, x: f(x - 0.8, approximate="tanh"), (B, C))
 row("leaky_relu", lambda f, x: f(x - 0.8, 0.3) + f(x - 0.8, negative_slope=0.1), (B, C))
 row("softplus", lambda f, x: f(x, 2, 1.5) + f(x, beta=3), (B, C))
 row("pow", lambda f, x: f(x, 2) + f(x, 0.5) + f(x, -1) + f(x, 0), (B, C))
+row("pow", lambda f, x: f((x - 0.8).relu(), torch.arange(C)) + f((x - 0.8).relu(), 0), (B, C))  # 0 ** 0 has no slope
 row("pow", lambda f, x: f(x, constant(C)) + f(x, constant(B, 1)) + f(x, torch.tensor(2.5)), (B, C))
 row("clamp clip", lambda f, x: f(x, 0.5, 1.0) + f(x, min=0.7) + f(x, max=0.7) + f(x, 0.6), (B, C))
 row("clamp clip", lambda f, x: f(x, constant(B, C)) + f(x, max=constant(C)), (B, C))

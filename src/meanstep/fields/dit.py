@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from meanstep.fields.adapt import towards
-from meanstep.fields.given import Given, sizes
+from meanstep.fields.given import Given, labels, sizes
 from meanstep.modulation import gated, modulate
 from meanstep.paths import linear
 from meanstep.values import like
@@ -232,7 +232,7 @@ class DiT(nn.Module):
         early = self.time(t) if self.gap is None else self.time(t) + self.gap(t - r)
         late = self.time(r) if self.gap is None else early
         if self.labels is not None:
-            known = self.labels(torch.full(t.shape, self.classes, device=t.device) if y is None else y)
+            known = self.labels(torch.full(t.shape, self.classes, device=t.device) if y is None else labels(y))
         elif self.given is None or (known := self.given.vector(y)) is None:
             return early, late
         return early + known, late + known

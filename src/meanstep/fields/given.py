@@ -16,7 +16,7 @@ def sizes(conditions: Mapping[str, int | Sequence[int]] | None, classes: int = 0
         raise ValueError("a network takes labels or other conditions: give classes or conditions")
     found: Sizes = {name: size if isinstance(size, int) else tuple(size) for name, size in (conditions or {}).items()}
     for name, size in found.items():
-        if size == 0 if isinstance(size, int) else min(size, default=1) < 1:
+        if size < 1 if isinstance(size, int) else min(size, default=1) < 1:
             raise ValueError(f"conditions: {name} has {size} categories or a shape with an empty axis")
     return found
 
@@ -25,10 +25,20 @@ def parts(known: Sizes, y: Any, kind: str) -> Iterator[tuple[str, int | tuple[in
     """Name, size and tensor of each condition: `y` a tensor where there is one, else by name; `ValueError` where there is none."""
     if known and y is None:
         raise ValueError(f"this {kind} takes the conditions {', '.join(known)}, and y is None")
+    if len(known) > 1 and not isinstance(y, dict):
+        raise ValueError(f"this {kind} takes the conditions {', '.join(known)}, and y is a {type(y).__name__}: give a dict with each")
     for name, size in known.items():
         if isinstance(y, dict) and name not in y:
             raise ValueError(f"this {kind} takes the conditions {', '.join(known)}, and y has no {name}, but {', '.join(map(str, y))}")
-        yield name, size, y[name] if isinstance(y, dict) else y
+        part = y[name] if isinstance(y, dict) else y
+        yield name, size, labels(part, name) if isinstance(size, int) else part
+
+
+def labels(y: Any, name: str = "y") -> Tensor:
+    """Labels or categories as the int64 that torch's embeddings take; `TypeError` for what is no tensor of whole numbers."""
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex():
+        raise TypeError(f"{name} holds categories, a tensor of whole numbers, got {getattr(y, 'dtype', type(y).__name__)}")
+    return y.long()
 
 
 def on_grid(shape: int | tuple[int, ...], grid: Sequence[int]) -> bool:

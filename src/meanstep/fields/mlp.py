@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor, nn
 
-from meanstep.fields.given import parts, sizes
+from meanstep.fields.given import labels, parts, sizes
 from meanstep.values import like
 
 
@@ -63,7 +63,7 @@ class MLP(nn.Module):
         angles = torch.stack([t, t - r], -1)[..., None] * self.frequencies
         parts = [z, angles.sin().flatten(-2), angles.cos().flatten(-2)]
         if self.classes:
-            known = torch.full_like(t, self.classes, dtype=torch.int64) if y is None else y
+            known = torch.full_like(t, self.classes, dtype=torch.int64) if y is None else labels(y)
             parts.append(nn.functional.one_hot(known, self.classes + 1).to(z))
         h = torch.cat([*parts, *self._known(y, z, t)], -1)
         for k, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):

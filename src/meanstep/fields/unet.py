@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from meanstep.fields.dit import Attention, TimeEmbedding
-from meanstep.fields.given import Given, sizes
+from meanstep.fields.given import Given, labels, sizes
 from meanstep.shapes import over
 from meanstep.values import like
 
@@ -144,7 +144,7 @@ class UNet(nn.Module):
         """The embedding `[B, 4 width]` of times and of what is no channel."""
         c = self.time(t) + self.gap(t - r)
         if self.labels is not None:
-            return c + self.labels(torch.full(t.shape, self.classes, device=t.device) if y is None else y)
+            return c + self.labels(torch.full(t.shape, self.classes, device=t.device) if y is None else labels(y))
         known = self.given.vector(y) if self.given is not None else None
         return c if known is None else c + known
 

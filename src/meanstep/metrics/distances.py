@@ -24,11 +24,12 @@ def directions(dim: int, n: int = 128, generator: Generator | None = None) -> Te
 
 
 def _points(name: str, x: Tensor) -> Tensor:
+    """Points as float32 or float64, without a graph."""
     if x.ndim != 2 or not len(x):
         raise ValueError(f"{name} must be points [n, D], got shape {tuple(x.shape)}")
     if not x.isfinite().all():
         raise ValueError(f"{name} has entries that are not finite, the first in row {(~x.isfinite()).any(-1).int().argmax()}")
-    return x.detach()
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Sliced:
@@ -40,8 +41,9 @@ class Sliced:
     def __init__(self, reference: Tensor, directions: Tensor) -> None:
         if directions.ndim != 2 or directions.shape[-1] != reference.shape[-1]:
             raise ValueError(f"directions {tuple(directions.shape)} do not fit points {tuple(reference.shape)}: expected [m, D] and [n, D]")
+        reference = _points("the reference", reference)
         self.shape, self.directions = reference.shape, directions.to(reference)
-        self.sorted = self._sorted(_points("the reference", reference))
+        self.sorted = self._sorted(reference)
 
     def __repr__(self) -> str:
         return f"Sliced({self.shape[0]} points in {self.shape[1]} dimensions, {len(self.directions)} directions)"
@@ -83,10 +85,11 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     It can be negative. `ValueError` for fewer than two points, or of two dimensions, or that are not finite. Source: Szekely and Rizzo, J.
     Stat. Plan. Inference 143, 2013.
     """
-    (n, d), (m, e) = _points("x", x).shape, _points("y", y).shape
+    x, y = _points("x", x), _points("y", y)
+    (n, d), (m, e) = x.shape, y.shape
     if d != e or min(n, m) < 2:
         raise ValueError(f"two sets of at least 2 points of one dimension are needed, got {tuple(x.shape)} and {tuple(y.shape)}")
-    x, y = x.detach(), y.detach().to(x)
+    y = y.to(x)
     return 2 * _mean_distance(x, y, n * m) - _mean_distance(x, x, n * (n - 1)) - _mean_distance(y, y, m * (m - 1))
 
 

@@ -36,13 +36,17 @@ def proxy_bias(
 
     - With `truth` (an oracle) it is exact.
     - With `posteriors` it is an upper bound that tends to the error as the references grow: the mean of `<v_hat - p_j, v_hat - p_k>` over
-      pairs. It needs three or more `Posterior`s on independent references, drawn like the data, that include the row's own point. The
-      standard error is over rows and, by a jackknife, over references. References that hold the rows' own data points void the bound.
+      pairs. It needs three or more `Posterior`s on independent references, drawn like the data, that include the row's own point. Two have
+      no error over references, one is a `ValueError`. The standard error is over rows and, by a jackknife, over references. References that
+      hold the rows' own data points void the bound.
     - With neither it is the mean of `|v_hat - v_c|^2`, which is the error plus all the noise. Its difference between two proxies is that
       of their squared errors, without bias.
 
     Columns: `square`, and `total`, which is `|v_hat - v_c|^2`. `chunk`: rows that go through at once, 1024.
     """
+
+    if len(posteriors) == 1 and truth is None:
+        raise ValueError("the bound is a mean over pairs of posteriors, and there is one: give three or more, on independent references")
 
     def probe(piece: Bridge) -> dict[str, Tensor]:
         guess = proxy(field, piece).to(piece.z)

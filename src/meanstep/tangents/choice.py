@@ -69,18 +69,23 @@ def chosen(field: Field, z: Tensor, r: Tensor, t: Tensor, y: Any, along: Directi
     if verdict.training != module.training:
         verdict = verdicts[module] = Verdict(module.training)
     verdict.calls += 1
-    if _due(verdict, field, z, t):
-        verdict.reason = _checked(module, field, z, r, t, y, along, graph)
-    if not verdict.reason:
+    reason = _checked(module, field, z, r, t, y, along, graph) if _due(verdict, field, z, t) else verdict.reason
+    if not reason:
         try:
             return run(fast)
         except torch.OutOfMemoryError:
             raise
         except Exception as missing:  # whatever a network does with an object that is no tensor
-            verdict.reason = str(missing) or type(missing).__name__
-            if not graph:
-                _mark(module, False)
-    return run(slow)
+            reason = str(missing) or type(missing).__name__
+    try:
+        found = run(slow)
+    except Exception:  # of the rows and not of the way: nothing is known of the network by it
+        verdict.calls -= 1
+        raise
+    verdict.reason = reason
+    if not graph:
+        _mark(module, False)
+    return found
 
 
 def _due(verdict: Verdict, field: Field, z: Tensor, t: Tensor) -> bool:
@@ -98,8 +103,8 @@ def _checked(module: nn.Module, field: Field, z: Tensor, r: Tensor, t: Tensor, y
     with torch.no_grad():
         for buffer, value in kept:
             buffer.data.copy_(value)  # uncounted: an earlier graph may need the buffer
-    if not graph:
-        _mark(module, not reason)
+    if not graph and not reason:
+        _mark(module, True)
     return reason
 
 

@@ -142,7 +142,9 @@ def pair(made: tuple[Tensor, Tensor], axis: int) -> Dual:
 def _pow(out: Tensor, x: Any, exponent: Any) -> tuple[Tensor, int]:
     alone("an exponent", exponent)
     power = x.first(exponent)
-    return x.tangent * power * x.rows ** (power - 1), x.axis
+    # the power 0 is a constant, and 0 times the infinite slope of 0 ** -1 no number
+    below = torch.where(power == 0, 0, power - 1) if isinstance(power, Tensor) else power - 1 if power else 0
+    return x.tangent * power * x.rows**below, x.axis
 
 
 @rule("to", "type", "type_as", "float", "double", "half", "bfloat16")

@@ -48,6 +48,8 @@ class Posterior(Value):
         boundary.kind("the reference", self.reference, Tensor, "a tensor of data [N, *E]")
         if not self.reference.is_floating_point():
             raise TypeError(f"the reference holds data as the loss gets it, floating-point numbers, got {self.reference.dtype}")
+        if not len(self.reference):
+            raise ValueError(f"a Posterior needs at least one reference, got shape {tuple(self.reference.shape)}")
         if self.labels is not None and not _are_labels(self.labels, self.reference.shape[:1]):
             what = f"{self.labels.dtype} {tuple(self.labels.shape)}" if isinstance(self.labels, Tensor) else f"{self.labels!r:.40}"
             raise ValueError(f"labels are integers, one for each of the {len(self.reference)} references, got {what}")
