@@ -175,6 +175,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         (("--batch", "2"), ["--batch", "got 2"]),
         (("--diagonal-share", "1"), ["--diagonal-share"]),
         (("--largest-gap", "0.01"), ["--largest-gap 0.01", "at most 50", "at least 0.02"]),
+        (("--largest-gap", "0.5", "--arms", "shortcut"), ["--largest-gap 0.5", "shortcut has gaps of its own"]),
         (("--rate", "-1"), ["--rate"]),
         (("--seeds", "-3"), ["--seeds", "-3"]),
         (("--workers", "0"), ["--workers"]),

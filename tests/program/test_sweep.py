@@ -17,7 +17,7 @@ from meanstep.program.reproduce import pool, records
 from meanstep.program.reproduce.arms import coefficients
 from meanstep.program.reproduce.points import jobs, state
 from meanstep.program.reproduce.points.draws import BLOCK, Block, Needs, Stream
-from meanstep.program.reproduce.points.engine import Cohort
+from meanstep.program.reproduce.points.engine import Cohort, reference
 from meanstep.program.reproduce.points.jobs import Job, train
 from meanstep.program.reproduce.points.settings import ARMS, REFERENCES, SET_COST, SINGLE, Settings, Spec, models
 from meanstep.program.reproduce.points.study import Sweep
@@ -253,6 +253,13 @@ def test_a_state_is_copied_whole_or_not_at_all(tmp_path: Path):
         assert state.restore(tmp_path / "b", own, 2) is None, (name, text[:20])
     assert all((p == 0).all() for p in own.values())
     assert state.restore(path, own, 2) == told and all((p == 1).all() for p in own.values())
+
+
+@pytest.mark.parametrize("name", [name for name in REFERENCES if name not in ("flow_matching", "shortcut")])
+def test_the_cap_of_the_gap_is_also_that_of_reference_recipes(name: str):
+    recipe = reference(name, replace(SETTINGS, largest_gap=0.1), ms.MLP(2))
+    draws = ms.Loss(recipe, check=False).draw(torch.zeros(512, 2), progress=0.5, generator=ms.key(0))
+    assert 0.09 < max(float((b.t - b.r).max()) for _, b in draws) <= 0.1 + 1e-6
 
 
 @pytest.mark.parametrize("name", REFERENCES)

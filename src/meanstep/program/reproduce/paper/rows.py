@@ -134,6 +134,8 @@ def _best(number: Published, models: Sequence[Model]) -> Row:
         return Row(number, None, None, Verdict(UNTOLD, "too few coefficients measured here"))
     best = min(means, key=lambda b: means[b])
     found = Mean(best, None, None, None, len(by_beta[best]))
+    if best in named and len(by_beta[best]) < 2:
+        return Row(number, found, None, Verdict(UNTOLD, "one seed here"))
     if best in named:
         return Row(number, found, None, _at_length(Verdict(OUT, f"least of {', '.join(f'{b:g}' for b in means)}"), trained[best]))
     against = ratio(by_beta[there[0]], by_beta[best])
@@ -236,14 +238,16 @@ ESTIMATORS = {
 
 
 def _estimated(number: Published, estimates: Sequence[Estimate]) -> Row:
-    """Against the largest study that has it; the DiT's steps are other ones, so what agrees is the estimator."""
+    """Beside the largest study that has it, and without a verdict: it is of another network, other data and another length."""
     by_study: dict[str, list[float]] = {}
     for each in estimates:
         if each.quantity == ESTIMATORS[number.quantity]:
             by_study.setdefault(each.study, []).append(each.value)
     values = max(by_study.values(), key=len, default=[])
     assert number.number is not None
-    return Row(number, mean(values), None, compared(values, number.number, None, number.seeds), cause=number.note)
+    against = compared(values, number.number, None, number.seeds)
+    verdict = Verdict(UNTOLD, f"of another network and length; {against.why}" if values else against.why, against.detectable)
+    return Row(number, mean(values), None, verdict, cause=number.note)
 
 
 def _unmeasured(number: Published, models: Sequence[Model]) -> Row:

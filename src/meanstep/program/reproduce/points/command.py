@@ -255,6 +255,10 @@ def _check(settings: Settings) -> None:
             settings.largest_gap is not None and settings.largest_gap < LEAST_GAP,
             f"--largest-gap {settings.largest_gap}: samples are made in jumps within it, at most 50: give at least {LEAST_GAP}",
         ),
+        (
+            settings.largest_gap is not None and "shortcut" in settings.arms,
+            f"--largest-gap {settings.largest_gap}: the arm shortcut has gaps of its own, which no cap changes: leave out one of them",
+        ),
     ]
     for bad, message in wrong:
         if bad:

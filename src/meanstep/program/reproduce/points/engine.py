@@ -17,7 +17,8 @@ from meanstep.keys import key
 from meanstep.loss import Loss
 from meanstep.program.reproduce.points.draws import Block, Step
 from meanstep.program.reproduce.points.fused import ADAM, Fused
-from meanstep.program.reproduce.points.protocols import TIMES, protocol
+from meanstep.program.reproduce.points.protocols import protocol
+from meanstep.program.reproduce.points.protocols import times as drawn_times
 from meanstep.program.reproduce.points.settings import BLOCK, Settings, Spec
 from meanstep.terms import Recipe
 from meanstep.times import diagonal
@@ -237,11 +238,12 @@ class _Composed:
 
 
 def reference(name: str, settings: Settings, ema: torch.nn.Module) -> Recipe:
-    """A recipe of the table by name: its published row shares and kind of weight, but the sweep's times, which decide one-step samples.
+    """A recipe of the table by name: its published row shares and kind of weight, but the sweep's times, which decide one-step samples,
+    and its cap on their gap.
 
     Shortcut keeps its dyadic gaps, which are part of it. Terminal velocity matching gets the sweep's EMA copy (published decay: 0.99).
     """
-    times, weight = TIMES[settings.times], adaptive(settings.power, settings.c)
+    times, weight = drawn_times(settings), adaptive(settings.power, settings.c)
     table: dict[str, Callable[[], Recipe]] = {
         "alpha_flow": lambda: recipes.alpha_flow(times=times, c=settings.c, instants=diagonal(times)),
         "improved_meanflow": lambda: recipes.improved_meanflow(own, times=times, weight=weight),

@@ -18,7 +18,7 @@ from meanstep.metrics.distances import Coverage, Sliced, energy_distance
 from meanstep.paths import linear
 from meanstep.probes.maps import measured_map, noise_map, optima, ratio
 from meanstep.program.reproduce.points.draws import Stream
-from meanstep.program.reproduce.points.protocols import TIMES, protocol
+from meanstep.program.reproduce.points.protocols import protocol, times
 from meanstep.program.reproduce.points.settings import Settings
 from meanstep.types import Bridge
 from meanstep.velocities import Posterior
@@ -131,7 +131,7 @@ def probe_rows(stream: Stream, shape: Shape, settings: Settings) -> Rows:
     n = settings.probe
     g = key(stream.seed, "probe", stream.name)
     x, e = stream.law.sample(n, g), torch.randn(n, shape.dim, generator=g)
-    r, t = TIMES[settings.times]((n,), g)
+    r, t = times(settings)((n,), g)
     z, v = linear(x, e, t)
     b, exact = Bridge(z, v, r, t), stream.law.velocity(z, t)
     posterior = Posterior(stream.reference(settings.reference), dtype=torch.float32)(None, b)  # type: ignore[arg-type]

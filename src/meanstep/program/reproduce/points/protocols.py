@@ -95,6 +95,12 @@ def _random_directions(dim: int, settings: Settings, path: tuple[Any, ...]) -> T
     return torch.nn.functional.normalize(drawn, dim=-1)
 
 
+def times(settings: Settings) -> Times:
+    """The sweep's times, with the gap that it caps."""
+    found = TIMES[settings.times]
+    return found if settings.largest_gap is None else samplers.capped(found, settings.largest_gap)
+
+
 # Ours --------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -103,8 +109,7 @@ def _apart_pairs(law: Any, settings: Settings, train: Generator) -> Pairs:
     n, shape = settings.moving, (BLOCK, settings.batch)
     x = law.sample(BLOCK * settings.batch, train).view(*shape, -1)
     e = torch.randn(x.shape, generator=train)
-    times = TIMES[settings.times]
-    r, t = (times if settings.largest_gap is None else samplers.capped(times, settings.largest_gap))(shape, train)
+    r, t = times(settings)(shape, train)
     return x, e, torch.cat([r[:, :n], t[:, n:]], 1), t, [n] * BLOCK
 
 
