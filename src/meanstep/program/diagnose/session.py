@@ -67,7 +67,7 @@ def measured(asked: "Diagnose", case: Case, budget: float, command: str) -> Diag
 
 def _case(asked: "Diagnose", given: Objects = Objects()) -> Case:
     device = available(asked.device)
-    run = trained(asked.target) if asked.target else None
+    run = trained(asked.target, asked.recipe, asked.path) if asked.target else None
     files = (asked.weights, asked.average)
     if run is not None:
         found = run.found(*files, asked.network or "", given.net, asked.guidance)
@@ -109,7 +109,7 @@ def _method(asked: "Diagnose", run: Trained | None, probed: Probed, data: arrays
     path = asked.path or (run.config.method.path if run else "linear")
     changed = reading.changes(name, times=asked.times, power=asked.power, diagonal_share=asked.diagonal_share, beta=asked.beta)
     if run and name == run.config.method.recipe and path == run.config.method.path:
-        return run.method(probed, data, changed, {asked.recipe or "", asked.path or ""})
+        return run.method(probed, data, changed)
     return reading.method(name, probed, changed, methods.path(path, "--path"))
 
 
