@@ -204,6 +204,21 @@ def test_scale_and_missing_diagonal():
     assert {"data-scale", "no-diagonal"} <= fired(d, WARN)
 
 
+@pytest.mark.parametrize(
+    ("n", "references", "drawn"), [(20_000, 20_000, 20_000), (20_001, 10_000, 10_001), (30_000, 15_000, 15_000), (50_000, 20_000, 30_000)]
+)
+def test_a_fair_share_of_many_rows_is_drawn_from(n: int, references: int, drawn: int):
+    data = arrays.Dataset(normal(1.0, n).numpy(), None, "many")
+    center = reading.center("posterior", Probed(ms.MLP(2, 4, 1), None, "net", "planted", ()), data, 0, torch.float32, CPU)
+    assert (center.cost, len(center.rows), len(center.rows.unique())) == (references, drawn, drawn)
+    assert f"{references:,} rows" in center.words and (n == drawn or f"drawn from the other {drawn:,}" in center.words)
+
+
+def test_the_scale_of_a_few_rows_more_than_the_posterior_takes():
+    d = diagnosis(Exact(1.0), normal(1.0, 20_001), rows=16)
+    assert d.values["scale_off"].value == pytest.approx(1, abs=0.05)
+
+
 def test_a_network_that_starts_from_zero_is_found():
     class Silent(Exact):
         def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
