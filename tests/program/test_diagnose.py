@@ -237,6 +237,12 @@ def test_the_heavy_tail_is_seen():
     assert "heavy-tail" in fired(diagnosis(Seam(), normal()), WARN)
 
 
+def test_a_measure_is_below_only_with_its_whole_interval():
+    assert Measure(0.2, 0.1, 0.4).above(0.25) is None and Measure(0.3, 0.1, 0.4).above(0.25) is None
+    assert Measure(0.2, 0.1, 0.25).above(0.25) is False and Measure(0.3, 0.26, 0.4).above(0.25) is True
+    assert Measure(0.2).above(0.25) is False and Measure(0.3).above(0.25) is True
+
+
 def test_a_rule_needs_its_whole_interval():
     names = {rule.name: rule for rule in RULES}
     assert len(names) == len(RULES)
@@ -246,7 +252,10 @@ def test_a_rule_needs_its_whole_interval():
 
     assert found("derivative", 5, 4, 6) == FIRES
     assert found("derivative", 5, 2, 8) == OPEN
-    assert found("derivative", 2, 1, 8) == CLEAR
+    assert found("derivative", 2, 1, 8) == OPEN and found("derivative", 2, 1, 3) == CLEAR
+    assert found("target-role", 0.2, 0.05, 0.4) == OPEN and found("target-role", 0.2, 0.1, 0.4) == CLEAR
+    assert found("target-role", 0.05, 0.01, 0.2) == OPEN and found("target-role", 0.05, 0.01, 0.09) == FIRES
+    assert found("heavy-tail", 0.2) == CLEAR and found("heavy-tail", 0.3) == FIRES, "without an interval by the value alone"
     assert found("no-diagonal", 0.01) == FIRES and found("no-diagonal", 0.5) == CLEAR
     assert all(v.status == MISSING for v in verdicts({}, {}))
 
