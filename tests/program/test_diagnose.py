@@ -17,6 +17,7 @@ from meanstep.cli import main
 from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.program.diagnose import arrays, probe, reading
+from meanstep.program.diagnose.answer import answer
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.command import seconds
 from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
@@ -303,6 +304,21 @@ def test_the_budget_bounds_the_time_and_the_chunk_the_rows(monkeypatch: pytest.M
     found = probe.measure(case, 1.5, 1e-9, 1 << 40)
     assert found.ended == probe.BUDGET and found.elapsed < 6 and found.rows >= 32
     assert largest <= 16
+
+
+def test_a_probe_out_of_time_says_so_and_not_that_the_recipe_has_no_moving_rows():
+    probed = Probed(Exact(), None, "net", "planted", ())
+    data = arrays.Dataset(normal().numpy(), None, "planted")
+    center = reading.center("own", probed, data, 0, torch.float32, CPU)
+    told = {}
+    for name in ("meanflow", "flow_matching"):
+        case = Case(probed, data, reading.method(name, probed, {}), center, torch.float32, CPU)
+        d = diagnosed(case, probe.measure(case, 1e-6, 1e-6, 1 << 40), 1e-6, 1e-6)
+        told[name] = dict(d.facts)["noise over beta"], answer(d, set()).tiles[1]
+    assert told["meanflow"][0].startswith("not measured: no time was left") and told["meanflow"][1].head == "Noise: not measured"
+    assert "no time" in told["meanflow"][1].words.lower() and not re.search(r"no (coefficient|rows)", str(told["meanflow"]))
+    assert told["flow_matching"][0].startswith("all rows of the recipe have r = t")
+    assert told["flow_matching"][1].head == "Noise: no coefficient to choose"
 
 
 @pytest.mark.parametrize("path", [ms.paths.linear, ms.paths.trigonometric], ids=["linear", "trigonometric"])

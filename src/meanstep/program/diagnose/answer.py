@@ -70,10 +70,10 @@ def _checks(d: Diagnosis) -> Tile:
 
 def _noise(d: Diagnosis) -> Tile:
     v = d.values
-    if d.case.method.still or "best" not in v:
-        return Tile(
-            "Noise: no coefficient to choose", "The recipe has no rows with r < t and a tangent, so β does nothing.", "By the recipe."
-        )
+    if d.case.method.still:
+        return Tile("Noise: no coefficient to choose", "All rows of the recipe have r = t, so β does nothing.", "By the recipe.")
+    if "best" not in v:
+        return Tile("Noise: not measured", "No time was left for it, or the rows with r < t were too few.", "Nothing follows.")
     status = {each.rule.name: each.status for each in d.verdicts}
     words = f"Noise is {v['noise_0']:v} at β = 0 and {v['noise_1']:v} at β = 1, in units of E|v'|². It is least at β = {v['best']:v}."
     sure = f"95% interval of the quietest β: {number(v['best'].low)} to {number(v['best'].high)}. Quiet is not good: decide by samples."
