@@ -497,6 +497,33 @@ def test_an_adapted_network_and_labels():
     assert doctor(Plain(), (4,), classes=3, only=("labels",)).of("labels").status == WARN
 
 
+class Conditioned(Plain):
+    """Reads `width`, one of two conditions by name, if it is told to."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.reads = reads
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return super().forward(z + y["width"] if self.reads else z, r, t)
+
+
+@pytest.mark.parametrize(("reads", "status"), [(True, PASS), (False, WARN)])
+def test_conditions_by_name_are_changed_too(reads: bool, status: str):
+    example = {"shape": (4,), "y": {"kind": torch.zeros(8, dtype=torch.long), "width": torch.randn(8, 4, generator=ms.key(0))}}
+    found = doctor(Conditioned(reads), example, only=("labels",)).of("labels")
+    assert found.status == status and "changes by" in found.measured
+
+
+def test_a_condition_that_is_the_same_for_all_rows_tells_nothing():
+    for found in (
+        doctor(Labelled(), (4,), classes=1, only=("labels",)),
+        doctor(Conditioned(False), {"shape": (4,), "y": {"width": torch.ones(8, 4)}}, only=("labels",)),
+    ):
+        assert (found.of("labels").status, found.of("labels").measured) == (NONE, "the condition of all rows is the same")
+    assert doctor(Plain(), (4,), only=("labels",)).of("labels").measured == "no condition was given"
+
+
 def test_the_cost_of_a_step_has_its_range_and_no_verdict():
     found = doctor(Plain(), (4,), only=("way",)).of("way")
     ratio = re.search(r"takes (\S+) \(in (\d+) rounds (\S+) to (\S+)\) times the CPU time of one", found.measured)
