@@ -161,6 +161,11 @@ def test_the_command_line_goes_first(runs: Path):
         (["{runs}/coefficient", "--beta", "2"], "--beta: at least 0 and at most 1, got 2"),
         (["{runs}/coefficient", "--diagonal-share", "1.5"], "--diagonal-share: at least 0 and at most 1"),
         (["{runs}/coefficient", "--recipe", "meanflow", "--beta", "0.5"], "--beta: the recipe meanflow has no such setting"),
+        (
+            ["{runs}/coefficient", "--options", "{{width: 999}}"],
+            "--options: the arguments of a factory, and the network of a run has those",
+        ),
+        (["{runs}/coefficient", "--network", "nowhere:thing"], "nowhere:thing: this network is dit, one of ours: leave it out"),
         (["moved"], "the training data are not there any more"),
         (["empty"], "holds no checkpoint"),
     ],

@@ -22,6 +22,7 @@ import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.doctor.examination import doctor
+from meanstep.program.doctor.examined import admit
 from meanstep.program.doctor.findings import CHECKS, FAIL, NONE, PASS, WARN, spoken
 
 FAST = tuple(name for name in CHECKS if name not in ("compile", "ddp", "fsdp"))
@@ -495,6 +496,13 @@ def test_an_adapted_network_and_labels():
     report = doctor(net, {"shape": (4,), "classes": 3}, only=("arguments", "labels", "rows"))
     assert report.failed == 0 and report.of("labels").status == PASS
     assert doctor(Plain(), (4,), classes=3, only=("labels",)).of("labels").status == WARN
+
+
+def test_the_number_of_labels_that_is_asked_for_goes_before_the_example():
+    wide = ms.as_field(ms.MLP(4, 16, 1, classes=50, generator=ms.key(0)), ("z", "r", "t", "y"))
+    for example in ({"shape": (4,), "classes": 2}, {"shape": (4,), "y": torch.arange(8) % 2}):
+        labels = [admit(wide, example, 8, classes, "", torch.device("cpu")).rows[3] for classes in (50, 0)]
+        assert labels[0].max() > 1 and labels[1].max() == 1
 
 
 class Conditioned(Plain):

@@ -69,6 +69,11 @@ def _case(asked: "Diagnose", given: Objects = Objects()) -> Case:
     device = available(asked.device)
     run = trained(asked.target, asked.recipe, asked.path) if asked.target else None
     files = (asked.weights, asked.average)
+    if asked.options and (run is not None or given.net is not None):
+        what = "the network of a run has those of its training" if run is not None else "the network is there already"
+        raise UserError(f"--options: the arguments of a factory, and {what}: leave them out")
+    if asked.network and given.net is not None:
+        raise UserError("--network: the network is given as an object: leave it out")
     if run is not None:
         found = run.found(*files, asked.network or "", given.net, asked.guidance)
     elif asked.guidance is not None:
