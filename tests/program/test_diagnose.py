@@ -17,6 +17,7 @@ from meanstep.cli import main
 from meanstep.program import registry
 from meanstep.program.console import UserError
 from meanstep.program.diagnose import arrays, probe, reading
+from meanstep.program.diagnose.answer import answer
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.command import seconds
 from meanstep.program.diagnose.diagnosis import Diagnosis, diagnosed
@@ -204,6 +205,21 @@ def test_scale_and_missing_diagonal():
     assert {"data-scale", "no-diagonal"} <= fired(d, WARN)
 
 
+@pytest.mark.parametrize(
+    ("n", "references", "drawn"), [(20_000, 20_000, 20_000), (20_001, 10_000, 10_001), (30_000, 15_000, 15_000), (50_000, 20_000, 30_000)]
+)
+def test_a_fair_share_of_many_rows_is_drawn_from(n: int, references: int, drawn: int):
+    data = arrays.Dataset(normal(1.0, n).numpy(), None, "many")
+    center = reading.center("posterior", Probed(ms.MLP(2, 4, 1), None, "net", "planted", ()), data, 0, torch.float32, CPU)
+    assert (center.cost, len(center.rows), len(center.rows.unique())) == (references, drawn, drawn)
+    assert f"{references:,} rows" in center.words and (n == drawn or f"drawn from the other {drawn:,}" in center.words)
+
+
+def test_the_scale_of_a_few_rows_more_than_the_posterior_takes():
+    d = diagnosis(Exact(1.0), normal(1.0, 20_001), rows=16)
+    assert d.values["scale_off"].value == pytest.approx(1, abs=0.05)
+
+
 def test_a_network_that_starts_from_zero_is_found():
     class Silent(Exact):
         def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
@@ -222,6 +238,12 @@ def test_the_heavy_tail_is_seen():
     assert "heavy-tail" in fired(diagnosis(Seam(), normal()), WARN)
 
 
+def test_a_measure_is_below_only_with_its_whole_interval():
+    assert Measure(0.2, 0.1, 0.4).above(0.25) is None and Measure(0.3, 0.1, 0.4).above(0.25) is None
+    assert Measure(0.2, 0.1, 0.25).above(0.25) is False and Measure(0.3, 0.26, 0.4).above(0.25) is True
+    assert Measure(0.2).above(0.25) is False and Measure(0.3).above(0.25) is True
+
+
 def test_a_rule_needs_its_whole_interval():
     names = {rule.name: rule for rule in RULES}
     assert len(names) == len(RULES)
@@ -231,7 +253,10 @@ def test_a_rule_needs_its_whole_interval():
 
     assert found("derivative", 5, 4, 6) == FIRES
     assert found("derivative", 5, 2, 8) == OPEN
-    assert found("derivative", 2, 1, 8) == CLEAR
+    assert found("derivative", 2, 1, 8) == OPEN and found("derivative", 2, 1, 3) == CLEAR
+    assert found("target-role", 0.2, 0.05, 0.4) == OPEN and found("target-role", 0.2, 0.1, 0.4) == CLEAR
+    assert found("target-role", 0.05, 0.01, 0.2) == OPEN and found("target-role", 0.05, 0.01, 0.09) == FIRES
+    assert found("heavy-tail", 0.2) == CLEAR and found("heavy-tail", 0.3) == FIRES, "without an interval by the value alone"
     assert found("no-diagonal", 0.01) == FIRES and found("no-diagonal", 0.5) == CLEAR
     assert all(v.status == MISSING for v in verdicts({}, {}))
 
@@ -279,6 +304,21 @@ def test_the_budget_bounds_the_time_and_the_chunk_the_rows(monkeypatch: pytest.M
     found = probe.measure(case, 1.5, 1e-9, 1 << 40)
     assert found.ended == probe.BUDGET and found.elapsed < 6 and found.rows >= 32
     assert largest <= 16
+
+
+def test_a_probe_out_of_time_says_so_and_not_that_the_recipe_has_no_moving_rows():
+    probed = Probed(Exact(), None, "net", "planted", ())
+    data = arrays.Dataset(normal().numpy(), None, "planted")
+    center = reading.center("own", probed, data, 0, torch.float32, CPU)
+    told = {}
+    for name in ("meanflow", "flow_matching"):
+        case = Case(probed, data, reading.method(name, probed, {}), center, torch.float32, CPU)
+        d = diagnosed(case, probe.measure(case, 1e-6, 1e-6, 1 << 40), 1e-6, 1e-6)
+        told[name] = dict(d.facts)["noise over beta"], answer(d, set()).tiles[1]
+    assert told["meanflow"][0].startswith("not measured: no time was left") and told["meanflow"][1].head == "Noise: not measured"
+    assert "no time" in told["meanflow"][1].words.lower() and not re.search(r"no (coefficient|rows)", str(told["meanflow"]))
+    assert told["flow_matching"][0].startswith("all rows of the recipe have r = t")
+    assert told["flow_matching"][1].head == "Noise: no coefficient to choose"
 
 
 @pytest.mark.parametrize("path", [ms.paths.linear, ms.paths.trigonometric], ids=["linear", "trigonometric"])

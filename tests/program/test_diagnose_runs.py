@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,11 @@ def test_the_command_line_goes_first(runs: Path):
         (["{runs}/coefficient", "--beta", "2"], "--beta: at least 0 and at most 1, got 2"),
         (["{runs}/coefficient", "--diagonal-share", "1.5"], "--diagonal-share: at least 0 and at most 1"),
         (["{runs}/coefficient", "--recipe", "meanflow", "--beta", "0.5"], "--beta: the recipe meanflow has no such setting"),
+        (
+            ["{runs}/coefficient", "--options", "{{width: 999}}"],
+            "--options: the arguments of a factory, and the network of a run has those",
+        ),
+        (["{runs}/coefficient", "--network", "nowhere:thing"], "nowhere:thing: this network is dit, one of ours: leave it out"),
         (["moved"], "the training data are not there any more"),
         (["empty"], "holds no checkpoint"),
     ],
@@ -207,3 +213,46 @@ def test_a_run_reads_its_own_records_and_not_for_other_weights(runs: Path):
     fired = {v["rule"]: v for v in json.loads(Path("d.json").read_text(encoding="utf-8"))["verdicts"] if v["status"] == FIRES}
     assert {"residual-jump", "far-from-floor"} <= fired.keys() and "170 after 64 samples" in fired["residual-jump"]["means"]
     assert not _case(Diagnose(str(run), weights=found(run)[-1] / "model.safetensors")).history
+
+
+@pytest.mark.parametrize(
+    ("own", "args", "remedy"),
+    [
+        ("path: evil:make", ["--recipe", "flow_matching"], "--path evil:make, or read the network with --path linear"),
+        ("path: evil:make", [], "--path evil:make, or read the network with --path linear"),
+        ("recipe: evil:make", [], "--recipe evil:make, or read the network with --recipe meanflow"),
+        ("recipe: evil:make", ["--path", "trigonometric"], "--recipe evil:make, or read the network with --recipe meanflow"),
+    ],
+)
+def test_no_code_that_a_run_names_is_imported_unasked(
+    own: str, args: list[str], remedy: str, runs: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = _evil(runs, own)
+    assert code(str(run), *args) == 2
+    said = capsys.readouterr().err.strip()
+    assert not Path("ran").exists(), "evil.py was imported"
+    assert said.endswith(f"is evil:make, code that would run: if you trust it, allow it by that name with {remedy}")
+
+
+@pytest.mark.parametrize(
+    ("own", "args", "runs_it"),
+    [
+        ("path: evil:make", ["--path", "linear"], False),
+        ("path: evil:make", ["--path", "evil:make", "--recipe", "flow_matching"], True),
+        ("recipe: evil:make", ["--recipe", "meanflow"], False),
+    ],
+)
+def test_the_remedies_for_code_that_a_run_names_do(own: str, args: list[str], runs_it: bool, runs: Path):
+    assert code(str(_evil(runs, own)), *args) == 0
+    assert Path("ran").exists() is runs_it
+
+
+def _evil(runs: Path, own: str) -> Path:
+    """A copy of a run whose configuration names code of others, which leaves a file when it is imported."""
+    run = shutil.copytree(runs / "coefficient", Path("run"))
+    config, entry = run / "config.yaml", own.partition(":")[0]
+    config.write_text(re.sub(rf"(?m)^  {entry}: .*$", f"  {own}", config.read_text(encoding="utf-8")), encoding="utf-8")
+    assert own in config.read_text(encoding="utf-8")
+    Path("evil.py").write_text("open('ran', 'w').close()\nfrom meanstep.paths import linear as make\n", encoding="utf-8")
+    sys.modules.pop("evil", None)
+    return run

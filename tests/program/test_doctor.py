@@ -22,6 +22,7 @@ import meanstep as ms
 from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.doctor.examination import doctor
+from meanstep.program.doctor.examined import admit
 from meanstep.program.doctor.findings import CHECKS, FAIL, NONE, PASS, WARN, spoken
 
 FAST = tuple(name for name in CHECKS if name not in ("compile", "ddp", "fsdp"))
@@ -495,6 +496,40 @@ def test_an_adapted_network_and_labels():
     report = doctor(net, {"shape": (4,), "classes": 3}, only=("arguments", "labels", "rows"))
     assert report.failed == 0 and report.of("labels").status == PASS
     assert doctor(Plain(), (4,), classes=3, only=("labels",)).of("labels").status == WARN
+
+
+def test_the_number_of_labels_that_is_asked_for_goes_before_the_example():
+    wide = ms.as_field(ms.MLP(4, 16, 1, classes=50, generator=ms.key(0)), ("z", "r", "t", "y"))
+    for example in ({"shape": (4,), "classes": 2}, {"shape": (4,), "y": torch.arange(8) % 2}):
+        labels = [admit(wide, example, 8, classes, "", torch.device("cpu")).rows[3] for classes in (50, 0)]
+        assert labels[0].max() > 1 and labels[1].max() == 1
+
+
+class Conditioned(Plain):
+    """Reads `width`, one of two conditions by name, if it is told to."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.reads = reads
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return super().forward(z + y["width"] if self.reads else z, r, t)
+
+
+@pytest.mark.parametrize(("reads", "status"), [(True, PASS), (False, WARN)])
+def test_conditions_by_name_are_changed_too(reads: bool, status: str):
+    example = {"shape": (4,), "y": {"kind": torch.zeros(8, dtype=torch.long), "width": torch.randn(8, 4, generator=ms.key(0))}}
+    found = doctor(Conditioned(reads), example, only=("labels",)).of("labels")
+    assert found.status == status and "changes by" in found.measured
+
+
+def test_a_condition_that_is_the_same_for_all_rows_tells_nothing():
+    for found in (
+        doctor(Labelled(), (4,), classes=1, only=("labels",)),
+        doctor(Conditioned(False), {"shape": (4,), "y": {"width": torch.ones(8, 4)}}, only=("labels",)),
+    ):
+        assert (found.of("labels").status, found.of("labels").measured) == (NONE, "the condition of all rows is the same")
+    assert doctor(Plain(), (4,), only=("labels",)).of("labels").measured == "no condition was given"
 
 
 def test_the_cost_of_a_step_has_its_range_and_no_verdict():

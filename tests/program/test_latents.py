@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -407,6 +408,23 @@ def test_a_dry_run_writes_nothing(cache: Cache, tmp_path: Path, capsys: pytest.C
     assert call(*WORDS, "--dry-run", "--out", str(tmp_path / "study")) == 0
     said = capsys.readouterr().out
     assert "3.50" in said and "4 of 4 runs are left" in said and not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "workers", "left"),
+    [("1/2", "4", "2 of 2 runs are left"), ("4/4", "8", "1 of 1 runs are left"), ("5/5", "1", "nothing is left")],
+)
+def test_a_dry_run_is_of_its_part_and_of_workers_that_have_a_run(
+    part: str, workers: str, left: str, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("meanstep.program.training.estimate.a_step", lambda *a: 16.0)  # a second a row, of batches of 16
+    assert call(*WORDS, "--dry-run", "--part", part, "--workers", workers, "--out", str(tmp_path / "study")) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert left in said
+    if "runs are left" in left:
+        one, all_, n = re.search(r"takes about (.+?) of one worker here, (.+?) on (\d+);", said).groups()  # type: ignore[union-attr]
+        runs = int(left[0])
+        assert int(n) == runs and (one == all_) is (runs == 1)
 
 
 def test_the_study_goes_on_without_its_options(study: Path):

@@ -303,6 +303,12 @@ def test_other_verbs_name_the_nearest_option():
         run.diagnose(bugdet=3)
     with pytest.raises(ms.UserError, match="data: give the rows that it is trained on"):
         ms.diagnose(Net())
+    with pytest.raises(ms.UserError, match="options: the arguments of a factory, and the network is there already: leave them out"):
+        ms.diagnose(Net(), rows(), options={"width": 9}, progress=False)
+    with pytest.raises(ms.UserError, match="network: the network is given as an object: leave it out"):
+        ms.diagnose(Net(), rows(), network="nets:build", progress=False)
+    with pytest.raises(ms.UserError, match="nets:build: this network is mlp, one of ours: leave it out"):
+        ms.load("run", network="nets:build")
     with pytest.raises(ms.UserError, match="holds no run"):
         ms.Run(Path("nowhere"))
 

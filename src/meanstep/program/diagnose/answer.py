@@ -38,8 +38,7 @@ def _of(d: Diagnosis, status: str, level: str = "") -> list[Verdict]:
 
 
 def _title(d: Diagnosis) -> str:
-    warned, clear = _of(d, FIRES, WARN), [v for v in _of(d, CLEAR) if _firm(d, v)]
-    left = len(_of(d, CLEAR)) - len(clear) + len(_of(d, LEFT))
+    warned, clear, left = _of(d, FIRES, WARN), _of(d, CLEAR), len(_of(d, LEFT))
     if warned:
         first = warned[0].rule.plain
         if len(warned) == 1:
@@ -51,13 +50,6 @@ def _title(d: Diagnosis) -> str:
     return f"Nothing is found wrong with this training signal: {len(clear) + len(_of(d, FIRES))} checks raise no warning{open_}."
 
 
-def _firm(d: Diagnosis, v: Verdict) -> bool:
-    """Whether a check is clear with its whole interval, and not by its value alone."""
-    m = d.values[v.rule.key]
-    ends = [end for end in (m.low, m.high) if end == end] or [m.value]
-    return min(ends) >= v.rule.threshold if v.rule.below else max(ends) <= v.rule.threshold
-
-
 def _about(d: Diagnosis) -> Iterator[str]:
     s, data = d.case.probed, d.case.data
     shape = "x".join(map(str, data.event))
@@ -67,9 +59,8 @@ def _about(d: Diagnosis) -> Iterator[str]:
 
 
 def _checks(d: Diagnosis) -> Tile:
-    warned, left, missing = (len(_of(d, *key)) for key in ((FIRES, WARN), (LEFT,), (MISSING,)))
-    clear, notes = sum(_firm(d, v) for v in _of(d, CLEAR)), len(_of(d, FIRES, NOTE))
-    left += len(_of(d, CLEAR)) - clear
+    keys = ((FIRES, WARN), (FIRES, NOTE), (CLEAR,), (LEFT,), (MISSING,))
+    warned, notes, clear, left, missing = (len(_of(d, *key)) for key in keys)
     words = f"Clear: {clear}. Notes, which ask for nothing: {notes}. Left open: {left}. Not measured: {missing}."
     sure = "A check warns, or is clear, only where its whole 95% interval is on one side of its threshold."
     if warned:
@@ -79,10 +70,10 @@ def _checks(d: Diagnosis) -> Tile:
 
 def _noise(d: Diagnosis) -> Tile:
     v = d.values
-    if d.case.method.still or "best" not in v:
-        return Tile(
-            "Noise: no coefficient to choose", "The recipe has no rows with r < t and a tangent, so β does nothing.", "By the recipe."
-        )
+    if d.case.method.still:
+        return Tile("Noise: no coefficient to choose", "All rows of the recipe have r = t, so β does nothing.", "By the recipe.")
+    if "best" not in v:
+        return Tile("Noise: not measured", "No time was left for it, or the rows with r < t were too few.", "Nothing follows.")
     status = {each.rule.name: each.status for each in d.verdicts}
     words = f"Noise is {v['noise_0']:v} at β = 0 and {v['noise_1']:v} at β = 1, in units of E|v'|². It is least at β = {v['best']:v}."
     sure = f"95% interval of the quietest β: {number(v['best'].low)} to {number(v['best'].high)}. Quiet is not good: decide by samples."

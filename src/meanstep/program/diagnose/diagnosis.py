@@ -91,7 +91,7 @@ class Diagnosis:
         if self.case.method.still:
             return "all rows of the recipe have r = t: it has no derivative, no Jacobian and no coefficient to measure"
         if "best" not in v:
-            return "the recipe has no r < t rows with a tangent"
+            return "not measured: no time was left for it, or the rows with r < t were too few"
         two = f"{v['noise_0']} at beta = 0, {v['noise_1']} at 1 (1 less 0, paired: {v['paired']})"
         return f"over E|v'|^2, on the recipe's rows: {two}; least at beta = {v['best']}{self._worth}"
 

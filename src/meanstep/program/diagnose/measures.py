@@ -34,7 +34,7 @@ class Measure:
     def above(self, threshold: float) -> bool | None:
         """Whether it is above: True or False with its whole interval, None if the interval reaches over the threshold."""
         ends = [end for end in (self.low, self.high) if end == end] or [self.value]
-        return True if min(ends) > threshold else False if self.value <= threshold else None
+        return True if min(ends) > threshold else False if max(ends) <= threshold else None
 
     def record(self) -> list[float | None]:
         """For JSON."""

@@ -20,7 +20,8 @@ from meanstep.types import Velocity
 from meanstep.velocities import Posterior, of, own
 
 LOW, ENOUGH, MOST = 16, 512, 20_000
-"""The posterior is the default center up to LOW entries a row and from ENOUGH rows on; beyond MOST rows it is taken over so many."""
+"""The posterior is the default center up to LOW entries a row and from ENOUGH rows on. Beyond MOST rows it is taken over so many, or
+half of them, and rows are drawn from the others."""
 
 
 @dataclass(frozen=True)
@@ -163,17 +164,21 @@ def center(kind: str, probed: Probed, data: Dataset, seed: int, dtype: torch.dty
 
 def _posterior(data: Dataset, seed: int, dtype: torch.dtype, device: torch.device) -> Center:
     n, order = len(data), torch.randperm(len(data), generator=key(seed, "reference"))
-    held, whole = order[:MOST].sort().values, n <= MOST
+    whole = n <= MOST
+    count = n if whole else min(MOST, n // 2)
+    held, rows = order[:count].sort().values, torch.arange(n) if whole else order[count:].sort().values
     b = data.rows(held, dtype, device)
     x, y = b.x, b.y
-    words = (
-        f"the posterior over {'all' if whole else 'a random'} {len(held):,} rows of the data{'' if y is None else ' with the same label'}"
+    same = "" if y is None else " with the same label"
+    words = f"the posterior over {'all' if whole else 'a random'} {count:,} rows of the data{same}"
+    words += (
+        ": exact if the network was trained on these rows"
+        if whole
+        else f" and the row's own point, rows drawn from the other {len(rows):,}"
     )
-    words += ": exact if the network was trained on these rows" if whole else " and the row's own point"
     half = torch.randperm(len(held), generator=key(seed, "halves")).chunk(2)
     velocity = Posterior(x, y, include_own=not whole)
     halves = tuple(Posterior(x[i.to(device)], None if y is None else y[i.to(device)]) for i in half)
-    rows = torch.arange(n) if whole else order[MOST:].sort().values
     return Center("posterior", velocity, words, rows, halves, len(held))
 
 

@@ -1,6 +1,6 @@
 """A folder of `meanstep train` as a diagnosis reads it: network, weights, copy, data and recipe, as the run has them. Trains nothing."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,15 @@ from meanstep.velocities import Posterior
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint of the run in the folder `run`, which was trained as `config` says."""
+    """A checkpoint of the run in the folder `run`, which was trained as `config` says.
+
+    `named`: the recipe that a user named, if one did.
+    """
 
     run: Path
     saved: Saved
     config: Config
+    named: str | None = None
 
     @property
     def progress(self) -> float:
@@ -55,9 +59,13 @@ class Trained:
 
     @property
     def copy(self) -> str:
-        """The average that is read beside the weights: the recipe's proxy, else the one that samples are made with; may be empty."""
-        proxy = names((self.config.method.proxy_decay,), ())[0]
-        wanted = proxy if EMA in methods.needs(self.config.method) else str(self.saved.about.get("chosen", ""))
+        """The average that is read beside the weights: the recipe's proxy, else the one that samples are made with; may be empty.
+
+        A recipe that is not ours is asked what it needs only if a user named it: that would import it.
+        """
+        own = self.config.method
+        proxy, known = names((own.proxy_decay,), ())[0], ":" not in own.recipe or own.recipe == self.named
+        wanted = proxy if known and EMA in methods.needs(own) else str(self.saved.about.get("chosen", ""))
         return wanted if wanted in self.saved.averages else next(iter(self.saved.averages), "")
 
     def scale(self, asked: float | None) -> float | None:
@@ -94,21 +102,12 @@ class Trained:
         pairs = coupled(own.coupling, run.seed, len(cache), cache.shape, self.classes > 0, False)
         return replace(found, coupled=pairs, together=chunk(run, 1))
 
-    def method(self, probed: Probed, data: arrays.Dataset, changed: Mapping[str, Any], allowed: Collection[str] = ()) -> Reading:
-        """The recipe as the run has it but for what the user `changed`, with what its loss had learned; guidance is left out.
-
-        A recipe or a path that is not ours is code of others: it is built only if its name is `allowed`.
-        """
+    def method(self, probed: Probed, data: arrays.Dataset, changed: Mapping[str, Any]) -> Reading:
+        """The recipe as the run has it but for what the user `changed`, with what its loss had learned; guidance is left out."""
         own = self.config.method
         if own.coupling != INDEPENDENT and data.independent:
             what = f"the run was trained under --method.coupling {own.coupling}, and the noise of other rows is independent of them"
             raise UserError(f"{what}, which is another training: leave --data out, or read the network with --recipe meanflow")
-        for what, name in (("recipe", own.recipe), ("path", own.path)):
-            if ":" in name and name not in allowed:
-                remedy = f"if you trust it, allow it by that name with --{what}, or read the network with --recipe meanflow"
-                raise UserError(
-                    f"the run's {what} is {name}, code that would run: {remedy}" + ", or read the network with --recipe meanflow"
-                )
         asked = replace(own, options=own.options | dict(changed), dropout=0.0, omega=1.0, kappa=0.0, scales=())
         try:
             built = methods.build(asked, probed.field, probed.ema, self._posterior(asked, probed, data), self.classes)
@@ -147,12 +146,24 @@ class Trained:
         return posterior(self.config, b.x, b.y, len(b.x) == len(data))
 
 
-def trained(target: str) -> Trained | None:
-    """The run of a folder, or of one of its checkpoints; None where neither is there. `UserError` for a damaged one."""
+def trained(target: str, recipe: str | None = None, path: str | None = None) -> Trained | None:
+    """The run of a folder, or of one of its checkpoints; None where neither is there. `UserError` for a damaged one.
+
+    `recipe`, `path`: what a user named in place of the run's. One of the run's that is code of others is refused unless it is named.
+    """
     if not is_run(target):
         return None
     run, saved = located(Path(target).expanduser())
     config = held(run)
     if config is None:
         raise UserError(f"{run} holds no {CONFIG}: {BUILDER}")
-    return Trained(run, saved, config)
+    _check_trusted(config.method, recipe, path)
+    return Trained(run, saved, config, recipe)
+
+
+def _check_trusted(own: MethodConfig, recipe: str | None, path: str | None) -> None:
+    """`UserError` for a name of the run's files whose code would run, and that nobody named: before anything looks it up."""
+    for what, name, named, ours in (("recipe", own.recipe, recipe, "meanflow"), ("path", own.path, path, "linear")):
+        if ":" in name and named is None:
+            remedy = f"if you trust it, allow it by that name with --{what} {name}, or read the network with --{what} {ours}"
+            raise UserError(f"the run's {what} is {name}, code that would run: {remedy}")

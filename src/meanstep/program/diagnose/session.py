@@ -67,8 +67,13 @@ def measured(asked: "Diagnose", case: Case, budget: float, command: str) -> Diag
 
 def _case(asked: "Diagnose", given: Objects = Objects()) -> Case:
     device = available(asked.device)
-    run = trained(asked.target) if asked.target else None
+    run = trained(asked.target, asked.recipe, asked.path) if asked.target else None
     files = (asked.weights, asked.average)
+    if asked.options and (run is not None or given.net is not None):
+        what = "the network of a run has those of its training" if run is not None else "the network is there already"
+        raise UserError(f"--options: the arguments of a factory, and {what}: leave them out")
+    if asked.network and given.net is not None:
+        raise UserError("--network: the network is given as an object: leave it out")
     if run is not None:
         found = run.found(*files, asked.network or "", given.net, asked.guidance)
     elif asked.guidance is not None:
@@ -109,7 +114,7 @@ def _method(asked: "Diagnose", run: Trained | None, probed: Probed, data: arrays
     path = asked.path or (run.config.method.path if run else "linear")
     changed = reading.changes(name, times=asked.times, power=asked.power, diagonal_share=asked.diagonal_share, beta=asked.beta)
     if run and name == run.config.method.recipe and path == run.config.method.path:
-        return run.method(probed, data, changed, {asked.recipe or "", asked.path or ""})
+        return run.method(probed, data, changed)
     return reading.method(name, probed, changed, methods.path(path, "--path"))
 
 

@@ -112,7 +112,7 @@ def admit(net: nn.Module, example: Any, batch: int, classes: int, order: str, de
     except Exception as error:
         reason = f"the network cannot be copied ({first_line(error)}), so it can have no EMA copy either"
         raise UserError(f"{reason}: hold no computed tensors in attributes") from error
-    first, rows = stated(order) if order else read(theirs), _rows(theirs, given, batch, int(given.get("classes", classes)), device)
+    first, rows = stated(order) if order else read(theirs), _rows(theirs, given, batch, classes, device)
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in theirs.parameters()):  # lazy layers know their sizes afterwards
         _first_call(theirs, first, rows)
     _fill(theirs)
@@ -145,9 +145,9 @@ def _rows(net: nn.Module, given: Mapping[str, Any], batch: int, classes: int, de
     z = torch.randn(batch, *shape, generator=g, dtype=kind) if z is None else z.detach().to(kind)
     t = torch.linspace(0.4, 0.8, batch, dtype=kind)
     r = t * torch.linspace(0.6, 0.3, batch, dtype=kind)
-    y = given.get("y")
-    if y is None and classes:
-        y = torch.randint(classes, (batch,), generator=g)
+    y = None if classes else given.get("y")  # what the caller says goes before the example
+    if y is None and (n := classes or int(given.get("classes", 0))):
+        y = torch.randint(n, (batch,), generator=g)
     rows: Rows = tree_map(lambda p: p.to(device), (z, given.get("r", r), given.get("t", t), y))
     return rows
 

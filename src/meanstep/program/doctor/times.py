@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from meanstep.fields import MLP
 from meanstep.keys import key
@@ -10,6 +11,7 @@ from meanstep.program.doctor.examined import Examined
 from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding
 from meanstep.program.doctor.slopes import precision
 from meanstep.program.doctor.trace import Visit, coarse, floats, visits
+from meanstep.shapes import tree_map
 
 STEP = 0.005  # of rates.Central: over this change of t a field must be nearly straight
 FAST, TOO_FAST = 0.1, 0.4  # of its whole answer to t; meanstep.MLP gives 0.04, times of 1000 t in sines 0.6 and more
@@ -36,13 +38,21 @@ def used(p: Examined) -> Finding:
 
 
 def labels(p: Examined) -> Finding:
-    """Whether the condition is read."""
+    """Whether the condition is read: all its parts go to the next row together."""
     y = p.rows[3]
-    if not isinstance(y, Tensor):
+    parts = [part for part in _pytree.tree_leaves(y) if isinstance(part, Tensor)]
+    if not parts:
         return Finding("labels", NONE, "no condition was given", "give --classes N to check labels")
+    if all(bool((part == part[:1]).all()) for part in parts):
+        return Finding(
+            "labels",
+            NONE,
+            "the condition of all rows is the same",
+            "give --classes N above 1, more rows, or an example whose rows differ in it",
+        )
     field = p.fresh()
     with torch.no_grad():
-        change = _gap(p.u(field, y=y.roll(1, 0)), p.u(field))
+        change = _gap(p.u(field, y=tree_map(lambda part: part.roll(1, 0), y)), p.u(field))
     if change < READ:
         return Finding("labels", WARN, f"u changes by {change:.2g} with the labels", "pass y on to an embedding, or train without labels")
     return Finding("labels", PASS, f"u changes by {change:.2g} of its norm with the labels")

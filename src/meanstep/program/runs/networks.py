@@ -112,6 +112,8 @@ def made(description: Description, seed: int = 0, allowed: str = "", net: nn.Mod
         return _given(name, net, allowed, seed, bool(dtype))
     if net is not None:
         raise UserError(f"net: this network is made by its name, {name}: leave net out")
+    if allowed not in ("", name) and not foreign(description):
+        raise UserError(f"--network (network=) {allowed}: this network is {name}, one of ours: leave it out")
     if foreign(description) not in ("", allowed):
         raise UserError(
             f"this network is made by {name}, code that would run: if you trust it, allow it by that name with --network (network=)"

@@ -127,7 +127,7 @@ def _power(study: Study) -> str:
 
 
 def _dry(asked: Study, place: Path, cache: Cache, here: Ranks, workers: int) -> int:
-    """Every arm asked for with what it costs, and how long what is left takes, by the time of the first arm's steps."""
+    """Every arm asked for with what it costs, and how long what is left of this part takes, by the time of the first arm's steps."""
     study = completed(asked, held(place, KIND), cache, place)
     table = Table("arm", "what", "forwards", "backwards", "tangents", "passes", "samples", box=None, header_style="bold")
     for arm in asked.arms:
@@ -135,15 +135,15 @@ def _dry(asked: Study, place: Path, cache: Cache, here: Ranks, workers: int) -> 
         numbers = [f"{x:.2f}" for x in (c.forwards, c.backwards, c.tangents, c.passes)]
         table.add_row(arm.name, arm.about, *numbers, f"{study.samples(arm):,}")
     out.print(fitted(table, out))
-    jobs = asked.jobs
+    jobs = study.share(asked.jobs, place)
     todo = [(job.arm.name, left) for job in jobs if (left := study.samples(job.arm) - seen(job, place)) > 0]
     if not todo:
         out.print("nothing is left to do")
         return 0
     config = study.run(jobs[0].arm, jobs[0].seed)
     a_row = estimate.a_step(config, cache, here, fresh(config, cache, here)) / config.run.batch
-    passes = {arm.name: study.compute[arm.name].passes / study.compute[jobs[0].arm.name].passes for arm in asked.arms}
-    total = a_row * sum(passes[name] * samples for name, samples in todo)
+    first, at_once = study.compute[jobs[0].arm.name].passes, min(workers, len(todo))
+    total = a_row * sum(study.compute[name].passes / first * samples for name, samples in todo)
     words = f"{len(todo)} of {len(jobs)} runs are left: training takes about {estimate.clock(total)} of one worker here"
-    out.print(f"{words}, {estimate.clock(total / workers)} on {workers}; measuring comes on top", soft_wrap=True)
+    out.print(f"{words}, {estimate.clock(total / at_once)} on {at_once}; measuring comes on top", soft_wrap=True)
     return 0

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -53,18 +53,22 @@ class Study(Plan, engine.Study):
         return found
 
     def joined(self, here: Path) -> "Study":
-        """With what its folder has, the floor, and what is to do: its own part of the runs that were asked for.
-
-        Runs of constant coefficients that were at their end before a dearer arm came go on.
-        """
+        """With what its folder has, the floor, and what is to do."""
         cache, before, mine = opened(self.rows), engine.held(here, KIND) or {}, self.jobs
         whole = completed(self, before or None, cache, here)
         asked = {*((job.arm.name, job.seed) for job in mine), *((arm, seed) for arm, seed in before.get("asked", []))}
-        constants = [job for job in whole.jobs if job.arm.family in (CONSTANT, ANCHORED) and job not in mine]
-        longer = [job for job in constants if 0 < seen(job, here) < whole.samples(job.arm)]
+        floor = before.get("floor") or self._floor(cache, here)
+        return dataclasses.replace(whole, floor=floor, asked=tuple(asked), todo=whole.share(mine, here))
+
+    def share(self, mine: Sequence[Job], here: Path) -> tuple[Job, ...]:
+        """Its own part of the runs `mine` that were asked for, and of those that go on; of a study that is `completed`.
+
+        Runs of constant coefficients that were at their end before a dearer arm came go on.
+        """
+        constants = [job for job in self.jobs if job.arm.family in (CONSTANT, ANCHORED) and job not in mine]
+        longer = [job for job in constants if 0 < seen(job, here) < self.samples(job.arm)]
         k, n = parted(self.part)
-        todo = tuple([*mine, *longer][k - 1 :: n])
-        return dataclasses.replace(whole, floor=before.get("floor") or self._floor(cache, here), asked=tuple(asked), todo=todo)
+        return tuple([*mine, *longer][k - 1 :: n])
 
     def _floor(self, cache: Cache, here: Path) -> dict[str, float]:
         """The distance of one half of the data to the other, and that of noise, as many samples of it as of a network."""
