@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import meanstep as ms
 from meanstep import recipes, velocities
+from meanstep.cli import main
 from meanstep.program import methods, registry
 from meanstep.program.console import UserError
 from meanstep.terms import Recipe, learns
@@ -201,3 +203,45 @@ def test_a_mistake_is_one_line(name: str, options: dict[str, object], words: str
 def test_a_path_that_cannot_be_imported_is_blamed_on_its_option(flag: str):
     with pytest.raises(UserError, match=rf"^{flag}: cannot import nowhere_at_all: there is no module"):
         methods.path("nowhere_at_all:f", flag)
+
+
+def code(*words: str) -> object:
+    """What a command ends with."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return ended.value.code
+
+
+@pytest.mark.parametrize("option", ["--method.recipe", "--method.path", "--network.name"])
+def test_going_on_with_a_run_imports_no_code_that_its_folder_alone_names(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The folder may come from somebody else; whoever trusts the name says it, on the command line, in a file or from Python."""
+    (tmp_path / "trap.py").write_text(
+        "from pathlib import Path\n\nimport meanstep as ms\n\nPath('sprung').touch()\n\n\n"
+        "def recipe():\n    return ms.recipes.meanflow()\n\n\n"
+        "def net(shape, **given):\n    return ms.MLP(2, 8, 1)\n\n\npath = ms.paths.linear\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("trap", None)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32))
+    name = "trap:" + {"--method.recipe": "recipe", "--method.path": "path", "--network.name": "net"}[option]
+    words = ["train", "--out", "run", "--data.source", "x.npy", "--batch", "16", "--evaluate-every", "0", "--quiet"]
+    own = [] if option == "--network.name" else ["--network.name", "mlp", "--network.width", "8"]
+    assert code(*words, *own, option, name, "--samples", "32") == 0
+    Path("sprung").unlink()
+    del sys.modules["trap"]
+    capsys.readouterr()
+    for more in ([], ["--dry-run"]):
+        assert code("train", "--out", "run", "--samples", "64", *more) == 2
+        assert f"if you trust it, say so, {option} {name}" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UserError, match="code that would run"):
+        ms.train(out="run", samples=64)
+    assert not Path("sprung").exists()
+    section, entry = option.removeprefix("--").split(".")
+    Path("mine.yaml").write_text(f"{section}: {{{entry}: '{name}'}}\n")
+    assert code("train", "--out", "run", "--samples", "64", "--config", "mine.yaml", "--quiet") == 0
+    assert code("train", "--out", "run", "--samples", "96", option, name, "--quiet") == 0
+    said = {"net": name} if section == "network" else {f"{section}_{entry}": name}
+    assert ms.train(out="run", samples=128, **said, progress=False).seen == 128 and Path("sprung").exists()

@@ -116,8 +116,14 @@ def examined(config: Config) -> Config:
 
 
 @dataclass(frozen=True)
-class _Recipe:
+class _Network:
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class _Method:
     recipe: str = ""
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,13 +141,16 @@ class Where:
     out: Path | None = None
     preset: str | None = None
     config: Path | None = None
-    method: _Recipe = field(default_factory=_Recipe)
+    network: _Network = field(default_factory=_Network)
+    method: _Method = field(default_factory=_Method)
     data: _Data = field(default_factory=_Data)
 
 
 def laid_out(where: Where) -> Config:
     """What single entries go on top of: the run that is there, else the preset, with the file and what suits the data."""
     held = None if where.preset else saved.held(where.out or ROOT / (where.preset or DEFAULT))
+    if held is not None:
+        _check_named(held, where)
     start = held or started(where.preset or DEFAULT)
     found = based(where, start)
     if held is None:
@@ -149,6 +158,18 @@ def laid_out(where: Where) -> Config:
     if where.method.recipe not in ("", found.method.recipe):  # another recipe: the options of the first are not its own
         found = dataclasses.replace(found, method=dataclasses.replace(found.method, options={}))
     return found
+
+
+def _check_named(held: Config, where: Where) -> None:
+    """`UserError` for code that the run in the folder names, and neither the command nor its file: a folder may be somebody else's."""
+    file = based(where, started(DEFAULT))
+    for option, name, said, read in (
+        ("--network.name", held.network.name, where.network.name, file.network.name),
+        ("--method.recipe", held.method.recipe, where.method.recipe, file.method.recipe),
+        ("--method.path", held.method.path, where.method.path, file.method.path),
+    ):
+        if ":" in name and not given.is_given(name) and not said and read != name:
+            raise UserError(f"the run in --out has {option} {name}, code that would run: if you trust it, say so, {option} {name}")
 
 
 def _said(words: _Data, found: DataConfig) -> DataConfig:

@@ -88,7 +88,7 @@ def configured(config: "str | os.PathLike[str] | Config | None", rows: Named, ne
         entries.setdefault("data", {})["source"] = rows.source
         if rows.condition:
             entries["data"].setdefault("condition", rows.condition)
-    found = _started(config, out, entries)
+    found = _started(config, out, entries, net if isinstance(net, str) else "")
     network, own = _network(net, found.network, entries.pop("network", {})), dict(entries)
     made = {part: _replaced(getattr(found, part), values, part) for part, values in own.items()}
     result = dataclasses.replace(found, **made, network=network)
@@ -102,8 +102,8 @@ def configured(config: "str | os.PathLike[str] | Config | None", rows: Named, ne
     return examined(result)
 
 
-def _started(config: Any, out: Path, entries: Mapping[str, Mapping[str, Any]]) -> Config:
-    """What single entries go on top of."""
+def _started(config: Any, out: Path, entries: Mapping[str, Mapping[str, Any]], net: str) -> Config:
+    """What single entries go on top of; `net`: the name of the network, if that is what was given."""
     given = entries.get("data", {})
     words = {f.name: given[f.name] for f in dataclasses.fields(command._Data) if f.name in given}
     data = command._Data(**words | {"condition": tuple(given.get("condition", ()))})
@@ -111,8 +111,8 @@ def _started(config: Any, out: Path, entries: Mapping[str, Mapping[str, Any]]) -
         return fitted(config, config, command._said(data, config.data))
     if config is not None and not isinstance(config, str | os.PathLike):
         raise UserError(f"config is a preset's name, a YAML file or a Config, got {shown(config)}")
-    recipe = str(entries.get("method", {}).get("recipe", ""))
-    where = Where(out, method=command._Recipe(recipe), data=data)
+    method = command._Method(**{name: str(entries.get("method", {}).get(name, "")) for name in ("recipe", "path")})
+    where = Where(out, network=command._Network(net or str(entries.get("network", {}).get("name", ""))), method=method, data=data)
     if config is None:
         return laid_out(where)
     if isinstance(config, str) and (config in PRESETS or not (Path(config).expanduser().exists() or config.endswith((".yaml", ".yml")))):
