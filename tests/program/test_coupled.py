@@ -96,6 +96,29 @@ def test_samples_are_not_written_into_what_their_run_was_trained_on(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("words", "asked", "told"),
+    [
+        (("--data.condition=c",), (), "a file of pairs holds labels alone, and this network is given c"),
+        (("--data.pair=low", "--data.pair-as=source"), (), "this flow starts at pair, not at noise"),
+        (("--data.ragged=pad",), (), "rows of this run differ in length"),
+        ((), ("--guidance=2",), "--guidance: this model was trained without labels"),
+    ],
+)
+def test_a_run_that_has_no_pairs_says_so_before_a_sample_is_made(
+    words: tuple[str, ...], asked: tuple[str, ...], told: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+):
+    draw = np.random.default_rng(1)
+    x = {name: draw.normal(size=(40, n)).astype(np.float32) for name, n in (("x", 4), ("c", 3), ("low", 4))}
+    np.savez(tmp_path / "rows.npz", **x, **({"lengths": np.arange(40) % 3 + 2} if "--data.ragged=pad" in words else {}))
+    network = ("--network.name=mlp", "--network.width=8", "--samples=32", "--batch=16", *QUIET)
+    run("train", f"--out={tmp_path / 'run'}", f"--data.source={tmp_path / 'rows.npz'}", *network, *words)
+    capsys.readouterr()
+    monkeypatch.setattr("meanstep.program.sampling.model.Model.latents", None)
+    run("couple", str(tmp_path / "run"), f"--out={tmp_path / 'pairs.npz'}", "--pairs=8", *asked, code=2)
+    assert told in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "pairs.npz").exists()
+
+
+@pytest.mark.parametrize(
     ("words", "told"),
     [
         (("--method.recipe=posterior_meanflow", "--method.coupling=optimal-transport"), "law of independent noise"),
