@@ -23,9 +23,13 @@ TOKEN = "hf_thisIsNoToken0123456789"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as an upload and a download of small files ask for; `files` by repository, `asked` with their headers."""
+    """As much of the hub as an upload and a download of small files ask for; `files` by repository, `asked` with their headers.
+
+    `private`: the repositories that are; one that is there keeps its visibility when it is asked for again.
+    """
 
     files: dict[str, dict[str, bytes]]
+    private: set[str]
     asked: list[tuple[str, str, str]]
     protocol_version = "HTTP/1.1"
 
@@ -50,7 +54,11 @@ class Hub(BaseHTTPRequestHandler):
         if self.headers.get("authorization") != f"Bearer {TOKEN}":
             return self._json({"error": f"Invalid token {TOKEN}"}, 401)
         if self.path == "/api/repos/create":
-            self.files.setdefault("owner/name", {})
+            if "owner/name" in self.files:
+                return self._json({"error": "exists", "url": f"http://{self.headers['host']}/owner/name"}, 409)
+            self.files["owner/name"] = {}
+            asked = json.loads(body)  # of the library before 2 and since
+            self.private.update(["owner/name"] if asked.get("private") or asked.get("visibility") == "private" else [])
             return self._json({"url": f"http://{self.headers['host']}/owner/name", "id": "owner/name", "name": "owner/name"})
         if "/preupload/" in self.path:
             names = [f["path"] for f in json.loads(body)["files"]]
@@ -81,14 +89,15 @@ class Hub(BaseHTTPRequestHandler):
             return self._json({"error": "Repository not found"}, 404)
         if "/tree/" in self.path:
             return self._json([{"type": "file", "path": n, "size": len(d), "oid": "b" * 40} for n, d in files.items()])
-        return self._json({"id": "owner/name", "sha": "a" * 40, "siblings": [{"rfilename": n, "size": len(d)} for n, d in files.items()]})
+        siblings, private = [{"rfilename": n, "size": len(d)} for n, d in files.items()], "owner/name" in self.private
+        return self._json({"id": "owner/name", "sha": "a" * 40, "private": private, "siblings": siblings})
 
     do_HEAD = do_GET
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
-    kind = type("Own", (Hub,), {"files": {}, "asked": []})
+    kind = type("Own", (Hub,), {"files": {}, "private": set(), "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -149,6 +158,19 @@ def test_push_and_load_over_a_fake_hub(exportable, ran, tmp_path: Path, fake: ty
     assert TOKEN not in printed and "did not take owner/name" in printed
     with pytest.raises(UserError, match="cannot fetch hub:owner/absent"):
         ms.load("hub:owner/absent")
+
+
+def test_nothing_is_uploaded_as_private_where_others_see_it(exportable, ran, tmp_path: Path, fake: type[Hub], capsys):
+    """A repository that is there keeps its visibility, whatever is asked for when it is made again."""
+    ms.export(exportable(), to="hub", out=tmp_path / "hub")
+    fake.files["owner/name"] = {}
+    assert ran("push", tmp_path / "hub", "owner/name", "--private") == 2
+    assert "--private: owner/name is there already and others see it" in capsys.readouterr().err
+    assert fake.files["owner/name"] == {} and ran("push", tmp_path / "hub", "owner/name") == 0
+    del fake.files["owner/name"]
+    for _ in range(2):
+        assert ran("push", tmp_path / "hub", "owner/name", "--private") == 0
+    assert fake.private == {"owner/name"} and "model.safetensors" in fake.files["owner/name"]
 
 
 def test_what_cannot_be_pushed(exportable, ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -52,7 +52,13 @@ class Push(Ranged):
         api = library.HfApi(endpoint=endpoint())
         try:
             api.create_repo(self.name, private=self.private or None, exist_ok=True)
+            if self.private and not api.repo_info(self.name).private:  # one that was there keeps its visibility
+                raise UserError(
+                    f"--private: {self.name} is there already and others see it: make it private on the hub, or give a new name"
+                )
             done = api.upload_folder(repo_id=self.name, folder_path=folder, allow_patterns=files, commit_message=message)
+        except UserError:
+            raise
         except Exception as error:  # the library raises dozens of kinds, of its own and of the network's
             raise UserError(f"the hub did not take {self.name}: {told(error)}") from None
         return str(getattr(done, "commit_url", done))
