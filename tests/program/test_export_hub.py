@@ -5,6 +5,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import yaml
 
 import meanstep as ms
 from meanstep.program.console import UserError
+from meanstep.program.export import bare
 from meanstep.program.export.push import exported
-from meanstep.program.runs import hub, networks
+from meanstep.program.runs import hub, networks, saved
 from meanstep.program.training.pretrained import start_from
+
+from .test_export_suite import latents
 
 pytest.importorskip("huggingface_hub", reason="the hub needs huggingface_hub: pip install 'meanstep[hub]'")
 TOKEN = "hf_thisIsNoToken0123456789"
@@ -130,6 +134,63 @@ def test_a_run_of_one_class_goes_to_the_hub(exportable, ran, tmp_path: Path):
     run = exportable(classes=1, description=description)
     assert ran("export", str(run), "--to", "hub", "--out", str(tmp_path / "one")) == 0
     assert json.loads((tmp_path / "one" / "config.json").read_text())
+
+
+def test_a_hub_folder_knows_all_that_its_runs_method_taught(exportable, tmp_path: Path):
+    """Fresh noise is refused for a coupled run, and so it is for its folder; what was hidden is not guessed."""
+    run = exportable()
+    told = {"recipe": "meanflow", "learns": "average", "path": "linear", "coupling": f"pairs:{tmp_path / 'pairs.npz'}", "dropout": 0.25}
+    (run / "method.json").write_text(json.dumps(told | {"numbers": True, "rows": "instant", "scales": []}))
+    ms.export(run, to="hub", out=tmp_path / "hub")
+    model = ms.load(tmp_path / "hub")
+    assert model.facts == replace(ms.load(run).facts, coupling="pairs:pairs.npz")
+    for folder in (run, tmp_path / "hub"):
+        with pytest.raises(UserError, match="trained under the coupling pairs:"):
+            ms.load(folder, sampler="renoise")
+
+
+def test_no_entry_of_a_hub_folder_is_a_path_of_this_machine(exportable, tmp_path: Path):
+    files = {name: f"{tmp_path / 'secret' / name}" for name in ("rows.npz", "e.npy", "sit.safetensors", "net.safetensors")}
+    (tmp_path / "secret").mkdir()
+    run = latents(exportable, tmp_path / "secret")
+    (run / "autoencoder.safetensors").unlink()  # of a cache that was encoded elsewhere
+    autoencoder = saved.manifest(run).autoencoder
+    held = saved.held(run)
+    changed = replace(
+        held,
+        data=replace(held.data, source=files["rows.npz"], pair=f"{files['rows.npz']}:low"),
+        network=replace(
+            held.network, start=f"sit:{files['sit.safetensors']}", options={"model": "B/2", "from": [files["net.safetensors"]]}
+        ),
+        method=replace(held.method, coupling=f"pairs:{files['e.npy']}", options={"read": {"file": f"kind:{files['net.safetensors']}"}}),
+        run=replace(held.run, extractor=f"timm:resnet18:{files['net.safetensors']}"),
+    )
+    (run / "config.yaml").write_text(saved.text(changed))
+    ms.export(run, to="hub", out=tmp_path / "hub", autoencoder=autoencoder)
+    assert "secret" not in "".join(p.read_text(errors="replace") for p in (tmp_path / "hub").iterdir())
+    found, data = saved.held(tmp_path / "hub"), saved.manifest(tmp_path / "hub")
+    assert autoencoder.startswith("taesd:/") and data.autoencoder == "taesd:taesd.safetensors"
+    assert (found.data.source, found.data.pair) == ("shapes", "rows.npz:low") and found.run.extractor == "timm:resnet18:net.safetensors"
+    assert found.network.start == "sit:sit.safetensors" and found.network.options == {"model": "B/2", "from": ["net.safetensors"]}
+    assert found.method.coupling == "pairs:e.npy" and found.method.options == {"read": {"file": "kind:net.safetensors"}}
+    again = ms.load(tmp_path / "hub", autoencoder=autoencoder).sample(2)
+    assert torch.equal(again, ms.load(run, autoencoder=autoencoder).sample(2))
+
+
+@pytest.mark.parametrize(
+    ("word", "left"),
+    [
+        ("hub:owner/name:config", "hub:owner/name:config"),
+        ("kl:owner/name", "kl:owner/name"),
+        ("timm:hf-hub:owner/name", "timm:hf-hub:owner/name"),
+        ("optimal-transport", "optimal-transport"),
+        ("pairs:runs/e.npy", "pairs:e.npy"),
+        ("~/rows.npz:x", "rows.npz:x"),
+        ("/a:b/rows.npz", "rows.npz"),
+    ],
+)
+def test_a_place_keeps_its_kind_and_its_name(word: str, left: str):
+    assert bare.place(word) == left
 
 
 def test_half_precision_and_damage(exportable, ran, tmp_path: Path):
