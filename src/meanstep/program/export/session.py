@@ -96,9 +96,11 @@ def written(subject: Subject, to: str, folder: Path, asked: dict[str, Any]) -> d
     """Make the files of a target, compare them, and write the folder; what its card says."""
     target = TARGETS[to]
     with stage("comparing half precision with float32"):
-        half = halved(subject) if subject.choice.half else None
+        # a folder of the hub has the autoencoder of the run, byte for byte
+        stored = subject.rounded(decoder=to != "hub") if subject.choice.half else subject
+        half = halved(subject, stored) if subject.choice.half else None
     with stage(f"exporting to {to} and comparing with PyTorch"):
-        files, found, use = _module(target).files(subject.rounded() if subject.choice.half else subject, target, **asked)
+        files, found, use = _module(target).files(stored, target, **asked)
     record = told(subject, to, found, half, {name: len(data) for name, data in files.items()})
     files = {**files, CARD: (json.dumps(record, indent=1) + "\n").encode()}
     if "README.md" not in files:

@@ -79,9 +79,10 @@ def _config(subject: Subject, description: dict[str, Any]) -> bytes:
 
 
 def _weights(subject: Subject) -> Files:
-    wanted = torch.float16 if subject.choice.half else None
-    state = {name: x.to(wanted if x.is_floating_point() else None).contiguous() for name, x in subject.net.state_dict().items()}
-    return {MODEL: save(state)}
+    """The weights, in half precision if that is chosen; what is no parameter stays as it is."""
+    weights = {name for name, _ in subject.net.named_parameters(remove_duplicate=False)} if subject.choice.half else set()
+    state = {name: x.half() if name in weights else x for name, x in subject.net.state_dict().items()}
+    return {MODEL: save({name: x.contiguous() for name, x in state.items()})}
 
 
 def _state(subject: Subject, found: Files) -> dict[str, Any]:
