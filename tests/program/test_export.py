@@ -254,6 +254,25 @@ def test_without_labels_there_is_nothing_to_choose(exportable):
             ms.export(run, to="torch", out="nowhere", **asked)
 
 
+def test_what_a_loaded_model_or_a_network_cannot_take_is_not_ignored(exportable, tmp_path: Path):
+    run = exportable()
+    asked = [
+        (ms.load(run), {"average": "raw"}, "average: this model is loaded already: say these to meanstep.load"),
+        (ms.load(run), {"sampler": "euler", "checkpoint": 999}, "checkpoint, sampler: this model is loaded already"),
+        (ms.load(run), {"stepps": 2}, "stepps: this model is loaded already"),
+        (ms.load(run), {"shape": (3,)}, "shape: a run says itself"),
+        (run, {"shape": (3,)}, "shape: a run says itself"),
+        (Told(), {"shape": (3,), "condition": CONDITION, "checkpoint": "best"}, "checkpoint: a network alone has none"),
+        (run, {"field": True}, "--field belongs to --to onnx"),
+        (run, {"runtime": "ort"}, "--runtime belongs to --to web"),
+    ]
+    for source, how, said in asked:
+        with pytest.raises(UserError, match=said):
+            ms.export(source, to="torch", out=tmp_path / "new", **how)
+    assert not (tmp_path / "new").exists()
+    assert ms.export(ms.load(run, average="raw"), to="torch", out=tmp_path / "raw")["weights"] == "raw"
+
+
 def test_a_missing_extra_is_named(exportable, monkeypatch, tmp_path: Path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "onnxscript" else find_spec(name, *a))
     with pytest.raises(UserError, match=r"--to onnx needs onnxscript: pip install 'meanstep\[export\]'"):
