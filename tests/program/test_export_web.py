@@ -79,6 +79,27 @@ def test_the_page_draws_the_labels_of_the_command():
     assert found == drawn_labels(seeds, among).tolist()
 
 
+# The drawing ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", [(3, 6), (3, 2, 4), (3, 4, 2, 2)], ids=str)
+def test_the_page_draws_every_line_of_the_sample_that_is_meant(dims: tuple[int, ...]):
+    """Rows of any number of axes: a line for each of all but the last, `--no-decode` of latents among them."""
+    page = files("meanstep.program.export").joinpath("page", "page.js").read_text(encoding="utf-8")
+    drawing = "function lines(" + page.partition("function lines(")[2].partition("function points(")[0]
+    values = torch.arange(float(torch.Size(dims).numel())).reshape(dims)
+    code = f"""const ramp = () => ["black"]; {drawing}
+      const tensor = {{ dims: {json.dumps(dims)}, data: Float32Array.from({values.flatten().tolist()}) }};
+      const painted = (i) => {{
+        const held = [], lineTo = (x, y) => held[held.length - 1].push(270 - y);
+        lines({{ getContext: () => ({{ beginPath: () => held.push([]), lineTo, stroke: () => 0 }}) }}, tensor, i, 0, 260);
+        return held;
+      }};
+      process.stdout.write(JSON.stringify([0, 1, 2].map(painted)));"""
+    for found, row in zip(node(code), values, strict=True):
+        np.testing.assert_allclose(found, row.reshape(-1, dims[-1]).numpy())
+
+
 # The runtime ---------------------------------------------------------------------------------------------------------------------------
 
 
