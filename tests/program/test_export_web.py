@@ -125,6 +125,19 @@ def test_a_runtime_of_other_bytes_is_refused(tmp_path: Path):
         runtime.runtime(tmp_path)
 
 
+def test_a_damaged_runtime_is_refused(tmp_path: Path):
+    """Cut short, or with other bytes inside of what is compressed, which a tar of gzip tells by three kinds of errors."""
+    draw = np.random.default_rng(0)
+    whole = packed(tmp_path / "whole.tgz", **{name: draw.bytes(30_000) for name in runtime.SHA256}).read_bytes()
+    damaged = {f"cut{n}": whole[:n] for n in (5, 100, 10_000, 50_000)} | {
+        f"bytes{n}": whole[:n] + b"\xff" * 10 + whole[n + 10 :] for n in (0, 400, 40_000)
+    }
+    for name, data in damaged.items():
+        (tmp_path / f"{name}.tgz").write_bytes(data)
+        with pytest.raises(UserError, match=r"is no onnxruntime-web|is not that of onnxruntime-web"):
+            runtime.runtime(tmp_path / f"{name}.tgz")
+
+
 def test_without_npm_the_extra_and_the_file_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path))
     monkeypatch.setattr(runtime.shutil, "which", lambda name: None)
