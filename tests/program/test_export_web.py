@@ -1,11 +1,14 @@
 """The page that generates offline: its noise is Python's, its pictures are the command's, and nothing leaves it."""
 
+import hashlib
 import io
 import json
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -136,6 +139,23 @@ def test_a_damaged_runtime_is_refused(tmp_path: Path):
         (tmp_path / f"{name}.tgz").write_bytes(data)
         with pytest.raises(UserError, match=r"is no onnxruntime-web|is not that of onnxruntime-web"):
             runtime.runtime(tmp_path / f"{name}.tgz")
+
+
+def test_the_runtime_is_fetched_once_however_many_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    held = {runtime.SCRIPT: b"export{}", runtime.BINARY: b"wasm"}
+    fetched = []
+
+    def fetch() -> dict[str, bytes]:
+        fetched.append(1)
+        time.sleep(0.2)
+        return held
+
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path))
+    monkeypatch.setattr(runtime, "SHA256", {name: hashlib.sha256(data).hexdigest() for name, data in held.items()})
+    monkeypatch.setattr(runtime, "_packed", fetch)
+    with ThreadPoolExecutor(4) as pool:
+        found = [job.result() for job in [pool.submit(runtime.runtime) for _ in range(4)]]
+    assert fetched == [1] and all(one == runtime.Runtime("export{}", b"wasm") for one in found)
 
 
 def test_without_npm_the_extra_and_the_file_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,7 +16,7 @@ from typing import Any
 
 from meanstep.program.console import UserError, first_line
 from meanstep.program.data.ensured import user_folder
-from meanstep.program.disk import made, tree
+from meanstep.program.disk import lock, made, tree
 from meanstep.program.reading.archives import FAULTS
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
@@ -60,14 +60,20 @@ def runtime(given: Path | None = None) -> Runtime:
 
     `UserError` if there is none, or other bytes than are known.
     """
+    if given is not None:
+        return _known(_read(given), given)
     kept = user_folder() / "runtime" / f"{PACKAGE}-{VERSION}"
-    if given is None and all((kept / name).is_file() for name in SHA256):
-        return _known({name: (kept / name).read_bytes() for name in SHA256}, kept)
-    files, where = (_read(given), given) if given else (_packed(), Path(f"{PACKAGE}@{VERSION}"))
-    found = _known(files, where)
-    if not given:
-        tree(made(kept.parent) / kept.name, files.items())
-    return found
+    if not _whole(kept):
+        with lock(made(kept.parent) / f".{kept.name}.lock"):
+            if not _whole(kept):  # no other process has fetched it meanwhile
+                files = _packed()
+                _known(files, Path(f"{PACKAGE}@{VERSION}"))
+                tree(kept.parent.resolve() / kept.name, files.items())
+    return _known({name: (kept / name).read_bytes() for name in SHA256}, kept)
+
+
+def _whole(kept: Path) -> bool:
+    return all((kept / name).is_file() for name in SHA256)
 
 
 def _known(files: dict[str, bytes], where: Path) -> Runtime:

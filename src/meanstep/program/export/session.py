@@ -113,7 +113,7 @@ def written(subject: Subject, to: str, folder: Path, asked: dict[str, Any]) -> d
     if "README.md" not in files:
         files["README.md"] = card(record, use).encode()
     with stage("writing"):
-        tree(made(folder.parent) / folder.name, files.items())
+        tree(made(fresh(folder).parent) / folder.name, files.items())  # fresh again: another export may have been quicker
         _linked(subject, folder)
     return record
 
