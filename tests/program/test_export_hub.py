@@ -29,11 +29,12 @@ TOKEN = "hf_thisIsNoToken0123456789"
 class Hub(BaseHTTPRequestHandler):
     """As much of the hub as an upload and a download of small files ask for; `files` by repository, `asked` with their headers.
 
-    `private`: the repositories that are; one that is there keeps its visibility when it is asked for again.
+    `private`: the repositories that are; one that is there keeps its visibility when it is asked for again. `messages`: of the commits.
     """
 
     files: dict[str, dict[str, bytes]]
     private: set[str]
+    messages: list[str]
     asked: list[tuple[str, str, str]]
     protocol_version = "HTTP/1.1"
 
@@ -69,6 +70,8 @@ class Hub(BaseHTTPRequestHandler):
             return self._json({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
         if "/commit/" in self.path:
             for line in map(json.loads, body.decode().splitlines()):
+                if line["key"] == "header":
+                    self.messages.append(line["value"]["summary"])
                 if line["key"] == "file":
                     self.files["owner/name"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             return self._json(
@@ -101,7 +104,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
-    kind = type("Own", (Hub,), {"files": {}, "private": set(), "asked": []})
+    kind = type("Own", (Hub,), {"files": {}, "private": set(), "messages": [], "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -232,6 +235,22 @@ def test_nothing_is_uploaded_as_private_where_others_see_it(exportable, ran, tmp
     for _ in range(2):
         assert ran("push", tmp_path / "hub", "owner/name", "--private") == 0
     assert fake.private == {"owner/name"} and "model.safetensors" in fake.files["owner/name"]
+
+
+class Turned(torch.nn.Module):
+    """A field of points."""
+
+    def forward(self, z, r, t, y=None):
+        return (t - r)[:, None] * z.flip(-1)
+
+
+def test_a_network_from_python_is_pushed_by_its_name(ran, tmp_path: Path, fake: type[Hub]):
+    """Its export has no samples seen."""
+    pytest.importorskip("onnxscript", reason="needs pip install 'meanstep[export]'")
+    ms.export(Turned(), to="onnx", out=tmp_path / "onnx", shape=(2,))
+    assert ran("push", tmp_path / "onnx", "owner/name") == 0
+    assert {"model.onnx", "card.json", "README.md"} <= set(fake.files["owner/name"])
+    assert fake.messages == ["Turned"]
 
 
 def test_what_cannot_be_pushed(exportable, ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

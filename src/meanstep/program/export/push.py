@@ -68,7 +68,9 @@ def exported(folder: Path) -> tuple[list[str], dict[str, Any]]:
     """The files of an export and what its card.json says; `UserError` for another folder, or one with a file missing."""
     try:
         record = trees.entries(text(folder / CARD))
-        target, files = record["target"], [name for name in record["files"] if folder / name]
+        target, files = record["target"], list(record["files"])
+        if not all(isinstance(name, str) for name in files):
+            raise TypeError("its files have no names")
         _told(record)
     except (UserError, ValueError, KeyError, TypeError):
         raise UserError(
@@ -82,5 +84,5 @@ def exported(folder: Path) -> tuple[list[str], dict[str, Any]]:
 
 
 def _told(record: dict[str, Any]) -> str:
-    """What was exported, in a line."""
-    return f"{record['name']}, {record['samples seen']:,} samples seen"
+    """What was exported, in a line: of a network from Python its name alone."""
+    return str(record["name"]) + (f", {record['samples seen']:,} samples seen" if "samples seen" in record else "")
