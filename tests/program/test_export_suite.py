@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import meanstep as ms
+from meanstep.program.console import UserError
 from meanstep.program.data.tiny import Tiny
 from meanstep.program.export.runtime import PACKAGE, VERSION
 from meanstep.program.export.targets import TARGETS
@@ -270,6 +271,28 @@ def test_a_pipeline_of_installed_code_runs_none_of_the_folders(left, run):
     for wrong in ({"class_labels": 3}, {"class_labels": [0, 1]}, {"class_labels": "wolf"}):
         with pytest.raises(ValueError):
             pipeline(seeds=[1], **wrong)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_labels_are_drawn_where_their_generator_is(left, monkeypatch):
+    """torch refuses a generator of another device than the tensor's, and a tensor's is the processor where nothing is said."""
+    from meanstep.program.export.flowmap_load import FlowMapPipeline
+
+    pipeline, drawn, draw = FlowMapPipeline.from_pretrained(left("pictures", "diffusers")), [], torch.randint
+    monkeypatch.setattr(torch, "randint", lambda *given, **how: drawn.append(how) or draw(*given, **how))
+    generator = ms.key(0)
+    pipeline._labels(None, None, 3, generator)
+    assert [how["device"] for how in drawn] == [generator.device] * 3
+
+
+@pytest.mark.parametrize("index", [{}, {"facts": 3}, {"facts": {}, "scheduler": {"a": 1}}, {"facts": {}, "unet": ["diffusers", ["a"]]}])
+def test_a_pipeline_of_others_is_one_line(index, tmp_path: Path):
+    pytest.importorskip("diffusers", reason="needs meanstep[latents]")
+    from meanstep.program.export.flowmap_load import parts
+
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline"} | index))
+    with pytest.raises(UserError, match=r"is no exported pipeline: its model_index\.json|which neither diffusers nor this package has"):
+        parts(tmp_path)
 
 
 def test_a_network_of_diffusers_keeps_its_class(left, run, ran, here, capsys):
