@@ -206,6 +206,7 @@ def test_one_label_is_no_input_and_a_fixed_batch_is_one(exportable, tmp_path: Pa
     made = session(tmp_path / "onnx" / "model.onnx")
     assert [(i.name, i.shape) for i in made.get_inputs()] == [("noise", [4, 1, 8, 8])]
     images = made.run(None, {"noise": ms.noise(range(4), (1, 8, 8)).numpy()})[1]
+    assert '{"noise": np.random.randn(4, 1, 8, 8).astype("float32")}' in (tmp_path / "onnx" / "README.md").read_text()
     assert np.abs(images.astype(int) - ms.load(run).sample(4, 1, 1).numpy()).max() <= 1
 
 
