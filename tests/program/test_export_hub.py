@@ -132,6 +132,13 @@ def test_a_hub_folder_is_read_back_by_every_reader(exportable, ran, tmp_path: Pa
     assert str(tmp_path) not in "".join(p.read_text(errors="replace") for p in (tmp_path / "hub").iterdir()), "a path of this machine"
 
 
+@pytest.mark.parametrize("learns", ["average", "instantaneous"])
+def test_a_card_promises_one_evaluation_where_the_network_jumps(learns: str, exportable, tmp_path: Path):
+    ms.export(exportable(learns=learns), to="hub", out=tmp_path / "hub")
+    text = (tmp_path / "hub" / "README.md").read_text()
+    assert ("in one evaluation of its network" in text) == ("one-step-generation" in text) == (learns == "average")
+
+
 def test_a_run_of_one_class_goes_to_the_hub(exportable, ran, tmp_path: Path):
     description = {"network": "dit", "options": {"size": 8, "channels": 1, "patch": 4, "width": 16, "depth": 1, "heads": 2, "classes": 1}}
     run = exportable(classes=1, description=description)
