@@ -27,7 +27,6 @@ class Difference:
     draws: int
     levels: int | None = None
     bytes_that_differ: int | None = None
-    half: float | None = None
 
     def record(self) -> dict[str, Any]:
         """For a card."""
