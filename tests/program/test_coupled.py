@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import meanstep as ms
 from meanstep.program.console import UserError
@@ -58,6 +59,63 @@ def test_pairs_of_a_run_are_data_of_another(flow: Path, tmp_path: Path):
     words = ("--method.recipe=rectified_meanflow", f"--method.coupling=pairs:{tmp_path / 'pairs.npz'}", "--samples=32")
     train(tmp_path / "one", tmp_path / "pairs.npz", *words)
     assert ms.load(tmp_path / "one").sample(2).shape == (2, 1, 8, 8)
+
+
+def test_pairs_are_not_written_over_what_their_run_was_trained_on(flow: Path, data: Path, tmp_path: Path, capsys: Any):
+    """A second round of reflow with the first one's name would destroy the first one's data, of which the run's noise is a part."""
+    pairs = tmp_path / "pairs.npz"
+    run("couple", str(flow), f"--out={pairs}", "--pairs=20", "--device=cpu")
+    np.save(tmp_path / "e.npy", ms.noise(range(40), (1, 8, 8)).numpy())
+    one = train(tmp_path / "one", pairs, f"--method.coupling=pairs:{pairs}", "--samples=32")
+    other = train(tmp_path / "other", data, f"--method.coupling=pairs:{tmp_path / 'e.npy'}", "--samples=32")
+    (tmp_path / "link.npz").symlink_to(pairs)
+    asked = [(one, "couple", "pairs.npz"), (one, "couple", "link.npz"), (one, "sample", "pairs.npz"), (other, "sample", "e.npy")]
+    for folder, command, name in asked:
+        before = (tmp_path / name).read_bytes()
+        run(command, str(folder), f"--out={tmp_path / name}", "--device=cpu", code=2)
+        assert "would be written over, which the run was trained on" in " ".join(capsys.readouterr().err.split())
+        assert (tmp_path / name).read_bytes() == before
+
+
+def test_samples_are_not_written_into_what_their_run_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    photos, drawn = tmp_path / "photos", np.random.default_rng(0)
+    photos.mkdir()
+    for k in range(20):
+        Image.fromarray(drawn.integers(0, 256, (8, 8), dtype=np.uint8)).save(photos / f"{k}.png")
+    out = train(tmp_path / "run", photos, "--samples=32")
+    for name in ("photos", "photos/made", "photos/made/more", "photos/a.png"):
+        run("sample", str(out), f"--out={tmp_path / name}", "--seeds=0:2", code=2)
+        assert "which the run was trained on" in " ".join(capsys.readouterr().err.split())
+    assert len(list(photos.rglob("*"))) == 20
+    (tmp_path / "rows").mkdir()
+    np.savez(tmp_path / "rows" / "samples.npz", x=drawn.normal(size=(40, 2)).astype(np.float32))
+    words = ("--network.name=mlp", "--network.width=8", "--samples=32", "--batch=16", *QUIET)
+    run("train", f"--out={tmp_path / 'of-rows'}", f"--data.source={tmp_path / 'rows' / 'samples.npz'}", *words)
+    run("sample", str(tmp_path / "of-rows"), f"--out={tmp_path / 'rows'}", "--seeds=0:2", code=2)
+    assert "samples.npz would be written over" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "told"),
+    [
+        (("--data.condition=c",), (), "a file of pairs holds labels alone, and this network is given c"),
+        (("--data.pair=low", "--data.pair-as=source"), (), "this flow starts at pair, not at noise"),
+        (("--data.ragged=pad",), (), "rows of this run differ in length"),
+        ((), ("--guidance=2",), "--guidance: this model was trained without labels"),
+    ],
+)
+def test_a_run_that_has_no_pairs_says_so_before_a_sample_is_made(
+    words: tuple[str, ...], asked: tuple[str, ...], told: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+):
+    draw = np.random.default_rng(1)
+    x = {name: draw.normal(size=(40, n)).astype(np.float32) for name, n in (("x", 4), ("c", 3), ("low", 4))}
+    np.savez(tmp_path / "rows.npz", **x, **({"lengths": np.arange(40) % 3 + 2} if "--data.ragged=pad" in words else {}))
+    network = ("--network.name=mlp", "--network.width=8", "--samples=32", "--batch=16", *QUIET)
+    run("train", f"--out={tmp_path / 'run'}", f"--data.source={tmp_path / 'rows.npz'}", *network, *words)
+    capsys.readouterr()
+    monkeypatch.setattr("meanstep.program.sampling.model.Model.latents", None)
+    run("couple", str(tmp_path / "run"), f"--out={tmp_path / 'pairs.npz'}", "--pairs=8", *asked, code=2)
+    assert told in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "pairs.npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,7 @@ def test_one_label_is_no_input_and_a_fixed_batch_is_one(exportable, tmp_path: Pa
     made = session(tmp_path / "onnx" / "model.onnx")
     assert [(i.name, i.shape) for i in made.get_inputs()] == [("noise", [4, 1, 8, 8])]
     images = made.run(None, {"noise": ms.noise(range(4), (1, 8, 8)).numpy()})[1]
+    assert '{"noise": np.random.randn(4, 1, 8, 8).astype("float32")}' in (tmp_path / "onnx" / "README.md").read_text()
     assert np.abs(images.astype(int) - ms.load(run).sample(4, 1, 1).numpy()).max() <= 1
 
 
@@ -254,6 +255,25 @@ def test_without_labels_there_is_nothing_to_choose(exportable):
             ms.export(run, to="torch", out="nowhere", **asked)
 
 
+def test_what_a_loaded_model_or_a_network_cannot_take_is_not_ignored(exportable, tmp_path: Path):
+    run = exportable()
+    asked = [
+        (ms.load(run), {"average": "raw"}, "average: this model is loaded already: say these to meanstep.load"),
+        (ms.load(run), {"sampler": "euler", "checkpoint": 999}, "checkpoint, sampler: this model is loaded already"),
+        (ms.load(run), {"stepps": 2}, "stepps: this model is loaded already"),
+        (ms.load(run), {"shape": (3,)}, "shape: a run says itself"),
+        (run, {"shape": (3,)}, "shape: a run says itself"),
+        (Told(), {"shape": (3,), "condition": CONDITION, "checkpoint": "best"}, "checkpoint: a network alone has none"),
+        (run, {"field": True}, "--field belongs to --to onnx"),
+        (run, {"runtime": "ort"}, "--runtime belongs to --to web"),
+    ]
+    for source, how, said in asked:
+        with pytest.raises(UserError, match=said):
+            ms.export(source, to="torch", out=tmp_path / "new", **how)
+    assert not (tmp_path / "new").exists()
+    assert ms.export(ms.load(run, average="raw"), to="torch", out=tmp_path / "raw")["weights"] == "raw"
+
+
 def test_a_missing_extra_is_named(exportable, monkeypatch, tmp_path: Path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "onnxscript" else find_spec(name, *a))
     with pytest.raises(UserError, match=r"--to onnx needs onnxscript: pip install 'meanstep\[export\]'"):
@@ -296,8 +316,8 @@ def test_weights_in_bfloat16_are_written_as_they_are_worth():
     from meanstep.program.export.to_diffusers import _weights
 
     state = {"a": torch.tensor([1.5, -2.0]).bfloat16(), "b": torch.tensor([[0.1]]), "c": torch.arange(3)}
-    found = load(_weights(state, half=False))
+    found = load(_weights(state))
     assert (
         torch.equal(found["a"], torch.tensor([1.5, -2.0])) and torch.equal(found["b"], state["b"]) and torch.equal(found["c"], state["c"])
     )
-    assert load(_weights(state, half=True))["a"].dtype == torch.float16
+    assert load(_weights(state, ["a"]))["a"].dtype == torch.float16 and load(_weights(state, ["a"]))["b"].dtype == torch.float32

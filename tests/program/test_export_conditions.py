@@ -128,6 +128,12 @@ def test_where_a_flow_starts_is_the_first_input(moved: Path, tmp_path: Path):
     wanted = ms.load(moved).sample(7, 2, {"pair": low})
     near(made.run(None, {"pair": low.numpy()})[0], wanted)
     near(torch.export.load(tmp_path / "torch" / "model.pt2").module()(low)[0].detach().numpy(), wanted)
+    said = {to: (tmp_path / to / "README.md").read_text() for to in ("onnx", "torch")}
+    assert (
+        'session.run(None, {"pair": pair})' in said["onnx"]
+        and "= generate(pair)" in said["torch"]
+        and "randn" not in "".join(said.values())
+    )
     with pytest.raises(UserError, match=r"a page draws noise, and this flow starts at pair"):
         subjects.of(moved, Choice(), target="web")
     with pytest.raises(UserError, match="the flow starts there"):

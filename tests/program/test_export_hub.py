@@ -5,6 +5,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,18 +15,26 @@ import yaml
 
 import meanstep as ms
 from meanstep.program.console import UserError
+from meanstep.program.export import bare
 from meanstep.program.export.push import exported
-from meanstep.program.runs import hub, networks
+from meanstep.program.runs import hub, networks, saved
 from meanstep.program.training.pretrained import start_from
+
+from .test_export_suite import latents
 
 pytest.importorskip("huggingface_hub", reason="the hub needs huggingface_hub: pip install 'meanstep[hub]'")
 TOKEN = "hf_thisIsNoToken0123456789"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as an upload and a download of small files ask for; `files` by repository, `asked` with their headers."""
+    """As much of the hub as an upload and a download of small files ask for; `files` by repository, `asked` with their headers.
+
+    `private`: the repositories that are; one that is there keeps its visibility when it is asked for again. `messages`: of the commits.
+    """
 
     files: dict[str, dict[str, bytes]]
+    private: set[str]
+    messages: list[str]
     asked: list[tuple[str, str, str]]
     protocol_version = "HTTP/1.1"
 
@@ -50,13 +59,19 @@ class Hub(BaseHTTPRequestHandler):
         if self.headers.get("authorization") != f"Bearer {TOKEN}":
             return self._json({"error": f"Invalid token {TOKEN}"}, 401)
         if self.path == "/api/repos/create":
-            self.files.setdefault("owner/name", {})
+            if "owner/name" in self.files:
+                return self._json({"error": "exists", "url": f"http://{self.headers['host']}/owner/name"}, 409)
+            self.files["owner/name"] = {}
+            asked = json.loads(body)  # of the library before 2 and since
+            self.private.update(["owner/name"] if asked.get("private") or asked.get("visibility") == "private" else [])
             return self._json({"url": f"http://{self.headers['host']}/owner/name", "id": "owner/name", "name": "owner/name"})
         if "/preupload/" in self.path:
             names = [f["path"] for f in json.loads(body)["files"]]
             return self._json({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
         if "/commit/" in self.path:
             for line in map(json.loads, body.decode().splitlines()):
+                if line["key"] == "header":
+                    self.messages.append(line["value"]["summary"])
                 if line["key"] == "file":
                     self.files["owner/name"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             return self._json(
@@ -81,14 +96,15 @@ class Hub(BaseHTTPRequestHandler):
             return self._json({"error": "Repository not found"}, 404)
         if "/tree/" in self.path:
             return self._json([{"type": "file", "path": n, "size": len(d), "oid": "b" * 40} for n, d in files.items()])
-        return self._json({"id": "owner/name", "sha": "a" * 40, "siblings": [{"rfilename": n, "size": len(d)} for n, d in files.items()]})
+        siblings, private = [{"rfilename": n, "size": len(d)} for n, d in files.items()], "owner/name" in self.private
+        return self._json({"id": "owner/name", "sha": "a" * 40, "private": private, "siblings": siblings})
 
     do_HEAD = do_GET
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
-    kind = type("Own", (Hub,), {"files": {}, "asked": []})
+    kind = type("Own", (Hub,), {"files": {}, "private": set(), "messages": [], "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -116,11 +132,75 @@ def test_a_hub_folder_is_read_back_by_every_reader(exportable, ran, tmp_path: Pa
     assert str(tmp_path) not in "".join(p.read_text(errors="replace") for p in (tmp_path / "hub").iterdir()), "a path of this machine"
 
 
+@pytest.mark.parametrize("learns", ["average", "instantaneous"])
+def test_a_card_promises_one_evaluation_where_the_network_jumps(learns: str, exportable, tmp_path: Path):
+    ms.export(exportable(learns=learns), to="hub", out=tmp_path / "hub")
+    text = (tmp_path / "hub" / "README.md").read_text()
+    assert ("in one evaluation of its network" in text) == ("one-step-generation" in text) == (learns == "average")
+
+
 def test_a_run_of_one_class_goes_to_the_hub(exportable, ran, tmp_path: Path):
     description = {"network": "dit", "options": {"size": 8, "channels": 1, "patch": 4, "width": 16, "depth": 1, "heads": 2, "classes": 1}}
     run = exportable(classes=1, description=description)
     assert ran("export", str(run), "--to", "hub", "--out", str(tmp_path / "one")) == 0
     assert json.loads((tmp_path / "one" / "config.json").read_text())
+
+
+def test_a_hub_folder_knows_all_that_its_runs_method_taught(exportable, tmp_path: Path):
+    """Fresh noise is refused for a coupled run, and so it is for its folder; what was hidden is not guessed."""
+    run = exportable()
+    told = {"recipe": "meanflow", "learns": "average", "path": "linear", "coupling": f"pairs:{tmp_path / 'pairs.npz'}", "dropout": 0.25}
+    (run / "method.json").write_text(json.dumps(told | {"numbers": True, "rows": "instant", "scales": []}))
+    ms.export(run, to="hub", out=tmp_path / "hub")
+    model = ms.load(tmp_path / "hub")
+    assert model.facts == replace(ms.load(run).facts, coupling="pairs:pairs.npz")
+    for folder in (run, tmp_path / "hub"):
+        with pytest.raises(UserError, match="trained under the coupling pairs:"):
+            ms.load(folder, sampler="renoise")
+
+
+def test_no_entry_of_a_hub_folder_is_a_path_of_this_machine(exportable, tmp_path: Path):
+    files = {name: f"{tmp_path / 'secret' / name}" for name in ("rows.npz", "e.npy", "sit.safetensors", "net.safetensors")}
+    (tmp_path / "secret").mkdir()
+    run = latents(exportable, tmp_path / "secret")
+    (run / "autoencoder.safetensors").unlink()  # of a cache that was encoded elsewhere
+    autoencoder = saved.manifest(run).autoencoder
+    held = saved.held(run)
+    changed = replace(
+        held,
+        data=replace(held.data, source=files["rows.npz"], pair=f"{files['rows.npz']}:low"),
+        network=replace(
+            held.network, start=f"sit:{files['sit.safetensors']}", options={"model": "B/2", "from": [files["net.safetensors"]]}
+        ),
+        method=replace(held.method, coupling=f"pairs:{files['e.npy']}", options={"read": {"file": f"kind:{files['net.safetensors']}"}}),
+        run=replace(held.run, extractor=f"timm:resnet18:{files['net.safetensors']}"),
+    )
+    (run / "config.yaml").write_text(saved.text(changed))
+    ms.export(run, to="hub", out=tmp_path / "hub", autoencoder=autoencoder)
+    assert "secret" not in "".join(p.read_text(errors="replace") for p in (tmp_path / "hub").iterdir())
+    found, data = saved.held(tmp_path / "hub"), saved.manifest(tmp_path / "hub")
+    assert autoencoder.startswith("taesd:/") and data.autoencoder == "taesd:taesd.safetensors"
+    assert (found.data.source, found.data.pair) == ("shapes", "rows.npz:low") and found.run.extractor == "timm:resnet18:net.safetensors"
+    assert found.network.start == "sit:sit.safetensors" and found.network.options == {"model": "B/2", "from": ["net.safetensors"]}
+    assert found.method.coupling == "pairs:e.npy" and found.method.options == {"read": {"file": "kind:net.safetensors"}}
+    again = ms.load(tmp_path / "hub", autoencoder=autoencoder).sample(2)
+    assert torch.equal(again, ms.load(run, autoencoder=autoencoder).sample(2))
+
+
+@pytest.mark.parametrize(
+    ("word", "left"),
+    [
+        ("hub:owner/name:config", "hub:owner/name:config"),
+        ("kl:owner/name", "kl:owner/name"),
+        ("timm:hf-hub:owner/name", "timm:hf-hub:owner/name"),
+        ("optimal-transport", "optimal-transport"),
+        ("pairs:runs/e.npy", "pairs:e.npy"),
+        ("~/rows.npz:x", "rows.npz:x"),
+        ("/a:b/rows.npz", "rows.npz"),
+    ],
+)
+def test_a_place_keeps_its_kind_and_its_name(word: str, left: str):
+    assert bare.place(word) == left
 
 
 def test_half_precision_and_damage(exportable, ran, tmp_path: Path):
@@ -149,6 +229,35 @@ def test_push_and_load_over_a_fake_hub(exportable, ran, tmp_path: Path, fake: ty
     assert TOKEN not in printed and "did not take owner/name" in printed
     with pytest.raises(UserError, match="cannot fetch hub:owner/absent"):
         ms.load("hub:owner/absent")
+
+
+def test_nothing_is_uploaded_as_private_where_others_see_it(exportable, ran, tmp_path: Path, fake: type[Hub], capsys):
+    """A repository that is there keeps its visibility, whatever is asked for when it is made again."""
+    ms.export(exportable(), to="hub", out=tmp_path / "hub")
+    fake.files["owner/name"] = {}
+    assert ran("push", tmp_path / "hub", "owner/name", "--private") == 2
+    assert "--private: owner/name is there already and others see it" in capsys.readouterr().err
+    assert fake.files["owner/name"] == {} and ran("push", tmp_path / "hub", "owner/name") == 0
+    del fake.files["owner/name"]
+    for _ in range(2):
+        assert ran("push", tmp_path / "hub", "owner/name", "--private") == 0
+    assert fake.private == {"owner/name"} and "model.safetensors" in fake.files["owner/name"]
+
+
+class Turned(torch.nn.Module):
+    """A field of points."""
+
+    def forward(self, z, r, t, y=None):
+        return (t - r)[:, None] * z.flip(-1)
+
+
+def test_a_network_from_python_is_pushed_by_its_name(ran, tmp_path: Path, fake: type[Hub]):
+    """Its export has no samples seen."""
+    pytest.importorskip("onnxscript", reason="needs pip install 'meanstep[export]'")
+    ms.export(Turned(), to="onnx", out=tmp_path / "onnx", shape=(2,))
+    assert ran("push", tmp_path / "onnx", "owner/name") == 0
+    assert {"model.onnx", "card.json", "README.md"} <= set(fake.files["owner/name"])
+    assert fake.messages == ["Turned"]
 
 
 def test_what_cannot_be_pushed(exportable, ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import meanstep as ms
+from meanstep.program.console import UserError
 from meanstep.program.data.tiny import Tiny
 from meanstep.program.export.runtime import PACKAGE, VERSION
 from meanstep.program.export.targets import TARGETS
@@ -272,11 +273,68 @@ def test_a_pipeline_of_installed_code_runs_none_of_the_folders(left, run):
             pipeline(seeds=[1], **wrong)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_labels_are_drawn_where_their_generator_is(left, monkeypatch):
+    """torch refuses a generator of another device than the tensor's, and a tensor's is the processor where nothing is said."""
+    from meanstep.program.export.flowmap_load import FlowMapPipeline
+
+    pipeline, drawn, draw = FlowMapPipeline.from_pretrained(left("pictures", "diffusers")), [], torch.randint
+    monkeypatch.setattr(torch, "randint", lambda *given, **how: drawn.append(how) or draw(*given, **how))
+    generator = ms.key(0)
+    pipeline._labels(None, None, 3, generator)
+    assert [how["device"] for how in drawn] == [generator.device] * 3
+
+
+@pytest.mark.parametrize("index", [{}, {"facts": 3}, {"facts": {}, "scheduler": {"a": 1}}, {"facts": {}, "unet": ["diffusers", ["a"]]}])
+def test_a_pipeline_of_others_is_one_line(index, tmp_path: Path):
+    pytest.importorskip("diffusers", reason="needs meanstep[latents]")
+    from meanstep.program.export.flowmap_load import parts
+
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline"} | index))
+    with pytest.raises(UserError, match=r"is no exported pipeline: its model_index\.json|which neither diffusers nor this package has"):
+        parts(tmp_path)
+
+
 def test_a_network_of_diffusers_keeps_its_class(left, run, ran, here, capsys):
     index = json.loads((left("unet", "diffusers") / "model_index.json").read_text())
     assert index["unet"] == ["diffusers", "UNet2DModel"]
     assert ran("export", run("unet"), "--to", "torch", "--out", here / "other") == 2
     assert "if you trust it, allow it" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("to", ["torch", "onnx", "diffusers", "hub"])
+def test_latents_leave_in_half_precision_with_their_decoder(to: str, run, left, here):
+    """Every target rounds the decoder that it carries; a folder of the hub has the run's autoencoder as it is."""
+    whole, out = left("latents", to), here / f"half-{to}"
+    said = ms.export(run("latents"), to=to, out=out, half=True, steps=2)["difference"]
+    assert said["largest"] <= said["bound"] and 0 < said["half"] < 2e-2
+    largest = {
+        "torch": "model.pt2",
+        "onnx": "model.onnx",
+        "diffusers": "vae/diffusion_pytorch_model.safetensors",
+        "hub": "model.safetensors",
+    }
+    sizes = [(folder / largest[to]).stat().st_size for folder in (whole, out)]
+    assert sizes[1] < 0.75 * sizes[0], "it has the decoder, but for the hub"
+    if to == "hub":
+        assert (out / "autoencoder.safetensors").read_bytes() == (whole / "autoencoder.safetensors").read_bytes()
+        model, again = ms.load(run("latents")), ms.load(out)
+        assert again.autoencoder.digest == model.autoencoder.digest and again.manifest.digest == model.manifest.digest
+
+
+def test_what_is_no_weight_is_not_rounded(here, exportable):
+    """A buffer of a third is a third in every target: the network's own, and the mean of the decoding."""
+    source = "import torch\nclass Net(torch.nn.Module):\n    def __init__(self, size, channels, classes):\n        super().__init__()\n"
+    source += "        self.w = torch.nn.Parameter(torch.ones(1))\n        self.register_buffer('third', torch.ones(1) / 3)\n"
+    source += "    def forward(self, z, r, t, y=None):\n        return self.w * self.third * z\n"
+    (here / "buffered.py").write_text(source)
+    own = exportable(classes=0, description={"network": "buffered:Net", "options": {"size": 8, "channels": 1, "classes": 0}})
+    for to in ("torch", "hub", *(["onnx"] if HAS["onnx"] else [])):
+        record = ms.export(own, to=to, out=here / f"buffered-{to}", half=True, network="buffered:Net")
+        assert record["difference"]["largest"] <= record["difference"]["bound"]
+    third = load_file(here / "buffered-hub" / "model.safetensors")["third"]
+    assert third.dtype == torch.float32 and ms.load(here / "buffered-hub", network="buffered:Net").field.third == third
 
 
 def test_latents_leave_undecoded(run, ran, here):

@@ -1,11 +1,14 @@
 """The page that generates offline: its noise is Python's, its pictures are the command's, and nothing leaves it."""
 
+import hashlib
 import io
 import json
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +82,27 @@ def test_the_page_draws_the_labels_of_the_command():
     assert found == drawn_labels(seeds, among).tolist()
 
 
+# The drawing ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", [(3, 6), (3, 2, 4), (3, 4, 2, 2)], ids=str)
+def test_the_page_draws_every_line_of_the_sample_that_is_meant(dims: tuple[int, ...]):
+    """Rows of any number of axes: a line for each of all but the last, `--no-decode` of latents among them."""
+    page = files("meanstep.program.export").joinpath("page", "page.js").read_text(encoding="utf-8")
+    drawing = "function lines(" + page.partition("function lines(")[2].partition("function points(")[0]
+    values = torch.arange(float(torch.Size(dims).numel())).reshape(dims)
+    code = f"""const ramp = () => ["black"]; {drawing}
+      const tensor = {{ dims: {json.dumps(dims)}, data: Float32Array.from({values.flatten().tolist()}) }};
+      const painted = (i) => {{
+        const held = [], lineTo = (x, y) => held[held.length - 1].push(270 - y);
+        lines({{ getContext: () => ({{ beginPath: () => held.push([]), lineTo, stroke: () => 0 }}) }}, tensor, i, 0, 260);
+        return held;
+      }};
+      process.stdout.write(JSON.stringify([0, 1, 2].map(painted)));"""
+    for found, row in zip(node(code), values, strict=True):
+        np.testing.assert_allclose(found, row.reshape(-1, dims[-1]).numpy())
+
+
 # The runtime ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -102,6 +126,36 @@ def test_a_runtime_of_other_bytes_is_refused(tmp_path: Path):
         runtime.runtime(tmp_path / "text.tgz")
     with pytest.raises(UserError, match=r"has no ort\.wasm"):
         runtime.runtime(tmp_path)
+
+
+def test_a_damaged_runtime_is_refused(tmp_path: Path):
+    """Cut short, or with other bytes inside of what is compressed, which a tar of gzip tells by three kinds of errors."""
+    draw = np.random.default_rng(0)
+    whole = packed(tmp_path / "whole.tgz", **{name: draw.bytes(30_000) for name in runtime.SHA256}).read_bytes()
+    damaged = {f"cut{n}": whole[:n] for n in (5, 100, 10_000, 50_000)} | {
+        f"bytes{n}": whole[:n] + b"\xff" * 10 + whole[n + 10 :] for n in (0, 400, 40_000)
+    }
+    for name, data in damaged.items():
+        (tmp_path / f"{name}.tgz").write_bytes(data)
+        with pytest.raises(UserError, match=r"is no onnxruntime-web|is not that of onnxruntime-web"):
+            runtime.runtime(tmp_path / f"{name}.tgz")
+
+
+def test_the_runtime_is_fetched_once_however_many_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    held = {runtime.SCRIPT: b"export{}", runtime.BINARY: b"wasm"}
+    fetched = []
+
+    def fetch() -> dict[str, bytes]:
+        fetched.append(1)
+        time.sleep(0.2)
+        return held
+
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path))
+    monkeypatch.setattr(runtime, "SHA256", {name: hashlib.sha256(data).hexdigest() for name, data in held.items()})
+    monkeypatch.setattr(runtime, "_packed", fetch)
+    with ThreadPoolExecutor(4) as pool:
+        found = [job.result() for job in [pool.submit(runtime.runtime) for _ in range(4)]]
+    assert fetched == [1] and all(one == runtime.Runtime("export{}", b"wasm") for one in found)
 
 
 def test_without_npm_the_extra_and_the_file_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,8 +7,10 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +169,11 @@ def test_leftovers_go_and_files_of_others_stay(run: Path, cache: Cache):
     (run / ".config.yaml.abcd1234").write_text("half")
     (run / ".bashrc.abcd1234").write_text("mine")
     (run / "checkpoints" / ".notes").mkdir()
-    (run / "checkpoints" / ".000000000008.aside").mkdir()
+    left = [run / "checkpoints" / name for name in (".000000000008.aside", ".000000000008.aside-abcd1234", ".000000000008.old")]
+    for path in left:
+        path.mkdir()
     assert trained(run) == 0
-    assert not (run / ".config.yaml.abcd1234").exists() and not (run / "checkpoints" / ".000000000008.aside").exists()
+    assert not (run / ".config.yaml.abcd1234").exists() and not any(path.exists() for path in left)
     assert (run / ".bashrc.abcd1234").read_text() == "mine" and (run / "checkpoints" / ".notes").is_dir()
 
 
@@ -462,6 +466,27 @@ def test_training_needs_no_standard_output(where: str, cache: Cache, tmp_path: P
     done = subprocess.run(["sh", "-c", f"exec {words} {where}"], env=environment(), check=False, capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert seen(tmp_path / "run") == 16 and (tmp_path / "run" / "report.html").exists()
+
+
+def test_folders_of_one_name_are_written_side_by_side(tmp_path: Path):
+    """Each is whole, the last one has the name, and what a kill left goes; what is being written stays."""
+    for name in (".made.aside", ".made.aside-abcd1234"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".made.aside-original").touch()
+    waiting, go = threading.Barrier(4), [b"a" * 100_000, b"b" * 100_000]
+
+    def files(k: int) -> Iterator[tuple[str, bytes]]:
+        waiting.wait(timeout=60)
+        yield from ((f"{part}/{n}", bytes([k]) + data) for part in "xy" for n, data in enumerate(go))
+
+    with ThreadPoolExecutor(4) as pool:
+        for job in [pool.submit(disk.tree, tmp_path / "made", files(k)) for k in range(4)]:
+            job.result()
+    folders = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert sorted(path.name for path in folders) == ["made", "made.incomplete", "made.incomplete1", "made.incomplete2"]
+    for folder in folders:
+        assert len({path.read_bytes()[0] for path in folder.rglob("*") if path.is_file()}) == 1 and len(list(folder.glob("*/*"))) == 4
+    assert (tmp_path / ".made.aside-original").exists() and (tmp_path / "made").stat().st_mode == (tmp_path / "made" / "x").stat().st_mode
 
 
 def test_a_file_in_a_folder_that_takes_none_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

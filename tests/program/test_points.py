@@ -78,6 +78,16 @@ def test_parquet(tmp_path: Path):
     np.testing.assert_array_equal(load(path).numpy(), expected)
 
 
+def test_what_is_missing_of_a_parquet_is_nan_whatever_its_type(tmp_path: Path):
+    held = {"whole": [1, None, 3], "truth": [True, None, False], "number": [0.5, None, 1.5]}
+    columns = tables.read_parquet(parquet(tmp_path, **held)).columns
+    for name, values in held.items():
+        assert columns[name].dtype == np.float64
+        np.testing.assert_array_equal(columns[name], [np.nan if value is None else float(value) for value in values])
+    truth = tables.read_parquet(parquet(tmp_path, truth=[True, False])).columns["truth"]
+    assert truth.dtype == np.int64 and truth.tolist() == [1, 0]
+
+
 def test_a_path_may_be_text_and_its_ending_in_capitals(tmp_path: Path):
     assert load(str(file(tmp_path, "\n".join(LINES), "POINTS.CSV"))).shape == (N, 3)
 

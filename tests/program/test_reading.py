@@ -214,6 +214,16 @@ def test_an_archive_that_is_none(name: str, tmp_path: Path):
         arrays.archive(tmp_path / "a.npz", 1 << 24)
 
 
+@pytest.mark.parametrize("at", [60, 200, 2000])
+def test_a_compressed_array_that_is_damaged(at: int, tmp_path: Path):
+    """Bytes of what is compressed, in the array's header and behind it, which zlib tells by an error of its own."""
+    np.savez_compressed(tmp_path / "a.npz", a=np.random.default_rng(0).normal(size=2000))
+    data = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(data[:at] + b"\xff" * 8 + data[at + 8 :])
+    with pytest.raises(UserError, match=r"a\.npz: it is no complete \.npz"):
+        arrays.archive(tmp_path / "a.npz")
+
+
 def test_odd_compression_and_bombs(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_LZMA) as file:
         file.writestr("a.npy", npy(HEADERS[0]))

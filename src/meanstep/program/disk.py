@@ -8,6 +8,7 @@ A folder of results may come from somebody else, so nothing in one is written th
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import re
 import shutil
@@ -177,9 +178,15 @@ def _bytes(content: str | bytes) -> bytes:
 
 
 def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with _open(path, os.O_RDONLY | os.O_DIRECTORY) as handle:
         os.fsync(handle)
+
+
+@contextlib.contextmanager
+def _open(path: Path, flags: int) -> Iterator[int]:
+    handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    try:
+        yield handle
     finally:
         os.close(handle)
 
@@ -200,27 +207,43 @@ def tree(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
     know that it is not good.
     """
     folder(target.parent)
-    aside = target.with_name(f".{target.name}.aside")
-    remove(aside)
-    before("make", aside)
-    aside.mkdir()
-    for name, data in files:
-        before("create", aside / name)
-        (aside / name).parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(aside / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        try:
-            _filled(handle, aside / name, data)
-        finally:
-            os.close(handle)
-    _sync_folder(aside)
-    if target.exists() or target.is_symlink():
-        gone = next(p for k in range(2**30) if not (p := target.with_name(f"{target.name}.incomplete{k or ''}")).exists())
-        before("rename", gone)
-        target.rename(gone)
-    before("rename", target)
-    aside.rename(target)
+    for path in target.parent.glob(f".{glob.escape(target.name)}.aside*"):  # what a kill left
+        if path.is_dir() and not path.is_symlink() and not _in_use(path):
+            remove(path)
+    before("make", target)
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.aside-"))  # of this process alone
+    try:
+        with _open(aside, os.O_RDONLY | os.O_DIRECTORY) as handle:
+            with contextlib.suppress(OSError):  # some file systems have no locks
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the next one leaves it alone meanwhile
+            for name, data in files:
+                before("create", aside / name)
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                with _open(aside / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as file:
+                    _filled(file, aside / name, data)
+            aside.chmod(0o777 & ~_umask())
+            os.fsync(handle)
+            _placed(aside, target)
+    finally:
+        remove(aside)
     before("sync folder", target.parent)
     _sync_folder(target.parent)
+
+
+def _placed(aside: Path, target: Path) -> None:
+    """Give a folder its name; one that is there is moved aside, and once more where another process was quicker."""
+    while True:
+        try:
+            if target.exists() or target.is_symlink():
+                gone = next(p for k in range(2**30) if not (p := target.with_name(f"{target.name}.incomplete{k or ''}")).exists())
+                before("rename", gone)
+                target.rename(gone)
+            before("rename", target)
+            aside.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) or not aside.exists():
+                raise
 
 
 def drop(path: Path) -> None:
@@ -267,8 +290,8 @@ def _is(name: str, patterns: Collection[str]) -> bool:
 
 def _in_use(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:

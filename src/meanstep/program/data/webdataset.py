@@ -14,6 +14,7 @@ from meanstep.program.data.formats import readable
 from meanstep.program.data.source import CLASSES
 from meanstep.program.errors import UserError, first_line, shown
 from meanstep.program.reading import trees
+from meanstep.program.reading.archives import FAULTS
 from meanstep.program.reading.files import opened, regular
 
 NAMED, SMALL = 3, 1 << 20
@@ -48,7 +49,7 @@ def samples(path: Path, file: int, chosen: str, label: str, left_out: Counter[st
                     member = parts[image]
                     yield Sample(file, member.offset_data, member.size, member.name, found)
                 left_out.update(end or "no ending" for end in parts if end not in read)
-    except (tarfile.TarError, OverflowError, ValueError, MemoryError, OSError) as error:
+    except FAULTS as error:
         raise UserError(f"cannot read {path}: {first_line(error)}; it is cut short, compressed or no tar file") from error
 
 

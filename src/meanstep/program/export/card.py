@@ -21,7 +21,7 @@ TEXT = """\
 def card(record: dict[str, Any], use: str) -> str:
     """The text of README.md, of what card.json says."""
     hidden = {"meanstep", "name", "target", "difference", "files", "classes", "scales", *(["guidance"] if "scales" in record else [])}
-    rows = [f"| {name} | {_plain(value)} |" for name, value in record.items() if name not in hidden]
+    rows = [f"| {name} | {plain(value)} |" for name, value in record.items() if name not in hidden]
     if record["classes"]:
         rows.append(f"| classes | {', '.join(record['classes'][:20])}{' ...' if len(record['classes']) > 20 else ''} |")
     about = f"A generator of {record['data']}"
@@ -44,7 +44,8 @@ def sentence(difference: dict[str, Any]) -> str:
     return text
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value of a card in a cell of a table."""
     if isinstance(value, list):
         return " x ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -27,7 +27,6 @@ class Difference:
     draws: int
     levels: int | None = None
     bytes_that_differ: int | None = None
-    half: float | None = None
 
     def record(self) -> dict[str, Any]:
         """For a card."""
@@ -59,10 +58,10 @@ def batches(subject: Subject) -> list[list[int]]:
     return [list(range(start, start + n)) for start, n in zip(starts, sizes, strict=True)]
 
 
-def halved(subject: Subject) -> float:
+def halved(subject: Subject, rounded: Subject) -> float:
     """How far rounding the weights to half precision moves PyTorch's own samples, over their spread; `UserError` above the bound."""
     (seeds,) = (batches(subject)[-1],)
-    full, half = subject.reference(seeds)[0], subject.rounded().reference(seeds)[0]
+    full, half = subject.reference(seeds)[0], rounded.reference(seeds)[0]
     found = float((full - half).abs().max() / full.std())
     if not found <= HALF:
         raise UserError(f"--half moves samples by {found:.3g} of their spread, and at most {HALF:g} is allowed: leave it out")

@@ -10,7 +10,7 @@ import tyro
 from meanstep.program import flags
 from meanstep.program.console import UserError, chat, put_json, stage, takes_json
 from meanstep.program.errors import shown
-from meanstep.program.export.targets import TARGETS, require
+from meanstep.program.export.targets import TARGETS, check_belongs, fresh, require
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Json, Network, hinted
 from meanstep.program.ranges import Ranged, check, ranged
 from meanstep.program.registry import SAMPLER_HELP, check_sampler
@@ -81,8 +81,7 @@ class Export(Ranged):
     def _checked(self) -> dict[str, Any]:
         """The arguments of `meanstep.export`; `UserError` for what can be known to fail."""
         require(self.to)
-        if (out := flags.folder(self.out)).exists() or out.is_symlink():
-            raise UserError(f"--out: {out} exists: give the name of a new folder, or remove it")
+        fresh(flags.folder(self.out))
         flags.factory(self.network)
         flags.readable(self.runtime if self.runtime and not self.runtime.expanduser().is_dir() else None, "--runtime")
         takes_json(self.json)
@@ -90,9 +89,7 @@ class Export(Ranged):
             if not re.fullmatch("[0-9]{1,100}", self.batch):
                 raise UserError(f"--batch: dynamic, or a number of rows, got {shown(self.batch)}")
             check(int(self.batch), int, "from 1 to 65536", "--batch")
-        for name, wanted in (("field", "onnx"), ("runtime", "web")):
-            if getattr(self, name) and self.to != wanted:
-                raise UserError(f"--{name} belongs to --to {wanted}, and this is --to {self.to}: leave it out")
+        check_belongs(self.to, field=self.field, runtime=self.runtime)
         if self.sampler is not None:
             check_sampler(self.sampler)
         return self._of_run()

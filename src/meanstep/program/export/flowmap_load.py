@@ -28,12 +28,15 @@ def parts(folder: Path, **options: Any) -> dict[str, Any]:
         index = trees.entries(files.text(folder / "model_index.json"))
     except (UserError, ValueError) as error:
         raise UserError(f"{folder} is no exported pipeline: {error}") from None
-    found: dict[str, Any] = {"facts": index["facts"]}
+    found: dict[str, Any] = {"facts": index.get("facts")}
+    if not isinstance(found["facts"], dict):
+        raise UserError(f"{folder} is no exported pipeline: its model_index.json says nothing of facts: open it with diffusers")
     for name in ("scheduler", "transformer", "unet", "vae"):
-        _, kind = index.get(name) or (None, None)
+        part = index.get(name) or (None, None)
+        kind = part[1] if isinstance(part, list | tuple) and len(part) == 2 else part
         if kind is None:
             continue
-        known = OURS.get(kind) or (getattr(diffusers, kind, None) if isinstance(kind, str) else None)
+        known = OURS.get(kind) or getattr(diffusers, kind, None) if isinstance(kind, str) else None
         if known is None:
             raise UserError(f"{folder} names a {name} of class {kind!r}, which neither diffusers nor this package has")
         how = {} if name == "scheduler" else {"use_safetensors": True, "low_cpu_mem_usage": False, **options}

@@ -82,7 +82,8 @@ class FlowMapPipeline(DiffusionPipeline):
             found = [names.index(word) if word in names else int(word) for word in words]
         else:
             keys = [generator] * count if seeds is None else [_key(int(seed), "label") for seed in seeds]
-            found = [offered[int(torch.randint(len(offered), (), generator=key))] for key in keys]
+            drawn = [torch.randint(len(offered), (), generator=key, device=key.device if key is not None else None) for key in keys]
+            found = [offered[int(k)] for k in drawn]
         if len(found) != count or not all(0 <= k < len(names) for k in found):
             raise ValueError(f"class_labels: one of 0 to {len(names) - 1} or a name, for all or for each of {count}, got {given!r}")
         return torch.tensor(found, device=self._execution_device)

@@ -7,8 +7,10 @@ import yaml
 from meanstep.program.errors import UserError
 from meanstep.program.evaluation.rows import Row, load
 from meanstep.program.evaluation.table import columns, floor_line, line, places
+from meanstep.program.export.card import plain
 from meanstep.program.export.subject import PICTURES, Subject
 from meanstep.program.reading import files, trees
+from meanstep.program.registry import AVERAGE, INSTANTANEOUS
 from meanstep.program.runs.records import load as records
 
 TEXT = """\
@@ -17,7 +19,7 @@ TEXT = """\
 
 # {name}
 
-A generator that turns noise into data in one evaluation of its network, trained by {recipe} on
+A generator that turns noise into data {how}, trained by {recipe} on
 {data} with meanstep.
 
 ![{count} samples, {steps} step{s} each](preview.png)
@@ -50,6 +52,8 @@ pickle, and no code of this folder runs.
 - It knows what its data hold: {images:,} rows of {data}. Nothing was filtered, and nothing is claimed beyond the table.
 - Distances compare with those data by the features that the table names; they do not say that single samples are good.
 {more}"""
+HOW = {AVERAGE: "in one evaluation of its network, or a few", INSTANTANEOUS: "in many small steps along its velocity"}
+"""By what the network knows."""
 NONE = "Not evaluated. `meanstep evaluate RUN --steps 1 2 4` writes the rows that belong here."
 
 
@@ -65,11 +69,12 @@ def text(subject: Subject, difference: float, count: int) -> str:
     more.append(f"- Read back from this folder it makes the run's own samples: largest difference {difference:.2g} of their spread.")
     told = {**facts, "cost": _cost(subject), "commit": _environment(subject).get("commit", "not known")}
     hidden = ("classes", "images", "data", "steps", "guidance")
-    rows = "\n".join(f"| {name} | {_plain(value)} |" for name, value in told.items() if name not in hidden and value)
+    rows = "\n".join(f"| {name} | {plain(value)} |" for name, value in told.items() if name not in hidden and value)
     s = "s" * (facts["steps"] > 1)
     known = {
         "name": subject.name,
         "recipe": facts["recipe"],
+        "how": HOW[facts["learns"]],
         "data": facts["data"],
         "images": facts["images"],
         "steps": facts["steps"],
@@ -82,10 +87,11 @@ def text(subject: Subject, difference: float, count: int) -> str:
 
 def _matter(subject: Subject) -> str:
     pictures = {"pipeline_tag": "unconditional-image-generation"} if subject.view == PICTURES else {}
+    jumps = ["meanflow", "one-step-generation"] if subject.facts["learns"] == AVERAGE else []
     entries = {
         "library_name": "meanstep",
         **pictures,
-        "tags": list(dict.fromkeys(["meanstep", "meanflow", "one-step-generation", str(subject.facts["recipe"]).split(":")[-1]])),
+        "tags": list(dict.fromkeys(["meanstep", *jumps, str(subject.facts["recipe"]).split(":")[-1]])),
     }
     return str(yaml.safe_dump(entries, sort_keys=False))
 
@@ -133,9 +139,3 @@ def _cost(subject: Subject) -> str:
         return ""
     environment = _environment(subject)
     return f"{trained[-1]['seconds'] / 60:,.1f} minutes on {environment.get('device', '?')} ({environment.get('processor', '?')})"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return " x ".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -52,7 +52,13 @@ class Push(Ranged):
         api = library.HfApi(endpoint=endpoint())
         try:
             api.create_repo(self.name, private=self.private or None, exist_ok=True)
+            if self.private and not api.repo_info(self.name).private:  # one that was there keeps its visibility
+                raise UserError(
+                    f"--private: {self.name} is there already and others see it: make it private on the hub, or give a new name"
+                )
             done = api.upload_folder(repo_id=self.name, folder_path=folder, allow_patterns=files, commit_message=message)
+        except UserError:
+            raise
         except Exception as error:  # the library raises dozens of kinds, of its own and of the network's
             raise UserError(f"the hub did not take {self.name}: {told(error)}") from None
         return str(getattr(done, "commit_url", done))
@@ -62,7 +68,9 @@ def exported(folder: Path) -> tuple[list[str], dict[str, Any]]:
     """The files of an export and what its card.json says; `UserError` for another folder, or one with a file missing."""
     try:
         record = trees.entries(text(folder / CARD))
-        target, files = record["target"], [name for name in record["files"] if folder / name]
+        target, files = record["target"], list(record["files"])
+        if not all(isinstance(name, str) for name in files):
+            raise TypeError("its files have no names")
         _told(record)
     except (UserError, ValueError, KeyError, TypeError):
         raise UserError(
@@ -76,5 +84,5 @@ def exported(folder: Path) -> tuple[list[str], dict[str, Any]]:
 
 
 def _told(record: dict[str, Any]) -> str:
-    """What was exported, in a line."""
-    return f"{record['name']}, {record['samples seen']:,} samples seen"
+    """What was exported, in a line: of a network from Python its name alone."""
+    return str(record["name"]) + (f", {record['samples seen']:,} samples seen" if "samples seen" in record else "")

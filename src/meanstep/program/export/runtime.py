@@ -4,7 +4,6 @@ Its bytes are known here by their sha256: another file is refused, wherever it c
 """
 
 import hashlib
-import io
 import os
 import shutil
 import subprocess
@@ -15,9 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError
+from meanstep.program.console import UserError, first_line
 from meanstep.program.data.ensured import user_folder
-from meanstep.program.disk import made, tree
+from meanstep.program.disk import lock, made, tree
+from meanstep.program.reading.archives import FAULTS
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 SCRIPT, BINARY = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
@@ -60,14 +60,20 @@ def runtime(given: Path | None = None) -> Runtime:
 
     `UserError` if there is none, or other bytes than are known.
     """
+    if given is not None:
+        return _known(_read(given), given)
     kept = user_folder() / "runtime" / f"{PACKAGE}-{VERSION}"
-    if given is None and all((kept / name).is_file() for name in SHA256):
-        return _known({name: (kept / name).read_bytes() for name in SHA256}, kept)
-    files, where = (_read(given), given) if given else (_packed(), Path(f"{PACKAGE}@{VERSION}"))
-    found = _known(files, where)
-    if not given:
-        tree(made(kept.parent) / kept.name, files.items())
-    return found
+    if not _whole(kept):
+        with lock(made(kept.parent) / f".{kept.name}.lock"):
+            if not _whole(kept):  # no other process has fetched it meanwhile
+                files = _packed()
+                _known(files, Path(f"{PACKAGE}@{VERSION}"))
+                tree(kept.parent.resolve() / kept.name, files.items())
+    return _known({name: (kept / name).read_bytes() for name in SHA256}, kept)
+
+
+def _whole(kept: Path) -> bool:
+    return all((kept / name).is_file() for name in SHA256)
 
 
 def _known(files: dict[str, bytes], where: Path) -> Runtime:
@@ -84,16 +90,19 @@ def _read(path: Path) -> dict[str, bytes]:
         if missing := [name for name, place in places.items() if place is None]:
             raise UserError(f"--runtime: {path} has no {missing[0]}: give {PACKAGE}-{VERSION}.tgz or its folder")
         return {name: place.read_bytes() for name, place in places.items() if place}
+    return _unpacked(path, "--runtime: ")
+
+
+def _unpacked(path: Path, what: str) -> dict[str, bytes]:
+    """The two files of a package's .tgz; `UserError` for one that is damaged, or has them not."""
     try:
-        return _unpacked(path.read_bytes())
-    except (OSError, tarfile.TarError, KeyError) as error:
-        raise UserError(f"--runtime: {path} is no {PACKAGE}-{VERSION}.tgz: {error}") from None
-
-
-def _unpacked(data: bytes) -> dict[str, bytes]:
-    with tarfile.open(fileobj=io.BytesIO(data)) as held:
-        found = {name: held.extractfile(f"package/dist/{name}") for name in SHA256}
-        return {name: file.read() for name, file in found.items() if file}
+        with tarfile.open(path, "r:gz") as held:
+            found = {name: held.extractfile(f"package/dist/{name}") for name in SHA256}
+            if missing := [name for name, file in found.items() if file is None]:
+                raise LookupError(f"{missing[0]} is no file there")
+            return {name: file.read() for name, file in found.items() if file}
+    except FAULTS as error:
+        raise UserError(f"{what}{path} is no {PACKAGE}-{VERSION}.tgz: {first_line(error)}") from None
 
 
 def _packed() -> dict[str, bytes]:
@@ -107,7 +116,7 @@ def _packed() -> dict[str, bytes]:
             raise UserError(
                 f"npm could not fetch {PACKAGE} {VERSION} ({said[:120]}): fetch {PACKAGE}-{VERSION}.tgz elsewhere, --runtime FILE"
             )
-        return _unpacked(files[0].read_bytes())
+        return _unpacked(files[0], "npm fetched another file: ")
 
 
 def _npm(words: list[str], **how: Any) -> Any:

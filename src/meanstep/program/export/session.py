@@ -17,7 +17,7 @@ from meanstep.program.export.card import card
 from meanstep.program.export.checks import Difference, halved
 from meanstep.program.export.conditioned import of_net
 from meanstep.program.export.subject import Choice, Subject
-from meanstep.program.export.targets import CARD, TARGETS, Target, require
+from meanstep.program.export.targets import CARD, TARGETS, Target, check_belongs, fresh, require
 from meanstep.program.runs.report.page import TRY, wanted
 from meanstep.program.runs.saved import located
 from meanstep.program.sampling.model import Model
@@ -61,6 +61,8 @@ def export(
     that cannot be exported. Nothing is written then.
     """
     require(to)
+    check_belongs(to, field=field, runtime=runtime)
+    _check_said(run, checkpoint, shape, loaded)
     folder = fresh(Path(out) if out is not None else _beside(run, to))
     chosen = tuple(labels) if labels is not None else None
     choice = Choice(
@@ -68,8 +70,7 @@ def export(
     )
     with stage("building the network"):
         if isinstance(run, nn.Module):
-            if shape is None:
-                raise UserError("a network alone does not say what it makes: give shape, that of one event without the batch")
+            assert shape is not None
             subject = of_net(run, choice, target=to, shape=shape, condition=condition, **loaded)
         else:
             source = run if isinstance(run, Model) else Path(run)
@@ -84,27 +85,35 @@ def _beside(run: Any, to: str) -> Path:
     return located(Path(run).expanduser())[0] / (Path(TRY).parent if to == "web" else to)
 
 
-def fresh(folder: Path) -> Path:
-    """The folder that is to be made; `UserError` if there is something of that name."""
-    folder = folder.expanduser()
-    if folder.exists() or folder.is_symlink():
-        raise UserError(f"--out: {folder} exists: give the name of a new folder, or remove it")
-    return folder
+def _check_said(run: Any, checkpoint: int | str, shape: Sequence[int] | None, loaded: dict[str, Any]) -> None:
+    """`UserError` for arguments that what is exported cannot take, because it is loaded already, or says so itself."""
+    given = [*(["checkpoint"] if checkpoint else []), *loaded]
+    if isinstance(run, Model) and given:
+        raise UserError(f"{', '.join(given)}: this model is loaded already: say these to meanstep.load, or give the run's path")
+    if isinstance(run, nn.Module):
+        if shape is None:
+            raise UserError("a network alone does not say what it makes: give shape, that of one event without the batch")
+        if checkpoint:
+            raise UserError("checkpoint: a network alone has none: load its weights into it, or give the run's path")
+    elif shape is not None:
+        raise UserError("shape: a run says itself what it makes: leave it out")
 
 
 def written(subject: Subject, to: str, folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Make the files of a target, compare them, and write the folder; what its card says."""
     target = TARGETS[to]
     with stage("comparing half precision with float32"):
-        half = halved(subject) if subject.choice.half else None
+        # a folder of the hub has the autoencoder of the run, byte for byte
+        stored = subject.rounded(decoder=to != "hub") if subject.choice.half else subject
+        half = halved(subject, stored) if subject.choice.half else None
     with stage(f"exporting to {to} and comparing with PyTorch"):
-        files, found, use = _module(target).files(subject.rounded() if subject.choice.half else subject, target, **asked)
+        files, found, use = _module(target).files(stored, target, **asked)
     record = told(subject, to, found, half, {name: len(data) for name, data in files.items()})
     files = {**files, CARD: (json.dumps(record, indent=1) + "\n").encode()}
     if "README.md" not in files:
         files["README.md"] = card(record, use).encode()
     with stage("writing"):
-        tree(made(folder.parent) / folder.name, files.items())
+        tree(made(fresh(folder).parent) / folder.name, files.items())  # fresh again: another export may have been quicker
         _linked(subject, folder)
     return record
 

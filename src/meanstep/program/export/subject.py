@@ -161,15 +161,21 @@ class Subject:
         found = draw.latents(self.net, self.shape, seeds, steps=steps or self.choice.steps, sampler=self.sampler, **asked)
         return self.decode(found)
 
-    def rounded(self) -> "Subject":
-        """The same with weights that half precision can hold; `UserError` for one too large for it."""
-        net = copy.deepcopy(self.net)
-        for name, value in net.named_parameters():
-            if (most := float(value.detach().abs().max())) > 65_504:
-                raise UserError(f"--half: {name} has an entry of {most:.3g}, more than half precision holds: leave it out")
-            value.data = value.data.half().float()
+    def rounded(self, decoder: bool = True) -> "Subject":
+        """The same with weights that half precision can hold, those of the decoder too; `UserError` for one too large for it."""
+        net = _rounded(self.net)
         told = None if self.told is None else self.told.around(net)
-        return replace(self, net=net, told=told)
+        return replace(self, net=net, told=told, decode=_rounded(self.decode) if decoder else self.decode)
+
+
+def _rounded(module: nn.Module) -> nn.Module:
+    """A copy whose parameters are rounded; what it holds beside them is not, and is stored as it is."""
+    copied = copy.deepcopy(module)
+    for name, value in copied.named_parameters():
+        if value.numel() and (most := float(value.detach().abs().max())) > 65_504:
+            raise UserError(f"--half: {name} has an entry of {most:.3g}, more than half precision holds: leave it out")
+        value.data = value.data.half().to(value.dtype)
+    return copied
 
 
 def of(

@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
 from meanstep.program.console import UserError
 
@@ -43,3 +44,18 @@ def require(to: str) -> Target:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"--to {to} needs {name}: pip install 'meanstep[{target.extra}]'")
     return target
+
+
+def check_belongs(to: str, **given: object) -> None:
+    """`UserError` for an option that is given and belongs to another target."""
+    for name, wanted in (("field", "onnx"), ("runtime", "web")):
+        if given[name] and to != wanted:
+            raise UserError(f"--{name} belongs to --to {wanted}, and this is --to {to}: leave it out")
+
+
+def fresh(folder: Path) -> Path:
+    """The folder that is to be made; `UserError` if there is something of that name."""
+    folder = folder.expanduser()
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"--out: {folder} exists: give the name of a new folder, or remove it")
+    return folder

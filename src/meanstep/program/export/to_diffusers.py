@@ -4,7 +4,7 @@ import inspect
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from importlib.resources import files as resources
 from pathlib import Path
@@ -65,12 +65,12 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     half = subject.choice.half
     name, kind, config, net = _network(subject)
     found: Files = {"pipeline.py": _source("flowmap_pipeline.py").encode()}
-    found |= {f"{name}/config.json": _json(config), f"{name}/{WEIGHTS}": _weights(net.state_dict(), half)}
+    found |= {f"{name}/config.json": _json(config), f"{name}/{WEIGHTS}": _weights(net.state_dict(), _parameters(net) if half else ())}
     if kind[0] == OWN:
         found[f"{name}/{OWN}.py"] = standalone().encode()
     vae = _autoencoder(subject)
     if vae:
-        found |= {"vae/config.json": _json(vae[1]), f"vae/{WEIGHTS}": _weights(vae[2], half)}
+        found |= {"vae/config.json": _json(vae[1]), f"vae/{WEIGHTS}": _weights(vae[2], vae[3] if half else ())}
     found["scheduler/scheduler_config.json"] = _json(_versioned("FlowMapEulerDiscreteScheduler", num_train_timesteps=1000, shift=1.0))
     index: dict[str, Any] = {name: kind, "scheduler": ["diffusers", "FlowMapEulerDiscreteScheduler"], "facts": _facts(subject, kind)}
     index["vae"] = ["diffusers", vae[0]] if vae else [None, None]
@@ -144,20 +144,26 @@ def _facts(subject: Subject, kind: list[str]) -> dict[str, Any]:
     return {"shape": list(subject.shape), "channels": decode.channels, **labels, **latents, **asked, **called}
 
 
-def _autoencoder(subject: Subject) -> tuple[str, dict[str, Any], dict[str, Tensor]] | None:
-    """Class, configuration and weights of the autoencoder, None for pictures themselves."""
+def _parameters(net: nn.Module) -> Collection[str]:
+    """The names of what half precision rounds."""
+    return {name for name, _ in net.named_parameters(remove_duplicate=False)}
+
+
+def _autoencoder(subject: Subject) -> tuple[str, dict[str, Any], dict[str, Tensor], Collection[str]] | None:
+    """Class, configuration and state of the autoencoder, and which of it are parameters; None for pictures themselves."""
     diffusers: Any = import_module("diffusers")
     kind, _, where = subject.decoder.partition(":")
     if not where:
         return None
     if kind in DIFFUSERS:
         net = getattr(diffusers, DIFFUSERS[kind]).from_pretrained(where, use_safetensors=True, local_files_only=True)
-        return DIFFUSERS[kind], json.loads(net.to_json_string()), net.state_dict()
+        return DIFFUSERS[kind], json.loads(net.to_json_string()), net.state_dict(), _parameters(net)
     if kind != "taesd":
         raise UserError(f"--to diffusers: diffusers has no autoencoder {kind}: --to onnx or torch carries it")
     held = File.open(Path(where)).tensors()
     config = json.loads(diffusers.AutoencoderTiny(latent_channels=len(held["encoder.14.bias"])).to_json_string())
-    return "AutoencoderTiny", config, {_renamed(name): x for name, x in held.items()}
+    state = {_renamed(name): x for name, x in held.items()}
+    return "AutoencoderTiny", config, state, state.keys()
 
 
 def _renamed(name: str) -> str:
@@ -185,10 +191,13 @@ def _source(name: str) -> str:
     return resources("meanstep.program.export").joinpath(name).read_text(encoding="utf-8")
 
 
-def _weights(state: dict[str, Tensor], half: bool) -> bytes:
-    """Safetensors whose tensors begin at multiples of 64 bytes, as far as their sizes allow: read in place, they are rounded as here."""
+def _weights(state: dict[str, Tensor], half: Collection[str] = ()) -> bytes:
+    """Safetensors whose tensors begin at multiples of 64 bytes, as far as their sizes allow: read in place, they are rounded as here.
+
+    `half`: those that are stored in half precision.
+    """
     wide = {name: x.float() if x.dtype == torch.bfloat16 else x for name, x in state.items()}  # NumPy has no bfloat16
-    held = {name: (x.half() if half and x.is_floating_point() else x).contiguous().numpy() for name, x in wide.items()}
+    held = {name: (x.half() if name in half else x).contiguous().numpy() for name, x in wide.items()}
     header, at = {"__metadata__": {"format": "pt"}}, 0
     order = sorted(held, key=lambda name: (held[name].nbytes % 64 > 0, name))
     for name in order:

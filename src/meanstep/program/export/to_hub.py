@@ -17,12 +17,13 @@ from meanstep.program.data.look import Look
 from meanstep.program.data.previews import encoded, grid
 from meanstep.program.data.views import shown
 from meanstep.program.disk import tree
+from meanstep.program.export import bare
 from meanstep.program.export.checks import Difference, compared
 from meanstep.program.export.hub_card import text
 from meanstep.program.export.subject import Subject
 from meanstep.program.export.targets import Target
 from meanstep.program.runs.facts import NAME as METHOD
-from meanstep.program.runs.facts import known
+from meanstep.program.runs.facts import known, stated
 from meanstep.program.runs.integrity import MODEL, NETWORK, STATE, VERSION, digest
 from meanstep.program.runs.saved import AUTOENCODER, CONFIG, MANIFEST, held
 from meanstep.program.runs.saved import manifest as described
@@ -56,21 +57,18 @@ def _described(subject: Subject) -> Files:
     """What says how the network is made and what it was trained on, without paths of this machine."""
     run, saved = subject.run, subject.saved
     assert run and saved
-    manifest, config, facts = described(run), held(run), known(run)
+    manifest, config, facts = bare.manifest(described(run)), held(run), known(run)
     kind = manifest.autoencoder.partition(":")[0]
     copy = run / AUTOENCODER
     manifest = replace(manifest, autoencoder=f"{kind}:{AUTOENCODER}" if copy.is_file() else manifest.autoencoder)
     found = {
         NETWORK: saved.file(NETWORK).read_bytes(),
         MANIFEST: manifest.text().encode(),
+        METHOD: stated(replace(facts, coupling=bare.place(facts.coupling))).encode(),
         "config.json": _config(subject, saved.description),
     }
-    told = {"recipe": facts.recipe, "learns": facts.learns, "path": facts.path, "rows": facts.rows}
-    found[METHOD] = (json.dumps(told, indent=1) + "\n").encode()
     if config:
-        start = config.network.start
-        kept = replace(config.network, start=f"{start.partition(':')[0]}:{Path(start).name}" if ":" in start else Path(start).name)
-        found[CONFIG] = configured(replace(config, data=replace(config.data, source=manifest.source), network=kept)).encode()
+        found[CONFIG] = configured(bare.config(replace(config, data=replace(config.data, source=manifest.source)))).encode()
     return found | ({AUTOENCODER: copy.read_bytes()} if copy.is_file() else {})
 
 
@@ -81,9 +79,10 @@ def _config(subject: Subject, description: dict[str, Any]) -> bytes:
 
 
 def _weights(subject: Subject) -> Files:
-    wanted = torch.float16 if subject.choice.half else None
-    state = {name: x.to(wanted if x.is_floating_point() else None).contiguous() for name, x in subject.net.state_dict().items()}
-    return {MODEL: save(state)}
+    """The weights, in half precision if that is chosen; what is no parameter stays as it is."""
+    weights = {name for name, _ in subject.net.named_parameters(remove_duplicate=False)} if subject.choice.half else set()
+    state = {name: x.half() if name in weights else x for name, x in subject.net.state_dict().items()}
+    return {MODEL: save({name: x.contiguous() for name, x in state.items()})}
 
 
 def _state(subject: Subject, found: Files) -> dict[str, Any]:

@@ -24,7 +24,7 @@ USE = """\
 import numpy as np, onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-{names} = session.run(None, {{"{first}": np.random.randn(16, {shape}).astype("float32"){label}}})
+{names} = session.run(None, {{{inputs}}})
 ```
 """
 
@@ -36,15 +36,22 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
     model = graph(subject.whole(), given, subject.outputs, subject)
     found = compared(subject, running(model, tuple(given)), target.bound, "model.onnx")
     extra = {"field.onnx": field(subject, target)} if subject.choice.field else {}
-    label = ', "label": np.arange(16) % ' + str(len(subject.classes)) if subject.labelled else ""
-    label += f', "guidance": np.full(16, {subject.scales[1]:g}, "float32")' if subject.scales else ""
-    label += "".join(f', "{name}": {name.replace(".", "_")}' for name in given if subject.condition is not None and name != subject.first)
     names = ", ".join(subject.outputs) + ("," if len(subject.outputs) == 1 else "")
-    return (
-        {"model.onnx": model, **extra},
-        found,
-        USE.format(names=names, first=subject.first, shape=", ".join(map(str, subject.shape)), label=label),
-    )
+    inputs = ", ".join(f'"{name}": {example}' for name, example in examples(subject, tuple(given)).items())
+    return {"model.onnx": model, **extra}, found, USE.format(names=names, inputs=inputs)
+
+
+def examples(subject: Subject, names: tuple[str, ...]) -> dict[str, str]:
+    """The inputs in Python's words: noise, labels and scales that are drawn, and rows of the data by their names."""
+    rows, shape = subject.choice.batch or 16, ", ".join(map(str, subject.shape))
+    found = {name: name.replace(".", "_") for name in names}
+    if subject.start is None:
+        found[subject.first] = f'np.random.randn({rows}, {shape}).astype("float32")'
+    if subject.labelled:
+        found["label"] = f"np.arange({rows}) % {len(subject.classes)}"
+    if subject.scales:
+        found["guidance"] = f'np.full({rows}, {subject.scales[1]:g}, "float32")'
+    return found
 
 
 def field(subject: Subject, target: Target) -> bytes:

@@ -41,12 +41,13 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
 
 def call(subject: Subject) -> str:
     """The call of the generator in Python."""
-    shape = ", ".join(map(str, (subject.choice.batch or 16, *subject.shape)))
+    rows = subject.choice.batch or 16
+    given = f"torch.randn({', '.join(map(str, (rows, *subject.shape)))})" if subject.start is None else subject.first.replace(".", "_")
     first, *others = subject.outputs
-    label = f", torch.randint({len(subject.classes)}, ({subject.choice.batch or 16},))" if subject.labelled else ""
-    label += f", torch.full(({subject.choice.batch or 16},), {subject.scales[1]!r})" if subject.scales else ""
+    label = f", torch.randint({len(subject.classes)}, ({rows},))" if subject.labelled else ""
+    label += f", torch.full(({rows},), {subject.scales[1]!r})" if subject.scales else ""
     label += "".join(f", {name.replace('.', '_')}" for name in named(subject.condition))
-    return f"{', '.join([first, *others])}{'' if others else ','} = generate(torch.randn({shape}){label})"
+    return f"{', '.join([first, *others])}{'' if others else ','} = generate({given}{label})"
 
 
 def example(subject: Subject) -> tuple[tuple[Tensor, ...], bool]:

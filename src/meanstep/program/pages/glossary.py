@@ -125,7 +125,6 @@ TERMS = (
 )
 _ANY = re.compile("(?:" + "|".join(f"(?P<{term.id}>{term.pattern})" for term in TERMS) + r")(?![\w-]*@)")
 """Not in an arm's name, as in anchored@0 and posterior-both@1."""
-_BY_ID = {term.id: term for term in TERMS}
 _TAGS = re.compile(
     r"(<!--.*?-->|<(?:style|script|pre|code|svg|table|a|title|button|label|select)\b.*?</(?:style|script|pre|code|svg|table|a|title|button|label|select)>|<[^>]*>)",
     re.DOTALL,

@@ -10,20 +10,8 @@ import numpy as np
 
 from meanstep.program.errors import UserError, first_line, shown
 from meanstep.program.reading import files
+from meanstep.program.reading.archives import DAMAGED, FAULTS
 
-FAULTS = (
-    OSError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    EOFError,
-    SyntaxError,
-    RecursionError,
-    NotImplementedError,
-    RuntimeError,
-)
-"""What NumPy and zipfile raise of a file that is none."""
 EXPANDS = 1100
 """Most bytes that one of deflate can stand for."""
 ONE = "; where a row is one number, save x[:, None]"
@@ -45,6 +33,8 @@ def header(file: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], np.d
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, kind = read(file, max_header_size=10_000)
         rest = size - (file.tell() - start)
+    except DAMAGED:  # of the archive that the array is in
+        raise
     except (*FAULTS, TokenError) as error:
         raise UserError(f"cannot read {name}: it holds no plain array: {first_line(error)}") from None
     if kind.hasobject:
@@ -87,7 +77,7 @@ def archive(path: Path, most: int | None = None) -> "dict[str, np.ndarray[Any, A
             if sum(info.file_size for info in infos) > most:
                 raise UserError(f"{path} says that its arrays have more than {most:,} bytes: give them as .npy, which stays on the disk")
             return {info.filename.removesuffix(".npy"): _member(held, info, f"{path}, {info.filename}") for info in infos}
-    except (zipfile.BadZipFile, *FAULTS) as error:
+    except FAULTS as error:
         raise UserError(f"cannot read {path}: it is no complete .npz: {first_line(error)}; write it with numpy.savez") from None
 
 

@@ -133,10 +133,10 @@ def _arrow(pa: Any, path: Path, name: str, column: Any) -> np.ndarray:
     kinds, kind = pa.types, column.type
     if kinds.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
+    if kinds.is_boolean(kind):
+        column, kind = column.cast(pa.int8()), pa.int8()
     if kinds.is_integer(kind) and not column.null_count and kind != pa.uint64():
         return np.asarray(column.cast(pa.int64()).to_numpy())
-    if kinds.is_boolean(kind) and not column.null_count:
-        return np.asarray(column.cast(pa.int8()).to_numpy()).astype(np.int64)
     if kinds.is_integer(kind) or kinds.is_floating(kind):
         return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
     if kinds.is_string(kind) or kinds.is_large_string(kind):

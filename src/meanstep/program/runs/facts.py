@@ -77,7 +77,12 @@ def keep(run: Path, config: Config, learns: str) -> None:
     method = config.method
     hidden = _hidden(find(method.recipe), method.dropout)
     facts = Facts(method.recipe, learns, method.path, method.coupling, hidden, method.hide_numbers, method.dropout_rows, method.scales)
-    write(run / NAME, json.dumps(asdict(facts), indent=1) + "\n")
+    write(run / NAME, stated(facts))
+
+
+def stated(facts: Facts) -> str:
+    """What method.json holds."""
+    return json.dumps(asdict(facts), indent=1) + "\n"
 
 
 def _hidden(method: Method, dropout: float) -> float:

@@ -11,6 +11,7 @@ from meanstep.program.console import UserError, stage, takes_json
 from meanstep.program.flags import CHECKPOINT, Autoencoder, Device, Json, Network, hinted, unset
 from meanstep.program.ranges import Amount, Count, Ranged, Rows
 from meanstep.program.runs.saved import chosen, located
+from meanstep.program.runs.spared import check_spared
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class Couple(Ranged):
         flags.device(self.device)
         flags.factory(self.network)
         takes_json(self.json)
-        _, saved = located(self.folder.expanduser(), self.checkpoint)
+        run, saved = located(self.folder.expanduser(), self.checkpoint)
         chosen(saved, self.average)
+        check_spared(path, run)
         with stage("importing PyTorch"):
             from meanstep.program.sampling import couples
         couples.coupled(self, path)

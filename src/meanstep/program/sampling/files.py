@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from meanstep.program.data import CODECS, previews, views, waves
 from meanstep.program.data.codecs import pictured
 from meanstep.program.data.columns import table
 from meanstep.program.data.manifest import Manifest
-from meanstep.program.data.request import chosen
 from meanstep.program.disk import made, put, write
+from meanstep.program.runs.spared import check_spared
 
 LENGTHS = "lengths"
 """The array that holds how long each row is, as `--data.ragged` reads it."""
@@ -157,10 +157,10 @@ EACH: Mapping[str, tuple[str, Callable[[Tensor, Manifest], bytes]]] = {"pictures
 """Kinds of samples that a folder holds a file each of."""
 
 
-def checked(path: Path, manifest: Manifest, sources: Sequence[str] = ()) -> None:
+def checked(path: Path, manifest: Manifest, run: Path) -> None:
     """`UserError` for an ending of sound or of tables where rows are something else, and for what may not be replaced.
 
-    That is what the run was trained on, `sources`, and a file beside the picture that no picture of before came with.
+    That is what the run was trained on, and a file beside the picture that no picture of before came with.
     """
     end, kind = path.suffix.lower(), "pictures" if CODECS[manifest.codec].pictures else manifest.seen_as.kind
     if end == ".wav" and kind != "sound":
@@ -171,8 +171,6 @@ def checked(path: Path, manifest: Manifest, sources: Sequence[str] = ()) -> None
             f"--out {path.name}: a {end} has one number a column, and a sample is {' x '.join(map(str, manifest.image))}: take .npz"
         )
     further = _beside(path, kind)
-    for source in (Path(chosen(spec)[0]).expanduser() for spec in sources if spec):
-        if lost := next((file for file in (path, *further) if file.exists() and source.exists() and file.samefile(source)), None):
-            raise UserError(f"--out: {lost} would be written over, which the run was trained on: give another name")
+    check_spared(path, run, further if end else [path / f"samples{other}" for other in WRITERS])
     if not path.exists() and (lost := next((file for file in further if file.exists()), None)):
         raise UserError(f"--out: {lost} would be written beside {path.name}, and is there already: give another name")

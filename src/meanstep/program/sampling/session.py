@@ -20,8 +20,8 @@ from meanstep.program.data.manifest import Manifest
 from meanstep.program.data.opened import shown_as
 from meanstep.program.data.request import listed
 from meanstep.program.machine import available
-from meanstep.program.runs import cached
 from meanstep.program.runs.saved import located
+from meanstep.program.runs.saved import manifest as described
 from meanstep.program.sampling import conditions, files
 from meanstep.program.sampling.labels import told
 from meanstep.program.sampling.model import Model, load
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: conditions.Stored) -> None:
     """Make the samples, write them to `path`, and say so."""
+    run, _ = located(asked.folder.expanduser(), asked.checkpoint)
+    known = described(run)
+    look = seen_as(asked.preview or "", known)
+    files.checked(path, replace(known, look=look), run)
     with stage("building the network"):
         model = load(
             asked.folder,
@@ -43,9 +47,7 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: condit
             sampler=asked.sampler,
             network=asked.network,
         )
-    model = replace(model, manifest=replace(model.manifest, look=seen_as(asked.preview or "", model.manifest)))
-    run, _ = located(asked.folder.expanduser(), asked.checkpoint)
-    files.checked(path, model.manifest, (cached.source(run), cached.pair(run)))
+    model = replace(model, manifest=replace(model.manifest, look=look))
     n = len(asked.seeds)
     for notice in (*notices(asked.labels, model), *filter(None, [model.untaught(asked.guidance)])):
         say(notice)

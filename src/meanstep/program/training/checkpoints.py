@@ -20,7 +20,7 @@ from meanstep.program.training.ranks import Ranks
 from meanstep.program.training.state import State
 from meanstep.program.wrapped import bare
 
-LEFT = re.compile(r"\.\d+\.(aside|old)")
+LEFT = re.compile(r"\.\d+\.(aside(-[a-z0-9_]{8})?|old)")
 """Names of what a kill leaves half-written, or half-removed."""
 
 

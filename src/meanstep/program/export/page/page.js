@@ -72,13 +72,13 @@ function picture(canvas, tensor, i) {
 const ramp = () => [ink("blue"), "#d55e00", "#00875a", "#b8558f", "#c98a00"];
 
 function lines(canvas, tensor, i, low, high) {
-  const channels = tensor.dims.length > 2 ? tensor.dims[1] : 1, length = tensor.dims[tensor.dims.length - 1];
+  const size = tensor.data.length / tensor.dims[0], length = tensor.dims[tensor.dims.length - 1], channels = size / length;
   [canvas.width, canvas.height] = [440, 280];
   const pen = canvas.getContext("2d"), at = (v) => 270 - (260 * (v - low)) / (high - low || 1);
   const colours = ramp();
   for (let c = 0; c < channels; c++) {
     pen.beginPath();
-    for (let x = 0; x < length; x++) pen.lineTo(10 + (420 * x) / Math.max(1, length - 1), at(tensor.data[(i * channels + c) * length + x]));
+    for (let x = 0; x < length; x++) pen.lineTo(10 + (420 * x) / Math.max(1, length - 1), at(tensor.data[i * size + c * length + x]));
     [pen.strokeStyle, pen.lineWidth, pen.lineJoin] = [colours[c % colours.length], 3, "round"];
     pen.stroke();
   }
