@@ -567,6 +567,31 @@ def test_planted_effects_are_found(whole: Path):
     assert found == {key: "does not hold" if key in beaten else "holds" for key in found} and len(found) == 18
 
 
+@pytest.mark.parametrize("key", ["quality-worse", "quality-order", "quality-always"])
+def test_some_of_the_four_coefficients_do_not_decide_all_of_them(key: str, tmp_path: Path):
+    folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@0.5", "beta@1")))
+    claim = decided(folder)[key]
+    assert claim.verdict == "cannot tell" and "not measured" in claim.sentence and "β = 0.25" in claim.sentence
+    assert {row.finding for row in claim.rows if row.claimed and row.change.n} == {"agrees"}
+    falling = changed(folder, lambda r: r | {"distance": {"ema": {"1": 2.0 - (r["beta"] or 0) + 0.01 * r["seed"]}, "raw": {}}})
+    assert decided(falling)[key].verdict == "does not hold"
+
+
+def test_an_anchor_without_its_constant_leaves_the_claim_open(tmp_path: Path):
+    arms = ("beta@0", "anchored@0", "anchored@1")
+    found = decided(study(tmp_path / "s", replace(PLAIN, arms=arms, anchor=-0.2)))["anchor"]
+    assert found.verdict == "cannot tell" and "1 of 2 comparisons is not measured: anchored@1 over β = 1." in found.sentence
+
+
+def test_an_arm_that_has_met_no_constant_may_still_win(tmp_path: Path):
+    folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@1", "rising", "falling")))
+    assert decided(folder)["schedule-steps"].verdict == "does not hold"
+    (folder / "records.jsonl").unlink()
+    for path in folder.glob("runs/falling-*"):
+        shutil.rmtree(path)
+    assert decided(folder)["schedule-steps"].verdict == "cannot tell"
+
+
 def test_the_anchor_is_judged_at_its_own_coefficient(tmp_path: Path):
     found = decided(study(tmp_path / "s", replace(PLAIN, anchor=-0.2)))["anchor"]
     assert found.verdict == "holds"

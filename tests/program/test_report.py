@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +350,35 @@ def test_what_is_not_in_the_sweep_cannot_be_told(tmp_path: Path):
         ("variance-where", "--sets"),
     ):
         assert found[key].verdict == "cannot tell" and option in found[key].sentence, key
+
+
+@pytest.mark.parametrize(
+    ("key", "plan", "absent"),
+    [
+        ("whose-gain", Plan(arms=("plain@1", "anchored@0")), "β = 1 alone over neither"),
+        ("quality", Plan(sets=("swiss_roll",)), "checkerboard, pinwheel and others"),
+        ("mixtures-interior", Plan(sets=("mixture-64",), betas=(0.0, 0.4), gain={"mixture-64": 1.0}), "β = 0.4 over β = 1"),
+    ],
+)
+def test_a_claim_holds_by_the_whole_of_its_test(key: str, plan: Plan, absent: str, tmp_path: Path):
+    """What was measured agrees each time."""
+    claim = decided(sweep(tmp_path / "part", replace(plan, pictures=False)))[key]
+    assert claim.verdict == "cannot tell" and f"not measured: {absent}. To have all, it needs" in claim.sentence
+    findings = [row.finding for row in claim.rows if row.claimed]
+    assert findings.count("agrees") == 1 and {*findings} == {"agrees", "open"}
+
+
+def test_a_place_that_is_named_is_asked_for_whole(tmp_path: Path):
+    half = decided(sweep(tmp_path / "half", Plan(sets=("swiss_roll", "checkerboard"), pictures=False)))["variance-where"]
+    assert half.verdict == "cannot tell" and half.sentence.startswith("There are no data for it")
+
+
+def test_a_set_that_is_not_there_yet_leaves_a_claim_open(tmp_path: Path):
+    plan = Plan(sets=("swiss_roll", "pinwheel"), pictures=False)
+    folder = dropped(sweep(tmp_path / "part", plan), lambda x: x["kind"] == "set" or x["set"] == "pinwheel")
+    claim = decided(folder)["variance-falls"]
+    assert claim.verdict == "cannot tell" and "1 of 2 comparisons is not measured: swiss roll." in claim.sentence
+    assert "<td>not measured</td>" in build(folder).read_text(encoding="utf-8")
 
 
 def test_mixtures(tmp_path: Path):
