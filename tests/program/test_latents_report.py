@@ -386,6 +386,26 @@ def test_the_gain_over_any_constant_is_that_over_the_nearest(tmp_path: Path):
     assert f"{gains[0.0]} nearer to the data than any constant" in page and f"{gains[1.0]} nearer" not in page
 
 
+def test_title_tile_figure_and_advice_are_of_one_test(tmp_path: Path):
+    """The constant of the least ratio is open and another one is better; in the figure the other arms correct neither."""
+
+    def noisy(record: dict) -> dict:
+        if record["arm"] == "beta@1":
+            record["distance"]["ema"]["1"] *= 0.8 * (0.8, 1.0, 1.25)[record["seed"]]
+        if record["arm"] == "beta@0.5":
+            record["distance"]["ema"]["1"] *= (0.88, 0.9, 0.92)[record["seed"]]
+        return record
+
+    arms = ("beta@0", "beta@0.5", "beta@1", "anchored@0", "anchored@0.5", "anchored@1")
+    plan = replace(PLAIN, arms=arms, bend=0.0, moments=(1000, 2000), spread=0.0001)
+    found = results.Results.read(changed(study(tmp_path / "s", plan), noisy))
+    answer = report.answer(found, [])
+    assert answer.title.startswith("A calmer training signal, by a constant coefficient, makes better")
+    assert answer.tiles[1].head == "Coefficient: β = 0.5 is better" and "β = 0.5, the best that is told apart" in answer.tiles[1].words
+    assert {bar.name: bar.state for bar in answer.shown.rows.bars}.items() >= {"beta@0.5": "better", "beta@1": "open"}.items()
+    assert next(step.words.partition(" on data")[0] for step in answer.steps) == "Train with the constant coefficient β = 0.5"
+
+
 def test_an_arm_that_meets_no_constant_is_named(tmp_path: Path):
     folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@1", "rising", "falling", "alpha_flow"), moments=(1000, 2000)))
     for path in [folder / "runs" / "falling-0", *folder.glob("runs/beta@*-[12]")]:

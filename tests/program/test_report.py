@@ -397,6 +397,58 @@ def test_rises():
     assert quantities.rise([4, 1, 2]) == pytest.approx(1 / 3)
 
 
+# The answer --------------------------------------------------------------------------------------------------------------------------
+
+PLAIN = Plan(betas=(0.0, 1.0), arms=("paper",), pictures=False, probe=False, law=False)
+
+
+def told(folder: Path) -> form.Answer:
+    with pages.opened(folder) as (shown, _, found):
+        return shown.answer(found, [])
+
+
+def rows_of(answer: form.Answer) -> dict[str, str]:
+    assert answer.shown and answer.shown.rows
+    return {bar.name: bar.state for bar in answer.shown.rows.bars}
+
+
+def test_all_sets_together_lead_where_they_decide_and_no_single_one_does(tmp_path: Path):
+    folder = sweep(tmp_path / "s", PLAIN)
+    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "model":  # 0.9 times on each set, give or take a tenth by seed
+            value = 0.9 * (0.9, 1.0, 1.1)[line["seed"]] * 1.01 ** PLANE.index(line["set"]) if line["id"] != "beta 0" else 1.0
+            line["ema"]["sw1"]["1"] = 0.1 * value
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = told(folder)
+    assert {*rows_of(found).items()} == {*((verdicts.shown(name), "open") for name in PLANE), ("all sets", "better")}
+    assert found.title == "A calmer training signal makes one-step samples better in the mean over 6 data sets."
+    assert found.tiles[0].state == "better" and "nearer to the data" in found.tiles[0].head
+    assert found.steps[0].words.startswith("Train with β = 1 on data like these,")
+
+
+def test_single_sets_are_told_where_all_together_are_open(tmp_path: Path):
+    gain = dict(zip(PLANE, (0.5, 1.0, 1.0, 1.0, 1.0, 2.1), strict=True))
+    found = told(sweep(tmp_path / "s", replace(PLAIN, gain=gain)))
+    rows = rows_of(found)
+    assert (rows["swiss roll"], rows["two spirals"], rows["all sets"], rows["pinwheel"]) == ("better", "worse", "open", "open")
+    assert found.title.endswith("better on 1 and worse on 1 of 6 data sets; the rest and the mean stay open.")
+    assert found.tiles[0].head == "Samples: nearer on 1, farther on 1 of 6 data sets" and found.tiles[0].state == form.KNOWN
+    assert found.tiles[0].sure.startswith("No difference can be told in the mean: 95% interval")
+    assert [step.words.partition(", and")[0] for step in found.steps] == [
+        "Train with β = 1 on data like swiss roll",
+        "Stay at β = 0, the original MeanFlow, on data like two spirals.",
+        "Add seeds: the intervals are too wide to decide.",
+    ]
+
+
+def test_a_set_against_the_mean_has_its_own_advice(tmp_path: Path):
+    gain = dict(zip(PLANE, (0.5, 0.55, 0.5, 0.6, 0.55, 1.1), strict=True))
+    found = told(sweep(tmp_path / "s", replace(PLAIN, gain=gain)))
+    assert found.title.endswith("better in the mean over 6 data sets and on 5 of them alone, but worse on 1.")
+    assert len(found.steps) == 3 and found.steps[1].words.endswith("on data like two spirals.")
+
+
 # The page ----------------------------------------------------------------------------------------------------------------------------
 
 SECTIONS = ("headline", "overview", "samples", "quality", "variance", "maps", "optimum", "training", "proxies", "claims", "numbers")

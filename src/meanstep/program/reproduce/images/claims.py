@@ -15,7 +15,7 @@ from meanstep.program.reproduce.images import costs, optima
 from meanstep.program.reproduce.images import quantities as q
 from meanstep.program.reproduce.images.arms import ANCHORED
 from meanstep.program.reproduce.images.caveats import caveats
-from meanstep.program.reproduce.images.contests import Contest, broken, contests, noted, smallest, unmatched
+from meanstep.program.reproduce.images.contests import Contest, contests, lost, noted, smallest, unmatched
 from meanstep.program.reproduce.images.results import CENTER_WORDS, CENTERS, Results
 from meanstep.program.reproduce.report.claims import Stated
 from meanstep.program.reproduce.report.prose import some
@@ -127,10 +127,8 @@ def _contests(results: Results, terms: str) -> list[Row]:
 
 
 def _won(results: Results, rows: Sequence[Row], terms: str) -> tuple[str, tuple[Row, ...]]:
-    """An arm that has not met a constant yet may still win, unless it broke off."""
-    findings, met = {row.finding for row in rows}, {contest.arm for contest in contests(results, terms)}
-    lost = findings == {"contradicts"} and all(arm in met or broken(results, arm) for arm in results.others)
-    return HOLDS if "agrees" in findings else FAILS if lost else OPEN, tuple(rows)
+    won, beaten = any(row.finding == "agrees" for row in rows), lost(results, contests(results, terms))
+    return HOLDS if won else FAILS if beaten else OPEN, tuple(rows)
 
 
 def told(results: Results, found: list[Contest], terms: str) -> str:
