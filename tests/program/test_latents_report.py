@@ -28,7 +28,7 @@ from meanstep.program.reproduce.images import KIND, caveats, contests, figures, 
 from meanstep.program.reproduce.images.arms import arms
 from meanstep.program.reproduce.images.claims import CLAIMS
 from meanstep.program.reproduce.images.command import Latents
-from meanstep.program.reproduce.images.settings import held_arms
+from meanstep.program.reproduce.images.settings import held_arms, held_config
 from meanstep.program.reproduce.report import page as pages
 from meanstep.program.reproduce.report import prose
 from meanstep.program.reproduce.report.claims import Stated
@@ -825,6 +825,49 @@ def test_the_commands_make_the_study_again(tmp_path: Path, monkeypatch: pytest.M
     assert "--arms rising --seeds 0 --moments 2" in second and "--arms-file" not in second and "--measure.rows " not in first
     text = undrawn(folder)
     assert "--out x" not in text and "late: {" in text.replace("late:\n", "late: {")
+
+
+RECORDS = Path(__file__).parents[2] / "studies"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["paper/dit/records/digits-uniform", "paper/dit/records/cifar-authors", "paper/dit/records/digits-authors"],
+)
+@pytest.mark.parametrize("floor", ["as it was", "far"])
+def test_what_to_do_is_the_studys_own_command_with_an_option_replaced(name: str, floor: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(RECORDS))
+    from packs import unpacked
+
+    with unpacked(RECORDS / name) as here:
+        if floor == "far":
+            asked(here, floor={"1": 1e-9})
+        found = results.Results.read(here)
+        steps = report.answer(found, []).steps
+        (command,) = [step.command for step in steps if step.command]
+        plan = Latents.parse(shlex.split(command)[3:])
+        study, held = plan.study(), held_config(found.about)
+    assert [arm.name for arm in study.arms] == [arm.name for arm in found.arms] and study.protocol == found.settings.get("protocol", "ours")
+    if floor == "far":
+        assert plan.out == here.with_name(f"{here.name}-longer") and study.config.run.samples == 4 * found.moments[-1]
+        assert replace(study.config, run=held.run) == held
+        return
+    assert plan.out == here and replace(study.config, run=held.run) == held and study.config.run.samples == held.run.samples
+    more = study.seeds[len(found.seeds) :]
+    assert study.seeds[: len(found.seeds)] == found.seeds and len(more) == (3 if "Add seeds" in steps[-1].words else 0)
+
+
+def test_arms_with_other_seeds_have_their_own_command_and_need_no_file_where_they_are_known(tmp_path: Path):
+    folder = study(
+        tmp_path / "my study", replace(PLAIN, arms=("beta@0", "rising", "late"), effects=(("rising", 0.0), ("late", 0.0)), spread=0.3)
+    )
+    runs = [*(("beta@0", seed) for seed in (0, 1, 2)), *(("rising", seed) for seed in (0, 2)), *(("late", seed) for seed in (0, 2))]
+    found = results.Results.read(asked(folder, asked=runs))
+    steps = report.answer(found, []).steps
+    words = [shlex.split(step.command) for step in steps]
+    assert [each[each.index("--seeds") + 1] for each in words] == ["0:6", "0,2,1,3,4"] and "--arms-file" not in words[1]
+    assert [each[each.index("--out") + 1] for each in words] == [str(folder)] * 2
+    assert "--arms-file" in shlex.split(rerun.commands(found)[1])
 
 
 def test_only_what_was_asked_for_is_missing(tmp_path: Path):

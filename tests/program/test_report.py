@@ -3,10 +3,11 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.pages import form, look, statistics, strips, trained, verdicts
 from meanstep.program.pages.statistics import Change
+from meanstep.program.reproduce import folder
 from meanstep.program.reproduce.points import claims, quantities, report, results
 from meanstep.program.reproduce.points.settings import mixture_dimension
 from meanstep.program.reproduce.report import page as pages
@@ -447,6 +450,70 @@ def test_a_set_against_the_mean_has_its_own_advice(tmp_path: Path):
     found = told(sweep(tmp_path / "s", replace(PLAIN, gain=gain)))
     assert found.title.endswith("better in the mean over 6 data sets and on 5 of them alone, but worse on 1.")
     assert len(found.steps) == 3 and found.steps[1].words.endswith("on data like two spirals.")
+
+
+# What to do --------------------------------------------------------------------------------------------------------------------------
+
+
+def settings_of(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], Path]:
+    """What the program makes of a command that the page prints, and where; nothing is trained."""
+    asked: list[Any] = []
+    monkeypatch.setattr("meanstep.program.reproduce.session.conduct", lambda study, here, devices: asked.append((study, here)))
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(command)[1:])
+    assert not stop.value.code and command.startswith("meanstep reproduce ")
+    (study, here), *rest = asked
+    assert not rest and (here.name.endswith(("-longer", "-both")) or folder.examined(here, study))
+    return json.loads(json.dumps(asdict(study.settings))), here
+
+
+RECORDS = Path(__file__).parents[2] / "studies"
+
+
+@pytest.mark.parametrize("name", ["plane/records/weighted", "plane/records/share25", "plane/records/logit-normal", "plane/records/proxies"])
+def test_commands_of_points_are_the_studys_own(name: str, monkeypatch: pytest.MonkeyPatch):
+    commands_of_a_record(RECORDS / name, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["capped", "uncapped", "mixtures-fixed", "mixtures-redrawn"])
+def test_commands_under_the_authors_protocol_are_the_studys_own(name: str, monkeypatch: pytest.MonkeyPatch):
+    commands_of_a_record(RECORDS / "paper/toys/records" / name, monkeypatch)
+
+
+def commands_of_a_record(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read by the program itself the steps are the study but for what they are to change."""
+    monkeypatch.syspath_prepend(str(RECORDS))
+    from packs import unpacked
+
+    with unpacked(packed) as here:
+        with pages.opened(here) as (shown, _, found):
+            answer, (own,) = shown.answer(found, []), shown.commands(found)
+        held, place = settings_of(own, monkeypatch)
+        assert {name: held[name] for name in found.settings} == found.settings and place == here
+        (command,) = [step.command for step in answer.steps if step.command]
+        other, place = settings_of(command, monkeypatch)
+        changed = {name for name in held if other[name] != held[name]}
+    if place != here:
+        assert changed and changed <= ({"steps"} if place.name.endswith("-longer") else {"betas", "arms"})
+    elif "Add seeds" in answer.steps[-1].words:
+        assert changed == {"seeds"} and other["seeds"][:-3] == held["seeds"] and len({*other["seeds"]}) == len(other["seeds"])
+    else:
+        assert not changed
+
+
+@pytest.mark.parametrize("plan", [PLAIN, replace(PLAIN, seeds=(3,)), replace(PLAIN, arms=("plain@1",)), replace(PLAIN, seeds=())])
+def test_every_command_that_a_page_prints_is_one_of_the_program(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = sweep(tmp_path / "my sweep", plan)
+    for change in (
+        {"times": "uniform"},
+        {"times": "uniform", "batch": 64, "diagonal_share": 0.3, "power": 0.5, "lr": 2e-3, "largest_gap": 0.25},
+    ):
+        about = json.loads((here / "sweep.json").read_text())
+        about["settings"] |= change | {"seeds": [*plan.seeds] or [0]}
+        (here / "sweep.json").write_text(json.dumps(about))
+        for step in told(here).steps:
+            held = settings_of(step.command, monkeypatch)[0] if step.command else change
+            assert change.items() <= held.items()
 
 
 # The page ----------------------------------------------------------------------------------------------------------------------------

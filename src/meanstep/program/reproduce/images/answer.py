@@ -9,8 +9,8 @@ from meanstep.program.pages.verdicts import Claim, number
 from meanstep.program.reproduce.images import quantities as q
 from meanstep.program.reproduce.images.caveats import far, mixed
 from meanstep.program.reproduce.images.contests import Contest, contests, lost
-from meanstep.program.reproduce.images.rerun import commands
 from meanstep.program.reproduce.images.results import Arm, Results
+from meanstep.program.reproduce.images.steps import again, longer, seeds
 from meanstep.program.reproduce.report.compared import Compared
 from meanstep.program.reproduce.report.prose import counted, kind, percent
 
@@ -139,16 +139,18 @@ def _shown(results: Results, held: Sequence[Contest], plain: Compared) -> Shown:
 
 
 def _steps(results: Results, held: Sequence[Contest], plain: Compared) -> Iterator[Step]:
-    again = next(iter(commands(results)), "")
-    if not results.runs or far(results):
-        yield Step("Train longer, then read this page again.", again)
-        return
-    if (won := _winner(held)) is not None:
+    if not results.runs:
+        yield from again(results, "Train it, then read this page again.")
+    elif far(results):
+        yield from longer(results, "Train longer, then read the page of that.")
+    elif (won := _winner(held)) is not None:
         yield Step(f"Train with “{won.arm.name}” on data like these, and compare samples on your own.")
+        yield from again(results)
     elif best := plain.named("better") and plain.best:
         yield Step(f"Train with the constant coefficient {best} on data like these, and compare samples on your own.")
+        yield from again(results)
     elif _worse(plain):
         yield Step("Stay at β = 0, the original MeanFlow, on data like these.")
+        yield from again(results)
     else:
-        yield Step("Add seeds where an interval is too wide to decide.")
-    yield Step("Make the study again, or go on with it, by its own command.", again)
+        yield from seeds(results, "Add seeds where an interval is too wide to decide.")

@@ -10,13 +10,11 @@ from meanstep.program.pages.form import KNOWN, OPEN, Answer, Shown, Tile
 from meanstep.program.pages.statistics import across, mean
 from meanstep.program.pages.verdicts import Claim, number, shown
 from meanstep.program.reproduce.points.quantities import changes_of, far, trace_ratio
-from meanstep.program.reproduce.points.results import ANCHORED, BASE, Results
+from meanstep.program.reproduce.points.results import ALONE, ANCHORED, BASE, Results
 from meanstep.program.reproduce.points.steps import steps
 from meanstep.program.reproduce.report.compared import Changes, Pooled
 from meanstep.program.reproduce.report.prose import counted, kind, percent, seeds_of
 
-ALONE = "ema 1"
-"""The averaged copy without the anchor: what a study compares that trained no model with it."""
 WAYS = {"nearer": "better", "farther": "worse"}
 
 

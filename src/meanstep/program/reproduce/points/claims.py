@@ -141,7 +141,7 @@ CLAIMS = (
         "variance-falls",
         "The variance of the gradient, Tr Cov, is lower at β = 1 than at β = 0.",
         PAPER,
-        "Tr Cov of the gradient on the frozen weights trained at β = 0: ratio of β = 0 to β = 1, paired by seed, above 1 on "
+        "Tr Cov of the gradient on the frozen weights trained at β = 0: ratio of β = 0 to β = 1, paired by seed. Above 1 on "
         "every set of the sweep.",
         TRACE,
         _falls,

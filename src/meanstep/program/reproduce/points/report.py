@@ -89,7 +89,7 @@ def gaps(results: Results) -> Iterator[str]:
     if why := far(results):
         yield (
             f"One-step samples are still far from the data. The reason: {why}. No claim is decided, and the numbers below say little about "
-            "the methods. Train longer, e.g. --scale quick."
+            "the methods. Train longer: “What to do” says how."
         )
     if not results.runs:
         yield "No model has been trained yet."

@@ -16,6 +16,8 @@ from meanstep.program.reproduce.report.results import Seeds, at, is_number, numb
 from meanstep.program.reproduce.study import Line
 
 BASE, ANCHORED, BOTH = "beta 0", "ema 1 anchor", "posterior-both 1"
+ALONE = "ema 1"
+"""The averaged copy without the anchor: what a study compares that trained no model with it."""
 PLANE = ("swiss_roll", "checkerboard", "pinwheel", "eight_gaussians", "two_moons", "two_spirals")
 
 

@@ -6,25 +6,40 @@ from meanstep.program.pages.form import OPEN, Step
 from meanstep.program.pages.verdicts import shown
 from meanstep.program.reproduce.points.quantities import far
 from meanstep.program.reproduce.points.rerun import commands
-from meanstep.program.reproduce.points.results import Results
+from meanstep.program.reproduce.points.results import ALONE, ANCHORED, BASE, Results
+from meanstep.program.reproduce.report.commands import put, seeded
 from meanstep.program.reproduce.report.compared import Pooled
 from meanstep.program.reproduce.report.prose import some
 
+MORE, TIMES = 3, 4
+"""So many seeds are added; so many times longer a training is that did not come near the data."""
+
 
 def steps(results: Results, told: Pooled) -> tuple[Step, ...]:
-    """Sentences with their commands."""
-    name = str(results.about["study"])
-    if not results.runs or far(results):
-        return (Step("Train longer, then read this page again.", f"meanstep reproduce {name} --scale quick"),)
+    """Sentences with their commands, each the study's own with an option replaced; in a folder of its own where settings change."""
+    (own,), held = commands(results), results.settings
+    if not results.runs:
+        return (Step("Train it, then read this page again.", own),)
+    if far(results):
+        longer = put(own, "--updates", TIMES * int(held.get("steps") or 1))
+        return (Step("Train longer, then read the page of that.", _beside(results, longer, "longer")),)
     if not told.each.changes:
-        return (Step("Train both coefficients.", f"meanstep reproduce {name} --betas 0 1 --arms paper"),)
-    more = max(results.seeds, default=0) + 3
-    seeds = f"meanstep reproduce {name} --seeds 0:{more} --out {results.folder}"
+        if BASE in results.ids and {ANCHORED, ALONE} & {*results.ids}:
+            return (Step("Go on until both coefficients are measured at one seed.", own),)
+        arms = "plain" if held.get("protocol") == "authors" else "paper"
+        both = put(put(own, "--betas", 0, 1), "--arms", arms)
+        return (Step("Train both coefficients.", _beside(results, both, "both")),)
+    seeds = tuple(held.get("seeds") or results.seeds)
     last = {
-        True: Step("Add seeds: the intervals are too wide to decide.", seeds),
-        False: Step("Make the study again, or go on with it, by its own command.", next(iter(commands(results)), "")),
+        True: Step("Add seeds: the intervals are too wide to decide.", seeded(own, seeds, MORE)),
+        False: Step("Make the study again, or go on with it, by its own command.", own),
     }
     return (*map(Step, _advice(told)), last[told.state == OPEN])
+
+
+def _beside(results: Results, command: str, word: str) -> str:
+    """The command in a folder of its own."""
+    return put(command, "--out", results.folder.with_name(f"{results.folder.name}-{word}"))
 
 
 def _advice(told: Pooled) -> Iterator[str]:
