@@ -452,6 +452,22 @@ def test_a_set_against_the_mean_has_its_own_advice(tmp_path: Path):
     assert len(found.steps) == 3 and found.steps[1].words.endswith("on data like two spirals.")
 
 
+def test_the_variance_in_training_stands_in_for_probes_that_are_missing(tmp_path: Path):
+    here = sweep(tmp_path / "s", replace(PLAIN, arms=("plain",)))
+    lines = [json.loads(line) for line in (here / "records.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "model":
+            line["variance"] = (2.0 if line["id"] == "beta 0" else 1.0) * (1 + 0.01 * line["seed"] * (line["id"] == "ema 1"))
+    (here / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found, claim = told(here), decided(here)["variance-falls"]
+    assert found.tiles[1].head == "Training signal: 2 times quieter" and "in training, each on its own weights" in found.tiles[1].words
+    assert claim.verdict == "cannot tell" and "In training, each model on its own weights, the variance at" in claim.sentence
+    assert [(row.where, row.claimed, row.change.n) for row in claim.rows] == [(f"{name}, in training", None, 3) for name in PLANE]
+    assert any(line.startswith("In training, each on its own weights, the gradient's variance") for line in spoken(here))
+    probed = told(sweep(tmp_path / "probed", replace(PLAIN, probe=True, betas=(0.0, 1.0))))
+    assert "on the same weights" in probed.tiles[1].words
+
+
 # What to do --------------------------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from meanstep.program.pages.forest import forest
 from meanstep.program.pages.form import KNOWN, OPEN, Answer, Shown, Tile
 from meanstep.program.pages.statistics import across, mean
 from meanstep.program.pages.verdicts import Claim, number, shown
-from meanstep.program.reproduce.points.quantities import changes_of, far, trace_ratio
+from meanstep.program.reproduce.points.quantities import changes_of, far, in_training, trace_ratio
 from meanstep.program.reproduce.points.results import ALONE, ANCHORED, BASE, Results
 from meanstep.program.reproduce.points.steps import steps
 from meanstep.program.reproduce.report.compared import Changes, Pooled
@@ -22,7 +22,7 @@ def answer(results: Results, claims: Sequence[Claim]) -> Answer:
     """Title, tiles, figure and what to do."""
     id = ANCHORED if changes_of(results, ANCHORED) or not changes_of(results, ALONE) else ALONE
     told = compared(results, id)
-    tiles = (_samples(results, told), _signal(Pooled.of(traces(results), less=False)), counted(claims))
+    tiles = (_samples(results, told), _signal(Pooled.of(quieter(results), less=False), in_training(results)), counted(claims))
     return Answer(_title(results, told), tuple(_about(results, id)), tiles, steps(results, told), kind(results), _shown(results, told, id))
 
 
@@ -31,7 +31,7 @@ def compared(results: Results, id: str = ANCHORED) -> Pooled:
     return Pooled.of({} if far(results) else changes_of(results, id))
 
 
-def traces(results: Results) -> Changes:
+def quieter(results: Results) -> Changes:
     """The variance of the gradient at beta 0 over that at 1, by set."""
     return {name: change for name in results.sets if (change := trace_ratio(results, name)).n}
 
@@ -120,12 +120,13 @@ def _floor(results: Results, changes: Changes) -> str:
     )
 
 
-def _signal(told: Pooled) -> Tile:
+def _signal(told: Pooled, training: bool) -> Tile:
     changes = told.each.changes
     if not changes:
-        return Tile("Training signal: not measured", "No model has a probe of its gradient at both coefficients.", "Nothing follows.")
+        return Tile("Training signal: not measured", "No gradient was measured at both coefficients.", "Nothing follows.")
     one, came = centre(changes), told.state
-    words = f"Variance of the gradient on the same weights, β = 0 over β = 1: {one:.2g} times. A quiet signal need not make better samples."
+    where = "of a batch's gradient in training, each on its own weights" if training else "of the gradient on the same weights"
+    words = f"Variance {where}, β = 0 over β = 1: {one:.2g} times. A quiet signal need not make better samples."
     heads = {
         "better": f"Training signal: {one:.2g} times quieter",
         "worse": f"Training signal: {1 / one:.2g} times noisier",

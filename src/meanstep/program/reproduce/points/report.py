@@ -7,9 +7,9 @@ from meanstep.program.pages.page import embedded
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, number, shown
 from meanstep.program.reproduce.points.answer import answer as answered
-from meanstep.program.reproduce.points.answer import centre, compared, traces
+from meanstep.program.reproduce.points.answer import centre, compared, quieter
 from meanstep.program.reproduce.points.claims import CLAIMS
-from meanstep.program.reproduce.points.quantities import changes_of, far, quantities
+from meanstep.program.reproduce.points.quantities import changes_of, far, in_training, quantities
 from meanstep.program.reproduce.points.rerun import commands
 from meanstep.program.reproduce.points.results import BASE, Results
 from meanstep.program.reproduce.points.settings import PUBLISHED
@@ -53,12 +53,13 @@ def _quality(found: Pooled) -> Iterator[str]:
 
 
 def _variance(results: Results) -> Iterator[str]:
-    if changes := traces(results):
+    if changes := quieter(results):
         low, high = (pick(changes, key=lambda name: changes[name].value) for pick in (min, max))
         span = " to ".join(f"{number(changes[name].value)} ({shown(name)})" for name in dict.fromkeys((low, high)))
-        quieter = len(Compared.of(changes, less=False).named("better"))
-        told = f". β = 1 is quieter on {quieter} of {len(changes)} sets" if any(change.n > 1 for change in changes.values()) else ""
-        yield f"On the same weights the gradient's variance at β = 0 over that at β = 1 is {span}{told}."
+        calm = len(Compared.of(changes, less=False).named("better"))
+        told = f". β = 1 is quieter on {calm} of {len(changes)} sets" if any(change.n > 1 for change in changes.values()) else ""
+        where = "In training, each on its own weights," if in_training(results) else "On the same weights"
+        yield f"{where} the gradient's variance at β = 0 over that at β = 1 is {span}{told}."
 
 
 def _best(results: Results) -> Iterator[str]:
