@@ -348,9 +348,21 @@ def test_a_contest_says_what_it_mixes_in_and_leaves_out(tmp_path: Path):
     asked(folder, config={"method": {"options": {"power": 0, "proxy": "posterior"}}})
     described(folder, beta_0={"options": {"beta": 0.0}}, alpha_flow={"recipe": "alpha_flow"}, falling={"recipe": "posterior_meanflow"})
     held = results.Results.read(folder)
-    assert caveats.mixed(held).startswith("This arm trains under another weight than the constants: alpha_flow. ")
+    assert caveats.mixed(held) == ["alpha_flow"] and caveats.weighed(held).startswith(
+        "This arm trains under another weight than the constants"
+    )
     assert caveats.uncounted(held).endswith("seconds: beta@1, rising, falling.")
     assert caveats.caveats(results.Results.read(study(tmp_path / "plain", PLAIN)), quantities.COMPUTE_EQUAL) == ""
+
+
+def test_a_winner_mixes_in_no_weight_of_an_arm_whose_name_holds_its_own(tmp_path: Path):
+    names = ("posterior@1", "squared-posterior@1")
+    plan = replace(PLAIN, arms=("beta@0", "beta@1", *names), effects=((names[0], -0.3), (names[1], 0.2)), moments=(1000, 2000))
+    folder = described(study(tmp_path / "s", plan), **{"squared-posterior_1": {"options": {"power": 0}}})
+    found = results.Results.read(folder)
+    assert caveats.mixed(found) == [names[1]]
+    about = " ".join(report.answer(found, []).about)
+    assert f"“{names[0]}” is" in about and "another weight" not in about
 
 
 def test_a_row_shows_the_constant_that_decides(tmp_path: Path):

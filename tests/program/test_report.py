@@ -21,6 +21,7 @@ from meanstep.program.pages import form, look, statistics, strips, trained, verd
 from meanstep.program.pages.statistics import Change
 from meanstep.program.reproduce import folder
 from meanstep.program.reproduce.points import claims, quantities, report, results
+from meanstep.program.reproduce.points import settings as settings_module
 from meanstep.program.reproduce.points.settings import mixture_dimension
 from meanstep.program.reproduce.report import page as pages
 from meanstep.program.reproduce.report.page import build, spoken
@@ -393,6 +394,23 @@ def test_mixtures(tmp_path: Path):
     plan = Plan(sets=sets, betas=(0.0, 0.4, 1.0), arms=("paper",), gain=gains, pictures=False)
     found = decided(sweep(tmp_path / "others", plan))
     assert found["mixtures-flat"].verdict == found["mixtures-interior"].verdict == "does not hold"
+
+
+def test_a_coefficient_of_many_digits_is_found(tmp_path: Path):
+    """Its id has twelve, and so have two that differ in the seventh."""
+    betas = (0.0, 0.3333333, 0.3333334, 1.0)
+    folder = dropped(sweep(tmp_path / "s", replace(PLAIN, betas=betas[:1] + betas[3:], sets=("mixture-8",))), lambda x: x["kind"] == "set")
+    ids = ["beta 0", *(settings_module.Spec(beta=beta, proxy="ema").id for beta in betas[1:3]), "ema 1 anchor"]
+    about = json.loads((folder / "sweep.json").read_text())
+    about["lines"] = [{"arm": "paper", "beta": beta, "id": id} for beta, id in zip(betas, ids, strict=True)]
+    (folder / "sweep.json").write_text(json.dumps(about))
+    noise = np.random.default_rng(0)
+    made = [model(PLAIN, "mixture-8", seed, line, 0.1, noise) for seed in (0, 1, 2) for line in about["lines"]]
+    with (folder / "records.jsonl").open("a") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in made))
+    found = results.Results.read(folder)
+    assert found.paper_betas() == [*betas]
+    assert {row.where for row in decided(folder)["mixtures-flat"].rows} >= {f"mixture-8, β = {beta:.12g}" for beta in betas[1:]}
 
 
 def test_rises():

@@ -150,7 +150,7 @@ def _posterior(results: Results) -> list[Row]:
 def _flat(results: Results) -> list[Row]:
     close, betas = (1 - FLAT, 1 + FLAT), [beta for beta in results.paper_betas() if beta > 0]
     pairs = [(name, beta) for name in results.sets if (mixture_dimension(name) or 99) <= 32 for beta in betas]
-    changes = {f"{name}, β = {beta:g}": sw1_ratio(results, name, results.paper(beta)) for name, beta in pairs}
+    changes = {f"{name}, β = {beta:.12g}": sw1_ratio(results, name, results.paper(beta)) for name, beta in pairs}
     return [Row(where, change, "about 1", close, close) for where, change in changes.items()]
 
 

@@ -134,7 +134,7 @@ def _scored(results: Results, name: str, line: Line) -> Iterator[Quantity]:
 def _probed(results: Results, name: str, line: Line) -> Iterator[Quantity]:
     for quantity in CURVES:
         for beta in results.probe_betas(name, line.id):
-            yield Quantity(quantity, line, results.probed(name, line.id, quantity, beta), name, "raw", at=f"{beta:g}")
+            yield Quantity(quantity, line, results.probed(name, line.id, quantity, beta), name, "raw", at=f"{beta:.12g}")
     for group, words in NAMED:
         for key in dict.fromkeys(key for probe in results.probes(name, line.id) for key in probe.get(group) or {}):
             at, found = "1" if group == "proxies" else "", results.probe(name, line.id, group, key)

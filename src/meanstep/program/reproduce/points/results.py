@@ -67,7 +67,7 @@ class Results(results.Results):
 
     def paper(self, beta: float) -> str:
         """The id of the paper's model: EMA tangent between 0 and 1, the anchor with it at 1."""
-        return {0.0: BASE, 1.0: ANCHORED}.get(beta, f"ema {beta:g}")
+        return {0.0: BASE, 1.0: ANCHORED}.get(beta, f"ema {beta:.12g}")
 
     def paper_betas(self) -> list[float]:
         """Coefficients of the paper's models that were trained."""
