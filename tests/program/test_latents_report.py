@@ -28,7 +28,7 @@ from meanstep.program.reproduce.images import KIND, caveats, contests, figures, 
 from meanstep.program.reproduce.images.arms import arms
 from meanstep.program.reproduce.images.claims import CLAIMS
 from meanstep.program.reproduce.images.command import Latents
-from meanstep.program.reproduce.images.settings import held_arms
+from meanstep.program.reproduce.images.settings import held_arms, held_config
 from meanstep.program.reproduce.report import page as pages
 from meanstep.program.reproduce.report import prose
 from meanstep.program.reproduce.report.claims import Stated
@@ -348,9 +348,21 @@ def test_a_contest_says_what_it_mixes_in_and_leaves_out(tmp_path: Path):
     asked(folder, config={"method": {"options": {"power": 0, "proxy": "posterior"}}})
     described(folder, beta_0={"options": {"beta": 0.0}}, alpha_flow={"recipe": "alpha_flow"}, falling={"recipe": "posterior_meanflow"})
     held = results.Results.read(folder)
-    assert caveats.mixed(held).startswith("This arm trains under another weight than the constants: alpha_flow. ")
+    assert caveats.mixed(held) == ["alpha_flow"] and caveats.weighed(held).startswith(
+        "This arm trains under another weight than the constants"
+    )
     assert caveats.uncounted(held).endswith("seconds: beta@1, rising, falling.")
     assert caveats.caveats(results.Results.read(study(tmp_path / "plain", PLAIN)), quantities.COMPUTE_EQUAL) == ""
+
+
+def test_a_winner_mixes_in_no_weight_of_an_arm_whose_name_holds_its_own(tmp_path: Path):
+    names = ("posterior@1", "squared-posterior@1")
+    plan = replace(PLAIN, arms=("beta@0", "beta@1", *names), effects=((names[0], -0.3), (names[1], 0.2)), moments=(1000, 2000))
+    folder = described(study(tmp_path / "s", plan), **{"squared-posterior_1": {"options": {"power": 0}}})
+    found = results.Results.read(folder)
+    assert caveats.mixed(found) == [names[1]]
+    about = " ".join(report.answer(found, []).about)
+    assert f"“{names[0]}” is" in about and "another weight" not in about
 
 
 def test_a_row_shows_the_constant_that_decides(tmp_path: Path):
@@ -384,6 +396,26 @@ def test_the_gain_over_any_constant_is_that_over_the_nearest(tmp_path: Path):
     assert contest.finding == "agrees" and (contest.hardest, contest.nearest) == (1.0, 0.0) and gains[0.0] != gains[1.0]
     page = undrawn(folder)
     assert f"{gains[0.0]} nearer to the data than any constant" in page and f"{gains[1.0]} nearer" not in page
+
+
+def test_title_tile_figure_and_advice_are_of_one_test(tmp_path: Path):
+    """The constant of the least ratio is open and another one is better; in the figure the other arms correct neither."""
+
+    def noisy(record: dict) -> dict:
+        if record["arm"] == "beta@1":
+            record["distance"]["ema"]["1"] *= 0.8 * (0.8, 1.0, 1.25)[record["seed"]]
+        if record["arm"] == "beta@0.5":
+            record["distance"]["ema"]["1"] *= (0.88, 0.9, 0.92)[record["seed"]]
+        return record
+
+    arms = ("beta@0", "beta@0.5", "beta@1", "anchored@0", "anchored@0.5", "anchored@1")
+    plan = replace(PLAIN, arms=arms, bend=0.0, moments=(1000, 2000), spread=0.0001)
+    found = results.Results.read(changed(study(tmp_path / "s", plan), noisy))
+    answer = report.answer(found, [])
+    assert answer.title.startswith("A calmer training signal, by a constant coefficient, makes better")
+    assert answer.tiles[1].head == "Coefficient: β = 0.5 is better" and "β = 0.5, the best that is told apart" in answer.tiles[1].words
+    assert {bar.name: bar.state for bar in answer.shown.rows.bars}.items() >= {"beta@0.5": "better", "beta@1": "open"}.items()
+    assert next(step.words.partition(" on data")[0] for step in answer.steps) == "Train with the constant coefficient β = 0.5"
 
 
 def test_an_arm_that_meets_no_constant_is_named(tmp_path: Path):
@@ -565,6 +597,31 @@ def test_planted_effects_are_found(whole: Path):
     found = {key: claim.verdict for key, claim in decided(whole).items()}
     beaten = ("anchor", "schedule-steps", "schedule-compute", "costs-anchor")
     assert found == {key: "does not hold" if key in beaten else "holds" for key in found} and len(found) == 18
+
+
+@pytest.mark.parametrize("key", ["quality-worse", "quality-order", "quality-always"])
+def test_some_of_the_four_coefficients_do_not_decide_all_of_them(key: str, tmp_path: Path):
+    folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@0.5", "beta@1")))
+    claim = decided(folder)[key]
+    assert claim.verdict == "cannot tell" and "not measured" in claim.sentence and "β = 0.25" in claim.sentence
+    assert {row.finding for row in claim.rows if row.claimed and row.change.n} == {"agrees"}
+    falling = changed(folder, lambda r: r | {"distance": {"ema": {"1": 2.0 - (r["beta"] or 0) + 0.01 * r["seed"]}, "raw": {}}})
+    assert decided(falling)[key].verdict == "does not hold"
+
+
+def test_an_anchor_without_its_constant_leaves_the_claim_open(tmp_path: Path):
+    arms = ("beta@0", "anchored@0", "anchored@1")
+    found = decided(study(tmp_path / "s", replace(PLAIN, arms=arms, anchor=-0.2)))["anchor"]
+    assert found.verdict == "cannot tell" and "1 of 2 comparisons is not measured: anchored@1 over β = 1." in found.sentence
+
+
+def test_an_arm_that_has_met_no_constant_may_still_win(tmp_path: Path):
+    folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@1", "rising", "falling")))
+    assert decided(folder)["schedule-steps"].verdict == "does not hold"
+    (folder / "records.jsonl").unlink()
+    for path in folder.glob("runs/falling-*"):
+        shutil.rmtree(path)
+    assert decided(folder)["schedule-steps"].verdict == "cannot tell"
 
 
 def test_the_anchor_is_judged_at_its_own_coefficient(tmp_path: Path):
@@ -780,6 +837,49 @@ def test_the_commands_make_the_study_again(tmp_path: Path, monkeypatch: pytest.M
     assert "--arms rising --seeds 0 --moments 2" in second and "--arms-file" not in second and "--measure.rows " not in first
     text = undrawn(folder)
     assert "--out x" not in text and "late: {" in text.replace("late:\n", "late: {")
+
+
+RECORDS = Path(__file__).parents[2] / "studies"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["paper/dit/records/digits-uniform", "paper/dit/records/cifar-authors", "paper/dit/records/digits-authors"],
+)
+@pytest.mark.parametrize("floor", ["as it was", "far"])
+def test_what_to_do_is_the_studys_own_command_with_an_option_replaced(name: str, floor: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(RECORDS))
+    from packs import unpacked
+
+    with unpacked(RECORDS / name) as here:
+        if floor == "far":
+            asked(here, floor={"1": 1e-9})
+        found = results.Results.read(here)
+        steps = report.answer(found, []).steps
+        (command,) = [step.command for step in steps if step.command]
+        plan = Latents.parse(shlex.split(command)[3:])
+        study, held = plan.study(), held_config(found.about)
+    assert [arm.name for arm in study.arms] == [arm.name for arm in found.arms] and study.protocol == found.settings.get("protocol", "ours")
+    if floor == "far":
+        assert plan.out == here.with_name(f"{here.name}-longer") and study.config.run.samples == 4 * found.moments[-1]
+        assert replace(study.config, run=held.run) == held
+        return
+    assert plan.out == here and replace(study.config, run=held.run) == held and study.config.run.samples == held.run.samples
+    more = study.seeds[len(found.seeds) :]
+    assert study.seeds[: len(found.seeds)] == found.seeds and len(more) == (3 if "Add seeds" in steps[-1].words else 0)
+
+
+def test_arms_with_other_seeds_have_their_own_command_and_need_no_file_where_they_are_known(tmp_path: Path):
+    folder = study(
+        tmp_path / "my study", replace(PLAIN, arms=("beta@0", "rising", "late"), effects=(("rising", 0.0), ("late", 0.0)), spread=0.3)
+    )
+    runs = [*(("beta@0", seed) for seed in (0, 1, 2)), *(("rising", seed) for seed in (0, 2)), *(("late", seed) for seed in (0, 2))]
+    found = results.Results.read(asked(folder, asked=runs))
+    steps = report.answer(found, []).steps
+    words = [shlex.split(step.command) for step in steps]
+    assert [each[each.index("--seeds") + 1] for each in words] == ["0:6", "0,2,1,3,4"] and "--arms-file" not in words[1]
+    assert [each[each.index("--out") + 1] for each in words] == [str(folder)] * 2
+    assert "--arms-file" in shlex.split(rerun.commands(found)[1])
 
 
 def test_only_what_was_asked_for_is_missing(tmp_path: Path):

@@ -17,7 +17,8 @@ from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD, compared
 from meanstep.program.reproduce.paper.figures import FIGURES
 from meanstep.program.reproduce.paper.measured import Estimate, Model
 from meanstep.program.reproduce.paper.published import FILE, PARTS, Published, numbers
-from meanstep.program.reproduce.paper.rows import table
+from meanstep.program.reproduce.paper.rows import identifier, table
+from meanstep.program.reproduce.points.settings import Spec
 
 pytestmark = pytest.mark.figures
 
@@ -141,6 +142,12 @@ def test_other_protocols_caps_and_sets_do_not_count():
 
 def test_the_second_order_is_compared_with_the_second_order():
     assert table([replace(SWISS, quantity="sw2", value="0.2")], three())[0].verdict.word == OUT
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25, 0.3333333, 1.0])
+def test_an_arm_is_the_model_that_the_sweep_trains(beta: float):
+    assert identifier("plain", beta) == Spec(beta=beta, proxy="ema").canonical().id
+    assert identifier("trace, sigma t^2", beta or 0.5) == Spec(beta=beta or 0.5, proxy="ema", sigma="t2").id
 
 
 def test_the_longest_training_is_taken():

@@ -3,10 +3,11 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from meanstep.cli import main
 from meanstep.program.console import UserError
 from meanstep.program.pages import form, look, statistics, strips, trained, verdicts
 from meanstep.program.pages.statistics import Change
+from meanstep.program.reproduce import folder
 from meanstep.program.reproduce.points import claims, quantities, report, results
+from meanstep.program.reproduce.points import settings as settings_module
 from meanstep.program.reproduce.points.settings import mixture_dimension
 from meanstep.program.reproduce.report import page as pages
 from meanstep.program.reproduce.report.page import build, spoken
@@ -352,6 +356,35 @@ def test_what_is_not_in_the_sweep_cannot_be_told(tmp_path: Path):
         assert found[key].verdict == "cannot tell" and option in found[key].sentence, key
 
 
+@pytest.mark.parametrize(
+    ("key", "plan", "absent"),
+    [
+        ("whose-gain", Plan(arms=("plain@1", "anchored@0")), "β = 1 alone over neither"),
+        ("quality", Plan(sets=("swiss_roll",)), "checkerboard, pinwheel and others"),
+        ("mixtures-interior", Plan(sets=("mixture-64",), betas=(0.0, 0.4), gain={"mixture-64": 1.0}), "β = 0.4 over β = 1"),
+    ],
+)
+def test_a_claim_holds_by_the_whole_of_its_test(key: str, plan: Plan, absent: str, tmp_path: Path):
+    """What was measured agrees each time."""
+    claim = decided(sweep(tmp_path / "part", replace(plan, pictures=False)))[key]
+    assert claim.verdict == "cannot tell" and f"not measured: {absent}. To have all, it needs" in claim.sentence
+    findings = [row.finding for row in claim.rows if row.claimed]
+    assert findings.count("agrees") == 1 and {*findings} == {"agrees", "open"}
+
+
+def test_a_place_that_is_named_is_asked_for_whole(tmp_path: Path):
+    half = decided(sweep(tmp_path / "half", Plan(sets=("swiss_roll", "checkerboard"), pictures=False)))["variance-where"]
+    assert half.verdict == "cannot tell" and half.sentence.startswith("There are no data for it")
+
+
+def test_a_set_that_is_not_there_yet_leaves_a_claim_open(tmp_path: Path):
+    plan = Plan(sets=("swiss_roll", "pinwheel"), pictures=False)
+    folder = dropped(sweep(tmp_path / "part", plan), lambda x: x["kind"] == "set" or x["set"] == "pinwheel")
+    claim = decided(folder)["variance-falls"]
+    assert claim.verdict == "cannot tell" and "1 of 2 comparisons is not measured: swiss roll." in claim.sentence
+    assert "<td>not measured</td>" in build(folder).read_text(encoding="utf-8")
+
+
 def test_mixtures(tmp_path: Path):
     sets = ("mixture-2", "mixture-32", "mixture-64")
     plan = Plan(sets=sets, betas=(0.0, 0.4, 1.0), arms=("paper",), gain=dict.fromkeys(sets, 1.0), pictures=False)
@@ -363,9 +396,158 @@ def test_mixtures(tmp_path: Path):
     assert found["mixtures-flat"].verdict == found["mixtures-interior"].verdict == "does not hold"
 
 
+def test_a_coefficient_of_many_digits_is_found(tmp_path: Path):
+    """Its id has twelve, and so have two that differ in the seventh."""
+    betas = (0.0, 0.3333333, 0.3333334, 1.0)
+    folder = dropped(sweep(tmp_path / "s", replace(PLAIN, betas=betas[:1] + betas[3:], sets=("mixture-8",))), lambda x: x["kind"] == "set")
+    ids = ["beta 0", *(settings_module.Spec(beta=beta, proxy="ema").id for beta in betas[1:3]), "ema 1 anchor"]
+    about = json.loads((folder / "sweep.json").read_text())
+    about["lines"] = [{"arm": "paper", "beta": beta, "id": id} for beta, id in zip(betas, ids, strict=True)]
+    (folder / "sweep.json").write_text(json.dumps(about))
+    noise = np.random.default_rng(0)
+    made = [model(PLAIN, "mixture-8", seed, line, 0.1, noise) for seed in (0, 1, 2) for line in about["lines"]]
+    with (folder / "records.jsonl").open("a") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in made))
+    found = results.Results.read(folder)
+    assert found.paper_betas() == [*betas]
+    assert {row.where for row in decided(folder)["mixtures-flat"].rows} >= {f"mixture-8, β = {beta:.12g}" for beta in betas[1:]}
+
+
 def test_rises():
     assert quantities.rise([4, 3, 2]) == 0 and quantities.rise([1, 2]) == 1 and quantities.rise([1, 1]) == 0
     assert quantities.rise([4, 1, 2]) == pytest.approx(1 / 3)
+
+
+# The answer --------------------------------------------------------------------------------------------------------------------------
+
+PLAIN = Plan(betas=(0.0, 1.0), arms=("paper",), pictures=False, probe=False, law=False)
+
+
+def told(folder: Path) -> form.Answer:
+    with pages.opened(folder) as (shown, _, found):
+        return shown.answer(found, [])
+
+
+def rows_of(answer: form.Answer) -> dict[str, str]:
+    assert answer.shown and answer.shown.rows
+    return {bar.name: bar.state for bar in answer.shown.rows.bars}
+
+
+def test_all_sets_together_lead_where_they_decide_and_no_single_one_does(tmp_path: Path):
+    folder = sweep(tmp_path / "s", PLAIN)
+    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "model":  # 0.9 times on each set, give or take a tenth by seed
+            value = 0.9 * (0.9, 1.0, 1.1)[line["seed"]] * 1.01 ** PLANE.index(line["set"]) if line["id"] != "beta 0" else 1.0
+            line["ema"]["sw1"]["1"] = 0.1 * value
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = told(folder)
+    assert {*rows_of(found).items()} == {*((verdicts.shown(name), "open") for name in PLANE), ("all sets", "better")}
+    assert found.title == "A calmer training signal makes one-step samples better in the mean over 6 data sets."
+    assert found.tiles[0].state == "better" and "nearer to the data" in found.tiles[0].head
+    assert found.steps[0].words.startswith("Train with β = 1 on data like these,")
+
+
+def test_single_sets_are_told_where_all_together_are_open(tmp_path: Path):
+    gain = dict(zip(PLANE, (0.5, 1.0, 1.0, 1.0, 1.0, 2.1), strict=True))
+    found = told(sweep(tmp_path / "s", replace(PLAIN, gain=gain)))
+    rows = rows_of(found)
+    assert (rows["swiss roll"], rows["two spirals"], rows["all sets"], rows["pinwheel"]) == ("better", "worse", "open", "open")
+    assert found.title.endswith("better on 1 and worse on 1 of 6 data sets; the rest and the mean stay open.")
+    assert found.tiles[0].head == "Samples: nearer on 1, farther on 1 of 6 data sets" and found.tiles[0].state == form.KNOWN
+    assert found.tiles[0].sure.startswith("No difference can be told in the mean: 95% interval")
+    assert [step.words.partition(", and")[0] for step in found.steps] == [
+        "Train with β = 1 on data like swiss roll",
+        "Stay at β = 0, the original MeanFlow, on data like two spirals.",
+        "Add seeds: the intervals are too wide to decide.",
+    ]
+
+
+def test_a_set_against_the_mean_has_its_own_advice(tmp_path: Path):
+    gain = dict(zip(PLANE, (0.5, 0.55, 0.5, 0.6, 0.55, 1.1), strict=True))
+    found = told(sweep(tmp_path / "s", replace(PLAIN, gain=gain)))
+    assert found.title.endswith("better in the mean over 6 data sets and on 5 of them alone, but worse on 1.")
+    assert len(found.steps) == 3 and found.steps[1].words.endswith("on data like two spirals.")
+
+
+def test_the_variance_in_training_stands_in_for_probes_that_are_missing(tmp_path: Path):
+    here = sweep(tmp_path / "s", replace(PLAIN, arms=("plain",)))
+    lines = [json.loads(line) for line in (here / "records.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "model":
+            line["variance"] = (2.0 if line["id"] == "beta 0" else 1.0) * (1 + 0.01 * line["seed"] * (line["id"] == "ema 1"))
+    (here / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found, claim = told(here), decided(here)["variance-falls"]
+    assert found.tiles[1].head == "Training signal: 2 times quieter" and "in training, each on its own weights" in found.tiles[1].words
+    assert claim.verdict == "cannot tell" and "In training, each model on its own weights, the variance at" in claim.sentence
+    assert [(row.where, row.claimed, row.change.n) for row in claim.rows] == [(f"{name}, in training", None, 3) for name in PLANE]
+    assert any(line.startswith("In training, each on its own weights, the gradient's variance") for line in spoken(here))
+    probed = told(sweep(tmp_path / "probed", replace(PLAIN, probe=True, betas=(0.0, 1.0))))
+    assert "on the same weights" in probed.tiles[1].words
+
+
+# What to do --------------------------------------------------------------------------------------------------------------------------
+
+
+def settings_of(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], Path]:
+    """What the program makes of a command that the page prints, and where; nothing is trained."""
+    asked: list[Any] = []
+    monkeypatch.setattr("meanstep.program.reproduce.session.conduct", lambda study, here, devices: asked.append((study, here)))
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(command)[1:])
+    assert not stop.value.code and command.startswith("meanstep reproduce ")
+    (study, here), *rest = asked
+    assert not rest and (here.name.endswith(("-longer", "-both")) or folder.examined(here, study))
+    return json.loads(json.dumps(asdict(study.settings))), here
+
+
+RECORDS = Path(__file__).parents[2] / "studies"
+
+
+@pytest.mark.parametrize("name", ["plane/records/weighted", "plane/records/share25", "plane/records/logit-normal", "plane/records/proxies"])
+def test_commands_of_points_are_the_studys_own(name: str, monkeypatch: pytest.MonkeyPatch):
+    commands_of_a_record(RECORDS / name, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["capped", "uncapped", "mixtures-fixed", "mixtures-redrawn"])
+def test_commands_under_the_authors_protocol_are_the_studys_own(name: str, monkeypatch: pytest.MonkeyPatch):
+    commands_of_a_record(RECORDS / "paper/toys/records" / name, monkeypatch)
+
+
+def commands_of_a_record(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read by the program itself the steps are the study but for what they are to change."""
+    monkeypatch.syspath_prepend(str(RECORDS))
+    from packs import unpacked
+
+    with unpacked(packed) as here:
+        with pages.opened(here) as (shown, _, found):
+            answer, (own,) = shown.answer(found, []), shown.commands(found)
+        held, place = settings_of(own, monkeypatch)
+        assert {name: held[name] for name in found.settings} == found.settings and place == here
+        (command,) = [step.command for step in answer.steps if step.command]
+        other, place = settings_of(command, monkeypatch)
+        changed = {name for name in held if other[name] != held[name]}
+    if place != here:
+        assert changed and changed <= ({"steps"} if place.name.endswith("-longer") else {"betas", "arms"})
+    elif "Add seeds" in answer.steps[-1].words:
+        assert changed == {"seeds"} and other["seeds"][:-3] == held["seeds"] and len({*other["seeds"]}) == len(other["seeds"])
+    else:
+        assert not changed
+
+
+@pytest.mark.parametrize("plan", [PLAIN, replace(PLAIN, seeds=(3,)), replace(PLAIN, arms=("plain@1",)), replace(PLAIN, seeds=())])
+def test_every_command_that_a_page_prints_is_one_of_the_program(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = sweep(tmp_path / "my sweep", plan)
+    for change in (
+        {"times": "uniform"},
+        {"times": "uniform", "batch": 64, "diagonal_share": 0.3, "power": 0.5, "lr": 2e-3, "largest_gap": 0.25},
+    ):
+        about = json.loads((here / "sweep.json").read_text())
+        about["settings"] |= change | {"seeds": [*plan.seeds] or [0]}
+        (here / "sweep.json").write_text(json.dumps(about))
+        for step in told(here).steps:
+            held = settings_of(step.command, monkeypatch)[0] if step.command else change
+            assert change.items() <= held.items()
 
 
 # The page ----------------------------------------------------------------------------------------------------------------------------

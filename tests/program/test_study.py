@@ -102,6 +102,25 @@ def test_seeds_that_come_later_are_added(inside: list[str], tmp_path: Path):
     assert conducted(Quadratic((1, 2)), tmp_path / "s")[: len(first)] == first
 
 
+def timeless_models(found: list[records.Record]) -> list[records.Record]:
+    return sorted(
+        ({**r, "seconds": 0, "measuring": 0} for r in found), key=lambda r: (r["kind"], r["set"], r.get("seed", 0), r.get("id", ""))
+    )
+
+
+def test_a_sweep_that_grew_has_the_models_of_a_fresh_one(inside: list[str], tmp_path: Path):
+    few, many = replace(TINY, seeds=(7, 0), arms=("plain", "shortcut")), replace(TINY, seeds=(7, 0, 2), arms=("plain", "shortcut"))
+    first = conducted(Sweep("toy", few), tmp_path / "grown")
+    grown = conducted(Sweep("toy", many), tmp_path / "grown")
+    assert all(record in grown for record in first)  # to the second that it took: nothing is made twice
+    assert timeless_models(grown) == timeless_models(conducted(Sweep("toy", many), tmp_path / "fresh"))
+    about = [json.loads((tmp_path / name / "sweep.json").read_text()) for name in ("grown", "fresh")]
+    assert about[0] == about[1] and about[0]["settings"]["seeds"] == [7, 0, 2]
+    conducted(Sweep("toy", replace(few, seeds=(0,))), tmp_path / "grown")
+    assert json.loads((tmp_path / "grown" / "sweep.json").read_text()) == about[0]  # fewer seeds take none away
+    assert "holds a study with --updates 4, now 5" in refused(Sweep("toy", replace(many, steps=5)), tmp_path / "grown")
+
+
 @pytest.mark.parametrize("after", range(8))
 def test_a_stop_loses_nothing(after: int, inside: list[str], tmp_path: Path):
     straight = conducted(Quadratic((1,)), tmp_path / "straight")

@@ -1,8 +1,8 @@
 """What a claim is and how it is decided from paired changes. Knows no records and no claim in particular.
 
 A row of a claim has two ranges. If the mean lies significantly outside of `claimed` (Holm's correction over the rows of the claim), the row
-contradicts it; otherwise, if the whole 95% interval lies in `shown` and reaches into `claimed`, it agrees; otherwise it is open. A claim
-holds only if every row agrees, which needs no correction, and does not hold if one row contradicts it.
+contradicts it; otherwise, if the whole 95% interval lies in `shown` and reaches into `claimed`, it agrees; otherwise it is open, as is a
+row that was not measured. A claim holds only if every row agrees, which needs no correction, and does not hold if one contradicts it.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ HIGHER: tuple[Range, Range] = (1 + NONE, inf), (1.0, inf)
 RULE = (
     "A row contradicts a claim if its mean lies outside the claimed range, by a t-test across its units at 5%. Holm's correction is over "
     "the rows of the claim. A row agrees if its whole 95% interval is on the claimed side and reaches into that range. Otherwise it is "
-    "open. A claim holds if every row agrees and does not hold if one contradicts it. Where no size is claimed, a difference below "
-    f"{NONE:.0%} counts as none. There is no correction across claims."
+    "open, as is one that was not measured. A claim holds if every row agrees and does not hold if one contradicts it. Where no size is "
+    f"claimed, a difference below {NONE:.0%} counts as none. There is no correction across claims."
 )
 
 
@@ -81,12 +81,13 @@ def verdict(rows: Sequence[Row]) -> str:
 
 def told(rows: Sequence[Row], quantity: str, needs: str) -> str:
     """What decided rows say in one sentence; `needs` tells which option of the command would give the data that are missing."""
-    judged = [row for row in rows if row.claimed is not None]
+    judged = [row for row in rows if row.claimed is not None and row.change.n]
     if not judged:
         return f"There are no data for it: {needs}."
+    absent = _absent(rows, needs)
     if all(row.change.n < 2 for row in judged):
-        return f"One seed gives a number but no interval: {_extremes(judged, quantity)}. Run it with --seeds 0:3."
-    return f"{_extremes(judged, quantity)}. {_tally(judged)}"
+        return f"One seed gives a number but no interval: {_extremes(judged, quantity)}. Run it with --seeds 0:3.{absent}"
+    return f"{_extremes(judged, quantity)}. {_tally(judged)}{absent}"
 
 
 def shown(name: str) -> str:
@@ -100,7 +101,9 @@ def number(x: float) -> str:
 
 
 def with_interval(change: Change) -> str:
-    """`0.46 [0.41, 0.52]`, or the number alone."""
+    """`0.46 [0.41, 0.52]`, the number alone, or that there is none."""
+    if not change.n:
+        return "not measured"
     found = change.interval
     return number(change.value) + (f" [{number(found[0])}, {number(found[1])}]" if found else "")
 
@@ -136,6 +139,16 @@ def _tally(rows: Sequence[Row]) -> str:
     return (
         said + _named("contradicts it", "contradict it", counts["contradicts"]) + _named("leaves it open", "leave it open", counts["open"])
     )
+
+
+def _absent(rows: Sequence[Row], needs: str) -> str:
+    """Which judged rows were not measured, and what would measure them."""
+    judged = [row for row in rows if row.claimed is not None]
+    absent = [row.where for row in judged if not row.change.n]
+    if not absent:
+        return ""
+    names = ", ".join(map(shown, absent[:NAMED])) + (" and others" if len(absent) > NAMED else "")
+    return f" {len(absent)} of {len(judged)} comparisons {'is' if len(absent) == 1 else 'are'} not measured: {names}. To have all, {needs}."
 
 
 def _named(one: str, many: str, where: Sequence[str]) -> str:

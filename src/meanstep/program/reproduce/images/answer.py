@@ -2,31 +2,35 @@
 
 from collections.abc import Iterator, Sequence
 
-from meanstep.program.pages.forest import forest, state, states
+from meanstep.program.pages.forest import forest
 from meanstep.program.pages.form import OPEN, Answer, Shown, Step, Tile
 from meanstep.program.pages.statistics import Change, mean
 from meanstep.program.pages.verdicts import Claim, number
 from meanstep.program.reproduce.images import quantities as q
 from meanstep.program.reproduce.images.caveats import far, mixed
-from meanstep.program.reproduce.images.contests import Contest, contests
-from meanstep.program.reproduce.images.rerun import commands
+from meanstep.program.reproduce.images.contests import Contest, contests, lost
 from meanstep.program.reproduce.images.results import Arm, Results
+from meanstep.program.reproduce.images.steps import again, longer, seeds
+from meanstep.program.reproduce.report.compared import Compared
 from meanstep.program.reproduce.report.prose import counted, kind, percent
 
 
 def answer(results: Results, claims: Sequence[Claim]) -> Answer:
     """Title, tiles, figure and what to do."""
     held = [] if far(results) else contests(results, q.STEPS_EQUAL)
-    plain = {} if far(results) else _constants(results)
+    plain = Compared.of({} if far(results) else _constants(results))
     tiles = (_others(results, held), _coefficient(results, plain), counted(claims))
     title, about = _title(results, held, plain), tuple(_about(results, held))
-    return Answer(title, about, tiles, tuple(_steps(results, held, plain)), kind(results), _shown(results, held))
+    return Answer(title, about, tiles, tuple(_steps(results, held, plain)), kind(results), _shown(results, held, plain))
 
 
 def _constants(results: Results) -> dict[str, Change]:
     """Distance of each constant coefficient above 0 over that at 0."""
-    found = {f"β = {arm.beta:g}": q.equal_steps(results, arm, results.base) for arm in results.constants if arm is not results.base}
-    return {name: change for name, change in found.items() if change.n}
+    return {_beta(arm): q.equal_steps(results, arm, results.base) for arm in results.constants if arm is not results.base}
+
+
+def _beta(arm: Arm) -> str:
+    return f"β = {arm.beta:.12g}"
 
 
 def _winner(held: Sequence[Contest]) -> Contest | None:
@@ -38,7 +42,7 @@ def _nearer(change: Change) -> str:
     return f"{100 * (1 - change.value):.0f}%"
 
 
-def _title(results: Results, held: Sequence[Contest], plain: dict[str, Change]) -> str:
+def _title(results: Results, held: Sequence[Contest], plain: Compared) -> str:
     if not results.runs:
         return "Nothing has been measured yet."
     if far(results):
@@ -46,14 +50,18 @@ def _title(results: Results, held: Sequence[Contest], plain: dict[str, Change]) 
     if (won := _winner(held)) is not None:
         nearer = f"{_nearer(won.least)} nearer to the data than any constant coefficient"
         return f"The way to train “{won.arm.name}” brings one-step samples {nearer}."
-    if held and all(c.finding == "contradicts" for c in held):
+    if lost(results, held):
         return "MeanFlow with a constant coefficient makes better one-step samples than every other way to train here."
-    came = states([*plain.values()])
-    if "better" in came:
+    if plain.named("better"):
         return "A calmer training signal, by a constant coefficient, makes better one-step samples than the original MeanFlow."
-    if came and set(came) == {"worse"}:
+    if _worse(plain):
         return "The original MeanFlow makes better one-step samples than every larger constant coefficient."
     return "This study cannot tell which way to train makes the best one-step samples."
+
+
+def _worse(plain: Compared) -> bool:
+    """Whether every constant above 0 is worse."""
+    return bool(plain.states) and len(plain.named("worse")) == len(plain.states)
 
 
 def _about(results: Results, held: Sequence[Contest]) -> Iterator[str]:
@@ -100,43 +108,49 @@ def _others(results: Results, held: Sequence[Contest]) -> Tile:
     )
 
 
-def _coefficient(results: Results, plain: dict[str, Change]) -> Tile:
-    if not plain:
+def _coefficient(results: Results, plain: Compared) -> Tile:
+    if not plain.changes:
         return Tile("Coefficient: not compared", "No constant coefficient can be compared with β = 0.", "Nothing follows.")
-    name = min(plain, key=lambda each: plain[each].value)
-    came = dict(zip(plain, states([*plain.values()]), strict=True))
-    if "better" not in came.values() and set(came.values()) == {"worse"}:
+    name = plain.best
+    change, came = plain.changes[name], plain.states[name]
+    if _worse(plain):
         head, tone = f"Coefficient: {name} at best is worse", "worse"
-    elif came[name] == "better":
+    elif came == "better":
         head, tone = f"Coefficient: {name} is better", "better"
     else:
         head, tone = "Coefficient: no better one can be told", OPEN
-    words = f"Frechet distance at {name}, the best above 0, over that at β = 0: {percent(plain[name].value, 1)}."
+    which = "the best that is told apart" if came == "better" else "the best above 0"
+    words = f"Frechet distance at {name}, {which}, over that at β = 0: {percent(change.value, 1)}."
     words += f" At β = 0 it is {_floor(results, results.base)}."
-    return Tile(head, words, _sure(plain[name]), tone)
+    return Tile(head, words, _sure(change), tone)
 
 
-def _shown(results: Results, held: Sequence[Contest]) -> Shown:
+def _shown(results: Results, held: Sequence[Contest], plain: Compared) -> Shown:
     arms = [arm for arm in results.arms if arm is not results.base]
     rows = (
         [] if far(results) else [(arm.name, q.equal_steps(results, arm, results.base), f"distance {_floor(results, arm)}") for arm in arms]
     )
     words = "Each row is a way to train: its distance over that at β = 0 after the same samples, with the 95% interval."
     words += " Grey rows decide nothing."
-    known = {c.arm.name: "better" for c in held if c.finding == "agrees"}  # who beats every constant beats β = 0
+    known = {arm.name: plain.states[_beta(arm)] for arm in results.constants if _beta(arm) in plain.states}
+    known |= {c.arm.name: "better" for c in held if c.finding == "agrees"}  # who beats every constant beats β = 0
     found = forest(rows, "← better than β = 0", "worse →", known=known)
     return Shown(words, rows=found) if found else Shown("Distance of one-step samples over samples seen. Lower is better.", name="distance")
 
 
-def _steps(results: Results, held: Sequence[Contest], plain: dict[str, Change]) -> Iterator[Step]:
-    again = next(iter(commands(results)), "")
-    if not results.runs or far(results):
-        yield Step("Train longer, then read this page again.", again)
-        return
-    if (won := _winner(held)) is not None:
+def _steps(results: Results, held: Sequence[Contest], plain: Compared) -> Iterator[Step]:
+    if not results.runs:
+        yield from again(results, "Train it, then read this page again.")
+    elif far(results):
+        yield from longer(results, "Train longer, then read the page of that.")
+    elif (won := _winner(held)) is not None:
         yield Step(f"Train with “{won.arm.name}” on data like these, and compare samples on your own.")
-    elif plain and {state(change) for change in plain.values()} == {"worse"}:
+        yield from again(results)
+    elif best := plain.named("better") and plain.best:
+        yield Step(f"Train with the constant coefficient {best} on data like these, and compare samples on your own.")
+        yield from again(results)
+    elif _worse(plain):
         yield Step("Stay at β = 0, the original MeanFlow, on data like these.")
+        yield from again(results)
     else:
-        yield Step("Add seeds where an interval is too wide to decide.")
-    yield Step("Make the study again, or go on with it, by its own command.", again)
+        yield from seeds(results, "Add seeds where an interval is too wide to decide.")

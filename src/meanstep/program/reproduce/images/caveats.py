@@ -47,7 +47,7 @@ def notice(results: Results) -> str:
 
 def caveats(results: Results, terms: str) -> str:
     """What has to be said beside a contest with the constants on these terms."""
-    found = (uncounted(results) if terms == COMPUTE_EQUAL else "", mixed(results))
+    found = (uncounted(results) if terms == COMPUTE_EQUAL else "", weighed(results))
     return " ".join(said for said in found if said)
 
 
@@ -57,12 +57,16 @@ def uncounted(results: Results) -> str:
     return f"What a posterior compares is not counted in passes, only in the seconds: {some(names, 12)}." if names else ""
 
 
-def mixed(results: Results) -> str:
-    """Which arms train under another weight than the constants."""
+def mixed(results: Results) -> list[str]:
+    """The arms that train under another weight than the constants, by name."""
     weights = {entry["name"]: _weight(entry["recipe"], _options(results, entry)) for entry in results.about["arms"]}
     theirs = {weights[arm.name] for arm in results.constants}
-    names = [arm.name for arm in results.others if theirs and weights[arm.name] not in theirs]
-    if not names:
+    return [arm.name for arm in results.others if theirs and weights[arm.name] not in theirs]
+
+
+def weighed(results: Results) -> str:
+    """The same in words, empty without any."""
+    if not (names := mixed(results)):
         return ""
     who = "This arm trains" if len(names) == 1 else "These arms train"
     return f"{who} under another weight than the constants: {some(names, 12)}. A comparison with the constants mixes the weight in."

@@ -5,7 +5,7 @@ constants. It is beaten if it is worse than one of them: the smallest of the p-v
 is met at the seeds that both have. Where a constant broke off it is beaten, and that seed is left out; an arm that broke off cannot win.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -138,7 +138,15 @@ def _begun(results: Results, *arms: Arm) -> set[int]:
 
 
 def _broken(results: Results, arm: Arm) -> set[int]:
+    """Seeds at which an arm broke off."""
     return {seed for name, seed in results.failed if name == arm.name}
+
+
+def lost(results: Results, found: Sequence[Contest]) -> bool:
+    """Whether a constant beats every schedule and recipe; one that has not met a constant yet may still win, unless it broke off."""
+    met = {contest.arm for contest in found}
+    none = all(contest.finding == "contradicts" for contest in found)
+    return bool(found) and none and all(arm in met or _broken(results, arm) for arm in results.others)
 
 
 def smallest(found: list[Contest]) -> tuple[float, int, int] | None:

@@ -42,14 +42,14 @@ def _over(results: Results, arm: Arm) -> dict[str, Change]:
 def rows(results: Results, arms: Sequence[Arm], times: float) -> list[Row]:
     """Processor seconds over those at 0, judged against a published ratio; wall time and counted passes for information."""
     claimed, base, paper = (times - 0.05, times + 0.05), results.base, f"{times:.2f}"
-    over = {arm.name: _over(results, arm) for arm in arms}
-    found = [Row(f"{arm}, {WORDS[PROCESSOR]}", by[PROCESSOR], paper, claimed, (1.0, inf)) for arm, by in over.items() if PROCESSOR in by]
+    over, none = {arm.name: _over(results, arm) for arm in arms}, Change(())
+    found = [Row(f"{arm}, {WORDS[PROCESSOR]}", by.get(PROCESSOR, none), paper, claimed, (1.0, inf)) for arm, by in over.items()]
     found += [Row(f"{arm}, {WORDS[WALL]}", by[WALL], paper) for arm, by in over.items() if WALL in by]
     return found + [Row(f"{arm.name}, counted passes", Change((log(arm.cost / base.cost),)), paper) for arm in arms if base]
 
 
 def needs(found: Sequence[Row]) -> str:
     """Why such rows decide nothing."""
-    if any(row.where.endswith(WORDS[WALL]) for row in found) and all(row.claimed is None for row in found):
+    if any(row.where.endswith(WORDS[WALL]) for row in found) and not any(row.claimed and row.change.n for row in found):
         return "wall time was taken, which whatever else the machine does makes longer, so it is here for information"
     return "it needs constants and anchored arms (--arms constants anchors)"

@@ -72,7 +72,7 @@ def stated(key: str, text: str, source: str, steps: Callable[[Results], Sequence
     def decision(results: Results, rows: Sequence[Row]) -> tuple[str, tuple[Row, ...]]:
         """As any claim, and each row needs the distances too."""
         keys = {_where(n, CENTER_WORDS[center]): (center, n) for n in steps(results) for center in CENTERS}
-        judged = sum(row.claimed is not None for row in rows)
+        judged = sum(row.claimed is not None and row.change.n > 0 for row in rows)
         made = tuple(row if row.claimed is None else _with_distances(row, results, *keys[row.where], judged) for row in decide(rows)[1])
         return verdict(made), made
 

@@ -59,7 +59,7 @@ def identifier(arm: str, beta: float | None) -> str | None:
         return None
     if beta == 0 and name == "ema":
         return "beta 0"
-    return f"ema {beta:g} trace {sigma}" if sigma else f"ema {beta:g}"
+    return f"ema {beta:.12g} trace {sigma}" if sigma else f"ema {beta:.12g}"
 
 
 def _where(number: Published) -> dict[str, str]:

@@ -5,31 +5,33 @@ from math import exp
 
 import numpy as np
 
-from meanstep.program.pages.forest import forest, state, states
-from meanstep.program.pages.form import KNOWN, OPEN, Answer, Shown, Step, Tile
-from meanstep.program.pages.statistics import Change, across, mean
+from meanstep.program.pages.forest import forest
+from meanstep.program.pages.form import KNOWN, OPEN, Answer, Shown, Tile
+from meanstep.program.pages.statistics import across, mean
 from meanstep.program.pages.verdicts import Claim, number, shown
-from meanstep.program.reproduce.points.quantities import changes_of, far, overall, trace_ratio
-from meanstep.program.reproduce.points.rerun import commands
-from meanstep.program.reproduce.points.results import ANCHORED, BASE, Results
+from meanstep.program.reproduce.points.quantities import changes_of, far, in_training, trace_ratio
+from meanstep.program.reproduce.points.results import ALONE, ANCHORED, BASE, Results
+from meanstep.program.reproduce.points.steps import steps
+from meanstep.program.reproduce.report.compared import Changes, Pooled
 from meanstep.program.reproduce.report.prose import counted, kind, percent, seeds_of
 
-ALONE = "ema 1"
-"""The averaged copy without the anchor: what a study compares that trained no model with it."""
-Changes = dict[str, Change]
+WAYS = {"nearer": "better", "farther": "worse"}
 
 
 def answer(results: Results, claims: Sequence[Claim]) -> Answer:
     """Title, tiles, figure and what to do."""
     id = ANCHORED if changes_of(results, ANCHORED) or not changes_of(results, ALONE) else ALONE
-    changes = {} if far(results) else changes_of(results, id)
-    tiles = (_samples(results, changes), _signal(traces(results)), counted(claims))
-    return Answer(
-        _title(results, changes), tuple(_about(results, id)), tiles, _steps(results, changes), kind(results), _shown(results, changes, id)
-    )
+    told = compared(results, id)
+    tiles = (_samples(results, told), _signal(Pooled.of(quieter(results), less=False), in_training(results)), counted(claims))
+    return Answer(_title(results, told), tuple(_about(results, id)), tiles, steps(results, told), kind(results), _shown(results, told, id))
 
 
-def traces(results: Results) -> Changes:
+def compared(results: Results, id: str = ANCHORED) -> Pooled:
+    """One-step samples of a model over those at beta 0; without a set where nothing can be said."""
+    return Pooled.of({} if far(results) else changes_of(results, id))
+
+
+def quieter(results: Results) -> Changes:
     """The variance of the gradient at beta 0 over that at 1, by set."""
     return {name: change for name in results.sets if (change := trace_ratio(results, name)).n}
 
@@ -50,24 +52,31 @@ def sure(changes: Changes, show: Callable[[float], str]) -> str:
     return "One seed: no interval." if change.n < 2 else "No interval across sets."
 
 
-def _title(results: Results, changes: Changes) -> str:
-    came = dict(zip(changes, states([*changes.values()]), strict=True))
-    better, worse = ([name for name in changes if came[name] == found] for found in ("better", "worse"))
-    signal = "A calmer training signal"
+def _title(results: Results, told: Pooled) -> str:
     if not results.runs:
         return "Nothing has been measured yet."
     if far(results):
         return "Nothing can be said about the methods: their samples are still too far from the data."
-    if not changes:
+    if not told.each.changes:
         return "This study does not compare MeanFlow with a calmer training signal."
-    if not better and not worse:
+    if told.found == OPEN:
         return "This study cannot tell whether a calmer training signal changes one-step samples."
-    if len(changes) == 1:
-        return f"{signal} makes one-step samples {'better' if better else 'worse'} on {shown(next(iter(changes)))}."
-    parts = [f"{words} on {len(names)}" for words, names in (("better", better), ("worse", worse)) if names]
-    left = len(changes) - len(better) - len(worse)
-    rest = f"; {'the other one' if left == 1 else f'the other {left}'} cannot be told apart" if left else ""
-    return f"{signal} makes one-step samples {' and '.join(parts)} of {len(changes)} data sets{rest}."
+    return f"A calmer training signal makes one-step samples {_where(told)}."
+
+
+def _where(told: Pooled) -> str:
+    """All sets first, where they decide, then how many decide alone."""
+    n, better, worse = len(told.each.changes), told.each.named("better"), told.each.named("worse")
+    if n == 1:
+        return f"{told.found} on {shown(next(iter(told.each.changes)))}"
+    alone = {words: len(names) for words, names in (("better", better), ("worse", worse)) if names}
+    if told.state == OPEN or n in alone.values():
+        parts = " and ".join(f"{words} on {k}" for words, k in alone.items())
+        rest = "the rest and the mean stay open" if sum(alone.values()) < n else "the mean stays open"
+        return f"{parts} of {n} data sets" + (f"; {rest}" if told.state == OPEN else "")
+    same, other = alone.pop(told.state, 0), next(iter(alone.items()), None)
+    tail = f" and on {same} of them alone" if same else ""
+    return f"{told.state} in the mean over {n} data sets{tail}" + (f", but {other[0]} on {other[1]}" if other else "")
 
 
 def _about(results: Results, id: str) -> Iterator[str]:
@@ -78,20 +87,21 @@ def _about(results: Results, id: str) -> Iterator[str]:
     yield f"Both were trained from the same weights on the same rows: {len(results.runs)} models, {sets}, {seeds_of(results)}."
 
 
-def _samples(results: Results, changes: Changes) -> Tile:
+def _samples(results: Results, told: Pooled) -> Tile:
+    changes = told.each.changes
     if not changes:
         why = far(results)
         words = f"{why[0].upper()}{why[1:]}." if why else "No model at β = 1 has a distance beside one at β = 0."
         return Tile("Samples: not compared", words, "Nothing follows.")
-    one, found = centre(changes), overall(changes)[1]
-    came = state(found)
+    one, alone = centre(changes), ", ".join(f"{words} on {len(names)}" for words in WAYS if (names := told.each.named(WAYS[words])))
     words = f"Sliced distance SW1 of one-step samples at β = 1 over that at β = 0: {percent(one)}{_over(changes)}."
     heads = {
         "better": f"Samples: {abs(100 * (one - 1)):.0f}% nearer to the data",
         "worse": f"Samples: {abs(100 * (one - 1)):.0f}% farther from the data",
-        OPEN: "Samples: no difference can be told",
+        OPEN: f"Samples: {alone} of {len(changes)} data sets" if alone else "Samples: no difference can be told",
     }
-    return Tile(heads[came], f"{words} {_floor(results, changes)}", sure(changes, percent), came)
+    mean_of = "No difference can be told in the mean: " if alone and told.state == OPEN else ""
+    return Tile(heads[told.state], f"{words} {_floor(results, changes)}", f"{mean_of}{sure(changes, percent)}", told.found)
 
 
 def _over(changes: Changes) -> str:
@@ -110,11 +120,13 @@ def _floor(results: Results, changes: Changes) -> str:
     )
 
 
-def _signal(changes: Changes) -> Tile:
+def _signal(told: Pooled, training: bool) -> Tile:
+    changes = told.each.changes
     if not changes:
-        return Tile("Training signal: not measured", "No model has a probe of its gradient at both coefficients.", "Nothing follows.")
-    one, came = centre(changes), state(overall(changes)[1], less=False)
-    words = f"Variance of the gradient on the same weights, β = 0 over β = 1: {one:.2g} times. A quiet signal need not make better samples."
+        return Tile("Training signal: not measured", "No gradient was measured at both coefficients.", "Nothing follows.")
+    one, came = centre(changes), told.state
+    where = "of a batch's gradient in training, each on its own weights" if training else "of the gradient on the same weights"
+    words = f"Variance {where}, β = 0 over β = 1: {one:.2g} times. A quiet signal need not make better samples."
     heads = {
         "better": f"Training signal: {one:.2g} times quieter",
         "worse": f"Training signal: {1 / one:.2g} times noisier",
@@ -123,13 +135,13 @@ def _signal(changes: Changes) -> Tile:
     return Tile(heads[came], words, sure(changes, "{:.2g}×".format), KNOWN if came == "better" else came)
 
 
-def _shown(results: Results, changes: Changes, id: str) -> Shown:
-    if changes:
+def _shown(results: Results, told: Pooled, id: str) -> Shown:
+    if changes := told.each.changes:
         rows = [(shown(name), change, _distances(results, name, id)) for name, change in changes.items()]
-        where, every = overall(changes)
-        rows += [("all sets", every, where)] if len(changes) > 1 else []
+        rows += [("all sets", told.change, f"{told.change.n} sets as units")] if len(changes) > 1 else []
         words = "Each row is a data set: its distance at β = 1 over that at β = 0, with the 95% interval. Grey rows decide nothing."
-        return Shown(words, rows=forest(rows, "← better at β = 1", "worse →"))
+        known = {shown(name): found for name, found in told.each.states.items()} | {"all sets": told.state}
+        return Shown(words, rows=forest(rows, "← better at β = 1", "worse →", known=known))
     return Shown("Distance of one-step samples and residual over training, where they were recorded.", name="training")
 
 
@@ -138,22 +150,3 @@ def _distances(results: Results, name: str, id: str) -> str:
     floor = mean(results.floor(name))
     values = " → ".join(number(m.mean) for m in found if m)
     return f"SW1 {values}, floor {number(floor.mean)}" if floor else f"SW1 {values}, floor unknown"
-
-
-def _steps(results: Results, changes: Changes) -> tuple[Step, ...]:
-    name = str(results.about["study"])
-    if not results.runs or far(results):
-        return (Step("Train longer, then read this page again.", f"meanstep reproduce {name} --scale quick"),)
-    if not changes:
-        return (Step("Train both coefficients.", f"meanstep reproduce {name} --betas 0 1 --arms paper"),)
-    came = state(overall(changes)[1])
-    if came == OPEN:
-        more = max(results.seeds, default=0) + 3
-        return (
-            Step("Add seeds: the intervals are too wide to decide.", f"meanstep reproduce {name} --seeds 0:{more} --out {results.folder}"),
-        )
-    advice = {
-        "better": "Train with β = 1 on data like these, and compare samples of both coefficients on your own.",
-        "worse": "Stay at β = 0, the original MeanFlow, on data like these.",
-    }
-    return (Step(advice[came]), Step("Make the study again, or go on with it, by its own command.", next(iter(commands(results)), "")))

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -22,6 +22,8 @@ from meanstep.program.reproduce.points.settings import (
     DIMENSIONS,
     LEAST_GAP,
     PUBLISHED,
+    PUBLISHED_SCALES,
+    SCALES,
     SETS,
     SIGMAS,
     Settings,
@@ -34,19 +36,6 @@ Scale = Literal["smoke", "quick", "paper"]
 Protocol = Literal["ours", "authors"]
 DEFAULT = ("paper", "plain@1", "anchored@0", "posterior-both@1", "flow_matching")
 THEIRS = ("plain", "trace-t2@1")
-SCALES: dict[str, dict[str, Any]] = {
-    "smoke": {"steps": 160, "seeds": (0, 1), "batch": 128, "samples": 1000, "directions": 32, "probe": 512, "reference": 512},
-    "quick": {"steps": 2800, "seeds": (0, 1, 2)},
-    "paper": {"steps": 200_000, "seeds": (0, 1, 2), "batch": 1024, "ema_decay": 0.9999, "samples": 20_000},
-}
-"""What each scale sets; the rest are the defaults of `Settings`."""
-PUBLISHED_SCALES: dict[str, dict[str, Any]] = {
-    "smoke": {"steps": 160, "seeds": (42, 0)},
-    "quick": {"steps": 12_000, "seeds": (42, 0, 1)},
-    "paper": {"steps": 200_000, "seeds": (42, 0, 1)},
-}
-"""The same under the authors' protocol: its own numbers hold at every scale."""
-
 
 ARMS_HELP = (
     "What to train: ARM@BETA,BETA restricts an arm to some coefficients. Swept over beta: paper (EMA copy in the tangent, anchor at "

@@ -7,7 +7,7 @@ import numpy as np
 
 from meanstep.program.pages.statistics import Change, across, mean, ratio
 from meanstep.program.pages.trained import FAR, covered, way
-from meanstep.program.reproduce.points.results import BASE, PLANE, Results
+from meanstep.program.reproduce.points.results import ALONE, ANCHORED, BASE, PLANE, Results
 from meanstep.program.reproduce.report.results import Seeds, is_number
 from meanstep.program.reproduce.report.summary import Quantity
 from meanstep.program.reproduce.study import Line
@@ -25,8 +25,21 @@ def far(results: Results) -> str:
 
 
 def trace_ratio(results: Results, name: str) -> Change:
-    """Tr Cov of the gradient at beta 0 over beta 1, on the weights trained at beta 0."""
-    return ratio(results.probed(name, BASE, "trace", 0), results.probed(name, BASE, "trace", 1))
+    """Tr Cov of the gradient at beta 0 over beta 1; see `traces`."""
+    return ratio(*traces(results, name))
+
+
+def traces(results: Results, name: str) -> tuple[Seeds, Seeds]:
+    """Tr Cov of the gradient at beta 0 and 1: on the weights trained at beta 0, or `in_training` of the two models."""
+    if not in_training(results):
+        return results.probed(name, BASE, "trace", 0), results.probed(name, BASE, "trace", 1)
+    zero, anchored, alone = (results.by_seed((name, id), lambda model: model.get("variance")) for id in (BASE, ANCHORED, ALONE))
+    return zero, anchored or alone
+
+
+def in_training(results: Results) -> bool:
+    """Whether the variance of the gradient is known from training alone, each model's at its own weights: no weights were probed."""
+    return not any(results.probed(name, BASE, "trace", 0) for name in results.sets)
 
 
 def sw1_ratio(results: Results, name: str, id: str, base: str = BASE, weights: str = "ema") -> Change:
@@ -121,7 +134,7 @@ def _scored(results: Results, name: str, line: Line) -> Iterator[Quantity]:
 def _probed(results: Results, name: str, line: Line) -> Iterator[Quantity]:
     for quantity in CURVES:
         for beta in results.probe_betas(name, line.id):
-            yield Quantity(quantity, line, results.probed(name, line.id, quantity, beta), name, "raw", at=f"{beta:g}")
+            yield Quantity(quantity, line, results.probed(name, line.id, quantity, beta), name, "raw", at=f"{beta:.12g}")
     for group, words in NAMED:
         for key in dict.fromkeys(key for probe in results.probes(name, line.id) for key in probe.get(group) or {}):
             at, found = "1" if group == "proxies" else "", results.probe(name, line.id, group, key)

@@ -1,19 +1,19 @@
 """What the page of a sweep has beyond any study's: headline and gaps in words, settings and whose they are, pictures to move through."""
 
 from collections.abc import Iterator, Sequence
-from math import inf
 from typing import Any
 
 from meanstep.program.pages.page import embedded
-from meanstep.program.pages.statistics import Change, mean
+from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, number, shown
 from meanstep.program.reproduce.points.answer import answer as answered
-from meanstep.program.reproduce.points.answer import centre, traces
+from meanstep.program.reproduce.points.answer import centre, compared, quieter
 from meanstep.program.reproduce.points.claims import CLAIMS
-from meanstep.program.reproduce.points.quantities import changes_of, far, quantities
+from meanstep.program.reproduce.points.quantities import changes_of, far, in_training, quantities
 from meanstep.program.reproduce.points.rerun import commands
-from meanstep.program.reproduce.points.results import ANCHORED, BASE, Results
+from meanstep.program.reproduce.points.results import BASE, Results
 from meanstep.program.reproduce.points.settings import PUBLISHED
+from meanstep.program.reproduce.report.compared import Compared, Pooled
 from meanstep.program.reproduce.report.page import Report
 from meanstep.program.reproduce.report.prose import alone, percent, some
 from meanstep.program.reproduce.report.summary import COLUMNS
@@ -36,16 +36,16 @@ def headline(results: Results, claims: Sequence[Claim]) -> list[str]:
     """Sentences, most important first."""
     if why := far(results):
         return [f"It is not said which β is best and what it gains. The reason: {why}.", *_variance(results)]
-    return [*_quality(changes_of(results, ANCHORED)), *_variance(results), *_best(results), *_price(claims)]
+    return [*_quality(compared(results)), *_variance(results), *_best(results), *_price(claims)]
 
 
-def _quality(changes: dict[str, Change]) -> Iterator[str]:
+def _quality(found: Pooled) -> Iterator[str]:
+    changes = found.each.changes
     if changes and all(change.n < 2 for change in changes.values()):
         listed = some([f"{shown(n)} {percent(c.value)}" for n, c in changes.items()], 6)
         yield f"From β = 0 to the paper's β = 1, SW1 of one-step samples changed by: {listed}. One seed: no interval, nothing is claimed."
     elif changes:
-        told = {"better": [n for n, c in changes.items() if c.inside(0, 1)], "worse": [n for n, c in changes.items() if c.inside(1, inf)]}
-        told["not told apart"] = [name for name in changes if name not in (*told["better"], *told["worse"])]
+        told = {words: found.each.named(of) for words, of in (("better", "better"), ("worse", "worse"), ("not told apart", "open"))}
         ordered = {words: sorted(names, key=lambda name: changes[name].value) for words, names in told.items() if names}
         named = {w: some([f"{shown(n)} ({percent(changes[n].value)})" for n in names], 6) for w, names in ordered.items()}
         parts = " ".join(f"They are {words} on {names}." for words, names in named.items())
@@ -53,12 +53,13 @@ def _quality(changes: dict[str, Change]) -> Iterator[str]:
 
 
 def _variance(results: Results) -> Iterator[str]:
-    if changes := traces(results):
+    if changes := quieter(results):
         low, high = (pick(changes, key=lambda name: changes[name].value) for pick in (min, max))
         span = " to ".join(f"{number(changes[name].value)} ({shown(name)})" for name in dict.fromkeys((low, high)))
-        quieter = sum(change.inside(1, inf) for change in changes.values())
-        told = f". β = 1 is quieter on {quieter} of {len(changes)} sets" if any(change.n > 1 for change in changes.values()) else ""
-        yield f"On the same weights the gradient's variance at β = 0 over that at β = 1 is {span}{told}."
+        calm = len(Compared.of(changes, less=False).named("better"))
+        told = f". β = 1 is quieter on {calm} of {len(changes)} sets" if any(change.n > 1 for change in changes.values()) else ""
+        where = "In training, each on its own weights," if in_training(results) else "On the same weights"
+        yield f"{where} the gradient's variance at β = 0 over that at β = 1 is {span}{told}."
 
 
 def _best(results: Results) -> Iterator[str]:
@@ -89,7 +90,7 @@ def gaps(results: Results) -> Iterator[str]:
     if why := far(results):
         yield (
             f"One-step samples are still far from the data. The reason: {why}. No claim is decided, and the numbers below say little about "
-            "the methods. Train longer, e.g. --scale quick."
+            "the methods. Train longer: “What to do” says how."
         )
     if not results.runs:
         yield "No model has been trained yet."

@@ -16,6 +16,8 @@ from meanstep.program.reproduce.report.results import Seeds, at, is_number, numb
 from meanstep.program.reproduce.study import Line
 
 BASE, ANCHORED, BOTH = "beta 0", "ema 1 anchor", "posterior-both 1"
+ALONE = "ema 1"
+"""The averaged copy without the anchor: what a study compares that trained no model with it."""
 PLANE = ("swiss_roll", "checkerboard", "pinwheel", "eight_gaussians", "two_moons", "two_spirals")
 
 
@@ -65,7 +67,7 @@ class Results(results.Results):
 
     def paper(self, beta: float) -> str:
         """The id of the paper's model: EMA tangent between 0 and 1, the anchor with it at 1."""
-        return {0.0: BASE, 1.0: ANCHORED}.get(beta, f"ema {beta:g}")
+        return {0.0: BASE, 1.0: ANCHORED}.get(beta, f"ema {beta:.12g}")
 
     def paper_betas(self) -> list[float]:
         """Coefficients of the paper's models that were trained."""

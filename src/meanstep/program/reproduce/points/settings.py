@@ -168,6 +168,18 @@ PUBLISHED: dict[str, Any] = {
     "directions": 500,
 }
 """What the authors' protocol fixes; the cap of 0.5 and the seeds 42, 0, 1 are its defaults, and may be changed."""
+SCALES: dict[str, dict[str, Any]] = {
+    "smoke": {"steps": 160, "seeds": (0, 1), "batch": 128, "samples": 1000, "directions": 32, "probe": 512, "reference": 512},
+    "quick": {"steps": 2800, "seeds": (0, 1, 2)},
+    "paper": {"steps": 200_000, "seeds": (0, 1, 2), "batch": 1024, "ema_decay": 0.9999, "samples": 20_000},
+}
+"""What each scale sets; the rest are the defaults of `Settings`."""
+PUBLISHED_SCALES: dict[str, dict[str, Any]] = {
+    "smoke": {"steps": 160, "seeds": (42, 0)},
+    "quick": {"steps": 12_000, "seeds": (42, 0, 1)},
+    "paper": {"steps": 200_000, "seeds": (42, 0, 1)},
+}
+"""The same under the authors' protocol: its own numbers hold at every scale."""
 
 
 LEAST_GAP = 0.02

@@ -1,6 +1,6 @@
 """The study of a sweep: which models of which sets and seeds, what is left of them, and how long it takes."""
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from meanstep.program.reproduce.points.jobs import Job, describe, train
 from meanstep.program.reproduce.points.protocols import protocol
 from meanstep.program.reproduce.points.settings import MEASURING, SET_COST, Settings
 from meanstep.program.reproduce.records import Record
-from meanstep.program.reproduce.study import DONE, Study, Tell
+from meanstep.program.reproduce.study import DONE, Study, Tell, held
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,21 @@ class Sweep(Study):
         return f"{len(self.settings.sets) * len(self.settings.seeds) * len(self.settings.specs())} models"
 
     def stated(self, about: Record | None) -> Record:
-        """All settings; one that an older file has not was what is its default now."""
+        """All settings but the seeds, which may grow; one that an older file has not was what is its default now."""
         since = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
-        found = asdict(self.settings) if about is None else since | about["settings"]
+        found = dict(asdict(self.settings) if about is None else since | about["settings"])
+        del found["seeds"]
         return {"protocol": found["protocol"], **found}  # what everything else follows from is named first
 
     def described(self) -> Record:
         """What sweep.json holds."""
         lines = [{"arm": arm, "beta": beta, "id": spec.id} for arm, beta, spec in self.settings.lines()]
-        return {"study": self.name, "settings": self.stated(None), "lines": lines}
+        return {"study": self.name, "settings": {"protocol": self.settings.protocol, **asdict(self.settings)}, "lines": lines}
+
+    def joined(self, here: Path) -> "Sweep":
+        """With the seeds that the folder has already, first: the samples that are kept are those of the first."""
+        before = (held(here, KIND) or {}).get("settings", {}).get("seeds", [])
+        return replace(self, settings=replace(self.settings, seeds=tuple(dict.fromkeys([*before, *self.settings.seeds]))))
 
     def left(self, here: Path) -> list[Job]:
         """Sets without their own record, then pairs of set and seed without all their models."""

@@ -20,7 +20,8 @@ def _told(results: Any, sentence: str) -> str:
 class Stated:
     """Who says what, and the test that was stated for it.
 
-    `quantity`: what its rows measure, `rows`: how, from a study's results, each with the published value and the ranges that decide it;
+    `quantity`: what its rows measure, `rows`: how, from a study's results, each with the published value and the ranges that decide it, and
+    every comparison of the test among them, measured or not: a claim holds by all of them;
     `needs`: which options of the command would give data for it; `decision`: verdict and rows with findings, `told`: the sentence, where
     they are not the usual ones.
     """
@@ -36,8 +37,10 @@ class Stated:
     told: Callable[[Any, str], str] = _told
 
     def decided(self, results: Any) -> Claim:
-        """With its numbers, verdict and sentence."""
-        verdict, rows = self.decision(results, [row for row in self.rows(results) if row.change.n])
+        """With its numbers, verdict and sentence. What is judged and not measured stays, unless nothing is measured."""
+        every = [*self.rows(results)]
+        begun = any(row.change.n and row.claimed is not None for row in every)
+        verdict, rows = self.decision(results, [row for row in every if row.change.n or (begun and row.claimed is not None)])
         sentence = told(rows, self.quantity, self.needs if isinstance(self.needs, str) else self.needs(results))
         return Claim(self.key, self.text, self.source, self.test, self.quantity, rows, verdict, self.told(results, sentence))
 
