@@ -734,7 +734,7 @@ def test_the_csv_is_the_records_recomputed(whole: Path, page: str):
 def test_the_page_is_made_of_the_records_alone(whole: Path, page: str, tmp_path: Path):
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("runs", "figures", "report.html", "summary.csv"))
-    assert build(folder).read_text(encoding="utf-8") == page
+    assert build(folder).read_text(encoding="utf-8").replace(str(folder), str(whole)) == page  # but for where to go on
     assert (folder / "summary.csv").read_bytes() == (whole / "summary.csv").read_bytes()
 
 
