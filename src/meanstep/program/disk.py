@@ -28,9 +28,6 @@ def before(operation: str, path: Path) -> None:
     """Called before an operation on a file is done."""
 
 
-# Files ------------------------------------------------------------------------------------------------------------------------------
-
-
 def write(path: Path, content: str | bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one. `UserError` if that cannot be done.
 
@@ -197,9 +194,6 @@ def _umask() -> int:
     return mask
 
 
-# Folders of files -------------------------------------------------------------------------------------------------------------------
-
-
 def tree(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
     """Write a folder so that it is there with all its files or not at all; `OSError` if that cannot be done.
 
@@ -207,27 +201,37 @@ def tree(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
     know that it is not good.
     """
     folder(target.parent)
-    for path in target.parent.glob(f".{glob.escape(target.name)}.aside*"):  # what a kill left
-        if path.is_dir() and not path.is_symlink() and not _in_use(path):
-            remove(path)
-    before("make", target)
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.aside-"))  # of this process alone
+    with _locked(target.parent):  # or what another has made and not locked yet would be taken for a leftover
+        for path in target.parent.glob(f".{glob.escape(target.name)}.aside*"):  # what a kill left
+            if path.is_dir() and not path.is_symlink() and not _in_use(path):
+                remove(path)
+        before("make", target)
+        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.aside-"))  # of this process alone
+        mine = _locked(aside)
+        handle = mine.__enter__()
     try:
-        with _open(aside, os.O_RDONLY | os.O_DIRECTORY) as handle:
-            with contextlib.suppress(OSError):  # some file systems have no locks
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the next one leaves it alone meanwhile
-            for name, data in files:
-                before("create", aside / name)
-                (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                with _open(aside / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as file:
-                    _filled(file, aside / name, data)
-            aside.chmod(0o777 & ~_umask())
-            os.fsync(handle)
-            _placed(aside, target)
+        for name, data in files:
+            before("create", aside / name)
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            with _open(aside / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as file:
+                _filled(file, aside / name, data)
+        aside.chmod(0o777 & ~_umask())
+        os.fsync(handle)
+        _placed(aside, target)
     finally:
+        mine.__exit__(None, None, None)
         remove(aside)
     before("sync folder", target.parent)
     _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """A folder, with its lock where the file system has locks; waits for another's."""
+    with _open(path, os.O_RDONLY | os.O_DIRECTORY) as handle:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
 
 
 def _placed(aside: Path, target: Path) -> None:
@@ -261,9 +265,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-# After a crash ----------------------------------------------------------------------------------------------------------------------
 
 
 def foreign(where: Path, own: Collection[str]) -> list[str]:

@@ -21,6 +21,7 @@ from meanstep.program.reproduce.points import KIND
 from meanstep.program.reproduce.points.settings import (
     DIMENSIONS,
     LEAST_GAP,
+    OWN_GAPS,
     PUBLISHED,
     PUBLISHED_SCALES,
     SCALES,
@@ -245,8 +246,8 @@ def _check(settings: Settings) -> None:
             f"--largest-gap {settings.largest_gap}: samples are made in jumps within it, at most 50: give at least {LEAST_GAP}",
         ),
         (
-            settings.largest_gap is not None and "shortcut" in settings.arms,
-            f"--largest-gap {settings.largest_gap}: the arm shortcut has gaps of its own, which no cap changes: leave out one of them",
+            settings.largest_gap is not None and bool(OWN_GAPS & {*settings.arms}),
+            f"--largest-gap {settings.largest_gap}: the arm {min(OWN_GAPS)} has gaps of its own, which no cap changes: leave one out",
         ),
     ]
     for bad, message in wrong:

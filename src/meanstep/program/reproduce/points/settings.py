@@ -13,6 +13,8 @@ PROXIES = ("ema", "own", "posterior", "oracle")
 SIGMAS = ("one", "t", "t2", "bridge", "scale")
 """Names of `weights.SIGMAS`: deviations of the trace weight."""
 REFERENCES = ("flow_matching", "alpha_flow", "improved_meanflow", "terminal_velocity", "split_meanflow", "solution_flow", "shortcut")
+OWN_GAPS = frozenset({"shortcut"})
+"""Of these, whose gaps are their own: no times and no cap change them."""
 SETS = ("swiss_roll", "checkerboard", "pinwheel", "eight_gaussians", "two_moons", "two_spirals")
 """Built-in sets in the plane: those of `fields.planar.PLANAR`, in its order."""
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
