@@ -201,15 +201,15 @@ def tree(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
     know that it is not good.
     """
     folder(target.parent)
-    with _locked(target.parent):  # or what another has made and not locked yet would be taken for a leftover
-        for path in target.parent.glob(f".{glob.escape(target.name)}.aside*"):  # what a kill left
-            if path.is_dir() and not path.is_symlink() and not _in_use(path):
-                remove(path)
-        before("make", target)
-        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.aside-"))  # of this process alone
-        mine = _locked(aside)
-        handle = mine.__enter__()
-    try:
+    with contextlib.ExitStack() as mine:
+        with _locked(target.parent):  # or what another has made and not locked yet would be taken for a leftover
+            for path in target.parent.glob(f".{glob.escape(target.name)}.aside*"):  # what a kill left
+                if path.is_dir() and not path.is_symlink() and not _in_use(path):
+                    remove(path)
+            before("make", target)
+            aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.aside-"))  # of this process alone
+            mine.callback(remove, aside)
+            handle = mine.enter_context(_locked(aside))
         for name, data in files:
             before("create", aside / name)
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
@@ -218,9 +218,6 @@ def tree(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
         aside.chmod(0o777 & ~_umask())
         os.fsync(handle)
         _placed(aside, target)
-    finally:
-        mine.__exit__(None, None, None)
-        remove(aside)
     before("sync folder", target.parent)
     _sync_folder(target.parent)
 
