@@ -23,8 +23,9 @@ from meanstep.program.reproduce.points.measure import BINS, Probe, exact_map, pr
 from meanstep.program.reproduce.points.settings import Settings
 from meanstep.program.verify import noise as verify_noise
 from meanstep.rates import Backward
+from meanstep.terms import Term
 from meanstep.times import logit_normal
-from meanstep.types import Bridge
+from meanstep.types import Bridge, Regression
 from meanstep.weights import adaptive
 
 F = torch.float64
@@ -512,6 +513,19 @@ def test_a_terms_gradient_has_what_is_inside_and_beside_its_weight(vectorised: b
         grads.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*net.parameters()])]))
     wanted = torch.stack(grads).var(0).sum() / n
     torch.testing.assert_close(probes.of_terms(net, draws, vectorised=vectorised).value, wanted)
+
+
+def test_what_is_beside_a_term_sees_the_velocity_and_not_the_prediction():
+    net, n = network(), 24
+    twice = Term(lambda field, b: Regression(2 * field(b.z, b.r, b.t, b.y), b.v), logit_normal())
+    (term,) = terms.beside((twice,), Auxiliary(lambda look: look.velocity.square().mean(-1)))
+    draws = ms.Loss((term,)).draw(ring().sample(n, ms.key(1)), generator=ms.key(2))
+    b, grads = draws[0][1], []
+    for z, v, r, t in zip(b.z, b.v, b.r, b.t, strict=True):
+        u = net(z[None], r[None], t[None])[0]
+        loss = (2 * u - v).square().mean() + u.square().mean()
+        grads.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*net.parameters()])]))
+    torch.testing.assert_close(probes.of_terms(net, draws).value, torch.stack(grads).var(0).sum() / n)
 
 
 def test_a_loss_of_a_layer_is_measured_by_the_step():
