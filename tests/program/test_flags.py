@@ -258,7 +258,7 @@ def commands_of(page: Path) -> list[str]:
     return [line for line in lines if re.match(r"(\.venv/bin/)?meanstep\s", line)]
 
 
-OF_SCRIPTS = {"seed": "0", "recipe": "meanflow", "precision": "bf16", "@": ""}
+OF_SCRIPTS = {"seed": "0", "recipe": "meanflow", "precision": "bf16", "rows": "all", "@": ""}
 """What a variable of a script stands for, where a name of a folder will not do."""
 
 
