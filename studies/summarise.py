@@ -98,7 +98,8 @@ def section(run: Path) -> Iterator[str]:
         yield from quality(results, ids, weights)
     yield from variance(results)
     floors = [f"{name} {sum(found) / len(found):.4f}" for name in results.sets if (found := results.floor(name))]
-    yield from (f"Floor of SW1 (fresh data against fresh data): {', '.join(sorted(floors))}.", "")
+    if floors:
+        yield from (f"Floor of SW1 (fresh data against fresh data): {', '.join(sorted(floors))}.", "")
 
 
 def main() -> None:
