@@ -168,7 +168,7 @@ def test_copies_pickles_and_files_are_the_same_field_and_share_nothing(name: str
     assert float((field(z, r, t, y) - expected).detach().abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["points", "pictures"])
+@pytest.mark.parametrize("name", [pytest.param("points", marks=pytest.mark.slow), "pictures"])
 def test_it_compiles_whole(name: str):
     _, field, z, r, t, y = made(name)
     trained(field)

@@ -329,7 +329,8 @@ def test_a_validation_loss_under_inference_mode(recipe: Any):
     assert found.metrics["residual"] == expected.metrics["residual"]
 
 
-def test_a_compiled_owner_needs_no_generator():
+@pytest.mark.slow
+def test_a_compiled_owner_needs_no_generator_for_any_number_of_rows():
     torch.manual_seed(0)
     net = ms.MLP(2, 8, 1)
 

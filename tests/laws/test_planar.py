@@ -3,6 +3,7 @@
 The oracles draw on the standard constructions, written out here once more, and on grids; nothing of ours but the laws' scale is in them.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -63,6 +64,7 @@ def fine(name: str, m: int = 12_000) -> tuple[np.ndarray, np.ndarray, float]:
     return 4 * np.stack([np.cos(angle), np.sin(angle)], -1), np.ones(8), 0.5
 
 
+@functools.cache
 def normalised(name: str, m: int = 12_000) -> tuple[np.ndarray, np.ndarray, float]:
     """The same, centred and scaled."""
     c, w, std = fine(name, m)

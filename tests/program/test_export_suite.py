@@ -303,7 +303,7 @@ def test_a_network_of_diffusers_keeps_its_class(left, run, ran, here, capsys):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("to", ["torch", "onnx", "diffusers", "hub"])
+@pytest.mark.parametrize("to", ["torch", pytest.param("onnx", marks=pytest.mark.slow), "diffusers", "hub"])
 def test_latents_leave_in_half_precision_with_their_decoder(to: str, run, left, here):
     """Every target rounds the decoder that it carries; a folder of the hub has the run's autoencoder as it is."""
     whole, out = left("latents", to), here / f"half-{to}"

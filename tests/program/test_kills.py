@@ -85,7 +85,7 @@ def last(out: Path) -> Path:
 # Kills -------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_killed_at_every_operation_on_a_file_goes_on_and_ends_as_if_it_had_not_been(
     stride: int, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -143,11 +143,12 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def test_a_cache_killed_at_every_operation_goes_on(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_cache_killed_at_every_operation_goes_on(stride: int, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     count = Fate(2**30)
     monkeypatch.setattr(disk, "before", count)
     assert call("cache", "digits", "--quiet", "--out", str(tmp_path / "straight")) == 0
-    for at in range(count.done):
+    for at in range(0, count.done, stride):
         with monkeypatch.context() as patch:
             patch.setattr(disk, "before", Fate(at))
             with pytest.raises(Killed):

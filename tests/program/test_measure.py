@@ -89,7 +89,7 @@ def test_the_exact_coefficient_is_the_minimiser_of_each_bin():
 # Probes -----------------------------------------------------------------------------------------------------------------------------
 
 
-def probed(power: float = 1.0, n: int = 60) -> tuple[Rows, Shape, Settings, Tensor, Tensor, dict]:
+def probed(power: float = 1.0, n: int = 24) -> tuple[Rows, Shape, Settings, Tensor, Tensor, dict]:
     settings = replace(SETTINGS, power=power, probe=n)
     shape, stream = Shape(2, 16, 2), rounded(PLANAR["two_moons"]())
     rows = probe_rows(stream, shape, settings)

@@ -134,9 +134,9 @@ def test_version_and_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert code("verify", "--only", "rates") == 130
 
 
-def test_a_reader_that_went_away_is_no_failed_claim():
+def test_a_reader_that_went_away_ends_a_process_in_silence():
     run = subprocess.Popen(
-        [sys.executable, "-m", "meanstep", "verify", "--only", "rates"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "meanstep", "completion", "bash"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert run.stdout is not None and run.stderr is not None
     run.stdout.close()
@@ -146,7 +146,9 @@ def test_a_reader_that_went_away_is_no_failed_claim():
 
 
 @pytest.mark.parametrize("args", [("--json", "-"), ()])
-def test_a_reader_that_went_away_ends_the_command(args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+def test_a_reader_that_went_away_ends_the_command(
+    args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """In this process, whose end is not looked at."""
     end, start = os.pipe()
     os.close(end)
@@ -154,6 +156,8 @@ def test_a_reader_that_went_away_ends_the_command(args: tuple[str, ...], monkeyp
         patch.setattr(sys, "stdout", os.fdopen(start, "w"))
         assert code("verify", "--only", "rates", *args) == 141
         sys.stdout.close()
+    assert code("--version") == 0
+    assert capsys.readouterr().out.startswith("meanstep 0.")  # and nothing of before
 
 
 def test_links_are_followed_and_pipes_stay_pipes(tmp_path: Path):

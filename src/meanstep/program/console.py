@@ -116,7 +116,8 @@ class _Console(Console):
         self._file = new_file
 
     def on_broken_pipe(self) -> None:
-        """rich's hook for a reader that went away: it would exit with 1, which here means that a claim fails."""
+        """rich's hook for a reader that went away: it would exit with 1, which here means that a claim fails, and print the rest later."""
+        self._buffer.clear()
         raise BrokenPipeError
 
 
