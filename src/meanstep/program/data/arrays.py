@@ -145,10 +145,10 @@ READERS: dict[str, Callable[[Path], Parts]] = {".npy": _npy, ".npz": _npz, ".saf
 def _named(path: Path, parts: Parts, split: str, conditions: tuple[str, ...]) -> Source:
     if split not in SPLITS:
         raise UserError(f"{path.name} has no split {split!r}; give {' or '.join(SPLITS)}")
-    whole = next((pair for pair in WHOLE if pair[0] in parts), None)
-    if whole and not any(f"x_{name}" in parts for name in SPLITS):
+    whole = max(WHOLE, key=lambda pair: (pair[0] in parts, pair[1] in parts))
+    if whole[0] in parts and not any(f"x_{name}" in parts for name in SPLITS):
         one_split(path.name, split)
-    for x, y in [(f"x_{split}", f"y_{split}"), *([whole] if whole and split == "train" else [])]:
+    for x, y in [(f"x_{split}", f"y_{split}"), *([whole] if split == "train" else [])]:
         if x in parts:
             if x == "images" and parts[x].dtype != np.uint8:
                 raise UserError(f"{path.name} holds images of type {parts[x].dtype}: save uint8 from 0 to 255, or name rows of numbers x")
@@ -160,7 +160,7 @@ def _named(path: Path, parts: Parts, split: str, conditions: tuple[str, ...]) ->
 
 
 WHOLE = (("images", "labels"), ("x", "y"), ("x", "labels"))
-"""Names of the rows and labels of a file without splits."""
+"""Names of the rows and labels of a file without splits, the first of which both are there, else the first whose rows are."""
 
 
 def _unread(parts: Parts, *read: str) -> dict[str, int]:
