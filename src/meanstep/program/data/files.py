@@ -31,7 +31,8 @@ SPLITS = ("train", "test", "val")
 def folder(spec: str, split: str, how: Ragged = "refuse", like: tuple[int, ...] = ()) -> Source:
     """Images of a folder, else its rows in .npy, else in .wav; its sub-folders, if they lie in them, are the labels: 2 before 10.
 
-    A sub-folder named like the split is the split. `how`, `like`: what becomes of rows of different lengths, see `ragged.fitted`.
+    A sub-folder named like the split is the split; beside other splits there has to be one. `how`, `like`: what becomes of rows of
+    different lengths, see `ragged.fitted`.
     """
     top = Path(spec).expanduser()
     if not top.is_dir():
@@ -40,6 +41,8 @@ def folder(spec: str, split: str, how: Ragged = "refuse", like: tuple[int, ...] 
     root = next((top / s for s in ((split, "val") if split == "test" else (split,)) if (top / s).is_dir()), top)
     if root.name not in (split, "val") and split != "train":
         raise UserError(f"{root} has no split {split!r}: it has no sub-folder of that name")
+    if root == top and split == "train" and (others := [s for s in SPLITS if (top / s).is_dir()]):
+        raise UserError(f"{top} has {' and '.join(others)}, and no train: put what is to be trained on into {top / split}")
     left_out = _beside(top, split) if root != top else Counter[str]()
     paths = _alike(sorted(_files(root, left_out)), left_out)
     if not paths:

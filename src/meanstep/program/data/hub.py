@@ -115,7 +115,13 @@ def _beside(source: Source, held: Any, conditions: Sequence[str]) -> Source:
         except ValueError:
             found = np.zeros(0, object)
         names = getattr(held.features[name], "names", None)
-        return np.array(names)[found] if names else found
+        if not names:
+            return found
+        for i, k in enumerate(found.tolist()):
+            if not isinstance(k, int) or not 0 <= k < len(names):
+                what = f"{k!r:.40} is none of its {len(names):,} classes"
+                raise UserError(f"{source.where(i)}, column {name}: {what}: drop the row, or name another condition")
+        return np.array(names)[found]
 
     return conditioned(source, {name: column(name) for name in conditions}, lambda i, name: f"{source.where(i)}, column {name}")
 
