@@ -453,13 +453,16 @@ def test_a_cache_is_not_taken_for_what_it_is_not(tmp_path: Path, monkeypatch: py
     np.savez("a.npz", x=x, low=x)
     np.savetxt("t.csv", x, delimiter=",", header="a,b,c,d", comments="")
     plain, paired = made(Request("a.npz"), Path("plain")), made(Request("a.npz", pair="low"), Path("paired"))
-    table = made(Request("t.csv", table="quantile"), Path("table"))
+    table, numbers = made(Request("t.csv", table="quantile"), Path("table")), made(Request("t.csv"), Path("numbers"))
+    assert ensure("numbers", Request("numbers", table="standard")).digest == numbers.digest, "without words it is the same"
     for asked in (Request("paired", pair="low"), Request("paired"), Request("plain"), Request("table", table="quantile")):
         assert ensure(asked.source, asked).digest == {"plain": plain, "paired": paired, "table": table}[asked.source].digest
     for asked, said in (
         (Request("plain", pair="low"), "was made with the conditions none: make it with --pair low"),
         (Request("plain", ragged="pad"), "was made with --ragged refuse: make it with --ragged pad"),
-        (Request("plain", table="quantile"), "was made with columns that are numbers alone: make it with --table quantile"),
+        (Request("plain", table="quantile"), "was made with --table numbers: make it with --table quantile"),
+        (Request("numbers", table="quantile"), "was made with --table numbers: make it with --table quantile"),
+        (Request("table", table="standard"), "was made with --table quantile: make it with --table standard"),
         (Request("paired", pair="low", pair_as="source"), "was made with partners as a condition: make it with --pair-as source"),
         (Request("paired", conditions=("kind",)), "was made with the conditions pair: make it with --condition kind"),
     ):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from meanstep.program.data.conditions import renamed
 from meanstep.program.data.look import Look, asked
 from meanstep.program.data.manifest import LATER, NAME, STRUCTURE, Manifest
 from meanstep.program.data.order import subset
-from meanstep.program.data.partners import PAIR
+from meanstep.program.data.partners import PAIR, Item
 from meanstep.program.data.pictures import Preparation
 from meanstep.program.data.ragged import LENGTH
 from meanstep.program.data.request import Request, listed
@@ -28,8 +27,6 @@ from meanstep.program.data.sources import Alike, Broken, Source, open_source
 SHARD_BYTES = 1 << 25
 LOOKED = 64
 """Items after which those of a source are taken to be alike, all of them of no use."""
-Item = Callable[[Any, str], np.ndarray]
-"""From an item of a source and its place, for complaints, to an array."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +93,11 @@ class Opened:
         if isinstance(item, Preparation) and self.image[-1] == self.image[-2]:
             item = replace(item, size=self.image[-1], enlarge=True)
 
-        def made(items: list[Any], wheres: list[str]) -> np.ndarray:
-            rows = torch.from_numpy(np.stack([item(one, where) for one, where in zip(items, wheres, strict=True)]))
-            return self.codec.prepare(rows, self.autoencoder, DTYPES[self.dtype]).float().numpy()
+        def made(items: np.ndarray) -> np.ndarray:
+            return self.codec.prepare(torch.from_numpy(items), self.autoencoder, DTYPES[self.dtype]).float().numpy()
 
         start = request.pair_as == "source"
-        source = partners.paired(self.source, other, self.index.tolist(), made, start, self.shape)
+        source = partners.paired(self.source, other, self.index.tolist(), item, made, start, self.shape)
         return replace(self, source=partners.with_array(source, request.source, where))._like()
 
     def _like(self) -> "Opened":
@@ -109,7 +105,7 @@ class Opened:
         if self.request.like is None or not self.source.conditions:
             return self
         held = Manifest.read(self.request.like / NAME).conditions
-        return replace(self, source=renamed(self.source, {c.name: c.words for c in held if c.words}))
+        return replace(self, source=renamed(self.source, held))
 
     def _admitted(self, at: int) -> "Opened":
         """Itself, or `UserError` that lists all that cannot be taken where the items before `at` could not."""
@@ -195,7 +191,9 @@ class Opened:
             return Condition(name, (), shape, (127.5,) * n, (127.5,) * n)  # as the pictures are seen
         if start or not self.request.normalise:
             return Condition(name, (), shape, (0.0,) * n, (1.0,) * n, along, start)
-        flat = x[self.index].astype(np.float64).reshape(len(self.index), *(shape[:1] or (1,)), -1)
+        there = x[self.index]
+        there = there[np.isfinite(there).reshape(len(there), -1).all(1)]  # without partners that cannot be read
+        flat = there.astype(np.float64).reshape(len(there), *(shape[:1] or (1,)), -1)
         mean, std = flat.mean((0, 2)), flat.std((0, 2))
         std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # the same everywhere: nothing to scale
         return Condition(name, (), shape, tuple(mean.tolist()), tuple(std.tolist()), along)

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +72,7 @@ def conditioned(spec: str, manifest: Manifest, split: str, pair: str = "") -> So
     `pair`: what the run calls its rows' partners. An array's name is looked up in this source, too; any other partners need a cache.
     """
     partner = next((c for c in manifest.conditions if c.name == PAIR and (c.start or c.shape)), None)
-    asked = [c.name for c in manifest.conditions if c.along is None and c is not partner and c.name != LABEL]
+    asked = [name for name in partners.named(manifest.conditions) if partner is None or name != PAIR]
     if partner is None:
         source = open_source(spec, split, conditions=asked, alike=Alike.to(manifest))
     else:
@@ -83,19 +82,17 @@ def conditioned(spec: str, manifest: Manifest, split: str, pair: str = "") -> So
         source = open_source(spec, split, conditions=asked, alike=Alike.to(manifest))
         source = _paired(source, open_source(where, split, alike=Alike.to(manifest)), manifest, partner)
         source = partners.with_array(source, spec, where)
-    return renamed(source, {c.name: c.words for c in manifest.conditions if c.words}) if manifest.conditions else source
+    return renamed(source, manifest.conditions)
 
 
 def _paired(source: Source, other: Source, manifest: Manifest, partner: Condition) -> Source:
     """The source with the rows of another beside its own, prepared as the run's data were."""
     prepare = numbers if source.plain else Preparation.stated(manifest)
-
-    def made(items: list[Any], wheres: list[str]) -> np.ndarray:
-        return np.stack([prepare(one, where) for one, where in zip(items, wheres, strict=True)]).astype(np.float32)
-
-    found = partners.paired(source, other, range(len(source)), made, partner.start, manifest.shape)
+    found = partners.paired(source, other, range(len(source)), prepare, lambda rows: rows.astype(np.float32), partner.start, manifest.shape)
     if (shape := found.conditions[PAIR].shape[1:]) != (manifest.shape if partner.start else partner.shape):
         raise UserError(f"{other.name} holds partners of {_sides(shape)}, the run's are {_sides(partner.shape)}")
+    for i in np.flatnonzero(np.isnan(found.conditions[PAIR]).reshape(len(found), -1).any(1)).tolist():
+        found.read(i)  # says what is wrong with the partner: none is left out here
     return found
 
 
@@ -106,12 +103,6 @@ def of_source(source: Source, manifest: Manifest, split: str) -> Examples:
     prepare = numbers if source.plain else Preparation.stated(manifest)
     if source.plain and source[0][0].shape != manifest.image:
         raise UserError(f"{source.name} holds rows of {_sides(source[0][0].shape)}, the run's are {_sides(manifest.image)}")
-
-    for c in manifest.beside:
-        if not c.start and tuple(shape := source.conditions[c.name].shape[1:]) != tuple(c.shape):
-            raise UserError(
-                f"{source.name} holds {c.name} of {_sides(shape) or 'one number'}, the run's is {_sides(c.shape) or 'one number'}"
-            )
 
     def read(index: Tensor) -> Tensor:
         rows = torch.from_numpy(np.stack([prepare(source[i][0], source.where(i)) for i in index.tolist()]))
