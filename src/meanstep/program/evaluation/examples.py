@@ -19,7 +19,7 @@ from meanstep.program.data.opened import numbers
 from meanstep.program.data.order import subset
 from meanstep.program.data.partners import PAIR
 from meanstep.program.data.pictures import Preparation
-from meanstep.program.data.ragged import LABEL
+from meanstep.program.data.request import listed
 from meanstep.program.data.sources import Alike
 
 
@@ -96,8 +96,11 @@ def _paired(source: Source, other: Source, manifest: Manifest, partner: Conditio
     return found
 
 
-def of_source(source: Source, manifest: Manifest, split: str) -> Examples:
-    """A source's rows, pictures cropped and resized as the run's data were; `UserError` for one that does not fit."""
+def of_source(source: Source, manifest: Manifest, split: str, labelled: bool = True) -> Examples:
+    """A source's rows, pictures cropped and resized as the run's data were; `UserError` for one that does not fit.
+
+    `labelled`: as of `examples`.
+    """
     if source.plain != (manifest.codec == "plain"):
         raise UserError(f"{source.name} holds {'rows of numbers' if source.plain else 'pictures'}, and the run's data are {manifest.codec}")
     prepare = numbers if source.plain else Preparation.stated(manifest)
@@ -108,10 +111,10 @@ def of_source(source: Source, manifest: Manifest, split: str) -> Examples:
         rows = torch.from_numpy(np.stack([prepare(source[i][0], source.where(i)) for i in index.tolist()]))
         return rows.float() if source.plain else rows
 
-    labels = np.full(len(source), -1) if source.labels is None else source.labels
+    labels = source.labels if labelled and source.labels is not None else np.full(len(source), -1)
     how = manifest.codec if source.plain else prepare
     found = hashlib.sha256(f"source {source.digest} {how} {manifest.image}".encode()).hexdigest()
-    y = by_name(torch.as_tensor(labels, dtype=torch.int64), source.classes, manifest.classes)
+    y = by_name(torch.as_tensor(labels, dtype=torch.int64), source.classes if labelled else (), manifest.classes)
     return Examples(
         f"{source.name}, {split}",
         found,
@@ -129,25 +132,36 @@ def _sides(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def examples(spec: str, manifest: Manifest, autoencoder: Autoencoder, split: str = "train", pair: str = "") -> Examples:
+def examples(
+    spec: str, manifest: Manifest, autoencoder: Autoencoder, split: str = "train", pair: str = "", labelled: bool = True
+) -> Examples:
     """The rows of a cache's folder or of a source; `UserError` if there are none, or they have another shape than the run's.
 
-    `pair`: as of `conditioned`.
+    `pair`: as of `conditioned`; `labelled`: whether their labels count.
     """
     if not (Path(spec).expanduser() / NAME).exists():
-        return of_source(conditioned(spec, manifest, split, pair), manifest, split)
+        return of_source(conditioned(spec, manifest, split, pair), manifest, split, labelled)
     cache = Cache.open(spec)
     if cache.manifest.image != manifest.image:
         raise UserError(f"{spec} holds {cache.manifest.items} of {_sides(cache.manifest.image)}, the run's are {_sides(manifest.image)}")
     if cache.manifest.beside and cache.manifest.conditions != manifest.conditions:
         raise UserError(f"{spec} has other conditions than the run: make it with --condition as the run's, and --like its cache")
     found = of_cache(cache, autoencoder)
+    if not labelled:
+        return replace(found, labels=torch.full_like(found.labels, -1))
     return replace(found, labels=by_name(found.labels, cache.classes, manifest.classes))
 
 
 def by_name(labels: Tensor, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Tensor:
-    """Labels int64 `[N]`, numbers of their classes, as numbers of ours of the same name; as they are if ours have other names."""
-    if theirs == ours or not theirs or not set(theirs) <= set(ours):
+    """Labels int64 `[N]`, numbers of their classes, as numbers of ours of the same name; as they are if ours have other names.
+
+    `UserError` if some names are ours, and those of some labels are not.
+    """
+    if theirs == ours or not set(theirs) & set(ours):
         return labels
-    number = torch.tensor([ours.index(name) for name in theirs])
-    return torch.where(labels < 0, labels, number[labels.clamp(min=0)])
+    number = torch.tensor([ours.index(name) if name in ours else -1 for name in theirs])
+    found = torch.where(labels < 0, labels, number[labels.clamp(min=0)])
+    if unknown := [theirs[k] for k in labels[(labels >= 0) & (found < 0)].unique().tolist()]:
+        what = f"some of its classes are the model's, {listed(unknown)} {'are' if len(unknown) > 1 else 'is'} none of them"
+        raise UserError(f"{what}: leave those rows out, or give --class-shares uniform, which asks for no labels of it")
+    return found
