@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from meanstep.program.console import UserError
-from meanstep.program.data import offenders, partners
+from meanstep.program.data import idle, offenders, partners
 from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
 from meanstep.program.data.beside import Condition
 from meanstep.program.data.codecs import CODECS, DTYPES, Codec
@@ -60,6 +60,7 @@ class Opened:
         if request.flips and (request.pair or any(x.ndim > 1 for x in source.conditions.values())):
             raise UserError(f"{source.name} has arrays as conditions, which are not mirrored with the images: leave --flips out")
         autoencoder = open_autoencoder(request.autoencoder, request.device)
+        idle.checked(request, source, autoencoder.encodes)
         if request.posterior and (source.plain or not autoencoder.draws):
             what = "rows of numbers" if source.plain else f"{request.autoencoder}, which has none"
             raise UserError(f"--posterior: latents of pictures by a kl autoencoder are drawn from its posterior, and these are of {what}")
@@ -75,9 +76,6 @@ class Opened:
     @classmethod
     def _plain(cls, request: Request, source: Source, autoencoder: Autoencoder) -> "Opened":
         """Of rows of numbers, which are latents if they are to be decoded."""
-        for name in ("size", "channels", "flips", "enlarge"):
-            if getattr(request, name):
-                raise UserError(f"{source.name} holds rows of numbers, and --{name} is for pictures: leave it out")
         at, first = _first(source, numbers, request.skip_broken)
         image = autoencoder.image(first.shape) if autoencoder.encodes else first.shape
         name = "latents" if autoencoder.encodes else "plain"
