@@ -14,6 +14,7 @@ from PIL import Image
 from meanstep.program.data import folders, webdataset
 from meanstep.program.data.formats import counted, decoded, ending, endings, readable
 from meanstep.program.data.manifest import sha256
+from meanstep.program.data.ragged import Like
 from meanstep.program.data.request import SOURCES, Ragged
 from meanstep.program.data.source import Source, numbered, one_split
 from meanstep.program.errors import UserError, shown
@@ -28,7 +29,7 @@ SPLITS = ("train", "test", "val")
 """Sub-folders that are splits, whichever is asked for."""
 
 
-def folder(spec: str, split: str, how: Ragged = "refuse", like: tuple[int, ...] = ()) -> Source:
+def folder(spec: str, split: str, how: Ragged = "refuse", like: Like = Like()) -> Source:
     """Images of a folder, else its rows in .npy, else in .wav; its sub-folders, if they lie in them, are the labels: 2 before 10.
 
     A sub-folder named like the split is the split; beside other splits there has to be one. `how`, `like`: what becomes of rows of

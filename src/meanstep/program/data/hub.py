@@ -13,6 +13,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data import ragged
 from meanstep.program.data.conditions import conditioned, known
 from meanstep.program.data.formats import decoded
+from meanstep.program.data.ragged import Like
 from meanstep.program.data.request import Ragged, listed
 from meanstep.program.data.source import Source, numbered, one_split
 
@@ -42,7 +43,7 @@ def _labels(spec: str, name: str, column: Any) -> np.ndarray:
 
 
 def dataset(
-    spec: str, split: str, image: str, label: str, conditions: Sequence[str] = (), how: Ragged = "refuse", like: tuple[int, ...] = ()
+    spec: str, split: str, image: str, label: str, conditions: Sequence[str] = (), how: Ragged = "refuse", like: Like = Like()
 ) -> Source:
     """`hub:owner/name[:config]`, or a folder: the column `image` holds pictures, or rows of numbers; without one of that name, the only
     column of arrays does. `label`, if it is there, holds class labels or whole numbers; `conditions`: columns. `how`, `like`: see
@@ -83,7 +84,7 @@ def dataset(
     found = _beside(found, held, conditions)
     if how == "refuse":
         return found
-    along, lengths = ragged.alongside([read(i).shape for i in range(len(held))], list(map(where, range(len(held)))))
+    along, lengths = ragged.alongside([read(i).shape for i in range(len(held))], list(map(where, range(len(held)))), like)
     return ragged.fitted(found, lengths, along, how, like)
 
 

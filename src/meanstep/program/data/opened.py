@@ -226,7 +226,7 @@ class Opened:
 def _alike(request: Request) -> Alike:
     """How rows come to be alike, as in the cache that is `like` if there is one."""
     if request.like is None:
-        return Alike(request.ragged, (), request.table)
+        return Alike(request.ragged, table=request.table)
     return Alike.to(Manifest.read(request.like / NAME), request.ragged, request.table)
 
 
