@@ -171,6 +171,9 @@ def test_labels_of_a_reference_are_those_of_the_same_name():
     labels = torch.tensor([0, 1, -1, 0])
     assert by_name(labels, ("b", "d"), ("a", "b", "c", "d")).tolist() == [1, 3, -1, 1]
     assert torch.equal(by_name(labels, ("x", "y"), ("a", "b")), labels) and torch.equal(by_name(labels, (), ("a",)), labels)
+    with pytest.raises(UserError, match=r"some of its classes are the model's, ant is none of them: .* --class-shares uniform"):
+        by_name(labels, ("ant", "cat"), ("cat", "dog"))
+    assert by_name(labels.clamp(max=0), ("cat", "ant"), ("bee", "cat")).tolist() == [1, 1, -1, 1], "of a name without rows nothing is asked"
 
 
 def test_a_label_of_thousands_of_digits_is_none():

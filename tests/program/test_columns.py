@@ -10,7 +10,7 @@ import torch
 
 import meanstep as ms
 from meanstep.program.console import UserError
-from meanstep.program.data import Manifest, Opened, Request, make
+from meanstep.program.data import Manifest, Opened, Request, check_fits, ensure, make
 from meanstep.program.data.column import Column
 from meanstep.program.data.columns import back, coded, fitted, table
 from meanstep.program.reading.tables import READERS
@@ -60,6 +60,37 @@ def test_quantiles_are_those_of_scikit_learn_and_come_back_within_their_resoluti
     np.testing.assert_allclose(back(column, z[:, None]), made.inverse_transform(z[:, None])[:, 0], rtol=1e-9, atol=1e-9)
     gaps = np.diff(np.sort(x)).max() if n > 1000 else 1e-9 * np.abs(x).max()
     assert np.abs(back(column, coded(column, x)) - x).max() <= max(gaps, 1e-6 * np.abs(x).max())
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-30, 1e9])
+def test_a_quantile_knows_no_unit(unit: float):
+    x = np.array([0.0, 0.0, 1.0, 1.5, 3.0, 7.0, 7.0])
+    want = coded(fitted({"a": x}, (), "quantile")[0], x)
+    assert len(np.unique(want)) == 5
+    np.testing.assert_allclose(coded(fitted({"a": unit * x}, (), "quantile")[0], unit * x), want, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("how", ["standard", "quantile"])
+def test_other_words_and_another_unit_are_other_data(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The rows are the same to the bit, and what samples come out as is not."""
+    monkeypatch.setenv("MEANSTEP_CACHE", str(tmp_path / "user"))
+    texts = {"a": "0.5,F 1.5,M 4.0,M", "b": "0.5,female 1.5,male 4.0,male", "c": "1.0,F 3.0,M 8.0,M"}
+    caches = {}
+    for name, text in texts.items():
+        Path(name).mkdir()
+        Path(name, "t.csv").write_text("\n".join(["h,sex", *text.split()]))
+        caches[name] = ensure(f"{name}/t.csv", Request(f"{name}/t.csv", table=how))
+    assert {name: cache.manifest.columns[1].words for name, cache in caches.items()} == {
+        "a": ("F", "M"),
+        "b": ("female", "male"),
+        "c": ("F", "M"),
+    }
+    assert len({cache.digest for cache in caches.values()}) == len({cache.path for cache in caches.values()}) == 3
+    if how == "quantile":
+        assert torch.equal(caches["a"].rows(torch.arange(3))[0], caches["c"].rows(torch.arange(3))[0])
+        assert caches["c"].manifest.columns[0].points == (1.0, 3.0, 8.0)
+    with pytest.raises(UserError, match="the cache does not fit"):
+        check_fits(caches["a"].manifest, caches["b"].manifest)
 
 
 def test_words_are_one_hot_as_scikit_learn_has_them_and_whole_numbers_come_back_whole():

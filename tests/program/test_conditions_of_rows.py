@@ -15,6 +15,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Loader, Manifest, Opened, Request, make, open_source
 from meanstep.program.data.manifest import check_fits
 from meanstep.program.diagnose.arrays import of_cache
+from meanstep.program.evaluation.examples import conditioned, of_source
 from meanstep.program.runs import networks
 from meanstep.program.runs.config import NetworkConfig
 
@@ -99,6 +100,69 @@ def test_a_test_split_has_the_categories_and_moments_of_its_train_split():
     np.savez("b.npz", x_train=x, kind_train=np.arange(12), age_train=age)
     with pytest.raises(UserError, match=r"kind is '3', which was not in the training data: they have 0, 1, 2"):
         cached("b.npz", "kind", "age", folder="other", like=Path("train"))
+
+
+KINDS = {
+    "numbers for categories": (
+        "grade",
+        ("1", "2", "3"),
+        ("1.0", "2.0", "2.0"),
+        "grade is numbers here and categories in the training data",
+    ),
+    "words for numbers": ("age", ("30.5", "41.0", "52.0"), ("young", "old", "old"), "age is 'old', and a number in the training data"),
+    "an unseen category": (
+        "grade",
+        ("1", "2", "3"),
+        ("1", "4", "4"),
+        "grade is '4', which was not in the training data: they have 1, 2, 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "train", "test", "said"), KINDS.values(), ids=KINDS)
+def test_a_condition_of_another_kind_than_in_training_is_refused(name: str, train: tuple[str], test: tuple[str], said: str):
+    for file, values in (("train", train), ("test", test)):
+        Path(f"{file}.csv").write_text(f"h,{name}\n" + "".join(f"{k}.5,{value}\n" for k, value in enumerate(values)))
+    own = cached("train.csv", name, folder="own")
+    with pytest.raises(UserError, match=said):
+        conditioned("test.csv", own.manifest, "train")
+    with pytest.raises(UserError, match=said):
+        cached("test.csv", name, folder="test", like=own.path)
+
+
+def test_whole_numbers_are_numbers_where_training_had_numbers():
+    Path("train.csv").write_text("h,age\n0.5,30.5\n1.5,41.0\n2.5,52.0\n")
+    Path("test.csv").write_text("h,age\n0.5,52\n1.5,30\n2.5,52\n")
+    own = cached("train.csv", "age", folder="own")
+    reference = of_source(conditioned("test.csv", own.manifest, "train"), own.manifest, "train")
+    assert reference.conditions["age"].tolist() == [52, 30, 52]
+    held = cached("test.csv", "age", folder="test", like=own.path)
+    np.testing.assert_allclose(held.manifest.conditions[0].back(held.condition(torch.arange(3))), [52, 30, 52], rtol=1e-6)
+
+
+def test_a_condition_that_a_test_split_has_not_is_named():
+    """A flat test split has lengths alone where training had labels beside them; of a pair, too, a label is lacking."""
+    for k in range(4):
+        for path in (f"s/train/{'ab'[k % 2]}/{k}.wav", f"s/test/{k}.wav"):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            wavfile.write(path, 8000, (1000 * drawn(3 + k)).astype(np.int16))
+    own = cached("s", folder="own", ragged="pad")
+    said = "has no condition label, which the training data have: name it too, or label the rows by a, b"
+    with pytest.raises(UserError, match=said):
+        conditioned("s", own.manifest, "test")
+    with pytest.raises(UserError, match=said):
+        cached("s", folder="test", split="test", like=own.path)
+    np.savez("a.npz", x=drawn(4, 2), low=drawn(4, 2), y=np.arange(4) % 2)
+    np.savez("b.npz", x=drawn(4, 2), low=drawn(4, 2))
+    paired = cached("a.npz", folder="paired", pair="low")
+    with pytest.raises(UserError, match="has no condition label, which the training data have: name it too, or label the rows by 0, 1"):
+        conditioned("b.npz", paired.manifest, "train", "low")
+
+
+def test_a_condition_of_ones_own_may_be_called_label():
+    Path("a.csv").write_text("h,label\n0.5,x\n1.5,y\n2.5,y\n")
+    own = cached("a.csv", "label", folder="own")
+    assert own.classes == ("x", "y") and conditioned("a.csv", own.manifest, "train").labels.tolist() == [0, 1, 1]
 
 
 def test_a_manifest_from_before_conditions_is_read_and_its_digest_is_the_same():

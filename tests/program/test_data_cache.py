@@ -453,18 +453,60 @@ def test_a_cache_is_not_taken_for_what_it_is_not(tmp_path: Path, monkeypatch: py
     np.savez("a.npz", x=x, low=x)
     np.savetxt("t.csv", x, delimiter=",", header="a,b,c,d", comments="")
     plain, paired = made(Request("a.npz"), Path("plain")), made(Request("a.npz", pair="low"), Path("paired"))
-    table = made(Request("t.csv", table="quantile"), Path("table"))
+    table, numbers = made(Request("t.csv", table="quantile"), Path("table")), made(Request("t.csv"), Path("numbers"))
+    assert ensure("numbers", Request("numbers", table="standard")).digest == numbers.digest, "without words it is the same"
     for asked in (Request("paired", pair="low"), Request("paired"), Request("plain"), Request("table", table="quantile")):
         assert ensure(asked.source, asked).digest == {"plain": plain, "paired": paired, "table": table}[asked.source].digest
     for asked, said in (
         (Request("plain", pair="low"), "was made with the conditions none: make it with --pair low"),
         (Request("plain", ragged="pad"), "was made with --ragged refuse: make it with --ragged pad"),
-        (Request("plain", table="quantile"), "was made with columns that are numbers alone: make it with --table quantile"),
+        (Request("plain", table="quantile"), "was made with --table numbers: make it with --table quantile"),
+        (Request("numbers", table="quantile"), "was made with --table numbers: make it with --table quantile"),
+        (Request("table", table="standard"), "was made with --table quantile: make it with --table standard"),
         (Request("paired", pair="low", pair_as="source"), "was made with partners as a condition: make it with --pair-as source"),
         (Request("paired", conditions=("kind",)), "was made with the conditions pair: make it with --condition kind"),
     ):
         with pytest.raises(UserError, match=said):
             ensure(asked.source, asked)
+
+
+def test_labels_beside_partners_are_nothing_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    np.savez("a.npz", x=x, low=x, y=np.arange(6) % 2, label=np.arange(6) % 3)
+    cache = made(Request("a.npz", pair="low"), Path("labelled"))
+    assert [c.name for c in cache.manifest.conditions] == ["label", "pair"]
+    assert ensure("labelled", Request("labelled", pair="low")).digest == cache.digest
+    own = made(Request("a.npz", pair="low", conditions=("label",)), Path("own"))
+    assert ensure("own", Request("own", pair="low", conditions=("label",))).digest == own.digest
+    with pytest.raises(UserError, match="was made with the conditions pair: make it with --condition kind --pair low"):
+        ensure("labelled", Request("labelled", pair="low", conditions=("kind",)))
+
+
+IDLE = [
+    ("images.npz", {"label": "kind"}, "--label-column is for data of the hub and .tar files, and images.npz is neither"),
+    ("images.npz", {"image": "mask.png"}, "--image-column is for data of the hub and .tar files, and images.npz is neither"),
+    ("rows.csv", {"label": "kind"}, "rows.csv is neither: leave it out, or name a --condition"),
+    ("images.npz", {"crop": "adm"}, "--crop: without --size pictures stay as they are: give it, or leave --crop out"),
+    ("images.npz", {"enlarge": True}, "--enlarge: without --size pictures stay as they are"),
+    ("images.npz", {"resample": "box"}, "--resample: without --size pictures stay as they are"),
+    ("images.npz", {"resample": "box", "size": 8, "crop": "adm"}, "--resample: --crop adm resizes with bicubic"),
+    ("images.npz", {"resample": "box", "size": 16, "crop": "none"}, "--resample: --crop none resizes nothing"),
+    ("images.npz", {"enlarge": True, "size": 16, "crop": "none"}, "--enlarge: --crop none resizes nothing"),
+    ("images.npz", {"dtype": "float32"}, "--dtype: images.npz holds pictures, which are stored as uint8"),
+    ("images.npz", {"pair_as": "source"}, "--pair-as: say which partners, with --pair"),
+    ("rows.csv", {"crop": "adm"}, "rows.csv holds rows of numbers, and --crop is for pictures: leave it out"),
+    ("rows.csv", {"resample": "box"}, "rows.csv holds rows of numbers, and --resample is for pictures: leave it out"),
+]
+
+
+@pytest.mark.parametrize(("source", "given", "said"), IDLE, ids=lambda part: "-".join(part) if isinstance(part, dict) else None)
+def test_an_option_that_could_do_nothing_is_refused(source: str, given: dict, said: str, images: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(Path(images).parent)
+    Path("rows.csv").write_text("a,b\n1,2\n3,5\n")
+    with pytest.raises(UserError) as told:
+        Opened.of(Request(source, **given))
+    assert said in str(told.value)
 
 
 @pytest.mark.parametrize(

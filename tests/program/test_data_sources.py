@@ -73,7 +73,10 @@ def test_folders_that_do_not_do(tmp_path: Path):
     picture(tmp_path / "mixed" / "1.png")
     picture(tmp_path / "mixed" / "cat" / "2.png")
     (tmp_path / "file.txt").write_text("x")
+    for name in ("cat/3.png", "test/cat/4.png"):
+        picture(tmp_path / "half" / name)
     cases = {
+        "half": "half has test, and no train: put what is to be trained on into .*half/train",
         "empty": "empty holds no images",
         "absent": "absent does not exist",
         "mixed": r"images beside sub-folders of images \(1.png, cat/\)",
@@ -404,6 +407,15 @@ def test_the_hub_through_its_library(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(Rows, "__getitem__", lambda self, at, given=wrong: given if isinstance(at, str) else self.held[at])
         with pytest.raises(UserError, match=r"column kind: labels are whole numbers, and these are not: name it as a condition"):
             open_source("hub:owner/name", image="img", label="kind")
+
+
+@pytest.mark.parametrize("odd", [-1, 2, None])
+def test_a_row_of_no_class_is_not_one_of_the_last(odd: int | None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda name, config, split: Rows()))
+    assert open_source("hub:o/n", image="img", conditions=["kind"]).classes == ("cat", "dog")
+    monkeypatch.setattr(Rows, "__getitem__", lambda self, at: [0, odd, 1] if isinstance(at, str) else self.held[at])
+    with pytest.raises(UserError, match=f"hub:o/n, row 1, column kind: {odd} is none of its 2 classes: drop the row, or name another"):
+        open_source("hub:o/n", image="img", conditions=["kind"])
 
 
 @pytest.mark.parametrize(("module", "spec", "extra"), [("datasets", "hub:o/n", "hub"), ("sklearn", "digits", "digits")])

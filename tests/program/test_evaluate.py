@@ -324,6 +324,16 @@ def test_another_reference_is_prepared_as_the_data_were(tmp_path: Path):
     assert rows.load(run)[0]["labels"] == "uniform"
 
 
+def test_a_reference_with_some_classes_of_the_model_counts_without_its_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path)
+    other = tmp_path / "other.npz"
+    np.savez(other, images=drawn(30, seed=9), labels=np.arange(30) % 2, classes=["1", "new"])
+    assert evaluate(run, *QUICK, "--reference", other) == 2
+    assert "some of its classes are the model's, new is none of them" in " ".join(capsys.readouterr().err.split())
+    assert evaluate(run, *QUICK, "--reference", other, "--class-shares", "uniform") == 0
+    assert rows.load(run)[0]["labels"] == "uniform"
+
+
 def test_a_folder_of_one_checkpoint_is_its_run(tmp_path: Path):
     run = made_run(tmp_path)
     assert evaluate(run / "checkpoints" / "000000000128", *QUICK) == 0

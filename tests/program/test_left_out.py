@@ -97,6 +97,10 @@ def test_members_that_are_not_read_are_counted(tmp_path: Path):
     assert len(source) == 1 and source.left_out == {".txt": 1, ".cls": 1, "hidden": 1, "no ending": 1, ".json": 1}
     named = open_source(str(tmp_path / "a.tar"), label="kind")
     assert named.label(0) == 1 and named.left_out == {".txt": 1, ".cls": 1, "hidden": 1, "no ending": 1}
+    both = packed(tmp_path / "b.tar", [("0.png", png(pixels())), ("0.cls", b"0"), ("0.json", b'{"kind": 1}')])
+    assert open_source(both).label(0) == 0 and open_source(both, label="kind").label(0) == 1
+    with pytest.raises(UserError, match=r"no \.json has the key 'sort'"):
+        open_source(both, label="sort")
     with pytest.raises(UserError, match=r"no \.json has the key 'sort'"):
         open_source(str(tmp_path / "a.tar"), label="sort")
 

@@ -11,7 +11,7 @@ from PIL import Image
 import meanstep as ms
 from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Loader, Opened, Request, make
-from meanstep.program.evaluation.examples import examples
+from meanstep.program.evaluation.examples import conditioned, examples
 from meanstep.program.runs.saved import manifest as described
 from meanstep.program.training.coupled import coupled
 
@@ -158,6 +158,38 @@ def test_partners_of_another_file_need_a_cache(capsys: pytest.CaptureFixture[str
     run("train", "--out=run", "--data.source=a.npz", "--data.pair=low.npy", *SHORT)
     run("evaluate", "run", "--reference=a.npz", "--count=16", "--device=cpu", code=2)
     assert "the run's rows have partners: make a cache of it with --pair" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("how", ["condition", "source"])
+def test_a_row_whose_partner_is_broken_is_left_out_as_if_it_were_broken(how: str):
+    x, low = drawn(10, 3), drawn(10, 3)
+    low[4, 1] = np.nan
+    np.savez("a.npz", x=x, low=low)
+    with pytest.raises(
+        UserError, match=r"a\.npz, row 4 \(from 0\) is not finite in float32: correct it, or leave it out with --skip-broken"
+    ):
+        cached("a.npz", pair="low", pair_as=how)
+    own = cached("a.npz:x", "own", limit=3, pair="a.npz:x", pair_as=how)
+    with pytest.raises(UserError, match=r"a\.npz, row 4 \(from 0\) is not finite"):
+        conditioned("a.npz", own.manifest, "train", "low")
+    cache, kept = cached("a.npz", pair="low", pair_as=how, skip_broken=True, batch=3), np.delete(np.arange(10), 4)
+    assert len(cache) == 9 and cache.manifest.skipped == 1
+    np.savez("b.npz", x=x[kept], low=low[kept])
+    want = cached("b.npz", "b", pair="low", pair_as=how)
+    assert want.manifest.conditions == cache.manifest.conditions and torch.equal(
+        want.rows(torch.arange(9))[0], cache.rows(torch.arange(9))[0]
+    )
+    assert torch.equal(want.conditions["pair"], cache.conditions["pair"])
+
+
+def test_pictures_whose_partners_are_damaged_are_left_out():
+    pictures("high", ["a", "b", "c"], 8)
+    pictures("low", ["a", "b", "c"], 4)
+    Path("low/b.png").write_bytes(b"none")
+    assert len(cached("high", pair="low", skip_broken=True)) == 2
+    Image.new("RGB", (4, 4)).save("low/c.jpg")
+    with pytest.raises(UserError, match=r"high/c\.png has more than one partner, low/c\.jpg and low/c\.png: keep one of them"):
+        cached("high", "twice", pair="low", skip_broken=True)
 
 
 def test_what_is_no_partner_is_named():

@@ -76,6 +76,27 @@ def test_a_file_of_padded_rows_is_what_the_folder_is_whatever_lies_in_its_paddin
     assert first.manifest.mean[0] == pytest.approx(float(np.concatenate(rows, 1).mean()), rel=1e-6)
 
 
+@pytest.mark.parametrize("lengths", [(24, 3, 7, 5, 11, 2), (20, 3, 7, 5, 11, 2), (9, 9, 9, 9, 9, 9)])
+def test_lengths_are_along_the_axis_of_a_mask_or_of_the_training_data_and_never_of_another(lengths: tuple[int, ...]):
+    """Rows of 100 by 24 numbers with lengths of at most 24: both axes could be meant."""
+    n, x = np.array(lengths), DRAW.normal(size=(6, 100, 24)).astype(np.float32)
+    mask = np.arange(100) < n[:, None]
+    np.savez("lengths.npz", x=x, lengths=n)
+    np.savez("mask.npz", x=x, lengths=n, mask=mask)
+    refused("array lengths: they may be along either of 2 axes of a row of 100 x 24", "lengths.npz", ragged="pad")
+    found = open_source("mask.npz", alike=Alike("pad"))
+    assert found.along == 0 and found.conditions["length"].tolist() == n.tolist() and not found.left_out
+    assert not found.read(0)[n[0] :].any() and np.array_equal(found.read(0)[: n[0]], x[0, : n[0]])
+    own = cached("mask.npz", "own", ragged="pad")
+    again = open_source("lengths.npz", alike=Alike.to(own.manifest))
+    assert again.along == 0 and np.array_equal(again.read(1), found.read(1))
+    Path("same").mkdir()
+    for k in range(2):
+        np.save(f"same/{k}.npy", x[k, :50])
+    alike = open_source("same", alike=Alike.to(own.manifest))
+    assert alike.along == 0 and alike.conditions["length"].tolist() == [50, 50] and alike.read(0).shape == (100, 24)
+
+
 def test_cropped_rows_have_the_shortest_length_and_no_mask():
     rows = folder()
     cache = cached("f", ragged="crop", normalise=False)
@@ -165,7 +186,10 @@ def test_a_run_on_ragged_rows_samples_rows_of_lengths_of_the_data_which_are_data
     again = open_source("made.npz", alike=Alike("pad"))
     assert again.conditions["length"].tolist() == lengths.tolist()
     run("sample", "run", "--seeds=0:3", "--condition", "length=4", "--out=four.npz", "--device=cpu")
-    assert np.load("four.npz")["lengths"].tolist() == [4, 4, 4]
+    with np.load("four.npz") as held:
+        assert held["lengths"].tolist() == [4, 4, 4] and np.array_equal(held["mask"], np.tile(np.arange(7) < 4, (3, 1)))
+    assert open_source("four.npz", alike=Alike("pad")).conditions["length"].tolist() == [4, 4, 4]
+    assert open_source("four.npz", alike=Alike.to(model.manifest)).read(0).shape == (2, 7)
     run("evaluate", "run", "--count=16", "--metrics", "frechet", "--device=cpu")
     run("evaluate", "run", "--count=16", "--metrics", "frechet", "--device=cpu", "--reference=f")
 
@@ -197,7 +221,16 @@ def test_what_is_no_row_of_a_length_is_named(capsys: pytest.CaptureFixture[str])
     files = {
         "none": ({}, "has no array lengths or mask: save one beside its rows"),
         "few": ({"lengths": np.array([3, 4])}, r"array lengths: int64 \(2,\) for 4 rows"),
-        "short": ({"lengths": np.array([3, 4, 5, 6])}, "the longest is 6, and no axis of a row of 2 x 7 is: pad the rows to the longest"),
+        "long": (
+            {"lengths": np.array([3, 4, 5, 8])},
+            "the longest is 8, which no axis of a row of 2 x 7 can be: pad the rows to the longest",
+        ),
+        "either": ({"lengths": np.array([1, 1, 2, 2])}, r"they may be along either of 2 axes of a row of 2 x 7: save a mask \[N, T\]"),
+        "masked": ({"mask": np.ones((4, 6), bool)}, "it is 6 long, which no axis of a row of 2 x 7 can be"),
+        "odds": (
+            {"mask": np.arange(7) < np.array([[3], [4], [5], [7]]), "lengths": np.array([3, 4, 6, 7])},
+            r"row 2 \(from 0\): mask and lengths say different lengths: keep one of them",
+        ),
         "zero": ({"lengths": np.array([3, 0, 5, 7])}, r"array lengths, row 1 \(from 0\): a length of 0"),
         "hole": (
             {"mask": np.array([[1] * 7, [1, 0, 1, 1, 1, 1, 1], [1] * 7, [1] * 7], bool)},

@@ -44,6 +44,15 @@ def test_named_arrays_and_tensors():
     assert np.array_equal(rows("a.safetensors"), other) and labelled.classes == tuple("01234") and labelled.label(3) == 3
 
 
+@pytest.mark.parametrize("more", [{}, {"classes": np.array(["a", "b", "c"]), "noise": np.zeros((6, 4))}], ids=["plain", "pairs"])
+def test_labels_beside_rows_are_read_by_either_name(more: dict[str, np.ndarray]):
+    for name in ("y", "labels"):
+        np.savez("a.npz", x=drawn(6, 4), **{name: np.array([0, 1, 2] * 2)}, **more)
+        source = open_source("a.npz")
+        assert [source.label(i) for i in range(6)] == [0, 1, 2] * 2 and not source.left_out
+        assert source.classes == tuple(more.get("classes", "012"))
+
+
 def test_a_name_has_splits():
     train, held = drawn(5, 2), drawn(3, 2)
     np.savez("a.npz", joints_train=train, joints_test=held, kind_train=np.arange(5) % 2, kind_test=np.arange(3) % 2)

@@ -241,6 +241,7 @@ def test_a_run_of_a_module_goes_on_from_python_alone(ran: Callable[..., int], ca
     [
         (np.zeros((40, 3), np.float64) + np.arange(40)[:, None], None, (3,), {}),
         ({"x": torch.randn(40, 2, 5), "y": torch.arange(40) % 3}, None, (2, 5), {}),
+        ({"x": torch.randn(40, 2), "labels": torch.arange(40) % 3}, None, (2,), {}),
         ({"x": torch.randn(40, 2), "speed": torch.randn(40), "kind": np.array(["a", "b"] * 20)}, None, (2,), {"speed": [], "kind": 2}),
     ],
 )
@@ -248,7 +249,7 @@ def test_data_may_be_arrays_tensors_and_dicts(data: Any, source: Any, shape: tup
     run = ms.train("digits", data=data, out="run", **SMALL | {"samples": 16})
     model = run.load()
     assert model.shape == shape and dict(model.given) == given
-    assert len(model.classes) == (3 if isinstance(data, dict) and "y" in data else 0)
+    assert len(model.classes) == (3 if isinstance(data, dict) and data.keys() & {"y", "labels"} else 0)
     assert named(data).source == run.config.data.source, "the same rows are the same file"
 
 

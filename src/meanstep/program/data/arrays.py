@@ -19,6 +19,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data import ragged
 from meanstep.program.data.conditions import conditioned, known
 from meanstep.program.data.formats import decoded
+from meanstep.program.data.ragged import Like
 from meanstep.program.data.request import Ragged, chosen
 from meanstep.program.data.source import Source, numbered, one_split
 from meanstep.program.reading import arrays, tensors
@@ -49,7 +50,7 @@ def _digits(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return bunch.data, bunch.target
 
 
-def file(spec: str, split: str, conditions: Sequence[str] = (), how: Ragged = "refuse", like: tuple[int, ...] = ()) -> Source:
+def file(spec: str, split: str, conditions: Sequence[str] = (), how: Ragged = "refuse", like: Like = Like()) -> Source:
     """Of one array; or of several by name: encoded images (data, offsets), x_train ..., images and labels, x and y, or the one asked for.
 
     `conditions`: arrays of the file, of a split `NAME_train` ... if there are, in place of its labels. `how`, `like`: what becomes of rows
@@ -71,27 +72,35 @@ def _of_split(name: str, split: str, parts: Parts) -> str:
     return f"{name}_{split}" if f"{name}_{split}" in parts else name
 
 
-def _cut(path: Path, held: Source, parts: Parts, split: str, how: Ragged, like: tuple[int, ...]) -> Source:
+def _cut(path: Path, held: Source, parts: Parts, split: str, how: Ragged, like: Like) -> Source:
     """Rows to their lengths, as the file states them: `lengths` `[N]`, or a `mask` `[N, T]` that is true where they are."""
     if not len(held):
         return held
-    name = next((part for part in (_of_split(word, split, parts) for word in ("lengths", "mask")) if part in parts), "")
-    if not name:
+    names = [part for word in ("mask", "lengths") if (part := _of_split(word, split, parts)) in parts]
+    if not names:
         raise UserError(f"{path} has no array lengths or mask: save one beside its rows, or leave --data.ragged (--ragged) out")
-    found = parts[name]
+    names = names[1:] if len(names) > 1 and parts[names[0]].ndim != 2 else names  # another mask
+    whole, *other = [_lengths(f"{path}, array {name}", parts[name], len(held)) for name in names]
+    if other and (odd := whole != other[0]).any():
+        raise UserError(f"{path}, row {int(np.argmax(odd))} (from 0): {names[0]} and {names[1]} say different lengths: keep one of them")
+    shape, first = held.read(0).shape, parts[names[0]]
+    masked = first.shape[1] if first.ndim == 2 else None
+    along = ragged.axis_of(int(whole.max()), masked, shape, f"{path}, array {names[0]}", like)
+    left_out = {part: n for part, n in held.left_out.items() if part not in names}
+    like = like if like.shape or how != "pad" else Like(shape)
+    return ragged.fitted(replace(held, left_out=left_out), whole, along, how, like)
+
+
+def _lengths(where: str, found: np.ndarray, n: int) -> np.ndarray:
+    """Lengths int64 `[N]`, as they are or of a mask; `UserError` for what is neither, a mask with a hole and a length of 0."""
     whole = found.astype(bool).sum(1) if found.ndim == 2 and found.dtype.kind in "biu" else found
-    if whole.shape != (len(held),) or whole.dtype.kind not in "iu":
-        raise UserError(
-            f"{path}, array {name}: {found.dtype} {found.shape} for {len(held):,} rows: lengths [N] or a mask [N, T], a row each"
-        )
+    if whole.shape != (n,) or whole.dtype.kind not in "iu":
+        raise UserError(f"{where}: {found.dtype} {found.shape} for {n:,} rows: lengths [N] or a mask [N, T], a row each")
     if found.ndim == 2 and (holes := (found.astype(bool) != (np.arange(found.shape[1]) < whole[:, None])).any(1)).any():
-        raise UserError(f"{path}, array {name}, row {int(np.argmax(holes))} (from 0): the mask has a hole: true entries come first")
-    shape = held.read(0).shape
-    along = ragged.axis_of(int(whole.max()) if found.ndim == 1 else found.shape[1], shape, f"{path}, array {name}")
+        raise UserError(f"{where}, row {int(np.argmax(holes))} (from 0): the mask has a hole: true entries come first")
     if (bad := whole < 1).any():
-        raise UserError(f"{path}, array {name}, row {int(np.argmax(bad))} (from 0): a length of 0: leave the row out")
-    left_out = {part: n for part, n in held.left_out.items() if part != name}
-    return ragged.fitted(replace(held, left_out=left_out), whole.astype(np.int64), along, how, like or (shape if how == "pad" else ()))
+        raise UserError(f"{where}, row {int(np.argmax(bad))} (from 0): a length of 0: leave the row out")
+    return whole.astype(np.int64)
 
 
 def _opened(path: Path, parts: Parts, split: str, name: str, conditions: tuple[str, ...]) -> Source:
@@ -145,10 +154,10 @@ READERS: dict[str, Callable[[Path], Parts]] = {".npy": _npy, ".npz": _npz, ".saf
 def _named(path: Path, parts: Parts, split: str, conditions: tuple[str, ...]) -> Source:
     if split not in SPLITS:
         raise UserError(f"{path.name} has no split {split!r}; give {' or '.join(SPLITS)}")
-    whole = next((pair for pair in WHOLE if pair[0] in parts), None)
-    if whole and not any(f"x_{name}" in parts for name in SPLITS):
+    whole = max(WHOLE, key=lambda pair: (pair[0] in parts, pair[1] in parts))
+    if whole[0] in parts and not any(f"x_{name}" in parts for name in SPLITS):
         one_split(path.name, split)
-    for x, y in [(f"x_{split}", f"y_{split}"), *([whole] if whole and split == "train" else [])]:
+    for x, y in [(f"x_{split}", f"y_{split}"), *([whole] if split == "train" else [])]:
         if x in parts:
             if x == "images" and parts[x].dtype != np.uint8:
                 raise UserError(f"{path.name} holds images of type {parts[x].dtype}: save uint8 from 0 to 255, or name rows of numbers x")
@@ -160,7 +169,7 @@ def _named(path: Path, parts: Parts, split: str, conditions: tuple[str, ...]) ->
 
 
 WHOLE = (("images", "labels"), ("x", "y"), ("x", "labels"))
-"""Names of the rows and labels of a file without splits."""
+"""Names of the rows and labels of a file without splits, the first of which both are there, else the first whose rows are."""
 
 
 def _unread(parts: Parts, *read: str) -> dict[str, int]:

@@ -13,7 +13,7 @@ from meanstep.program.data.request import Table
 QUANTILES, NUMBERS = 1000, 200_000
 """Most quantiles of a column, and of all columns together."""
 EDGE = 1e-7
-"""How near to the ends a quantile is taken to be one, as in scikit-learn."""
+"""How near to the ends a value or a rank is taken to be one, as in scikit-learn; less in a column whose range is less than 1."""
 
 
 def coded(column: Column, values: np.ndarray) -> np.ndarray:
@@ -73,8 +73,9 @@ def _normal(x: np.ndarray, points: np.ndarray) -> np.ndarray:
 
     share = np.linspace(0, 1, len(points))
     rank = 0.5 * (np.interp(x, points, share) - np.interp(-x, -points[::-1], -share[::-1]))
-    rank = np.where(x + EDGE > points[-1], 1.0, rank)
-    rank = np.where(x - EDGE < points[0], 0.0, rank)
+    near = EDGE * min(1.0, points[-1] - points[0])
+    rank = np.where(x >= points[-1] - near, 1.0, rank)
+    rank = np.where(x <= points[0] + near, 0.0, rank)
     end = EDGE - np.spacing(1)
     return np.where(np.isnan(x), np.nan, np.clip(ndtri(rank), ndtri(end), ndtri(1 - end)))
 

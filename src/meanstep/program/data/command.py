@@ -89,7 +89,7 @@ class MakeCache(Ranged):
     image_column: str = "image"
     """The column of images on the hub; the ending of a webdataset's images where a key has several, such as mask.png."""
     label_column: str = "label"
-    """The column of labels on the hub, the key in a webdataset's .json."""
+    """The column of labels on the hub, the key in a webdataset's .json, which goes before .cls if it is named."""
     condition: Annotated[tuple[str, ...], hinted(CONDITION, "labels, if there are some", "[NAME ...]")] = ()
     ragged: Ragged = "refuse"
     """Rows of different lengths: refused, padded with zeros that a mask keeps out of the loss, or cropped to the shortest."""

@@ -1,14 +1,18 @@
 """What a source's columns or keys are as conditions: categories, numbers or arrays, in order and without a hole. Knows no files."""
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from meanstep.program.console import UserError
+from meanstep.program.data.beside import Condition
+from meanstep.program.data.ragged import sides
 from meanstep.program.data.request import listed
 from meanstep.program.data.source import CLASSES, Source
+from meanstep.program.reading.tables import number
 
 Place = Callable[[int, str], str]
 """Where the entry of a row in a column stands, for complaints."""
@@ -77,19 +81,37 @@ def _categories(name: str, column: np.ndarray, where: Place) -> tuple[np.ndarray
     return at.reshape(len(column)).astype(np.int64), tuple(map(str, there.tolist()))
 
 
-def renamed(source: Source, words: Mapping[str, Sequence[str]]) -> Source:
-    """The source with its categories numbered as others are; `UserError` for one that is not among theirs, with those that are."""
-    made = dict(source.conditions)
-    for name, theirs in words.items():
-        number = {word: k for k, word in enumerate(theirs)}
-        own = source.words.get(name, ())
-        for k, word in enumerate(own):
-            if word not in number:
-                i = int(np.argmax(source.conditions[name] == k))
-                raise UserError(
-                    f"{source.where(i)}: {name} is {word!r}, which was not in the training data: they have {listed(list(theirs))}"
-                )
-        if own:
-            made[name] = np.array([number[word] for word in own])[source.conditions[name]]
-    found = replace(source, conditions=made, words={name: tuple(w) for name, w in words.items()})
-    return labelled(found) if len(words) == len(made) == 1 else found
+def renamed(source: Source, theirs: Sequence[Condition]) -> Source:
+    """The source with its conditions as the training data have them: categories numbered as there, whole numbers as numbers if they are.
+
+    `UserError` for one that is not there, of another kind or shape, and for a category that is not among theirs, with those that are.
+    """
+    made, words = dict(source.conditions), dict(source.words)
+    for c in theirs:
+        if c.name not in made:
+            remedy = "name it too" + (f", or label the rows by {listed(c.words)}" if c.words else "")
+            raise UserError(f"{source.name} has no condition {c.name}, which the training data have: {remedy}")
+        made[c.name], words[c.name] = _as_theirs(source, c), c.words
+    found = replace(source, conditions=made, words={name: w for name, w in words.items() if w})
+    return labelled(found) if len(found.words) == len(made) == 1 else found
+
+
+def _as_theirs(source: Source, c: Condition) -> np.ndarray:
+    """The values of a condition, int64 numbers of their categories or float32 `[N, *shape]`."""
+    values, own = source.conditions[c.name], source.words.get(c.name, ())
+    if c.words and not own:
+        there = f"numbers here and categories in the training data, {listed(c.words)}"
+        raise UserError(f"{source.where(0)}: {c.name} is {there}: write it as they are")
+    read = {word: value for word in own if (value := number(word)) is not None and math.isfinite(value)}
+    numbers: Mapping[str, float] = {word: k for k, word in enumerate(c.words)} or read
+    for k, word in enumerate(own):
+        if word not in numbers:
+            i = int(np.argmax(values == k))
+            what = f"which was not in the training data: they have {listed(c.words)}" if c.words else "and a number in the training data"
+            raise UserError(f"{source.where(i)}: {c.name} is {word!r}, {what}")
+    if own:
+        values = np.array([numbers[word] for word in own], np.int64 if c.words else np.float32)[values]
+    if values.shape[1:] != c.shape:
+        here, there = (sides(shape) or "one number" for shape in (values.shape[1:], c.shape))
+        raise UserError(f"{source.name} holds {c.name} of {here}, the run's is {there}")
+    return values

@@ -14,7 +14,7 @@ from meanstep.program.data.formats import counted
 from meanstep.program.data.look import Look
 from meanstep.program.data.manifest import NAME
 from meanstep.program.data.opened import Opened, shown_as
-from meanstep.program.data.partners import PAIR
+from meanstep.program.data.partners import PAIR, named
 from meanstep.program.data.request import Request
 
 
@@ -50,7 +50,7 @@ def _of_a_run(said: str) -> str:
 def _as_asked(cache: Cache, asked: Request) -> Cache:
     """The cache, or `UserError` if it was made with other conditions, partners, lengths or columns than are asked for."""
     m, pair = cache.manifest, (PAIR,) if asked.pair else ()
-    held, names = tuple(c.name for c in m.conditions if c.along is None), (*asked.conditions, *pair)
+    held, names, ways = named(m.conditions, asked.conditions), (*asked.conditions, *pair), {column.way for column in m.columns}
     differs: list[str] = []
     if names and names != held:
         differs.append(f"the conditions {', '.join(held) or 'none'}: make it with")
@@ -60,11 +60,16 @@ def _as_asked(cache: Cache, asked: Request) -> Cache:
         differs.append(f"partners as a {'condition' if m.start is None else 'source'}: make it with --pair-as {asked.pair_as}")
     elif asked.ragged not in ("refuse", m.ragged):
         differs.append(f"--ragged {m.ragged}: make it with --ragged {asked.ragged}")
-    elif asked.table != "numbers" and not m.columns:
-        differs.append(f"columns that are numbers alone: make it with --table {asked.table}")
+    elif asked.table != "numbers" and (not ways or NONE[asked.table] in ways):
+        made = "quantile" if "quantile" in ways else "standard" if "words" in ways else "numbers"
+        differs.append(f"--table {made}: make it with --table {asked.table}")
     if differs:
         raise UserError(f"{cache.path} was made with {' '.join(differs)}")
     return cache
+
+
+NONE = {"standard": "quantile", "quantile": "same"}
+"""By how a table's columns are asked for, the way that none of them then is."""
 
 
 def _seen_as(cache: Cache, look: Look) -> Cache:

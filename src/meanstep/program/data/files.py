@@ -14,6 +14,7 @@ from PIL import Image
 from meanstep.program.data import folders, webdataset
 from meanstep.program.data.formats import counted, decoded, ending, endings, readable
 from meanstep.program.data.manifest import sha256
+from meanstep.program.data.ragged import Like
 from meanstep.program.data.request import SOURCES, Ragged
 from meanstep.program.data.source import Source, numbered, one_split
 from meanstep.program.errors import UserError, shown
@@ -28,10 +29,11 @@ SPLITS = ("train", "test", "val")
 """Sub-folders that are splits, whichever is asked for."""
 
 
-def folder(spec: str, split: str, how: Ragged = "refuse", like: tuple[int, ...] = ()) -> Source:
+def folder(spec: str, split: str, how: Ragged = "refuse", like: Like = Like()) -> Source:
     """Images of a folder, else its rows in .npy, else in .wav; its sub-folders, if they lie in them, are the labels: 2 before 10.
 
-    A sub-folder named like the split is the split. `how`, `like`: what becomes of rows of different lengths, see `ragged.fitted`.
+    A sub-folder named like the split is the split; beside other splits there has to be one. `how`, `like`: what becomes of rows of
+    different lengths, see `ragged.fitted`.
     """
     top = Path(spec).expanduser()
     if not top.is_dir():
@@ -40,6 +42,8 @@ def folder(spec: str, split: str, how: Ragged = "refuse", like: tuple[int, ...] 
     root = next((top / s for s in ((split, "val") if split == "test" else (split,)) if (top / s).is_dir()), top)
     if root.name not in (split, "val") and split != "train":
         raise UserError(f"{root} has no split {split!r}: it has no sub-folder of that name")
+    if root == top and split == "train" and (others := [s for s in SPLITS if (top / s).is_dir()]):
+        raise UserError(f"{top} has {' and '.join(others)}, and no train: put what is to be trained on into {top / split}")
     left_out = _beside(top, split) if root != top else Counter[str]()
     paths = _alike(sorted(_files(root, left_out)), left_out)
     if not paths:

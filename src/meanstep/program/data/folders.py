@@ -9,7 +9,7 @@ import numpy as np
 
 from meanstep.program.data import ragged
 from meanstep.program.data.look import Look
-from meanstep.program.data.ragged import sides
+from meanstep.program.data.ragged import Like, sides
 from meanstep.program.data.request import Ragged
 from meanstep.program.data.source import Broken, Source
 from meanstep.program.errors import UserError
@@ -41,7 +41,7 @@ def rows(
     hashing: Callable[[], Sequence[str]],
     left_out: Mapping[str, int],
     how: Ragged = "refuse",
-    like: tuple[int, ...] = (),
+    like: Like = Like(),
 ) -> Source:
     """A row of each file; `UserError` that names the first of another rate than the first, or of another shape if that is to be refused.
 
@@ -76,7 +76,7 @@ def rows(
     found = Source(name, classes, labels, len(paths), read, lambda i: str(paths[i]), hashing, left_out=left_out, plain=True, look=look)
     if how == "refuse":
         return found
-    along, lengths = ragged.alongside([_shape(reader, path) for path in paths], list(map(str, paths)))
+    along, lengths = ragged.alongside([_shape(reader, path) for path in paths], list(map(str, paths)), like)
     return ragged.fitted(found, lengths, along, how, like)
 
 

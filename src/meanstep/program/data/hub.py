@@ -13,6 +13,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data import ragged
 from meanstep.program.data.conditions import conditioned, known
 from meanstep.program.data.formats import decoded
+from meanstep.program.data.ragged import Like
 from meanstep.program.data.request import Ragged, listed
 from meanstep.program.data.source import Source, numbered, one_split
 
@@ -42,7 +43,7 @@ def _labels(spec: str, name: str, column: Any) -> np.ndarray:
 
 
 def dataset(
-    spec: str, split: str, image: str, label: str, conditions: Sequence[str] = (), how: Ragged = "refuse", like: tuple[int, ...] = ()
+    spec: str, split: str, image: str, label: str, conditions: Sequence[str] = (), how: Ragged = "refuse", like: Like = Like()
 ) -> Source:
     """`hub:owner/name[:config]`, or a folder: the column `image` holds pictures, or rows of numbers; without one of that name, the only
     column of arrays does. `label`, if it is there, holds class labels or whole numbers; `conditions`: columns. `how`, `like`: see
@@ -83,7 +84,7 @@ def dataset(
     found = _beside(found, held, conditions)
     if how == "refuse":
         return found
-    along, lengths = ragged.alongside([read(i).shape for i in range(len(held))], list(map(where, range(len(held)))))
+    along, lengths = ragged.alongside([read(i).shape for i in range(len(held))], list(map(where, range(len(held)))), like)
     return ragged.fitted(found, lengths, along, how, like)
 
 
@@ -115,7 +116,13 @@ def _beside(source: Source, held: Any, conditions: Sequence[str]) -> Source:
         except ValueError:
             found = np.zeros(0, object)
         names = getattr(held.features[name], "names", None)
-        return np.array(names)[found] if names else found
+        if not names:
+            return found
+        for i, k in enumerate(found.tolist()):
+            if not isinstance(k, int) or not 0 <= k < len(names):
+                what = f"{k!r:.40} is none of its {len(names):,} classes"
+                raise UserError(f"{source.where(i)}, column {name}: {what}: drop the row, or name another condition")
+        return np.array(names)[found]
 
     return conditioned(source, {name: column(name) for name in conditions}, lambda i, name: f"{source.where(i)}, column {name}")
 

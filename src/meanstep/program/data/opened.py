@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from meanstep.program.console import UserError
-from meanstep.program.data import offenders, partners
+from meanstep.program.data import idle, offenders, partners
 from meanstep.program.data.autoencoders import Autoencoder, open_autoencoder
 from meanstep.program.data.beside import Condition
 from meanstep.program.data.codecs import CODECS, DTYPES, Codec
@@ -19,7 +18,7 @@ from meanstep.program.data.conditions import renamed
 from meanstep.program.data.look import Look, asked
 from meanstep.program.data.manifest import LATER, NAME, STRUCTURE, Manifest
 from meanstep.program.data.order import subset
-from meanstep.program.data.partners import PAIR
+from meanstep.program.data.partners import PAIR, Item
 from meanstep.program.data.pictures import Preparation
 from meanstep.program.data.ragged import LENGTH
 from meanstep.program.data.request import Request, listed
@@ -28,8 +27,6 @@ from meanstep.program.data.sources import Alike, Broken, Source, open_source
 SHARD_BYTES = 1 << 25
 LOOKED = 64
 """Items after which those of a source are taken to be alike, all of them of no use."""
-Item = Callable[[Any, str], np.ndarray]
-"""From an item of a source and its place, for complaints, to an array."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,7 @@ class Opened:
         if request.flips and (request.pair or any(x.ndim > 1 for x in source.conditions.values())):
             raise UserError(f"{source.name} has arrays as conditions, which are not mirrored with the images: leave --flips out")
         autoencoder = open_autoencoder(request.autoencoder, request.device)
+        idle.checked(request, source, autoencoder.encodes)
         if request.posterior and (source.plain or not autoencoder.draws):
             what = "rows of numbers" if source.plain else f"{request.autoencoder}, which has none"
             raise UserError(f"--posterior: latents of pictures by a kl autoencoder are drawn from its posterior, and these are of {what}")
@@ -78,9 +76,6 @@ class Opened:
     @classmethod
     def _plain(cls, request: Request, source: Source, autoencoder: Autoencoder) -> "Opened":
         """Of rows of numbers, which are latents if they are to be decoded."""
-        for name in ("size", "channels", "flips", "enlarge"):
-            if getattr(request, name):
-                raise UserError(f"{source.name} holds rows of numbers, and --{name} is for pictures: leave it out")
         at, first = _first(source, numbers, request.skip_broken)
         image = autoencoder.image(first.shape) if autoencoder.encodes else first.shape
         name = "latents" if autoencoder.encodes else "plain"
@@ -96,12 +91,11 @@ class Opened:
         if isinstance(item, Preparation) and self.image[-1] == self.image[-2]:
             item = replace(item, size=self.image[-1], enlarge=True)
 
-        def made(items: list[Any], wheres: list[str]) -> np.ndarray:
-            rows = torch.from_numpy(np.stack([item(one, where) for one, where in zip(items, wheres, strict=True)]))
-            return self.codec.prepare(rows, self.autoencoder, DTYPES[self.dtype]).float().numpy()
+        def made(items: np.ndarray) -> np.ndarray:
+            return self.codec.prepare(torch.from_numpy(items), self.autoencoder, DTYPES[self.dtype]).float().numpy()
 
         start = request.pair_as == "source"
-        source = partners.paired(self.source, other, self.index.tolist(), made, start, self.shape)
+        source = partners.paired(self.source, other, self.index.tolist(), item, made, start, self.shape)
         return replace(self, source=partners.with_array(source, request.source, where))._like()
 
     def _like(self) -> "Opened":
@@ -109,7 +103,7 @@ class Opened:
         if self.request.like is None or not self.source.conditions:
             return self
         held = Manifest.read(self.request.like / NAME).conditions
-        return replace(self, source=renamed(self.source, {c.name: c.words for c in held if c.words}))
+        return replace(self, source=renamed(self.source, held))
 
     def _admitted(self, at: int) -> "Opened":
         """Itself, or `UserError` that lists all that cannot be taken where the items before `at` could not."""
@@ -195,7 +189,9 @@ class Opened:
             return Condition(name, (), shape, (127.5,) * n, (127.5,) * n)  # as the pictures are seen
         if start or not self.request.normalise:
             return Condition(name, (), shape, (0.0,) * n, (1.0,) * n, along, start)
-        flat = x[self.index].astype(np.float64).reshape(len(self.index), *(shape[:1] or (1,)), -1)
+        there = x[self.index]
+        there = there[np.isfinite(there).reshape(len(there), -1).all(1)]  # without partners that cannot be read
+        flat = there.astype(np.float64).reshape(len(there), *(shape[:1] or (1,)), -1)
         mean, std = flat.mean((0, 2)), flat.std((0, 2))
         std = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # the same everywhere: nothing to scale
         return Condition(name, (), shape, tuple(mean.tolist()), tuple(std.tolist()), along)
@@ -230,7 +226,7 @@ class Opened:
 def _alike(request: Request) -> Alike:
     """How rows come to be alike, as in the cache that is `like` if there is one."""
     if request.like is None:
-        return Alike(request.ragged, (), request.table)
+        return Alike(request.ragged, table=request.table)
     return Alike.to(Manifest.read(request.like / NAME), request.ragged, request.table)
 
 

@@ -1,7 +1,7 @@
 """Rows of different lengths brought to one: filled up with zeros, their own lengths beside them, or cut to the shortest. Knows no files."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,41 +16,53 @@ LENGTH, LABEL = "length", "label"
 Shape = tuple[int, ...]
 
 
-def alongside(shapes: Sequence[Shape | None], wheres: Sequence[str]) -> tuple[int, np.ndarray]:
-    """The one axis along which shapes differ, the last if none does, and the lengths there; None, of a broken row, is as long as any.
+@dataclass(frozen=True)
+class Like:
+    """Rows that others are to be like: their `shape`, and the axis `along` which lengths are stated; neither where there are none."""
 
-    `UserError` that names the first shape that differs from the one before in more.
+    shape: Shape = ()
+    along: int | None = None
+
+
+def alongside(shapes: Sequence[Shape | None], wheres: Sequence[str], like: Like = Like()) -> tuple[int, np.ndarray]:
+    """The one axis along which shapes differ, also from that of rows `like` these, and the lengths there; the last if none does.
+
+    None, of a broken row, is as long as any. `UserError` that names the first shape that differs from the one before in more.
     """
     there = [i for i, shape in enumerate(shapes) if shape is not None]
     if not there:
         raise Broken(f"none of the {len(shapes):,} rows can be read, such as {wheres[0]}")
-    first = shapes[there[0]]
-    assert first is not None
-    along: int | None = None
+    first, said = (like.shape, "training rows") if like.shape else (shapes[there[0]] or (), wheres[there[0]])
+    along = like.along
     for i in there:
         shape = shapes[i] or ()
         odd = [k for k, (a, b) in enumerate(zip(shape, first, strict=False)) if a != b]
         if len(shape) != len(first) or len(odd) > 1 or (odd and along not in (None, odd[0])):
-            raise UserError(
-                f"{wheres[i]} is {sides(shape)}, {wheres[there[0]]} {sides(first)}: rows may differ along one axis, always the same"
-            )
+            raise UserError(f"{wheres[i]} is {sides(shape)}, {said} {sides(first)}: rows may differ along one axis, always the same")
         along = odd[0] if odd else along
     along = len(first) - 1 if along is None else along
     known = [shape[along] if shape is not None else max(s[along] for s in shapes if s is not None) for shape in shapes]
     return along, np.array(known, dtype=np.int64)
 
 
-def axis_of(longest: int, shape: Shape, where: str) -> int:
-    """The axis of a padded row that lengths are along: the last one that is as long as the longest; `UserError` if none is."""
-    fits = [k for k, side in enumerate(shape) if side == longest]
-    if not fits:
-        raise UserError(
-            f"{where}: the longest is {longest}, and no axis of a row of {sides(shape)} is: pad the rows to the longest of them"
-        )
-    return fits[-1]
+def axis_of(longest: int, masked: int | None, shape: Shape, where: str, like: Like) -> int:
+    """The axis of a padded row that lengths are along: that of rows `like` these, else the only one that can be.
+
+    `masked`: how long it is, where a mask says so; else no shorter than the longest. `UserError` if none can be, or several.
+    """
+    fits = [k for k, side in enumerate(shape) if (side >= longest if masked is None else side == masked)]
+    chosen = fits if like.along is None else [k for k in fits if k == like.along]
+    if len(chosen) == 1:
+        return chosen[0]
+    if not fits or like.along is not None:
+        what = f"the longest is {longest}" if masked is None else f"it is {masked} long"
+        raise UserError(f"{where}: {what}, which no axis of a row of {sides(shape)} can be: pad the rows to the longest of them")
+    which = f"they may be along either of {len(fits)} axes of a row of {sides(shape)}"
+    remedy = "save a mask [N, T] beside the rows" if masked is None else "pad the rows and the mask by one more"
+    raise UserError(f"{where}: {which}: {remedy}")
 
 
-def fitted(source: Source, lengths: np.ndarray, along: int, how: How, like: Shape = ()) -> Source:
+def fitted(source: Source, lengths: np.ndarray, along: int, how: How, like: Like = Like()) -> Source:
     """The source with rows of one length: that of rows `like` these, else the longest if they are padded, the shortest if they are cut.
 
     Rows padded have their lengths as a condition, and what was their labels as another.
@@ -59,7 +71,7 @@ def fitted(source: Source, lengths: np.ndarray, along: int, how: How, like: Shap
         return source
     if LENGTH in source.conditions:
         raise UserError(f"{source.name}: the condition {LENGTH} is that of the rows' own lengths: give yours another name")
-    side = like[along] if like else int(lengths.max() if how == "pad" else lengths.min())
+    side = like.shape[along] if like.shape else int(lengths.max() if how == "pad" else lengths.min())
 
     def read(i: int) -> np.ndarray:
         n = int(lengths[i])

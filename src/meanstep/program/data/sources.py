@@ -11,24 +11,26 @@ from meanstep.program.data import arrays, files, hub, tables
 from meanstep.program.data.column import Column
 from meanstep.program.data.formats import counted
 from meanstep.program.data.manifest import NAME, Manifest
+from meanstep.program.data.ragged import Like
 from meanstep.program.data.request import Ragged, Table
 from meanstep.program.data.source import Broken, Source
 
 
 @dataclass(frozen=True)
 class Alike:
-    """How rows come to be alike: of different lengths by `ragged`, to the length in a `shape` or the one they need; of a table's columns by
-    `table`, or as `columns` did in other data."""
+    """How rows come to be alike: of different lengths by `ragged`, to the length of rows that they are `like` or the one they need; of a
+    table's columns by `table`, or as `columns` did in other data."""
 
     ragged: Ragged = "refuse"
-    shape: tuple[int, ...] = ()
+    like: Like = Like()
     table: Table = "numbers"
     columns: Sequence[Column] = ()
 
     @staticmethod
     def to(manifest: Manifest, ragged: Ragged = "refuse", table: Table = "numbers") -> "Alike":
         """As the rows of another cache are."""
-        return Alike(manifest.ragged if ragged == "refuse" else ragged, manifest.shape, table, manifest.columns)
+        like = Like(manifest.shape, manifest.length.along if manifest.length else None)
+        return Alike(manifest.ragged if ragged == "refuse" else ragged, like, table, manifest.columns)
 
 
 def open_source(
@@ -46,11 +48,11 @@ def open_source(
     arrays of a file, that are given to the network beside the rows. `alike`: how rows of different lengths, and columns, become rows.
     """
     if arrays.reads(spec):
-        source = arrays.file(spec, split, conditions, alike.ragged, alike.shape)
+        source = arrays.file(spec, split, conditions, alike.ragged, alike.like)
     elif spec.endswith(tuple(tables.READERS)):
         source = tables.table(spec, split, conditions, alike.table, alike.columns)
     elif hub.reads(spec):
-        source = hub.dataset(spec, split, image, label, conditions, alike.ragged, alike.shape)
+        source = hub.dataset(spec, split, image, label, conditions, alike.ragged, alike.like)
     elif conditions:
         raise UserError(f"{spec} has no columns or arrays for the condition {conditions[0]}: give a .csv, .parquet, .npz or .safetensors")
     elif spec == "digits":
@@ -58,7 +60,7 @@ def open_source(
     elif spec.endswith(".tar"):
         source = files.tars(spec, split, image, label)
     else:
-        source = files.folder(spec, split, alike.ragged, alike.shape)
+        source = files.folder(spec, split, alike.ragged, alike.like)
     if alike.ragged != "refuse" and (not source.plain or source.columns):
         raise UserError(
             f"{spec} holds {'a table' if source.columns else 'pictures'}, and --data.ragged (--ragged) is for arrays: leave it out"

@@ -46,7 +46,8 @@ def table(spec: str, split: str, conditions: Sequence[str] = (), how: How = "num
         return row
 
     def hashing() -> list[str]:
-        return [str(x.shape), *names, hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()]
+        coding = [f"{c.name} {c.way} {c.words} {c.points}" for c in learned if c.way != "same"]
+        return [str(x.shape), *names, hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest(), *coding]
 
     look = lambda: Look("table", 0, tuple(names))  # noqa: E731
     source = replace(Source(path.name, (), None, len(x), read, held.where, hashing), plain=True, columns=columns, look=look)

@@ -17,6 +17,8 @@ from meanstep.program.reading import trees
 from meanstep.program.reading.archives import FAULTS
 from meanstep.program.reading.files import opened, regular
 
+LABEL = "label"
+"""The usual key of a label; one that is named goes before `.cls`."""
 NAMED, SMALL = 3, 1 << 20
 """Endings that a complaint lists; most bytes of a member that holds a label."""
 Members = dict[str, tarfile.TarInfo]
@@ -98,7 +100,7 @@ def _image(parts: Members, chosen: str, where: str) -> str | None:
 def _label(held: tarfile.TarFile, parts: Members, label: str, where: str) -> tuple[int | None, set[str]]:
     """The label, and the endings of the members that it was looked up in."""
     try:
-        if ".cls" in parts:
+        if ".cls" in parts and label == LABEL:
             return _number(_bytes(held, parts[".cls"])), {".cls"}
         if ".json" in parts:
             value: Any = trees.entries(_bytes(held, parts[".json"])).get(label)

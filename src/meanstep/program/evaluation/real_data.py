@@ -36,6 +36,10 @@ class RunData:
         """The rows of the training data; `UserError` if they cannot be found any more."""
         return of_cache(cached.cache(self.run, "give --reference"), self.autoencoder)
 
+    def reference(self, spec: str, split: str, labelled: bool) -> Examples:
+        """The rows that `spec` names, without their labels unless `labelled`; `UserError` if they do not fit."""
+        return examples(spec, self.manifest, self.autoencoder, split, self.pair, labelled)
+
     def held_out(self, spec: str, reference: Examples) -> Examples | None:
         """Examples that the reference has not: those that `spec` names, else the test split of the run's source.
 
@@ -43,14 +47,14 @@ class RunData:
         """
         if spec:
             with naming("--held-out"):
-                named = examples(spec, self.manifest, self.autoencoder, "test" if _has_test(spec) else "train", self.pair)
+                named = self.reference(spec, "test" if _has_test(spec) else "train", labelled=False)
             if named.origin == reference.origin:
                 raise UserError(f"--held-out {spec} holds the {named.noun} of the reference: give others, or leave it out")
             return named
         if cached.remote(self.source) or not _has_test(self.source):
             return None
         try:
-            found = of_source(conditioned(self.source, self.manifest, "test", self.pair), self.manifest, "test")
+            found = of_source(conditioned(self.source, self.manifest, "test", self.pair), self.manifest, "test", labelled=False)
         except UserError:
             return None
         return None if found.origin == reference.origin else found

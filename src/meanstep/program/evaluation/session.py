@@ -14,7 +14,7 @@ from meanstep.program.bar import counting
 from meanstep.program.console import Interrupted, UserError, err, out, put_json, say, stage
 from meanstep.program.errors import naming
 from meanstep.program.evaluation import rows, samples, specs
-from meanstep.program.evaluation.examples import Examples, examples
+from meanstep.program.evaluation.examples import Examples
 from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.evaluation.features import Extractor
 from meanstep.program.evaluation.measures import checked
@@ -84,7 +84,8 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved], net: nn.Module |
             models.check_sampler(name, facts)
         data = RunData(run, manifest, decoder(run, manifest, device, asked.autoencoder))
     with naming("--reference"):
-        real = examples(asked.reference, manifest, data.autoencoder, asked.split, data.pair) if asked.reference else data.trained_on()
+        shares = asked.class_shares == "data" and (config is None or config.data.conditional)
+        real = data.reference(asked.reference, asked.split, shares) if asked.reference else data.trained_on()
     pool = data.held_out(asked.held_out or "", real)
     steps = specs.steps(manifest.codec, fewest_jumps(config.method.largest_gap if config else None))
     with counting() as bar:

@@ -19,8 +19,8 @@ from meanstep.program.data.manifest import Manifest
 from meanstep.program.disk import made, put, write
 from meanstep.program.runs.spared import check_spared
 
-LENGTHS = "lengths"
-"""The array that holds how long each row is, as `--data.ragged` reads it."""
+LENGTHS, MASK = "lengths", "mask"
+"""The arrays that hold how long each row is, and where it is, as `--data.ragged` reads them."""
 
 
 @dataclass(frozen=True)

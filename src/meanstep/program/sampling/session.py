@@ -108,8 +108,9 @@ def _made(rows: Tensor, asked: "Sample", y: Any, model: Model) -> files.Made:
     if isinstance(y, dict):
         beside = conditions.told(y, model.manifest)
         arrays = {f"condition_{name}": values for name, values in beside.items() if length is None or name != length.name}
-        if length is not None:
-            arrays[files.LENGTHS] = beside[length.name].astype(np.int64)
+        if length is not None and length.along is not None:
+            lengths = beside[length.name].astype(np.int64)
+            arrays |= {files.LENGTHS: lengths, files.MASK: np.arange(rows.shape[1 + length.along]) < lengths[:, None]}
     elif y is not None:
         beside = {(model.manifest.conditions[0].name if model.manifest.conditions else "label"): np.array(model.classes)[y.numpy()]}
         arrays = {"labels": y.numpy(), "classes": np.array(model.classes)}

@@ -186,7 +186,7 @@ def fitted(found: Config, start: Config, data: DataConfig) -> Config:
         return found
     from meanstep.program.data.sources import Alike, plain_shape  # reads arrays, which help does not
 
-    if (shape := plain_shape(source, data.condition, Alike(data.ragged, (), data.table))) is None:
+    if (shape := plain_shape(source, data.condition, Alike(data.ragged, table=data.table))) is None:
         return found
     if found.network == start.network:
         found = dataclasses.replace(found, network=suited(start.network, shape))
