@@ -30,13 +30,16 @@ def table(rows: Sequence[Row], floor: Row | None, metrics: Sequence[str], distan
 
 def line(row: Row, place: Columns, numbers: Columns) -> list[str]:
     """The cells of a row's line."""
-    values = [show(row) for _, show in numbers] if row["values"] is not None else [f"none: {row['failed']}"]
-    return [*(show(row) for _, show in place), *values]
+    return [*(show(row) for _, show in place), *_values(row, numbers)]
 
 
 def floor_line(floor: Row, place: Columns, numbers: Columns) -> list[str]:
     """The cells of the floor's line."""
-    return ["", floor["data"].partition(":")[0], *[""] * (len(place) - 2), *(show(floor) for _, show in numbers)]
+    return ["", floor["data"].partition(":")[0], *[""] * (len(place) - 2), *_values(floor, numbers)]
+
+
+def _values(row: Row, numbers: Columns) -> list[str]:
+    return [show(row) for _, show in numbers] if row["values"] is not None else [f"none: {row['failed']}"]
 
 
 def places(rows: Sequence[Row], usual: str = "") -> Columns:
