@@ -68,8 +68,8 @@ def test_a_reference_is_computed_once(monkeypatch: pytest.MonkeyPatch):
     images, extractor = kept(drawn(20)), open_extractor("random")
     first = reference(images, extractor)
     silent = replace(images, read=lambda index: pytest.fail("it was computed again"))
-    again = reference(silent, extractor)
-    assert again.digest == first.digest and torch.equal(again.features, first.features)
+    again = reference(replace(silent, name="other"), extractor)  # the source was renamed
+    assert again.name == "other" and again.digest == first.digest and torch.equal(again.features, first.features)
     assert frechet(again.statistics, first.statistics) == pytest.approx(0, abs=1e-12)
     others = [
         reference(images, open_extractor("pixels")),
