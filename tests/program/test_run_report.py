@@ -207,6 +207,27 @@ def test_a_table_of_evaluations_has_each_cell_once_and_the_least_marked(whole: P
     assert [row["best"] for row in table["rows"]] == [False, True, False, False]
 
 
+def test_a_cell_has_all_that_was_measured_of_it_and_other_seeds_and_labels_are_other_cells(tmp_path: Path):
+    here = folder(tmp_path / "run", Plan(steps=1))
+    cell, floor = cells()[0] | {"seed": 0, "labels": "data", "weights": "w"}, cells()[-1] | {"seed": 0}
+    kid = {"metrics": ["kid"], "values": {"kid": 0.02, "kid_error": 0.01, "count": 64}}
+
+    def shown(*rows: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+        (here / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (table,) = prose.evaluations(read(here))
+        return table["heads"], [row["cells"] for row in table["rows"]]
+
+    heads, lines = shown(cell, floor, cell | kid, floor | kid)
+    assert heads == ["seen", "average", "steps", "guidance", "FD-pixels", "kernel x 1000", "count"]
+    assert [line[4:] for line in lines] == [["9 ± 1", "20 ± 10", "64"], ["0.5", "20 ± 10", "64"]]
+    heads, lines = shown(cell, cell | {"seed": 7}, cell | {"labels": "uniform"})
+    assert heads[4:6] == ["class shares", "seed"] and [line[4:6] for line in lines] == [["data", "0"], ["data", "7"], ["uniform", "0"]]
+    heads, lines = shown(cell | {"autoencoder": "c" * 64}, cell | {"autoencoder": "d" * 64})
+    assert heads[4] == "autoencoder" and [line[4] for line in lines] == ["c" * 8, "d" * 8]
+    _, lines = shown(cell, cell | kid | {"weights": "written anew"})
+    assert [line[4] for line in lines] == ["20 ± 10"], "what was measured of weights that are gone is not mixed in"
+
+
 def test_a_long_curve_is_thinned_and_keeps_its_ends_and_extremes():
     x = np.arange(10_000.0)
     y = np.sin(x)

@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from meanstep.program.console import UserError
-from meanstep.program.evaluation.rows import Row
+from meanstep.program.evaluation.rows import Row, merged
 from meanstep.program.evaluation.table import columns, floor_line, line, places
 from meanstep.program.registry import default_sampler
 from meanstep.program.runs import saved
@@ -113,9 +113,8 @@ ORDER = ("seen", "average", "sampler", "steps", "guidance", "count")
 
 
 def _table(rows: Sequence[Row], usual: str) -> dict[str, Any]:
-    named: list[Row] = [{"sampler": usual} | row for row in rows if row["kind"] == "cell"]
-    newest = {tuple(row[name] for name in ORDER): row for row in named}
-    cells = [newest[place] for place in sorted(newest)]
+    rows = merged(rows, usual)
+    cells = sorted((row for row in rows if row["kind"] == "cell"), key=lambda row: tuple(row[name] for name in ORDER))
     metrics = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
     place, numbers = places(cells, usual), columns(metrics, rows[0]["distance"])
     ruling = next((name for name in ("frechet", "sliced") if any(name in (row["values"] or {}) for row in cells)), "")
