@@ -1,5 +1,6 @@
 """`meanstep sample`: what is asked for, and whether that can be. `session` does it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
 
 if TYPE_CHECKING:
-    from meanstep.program.data.manifest import Manifest
+    from meanstep.program.data.beside import Condition
     from meanstep.program.sampling.conditions import Stored
 
 KINDS = (".png", ".npz", ".npy", ".csv", ".parquet", ".wav", ".jpg", ".jpeg", ".webp")
@@ -104,9 +105,10 @@ class Sample(Ranged):
             raise UserError(f"--guidance: {why}")
         if not self.condition:
             return path, parsed_labels(self.labels, classes), {}
-        if not classes and not given and not data.needed:
+        taken = data.conditions if classes else data.beside if given else data.needed
+        if not taken and not classes:
             raise UserError("--condition: this model was trained without conditions")
-        fixed = _named(self.condition, data)
+        fixed = _named(self.condition, taken, data.shape)
         if not classes:
             return path, parsed_labels(self.labels, classes), fixed
         if self.labels is not None:
@@ -114,10 +116,10 @@ class Sample(Ranged):
         return path, [int(value) for value in fixed.values()], {}
 
 
-def _named(words: tuple[str, ...], data: "Manifest") -> "Stored":
+def _named(words: tuple[str, ...], taken: "Sequence[Condition]", shape: tuple[int, ...]) -> "Stored":
     with stage("importing PyTorch"):
         from meanstep.program.sampling.conditions import named
-    return named(words, data)
+    return named(words, taken, shape)
 
 
 def parsed_labels(text: str | None, classes: tuple[str, ...]) -> list[int] | None:
