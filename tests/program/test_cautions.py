@@ -141,6 +141,15 @@ def test_jumps_that_are_not_trained_are_named(case: str, here: Path, ran: Callab
     assert said == ([expected + remedy] if remedy else [])
 
 
+@pytest.mark.parametrize("numbers", [3, FEW + 1])
+def test_a_dry_run_says_what_the_run_will(numbers: int, here: Path, ran: Callable[..., int]):
+    np.savez("x.npz", x=np.random.default_rng(0).normal(size=(64, numbers)).astype(np.float32))
+    words = ["train", "--data.source", "x.npz", "--network.name", "mlp", *SHORT, "--method.largest-gap", 0.5, "--samples", 16]
+    assert ran(*words, "--dry-run", "--json", "dry.json") == 0 and ran(*words, "--out", "run") == 0
+    said = [record["words"] for record in load(Path("run/records.jsonl")) if record["kind"] == "caution"]
+    assert json.loads(Path("dry.json").read_text())["cautions"] == said and said[-1].endswith("or leave --method.largest-gap out")
+
+
 def test_rows_of_few_numbers_are_trained_by_the_squared_error_and_a_run_keeps_its_weight(
     here: Path, ran: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ):
