@@ -59,7 +59,7 @@ def unseen(recipe: Recipe, largest: float | None) -> Iterator[str]:
     """That the times of a recipe hardly ever reach the gap of a one-step sample; `largest`: what they are capped at, if they are."""
     if (found := trained_jumps(recipe)) is None or found >= RARE:
         return
-    told = f"none of {DRAWN:,} rows" if not found else f"{100 * found:.2g} % of the rows"
+    told = f"{math.ceil(found * DRAWN) or 'none'} of {DRAWN:,} rows"  # a share of so few has no second digit
     remedy = (
         "draw longer gaps, such as uniform times"
         if largest is None
