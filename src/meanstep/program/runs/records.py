@@ -31,11 +31,11 @@ SYNCED = ("checkpoint", "moment", "stop")
 
 
 class Records:
-    """A file of a run's folder. What is there beyond `seen` samples is dropped: it will happen again."""
+    """A file of a run's folder. What will happen again is dropped: what is there beyond `seen` samples, of 0 what is said at the start."""
 
     def __init__(self, folder: Path, seen: int, name: str = "records.jsonl") -> None:
         self.path = folder / name
-        kept = [record for record in load(self.path) if record["seen"] <= seen]
+        kept = [record for record in load(self.path) if record["seen"] <= seen and (seen or record["kind"] != "caution")]
         write(self.path, "".join(_line(record) for record in kept))
 
     def add(self, kind: str, seen: int, **values: Any) -> Record:
