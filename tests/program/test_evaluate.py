@@ -532,3 +532,10 @@ def test_training_data_that_are_gone_and_rows_that_are_damaged(tmp_path: Path, u
     assert evaluate(run, *QUICK) == 2
     text = capsys.readouterr().err
     assert "the training data are not there any more" in text and "give --reference" in text and text.count("\n") == 1
+    np.save(tmp_path / "others.npy", drawn(30, seed=9))
+    make(Opened.of(Request(str(tmp_path / "others.npy"), channels=1)), tmp_path / "cache")
+    (run / "config.yaml").write_text(to_yaml(Config(data=DataConfig(source=str(tmp_path / "cache")))))
+    capsys.readouterr()
+    assert evaluate(run, *QUICK) == 2
+    text = capsys.readouterr().err
+    assert "the cache does not fit the run" in text and text.endswith("): give --reference\n") and text.count("\n") == 1
