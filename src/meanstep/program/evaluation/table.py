@@ -1,6 +1,6 @@
 """Rows of evaluations as a table of the terminal. Computes nothing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -62,7 +62,7 @@ def _entry(name: str) -> Shown:
     return lambda row: "" if row.get(name) is None else str(row[name])[:8]
 
 
-def columns(metrics: Sequence[str], distance: str) -> Columns:
+def columns(metrics: Collection[str], distance: str) -> Columns:
     """Columns of numbers, for a row with values; a metric that is not known here has none."""
     known = [column for metric in METRICS if metric in metrics for column in METRICS[metric].facts["columns"]]
     found: Columns = [(column["title"].format(distance=distance), _shown(column)) for column in known]

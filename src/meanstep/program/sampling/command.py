@@ -41,7 +41,7 @@ class Sample(Ranged):
     """Where results go: .png, .jpg or .webp a grid of pictures, lines or points; .npz for the arrays `images` uint8 [N, H, W, C], `seeds`,
     `labels` and `classes`; .npy for the first array. Rows of numbers are `x` float32 [N, ...], and a grid of them has an .npz beside it, of
     a table a .csv too, of sound a .wav; .csv and .parquet hold the table's columns. A name without an ending is a folder: a picture of
-    all, and each picture or sound by its seed."""
+    all, and each picture or sound by its seed, in place of those of an earlier call; a folder of other files is refused."""
     seeds: Seeds = tuple(range(64))
     """Which seeds: 0:64 (without 64), 3,5,8 or 0:4,7."""
     count: Annotated[int | None, hinted("Samples: how many, of the seeds 0, 1, ...", "those of --seeds", "N from 1 to 1048576")] = None

@@ -97,7 +97,8 @@ class History:
         found = self.of("evaluation")
         stated, kept = [r["by"] for r in found if r.get("by")], [r for r in found if r.get("best")]
         steps = sorted({steps for r in found for steps in r["steps"]}, key=int)
-        return [*stated[-1:], *(k for k in steps if kept and self._least(k) is kept[-1]), *steps, "1"][0]
+        decided: list[str] = [*stated[-1:], *(k for k in steps if kept and self._least(k) is kept[-1]), *steps, "1"]
+        return decided[0]
 
     @property
     def made(self) -> str:
