@@ -80,7 +80,8 @@ def merged(rows: Iterable[Row], usual: str = "") -> list[Row]:
     The newest number counts. Rows of a checkpoint's weights that were written anew since are left out where the cell was computed again.
     """
     found: dict[tuple[Any, ...], Row] = {}
-    for row in ({"sampler": usual} | row for row in rows):
+    for given in rows:
+        row: Row = {"sampler": usual} | given
         place = tuple(row.get(name) for name in IDENTITY if name != "weights")
         old = found.get(place, {})
         if old.get("weights") == row.get("weights"):
