@@ -1,6 +1,7 @@
 """What training says at its start, in one line each, and the run's page shows: data off scale, labels that are not read."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,7 +84,10 @@ def test_a_run_says_what_is_odd_once_and_its_page_shows_it(
         assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("caution: ")] == said
     if case == "both":  # a run that goes on has them once, and keeps them
         assert ran(*command, 128) == 0 and "caution" not in capsys.readouterr().err
-        assert json.dumps(noted) == json.dumps([r["words"] for r in load(Path("run/records.jsonl")) if r["kind"] == "caution"])
+        assert noted == [r["words"] for r in load(Path("run/records.jsonl")) if r["kind"] == "caution"]
+        shutil.rmtree("run/checkpoints")  # as a kill before the first one leaves it
+        assert ran(*command, 64) == 0 and capsys.readouterr().err.count("caution: ") == len(said)
+        assert noted == [r["words"] for r in load(Path("run/records.jsonl")) if r["kind"] == "caution"]
 
 
 class Odd(nn.Module):
@@ -136,9 +140,20 @@ def test_jumps_that_are_not_trained_are_named(case: str, here: Path, ran: Callab
     capsys.readouterr()
     assert ran("train", "--out", "run", "--data.source", "data", "--network.name", "mlp", *SHORT, *words, "--samples", 16) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("caution: samples")]
-    seen = "0.0015 % of the rows" if case.startswith("published") else "none of 131,072 rows"
-    expected = f"caution: samples are one jump of gap 1, and {seen} with r < t that training draws have a gap of 0.9 or more: "
+    seen = "2" if case.startswith("published") else "none"
+    expected = (
+        f"caution: samples are one jump of gap 1, and {seen} of 131,072 rows with r < t that training draws have a gap of 0.9 or more: "
+    )
     assert said == ([expected + remedy] if remedy else [])
+
+
+@pytest.mark.parametrize("numbers", [3, FEW + 1])
+def test_a_dry_run_says_what_the_run_will(numbers: int, here: Path, ran: Callable[..., int]):
+    np.savez("x.npz", x=np.random.default_rng(0).normal(size=(64, numbers)).astype(np.float32))
+    words = ["train", "--data.source", "x.npz", "--network.name", "mlp", *SHORT, "--method.largest-gap", 0.5, "--samples", 16]
+    assert ran(*words, "--dry-run", "--json", "dry.json") == 0 and ran(*words, "--out", "run") == 0
+    said = [record["words"] for record in load(Path("run/records.jsonl")) if record["kind"] == "caution"]
+    assert json.loads(Path("dry.json").read_text())["cautions"] == said and said[-1].endswith("or leave --method.largest-gap out")
 
 
 def test_rows_of_few_numbers_are_trained_by_the_squared_error_and_a_run_keeps_its_weight(
@@ -211,7 +226,7 @@ def test_a_weight_that_asks_the_field_is_left_out():
 def test_a_run_that_learns_no_gap_is_not_told():
     assert not list(unseen(ms.recipes.flow_matching(), None))
     (line,) = unseen(ms.recipes.meanflow(at_times.logit_normal()), None)
-    assert "0.0015 % of the rows with r < t" in line and line.endswith("or more: draw longer gaps, such as uniform times")
+    assert "2 of 131,072 rows with r < t" in line and line.endswith("or more: draw longer gaps, such as uniform times")
 
 
 def test_bf16_is_named_where_a_difference_of_rounded_outputs_is_divided():

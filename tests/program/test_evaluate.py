@@ -5,10 +5,12 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -66,8 +68,8 @@ def test_a_reference_is_computed_once(monkeypatch: pytest.MonkeyPatch):
     images, extractor = kept(drawn(20)), open_extractor("random")
     first = reference(images, extractor)
     silent = replace(images, read=lambda index: pytest.fail("it was computed again"))
-    again = reference(silent, extractor)
-    assert again.digest == first.digest and torch.equal(again.features, first.features)
+    again = reference(replace(silent, name="other"), extractor)  # the source was renamed
+    assert again.name == "other" and again.digest == first.digest and torch.equal(again.features, first.features)
     assert frechet(again.statistics, first.statistics) == pytest.approx(0, abs=1e-12)
     others = [
         reference(images, open_extractor("pixels")),
@@ -178,20 +180,24 @@ def made_run(folder: Path, classes: int = 2, n: int = 40) -> Path:
     arrays = {"x_train": x, "x_test": drawn(24, seed=5)}
     labels = {"y_train": np.arange(n) % 2, "y_test": np.arange(24) % 2} if classes else {}
     np.savez(folder / "data.npz", **arrays, **labels)
-    source = str(folder / "data.npz")
-    cache = ensure(source, Request(source, channels=1))
-    run = folder / "run"
+    return run_of(
+        Request(str(folder / "data.npz"), channels=1), folder / "run", {"network": "dit", "options": {**SIZES, "classes": classes}}
+    )
+
+
+def run_of(asked: Request, run: Path, description: dict[str, Any]) -> Path:
+    """A run on that data, with its cache in the user's folder."""
+    cache = ensure(asked.source, asked)
     (run / "checkpoints").mkdir(parents=True)
-    (run / "config.yaml").write_text(to_yaml(Config(data=DataConfig(source=source))))
+    (run / "config.yaml").write_text(to_yaml(Config(data=DataConfig(source=asked.source))))
     (run / "data.json").write_text(cache.manifest.text())
     for seen in (128, 256):
-        saved(run / "checkpoints" / f"{seen:012d}", seen, classes)
+        saved(run / "checkpoints" / f"{seen:012d}", seen, description)
     return run
 
 
-def saved(folder: Path, seen: int, classes: int, **sizes: int) -> None:
+def saved(folder: Path, seen: int, description: dict[str, Any]) -> None:
     folder.mkdir()
-    description = {"network": "dit", "options": {**SIZES, **sizes, "classes": classes}}
     for name, seed in (("model", 0), ("ema_0.9", 1)):
         net = networks.made(description, seed)
         save_file({k: v + 0.01 * (seen + seed) / 128 for k, v in net.state_dict().items()}, folder / f"{name}.safetensors")
@@ -306,6 +312,58 @@ def test_without_a_test_split_the_floor_is_that_of_halves(tmp_path: Path, capsys
     assert "grey: random sees their one channel three times" in capsys.readouterr().err
 
 
+def test_a_test_split_too_small_for_what_is_measured_is_no_floor(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run, few = made_run(tmp_path), drawn(3, seed=5)
+    np.savez(tmp_path / "data.npz", x_train=drawn(40), y_train=np.arange(40) % 2, x_test=few, y_test=np.zeros(3, int))
+    assert evaluate(run, *QUICK) == 0
+    printed = capsys.readouterr()
+    assert "data.npz, test: 3 images, and what is measured needs 6: the floor is that of halves of the reference" in printed.err
+    assert "FD-pixels" in printed.out and rows.load(run)[-1]["data"].startswith("halves")
+    assert evaluate(run, *QUICK, "--metrics", "frechet") == 0 and rows.load(run)[-1]["data"] == "held out: data.npz, test"
+    before = rows.load(run)
+    np.save(tmp_path / "few.npy", few)
+    capsys.readouterr()
+    assert evaluate(run, *QUICK, "--held-out", "few.npy", "--seed", 9) == 2 and rows.load(run) == before
+    assert capsys.readouterr().err == "meanstep: --held-out few.npy: 3 images, and what is measured needs 6: give more, or leave it out\n"
+
+
+def test_rows_are_compared_with_as_many_as_the_floor_has_where_that_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    x = torch.randn(46, 2, generator=ms.key(0, "rows")).numpy()
+    np.savez(tmp_path / "rows.npz", x_train=x[:40], x_test=x[40:43])
+    network = {"network": "mlp", "options": {"shape": [2], "width": 8, "depth": 1, "classes": 0}}
+    where = run_of(Request("rows.npz"), tmp_path / "run", network)
+    wanted = (where, "--extractor", "rows", "--count", 16, "--steps", 1, "--metrics", "sliced")
+    assert evaluate(*wanted) == 0
+    assert "rows.npz, test: 3 rows, and what is measured needs 6" in capsys.readouterr().err
+    np.savez(tmp_path / "rows.npz", x_train=x[:40], x_test=x[40:])
+    assert evaluate(*wanted) == 0
+    assert [(row["kind"], row["among"], row["data"].partition(":")[0]) for row in rows.load(where)] == [
+        ("cell", 16, "real rows"),
+        ("floor", 16, "halves"),
+        ("cell", 6, "real rows"),
+        ("floor", 6, "held out"),
+    ]
+
+
+def test_a_floor_that_cannot_be_measured_says_why_below_the_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = made_run(tmp_path, classes=0)
+    for split, pictures in (("train", drawn(40)), ("test", drawn(8, seed=5))):
+        (tmp_path / "folder" / split).mkdir(parents=True)
+        for k, picture in enumerate(pictures):
+            Image.fromarray(picture).save(tmp_path / "folder" / split / f"{k}.png")
+    (run / "config.yaml").write_text(to_yaml(Config(data=DataConfig(source=str(tmp_path / "folder")))))
+    broken = tmp_path / "folder" / "test" / "5.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:60])
+    assert evaluate(run, *QUICK, "--json", tmp_path / "rows.json") == 0
+    cell, floor = json.loads((tmp_path / "rows.json").read_text())
+    assert cell["values"]["frechet"] > 0 and floor["values"] is None and str(broken) in floor["failed"]
+    assert evaluate(run, *QUICK) == 0
+    assert "none:" in capsys.readouterr().out and [row["kind"] for row in rows.load(run)] == ["cell"]
+    broken.write_bytes(whole)
+    assert evaluate(run, *QUICK) == 0 and rows.load(run)[-1]["values"]["count"] == 8
+
+
 @pytest.mark.parametrize("limit", [0, 20])
 def test_a_reference_of_test_images_is_not_held_out_from_itself(limit: int, tmp_path: Path):
     run, source = made_run(tmp_path), str(tmp_path / "data.npz")
@@ -349,7 +407,8 @@ def test_latents_are_compared_decoded_or_with_the_originals(tmp_path: Path, caps
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(to_yaml(Config(data=DataConfig(source=str(tmp_path / "cache")))))
     (run / "data.json").write_text(cache.manifest.text())
-    saved(run / "checkpoints" / f"{128:012d}", 128, 1, size=4, channels=4, patch=2)
+    sizes = {**SIZES, "size": 4, "channels": 4, "patch": 2, "classes": 1}
+    saved(run / "checkpoints" / f"{128:012d}", 128, {"network": "dit", "options": sizes})
     quick = (*QUICK, "--metrics", "frechet", "--autoencoder", autoencoder)
     assert evaluate(run, *quick) == 0
     assert "its own error is not in the numbers" in capsys.readouterr().err
@@ -483,3 +542,10 @@ def test_training_data_that_are_gone_and_rows_that_are_damaged(tmp_path: Path, u
     assert evaluate(run, *QUICK) == 2
     text = capsys.readouterr().err
     assert "the training data are not there any more" in text and "give --reference" in text and text.count("\n") == 1
+    np.save(tmp_path / "others.npy", drawn(30, seed=9))
+    make(Opened.of(Request(str(tmp_path / "others.npy"), channels=1)), tmp_path / "cache")
+    (run / "config.yaml").write_text(to_yaml(Config(data=DataConfig(source=str(tmp_path / "cache")))))
+    capsys.readouterr()
+    assert evaluate(run, *QUICK) == 2
+    text = capsys.readouterr().err
+    assert "the cache does not fit the run" in text and text.endswith("): give --reference\n") and text.count("\n") == 1

@@ -139,6 +139,20 @@ def test_a_card_promises_one_evaluation_where_the_network_jumps(learns: str, exp
     assert ("in one evaluation of its network" in text) == ("one-step-generation" in text) == (learns == "average")
 
 
+def test_a_card_has_a_table_for_each_reference_with_all_that_was_measured(exportable, tmp_path: Path):
+    run = exportable()
+    about = {"kind": "cell", "seen": 128, "average": "0.9", "steps": 1, "guidance": 1.0, "count": 64, "seed": 0, "distance": "FD-pixels"}
+    about |= {"extractor": "pixels", "reference": "shapes, 30 images", "reference_digest": "a"}
+    frechet, kid = ({"metrics": [name], "values": {name: 0.5, "count": 64}} for name in ("frechet", "kid"))
+    held = [about | frechet, about | kid, about | kid | {"reference": "others, 9 images", "reference_digest": "b"}]
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+    ms.export(run, to="hub", out=tmp_path / "hub")
+    lines = (tmp_path / "hub" / "README.md").read_text().splitlines()
+    first, second = (i for i, line in enumerate(lines) if line.startswith("| seen"))
+    assert [lines[i].split(" | ")[4:-1] for i in (first, first + 2)] == [["FD-pixels", "kernel x 1000", "count"], ["0.5", "500", "64"]]
+    assert "shapes, 30 images" in lines[first + 4] and "FD-pixels" not in lines[second] and "others, 9 images" in lines[second + 4]
+
+
 def test_a_run_of_one_class_goes_to_the_hub(exportable, ran, tmp_path: Path):
     description = {"network": "dit", "options": {"size": 8, "channels": 1, "patch": 4, "width": 16, "depth": 1, "heads": 2, "classes": 1}}
     run = exportable(classes=1, description=description)

@@ -145,7 +145,7 @@ def test_data_of_the_hub_that_a_run_names_are_not_fetched(tmp_path: Path, monkey
     data = RunData(run, manifest, open_autoencoder("identity"))
     with pytest.raises(UserError, match="hub:owner/data, and the network is not asked for what only a run names"):
         data.trained_on()
-    assert data.held_out("", types.SimpleNamespace(origin="x")) is None and calls == []
+    assert data.held_out("", types.SimpleNamespace(origin="x"), 2) is None and calls == []
 
 
 def test_an_extractor_that_a_run_names_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -119,6 +119,7 @@ def test_the_jobs_of_an_array_have_a_part_each():
         (["--", "train", "--preset", "digit"], "there is no preset 'digit'"),
         (["--array", "4", "--", "train"], "--array: an array does the parts of a study"),
         (["--array", "4", "--", "reproduce", "latents", "--part", "1/4"], "it gives each job its part"),
+        (["--array", "4", "--", "reproduce", "latents", "--part=1/4"], "it gives each job its part"),
         (["--", "reproduce", "toy"], "give the command to launch after --"),
         (["--", "reproduce", "latents", "--arms", "beta"], "there is no arm 'beta'"),
     ],

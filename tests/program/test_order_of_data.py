@@ -152,11 +152,11 @@ def run_of(tmp_path: Path, spec: str) -> tuple[RunData, Examples]:
 def test_training_images_are_never_held_out(tmp_path: Path):
     np.save(tmp_path / "a.npy", np.arange(40, dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2))
     data, real = run_of(tmp_path, str(tmp_path / "a.npy"))
-    assert data.held_out("", real) is None
+    assert data.held_out("", real, 2) is None
     with pytest.raises(UserError, match=r"--held-out .*a\.npy holds the images of the reference"):
-        data.held_out(str(tmp_path / "a.npy"), real)
+        data.held_out(str(tmp_path / "a.npy"), real, 2)
     with pytest.raises(UserError, match="holds the images of the reference"):
-        data.held_out(str(tmp_path / "cache"), real)
+        data.held_out(str(tmp_path / "cache"), real, 2)
 
 
 def test_a_folder_called_test_is_not_held_out_from_itself(tmp_path: Path):
@@ -166,4 +166,4 @@ def test_a_folder_called_test_is_not_held_out_from_itself(tmp_path: Path):
     for k in range(8):
         Image.new("L", (8, 8), k).save(tmp_path / "test" / f"{k}.png")
     data, real = run_of(tmp_path, str(tmp_path / "test"))
-    assert data.held_out("", real) is None
+    assert data.held_out("", real, 2) is None

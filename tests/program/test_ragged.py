@@ -194,13 +194,18 @@ def test_a_run_on_ragged_rows_samples_rows_of_lengths_of_the_data_which_are_data
     run("evaluate", "run", "--count=16", "--metrics", "frechet", "--device=cpu", "--reference=f")
 
 
-def test_a_network_without_conditions_still_makes_rows_of_lengths_of_the_data():
-    folder()
+def test_a_network_without_conditions_still_makes_rows_of_lengths_of_the_data(capsys: pytest.CaptureFixture[str]):
+    Path("f").mkdir()
+    folder("f/a")
+    folder("f/b")
     run("train", "--out=run", "--data.source=f", "--data.ragged=pad", "--data.no-conditional", *SHORT)
     model = ms.load("run")
-    assert model.given == {} and sorted({int(m.sum()) // 2 for m in model.mask(model.labels(range(30)))}) == sorted(set(LENGTHS))
+    assert model.given == {} and sorted({int(m.sum()) // 2 for m in model.mask(model.labels(range(60)))}) == sorted(set(LENGTHS))
     run("sample", "run", "--seeds=0:8", "--out=made.npz", "--device=cpu")
     assert set(np.load("made.npz")["lengths"].tolist()) <= set(LENGTHS)
+    capsys.readouterr()
+    run("sample", "run", "--seeds=0:8", "--condition", "label=a", "--out=other.npz", "--device=cpu", code=2)
+    assert capsys.readouterr().err == "meanstep: --condition: NAME=VALUE with a name among length, got 'label=a'\n"
 
 
 # What is refused -------------------------------------------------------------------------------------------------------------------------

@@ -102,6 +102,8 @@ EVALUATION = {"kind": "evaluation", "seen": 16, "average": "raw", "extractor": "
         {"seen": -1},
         {"seen": None},
         {"count": "x"},
+        {"by": "4"},
+        {"by": ["1"]},
     ],
 )
 def test_records_of_another_form_are_damaged(change: dict, tmp_path: Path):

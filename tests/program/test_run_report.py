@@ -22,7 +22,7 @@ from meanstep.program.data.manifest import Manifest, Shard
 from meanstep.program.runs.config import AveragesConfig, Config, MethodConfig, RunConfig, to_yaml
 from meanstep.program.runs.report import prose
 from meanstep.program.runs.report.answer import answer, floor
-from meanstep.program.runs.report.figures import MOST, short, thinned
+from meanstep.program.runs.report.figures import FIGURES, MOST, short, thinned
 from meanstep.program.runs.report.history import History, read
 from meanstep.program.runs.report.page import SIDE, build, wanted
 from meanstep.program.training.command import Train
@@ -142,6 +142,30 @@ def test_what_is_best_and_what_was_measured(whole: Path):
     assert prose.lead(run) == "4,000 of 4,000 samples seen: 40 passes over 100 images of 1 x 8 x 8, with 2 labels."
 
 
+@pytest.mark.parametrize("stated", [True, False])
+def test_best_is_what_training_kept_in_the_steps_that_decided(stated: bool, tmp_path: Path):
+    """Records of before do not state the steps; then they are those by which the one that was kept is the least."""
+    run = read(folder(tmp_path / "run", Plan(evaluated=False)))
+    found = {1000: (9.0, 5.0, 8.0), 2000: (7.0, 3.0, 2.0), 3000: (4.0, 1.0, 3.0), 4000: (2.0, 6.0, 6.0)}
+    about = {"kind": "evaluation", "average": "0.99", "extractor": "pixels", "count": 64} | ({"by": "32"} if stated else {})
+    told = [
+        about | {"seen": seen, "steps": dict(zip(("1", "4", "32"), values, strict=True)), "best": seen <= 2000}
+        for seen, values in found.items()
+    ]
+    run = replace(run, records=[*run.records, *told])
+    assert run.by == "32" and run.best is told[1]
+    said = answer(run, ())
+    assert said.title == "Training has brought 32-step samples nearer to the data, and then away from them again."
+    assert "Use the checkpoint at 2,000 samples seen: it was kept." in [step.words for step in said.steps]
+    assert said.tiles[0].words.startswith("Frechet distance of 32-step samples: 8.00 at 1,000 samples seen, 2.00 at best, at 2,000.")
+    assert prose.gaps(run) == [
+        "32-step samples were nearer to the data earlier: 6 at 4,000 against 2 at 2,000. The best checkpoint was kept."
+    ]
+    assert [row["seen"] for row in prose.checkpoints(run) if row["best"]] == [2000]
+    ring = next(line for line in FIGURES["distances"](run).axes[0].lines if line.get_label() == "best")
+    assert (ring.get_xdata(), ring.get_ydata()) == ([2000], [2.0])
+
+
 def test_a_floor_is_of_the_same_data_and_count(tmp_path: Path):
     """The last that was measured of the run's own data and as many samples, or of halves; others are of other distances."""
     run = read(folder(tmp_path / "run", Plan(cells=True)))
@@ -181,6 +205,27 @@ def test_a_table_of_evaluations_has_each_cell_once_and_the_least_marked(whole: P
     assert [row["cells"][0] for row in table["rows"]] == ["1,000", "2,000", "3,000", ""]
     assert [row["cells"][4] for row in table["rows"]] == ["7 ± 1", "4 ± 1", "none: not finite", "0.5"]
     assert [row["best"] for row in table["rows"]] == [False, True, False, False]
+
+
+def test_a_cell_has_all_that_was_measured_of_it_and_other_seeds_and_labels_are_other_cells(tmp_path: Path):
+    here = folder(tmp_path / "run", Plan(steps=1))
+    cell, floor = cells()[0] | {"seed": 0, "labels": "data", "weights": "w"}, cells()[-1] | {"seed": 0}
+    kid = {"metrics": ["kid"], "values": {"kid": 0.02, "kid_error": 0.01, "count": 64}}
+
+    def shown(*rows: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+        (here / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (table,) = prose.evaluations(read(here))
+        return table["heads"], [row["cells"] for row in table["rows"]]
+
+    heads, lines = shown(cell, floor, cell | kid, floor | kid)
+    assert heads == ["seen", "average", "steps", "guidance", "FD-pixels", "kernel x 1000", "count"]
+    assert [line[4:] for line in lines] == [["9 ± 1", "20 ± 10", "64"], ["0.5", "20 ± 10", "64"]]
+    heads, lines = shown(cell, cell | {"seed": 7}, cell | {"labels": "uniform"})
+    assert heads[4:6] == ["class shares", "seed"] and [line[4:6] for line in lines] == [["data", "0"], ["data", "7"], ["uniform", "0"]]
+    heads, lines = shown(cell | {"autoencoder": "c" * 64}, cell | {"autoencoder": "d" * 64})
+    assert heads[4] == "autoencoder" and [line[4] for line in lines] == ["c" * 8, "d" * 8]
+    _, lines = shown(cell, cell | kid | {"weights": "written anew"})
+    assert [line[4] for line in lines] == ["20 ± 10"], "what was measured of weights that are gone is not mixed in"
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends_and_extremes():

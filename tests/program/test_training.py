@@ -26,6 +26,7 @@ from meanstep.program.console import UserError
 from meanstep.program.data import Cache, Loader
 from meanstep.program.runs.config import AveragesConfig, Config, MethodConfig, NetworkConfig, checked, chunk, from_yaml, to_yaml
 from meanstep.program.runs.records import Records, load
+from meanstep.program.runs.report.history import History
 from meanstep.program.runs.saved import Saved, found
 from meanstep.program.sampling.model import load as load_model
 from meanstep.program.training import train as training
@@ -452,14 +453,21 @@ def test_the_last_are_kept(cache: Cache, tmp_path: Path):
     assert state.best_seen == -1
 
 
-def test_the_best_is_kept_beside_the_last_after_a_stop_too(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("recipe", "by"), [("meanflow", "1"), ("flow_matching", "32")])
+def test_the_best_is_kept_beside_the_last_after_a_stop_too(
+    recipe: str, by: str, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     distances = {1: 3.0, 2: 1.0, 3: 2.0, 4: float("nan"), 5: 1.5, 6: 1.0}
-    monkeypatch.setattr(training, "judge", lambda samples: lambda state: {"1": distances[state.step], "2": 0.0})
-    config = configuration("meanflow", steps=4, save_every=BATCH, evaluate_every=BATCH, keep=1)
+    monkeypatch.setattr(training, "judge", lambda samples: lambda state: {"1": -state.step, "2": 0.0, by: distances[state.step]})
+    config = replace(configuration("meanflow", steps=4, save_every=BATCH, evaluate_every=BATCH, keep=1), method=MethodConfig(recipe))
     for steps in (4, 6):
         state, _ = train(replace(config, run=replace(config.run, samples=steps * BATCH)), tmp_path, cache, ALONE)
         assert [int(p.name) for p in found(tmp_path)] == [2 * BATCH, steps * BATCH]
         assert (state.best, state.best_seen) == (1.0, 2 * BATCH)
+        told = History(tmp_path, config, None, {}, load(tmp_path / "records.jsonl"), [])
+        assert told.by == by and told.best is not None and told.best["seen"] == state.best_seen, (
+            "the page names the checkpoint that is kept"
+        )
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def checked(metrics: Sequence[str], extractor: Extractor, count: int) -> None:
             raise UserError(f"--metrics: {unknown('metric', metric, METRICS)}")
         if _needs_logits(metric) and extractor.logits is None:
             raise UserError(f"--metrics {metric} needs class logits, which {extractor.name} has not: take inception or efficientnet-lite0")
-        if count < (least := _least(metric)):
+        if count < (least := fewest((metric,))):
             raise UserError(f"--count: at least {least} for {metric}, got {count}")
 
 
@@ -88,7 +88,7 @@ def measured(found: Gathered, against: Reference, metrics: Iterable[str] = ("fre
     values: Values = {"count": found.done, "reference_count": against.count}
     for metric in metrics:
         there = against.among or against.count
-        if min(found.done, there) < (least := _least(metric)):
+        if min(found.done, there) < (least := fewest((metric,))):
             noun = f"rows of the reference to compare with: it has {against.count}" if against.among else "images"
             raise UserError(f"{metric} needs at least {least} samples and {least} {noun}, got {found.done} and {there}")
         values |= METRICS[metric].load()(found, against)
@@ -99,5 +99,6 @@ def _needs_logits(metric: str) -> bool:
     return LOGITS in METRICS[metric].facts.get("needs", ())
 
 
-def _least(metric: str) -> int:
-    return int(METRICS[metric].facts.get("least", 2))
+def fewest(metrics: Iterable[str]) -> int:
+    """Rows that each of these metrics needs of samples and of the reference."""
+    return max(int(METRICS[metric].facts.get("least", 2)) for metric in metrics)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meanstep.metrics import frechet
-from meanstep.program.console import UserError
+from meanstep.program.console import UserError, err, say
 from meanstep.program.data import Autoencoder, Manifest, open_source
 from meanstep.program.data.manifest import NAME
 from meanstep.program.errors import naming
@@ -40,16 +40,19 @@ class RunData:
         """The rows that `spec` names, without their labels unless `labelled`; `UserError` if they do not fit."""
         return examples(spec, self.manifest, self.autoencoder, split, self.pair, labelled)
 
-    def held_out(self, spec: str, reference: Examples) -> Examples | None:
+    def held_out(self, spec: str, reference: Examples, fewest: int) -> Examples | None:
         """Examples that the reference has not: those that `spec` names, else the test split of the run's source.
 
-        None if there is no such split, or the reference is of it, or it would be fetched. `UserError` if `spec` names the reference.
+        None if there is no such split, or the reference is of it, or it would be fetched, or, which is said, it has fewer than `fewest`
+        rows. `UserError` if `spec` names the reference, or so few.
         """
         if spec:
             with naming("--held-out"):
                 named = self.reference(spec, "test" if _has_test(spec) else "train", labelled=False)
             if named.origin == reference.origin:
                 raise UserError(f"--held-out {spec} holds the {named.noun} of the reference: give others, or leave it out")
+            if len(named) < fewest:
+                raise UserError(f"--held-out {spec}: {_few(named, fewest)}: give more, or leave it out")
             return named
         if cached.remote(self.source) or not _has_test(self.source):
             return None
@@ -57,7 +60,16 @@ class RunData:
             found = of_source(conditioned(self.source, self.manifest, "test", self.pair), self.manifest, "test", labelled=False)
         except UserError:
             return None
-        return None if found.origin == reference.origin else found
+        if found.origin == reference.origin:
+            return None
+        if len(found) < fewest:
+            say(f"{found.name}: {_few(found, fewest)}: the floor is that of halves of the reference", on=err)
+            return None
+        return found
+
+
+def _few(found: Examples, fewest: int) -> str:
+    return f"{len(found)} {found.noun}, and what is measured needs {fewest}"
 
 
 def _has_test(spec: str) -> bool:

@@ -133,12 +133,12 @@ def _keep(path: Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> None
 
 
 def _held(path: Path, about: dict[str, Any]) -> dict[str, Tensor] | None:
-    """What is on disk, or None if there is nothing, or it is damaged."""
+    """What is on disk, or None if there is nothing, or it is damaged; what the images were called when it was made is no part of it."""
     if not path.exists():
         return None
     try:
         stated, file = trees.entries(files.text(path.with_suffix(".json"))), reading.File.open(path)
-        if stated != about | {"sha256": file.sha256()}:
+        if stated != about | {"sha256": file.sha256(), "images": stated.get("images")}:
             raise ValueError("it is not what its statement says")
         return file.tensors()
     except (UserError, ValueError) as error:

@@ -74,5 +74,22 @@ def same(rows: Iterable[Row], wanted: Row, usual: str = "") -> Row | None:
     return fits[-1] if fits else None
 
 
+def merged(rows: Iterable[Row], usual: str = "") -> list[Row]:
+    """A row for each cell and floor, with all that was measured of it; `usual`: as of `same`.
+
+    The newest number counts. Rows of a checkpoint's weights that were written anew since are left out where the cell was computed again.
+    """
+    found: dict[tuple[Any, ...], Row] = {}
+    for given in rows:
+        row: Row = {"sampler": usual} | given
+        place = tuple(row.get(name) for name in IDENTITY if name != "weights")
+        old = found.get(place, {})
+        if old.get("weights") == row.get("weights"):
+            metrics = [*dict.fromkeys([*old.get("metrics", ()), *row["metrics"]])]
+            row |= {"metrics": metrics, "values": (old.get("values") or {}) | (row["values"] or {}) or None}
+        found[place] = row
+    return list(found.values())
+
+
 def _alike(row: Row, wanted: Row) -> bool:
     return all(row.get(name) == wanted.get(name) for name in IDENTITY)

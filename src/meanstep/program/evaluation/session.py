@@ -17,7 +17,7 @@ from meanstep.program.evaluation import rows, samples, specs
 from meanstep.program.evaluation.examples import Examples
 from meanstep.program.evaluation.extractors import open_extractor
 from meanstep.program.evaluation.features import Extractor
-from meanstep.program.evaluation.measures import checked
+from meanstep.program.evaluation.measures import checked, fewest
 from meanstep.program.evaluation.real_data import RunData, floor, halves
 from meanstep.program.evaluation.references import Reference, reference
 from meanstep.program.evaluation.rows import Row
@@ -86,7 +86,7 @@ def evaluated(asked: "Evaluate", run: Path, saved: list[Saved], net: nn.Module |
     with naming("--reference"):
         shares = asked.class_shares == "data" and (config is None or config.data.conditional)
         real = data.reference(asked.reference, asked.split, shares) if asked.reference else data.trained_on()
-    pool = data.held_out(asked.held_out or "", real)
+    pool = data.held_out(asked.held_out or "", real, fewest(asked.metrics))
     steps = specs.steps(manifest.codec, fewest_jumps(config.method.largest_gap if config else None))
     with counting() as bar:
         against = _against(asked, real, extractor, bar)
@@ -281,7 +281,7 @@ class Work:
         return row
 
     def floor(self) -> Row:
-        """What rows that the reference has not score, or one half of it against the other."""
+        """What rows that the reference has not score, or one half of it against the other; one that fails says why, and is not kept."""
         pool, both = self.pool, "halves: one half of the reference, drawn at random, against the other"
         name = f"held out: {pool.name}" if pool else both if self.against.among else f"{both}, the Frechet distance only"
         row: Row = {"kind": "floor", "data": name, "data_digest": pool.digest if pool else None} | self._shared()
@@ -289,6 +289,11 @@ class Work:
             return held
         asked = self.asked
         self.bar.add_task("floor", total=None)
-        row["values"] = floor(pool, asked.count, self.against, asked.metrics, asked.chunk) if pool else halves(self.against, asked.metrics)
+        try:
+            row["values"] = (
+                floor(pool, asked.count, self.against, asked.metrics, asked.chunk) if pool else halves(self.against, asked.metrics)
+            )
+        except UserError as error:
+            return row | {"values": None, "failed": str(error)}
         rows.append(self.run, row)
         return row

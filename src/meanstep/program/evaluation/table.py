@@ -1,6 +1,6 @@
 """Rows of evaluations as a table of the terminal. Computes nothing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,6 +12,10 @@ from meanstep.program.registry import METRICS
 Shown = Callable[[Row], str]
 Columns = list[tuple[str, Shown]]
 """Heads, and what stands below them for a row."""
+WORDS = ("average", "sampler", "class shares")
+"""Heads of columns of words."""
+APART = {"labels": "class shares", "seed": "seed", "autoencoder": "autoencoder", "among": "among"}
+"""What else rows of one table may differ in, and the head of its column; of a digest the first eight digits are enough."""
 
 
 def table(rows: Sequence[Row], floor: Row | None, metrics: Sequence[str], distance: str, usual: str = "") -> Table:
@@ -19,7 +23,7 @@ def table(rows: Sequence[Row], floor: Row | None, metrics: Sequence[str], distan
     found = Table(box=SIMPLE_HEAD, pad_edge=False)
     place, numbers = places(rows, usual), columns(metrics, distance)
     for name, _ in (*place, *numbers):
-        found.add_column(name, justify="left" if name in ("average", "sampler") else "right")
+        found.add_column(name, justify="left" if name in WORDS else "right")
     for row in rows:
         found.add_row(*line(row, place, numbers))
     if floor is not None:
@@ -30,24 +34,35 @@ def table(rows: Sequence[Row], floor: Row | None, metrics: Sequence[str], distan
 
 def line(row: Row, place: Columns, numbers: Columns) -> list[str]:
     """The cells of a row's line."""
-    values = [show(row) for _, show in numbers] if row["values"] is not None else [f"none: {row['failed']}"]
-    return [*(show(row) for _, show in place), *values]
+    return [*(show(row) for _, show in place), *_values(row, numbers)]
 
 
 def floor_line(floor: Row, place: Columns, numbers: Columns) -> list[str]:
     """The cells of the floor's line."""
-    return ["", floor["data"].partition(":")[0], *[""] * (len(place) - 2), *(show(floor) for _, show in numbers)]
+    return ["", floor["data"].partition(":")[0], *[""] * (len(place) - 2), *_values(floor, numbers)]
+
+
+def _values(row: Row, numbers: Columns) -> list[str]:
+    return [show(row) for _, show in numbers] if row["values"] is not None else [f"none: {row['failed']}"]
 
 
 def places(rows: Sequence[Row], usual: str = "") -> Columns:
-    """Columns that say which cell it is, for any row; the sampler is one of them if there are several, or another than the `usual` one."""
+    """Columns that say which cell it is, for any row; of `APART` those in which rows differ.
+
+    The sampler is one of them if there are several, or another than the `usual` one.
+    """
     found: Columns = [("seen", lambda row: f"{row['seen']:,}"), ("average", lambda row: row["average"])]
     if {row.get("sampler", usual) for row in rows} - {usual}:
         found.append(("sampler", lambda row: row.get("sampler", usual)))
-    return [*found, ("steps", lambda row: str(row["steps"])), ("guidance", lambda row: f"{row['guidance']:g}")]
+    apart = [(head, _entry(name)) for name, head in APART.items() if len({row.get(name) for row in rows}) > 1]
+    return [*found, ("steps", lambda row: str(row["steps"])), ("guidance", lambda row: f"{row['guidance']:g}"), *apart]
 
 
-def columns(metrics: Sequence[str], distance: str) -> Columns:
+def _entry(name: str) -> Shown:
+    return lambda row: "" if row.get(name) is None else str(row[name])[:8]
+
+
+def columns(metrics: Collection[str], distance: str) -> Columns:
     """Columns of numbers, for a row with values; a metric that is not known here has none."""
     known = [column for metric in METRICS if metric in metrics for column in METRICS[metric].facts["columns"]]
     found: Columns = [(column["title"].format(distance=distance), _shown(column)) for column in known]

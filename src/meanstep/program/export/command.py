@@ -113,4 +113,4 @@ class Export(Ranged):
             raise UserError("--condition: this model was trained without conditions" + (": --labels chooses classes" if classes else ""))
         with stage("importing PyTorch"):
             from meanstep.program.sampling.conditions import named
-        return named(self.condition, data)
+        return named(self.condition, data.beside, data.shape)

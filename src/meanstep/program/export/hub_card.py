@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from meanstep.program.errors import UserError
-from meanstep.program.evaluation.rows import Row, load
+from meanstep.program.evaluation.rows import Row, load, merged
 from meanstep.program.evaluation.table import columns, floor_line, line, places
 from meanstep.program.export.card import plain
 from meanstep.program.export.subject import PICTURES, Subject
@@ -99,20 +99,20 @@ def _matter(subject: Subject) -> str:
 def _distances(subject: Subject) -> str:
     """A Markdown table of the evaluations of this checkpoint."""
     run, facts = subject.run, subject.facts
-    held = load(run) if run else []
+    held = merged(load(run)) if run else []
     cells = [row for row in held if row["kind"] == "cell" and (row["seen"], row["average"]) == (facts["samples seen"], facts["weights"])]
     cells = sorted((row for row in cells if row["values"] is not None), key=lambda row: (row["extractor"], row["steps"], row["guidance"]))
     if not cells:
         return NONE
     floors = [row for row in held if row["kind"] == "floor"]
-    parts = [
-        _table([row for row in cells if row["extractor"] == name], floors) for name in dict.fromkeys(row["extractor"] for row in cells)
-    ]
-    return "\n\n".join(parts)
+    tables: dict[tuple[str, str], list[Row]] = {}
+    for row in cells:
+        tables.setdefault((row["extractor"], row["reference_digest"]), []).append(row)
+    return "\n\n".join(_table(rows, floors) for rows in tables.values())
 
 
 def _table(cells: list[Row], floors: list[Row]) -> str:
-    metrics = [metric for metric in cells[0]["metrics"] if all(metric in row["metrics"] for row in cells)]
+    metrics = {metric for row in cells for metric in row["metrics"]}
     place, numbers = places(cells), columns(metrics, cells[0]["distance"])
     keys = [*place, *numbers, ("seeds", lambda row: f"{row['seed']} to {row['seed'] + row['count'] - 1}")]
     rows = [[*line(row, place, numbers), keys[-1][1](row)] for row in cells]

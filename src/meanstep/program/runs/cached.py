@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from meanstep.program.console import UserError
+from meanstep.program.console import Interrupted, UserError
 from meanstep.program.data import Cache, Manifest, Request, ensure
 from meanstep.program.data.ensured import user_folder
 from meanstep.program.data.manifest import NAME, check_fits
@@ -40,28 +40,32 @@ def cache(run: Path, remedy: str) -> Cache:
 
     `UserError` if its data are not there any more, or are others now; it ends with the `remedy`.
     """
-    manifest, where = saved.manifest(run), source(run)
-    if where and (Path(where).expanduser() / NAME).exists():
-        found = Cache.open(where)
-        check_fits(manifest, found.manifest, f"the run {run}")
-        return found
-    for path in sorted((user_folder() / "data").glob(f"*/{NAME}")):
-        if _digest(path) == manifest.digest:
-            return Cache.open(path.parent)
-    return _anew(run, manifest, remedy)
-
-
-def _anew(run: Path, manifest: Manifest, remedy: str) -> Cache:
-    config = held(run)
+    manifest = saved.manifest(run)
     try:
-        if not config or not config.data.source:
-            raise UserError("the run does not say where they were")
-        if remote(config.data.source):
-            raise UserError(f"they are {config.data.source}, and the network is not asked for what only a run names")
-        found = ensure(config.data.source, request(config.data))
-        check_fits(manifest, found.manifest, f"the run {run}")
+        return _found(run, manifest)
+    except Interrupted:
+        raise
     except UserError as error:
         raise UserError(f"the training data are not there any more ({error}): {remedy}") from None
+
+
+def _found(run: Path, manifest: Manifest) -> Cache:
+    where = source(run)
+    named = [Path(where).expanduser() / NAME] if where else []
+    for path in (*named, *sorted((user_folder() / "data").glob(f"*/{NAME}"))):
+        if _digest(path) == manifest.digest:
+            return Cache.open(path.parent)
+    return _anew(run, manifest)
+
+
+def _anew(run: Path, manifest: Manifest) -> Cache:
+    config = held(run)
+    if not config or not config.data.source:
+        raise UserError("the run does not say where they were")
+    if remote(config.data.source):
+        raise UserError(f"they are {config.data.source}, and the network is not asked for what only a run names")
+    found = ensure(config.data.source, request(config.data))
+    check_fits(manifest, found.manifest, f"the run {run}")
     return found
 
 

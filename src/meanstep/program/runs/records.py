@@ -3,7 +3,8 @@
 {"kind": "start", "seen", "time", ...}             the run began or went on here
 {"kind": "train", "seen", "seconds", "samples_per_second", "loss", "rate", "gradient_norm", and the metrics of docs/conventions.md}
     means over the steps since the record before; null where no row had a value
-{"kind": "evaluation", "seen", "average", "extractor", "count", "steps": {"1": distance, ...}}
+{"kind": "evaluation", "seen", "average", "extractor", "count", "steps": {"1": distance, ...}, "by", "best"}
+    by: of these steps those that tell the best checkpoint, older records say none; best: whether this is the best so far
 {"kind": "failure", "seen", "error"}   the loss or the gradient was not finite: the run ended here
 {"kind": "caution", "seen", "words"}   what was said of the data and the network at the start
 {"kind": "picture", "seen", "file"}   {"kind": "checkpoint", "seen", "folder"}
@@ -30,11 +31,11 @@ SYNCED = ("checkpoint", "moment", "stop")
 
 
 class Records:
-    """A file of a run's folder. What is there beyond `seen` samples is dropped: it will happen again."""
+    """A file of a run's folder. What will happen again is dropped: what is there beyond `seen` samples, of 0 what is said at the start."""
 
     def __init__(self, folder: Path, seen: int, name: str = "records.jsonl") -> None:
         self.path = folder / name
-        kept = [record for record in load(self.path) if record["seen"] <= seen]
+        kept = [record for record in load(self.path) if record["seen"] <= seen and (seen or record["kind"] != "caution")]
         write(self.path, "".join(_line(record) for record in kept))
 
     def add(self, kind: str, seen: int, **values: Any) -> Record:
@@ -61,6 +62,8 @@ def _placed(record: Any) -> Record:
         raise ValueError("it lacks what its kind holds")
     if not all(name.isdecimal() and (value is None or isinstance(value, int | float)) for name, value in parts.items()):
         raise ValueError("its distances are no numbers")
+    if found["kind"] == "evaluation" and found.get("by") not in (None, *parts):
+        raise ValueError("what tells its best is none of its distances")
     return found
 
 

@@ -1,5 +1,6 @@
 """`meanstep sample`: what is asked for, and whether that can be. `session` does it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ from meanstep.program.runs.saved import chosen, located, manifest
 from meanstep.program.sampling.labels import position
 
 if TYPE_CHECKING:
-    from meanstep.program.data.manifest import Manifest
+    from meanstep.program.data.beside import Condition
     from meanstep.program.sampling.conditions import Stored
 
 KINDS = (".png", ".npz", ".npy", ".csv", ".parquet", ".wav", ".jpg", ".jpeg", ".webp")
@@ -40,7 +41,7 @@ class Sample(Ranged):
     """Where results go: .png, .jpg or .webp a grid of pictures, lines or points; .npz for the arrays `images` uint8 [N, H, W, C], `seeds`,
     `labels` and `classes`; .npy for the first array. Rows of numbers are `x` float32 [N, ...], and a grid of them has an .npz beside it, of
     a table a .csv too, of sound a .wav; .csv and .parquet hold the table's columns. A name without an ending is a folder: a picture of
-    all, and each picture or sound by its seed."""
+    all, and each picture or sound by its seed, in place of those of an earlier call; a folder of other files is refused."""
     seeds: Seeds = tuple(range(64))
     """Which seeds: 0:64 (without 64), 3,5,8 or 0:4,7."""
     count: Annotated[int | None, hinted("Samples: how many, of the seeds 0, 1, ...", "those of --seeds", "N from 1 to 1048576")] = None
@@ -104,9 +105,10 @@ class Sample(Ranged):
             raise UserError(f"--guidance: {why}")
         if not self.condition:
             return path, parsed_labels(self.labels, classes), {}
-        if not classes and not given and not data.needed:
+        taken = data.conditions if classes else data.beside if given else data.needed
+        if not taken and not classes:
             raise UserError("--condition: this model was trained without conditions")
-        fixed = _named(self.condition, data)
+        fixed = _named(self.condition, taken, data.shape)
         if not classes:
             return path, parsed_labels(self.labels, classes), fixed
         if self.labels is not None:
@@ -114,10 +116,10 @@ class Sample(Ranged):
         return path, [int(value) for value in fixed.values()], {}
 
 
-def _named(words: tuple[str, ...], data: "Manifest") -> "Stored":
+def _named(words: tuple[str, ...], taken: "Sequence[Condition]", shape: tuple[int, ...]) -> "Stored":
     with stage("importing PyTorch"):
         from meanstep.program.sampling.conditions import named
-    return named(words, data)
+    return named(words, taken, shape)
 
 
 def parsed_labels(text: str | None, classes: tuple[str, ...]) -> list[int] | None:

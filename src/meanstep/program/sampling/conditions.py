@@ -36,9 +36,12 @@ def rows(run: Path, manifest: Manifest) -> Stored:
     return {c.name: found[c.name].clone() for c in manifest.beside}
 
 
-def named(words: Sequence[str], manifest: Manifest) -> Stored:
-    """Of words `name=value` one value each; `UserError` for a condition that there is not, and a category unseen in training."""
-    there = {c.name: c for c in manifest.conditions}
+def named(words: Sequence[str], taken: Sequence[Condition], shape: Sequence[int]) -> Stored:
+    """Of words `name=value` one value each; `UserError` for a condition that is not `taken`, and a category unseen in training.
+
+    `shape`: of the model's rows.
+    """
+    there = {c.name: c for c in taken}
     found: Stored = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -48,7 +51,7 @@ def named(words: Sequence[str], manifest: Manifest) -> Stored:
             raise UserError(f"--condition: {name} is given twice: once is enough")
         found[name] = _value(there[name], value)
         if (along := there[name].along) is not None:
-            _lengths(found[name], manifest.shape[along], f"--condition {name}")
+            _lengths(found[name], shape[along], f"--condition {name}")
     return found
 
 

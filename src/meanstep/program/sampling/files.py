@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from meanstep.program.data import CODECS, previews, views, waves
 from meanstep.program.data.codecs import pictured
 from meanstep.program.data.columns import table
 from meanstep.program.data.manifest import Manifest
-from meanstep.program.disk import made, put, write
+from meanstep.program.disk import made, put
 from meanstep.program.runs.spared import check_spared
+from meanstep.program.sampling import folder
 
 LENGTHS, MASK = "lengths", "mask"
 """The arrays that hold how long each row is, and where it is, as `--data.ragged` reads them."""
@@ -130,19 +131,23 @@ def _beside(path: Path, kind: str) -> list[Path]:
 
 def _folder(path: Path, made_of: Made) -> list[Path]:
     """A picture of all, and a file for each picture and sound, by its seed, or one file of the rows."""
-    folder = made(path)
-    ends = () if made_of.kind == "pictures" else views.VIEWS[made_of.kind].ends
-    files = {"preview.png": previews.encoded(preview(made_of))}
+    here = made(path)
+    names = _names(made_of.kind, made_of.seeds)
+    files = {folder.PICTURE: previews.encoded(preview(made_of))}
     if made_of.kind in EACH:
-        end, each = EACH[made_of.kind]
-        names = [f"{seed:06d}{end}" for seed in made_of.seeds]
-        files |= {name: each(row, made_of.manifest) for name, row in zip(names, made_of.rows, strict=True)}
-        files["samples.csv"] = _text({"file": np.array(names), "seed": np.array(made_of.seeds)} | dict(made_of.beside))
+        files |= {name: EACH[made_of.kind][1](row, made_of.manifest) for name, row in zip(names, made_of.rows, strict=True)}
+        files[folder.LIST] = _text({"file": np.array(names), "seed": np.array(made_of.seeds)} | dict(made_of.beside))
     else:
-        files |= {f"samples{end}": WRITERS[end](made_of) for end in ends or (".npz",)}
-    for name, content in files.items():
-        write(folder / name, content)
-    return [folder]
+        files |= {name: WRITERS[Path(name).suffix](made_of) for name in names}
+    folder.placed(here, files)
+    return [here]
+
+
+def _names(kind: str, seeds: Sequence[int]) -> list[str]:
+    """The files of a folder beside the picture of all: one each by its seed, or one of the rows."""
+    if kind in EACH:
+        return [f"{seed:06d}{EACH[kind][0]}" for seed in seeds]
+    return [f"samples{end}" for end in views.VIEWS[kind].ends or (".npz",)]
 
 
 def _one_picture(row: Tensor, manifest: Manifest) -> bytes:
@@ -157,10 +162,10 @@ EACH: Mapping[str, tuple[str, Callable[[Tensor, Manifest], bytes]]] = {"pictures
 """Kinds of samples that a folder holds a file each of."""
 
 
-def checked(path: Path, manifest: Manifest, run: Path) -> None:
+def checked(path: Path, manifest: Manifest, run: Path, seeds: Sequence[int]) -> None:
     """`UserError` for an ending of sound or of tables where rows are something else, and for what may not be replaced.
 
-    That is what the run was trained on, and a file beside the picture that no picture of before came with.
+    That is what the run was trained on, a file beside the picture that no picture of before came with, and what a folder holds of others.
     """
     end, kind = path.suffix.lower(), "pictures" if CODECS[manifest.codec].pictures else manifest.seen_as.kind
     if end == ".wav" and kind != "sound":
@@ -172,5 +177,7 @@ def checked(path: Path, manifest: Manifest, run: Path) -> None:
         )
     further = _beside(path, kind)
     check_spared(path, run, further if end else [path / f"samples{other}" for other in WRITERS])
+    if not end:
+        folder.checked(path, {folder.PICTURE, *([folder.LIST] if kind in EACH else []), *_names(kind, seeds)})
     if not path.exists() and (lost := next((file for file in further if file.exists()), None)):
         raise UserError(f"--out: {lost} would be written beside {path.name}, and is there already: give another name")

@@ -36,7 +36,7 @@ def sampled(asked: "Sample", path: Path, labels: list[int] | None, fixed: condit
     run, _ = located(asked.folder.expanduser(), asked.checkpoint)
     known = described(run)
     look = seen_as(asked.preview or "", known)
-    files.checked(path, replace(known, look=look), run)
+    files.checked(path, replace(known, look=look), run, asked.seeds)
     with stage("building the network"):
         model = load(
             asked.folder,

@@ -11,7 +11,7 @@ from meanstep.keys import key
 from meanstep.program.data.cache import Cache
 from meanstep.program.methods import LONG, RARE, falls, trained_jumps
 from meanstep.program.runs import networks
-from meanstep.program.runs.method import MethodConfig
+from meanstep.program.runs.config import Config
 from meanstep.program.runs.weighting import FALLING, FEW
 from meanstep.program.training.state import State
 from meanstep.program.wrapped import sharded, uncompiled
@@ -24,8 +24,8 @@ ROWS, PROBED, MOVED = 512, 8, 0.1
 """Rows whose scale is measured; rows on which labels are tried; the deviation of what moves the weights of the copy that is asked."""
 
 
-def cautions(cache: Cache, state: State, method: MethodConfig | None = None, precision: str = "float32") -> Iterator[str]:
-    """A line for each; nothing of the run is changed, nor are torch's random numbers. `method`: what was asked for, where it is known."""
+def cautions(config: Config, cache: Cache, state: State) -> Iterator[str]:
+    """A line for each; nothing of the run is changed, nor are torch's random numbers."""
     x, y = cache.rows(torch.linspace(0, len(cache) - 1, min(ROWS, len(cache))).round().long())
     yield from _scale(x, ": make the cache without --no-normalise" if cache.manifest.statistics == "none" else "")
     net, classes = state.owner.net, int(state.description["options"].get("classes") or 0)
@@ -35,10 +35,10 @@ def cautions(cache: Cache, state: State, method: MethodConfig | None = None, pre
             "train with --data.no-conditional"
         )
     yield from lossy(state.owner.loss.recipe, cache.shape)
-    yield from rounded(state.owner.loss.recipe, precision)
-    asked = method is not None and (method.largest_gap is not None or ":" in method.recipe)
+    yield from rounded(state.owner.loss.recipe, config.run.precision)
+    asked = config.method.largest_gap is not None or ":" in config.method.recipe
     if asked or math.prod(cache.shape) <= FEW:  # on more numbers a recipe's published times are left alone: they were tried on images
-        yield from unseen(state.owner.loss.recipe, method.largest_gap if method else None)
+        yield from unseen(state.owner.loss.recipe, config.method.largest_gap)
 
 
 def lossy(recipe: Recipe, shape: Sequence[int]) -> Iterator[str]:
@@ -59,7 +59,7 @@ def unseen(recipe: Recipe, largest: float | None) -> Iterator[str]:
     """That the times of a recipe hardly ever reach the gap of a one-step sample; `largest`: what they are capped at, if they are."""
     if (found := trained_jumps(recipe)) is None or found >= RARE:
         return
-    told = f"none of {DRAWN:,} rows" if not found else f"{100 * found:.2g} % of the rows"
+    told = f"{math.ceil(found * DRAWN) or 'none'} of {DRAWN:,} rows"  # a share of so few has no second digit
     remedy = (
         "draw longer gaps, such as uniform times"
         if largest is None

@@ -23,7 +23,7 @@ STEPS = 4
 def estimated(config: Config, cache: Cache, ranks: Ranks) -> dict[str, Any]:
     """The dry run's answer; all ranks must ask together. Bytes are of weights, gradient, moments and averages, of a rank."""
     state = fresh(config, cache, ranks)
-    said = list(cautions(cache, state, precision=config.run.precision))  # before the steps use the state up
+    said = list(cautions(config, cache, state))  # before the steps use the state up
     seconds = a_step(config, cache, ranks, state)
     cuda = ranks.device.type == "cuda"
     return {

@@ -120,12 +120,12 @@ class Events:
         assert self.judge is not None
         began = time.perf_counter()
         found = self.judge(state)
-        first = found.get(str(PICTURED[state.learns]), found["1"])  # a study measures all of its arms at the same steps
+        by = steps if (steps := str(PICTURED[state.learns])) in found else "1"  # a study measures all of its arms at the same steps
         if isinstance(state.owner.learner, Climber):
-            state.owner.learner.report(first)
-        better = first < state.best
+            state.owner.learner.report(found[by])
+        better = found[by] < state.best
         if better:
-            state.best, state.best_seen = first, state.seen
+            state.best, state.best_seen = found[by], state.seen
         spent = time.perf_counter() - began
         run = self.config.run
         details = {"average": state.chosen, "extractor": run.extractor, "count": self.samples.count, "seconds": round(spent, 3)}
@@ -134,7 +134,7 @@ class Events:
             if self.ranks.first:
                 parts = [f"{value:.3g} in {steps} step{'s' * (steps != '1')}" for steps, value in found.items()]
                 say(f"{state.seen:,} samples: sliced W1 {', '.join(parts)}; floor {self.judge.floor:.3g}", on=err)
-        self._note("evaluation", state.seen, **details, steps=found, best=better)
+        self._note("evaluation", state.seen, **details, steps=found, by=by, best=better)
         self._tell("evaluation", state.seen, {f"distance/{steps}": value for steps, value in found.items()})
         return better
 

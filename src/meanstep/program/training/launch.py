@@ -138,8 +138,6 @@ class Launch(Ranged):
             raise UserError("give the command to launch after --, such as: meanstep launch --nodes 2 -- train --preset digits")
         if self.array and self.command[:2] != STUDY:
             raise UserError("--array: an array does the parts of a study, after -- comes reproduce latents")
-        if self.array and "--part" in self.command:
-            raise UserError("--array: it gives each job its part, leave --part out")
         try:
             chunk(self._config().run, self.nodes * self._ranks)
         except UserError as error:
@@ -150,6 +148,9 @@ class Launch(Ranged):
         if self.command[:2] == STUDY:
             from meanstep.program.reproduce.images.command import Latents
 
-            return Latents.parse(self.command[2:]).study().config
+            asked = Latents.parse(self.command[2:])
+            if self.array and asked.part is not None:
+                raise UserError("--array: it gives each job its part, leave --part out")
+            return asked.study().config
         made = Train.parse(self.command[1:])
         return checked(Config(made.data, made.network, made.method, made.optimiser, made.averages, made.run_))

@@ -123,7 +123,7 @@ def _events(config: Config, here: Path, cache: Cache, ranks: Ranks, state: State
     if records is not None:
         facts.keep(here, config, state.learns)
         records.add("start", state.seen, time=time.time(), ranks=ranks.size, device=str(ranks.device))
-        for words in () if state.seen else cautions(cache, state, config.method, config.run.precision):
+        for words in () if state.seen else cautions(config, cache, state):
             say(f"caution: {words}", on=err)
             records.add("caution", state.seen, words=words)
     events = Events(config, here, ranks, samples, judged, records, followed, caller.callback)

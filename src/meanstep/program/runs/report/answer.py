@@ -10,7 +10,7 @@ from meanstep.program.pages.form import BETTER, KNOWN, OPEN, WORSE, Answer, Show
 from meanstep.program.pages.verdicts import number
 from meanstep.program.runs.records import Record
 from meanstep.program.runs.report import prose
-from meanstep.program.runs.report.history import History, first
+from meanstep.program.runs.report.history import History
 
 SAME = 1.15
 """Two measurements of one run that differ by less than this factor are not told apart: a run alone has no interval."""
@@ -40,22 +40,22 @@ def _failed(run: History) -> bool:
 
 
 def _valued(run: History) -> list[Record]:
-    return [r for r in run.of("evaluation") if isinstance(first(r), int | float)]
+    return [r for r in run.of("evaluation") if isinstance(run.far(r), int | float)]
 
 
 def _came(run: History) -> str:
-    """Whether one-step samples came nearer to the data over the evaluations."""
+    """Whether samples came nearer to the data over the evaluations."""
     found = _valued(run)
     if len(found) < 2 or run.best is None:
         return OPEN
-    start, best = first(found[0]), first(run.best)
-    return BETTER if start > SAME * best else WORSE if first(found[-1]) > SAME * start else OPEN
+    start, best = run.far(found[0]), run.far(run.best)
+    return BETTER if start > SAME * best else WORSE if run.far(found[-1]) > SAME * start else OPEN
 
 
 def _left(run: History) -> bool:
     """Whether the last samples are farther from the data than the best."""
     found = _valued(run)
-    return bool(found) and run.best is not None and first(found[-1]) > SAME * first(run.best)
+    return bool(found) and run.best is not None and run.far(found[-1]) > SAME * run.far(run.best)
 
 
 def _title(run: History) -> str:
@@ -68,11 +68,11 @@ def _title(run: History) -> str:
     came, so_far = _came(run), "" if run.finished else " so far"
     if came == BETTER:
         then = ", and then away from them again" if _left(run) else ""
-        return f"Training has brought one-step samples nearer to the data{so_far}{then}."
+        return f"Training has brought {run.made} nearer to the data{so_far}{then}."
     if came == WORSE:
-        return f"Training has taken one-step samples farther from the data{so_far}."
+        return f"Training has taken {run.made} farther from the data{so_far}."
     few = len(_valued(run)) < 2
-    return f"Whether training brings one-step samples nearer to the data cannot be told{' yet: there is one evaluation' if few else so_far}."
+    return f"Whether training brings {run.made} nearer to the data cannot be told{' yet: there is one evaluation' if few else so_far}."
 
 
 def _about(run: History) -> Iterator[str]:
@@ -86,10 +86,10 @@ def _samples(run: History) -> Tile:
     found, below = _valued(run), floor(run)
     if not found or run.best is None:
         return Tile("Samples: not measured", "No evaluation with a finite distance was made.", "Nothing follows.")
-    words = f"{run.measure} of one-step samples: {number(first(found[0]))} at {found[0]['seen']:,} samples seen"
-    words += f", {number(first(run.best))} at best, at {run.best['seen']:,}." if run.best is not found[0] else ", the only or best one."
+    words = f"{run.measure} of {run.made}: {number(run.far(found[0]))} at {found[0]['seen']:,} samples seen"
+    words += f", {number(run.far(run.best))} at best, at {run.best['seen']:,}." if run.best is not found[0] else ", the only or best one."
     words += f" Real rows score {number(below)}, the floor." if below is not None else " The floor was not measured: meanstep evaluate does."
-    came, times = _came(run), first(found[0]) / first(run.best) if first(run.best) > 0 else 1.0
+    came, times = _came(run), run.far(found[0]) / run.far(run.best) if run.far(run.best) > 0 else 1.0
     heads = {
         BETTER: f"Samples: {times:.1f} times nearer to the data" if times < 100 else "Samples: far nearer to the data",
         WORSE: "Samples: farther from the data",

@@ -28,15 +28,16 @@ def distances(run: History) -> Figure | None:
     named = [(curve, f"{k} step{'s' if k > 1 else ''}", colour) for (k, curve), colour in zip(found.items(), COLOURS, strict=False)]
     _lines(ax, run, named, log=True)
     if run.best is not None:
-        x, y = run.best["seen"], run.best["steps"][str(min(found))]
-        ax.plot(x, y, "o", ms=13, mfc="none", mec=BLUE, mew=1.8, zorder=4, label="best")
+        x, y = run.best["seen"], run.far(run.best)
+        colour = dict(zip(found, COLOURS, strict=False)).get(int(run.by), BLUE)
+        ax.plot(x, y, "o", ms=13, mfc="none", mec=colour, mew=1.8, zorder=4, label="best")
         right = x > 0.6 * run.seen
         ax.annotate(
             f"best: {y:.3g}",
             (x, y),
             (-14 if right else 14, 16),
             textcoords="offset points",
-            color=BLUE,
+            color=colour,
             fontsize=10,
             fontweight="bold",
             ha="right" if right else "left",

@@ -88,9 +88,30 @@ class History:
 
     @cached_property
     def best(self) -> Record | None:
-        """The evaluation with the least distance in the fewest steps."""
-        valued = [r for r in self.of("evaluation") if isinstance(first(r), int | float)]
-        return min(valued, key=first, default=None)
+        """The evaluation with the least distance in the steps that tell it."""
+        return self._least(self.by)
+
+    @cached_property
+    def by(self) -> str:
+        """The steps by which the best checkpoint is told: as the records say, of older ones the fewest by which the one kept is the best."""
+        found = self.of("evaluation")
+        stated, kept = [r["by"] for r in found if r.get("by")], [r for r in found if r.get("best")]
+        steps = sorted({steps for r in found for steps in r["steps"]}, key=int)
+        decided: list[str] = [*stated[-1:], *(k for k in steps if kept and self._least(k) is kept[-1]), *steps, "1"]
+        return decided[0]
+
+    @property
+    def made(self) -> str:
+        """What its samples are called, made in these steps."""
+        return "one-step samples" if self.by == "1" else f"{self.by}-step samples"
+
+    def far(self, evaluation: Record) -> Any:
+        """The distance in these steps, None if it was not finite."""
+        return evaluation["steps"].get(self.by)
+
+    def _least(self, steps: str) -> Record | None:
+        valued = [r for r in self.of("evaluation") if isinstance(r["steps"].get(steps), int | float)]
+        return min(valued, key=lambda r: r["steps"][steps], default=None)
 
 
 def first(evaluation: Record) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from meanstep.program.console import UserError
-from meanstep.program.evaluation.rows import Row
+from meanstep.program.evaluation.rows import Row, merged
 from meanstep.program.evaluation.table import columns, floor_line, line, places
 from meanstep.program.registry import default_sampler
 from meanstep.program.runs import saved
@@ -17,7 +17,7 @@ from meanstep.program.runs.config import Config, NetworkConfig
 from meanstep.program.runs.facts import known
 from meanstep.program.runs.options import flat
 from meanstep.program.runs.records import Record
-from meanstep.program.runs.report.history import History, first
+from meanstep.program.runs.report.history import History
 
 GROUPS = {"data": "Data", "network": "Network", "method": "Method", "optimiser": "Optimiser", "averages": "Averages", "run": "Run"}
 
@@ -48,9 +48,9 @@ def gaps(run: History) -> list[str]:
         return [*found, "There is no record of a step yet."]
     if not run.of("evaluation"):
         found.append("No evaluation was made: look at the samples, or run meanstep evaluate.")
-    elif run.best and (last := first(run.of("evaluation")[-1])) is not None and last > 1.15 * first(run.best):
-        was = f"{_g(last)} at {run.of('evaluation')[-1]['seen']:,} against {_g(first(run.best))} at {run.best['seen']:,}"
-        found.append(f"One-step samples were nearer to the data earlier: {was}. The best checkpoint was kept.")
+    elif run.best and (last := run.far(run.of("evaluation")[-1])) is not None and last > 1.15 * run.far(run.best):
+        was = f"{_g(last)} at {run.of('evaluation')[-1]['seen']:,} against {_g(run.far(run.best))} at {run.best['seen']:,}"
+        found.append(f"{run.made.capitalize()} were nearer to the data earlier: {was}. The best checkpoint was kept.")
     _, norms = run.curve("gradient_norm")
     if len(norms) >= 10 and norms[3:].max() > 20 * (middle := sorted(norms)[len(norms) // 2]):
         found.append(f"The gradient's norm had spikes: up to {_g(norms[3:].max())}, with a median of {_g(middle)}.")
@@ -113,9 +113,8 @@ ORDER = ("seen", "average", "sampler", "steps", "guidance", "count")
 
 
 def _table(rows: Sequence[Row], usual: str) -> dict[str, Any]:
-    named: list[Row] = [{"sampler": usual} | row for row in rows if row["kind"] == "cell"]
-    newest = {tuple(row[name] for name in ORDER): row for row in named}
-    cells = [newest[place] for place in sorted(newest)]
+    rows = merged(rows, usual)
+    cells = sorted((row for row in rows if row["kind"] == "cell"), key=lambda row: tuple(row[name] for name in ORDER))
     metrics = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
     place, numbers = places(cells, usual), columns(metrics, rows[0]["distance"])
     ruling = next((name for name in ("frechet", "sliced") if any(name in (row["values"] or {}) for row in cells)), "")
