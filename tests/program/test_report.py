@@ -448,6 +448,43 @@ def test_all_sets_together_lead_where_they_decide_and_no_single_one_does(tmp_pat
     assert found.steps[0].words.startswith("Train with β = 1 on data like these,")
 
 
+def scored(folder: Path, ratios: dict[str, Sequence[float]]) -> Path:
+    """SW1 over that at beta 0 of each set's seeds; a seed without a ratio has no record."""
+    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    kept = [line for line in lines if line["kind"] == "set" or line["seed"] < len(ratios[line["set"]])]
+    for line in kept:
+        if line["kind"] == "model":
+            line["ema"]["sw1"]["1"] = 0.1 * (ratios[line["set"]][line["seed"]] if line["id"] != "beta 0" else 1.0)
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    return folder
+
+
+SEVERAL = {"swiss_roll": (0.90, 0.91), "checkerboard": (0.905, 0.915)}
+
+
+@pytest.mark.parametrize("other", [0.5, 2.0])
+def test_the_number_of_a_tile_is_that_of_its_test(other: float, tmp_path: Path):
+    """A set of one seed is in neither, however far it is off."""
+    sets = (*SEVERAL, "pinwheel")
+    found = told(scored(sweep(tmp_path / "s", replace(PLAIN, sets=sets)), SEVERAL | {"pinwheel": (other,)}))
+    mean = np.exp(np.mean(np.log([*SEVERAL.values()])))
+    assert found.tiles[0].state == "better" and found.tiles[0].head == f"Samples: {100 * (1 - mean):.0f}% nearer to the data"
+    assert f"at β = 0: \u2212{100 * (1 - mean):.0f}% in the mean over 2 data sets." in found.tiles[0].words
+    assert "across 2 sets" in found.tiles[0].sure and "in the mean over 2 data sets" in found.title
+    with pages.opened(tmp_path / "s") as (shown, _, held):
+        best = "\n".join(shown.headline(held, []))
+    assert f"“ema 1 anchor” has the lowest SW1 over the 2 sets: \u2212{100 * (1 - mean):.0f}% against β = 0." in best
+
+
+def test_one_set_of_several_seeds_among_others_is_named(tmp_path: Path):
+    ratios = {"checkerboard": (2.0,), "swiss_roll": (0.90, 0.91), "pinwheel": (3.0,)}
+    found = told(scored(sweep(tmp_path / "s", replace(PLAIN, sets=(*ratios,))), ratios))
+    assert "at β = 0: \u221210% on swiss roll." in found.tiles[0].words and "No interval across sets." in found.tiles[0].sure
+    every = told(scored(sweep(tmp_path / "t", replace(PLAIN, sets=(*ratios,))), {name: x[:1] for name, x in ratios.items()}))
+    assert f"{100 * ((2 * 0.9 * 3) ** (1 / 3) - 1):+.0f}% in the mean over 3 data sets." in every.tiles[0].words
+    assert every.tiles[0].sure == "One seed: no interval."
+
+
 def test_single_sets_are_told_where_all_together_are_open(tmp_path: Path):
     gain = dict(zip(PLANE, (0.5, 1.0, 1.0, 1.0, 1.0, 2.1), strict=True))
     found = told(sweep(tmp_path / "s", replace(PLAIN, gain=gain)))
