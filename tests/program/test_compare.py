@@ -246,6 +246,18 @@ def test_studies_are_paired_by_set_arm_and_seed(tmp_path: Path):
     assert said.tiles[0].state == "better" and "nearer on 2 of 4 arms" in said.title and said.shown and said.shown.rows
 
 
+def test_an_arm_that_diverged_in_one_study_alone_is_not_nearer_there(tmp_path: Path):
+    a, b = toys(tmp_path, 0.5)
+    test_report.diverged(b, ("pinwheel", 2, "ema 1 anchor"))
+    rows = studies.answer(studies.meeting((a, b))).shown.rows
+    assert {bar.name: bar.state for bar in rows.bars} == {
+        "pinwheel, beta 0": "open",
+        "pinwheel, ema 1 anchor": "open",
+        "two_moons, beta 0": "open",
+        "two_moons, ema 1 anchor": "better",
+    }
+
+
 def test_the_same_study_again_decides_nothing(tmp_path: Path):
     a, _ = toys(tmp_path, 1.0)
     shutil.copytree(a, tmp_path / "again")

@@ -318,6 +318,45 @@ def test_a_constant_is_beaten_where_it_broke_off_and_an_arm_that_broke_off_canno
         assert words in said and words in page
 
 
+CALMER = replace(PLAIN, arms=("beta@0", "beta@0.5", "beta@1"), effects=(("beta@0.5", -0.3),), moments=(1000, 2000), seeds=(0, 1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "states", "title", "advice"),
+    [
+        (
+            "",
+            ("better", "worse"),
+            "A calmer training signal, by a constant coefficient, makes better",
+            "Train with the constant coefficient β = 0.5",
+        ),
+        ("beta@0.5", ("open", "worse"), "This study cannot tell which way to train", "Add seeds"),
+        ("beta@1", ("better", "worse"), "A calmer training signal, by a constant coefficient, makes better", "Train with the constant"),
+        ("beta@0", ("better", "open"), "A calmer training signal, by a constant coefficient, makes better", "Train with the constant"),
+    ],
+)
+def test_what_broke_off_alone_is_not_called_better(name: str, states: tuple[str, str], title: str, advice: str, tmp_path: Path):
+    """Though it is by the seeds that are left."""
+    folder = study(tmp_path / "s", CALMER)
+    if name:
+        broken(folder, name, 2)
+    said = report.answer(results.Results.read(folder), [])
+    assert said.title.startswith(title) and said.steps[0].words.startswith(advice)
+    assert said.shown and said.shown.rows and tuple(bar.state for bar in said.shown.rows.bars) == states
+    rows = {row.where: row for row in decided(folder)["quality-worse"].rows}
+    assert rows["β = 1"].finding == ("agrees" if states[1] == "worse" else "open")
+    way = {"beta@0.5": "lower", "beta@0": "higher"}.get(name)
+    for text in (rows["β = 0.5"].note, said.tiles[1].sure):
+        assert re.findall(r"diverged alone in 1 pair, so the ratio is not called (\w+)", text) == ([way] if way else [])
+
+
+def test_what_broke_off_on_both_sides_decides_neither(tmp_path: Path):
+    folder = study(tmp_path / "s", CALMER)
+    for name in CALMER.arms:
+        broken(folder, name, 2)
+    assert report.answer(results.Results.read(folder), []).tiles[1].state == "better"
+
+
 def test_seeds_of_schedules_alone_are_named_and_block_no_test(tmp_path: Path):
     folder = study(tmp_path / "s", WINNER)
     for path in [*folder.glob("runs/beta@*-3"), folder / "runs" / "alpha_flow-0"]:

@@ -731,14 +731,51 @@ def test_partial_sweeps_have_a_report(tmp_path: Path, plan: Plan):
     assert text.count('id="claim-') == len(claims.CLAIMS) and " nan" not in text.lower().split("<script")[0].split("base64")[0]
 
 
-def test_models_that_diverged_are_named(tmp_path: Path):
-    folder = sweep(tmp_path / "diverged", SMALL)
+def diverged(folder: Path, *models: tuple[str, int, str]) -> Path:
+    """With these models, by set, seed and id, as training that diverged leaves them."""
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     for record in records:
-        if record["kind"] == "model" and (record["seed"], record["id"]) == (1, "ema 1 anchor"):
+        if record["kind"] == "model" and (record["set"], record["seed"], record["id"]) in models:
             record["ema"]["sw1"]["1"], record["curve"]["sw1"], record["probe"] = float("nan"), [None] * 20, None
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def test_models_that_diverged_are_named(tmp_path: Path):
+    folder = diverged(sweep(tmp_path / "diverged", SMALL), *((name, 1, "ema 1 anchor") for name in SMALL.sets))
     assert "2 models did not end with finite scores" in build(folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("gain", "id", "states"),
+    [
+        (0.5, "ema 1 anchor", ("open", "better", "open")),
+        (0.5, "beta 0", ("better", "better", "better")),
+        (2.0, "ema 1 anchor", ("worse", "worse", "worse")),
+        (2.0, "beta 0", ("open", "worse", "open")),
+    ],
+)
+def test_what_diverged_alone_is_not_called_better(gain: float, id: str, states: tuple[str, ...], tmp_path: Path):
+    """Though it is by the seeds that are left, and by the other set."""
+    sets = ("pinwheel", "two_moons")
+    plan = replace(PLAIN, sets=sets, seeds=(0, 1, 2, 3), gain=dict.fromkeys(sets, gain))
+    folder = diverged(sweep(tmp_path / "s", plan), ("pinwheel", 2, id))
+    found, claim = told(folder), decided(folder)["quality"]
+    assert tuple(rows_of(found).values()) == states
+    kept = states[2] != "open"
+    assert (found.tiles[0].head.endswith("data")) is kept and ("diverged alone in 1 pair" in found.tiles[0].sure)
+    assert found.title.endswith(f"{states[1]} on {2 if kept else 1} of 2 data sets{'' if kept else '; the rest and the mean stay open'}.")
+    assert not any(step.words.startswith("Add seeds") for step in found.steps) and ("like these" in found.steps[0].words) is kept
+    row = next(row for row in claim.rows if row.where == "pinwheel")
+    assert row.finding == {"better": "agrees", "worse": "contradicts", "open": "open"}[states[0]] and "diverged alone in 1 pair" in row.note
+
+
+def test_a_set_on_which_all_diverged_keeps_the_others_from_deciding_for_all(tmp_path: Path):
+    sets = ("pinwheel", "two_moons", "swiss_roll")
+    folder = sweep(tmp_path / "s", replace(PLAIN, sets=sets, gain=dict.fromkeys(sets, 0.5)))
+    assert told(folder).tiles[0].head.startswith("Samples: 50% nearer")
+    found = told(diverged(folder, *(("swiss_roll", seed, "ema 1 anchor") for seed in PLAIN.seeds)))
+    assert rows_of(found) == {"pinwheel": "better", "two moons": "better", "all sets": "open"} and "in 3 pairs" in found.tiles[0].sure
 
 
 # Damage ------------------------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from meanstep.program.reproduce.images.contests import Contest, contests, lost
 from meanstep.program.reproduce.images.results import Arm, Results
 from meanstep.program.reproduce.images.steps import again, longer, seeds
 from meanstep.program.reproduce.report.compared import Compared
-from meanstep.program.reproduce.report.prose import counted, kind, percent
+from meanstep.program.reproduce.report.prose import aside, counted, kind, percent
 
 
 def answer(results: Results, claims: Sequence[Claim]) -> Answer:
@@ -82,9 +82,10 @@ def _floor(results: Results, arm: Arm | None) -> str:
 
 
 def _sure(change: Change) -> str:
+    said = "One seed: no interval." if change.n < 2 else "The same to the bit."
     if found := change.interval:
-        return f"95% interval {percent(found[0], 1)} to {percent(found[1], 1)}, {change.n} seeds."
-    return "One seed: no interval." if change.n < 2 else "The same to the bit."
+        said = f"95% interval {percent(found[0], 1)} to {percent(found[1], 1)}, {change.n} seeds."
+    return " ".join([said, *aside(change)])
 
 
 def _others(results: Results, held: Sequence[Contest]) -> Tile:

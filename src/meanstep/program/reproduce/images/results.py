@@ -88,6 +88,10 @@ class Results(results.Results):
         """Arms with the anchor, and the constants without it."""
         return [(arm, self.constant(arm.beta)) for arm in self.arms if arm.family == ANCHORED and arm.beta is not None]
 
+    def broke(self, *arms: Arm | None) -> tuple[set[int], ...]:
+        """Seeds at which each of these arms broke off."""
+        return self.broken(*((arm.name,) if arm else () for arm in arms))
+
     def constant(self, beta: float, family: str = CONSTANT) -> Arm | None:
         """The arm of a constant coefficient, None if it is not in the study."""
         return next((arm for arm in self.arms if (arm.family, arm.beta) == (family, beta)), None)

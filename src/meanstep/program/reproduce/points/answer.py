@@ -12,7 +12,7 @@ from meanstep.program.reproduce.points.quantities import changes_of, far, in_tra
 from meanstep.program.reproduce.points.results import ALONE, ANCHORED, BASE, Results
 from meanstep.program.reproduce.points.steps import steps
 from meanstep.program.reproduce.report.compared import Changes, Pooled
-from meanstep.program.reproduce.report.prose import counted, kind, percent, seeds_of
+from meanstep.program.reproduce.report.prose import aside, counted, kind, percent, seeds_of
 
 WAYS = {"nearer": "better", "farther": "worse"}
 
@@ -32,16 +32,17 @@ def compared(results: Results, id: str = ANCHORED) -> Pooled:
 
 def quieter(results: Results) -> Changes:
     """The variance of the gradient at beta 0 over that at 1, by set."""
-    return {name: change for name in results.sets if (change := trace_ratio(results, name)).n}
+    return {name: change for name in results.sets if (change := trace_ratio(results, name)).known}
 
 
 def sure(told: Pooled, show: Callable[[float], str]) -> str:
     """How sure the value of all sets is."""
+    said = "No interval across sets." if any(change.n > 1 for change in told.counted.values()) else "One seed: no interval."
     if found := told.change.interval:
         n, (name, *others) = told.change.n, told.each.changes
         over = f"across {n} sets" if others else f"over {n} seeds, {shown(name)} only"
-        return f"95% interval {show(found[0])} to {show(found[1])} {over}."
-    return "No interval across sets." if any(change.n > 1 for change in told.counted.values()) else "One seed: no interval."
+        said = f"95% interval {show(found[0])} to {show(found[1])} {over}."
+    return " ".join([said, *aside(told.change)])
 
 
 def _title(results: Results, told: Pooled) -> str:

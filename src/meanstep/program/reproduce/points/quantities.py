@@ -25,16 +25,12 @@ def far(results: Results) -> str:
 
 
 def trace_ratio(results: Results, name: str) -> Change:
-    """Tr Cov of the gradient at beta 0 over beta 1; see `traces`."""
-    return ratio(*traces(results, name))
-
-
-def traces(results: Results, name: str) -> tuple[Seeds, Seeds]:
-    """Tr Cov of the gradient at beta 0 and 1: on the weights trained at beta 0, or `in_training` of the two models."""
+    """Tr Cov of the gradient at beta 0 over beta 1: on the weights trained at beta 0, or `in_training` of the two models."""
     if not in_training(results):
-        return results.probed(name, BASE, "trace", 0), results.probed(name, BASE, "trace", 1)
-    zero, anchored, alone = (results.by_seed((name, id), lambda model: model.get("variance")) for id in (BASE, ANCHORED, ALONE))
-    return zero, anchored or alone
+        return ratio(results.probed(name, BASE, "trace", 0), results.probed(name, BASE, "trace", 1))
+    found = {id: results.by_seed((name, id), lambda model: model.get("variance")) for id in (BASE, ANCHORED, ALONE)}
+    one = ANCHORED if found[ANCHORED] else ALONE
+    return ratio(found[BASE], found[one], results.broken((name, BASE), (name, one)))
 
 
 def in_training(results: Results) -> bool:
@@ -44,7 +40,8 @@ def in_training(results: Results) -> bool:
 
 def sw1_ratio(results: Results, name: str, id: str, base: str = BASE, weights: str = "ema") -> Change:
     """One-step SW1 of a model over that of another, paired by seed."""
-    return ratio(results.score(name, id, weights=weights), results.score(name, base, weights=weights))
+    found, under = (results.score(name, each, weights=weights) for each in (id, base))
+    return ratio(found, under, results.broken((name, id), (name, base)))
 
 
 def plane(results: Results) -> list[str]:
@@ -60,7 +57,7 @@ def overall(changes: dict[str, Change]) -> tuple[str, Change]:
 
 
 def changes_of(results: Results, id: str, base: str = BASE) -> dict[str, Change]:
-    return {name: change for name in results.sets if (change := sw1_ratio(results, name, id, base)).n}
+    return {name: change for name in results.sets if (change := sw1_ratio(results, name, id, base)).known}
 
 
 def rise(trace: Sequence[float | None]) -> float:
@@ -128,7 +125,8 @@ def _scored(results: Results, name: str, line: Line) -> Iterator[Quantity]:
         steps = [(metric, steps) for metric, value in held for steps in (value if isinstance(value, dict) else ("1",))]
         for metric, n in dict.fromkeys(steps):
             found, floor = results.score(name, line.id, metric, weights, n), mean(results.floor(name, metric))
-            yield Quantity(metric, line, found, name, weights, n, floor=floor.mean if floor else None)
+            (broken,) = results.broken((name, line.id))
+            yield Quantity(metric, line, found, name, weights, n, floor=floor.mean if floor else None, broken=broken)
 
 
 def _probed(results: Results, name: str, line: Line) -> Iterator[Quantity]:

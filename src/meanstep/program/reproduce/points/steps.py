@@ -34,7 +34,7 @@ def steps(results: Results, told: Pooled) -> tuple[Step, ...]:
         True: Step("Add seeds: the intervals are too wide to decide.", seeded(own, seeds, MORE)),
         False: Step("Make the study again, or go on with it, by its own command.", own),
     }
-    return (*map(Step, _advice(told)), last[told.state == OPEN])
+    return (*map(Step, _advice(told)), last[told.state == OPEN and not told.change.over + told.change.under])
 
 
 def _beside(results: Results, command: str, word: str) -> str:

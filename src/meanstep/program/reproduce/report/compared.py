@@ -1,6 +1,6 @@
 """Ratios that are told together: what each says, by one correction over them, and what they say as one. Knows no records and no page."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from typing import Self
 
@@ -48,7 +48,9 @@ class Pooled:
     def of(cls, changes: Changes, *, less: bool = True) -> Self:
         """Of a single set its seeds are the units."""
         each = Compared.of(changes, less=less)
-        change = across(each.changes.values()) if len(each.changes) > 1 else next(iter(each.changes.values()), Change(()))
+        whole = across(changes.values())
+        one = next(iter(each.changes.values()), Change(()))
+        change = whole if len(each.changes) > 1 else replace(one, over=whole.over, under=whole.under)
         return cls(each, change, state(change, less=less))
 
     @property

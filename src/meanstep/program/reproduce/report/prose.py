@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from meanstep.program.pages import form
 from meanstep.program.pages.page import flat
-from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim
+from meanstep.program.pages.statistics import Change
+from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, diverged
 from meanstep.program.reproduce.report.results import Results
 
 
@@ -86,6 +87,11 @@ def environment(results: Results) -> list[tuple[str, str]]:
 def command(results: Results) -> list[str]:
     """What was typed."""
     return [str(each["command"]) for each in results.environments[:1] if "command" in each]
+
+
+def aside(change: Change) -> list[str]:
+    """What beside its interval decides a ratio: a sentence on what diverged, if anything did."""
+    return [f"{said[0].upper()}{said[1:]}."] if (said := diverged(change)) else []
 
 
 def percent(ratio: float, places: int = 0) -> str:

@@ -1,6 +1,6 @@
 """A study's records in memory: which number belongs to which unit, seed and moment. Knows no statistics, no figures and no page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -57,6 +57,22 @@ class Results:
     def seeds(self) -> tuple[int, ...]:
         """All seeds that have a record."""
         return tuple(sorted({unit[-1] for unit in self.runs}))
+
+    @property
+    def diverged(self) -> Collection[Unit]:
+        """Units whose training came to nothing: those that broke off."""
+        return self.failed
+
+    @cached_property
+    def _broken(self) -> dict[Unit, set[int]]:
+        found: dict[Unit, set[int]] = {}
+        for *unit, seed in self.diverged:
+            found.setdefault((*unit,), set()).add(seed)
+        return found
+
+    def broken(self, *of: Unit) -> tuple[set[int], ...]:
+        """Seeds at which each unit, named without its seed, diverged."""
+        return tuple(self._broken.get(unit, set()) for unit in of)
 
     @cached_property
     def by_unit(self) -> dict[Unit, dict[int, dict[int, Record]]]:
