@@ -20,7 +20,7 @@ from meanstep.program.console import UserError
 from meanstep.program.pages import form, look, statistics, strips, trained, verdicts
 from meanstep.program.pages.statistics import Change
 from meanstep.program.reproduce import folder
-from meanstep.program.reproduce.points import claims, quantities, report, results
+from meanstep.program.reproduce.points import claims, figures, quantities, report, results
 from meanstep.program.reproduce.points import settings as settings_module
 from meanstep.program.reproduce.points.settings import mixture_dimension
 from meanstep.program.reproduce.report import page as pages
@@ -361,7 +361,11 @@ def test_what_is_not_in_the_sweep_cannot_be_told(tmp_path: Path):
     [
         ("whose-gain", Plan(arms=("plain@1", "anchored@0")), "β = 1 alone over neither"),
         ("quality", Plan(sets=("swiss_roll",)), "checkerboard, pinwheel and others"),
-        ("mixtures-interior", Plan(sets=("mixture-64",), betas=(0.0, 0.4), gain={"mixture-64": 1.0}), "β = 0.4 over β = 1"),
+        (
+            "mixtures-interior",
+            Plan(sets=("mixture-64",), betas=(0.0, 0.4), arms=("paper",), gain={"mixture-64": 1.0}),
+            "β = 0.4 over β = 1",
+        ),
     ],
 )
 def test_a_claim_holds_by_the_whole_of_its_test(key: str, plan: Plan, absent: str, tmp_path: Path):
@@ -394,6 +398,23 @@ def test_mixtures(tmp_path: Path):
     plan = Plan(sets=sets, betas=(0.0, 0.4, 1.0), arms=("paper",), gain=gains, pictures=False)
     found = decided(sweep(tmp_path / "others", plan))
     assert found["mixtures-flat"].verdict == found["mixtures-interior"].verdict == "does not hold"
+
+
+@pytest.mark.parametrize("arm", ["plain", "paper"])
+def test_beta_1_is_that_of_the_study_with_the_anchor_or_without(arm: str, tmp_path: Path):
+    sets = ("mixture-2", "mixture-64")
+    plan = Plan(sets=sets, betas=(0.0, 0.4, 1.0), arms=(arm,), gain={"mixture-2": 1.3, "mixture-64": 1.0}, probe=False, scatter=10)
+    folder = sweep(tmp_path / "s", plan)
+    found, held = decided(folder), results.Results.read(folder)
+    flat = {row.where: row for row in found["mixtures-flat"].rows}
+    assert flat["mixture-2, β = 1"].change.value == pytest.approx(1.3, rel=0.05) and found["mixtures-flat"].verdict == "does not hold"
+    assert [row.change.n for row in found["mixtures-interior"].rows] == [3, 3] and found["mixtures-interior"].verdict == "holds"
+    words = "\n".join(spoken(folder))
+    assert "compared with those at β = 0 by SW1. They are worse on mixture-2" in words
+    drawn = [figures.training(held), figures.montage(held)]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["β = 0", "β = 0.4", "β = 1"] and len(drawn[1].axes) == 8
+    right = figures.overview(held).axes[1]
+    assert "1.3" in " ".join(text.get_text() for text in right.texts), "its number is in the figure"
 
 
 def test_a_coefficient_of_many_digits_is_found(tmp_path: Path):

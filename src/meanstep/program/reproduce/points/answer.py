@@ -19,15 +19,19 @@ WAYS = {"nearer": "better", "farther": "worse"}
 
 def answer(results: Results, claims: Sequence[Claim]) -> Answer:
     """Title, tiles, figure and what to do."""
-    id = ANCHORED if changes_of(results, ANCHORED) or not changes_of(results, ALONE) else ALONE
-    told = compared(results, id)
+    id, told = calmer(results), compared(results)
     tiles = (_samples(results, told), _signal(Pooled.of(quieter(results), less=False), in_training(results)), counted(claims))
     return Answer(_title(results, told), tuple(_about(results, id)), tiles, steps(results, told), kind(results), _shown(results, told, id))
 
 
-def compared(results: Results, id: str = ANCHORED) -> Pooled:
-    """One-step samples of a model over those at beta 0; without a set where nothing can be said."""
-    return Pooled.of({} if far(results) else changes_of(results, id))
+def calmer(results: Results) -> str:
+    """The model at beta 1 that is compared with that at 0: with the anchor, or alone where only that was measured."""
+    return ANCHORED if changes_of(results, ANCHORED) or not changes_of(results, ALONE) else ALONE
+
+
+def compared(results: Results) -> Pooled:
+    """One-step samples at beta 1 over those at beta 0; without a set where nothing can be said."""
+    return Pooled.of({} if far(results) else changes_of(results, calmer(results)))
 
 
 def quieter(results: Results) -> Changes:

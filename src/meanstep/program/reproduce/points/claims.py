@@ -159,7 +159,7 @@ def _interior(results: Results) -> list[Row]:
     if not inner or name not in results.sets:
         return []
     beta = min(inner, key=lambda b: abs(b - 0.4))
-    first, last = (sw1_ratio(results, name, results.paper(beta), base) for base in (BASE, ANCHORED))
+    first, last = (sw1_ratio(results, name, results.paper(beta), base) for base in (BASE, results.paper(1.0)))
     rows = [Row(f"β = {beta:g} over β = 0", first, "0.91", (0.86, 0.96), (0.0, 1.0))]
     return [*rows, Row(f"β = {beta:g} over β = 1", last, "below 1", (0.0, 1.0), (0.0, 1.0))]
 

@@ -29,12 +29,15 @@ FLOOR, DOTS = "#8b97a5", (0, (2, 1.6))
 def overview(results: Results) -> Figure | None:
     """The headline in one figure: variance and SW1 of beta 1 against beta 0, set by set."""
     trace = {name: trace_ratio(results, name) for name in results.sets}
-    sw1 = {name: sw1_ratio(results, name, ANCHORED) for name in results.sets}
+    one = results.paper(1.0)
+    sw1 = {name: sw1_ratio(results, name, one) for name in results.sets}
     names = [name for name in results.sets if trace[name].n or sw1[name].n]
     if not names:
         return None
     figure, (left, right) = look.sheet(1, 2, 1.15 + 0.36 * (len(names) + 1), 10.0)
-    entries: list[tuple[str, str, dict]] = [("β = 1 (on the right with the anchor)", look.BLUE, {"marker": "o", "ms": 5.5, "lw": 2.4})]
+    entries: list[tuple[str, str, dict]] = [
+        (f"β = 1{' (on the right with the anchor)' if one == ANCHORED else ''}", look.BLUE, {"marker": "o", "ms": 5.5, "lw": 2.4})
+    ]
     both = [sw1_ratio(results, name, BOTH) for name in names]
     if any(change.n for change in both):
         for row, change in enumerate([*both, across(both)]):
