@@ -437,6 +437,20 @@ def test_a_coefficient_of_many_digits_is_found(tmp_path: Path):
 def test_rises():
     assert quantities.rise([4, 3, 2]) == 0 and quantities.rise([1, 2]) == 1 and quantities.rise([1, 1]) == 0
     assert quantities.rise([4, 1, 2]) == pytest.approx(1 / 3)
+    assert all(np.isnan(quantities.rise(trace)) for trace in ([None] * 5, [4, None, 2], [4, 0, 2], [3, 2, float("nan")]))
+
+
+@pytest.mark.parametrize(("seeds", "n"), [((0, 1, 2), 0), ((1,), 2)])
+def test_a_probe_that_diverged_falls_in_no_way(seeds: Sequence[int], n: int, tmp_path: Path):
+    folder = sweep(tmp_path / "s", Plan(sets=("pinwheel", "two_moons"), arms=("paper",), pictures=False))
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    for record in records:
+        if record["kind"] == "model" and record["set"] == "pinwheel" and record["seed"] in seeds:
+            record["probe"]["trace"] = [None] * 5
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    claim = decided(folder)["variance-monotone"]
+    assert {row.where: row.change.n for row in claim.rows} == {"pinwheel": n, "two_moons": 3}
+    assert (claim.verdict == "cannot tell" and "not measured: pinwheel" in claim.sentence) is (n == 0)
 
 
 # The answer --------------------------------------------------------------------------------------------------------------------------

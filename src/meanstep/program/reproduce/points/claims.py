@@ -5,7 +5,7 @@ The paper's numbers are those of its authors' public drafts. SW1 is that of one-
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import inf
+from math import inf, isfinite
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def _trained(results: Results, sentence: str) -> str:
 
 def _monotone(results: Results) -> list[Row]:
     probes = {name: [probe["trace"] for probe in results.probes(name, BASE) if len(probe["betas"]) > 2] for name in plane(results)}
-    changes = {name: Change(tuple(map(rise, found)), logs=False) for name, found in probes.items()}
+    changes = {name: Change(tuple(filter(isfinite, map(rise, found))), logs=False) for name, found in probes.items()}
     return [Row(name, change, "nearly 0", (-inf, RISE), (-inf, RISE), against_none=False) for name, change in changes.items()]
 
 

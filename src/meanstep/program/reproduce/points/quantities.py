@@ -1,7 +1,7 @@
 """What is computed of a sweep's numbers: ratios paired by seed, how far samples are, predicted and measured optima. Knows no claims."""
 
 from collections.abc import Iterator, Sequence
-from math import log
+from math import log, nan
 
 import numpy as np
 
@@ -61,8 +61,11 @@ def changes_of(results: Results, id: str, base: str = BASE) -> dict[str, Change]
 
 
 def rise(trace: Sequence[float | None]) -> float:
-    """The share of rises in the total variation of the logarithm; 0 if nothing varies."""
-    steps = np.diff(np.log([x for x in trace if x is not None and x > 0]))
+    """The share of rises in the total variation of the logarithm; 0 if nothing varies, nan where a number is missing or not positive."""
+    known = [x for x in trace if x is not None and x > 0]
+    if len(known) < len(trace):
+        return nan
+    steps = np.diff(np.log(known))
     return float(steps[steps > 0].sum() / total) if (total := np.abs(steps).sum()) > 0 else 0.0
 
 
