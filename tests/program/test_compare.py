@@ -281,6 +281,37 @@ def test_studies_of_other_kinds_or_measures_say_why(tmp_path: Path):
     assert found.pairs == () and "samples" in found.why and "'7'" in found.why and "cannot be compared" in studies.answer(found).title
 
 
+def entries(folder: Path, file: str, **of: Any) -> Path:
+    """Entries of a study's file replaced, those of its settings one by one."""
+    about = json.loads((folder / file).read_text())
+    about |= of | {"settings": about["settings"] | of.get("settings", {})}
+    (folder / file).write_text(json.dumps(about))
+    return folder
+
+
+@pytest.mark.parametrize("section", [{"samples": 9}, {"evaluate_count": 9}, {"extractor": "pixels"}])
+def test_studies_of_images_may_differ_in_their_training(section: dict[str, Any], tmp_path: Path):
+    plan = test_latents_report.Plan(arms=("beta@0",), moments=(1000,), pictures=False)
+    a, b = (test_latents_report.study(tmp_path / name, plan) for name in "ab")
+    found = studies.meeting((a, entries(b, "study.json", config={"run": section})))
+    assert not found.why and len(found.pairs) == 1 and len(found.settings) == 1
+    assert "count" in studies.meeting((a, entries(b, "study.json", settings={"count": 7}))).why
+    assert "data name" in studies.meeting((a, entries(b, "study.json", settings={"count": None}, data={"rows": 3}))).why
+
+
+def test_points_of_ones_own_are_the_same_by_their_digest(tmp_path: Path):
+    a, b = toys(tmp_path, 0.5)
+    for here, place in ((a, "/one/x.csv"), (b, "/two/x.csv")):
+        entries(here, "sweep.json", settings={"points": place, "digest": "0" * 64})
+    assert len(studies.meeting((a, b)).pairs) == 4
+    assert "digest" in studies.meeting((a, entries(b, "sweep.json", settings={"digest": "1" * 64}))).why
+    plan = test_latents_report.Plan(arms=("beta@0",), moments=(1000,), pictures=False)
+    c, d = (test_latents_report.study(tmp_path / name, plan) for name in "cd")
+    for here in (c, d):
+        entries(here, "study.json", data={"name": f"{here}.npz", "digest": "0" * 64})
+    assert len(studies.meeting((c, d)).pairs) == 1
+
+
 # The page ----------------------------------------------------------------------------------------------------------------------------
 
 

@@ -283,6 +283,11 @@ def test_the_sets_and_points_of_ones_own_have_a_folder_each(tmp_path: Path, caps
             folder.note(place, sweep, "cpu")
         assert place == root.with_name(name).resolve()
     assert "runs/toy holds a study with" in "".join(capsys.readouterr().err.split("\n"))
+    moved = Sweep("toy", replace(own, points="elsewhere/mine.csv"))
+    assert (
+        folder.chosen(None, root, moved).name == "toy-2"
+        and folder.chosen(None, root, Sweep("toy", replace(own, digest="1" * 64))).name == "toy-3"
+    )
 
 
 def test_damaged_records_are_named(inside: list[str], tmp_path: Path):

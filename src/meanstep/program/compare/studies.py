@@ -19,7 +19,9 @@ from meanstep.program.reproduce.study import Held, read
 METRICS = ("sw1", "distance")
 """Of samples, less is better; the one that a workload has."""
 DATA = ("samples", "directions", "reference", "points", "digest", "extractor", "count", "dimension")
-"""Settings of a study that decide what a distance is of."""
+"""Settings of a study's own that decide what a distance is of, as do all entries on its data; not its configuration of a training."""
+PLACES = {"points": "digest", "data name": "data digest"}
+"""Where data lay, which decides nothing where the digest of what lay there is known."""
 Key = tuple[Any, ...]
 
 
@@ -66,7 +68,8 @@ def meeting(paths: Sequence[Path]) -> Meeting:
 def _apart(held: Sequence[Held], names: Sequence[str]) -> str:
     a, b = (_entries(each) for each in held)
     for name in dict.fromkeys([*a, *b]):
-        if (name.split(" ")[0] == "data" or name.split(" ")[-1] in DATA) and a.get(name) != b.get(name):
+        moved = PLACES.get(name) in a.keys() & b.keys()
+        if (name.split(" ")[0] == "data" or name in DATA) and not moved and a.get(name) != b.get(name):
             values = f"{shown(a.get(name, 'none'))} and {names[1]} {shown(b.get(name, 'none'))}"
             return f"{names[0]} has {name} {values}: run one of them again with the other's"
     return ""
