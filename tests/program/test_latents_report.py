@@ -908,6 +908,14 @@ def test_what_to_do_is_the_studys_own_command_with_an_option_replaced(name: str,
     assert study.seeds[: len(found.seeds)] == found.seeds and len(more) == (3 if "Add seeds" in steps[-1].words else 0)
 
 
+def test_a_longer_study_lies_beside_the_folder_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = asked(study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "rising"), moments=(1000, 2000))), floor={"1": 1e-9})
+    monkeypatch.chdir(here)
+    (step,) = report.answer(results.Results.read(Path()), []).steps
+    words = shlex.split(step.command)
+    assert words[words.index("--out") + 1] == "../s-longer"
+
+
 def test_arms_with_other_seeds_have_their_own_command_and_need_no_file_where_they_are_known(tmp_path: Path):
     folder = study(
         tmp_path / "my study", replace(PLAIN, arms=("beta@0", "rising", "late"), effects=(("rising", 0.0), ("late", 0.0)), spread=0.3)

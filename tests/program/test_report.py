@@ -622,6 +622,22 @@ def test_every_command_that_a_page_prints_is_one_of_the_program(plan: Plan, tmp_
             assert change.items() <= held.items()
 
 
+@pytest.mark.parametrize(
+    ("place", "given", "own"), [("a/my sweep", ".", "."), ("a/my sweep/deep", "..", ".."), (".", "a/my sweep", "a/my sweep")]
+)
+def test_a_folder_may_be_where_one_is(place: str, given: str, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is said to be beside it is, and a path is relative where it was given so."""
+    here = sweep(tmp_path / "a/my sweep", replace(PLAIN, arms=("plain@1",), sets=("pinwheel",)))
+    (tmp_path / "a/my sweep/deep").mkdir()
+    monkeypatch.chdir(tmp_path / place)
+    with pages.opened(Path(given)) as (shown, _, found):
+        ((own_command,), steps) = shown.commands(found), shown.answer(found, []).steps
+    words = shlex.split(steps[0].command)
+    there = Path(words[words.index("--out") + 1])
+    assert not there.is_absolute() and there.resolve() == here.resolve().with_name("my sweep-both")
+    assert shlex.split(own_command)[-2:] == ["--out", own]
+
+
 # The page ----------------------------------------------------------------------------------------------------------------------------
 
 SECTIONS = ("headline", "overview", "samples", "quality", "variance", "maps", "optimum", "training", "proxies", "claims", "numbers")
