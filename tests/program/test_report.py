@@ -17,7 +17,7 @@ from scipy import stats
 
 from meanstep.cli import main
 from meanstep.program.console import UserError
-from meanstep.program.pages import form, look, statistics, strips, trained, verdicts
+from meanstep.program.pages import curves, form, look, statistics, strips, trained, verdicts
 from meanstep.program.pages.statistics import Change
 from meanstep.program.reproduce import folder
 from meanstep.program.reproduce.points import claims, figures, quantities, report, results
@@ -719,6 +719,21 @@ def test_a_strip_shows_each_judged_row_in_order(whole: Path):
     assert drawn.none is not None and drawn.none < drawn.claimed[0] < drawn.claimed[1]
     assert all(strips.LEFT <= mark.low <= mark.x <= mark.high <= strips.RIGHT for mark in drawn.marks)
     assert strips.strip(decided(whole)["mixtures-flat"]) is None
+
+
+@pytest.mark.parametrize("arms", [("plain", "trace-t2@1"), ("paper", "plain@0,1", "trace-one@1", "trace-t2@1", "matrix@0.5")])
+def test_the_curves_of_quality_are_the_arms_at_their_coefficients(arms: tuple[str, ...], tmp_path: Path):
+    """Drawn aside they keep them."""
+    folder = sweep(tmp_path / "s", Plan(sets=("pinwheel",), seeds=(0, 1), betas=(0.0, 0.5, 1.0), arms=arms, probe=False, pictures=False))
+    held = results.Results.read(folder)
+    chart = curves.of(figures.quality(held))
+    assert chart is not None
+    (panel,) = chart.panels
+    found = {curve.name: curve for curve in panel.curves if not curve.dashed}
+    assert len({curve.name for curve in panel.curves}) == len(panel.curves) and len({curve.colour for curve in found.values()}) == len(arms)
+    betas = {figures.named(arm): sorted(line.beta or 0.0 for line in lines) for arm, lines in held.swept().items()}
+    assert {name: curve.x for name, curve in found.items()} == betas
+    assert [curve.name for curve in panel.curves if curve.dashed] == [f"{figures.named(arms[0])}, raw weights"]
 
 
 def test_a_name_is_escaped(tmp_path: Path):
