@@ -844,6 +844,20 @@ def test_a_set_on_which_all_diverged_keeps_the_others_from_deciding_for_all(tmp_
     assert rows_of(found) == {"pinwheel": "better", "two moons": "better", "all sets": "open"} and "in 3 pairs" in found.tiles[0].sure
 
 
+def test_where_a_sweep_went_on_is_packed_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(RECORDS))
+    from packs import pack, unpack
+
+    here = sweep(tmp_path / "s", replace(PLAIN, sets=("pinwheel",)))
+    (here / "env-2.json").write_text(json.dumps({"commit": "c0ffee", "command": "meanstep reproduce toy --out /home/me/s"}))
+    (here / "env-mine.json").write_text("{")
+    assert any("machine: commit b36a3b8, c0ffee." in line for line in spoken(here))
+    pack(here, tmp_path / "pack")
+    assert {path.name for path in (tmp_path / "pack").iterdir()} == {"sweep.json", "env.json", "env-2.json", "records.jsonl.gz"}
+    assert "/home" not in (tmp_path / "pack" / "env-2.json").read_text()
+    assert any("machine: commit b36a3b8, c0ffee." in line for line in spoken(unpack(tmp_path / "pack", tmp_path / "again")))
+
+
 # Damage ------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -77,11 +77,21 @@ def settings(results: Results) -> list[tuple[str, ...]]:
 
 def environment(results: Results) -> list[tuple[str, str]]:
     """Whatever the env.json tell, flat; what differs between runs is all there."""
+    return [(name, ", ".join(values)) for name, values in _environments(results).items()]
+
+
+def mixed(results: Results) -> list[str]:
+    """That not all was made by one version on one machine."""
+    several = [f"{name} {', '.join(values)}" for name, values in _environments(results).items() if len(values) > 1]
+    return [f"Not all of it was made by one version on one machine: {some(several, 3)}."] if several else []
+
+
+def _environments(results: Results) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for name, value in (pair for each in results.environments for pair in flat(each)):
         if name != "command" and value:
             found.setdefault(name, {})[value] = None
-    return [(name, ", ".join(values)) for name, values in found.items()]
+    return {name: [*values] for name, values in found.items()}
 
 
 def command(results: Results) -> list[str]:
