@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from meanstep.program.compare import answer, page, runs, studies
+from meanstep.program.compare.command import Compare
 from meanstep.program.compare.page import Pictures
 from meanstep.program.compare.samples import Sampling, apart, drawn
 from meanstep.program.console import UserError
@@ -23,7 +25,7 @@ from meanstep.program.sampling import model as models
 from meanstep.program.training.command import Train
 
 from . import test_latents_report, test_report
-from .conftest import code
+from .conftest import asked_again, code, printed
 from .rendered import Reader, measure, sentences, taken, words
 from .test_run_report import CONFIG, MANIFEST, Plan, cells, folder
 
@@ -344,3 +346,25 @@ def test_the_command_writes_page_table_and_json(pair: tuple[Path, Path], tmp_pat
     record = json.loads(capsys.readouterr().out)
     assert [run["distance"]["value"] for run in record["runs"]] == [9.0, 4.0] and record["report"] == str(out / "report.html")
     assert sorted(path.name for path in out.iterdir()) == ["report.html"]
+
+
+def test_the_printed_command_is_the_one_that_was_given(pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = pair[0].rename(tmp_path / "one of two"), pair[1]
+    given = Compare(
+        here, tmp_path / "the page", count=3, steps=2, network="mine.nets:build", autoencoder="taesd:a b.safetensors", device="cpu"
+    )
+    monkeypatch.setattr("meanstep.program.compare.samples.drawn", lambda found, how: ([], "none"))
+    assert given.run() == 0
+    assert asked_again(printed(given.out / "report.html")[-1], Compare, monkeypatch) == given
+
+
+def test_two_studies_take_no_option_of_samples_and_quote_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my studies").mkdir()
+    given = Compare(toys(tmp_path / "my studies", 0.5), tmp_path / "p")
+    for name, value in (("steps", 2), ("count", 0), ("network", "a:b"), ("device", "cpu"), ("autoencoder", "taesd:x")):
+        with pytest.raises(UserError, match=f"--{name} {value} is of the samples of runs"):
+            replace(given, **{name: value}).run()
+    assert given.run() == 0
+    *reports, own = printed(given.out / "report.html")
+    assert [shlex.split(line) for line in reports] == [["meanstep", "report", str(folder)] for folder in given.folders]
+    assert asked_again(own, Compare, monkeypatch) == given

@@ -5,6 +5,7 @@ import math
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,10 @@ from meanstep.program.reproduce.paper.figures import FIGURES
 from meanstep.program.reproduce.paper.measured import Estimate, Model
 from meanstep.program.reproduce.paper.published import FILE, PARTS, Published, numbers
 from meanstep.program.reproduce.paper.rows import identifier, table
+from meanstep.program.reproduce.points.command import Mixtures, Toy
 from meanstep.program.reproduce.points.settings import Spec
+
+from .conftest import asked_again, printed
 
 pytestmark = pytest.mark.figures
 
@@ -245,6 +249,26 @@ def test_the_page_has_every_number_and_the_figures_what_was_measured(tmp_path: P
     assert len(rows) == len(numbers())
     assert {row["verdict"] for row in rows} <= {OUT, NOT, UNTOLD}
     assert len(page.spoken(tmp_path)) == len(PARTS)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"parts": ("history",)},
+        {"scale": "smoke", "parts": ("toy", "history"), "part": "1/1", "workers": 1, "device": "cpu"},
+        {},
+    ],
+)
+def test_the_printed_commands_are_of_the_command_that_made_the_page(asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    given = Paper(out=tmp_path / "my page", **asked)
+    for kind in (Toy, Mixtures):
+        monkeypatch.setattr(kind, "run", lambda self: 0)
+    monkeypatch.setattr(page.form, "drawn", lambda figures: {})
+    assert given.run() == 0
+    *more, own = printed(given.out / "report.html")
+    assert len(more) == (given.parts != ("history",))
+    assert [asked_again(line, Paper, monkeypatch) for line in more] == [replace(given, scale="paper") for _ in more]
+    assert asked_again(own, Paper, monkeypatch) == given
 
 
 @pytest.mark.parametrize(

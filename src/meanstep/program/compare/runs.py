@@ -1,5 +1,6 @@
 """Several runs beside one another: which of their distances may be compared, where their configurations differ. Draws nothing."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,7 +193,8 @@ def _trained(found: Sequence[Side]) -> Distances:
     last = [[r for r in side.history.of("evaluation") if any(isinstance(x, int | float) for x in r["steps"].values())] for side in found]
     for side, records in zip(found, last, strict=True):
         if not records:
-            return Distances(why=f"{side.name} has no evaluation with a finite distance: meanstep evaluate {side.path} measures one")
+            command = shlex.join(["meanstep", "evaluate", str(side.path)])
+            return Distances(why=f"{side.name} has no evaluation with a finite distance: {command} measures one")
     ends = [records[-1] for records in last]
     for side, record in zip(found[1:], ends[1:], strict=True):
         for name in ("extractor", "count", "measure"):

@@ -1,5 +1,6 @@
 """Two studies of one kind: the distances of the arms that both have, paired by seed, and the settings that differ. Draws nothing."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +187,8 @@ def _configuration(found: Meeting) -> Tile:
 
 def _steps(found: Meeting, counts: dict[str, int]) -> tuple[Step, ...]:
     look = tuple(
-        Step(f"Read the page of {name}.", f"meanstep report {path}") for name, path in zip(found.names, found.folders, strict=True)
+        Step(f"Read the page of {name}.", shlex.join(["meanstep", "report", str(path)]))
+        for name, path in zip(found.names, found.folders, strict=True)
     )
     if found.pairs and not any(counts.values()):
         return (Step("Add seeds to both: the intervals are too wide to decide."), *look)
