@@ -24,7 +24,19 @@ from meanstep.program.console import UserError
 from meanstep.program.pages import look, statistics
 from meanstep.program.reproduce import records
 from meanstep.program.reproduce import study as engine
-from meanstep.program.reproduce.images import KIND, caveats, contests, figures, optima, probes, quantities, report, rerun, results
+from meanstep.program.reproduce.images import (
+    KIND,
+    caveats,
+    contests,
+    figures,
+    optima,
+    probes,
+    published,
+    quantities,
+    report,
+    rerun,
+    results,
+)
 from meanstep.program.reproduce.images.arms import arms
 from meanstep.program.reproduce.images.claims import CLAIMS
 from meanstep.program.reproduce.images.command import Latents
@@ -611,6 +623,20 @@ def test_a_bound_on_the_bias_is_in_no_mean_with_the_bias(tmp_path: Path):
     assert "Upper bound: E|ema - v_c|² over E|v_c|²" in text and "Exact for the data: E|ema - v" in text
     rows = [row for row in csv.DictReader((folder / "summary.csv").read_text().splitlines()) if row["metric"] == "bias"]
     assert {(row["at"], row["seeds"]) for row in rows} == {("exact for the data", "0 2"), ("upper bound", "1")}
+
+
+@pytest.mark.parametrize(("bounds", "ours"), [((), "0.200"), ((0, 1, 2), ""), ((1,), "0.200")])
+def test_a_bound_on_the_bias_is_not_shown_for_it_beside_the_published_one(bounds: tuple[int, ...], ours: str, tmp_path: Path):
+    def theirs(record: dict) -> dict:
+        bound = {"kind": "upper bound", "value": 100.0} if record["seed"] in bounds else {"value": 0.2}
+        return record | {
+            "published": {"kappa": 1.0, "scalar": 0.4, "matrix": 0.9, "gap": 1.0, "square": 4.0},
+            "bias": record["bias"] | bound,
+        }
+
+    found = results.Results.read(changed(study(tmp_path / "s", replace(PLAIN, arms=("beta@0",), moments=(1000,))), theirs))
+    (row,) = [row for row in published.rows(found) if row[0] == "bias over noise"]
+    assert [cell.partition(" ")[0] for cell in row[2:]] == ["0.250", ours]
 
 
 def test_wall_time_decides_no_cost(tmp_path: Path):

@@ -17,7 +17,8 @@ from meanstep.program.reproduce.study import Line
 
 WEIGHTS, CENTERS = ("ema", "raw"), ("data", "ema")
 CENTER_WORDS = {"data": "about the data's own velocity", "ema": "about the EMA copy"}
-BIAS_NORMS = {"exact for the data": "E|ema - v|² over E|v'|²", "upper bound": "E|ema - v_c|² over E|v_c|²"}
+EXACT = "exact for the data"
+BIAS_NORMS = {EXACT: "E|ema - v|² over E|v'|²", "upper bound": "E|ema - v_c|² over E|v_c|²"}
 
 
 @dataclass(frozen=True, eq=False)
