@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from meanstep.program.console import UserError
+from meanstep.program.pages import look
 from meanstep.program.reproduce.paper import history, measured, page
 from meanstep.program.reproduce.paper.command import STUDIES, Paper
 from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD, compared
@@ -269,6 +270,14 @@ def test_the_printed_commands_are_of_the_command_that_made_the_page(asked: dict[
     assert len(more) == (given.parts != ("history",))
     assert [asked_again(line, Paper, monkeypatch) for line in more] == [replace(given, scale="paper") for _ in more]
     assert asked_again(own, Paper, monkeypatch) == given
+
+
+def test_a_seed_that_diverged_is_left_out_of_the_figure():
+    models = [m for gap in (0.5, 1.0) for id, at in (("beta 0", 0.1), ("ema 1", 0.08)) for m in three(id, at, gap=gap)]
+    lost = [replace(m, sw1=NAN) if (m.seed, m.id, m.gap) == (1, "ema 1", 0.5) or (m.id, m.gap) == ("ema 1", 1.0) else m for m in models]
+    points = {line.get_color(): [*line.get_xdata()] for line in FIGURES["cap"](lost).axes[0].get_lines() if line.get_marker() == "o"}
+    heights = {line.get_color(): [*line.get_ydata()] for line in FIGURES["cap"](lost).axes[0].get_lines() if line.get_marker() == "o"}
+    assert [len(x) for x in points.values()] == [2, 2, 1] and heights[look.BLUE] == pytest.approx([0.1, 0.08])
 
 
 @pytest.mark.parametrize(
