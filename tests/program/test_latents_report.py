@@ -469,6 +469,23 @@ def test_title_tile_figure_and_advice_are_of_one_test(tmp_path: Path):
     assert next(step.words.partition(" on data")[0] for step in answer.steps) == "Train with the constant coefficient β = 0.5"
 
 
+def test_one_way_that_is_worse_does_not_make_the_others_so(tmp_path: Path):
+    """Though it is the nearest by its mean."""
+
+    def noisy(record: dict) -> dict:
+        if record["arm"] == "falling":
+            record["distance"]["ema"]["1"] *= (0.5, 1.0, 2.0)[record["seed"]]
+        return record
+
+    plan = replace(PLAIN, arms=("beta@0", "rising", "falling"), effects=(("rising", 0.1), ("falling", 0.2)), moments=(1000, 2000))
+    found = results.Results.read(changed(study(tmp_path / "s", plan), noisy))
+    assert {c.arm.name: c.finding for c in contests.contests(found, quantities.STEPS_EQUAL)} == {"rising": "contradicts", "falling": "open"}
+    tile = report.answer(found, []).tiles[0]
+    assert tile.state == "open" and tile.head == "Other ways: no difference can be told" and "“falling”" in tile.words
+    alone = results.Results.read(study(tmp_path / "t", replace(plan, arms=("beta@0", "rising"))))
+    assert report.answer(alone, []).tiles[0].head == "Other ways: worse than a constant"
+
+
 def test_an_arm_that_meets_no_constant_is_named(tmp_path: Path):
     folder = study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "beta@1", "rising", "falling", "alpha_flow"), moments=(1000, 2000)))
     for path in [folder / "runs" / "falling-0", *folder.glob("runs/beta@*-[12]")]:

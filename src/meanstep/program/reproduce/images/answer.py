@@ -91,8 +91,9 @@ def _sure(change: Change) -> str:
 def _others(results: Results, held: Sequence[Contest]) -> Tile:
     if not held:
         return Tile("Other ways: not compared", "No schedule or recipe can be compared with a constant coefficient.", "Nothing follows.")
-    best = _winner(held) or min(held, key=lambda c: c.least.value)
-    came = {"agrees": "better", "contradicts": "worse"}.get(best.finding, OPEN)
+    left = [contest for contest in held if contest.finding == OPEN]
+    best = _winner(held) or min(left or held, key=lambda c: c.least.value)
+    came = "better" if best.finding == "agrees" else "worse" if lost(results, held) else OPEN
     heads = {
         "better": f"“{best.arm.name}”: {_nearer(best.least)} nearer to the data",
         "worse": "Other ways: worse than a constant",
