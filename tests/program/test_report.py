@@ -716,7 +716,8 @@ def test_a_strip_shows_each_judged_row_in_order(whole: Path):
     assert drawn is not None and len(drawn.marks) == len(PLANE)
     values = [row.change.value for row in claim.rows]
     assert np.argsort([mark.x for mark in drawn.marks]).tolist() == np.argsort(values).tolist()
-    assert drawn.none is not None and drawn.none < drawn.claimed[0] < drawn.claimed[1]
+    (band,) = drawn.claimed
+    assert drawn.none is not None and drawn.none < band.low < band.high and (band.top, band.bottom) == (0, drawn.height)
     assert all(strips.LEFT <= mark.low <= mark.x <= mark.high <= strips.RIGHT for mark in drawn.marks)
     assert strips.strip(decided(whole)["mixtures-flat"]) is None
 
@@ -734,6 +735,28 @@ def test_the_curves_of_quality_are_the_arms_at_their_coefficients(arms: tuple[st
     betas = {figures.named(arm): sorted(line.beta or 0.0 for line in lines) for arm, lines in held.swept().items()}
     assert {name: curve.x for name, curve in found.items()} == betas
     assert [curve.name for curve in panel.curves if curve.dashed] == [f"{figures.named(arms[0])}, raw weights"]
+
+
+def test_a_strip_shades_behind_each_row_the_range_that_is_claimed_of_it():
+    change = Change((0.1, 0.12))
+    ranges = ((0.86, 0.96), (0.0, 1.0), (0.0, 1.0))
+    claim = verdicts.Claim("", "", "", "", "", tuple(verdicts.Row("", change, claimed=each) for each in ranges), "", "")
+    drawn = strips.strip(claim)
+    assert drawn is not None
+    (first, second), middle = drawn.claimed, (drawn.marks[0].y + drawn.marks[1].y) / 2
+    assert (first.top, first.bottom, second.top, second.bottom) == (0, middle, middle, drawn.height)
+    assert strips.LEFT == second.low < first.low < first.high < second.high
+
+
+@pytest.mark.parametrize(("x", "text"), [(0, "0"), (0.4567, "0.457"), (0.48, "0.480"), (12.0, "12.0"), (999.4, "999"), (999.7, "1,000")])
+def test_numbers_have_three_digits_and_no_exponent(x: float, text: str):
+    assert verdicts.number(x) == text and verdicts.number(-x).lstrip("-") == text
+
+
+def test_of_single_sets_one_with_an_interval_stands_for_all():
+    one, two, three = Change((0.5,)), Change((0.1, 0.2)), Change((0.3, 0.3, 0.4))
+    assert quantities.overall({"a": one, "b": two, "c": one}) == ("b", two) and quantities.overall({"a": one, "b": one}) == ("a", one)
+    assert quantities.overall({"a": one, "b": two, "c": three})[0] == "2 sets as units" and quantities.overall({}) == ("", Change(()))
 
 
 def test_a_name_is_escaped(tmp_path: Path):

@@ -99,7 +99,7 @@ def shown(name: str) -> str:
 
 def number(x: float) -> str:
     """Three significant digits, without an exponent where it is readable so."""
-    return "0" if x == 0 else f"{x:#.3g}".rstrip(".") if abs(x) < 1000 else f"{x:,.0f}"
+    return "0" if x == 0 else f"{x:#.3g}".rstrip(".") if abs(x) < 999.5 else f"{x:,.0f}"
 
 
 def with_interval(change: Change) -> str:

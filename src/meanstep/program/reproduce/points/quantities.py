@@ -49,11 +49,11 @@ def plane(results: Results) -> list[str]:
 
 
 def overall(changes: dict[str, Change]) -> tuple[str, Change]:
-    """Across sets with the set means as units; of a single set, its seeds."""
+    """Across sets with the set means as units; of a single set, its seeds: of one with an interval, where there is such a set."""
     several = across(changes.values())
     if several.n > 1:
         return f"{several.n} sets as units", several
-    return next(((name, change) for name, change in changes.items() if change.n), ("", Change(())))
+    return max(changes.items(), key=lambda item: min(item[1].n, 2), default=("", Change(())))
 
 
 def changes_of(results: Results, id: str, base: str = BASE) -> dict[str, Change]:
