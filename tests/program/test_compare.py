@@ -160,7 +160,7 @@ def test_runs_of_other_data_are_compared_in_configuration_alone(pair: tuple[Path
 def test_a_run_without_evaluation_says_how_to_measure_one(tmp_path: Path):
     here = folder(tmp_path / "a", Plan()), folder(tmp_path / "b", Plan(evaluated=False, of=100))
     found = compared(*here)
-    assert f"b has no finite distance at its last evaluation: meanstep evaluate {here[1]}" in found.why
+    assert f"b has no evaluation with a finite distance: meanstep evaluate {here[1]}" in found.why
     lines = [json.loads(line) for line in (here[0] / "records.jsonl").read_text().splitlines()]
     last = max(k for k, line in enumerate(lines) if line["kind"] == "evaluation")
     lines[last]["steps"] = dict.fromkeys(lines[last]["steps"])

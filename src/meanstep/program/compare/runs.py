@@ -194,7 +194,8 @@ def _trained(found: Sequence[Side]) -> Distances:
     for side, records in zip(found, last, strict=True):
         if not any(isinstance(x, int | float) for r in records for x in r["steps"].values()):
             command = shlex.join(["meanstep", "evaluate", str(side.path)])
-            return Distances(why=f"{side.name} has no finite distance at its last evaluation: {command} measures one")
+            lacks = "finite distance at its last evaluation" if records else "evaluation with a finite distance"
+            return Distances(why=f"{side.name} has no {lacks}: {command} measures one")
     ends = [records[0] for records in last]
     for side, record in zip(found[1:], ends[1:], strict=True):
         for name in ("extractor", "count", "measure"):

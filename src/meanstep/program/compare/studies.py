@@ -93,7 +93,7 @@ def _pairs(folders: Sequence[Path]) -> tuple[Pair, ...]:
     last: dict[Key, Key] = {}
     for key in sorted(a.keys() & b.keys(), key=lambda key: key[-1] or 0):
         last[key[:-1]] = key
-    found = [(key, ratio(b[key].seeds, a[key].seeds, (b[key].broken, a[key].broken))) for key in last.values()]
+    found = [(key, ratio(b[key].seeds, a[key].seeds, broken=(b[key].broken, a[key].broken))) for key in last.values()]
     return tuple(Pair(_name(a[key]), change, a[key].floor) for key, change in found if change.n)
 
 

@@ -119,7 +119,7 @@ def logs(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
     return {seed: log(a[seed] / b[seed]) for seed in sorted(a.keys() & b.keys()) if _positive(a[seed]) and _positive(b[seed])}
 
 
-def ratio(a: Mapping[int, float], b: Mapping[int, float], broken: Sequence[Collection[int]] = ((), ())) -> Change:
+def ratio(a: Mapping[int, float], b: Mapping[int, float], *, broken: Sequence[Collection[int]] = ((), ())) -> Change:
     """Of `a` over `b`, paired by seed; `broken`: seeds at which each of the two diverged."""
     first, second = map(set, broken)
     return Change(tuple(logs(a, b).values()), over=len(first - second), under=len(second - first))

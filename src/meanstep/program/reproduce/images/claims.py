@@ -63,7 +63,7 @@ def _papers(results: Results, seen: int | None) -> Iterator[tuple[float, str, Ar
 def _worse(results: Results) -> Iterator[Row]:
     (_, _, zero, base), *rest = _papers(results, results.end)
     for beta, words, arm, seeds in rest:
-        yield Row(words, ratio(seeds, base, results.broke(arm, zero)), f"{FID_OF_PAPER[beta] / FID_OF_PAPER[0.0]:.3f}", *HIGHER)
+        yield Row(words, ratio(seeds, base, broken=results.broke(arm, zero)), f"{FID_OF_PAPER[beta] / FID_OF_PAPER[0.0]:.3f}", *HIGHER)
     if results.constant(1.0, ANCHORED):
         yield Row("β = 1 without the anchor", q.equal_steps(results, results.constant(1.0), results.base))
 
@@ -75,7 +75,7 @@ def _order(results: Results, seen: int | None = None, before: str = "") -> Itera
     for below, above in sorted({*pairwise(range(len(every))), *pairwise(there)}):
         (low, _, before_it, a), (high, words, arm, b) = every[below], every[above]
         paper = "" if before else f"{FID_OF_PAPER[high] / FID_OF_PAPER[low]:.3f}"
-        yield Row(f"{before}{words} over β = {low:g}", ratio(b, a, results.broke(arm, before_it)), paper, *HIGHER)
+        yield Row(f"{before}{words} over β = {low:g}", ratio(b, a, broken=results.broke(arm, before_it)), paper, *HIGHER)
 
 
 def _always(results: Results) -> list[Row]:

@@ -24,12 +24,12 @@ LEVEL_T = 0.9
 
 def equal_steps(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> Change:
     """Distance of an arm over that of another, after the same number of samples."""
-    return ratio(*same_steps(results, arm, base, weights, steps), results.broke(arm, base))
+    return ratio(*same_steps(results, arm, base, weights, steps), broken=results.broke(arm, base))
 
 
 def equal_compute(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> Change:
     """Distance of an arm at the end over that of another after the same compute; none where the other has not got that far."""
-    return ratio(*same_compute(results, arm, base, weights, steps), results.broke(arm, base))
+    return ratio(*same_compute(results, arm, base, weights, steps), broken=results.broke(arm, base))
 
 
 def same_steps(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> tuple[Seeds, Seeds]:
@@ -119,7 +119,7 @@ def amplification(results: Results, arm: Arm | None, center: str) -> Change:
     more, less = error(results, (arm and arm.beta) or 0.0, center), error(results, 0.0, center)
     seeds = far.keys() & near.keys() & more.keys() & less.keys()
     above, below = {seed: far[seed] * less[seed] for seed in seeds}, {seed: near[seed] * more[seed] for seed in seeds}
-    return ratio(above, below, results.broke(arm, results.base))
+    return ratio(above, below, broken=results.broke(arm, results.base))
 
 
 def loss_variance(record: Record, tangent: str, t: float) -> float | None:

@@ -30,7 +30,7 @@ def trace_ratio(results: Results, name: str) -> Change:
         return ratio(results.probed(name, BASE, "trace", 0), results.probed(name, BASE, "trace", 1))
     found = {id: results.by_seed((name, id), lambda model: model.get("variance")) for id in (BASE, ANCHORED, ALONE)}
     one = ANCHORED if found[ANCHORED] else ALONE
-    return ratio(found[BASE], found[one], results.broken((name, BASE), (name, one)))
+    return ratio(found[BASE], found[one], broken=results.broken((name, BASE), (name, one)))
 
 
 def in_training(results: Results) -> bool:
@@ -41,7 +41,7 @@ def in_training(results: Results) -> bool:
 def sw1_ratio(results: Results, name: str, id: str, base: str = BASE, weights: str = "ema") -> Change:
     """One-step SW1 of a model over that of another, paired by seed."""
     found, under = (results.score(name, each, weights=weights) for each in (id, base))
-    return ratio(found, under, results.broken((name, id), (name, base)))
+    return ratio(found, under, broken=results.broken((name, id), (name, base)))
 
 
 def plane(results: Results) -> list[str]:
