@@ -1,6 +1,6 @@
 """Records of a study of `meanstep reproduce`, small enough to commit, and the folder that they were made of.
 
-python studies/packs.py RUN FOLDER   # puts what RUN holds in FOLDER as packed: study.json or sweep.json, env.json, records.jsonl.gz
+python studies/packs.py RUN FOLDER   # puts what RUN holds in FOLDER as packed: study.json or sweep.json, env*.json, records.jsonl.gz
 python studies/packs.py FOLDER RUN   # a new folder of a pack, for `meanstep report`, or for the study's own command to go on
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from meanstep.program.reproduce.folder import ENV
 from meanstep.program.reproduce.records import RECORDS, Record, load
 from meanstep.program.reproduce.study import Kind, kind_of
 
@@ -35,8 +36,8 @@ def pack(run: Path, folder: Path, digits: int = 9) -> None:
             first = " ".join(min(lost))
             raise SystemExit(f"{folder} has {len(lost)} records that {run} lacks ({first}): make {run} of it, go on there, and pack that")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (kind.file, "env.json"):
-        (folder / name).write_text(ELSEWHERE.sub(r"\1", (run / name).read_text(encoding="utf-8")), encoding="utf-8")
+    for path in (run / kind.file, *(path for path in run.glob("env*.json") if ENV.fullmatch(path.name))):
+        (folder / path.name).write_text(ELSEWHERE.sub(r"\1", path.read_text(encoding="utf-8")), encoding="utf-8")
     found = json.loads(json.dumps(mine), parse_float=lambda x: float(f"{float(x):.{digits}g}"))
     with (folder / PACKED).open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
         file.write("".join(json.dumps(record) + "\n" for record in found).encode())

@@ -2,12 +2,15 @@
 
 import functools
 import hashlib
+import html
 import importlib
 import importlib.util
 import inspect
 import json
 import os
 import queue
+import re
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -200,6 +203,21 @@ def code(*args: object) -> int:
     with pytest.raises(SystemExit) as stop:
         main(list(map(str, args)))
     return int(stop.value.code or 0)
+
+
+def printed(page: Path) -> list[str]:
+    """The commands on a page, in their order."""
+    text = page.read_text(encoding="utf-8")
+    return [html.unescape(re.sub("<[^>]*>", "", found)) for found in re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)]
+
+
+def asked_again(command: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the program makes of a command line of this kind; nothing is run."""
+    found: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "run", lambda self: found.append(self) or 0)
+        assert code(*shlex.split(command)[1:]) == 0
+    return found[0]
 
 
 @pytest.fixture(scope="session")

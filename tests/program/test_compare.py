@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from meanstep.program.compare import answer, page, runs, studies
+from meanstep.program.compare.command import Compare
 from meanstep.program.compare.page import Pictures
 from meanstep.program.compare.samples import Sampling, apart, drawn
 from meanstep.program.console import UserError
@@ -23,7 +25,7 @@ from meanstep.program.sampling import model as models
 from meanstep.program.training.command import Train
 
 from . import test_latents_report, test_report
-from .conftest import code
+from .conftest import asked_again, code, printed
 from .rendered import Reader, measure, sentences, taken, words
 from .test_run_report import CONFIG, MANIFEST, Plan, cells, folder
 
@@ -159,6 +161,11 @@ def test_a_run_without_evaluation_says_how_to_measure_one(tmp_path: Path):
     here = folder(tmp_path / "a", Plan()), folder(tmp_path / "b", Plan(evaluated=False, of=100))
     found = compared(*here)
     assert f"b has no evaluation with a finite distance: meanstep evaluate {here[1]}" in found.why
+    lines = [json.loads(line) for line in (here[0] / "records.jsonl").read_text().splitlines()]
+    last = max(k for k, line in enumerate(lines) if line["kind"] == "evaluation")
+    lines[last]["steps"] = dict.fromkeys(lines[last]["steps"])
+    (here[0] / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "a has no finite distance at its last evaluation" in compared(here[0], folder(tmp_path / "c", Plan())).why, "diverged since"
 
 
 def test_only_entries_that_differ_are_listed(pair: tuple[Path, Path]):
@@ -246,6 +253,18 @@ def test_studies_are_paired_by_set_arm_and_seed(tmp_path: Path):
     assert said.tiles[0].state == "better" and "nearer on 2 of 4 arms" in said.title and said.shown and said.shown.rows
 
 
+def test_an_arm_that_diverged_in_one_study_alone_is_not_nearer_there(tmp_path: Path):
+    a, b = toys(tmp_path, 0.5)
+    test_report.diverged(b, ("pinwheel", 2, "ema 1 anchor"))
+    rows = studies.answer(studies.meeting((a, b))).shown.rows
+    assert {bar.name: bar.state for bar in rows.bars} == {
+        "pinwheel, beta 0": "open",
+        "pinwheel, ema 1 anchor": "open",
+        "two_moons, beta 0": "open",
+        "two_moons, ema 1 anchor": "better",
+    }
+
+
 def test_the_same_study_again_decides_nothing(tmp_path: Path):
     a, _ = toys(tmp_path, 1.0)
     shutil.copytree(a, tmp_path / "again")
@@ -267,6 +286,37 @@ def test_studies_of_other_kinds_or_measures_say_why(tmp_path: Path):
     (b / "sweep.json").write_text(json.dumps(about))
     found = studies.meeting((a, b))
     assert found.pairs == () and "samples" in found.why and "'7'" in found.why and "cannot be compared" in studies.answer(found).title
+
+
+def entries(folder: Path, file: str, **of: Any) -> Path:
+    """Entries of a study's file replaced, those of its settings one by one."""
+    about = json.loads((folder / file).read_text())
+    about |= of | {"settings": about["settings"] | of.get("settings", {})}
+    (folder / file).write_text(json.dumps(about))
+    return folder
+
+
+@pytest.mark.parametrize("section", [{"samples": 9}, {"evaluate_count": 9}, {"extractor": "pixels"}])
+def test_studies_of_images_may_differ_in_their_training(section: dict[str, Any], tmp_path: Path):
+    plan = test_latents_report.Plan(arms=("beta@0",), moments=(1000,), pictures=False)
+    a, b = (test_latents_report.study(tmp_path / name, plan) for name in "ab")
+    found = studies.meeting((a, entries(b, "study.json", config={"run": section})))
+    assert not found.why and len(found.pairs) == 1 and len(found.settings) == 1
+    assert "count" in studies.meeting((a, entries(b, "study.json", settings={"count": 7}))).why
+    assert "data name" in studies.meeting((a, entries(b, "study.json", settings={"count": None}, data={"rows": 3}))).why
+
+
+def test_points_of_ones_own_are_the_same_by_their_digest(tmp_path: Path):
+    a, b = toys(tmp_path, 0.5)
+    for here, place in ((a, "/one/x.csv"), (b, "/two/x.csv")):
+        entries(here, "sweep.json", settings={"points": place, "digest": "0" * 64})
+    assert len(studies.meeting((a, b)).pairs) == 4
+    assert "digest" in studies.meeting((a, entries(b, "sweep.json", settings={"digest": "1" * 64}))).why
+    plan = test_latents_report.Plan(arms=("beta@0",), moments=(1000,), pictures=False)
+    c, d = (test_latents_report.study(tmp_path / name, plan) for name in "cd")
+    for here in (c, d):
+        entries(here, "study.json", data={"name": f"{here}.npz", "digest": "0" * 64})
+    assert len(studies.meeting((c, d)).pairs) == 1
 
 
 # The page ----------------------------------------------------------------------------------------------------------------------------
@@ -301,3 +351,25 @@ def test_the_command_writes_page_table_and_json(pair: tuple[Path, Path], tmp_pat
     record = json.loads(capsys.readouterr().out)
     assert [run["distance"]["value"] for run in record["runs"]] == [9.0, 4.0] and record["report"] == str(out / "report.html")
     assert sorted(path.name for path in out.iterdir()) == ["report.html"]
+
+
+def test_the_printed_command_is_the_one_that_was_given(pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = pair[0].rename(tmp_path / "one of two"), pair[1]
+    given = Compare(
+        here, tmp_path / "the page", count=3, steps=2, network="mine.nets:build", autoencoder="taesd:a b.safetensors", device="cpu"
+    )
+    monkeypatch.setattr("meanstep.program.compare.samples.drawn", lambda found, how: ([], "none"))
+    assert given.run() == 0
+    assert asked_again(printed(given.out / "report.html")[-1], Compare, monkeypatch) == given
+
+
+def test_two_studies_take_no_option_of_samples_and_quote_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my studies").mkdir()
+    given = Compare(toys(tmp_path / "my studies", 0.5), tmp_path / "p")
+    for name, value in (("steps", 2), ("count", 0), ("network", "a:b"), ("device", "cpu"), ("autoencoder", "taesd:x")):
+        with pytest.raises(UserError, match=f"--{name} {value} is of the samples of runs"):
+            replace(given, **{name: value}).run()
+    assert given.run() == 0
+    *reports, own = printed(given.out / "report.html")
+    assert [shlex.split(line) for line in reports] == [["meanstep", "report", str(folder)] for folder in given.folders]
+    assert asked_again(own, Compare, monkeypatch) == given

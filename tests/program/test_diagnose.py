@@ -1,6 +1,7 @@
 """`meanstep diagnose`: planted faults fire their rule and no other, sound networks none, files are read with every mistake in one line."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import meanstep as ms
+from meanstep import probes
 from meanstep.cli import main
 from meanstep.program import registry
 from meanstep.program.console import UserError
-from meanstep.program.diagnose import arrays, probe, reading
+from meanstep.program.diagnose import arrays, probe, reading, tables
 from meanstep.program.diagnose.answer import answer
 from meanstep.program.diagnose.case import Case
 from meanstep.program.diagnose.command import seconds
@@ -350,6 +352,18 @@ def test_precision_ends_it():
     case = diagnosis(Exact(), normal(), rows=8).case
     found = probe.measure(case, 60.0, 0.2, 1 << 40)
     assert found.ended == probe.REACHED and found.rows < 3000
+
+
+@pytest.mark.parametrize("name", ["map", "still"])
+def test_of_next_to_no_rows_nothing_is_precise(name: str):
+    columns = {column: torch.rand(9, dtype=torch.float64) for column in ("a", "b", "c", "d", "e", "s", "residual")}
+    table = probes.Table(torch.rand(9), torch.rand(9), columns)
+
+    def precise(rows: Tensor) -> float:
+        return probe.precise(probe.Measured({name: tables.part(table, rows)}))
+
+    assert 0 < precise(torch.arange(9) < 9) < math.inf and precise(torch.arange(9) < 1) == precise(torch.arange(9) < 0) == math.inf
+    assert probe.precise(probe.Measured({name: table._replace(columns={x: torch.zeros_like(p) for x, p in columns.items()})})) == math.inf
 
 
 @pytest.mark.parametrize(("text", "value"), [("60", 60), ("60s", 60), ("2m", 120), (" 1.5 min", 90), ("1h", 3600)])

@@ -240,3 +240,37 @@ def test_group_norm_on_transposed_tokens_ends_in_findings(before: bool):
     report = ms.doctor(Tokens(before), (8, 2), only=FAST)
     sound(report, FAST)
     assert "could not be made" not in str(report)
+
+
+def test_no_check_passes_by_numbers_that_are_none():
+    report = examined(HOSTILE["nan"], only=FAST, classes=3)
+    assert isinstance(report, Report)
+    found = {f.check: f for f in report.findings}
+    assert not [f for f in report.findings if "nan" in f.measured and f.status == PASS]
+    unknown = ("finite", "repeatable", "rows", "times", "time-scale", "labels", "forward-mode")
+    assert {name: found[name].status for name in unknown} == dict.fromkeys(unknown, FAIL)
+    assert all("not finite" in found[name].measured for name in unknown)
+
+
+class Late(nn.Module):
+    """A feature that is 0, and has no slope there, until late."""
+
+    def forward(self, t: Tensor) -> Tensor:
+        return (t - 0.9).clamp(min=0).sqrt()
+
+
+class Rooted(Core):
+    def __init__(self) -> None:
+        super().__init__()
+        self.feature = Late()
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+        return super().forward(z, r, t) + self.feature(t)[:, None]
+
+
+def test_a_derivative_that_is_not_finite_is_named_with_its_module():
+    report = examined(Rooted, only=("finite", "times", "time-scale", "forward-mode"))
+    assert isinstance(report, Report)
+    found = report.of("forward-mode")
+    assert found.status == FAIL and "not finite" in found.measured and found.module == "feature (Late)" and "eps" in found.remedy
+    assert report.of("finite").status == report.of("times").status == PASS

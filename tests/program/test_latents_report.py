@@ -24,7 +24,19 @@ from meanstep.program.console import UserError
 from meanstep.program.pages import look, statistics
 from meanstep.program.reproduce import records
 from meanstep.program.reproduce import study as engine
-from meanstep.program.reproduce.images import KIND, caveats, contests, figures, optima, probes, quantities, report, rerun, results
+from meanstep.program.reproduce.images import (
+    KIND,
+    caveats,
+    contests,
+    figures,
+    optima,
+    probes,
+    published,
+    quantities,
+    report,
+    rerun,
+    results,
+)
 from meanstep.program.reproduce.images.arms import arms
 from meanstep.program.reproduce.images.claims import CLAIMS
 from meanstep.program.reproduce.images.command import Latents
@@ -318,6 +330,45 @@ def test_a_constant_is_beaten_where_it_broke_off_and_an_arm_that_broke_off_canno
         assert words in said and words in page
 
 
+CALMER = replace(PLAIN, arms=("beta@0", "beta@0.5", "beta@1"), effects=(("beta@0.5", -0.3),), moments=(1000, 2000), seeds=(0, 1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "states", "title", "advice"),
+    [
+        (
+            "",
+            ("better", "worse"),
+            "A calmer training signal, by a constant coefficient, makes better",
+            "Train with the constant coefficient β = 0.5",
+        ),
+        ("beta@0.5", ("open", "worse"), "This study cannot tell which way to train", "Add seeds"),
+        ("beta@1", ("better", "worse"), "A calmer training signal, by a constant coefficient, makes better", "Train with the constant"),
+        ("beta@0", ("better", "open"), "A calmer training signal, by a constant coefficient, makes better", "Train with the constant"),
+    ],
+)
+def test_what_broke_off_alone_is_not_called_better(name: str, states: tuple[str, str], title: str, advice: str, tmp_path: Path):
+    """Though it is by the seeds that are left."""
+    folder = study(tmp_path / "s", CALMER)
+    if name:
+        broken(folder, name, 2)
+    said = report.answer(results.Results.read(folder), [])
+    assert said.title.startswith(title) and said.steps[0].words.startswith(advice)
+    assert said.shown and said.shown.rows and tuple(bar.state for bar in said.shown.rows.bars) == states
+    rows = {row.where: row for row in decided(folder)["quality-worse"].rows}
+    assert rows["β = 1"].finding == ("agrees" if states[1] == "worse" else "open")
+    way = {"beta@0.5": "lower", "beta@0": "higher"}.get(name)
+    for text in (rows["β = 0.5"].note, said.tiles[1].sure):
+        assert re.findall(r"diverged alone in 1 pair, so the ratio is not called (\w+)", text) == ([way] if way else [])
+
+
+def test_what_broke_off_on_both_sides_decides_neither(tmp_path: Path):
+    folder = study(tmp_path / "s", CALMER)
+    for name in CALMER.arms:
+        broken(folder, name, 2)
+    assert report.answer(results.Results.read(folder), []).tiles[1].state == "better"
+
+
 def test_seeds_of_schedules_alone_are_named_and_block_no_test(tmp_path: Path):
     folder = study(tmp_path / "s", WINNER)
     for path in [*folder.glob("runs/beta@*-3"), folder / "runs" / "alpha_flow-0"]:
@@ -416,6 +467,23 @@ def test_title_tile_figure_and_advice_are_of_one_test(tmp_path: Path):
     assert answer.tiles[1].head == "Coefficient: β = 0.5 is better" and "β = 0.5, the best that is told apart" in answer.tiles[1].words
     assert {bar.name: bar.state for bar in answer.shown.rows.bars}.items() >= {"beta@0.5": "better", "beta@1": "open"}.items()
     assert next(step.words.partition(" on data")[0] for step in answer.steps) == "Train with the constant coefficient β = 0.5"
+
+
+def test_one_way_that_is_worse_does_not_make_the_others_so(tmp_path: Path):
+    """Though it is the nearest by its mean."""
+
+    def noisy(record: dict) -> dict:
+        if record["arm"] == "falling":
+            record["distance"]["ema"]["1"] *= (0.5, 1.0, 2.0)[record["seed"]]
+        return record
+
+    plan = replace(PLAIN, arms=("beta@0", "rising", "falling"), effects=(("rising", 0.1), ("falling", 0.2)), moments=(1000, 2000))
+    found = results.Results.read(changed(study(tmp_path / "s", plan), noisy))
+    assert {c.arm.name: c.finding for c in contests.contests(found, quantities.STEPS_EQUAL)} == {"rising": "contradicts", "falling": "open"}
+    tile = report.answer(found, []).tiles[0]
+    assert tile.state == "open" and tile.head == "Other ways: no difference can be told" and "“falling”" in tile.words
+    alone = results.Results.read(study(tmp_path / "t", replace(plan, arms=("beta@0", "rising"))))
+    assert report.answer(alone, []).tiles[0].head == "Other ways: worse than a constant"
 
 
 def test_an_arm_that_meets_no_constant_is_named(tmp_path: Path):
@@ -572,6 +640,20 @@ def test_a_bound_on_the_bias_is_in_no_mean_with_the_bias(tmp_path: Path):
     assert "Upper bound: E|ema - v_c|² over E|v_c|²" in text and "Exact for the data: E|ema - v" in text
     rows = [row for row in csv.DictReader((folder / "summary.csv").read_text().splitlines()) if row["metric"] == "bias"]
     assert {(row["at"], row["seeds"]) for row in rows} == {("exact for the data", "0 2"), ("upper bound", "1")}
+
+
+@pytest.mark.parametrize(("bounds", "ours"), [((), "0.200"), ((0, 1, 2), ""), ((1,), "0.200")])
+def test_a_bound_on_the_bias_is_not_shown_for_it_beside_the_published_one(bounds: tuple[int, ...], ours: str, tmp_path: Path):
+    def theirs(record: dict) -> dict:
+        bound = {"kind": "upper bound", "value": 100.0} if record["seed"] in bounds else {"value": 0.2}
+        return record | {
+            "published": {"kappa": 1.0, "scalar": 0.4, "matrix": 0.9, "gap": 1.0, "square": 4.0},
+            "bias": record["bias"] | bound,
+        }
+
+    found = results.Results.read(changed(study(tmp_path / "s", replace(PLAIN, arms=("beta@0",), moments=(1000,))), theirs))
+    (row,) = [row for row in published.rows(found) if row[0] == "bias over noise"]
+    assert [cell.partition(" ")[0] for cell in row[2:]] == ["0.250", ours]
 
 
 def test_wall_time_decides_no_cost(tmp_path: Path):
@@ -867,6 +949,14 @@ def test_what_to_do_is_the_studys_own_command_with_an_option_replaced(name: str,
     assert plan.out == here and replace(study.config, run=held.run) == held and study.config.run.samples == held.run.samples
     more = study.seeds[len(found.seeds) :]
     assert study.seeds[: len(found.seeds)] == found.seeds and len(more) == (3 if "Add seeds" in steps[-1].words else 0)
+
+
+def test_a_longer_study_lies_beside_the_folder_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = asked(study(tmp_path / "s", replace(PLAIN, arms=("beta@0", "rising"), moments=(1000, 2000))), floor={"1": 1e-9})
+    monkeypatch.chdir(here)
+    (step,) = report.answer(results.Results.read(Path()), []).steps
+    words = shlex.split(step.command)
+    assert words[words.index("--out") + 1] == "../s-longer"
 
 
 def test_arms_with_other_seeds_have_their_own_command_and_need_no_file_where_they_are_known(tmp_path: Path):

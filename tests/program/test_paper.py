@@ -5,12 +5,14 @@ import math
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from meanstep.program.console import UserError
+from meanstep.program.pages import look
 from meanstep.program.reproduce.paper import history, measured, page
 from meanstep.program.reproduce.paper.command import STUDIES, Paper
 from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD, compared
@@ -18,7 +20,10 @@ from meanstep.program.reproduce.paper.figures import FIGURES
 from meanstep.program.reproduce.paper.measured import Estimate, Model
 from meanstep.program.reproduce.paper.published import FILE, PARTS, Published, numbers
 from meanstep.program.reproduce.paper.rows import identifier, table
+from meanstep.program.reproduce.points.command import Mixtures, Toy
 from meanstep.program.reproduce.points.settings import Spec
+
+from .conftest import asked_again, printed
 
 pytestmark = pytest.mark.figures
 
@@ -245,6 +250,34 @@ def test_the_page_has_every_number_and_the_figures_what_was_measured(tmp_path: P
     assert len(rows) == len(numbers())
     assert {row["verdict"] for row in rows} <= {OUT, NOT, UNTOLD}
     assert len(page.spoken(tmp_path)) == len(PARTS)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"parts": ("history",)},
+        {"scale": "smoke", "parts": ("toy", "history"), "part": "1/1", "workers": 1, "device": "cpu"},
+        {},
+    ],
+)
+def test_the_printed_commands_are_of_the_command_that_made_the_page(asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    given = Paper(out=tmp_path / "my page", **asked)
+    for kind in (Toy, Mixtures):
+        monkeypatch.setattr(kind, "run", lambda self: 0)
+    monkeypatch.setattr(page.form, "drawn", lambda figures: {})
+    assert given.run() == 0
+    *more, own = printed(given.out / "report.html")
+    assert len(more) == (given.parts != ("history",))
+    assert [asked_again(line, Paper, monkeypatch) for line in more] == [replace(given, scale="paper") for _ in more]
+    assert asked_again(own, Paper, monkeypatch) == given
+
+
+def test_a_seed_that_diverged_is_left_out_of_the_figure():
+    models = [m for gap in (0.5, 1.0) for id, at in (("beta 0", 0.1), ("ema 1", 0.08)) for m in three(id, at, gap=gap)]
+    lost = [replace(m, sw1=NAN) if (m.seed, m.id, m.gap) == (1, "ema 1", 0.5) or (m.id, m.gap) == ("ema 1", 1.0) else m for m in models]
+    points = {line.get_color(): [*line.get_xdata()] for line in FIGURES["cap"](lost).axes[0].get_lines() if line.get_marker() == "o"}
+    heights = {line.get_color(): [*line.get_ydata()] for line in FIGURES["cap"](lost).axes[0].get_lines() if line.get_marker() == "o"}
+    assert [len(x) for x in points.values()] == [2, 2, 1] and heights[look.BLUE] == pytest.approx([0.1, 0.08])
 
 
 @pytest.mark.parametrize(

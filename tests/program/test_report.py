@@ -17,10 +17,10 @@ from scipy import stats
 
 from meanstep.cli import main
 from meanstep.program.console import UserError
-from meanstep.program.pages import form, look, statistics, strips, trained, verdicts
+from meanstep.program.pages import curves, form, look, statistics, strips, trained, verdicts
 from meanstep.program.pages.statistics import Change
 from meanstep.program.reproduce import folder
-from meanstep.program.reproduce.points import claims, quantities, report, results
+from meanstep.program.reproduce.points import claims, figures, quantities, report, results
 from meanstep.program.reproduce.points import settings as settings_module
 from meanstep.program.reproduce.points.settings import mixture_dimension
 from meanstep.program.reproduce.report import page as pages
@@ -361,7 +361,11 @@ def test_what_is_not_in_the_sweep_cannot_be_told(tmp_path: Path):
     [
         ("whose-gain", Plan(arms=("plain@1", "anchored@0")), "β = 1 alone over neither"),
         ("quality", Plan(sets=("swiss_roll",)), "checkerboard, pinwheel and others"),
-        ("mixtures-interior", Plan(sets=("mixture-64",), betas=(0.0, 0.4), gain={"mixture-64": 1.0}), "β = 0.4 over β = 1"),
+        (
+            "mixtures-interior",
+            Plan(sets=("mixture-64",), betas=(0.0, 0.4), arms=("paper",), gain={"mixture-64": 1.0}),
+            "β = 0.4 over β = 1",
+        ),
     ],
 )
 def test_a_claim_holds_by_the_whole_of_its_test(key: str, plan: Plan, absent: str, tmp_path: Path):
@@ -396,6 +400,23 @@ def test_mixtures(tmp_path: Path):
     assert found["mixtures-flat"].verdict == found["mixtures-interior"].verdict == "does not hold"
 
 
+@pytest.mark.parametrize("arm", ["plain", "paper"])
+def test_beta_1_is_that_of_the_study_with_the_anchor_or_without(arm: str, tmp_path: Path):
+    sets = ("mixture-2", "mixture-64")
+    plan = Plan(sets=sets, betas=(0.0, 0.4, 1.0), arms=(arm,), gain={"mixture-2": 1.3, "mixture-64": 1.0}, probe=False, scatter=10)
+    folder = sweep(tmp_path / "s", plan)
+    found, held = decided(folder), results.Results.read(folder)
+    flat = {row.where: row for row in found["mixtures-flat"].rows}
+    assert flat["mixture-2, β = 1"].change.value == pytest.approx(1.3, rel=0.05) and found["mixtures-flat"].verdict == "does not hold"
+    assert [row.change.n for row in found["mixtures-interior"].rows] == [3, 3] and found["mixtures-interior"].verdict == "holds"
+    words = "\n".join(spoken(folder))
+    assert "compared with those at β = 0 by SW1. They are worse on mixture-2" in words
+    drawn = [figures.training(held), figures.montage(held)]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["β = 0", "β = 0.4", "β = 1"] and len(drawn[1].axes) == 8
+    right = figures.overview(held).axes[1]
+    assert "1.3" in " ".join(text.get_text() for text in right.texts), "its number is in the figure"
+
+
 def test_a_coefficient_of_many_digits_is_found(tmp_path: Path):
     """Its id has twelve, and so have two that differ in the seventh."""
     betas = (0.0, 0.3333333, 0.3333334, 1.0)
@@ -416,6 +437,20 @@ def test_a_coefficient_of_many_digits_is_found(tmp_path: Path):
 def test_rises():
     assert quantities.rise([4, 3, 2]) == 0 and quantities.rise([1, 2]) == 1 and quantities.rise([1, 1]) == 0
     assert quantities.rise([4, 1, 2]) == pytest.approx(1 / 3)
+    assert all(np.isnan(quantities.rise(trace)) for trace in ([None] * 5, [4, None, 2], [4, 0, 2], [3, 2, float("nan")]))
+
+
+@pytest.mark.parametrize(("seeds", "n"), [((0, 1, 2), 0), ((1,), 2)])
+def test_a_probe_that_diverged_falls_in_no_way(seeds: Sequence[int], n: int, tmp_path: Path):
+    folder = sweep(tmp_path / "s", Plan(sets=("pinwheel", "two_moons"), arms=("paper",), pictures=False))
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    for record in records:
+        if record["kind"] == "model" and record["set"] == "pinwheel" and record["seed"] in seeds:
+            record["probe"]["trace"] = [None] * 5
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    claim = decided(folder)["variance-monotone"]
+    assert {row.where: row.change.n for row in claim.rows} == {"pinwheel": n, "two_moons": 3}
+    assert (claim.verdict == "cannot tell" and "not measured: pinwheel" in claim.sentence) is (n == 0)
 
 
 # The answer --------------------------------------------------------------------------------------------------------------------------
@@ -446,6 +481,43 @@ def test_all_sets_together_lead_where_they_decide_and_no_single_one_does(tmp_pat
     assert found.title == "A calmer training signal makes one-step samples better in the mean over 6 data sets."
     assert found.tiles[0].state == "better" and "nearer to the data" in found.tiles[0].head
     assert found.steps[0].words.startswith("Train with β = 1 on data like these,")
+
+
+def scored(folder: Path, ratios: dict[str, Sequence[float]]) -> Path:
+    """SW1 over that at beta 0 of each set's seeds; a seed without a ratio has no record."""
+    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    kept = [line for line in lines if line["kind"] == "set" or line["seed"] < len(ratios[line["set"]])]
+    for line in kept:
+        if line["kind"] == "model":
+            line["ema"]["sw1"]["1"] = 0.1 * (ratios[line["set"]][line["seed"]] if line["id"] != "beta 0" else 1.0)
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    return folder
+
+
+SEVERAL = {"swiss_roll": (0.90, 0.91), "checkerboard": (0.905, 0.915)}
+
+
+@pytest.mark.parametrize("other", [0.5, 2.0])
+def test_the_number_of_a_tile_is_that_of_its_test(other: float, tmp_path: Path):
+    """A set of one seed is in neither, however far it is off."""
+    sets = (*SEVERAL, "pinwheel")
+    found = told(scored(sweep(tmp_path / "s", replace(PLAIN, sets=sets)), SEVERAL | {"pinwheel": (other,)}))
+    mean = np.exp(np.mean(np.log([*SEVERAL.values()])))
+    assert found.tiles[0].state == "better" and found.tiles[0].head == f"Samples: {100 * (1 - mean):.0f}% nearer to the data"
+    assert f"at β = 0: \u2212{100 * (1 - mean):.0f}% in the mean over 2 data sets." in found.tiles[0].words
+    assert "across 2 sets" in found.tiles[0].sure and "in the mean over 2 data sets" in found.title
+    with pages.opened(tmp_path / "s") as (shown, _, held):
+        best = "\n".join(shown.headline(held, []))
+    assert f"“ema 1 anchor” has the lowest SW1 over the 2 sets: \u2212{100 * (1 - mean):.0f}% against β = 0." in best
+
+
+def test_one_set_of_several_seeds_among_others_is_named(tmp_path: Path):
+    ratios = {"checkerboard": (2.0,), "swiss_roll": (0.90, 0.91), "pinwheel": (3.0,)}
+    found = told(scored(sweep(tmp_path / "s", replace(PLAIN, sets=(*ratios,))), ratios))
+    assert "at β = 0: \u221210% on swiss roll." in found.tiles[0].words and "No interval across sets." in found.tiles[0].sure
+    every = told(scored(sweep(tmp_path / "t", replace(PLAIN, sets=(*ratios,))), {name: x[:1] for name, x in ratios.items()}))
+    assert f"{100 * ((2 * 0.9 * 3) ** (1 / 3) - 1):+.0f}% in the mean over 3 data sets." in every.tiles[0].words
+    assert every.tiles[0].sure == "One seed: no interval."
 
 
 def test_single_sets_are_told_where_all_together_are_open(tmp_path: Path):
@@ -550,6 +622,22 @@ def test_every_command_that_a_page_prints_is_one_of_the_program(plan: Plan, tmp_
             assert change.items() <= held.items()
 
 
+@pytest.mark.parametrize(
+    ("place", "given", "own"), [("a/my sweep", ".", "."), ("a/my sweep/deep", "..", ".."), (".", "a/my sweep", "a/my sweep")]
+)
+def test_a_folder_may_be_where_one_is(place: str, given: str, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is said to be beside it is, and a path is relative where it was given so."""
+    here = sweep(tmp_path / "a/my sweep", replace(PLAIN, arms=("plain@1",), sets=("pinwheel",)))
+    (tmp_path / "a/my sweep/deep").mkdir()
+    monkeypatch.chdir(tmp_path / place)
+    with pages.opened(Path(given)) as (shown, _, found):
+        ((own_command,), steps) = shown.commands(found), shown.answer(found, []).steps
+    words = shlex.split(steps[0].command)
+    there = Path(words[words.index("--out") + 1])
+    assert not there.is_absolute() and there.resolve() == here.resolve().with_name("my sweep-both")
+    assert shlex.split(own_command)[-2:] == ["--out", own]
+
+
 # The page ----------------------------------------------------------------------------------------------------------------------------
 
 SECTIONS = ("headline", "overview", "samples", "quality", "variance", "maps", "optimum", "training", "proxies", "claims", "numbers")
@@ -628,9 +716,47 @@ def test_a_strip_shows_each_judged_row_in_order(whole: Path):
     assert drawn is not None and len(drawn.marks) == len(PLANE)
     values = [row.change.value for row in claim.rows]
     assert np.argsort([mark.x for mark in drawn.marks]).tolist() == np.argsort(values).tolist()
-    assert drawn.none is not None and drawn.none < drawn.claimed[0] < drawn.claimed[1]
+    (band,) = drawn.claimed
+    assert drawn.none is not None and drawn.none < band.low < band.high and (band.top, band.bottom) == (0, drawn.height)
     assert all(strips.LEFT <= mark.low <= mark.x <= mark.high <= strips.RIGHT for mark in drawn.marks)
     assert strips.strip(decided(whole)["mixtures-flat"]) is None
+
+
+@pytest.mark.parametrize("arms", [("plain", "trace-t2@1"), ("paper", "plain@0,1", "trace-one@1", "trace-t2@1", "matrix@0.5")])
+def test_the_curves_of_quality_are_the_arms_at_their_coefficients(arms: tuple[str, ...], tmp_path: Path):
+    """Drawn aside they keep them."""
+    folder = sweep(tmp_path / "s", Plan(sets=("pinwheel",), seeds=(0, 1), betas=(0.0, 0.5, 1.0), arms=arms, probe=False, pictures=False))
+    held = results.Results.read(folder)
+    chart = curves.of(figures.quality(held))
+    assert chart is not None
+    (panel,) = chart.panels
+    found = {curve.name: curve for curve in panel.curves if not curve.dashed}
+    assert len({curve.name for curve in panel.curves}) == len(panel.curves) and len({curve.colour for curve in found.values()}) == len(arms)
+    betas = {figures.named(arm): sorted(line.beta or 0.0 for line in lines) for arm, lines in held.swept().items()}
+    assert {name: curve.x for name, curve in found.items()} == betas
+    assert [curve.name for curve in panel.curves if curve.dashed] == [f"{figures.named(arms[0])}, raw weights"]
+
+
+def test_a_strip_shades_behind_each_row_the_range_that_is_claimed_of_it():
+    change = Change((0.1, 0.12))
+    ranges = ((0.86, 0.96), (0.0, 1.0), (0.0, 1.0))
+    claim = verdicts.Claim("", "", "", "", "", tuple(verdicts.Row("", change, claimed=each) for each in ranges), "", "")
+    drawn = strips.strip(claim)
+    assert drawn is not None
+    (first, second), middle = drawn.claimed, (drawn.marks[0].y + drawn.marks[1].y) / 2
+    assert (first.top, first.bottom, second.top, second.bottom) == (0, middle, middle, drawn.height)
+    assert strips.LEFT == second.low < first.low < first.high < second.high
+
+
+@pytest.mark.parametrize(("x", "text"), [(0, "0"), (0.4567, "0.457"), (0.48, "0.480"), (12.0, "12.0"), (999.4, "999"), (999.7, "1,000")])
+def test_numbers_have_three_digits_and_no_exponent(x: float, text: str):
+    assert verdicts.number(x) == text and verdicts.number(-x).lstrip("-") == text
+
+
+def test_of_single_sets_one_with_an_interval_stands_for_all():
+    one, two, three = Change((0.5,)), Change((0.1, 0.2)), Change((0.3, 0.3, 0.4))
+    assert quantities.overall({"a": one, "b": two, "c": one}) == ("b", two) and quantities.overall({"a": one, "b": one}) == ("a", one)
+    assert quantities.overall({"a": one, "b": two, "c": three})[0] == "2 sets as units" and quantities.overall({}) == ("", Change(()))
 
 
 def test_a_name_is_escaped(tmp_path: Path):
@@ -694,14 +820,65 @@ def test_partial_sweeps_have_a_report(tmp_path: Path, plan: Plan):
     assert text.count('id="claim-') == len(claims.CLAIMS) and " nan" not in text.lower().split("<script")[0].split("base64")[0]
 
 
-def test_models_that_diverged_are_named(tmp_path: Path):
-    folder = sweep(tmp_path / "diverged", SMALL)
+def diverged(folder: Path, *models: tuple[str, int, str]) -> Path:
+    """With these models, by set, seed and id, as training that diverged leaves them."""
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     for record in records:
-        if record["kind"] == "model" and (record["seed"], record["id"]) == (1, "ema 1 anchor"):
+        if record["kind"] == "model" and (record["set"], record["seed"], record["id"]) in models:
             record["ema"]["sw1"]["1"], record["curve"]["sw1"], record["probe"] = float("nan"), [None] * 20, None
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def test_models_that_diverged_are_named(tmp_path: Path):
+    folder = diverged(sweep(tmp_path / "diverged", SMALL), *((name, 1, "ema 1 anchor") for name in SMALL.sets))
     assert "2 models did not end with finite scores" in build(folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("gain", "id", "states"),
+    [
+        (0.5, "ema 1 anchor", ("open", "better", "open")),
+        (0.5, "beta 0", ("better", "better", "better")),
+        (2.0, "ema 1 anchor", ("worse", "worse", "worse")),
+        (2.0, "beta 0", ("open", "worse", "open")),
+    ],
+)
+def test_what_diverged_alone_is_not_called_better(gain: float, id: str, states: tuple[str, ...], tmp_path: Path):
+    """Though it is by the seeds that are left, and by the other set."""
+    sets = ("pinwheel", "two_moons")
+    plan = replace(PLAIN, sets=sets, seeds=(0, 1, 2, 3), gain=dict.fromkeys(sets, gain))
+    folder = diverged(sweep(tmp_path / "s", plan), ("pinwheel", 2, id))
+    found, claim = told(folder), decided(folder)["quality"]
+    assert tuple(rows_of(found).values()) == states
+    kept = states[2] != "open"
+    assert (found.tiles[0].head.endswith("data")) is kept and ("diverged alone in 1 pair" in found.tiles[0].sure)
+    assert found.title.endswith(f"{states[1]} on {2 if kept else 1} of 2 data sets{'' if kept else '; the rest and the mean stay open'}.")
+    assert not any(step.words.startswith("Add seeds") for step in found.steps) and ("like these" in found.steps[0].words) is kept
+    row = next(row for row in claim.rows if row.where == "pinwheel")
+    assert row.finding == {"better": "agrees", "worse": "contradicts", "open": "open"}[states[0]] and "diverged alone in 1 pair" in row.note
+
+
+def test_a_set_on_which_all_diverged_keeps_the_others_from_deciding_for_all(tmp_path: Path):
+    sets = ("pinwheel", "two_moons", "swiss_roll")
+    folder = sweep(tmp_path / "s", replace(PLAIN, sets=sets, gain=dict.fromkeys(sets, 0.5)))
+    assert told(folder).tiles[0].head.startswith("Samples: 50% nearer")
+    found = told(diverged(folder, *(("swiss_roll", seed, "ema 1 anchor") for seed in PLAIN.seeds)))
+    assert rows_of(found) == {"pinwheel": "better", "two moons": "better", "all sets": "open"} and "in 3 pairs" in found.tiles[0].sure
+
+
+def test_where_a_sweep_went_on_is_packed_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(RECORDS))
+    from packs import pack, unpack
+
+    here = sweep(tmp_path / "s", replace(PLAIN, sets=("pinwheel",)))
+    (here / "env-2.json").write_text(json.dumps({"commit": "c0ffee", "command": "meanstep reproduce toy --out /home/me/s"}))
+    (here / "env-mine.json").write_text("{")
+    assert any("machine: commit b36a3b8, c0ffee." in line for line in spoken(here))
+    pack(here, tmp_path / "pack")
+    assert {path.name for path in (tmp_path / "pack").iterdir()} == {"sweep.json", "env.json", "env-2.json", "records.jsonl.gz"}
+    assert "/home" not in (tmp_path / "pack" / "env-2.json").read_text()
+    assert any("machine: commit b36a3b8, c0ffee." in line for line in spoken(unpack(tmp_path / "pack", tmp_path / "again")))
 
 
 # Damage ------------------------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from meanstep.program.reproduce.points import KIND as POINTS
 from meanstep.program.reproduce.points import jobs
 from meanstep.program.reproduce.points.settings import Settings
 from meanstep.program.reproduce.points.study import Sweep
-from meanstep.program.reproduce.report import page
+from meanstep.program.reproduce.report import page, prose, results
 from meanstep.program.runs.config import Config, NetworkConfig
 
 from .killing import Fate, Killed
@@ -288,6 +288,27 @@ def test_the_sets_and_points_of_ones_own_have_a_folder_each(tmp_path: Path, caps
             folder.note(place, sweep, "cpu")
         assert place == root.with_name(name).resolve()
     assert "runs/toy holds a study with" in "".join(capsys.readouterr().err.split("\n"))
+    moved = Sweep("toy", replace(own, points="elsewhere/mine.csv"))
+    assert (
+        folder.chosen(None, root, moved).name == "toy-2"
+        and folder.chosen(None, root, Sweep("toy", replace(own, digest="1" * 64))).name == "toy-3"
+    )
+
+
+def test_a_study_that_goes_on_elsewhere_says_so(inside: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def under(version: str, asked: Quadratic, command: str) -> list[tuple[str, str]]:
+        monkeypatch.setattr(folder, "environment", lambda device: {"meanstep": version, "device": device, "command": command})
+        conducted(asked, tmp_path / "s")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(study, "kinds", lambda found=(*study.kinds(), KIND): found)
+            return prose.environment(results.Results.read(tmp_path / "s"))
+
+    assert under("0.1", Quadratic((1,)), "a") == under("0.1", Quadratic((1, 2)), "b") == [("meanstep", "0.1"), ("device", "cpu")]
+    assert under("0.2", Quadratic((1, 2)), "b") == [("meanstep", "0.1"), ("device", "cpu")], "nothing was left to do"
+    assert under("0.2", Quadratic((1, 2, 3)), "c") == [("meanstep", "0.1, 0.2"), ("device", "cpu")]
+    assert under("0.1", Quadratic((1, 2, 3, 4)), "d") == [("meanstep", "0.1, 0.2"), ("device", "cpu")]
+    assert sorted(path.name for path in (tmp_path / "s").glob("env*")) == ["env-2.json", "env.json"]
+    assert "made by one version on one machine: meanstep 0.1, 0.2." in (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
 
 
 def test_damaged_records_are_named(inside: list[str], tmp_path: Path):

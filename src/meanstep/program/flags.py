@@ -1,5 +1,6 @@
 """Flags that mean the same in every command: what help says of them, and how their values are read. Knows no command, needs no torch."""
 
+import dataclasses
 import difflib
 import os
 import re
@@ -111,6 +112,15 @@ Options = _one_word(dict[str, Any], "YAML", options, shown_options, dict)
 
 
 # Words that several commands take --------------------------------------------------------------------------------------------------
+
+
+def spelled(command: Any, names: Iterable[str]) -> list[str]:
+    """The words of a command line for these options of a command, of those that are not by default."""
+    start = {each.name: each.default for each in dataclasses.fields(command)}
+    held = [(name, value) for name in names if (value := getattr(command, name)) != start[name]]
+    words = [(f"--{name.replace('_', '-')}", value if isinstance(value, tuple) else (value,)) for name, value in held]
+    return [word for flag, values in words for word in (flag, *map(str, values))]
+
 
 DEVICE = re.compile(r"cpu|mps|auto|cuda(:[0-9]{1,4})?")
 Device = Annotated[str, hinted("Where to compute: cpu, cuda, cuda:N, mps, auto (cuda where there is one, else cpu).", "auto", "DEVICE")]

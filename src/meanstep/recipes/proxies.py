@@ -51,8 +51,8 @@ def coefficient(
     """The coefficient family, eq. (17), (18): tangent `(1 - beta) v + beta proxy`, target `v`; arXiv 2605.09235, Algorithm 1.
 
     On rows whose label is dropped a network that is the proxy does not see it either: with guidance its velocity under the label is not
-    that of the row's target. A `Posterior` sees it, which is unbiased. The paper's own row shares and weights for the samples are unknown
-    to us: times, shares and weight are MeanFlow's.
+    that of the row's target. A `Posterior` sees it, which is unbiased. Times, shares and weight are MeanFlow's, as in the authors' code for
+    latents. Their code for toys has sorted uniform times with gaps up to 0.5, a quarter of the rows at `r = t` and the plain squared error.
 
     - `beta` ([0, 1], or a function of the bridge, or a tensor over an ensemble; 1; published): 0 is MeanFlow.
     - `proxy` (a velocity, or a module whose boundary is taken; none; published): an EMA copy; or `own`, a `Posterior`. Needed unless `beta`
@@ -62,9 +62,9 @@ def coefficient(
     - `delta` (two times, `0 <= low <= high <= 1`; (1e-4, 1e-2); published for toys; latents have `delta=(0, 1e-3)`, `anchor=0.1`).
     - `target_beta` ([0, 1], a function or a tensor; 0; ours): puts the proxy into the target as well (not the anchor's), which only a
       consistent proxy bears.
-    - `times` (pairs `0 <= r <= t <= 1`; two sorted logit-normals of mean -0.4 and std 1; ours, MeanFlow's).
-    - `diagonal_share` ([0, 1]; 0.75; ours, MeanFlow's): the share of rows with `r = t`.
-    - `weight` (a function of a row's error; `adaptive(1.0, 1e-2)`; ours, MeanFlow's).
+    - `times` (pairs `0 <= r <= t <= 1`; two sorted logit-normals of mean -0.4 and std 1; published for latents).
+    - `diagonal_share` ([0, 1]; 0.75; published for latents): the share of rows with `r = t`.
+    - `weight` (a function of a row's error; `adaptive(1.0, 1e-2)`; published for latents, but for `beta = 1`, which has the plain sum).
     - `velocity` (a velocity; `conditional`; published): the unbiased part of tangent and target.
     - `rate` (a way to differentiate; `Exact()`; published).
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST = 8
 """Runs on one chart."""
+DRAWN = ("count", "steps", "device", "network", "autoencoder")
+"""Options of the samples side by side, which are drawn of runs."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Compare(Ranged):
     def _studies(self) -> int:
         from meanstep.program.compare import page, studies
 
+        if words := flags.spelled(self, DRAWN):
+            raise UserError(f"{words[0]} {words[1]} is of the samples of runs, and these are studies, which have none drawn: leave it out")
         with stage("comparing"):
             found = studies.meeting(self.folders)
             path, said = page.build_studies(found, flags.folder(self.out))
@@ -94,8 +98,9 @@ class Compare(Ranged):
     def _pictures(self, found: "list[Side]") -> "Pictures":
         from meanstep.program.compare.page import Pictures
 
+        options = flags.spelled(self, DRAWN)
         if not self.count:
-            return Pictures()
+            return Pictures(options=options)
         with stage("drawing samples"):
             from meanstep.program.compare.samples import Sampling, drawn
 
@@ -103,7 +108,7 @@ class Compare(Ranged):
         words = (
             f"Seeds 0 to {self.count - 1}, the same noise and the same labels for each run, in {self.steps} step{'s' * (self.steps > 1)}."
         )
-        return Pictures(images, why, words)
+        return Pictures(images, why, words, options)
 
     def _said(self, record: dict[str, Any], path: Path, said: "Answer", table: "Table | None") -> int:
         """The table, the answer and where the page is, or all of it as JSON."""

@@ -1,5 +1,6 @@
 """From a comparison to one page that works offline. Measures nothing."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +21,12 @@ Table = tuple[list[str], list[list[str]]]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Samples of the same noise: a PNG for each run, or none and why; `words` say of what."""
+    """Samples of the same noise: a PNG for each run, or none and why; `words` say of what; `options`: of the command, to draw them."""
 
     images: Sequence[bytes] = ()
     why: str = ""
     words: str = ""
+    options: Sequence[str] = ()
 
 
 def build(found: Sequence[Side], measured: Distances, pictures: Pictures, folder: Path) -> tuple[Path, Answer]:
@@ -45,7 +47,7 @@ def build(found: Sequence[Side], measured: Distances, pictures: Pictures, folder
         "about": measured.about,
         "entries": runs.differences(found),
         "names": [side.name for side in found],
-        "command": f"meanstep compare {' '.join(str(side.path) for side in found)}",
+        "command": _command([side.path for side in found], folder, pictures.options),
         "unlike": "Every entry of their configurations is the same.",
     }
     text = form.rendered(said, form.Details(__package__ or "", content, drawn))
@@ -64,10 +66,14 @@ def build_studies(found: studies.Meeting, folder: Path) -> tuple[Path, Answer]:
         "about": "",
         "entries": found.settings,
         "names": found.names,
-        "command": f"meanstep compare {' '.join(map(str, found.folders))}",
+        "command": _command(found.folders, folder),
         "unlike": "Every setting is the same.",
     }
     return page.published(form.rendered(said, form.Details(__package__ or "", content)), folder), said
+
+
+def _command(paths: Sequence[Path], folder: Path, options: Sequence[str] = ()) -> str:
+    return shlex.join(["meanstep", "compare", *map(str, paths), "--out", str(folder), *options])
 
 
 def table(found: Sequence[Side], measured: Distances) -> Table:

@@ -1,5 +1,6 @@
 """Several runs beside one another: which of their distances may be compared, where their configurations differ. Draws nothing."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,12 +189,14 @@ def _apart(found: Sequence[Side], rows: Sequence[Row]) -> str:
 
 
 def _trained(found: Sequence[Side]) -> Distances:
-    """Of the last evaluations in training, which have no interval."""
-    last = [[r for r in side.history.of("evaluation") if any(isinstance(x, int | float) for x in r["steps"].values())] for side in found]
+    """Of the last evaluations in training, which have no interval; an earlier one tells nothing of a run whose last was not finite."""
+    last = [side.history.of("evaluation")[-1:] for side in found]
     for side, records in zip(found, last, strict=True):
-        if not records:
-            return Distances(why=f"{side.name} has no evaluation with a finite distance: meanstep evaluate {side.path} measures one")
-    ends = [records[-1] for records in last]
+        if not any(isinstance(x, int | float) for r in records for x in r["steps"].values()):
+            command = shlex.join(["meanstep", "evaluate", str(side.path)])
+            lacks = "finite distance at its last evaluation" if records else "evaluation with a finite distance"
+            return Distances(why=f"{side.name} has no {lacks}: {command} measures one")
+    ends = [records[0] for records in last]
     for side, record in zip(found[1:], ends[1:], strict=True):
         for name in ("extractor", "count", "measure"):
             if record.get(name) != ends[0].get(name):

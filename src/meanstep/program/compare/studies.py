@@ -1,5 +1,6 @@
 """Two studies of one kind: the distances of the arms that both have, paired by seed, and the settings that differ. Draws nothing."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from meanstep.program.reproduce.study import Held, read
 METRICS = ("sw1", "distance")
 """Of samples, less is better; the one that a workload has."""
 DATA = ("samples", "directions", "reference", "points", "digest", "extractor", "count", "dimension")
-"""Settings of a study that decide what a distance is of."""
+"""Settings of a study's own that decide what a distance is of, as do all entries on its data; not its configuration of a training."""
+PLACES = {"points": "digest", "data name": "data digest"}
+"""Where data lay, which decides nothing where the digest of what lay there is known."""
 Key = tuple[Any, ...]
 
 
@@ -66,7 +69,8 @@ def meeting(paths: Sequence[Path]) -> Meeting:
 def _apart(held: Sequence[Held], names: Sequence[str]) -> str:
     a, b = (_entries(each) for each in held)
     for name in dict.fromkeys([*a, *b]):
-        if (name.split(" ")[0] == "data" or name.split(" ")[-1] in DATA) and a.get(name) != b.get(name):
+        moved = PLACES.get(name) in a.keys() & b.keys()
+        if (name.split(" ")[0] == "data" or name in DATA) and not moved and a.get(name) != b.get(name):
             values = f"{shown(a.get(name, 'none'))} and {names[1]} {shown(b.get(name, 'none'))}"
             return f"{names[0]} has {name} {values}: run one of them again with the other's"
     return ""
@@ -89,7 +93,7 @@ def _pairs(folders: Sequence[Path]) -> tuple[Pair, ...]:
     last: dict[Key, Key] = {}
     for key in sorted(a.keys() & b.keys(), key=lambda key: key[-1] or 0):
         last[key[:-1]] = key
-    found = [(key, ratio(b[key].seeds, a[key].seeds)) for key in last.values()]
+    found = [(key, ratio(b[key].seeds, a[key].seeds, broken=(b[key].broken, a[key].broken))) for key in last.values()]
     return tuple(Pair(_name(a[key]), change, a[key].floor) for key, change in found if change.n)
 
 
@@ -183,7 +187,8 @@ def _configuration(found: Meeting) -> Tile:
 
 def _steps(found: Meeting, counts: dict[str, int]) -> tuple[Step, ...]:
     look = tuple(
-        Step(f"Read the page of {name}.", f"meanstep report {path}") for name, path in zip(found.names, found.folders, strict=True)
+        Step(f"Read the page of {name}.", shlex.join(["meanstep", "report", str(path)]))
+        for name, path in zip(found.names, found.folders, strict=True)
     )
     if found.pairs and not any(counts.values()):
         return (Step("Add seeds to both: the intervals are too wide to decide."), *look)

@@ -62,7 +62,7 @@ def _checks(d: Diagnosis) -> Tile:
     keys = ((FIRES, WARN), (FIRES, NOTE), (CLEAR,), (LEFT,), (MISSING,))
     warned, notes, clear, left, missing = (len(_of(d, *key)) for key in keys)
     words = f"Clear: {clear}. Notes, which ask for nothing: {notes}. Left open: {left}. Not measured: {missing}."
-    sure = "A check warns, or is clear, only where its whole 95% interval is on one side of its threshold."
+    sure = "A check is decided only where its number, with all of its 95% interval where it has one, is on one side of its threshold."
     if warned:
         return Tile(f"Checks: {warned} {'warns' if warned == 1 else 'warn'}", words, sure, WORSE)
     return Tile("Checks: none warns", words, sure, BETTER if clear > left else OPEN)

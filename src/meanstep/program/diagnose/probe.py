@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import torch
@@ -125,16 +125,22 @@ def _next(found: Measured, size: int, seconds: float, left: float, precision: fl
 def precise(found: Measured) -> float:
     """The larger half width of two 95 percent intervals: of the noise at beta = 0, relative, and of the quietest beta on [0, 1].
 
-    Of the squared residual, relative, where all rows have r = t.
+    Of the squared residual, relative, where all rows have r = t. Of fewer than three rows, or without noise, infinite: nothing is known.
     """
-    if "map" not in found.tables:
-        low, high = found.tables["still"].mean("residual").interval()
-        return float((high - low) / (high + low))
-    table = found.tables.get("train", found.tables["map"])
-    low, high = table.ratio("a", "s").interval()
+    still = "map" not in found.tables
+    table = found.tables["still"] if still else found.tables.get("train", found.tables["map"])
+    if len(table.t) < 3:
+        return inf
+    if still:
+        return _width(table.mean("residual"))
     best = probes.matrix(table).clipped()
-    widths = [float((high - low) / (high + low)), float(best.high - best.low) / 2]
-    return max(w if w == w else 0.0 for w in widths)
+    least = float(best.high - best.low) / 2  # nan where there is no curvature, and so no quietest beta
+    return max(_width(table.ratio("a", "s")), least if least == least else 0.0)
+
+
+def _width(e: probes.Estimate) -> float:
+    low, high = e.interval()
+    return float(((high - low) / (high + low)).nan_to_num(inf))
 
 
 # One batch ---------------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Checks of single calls: arguments, output, what is not finite, inputs overwritten, chance, rows that see each other."""
 
 from collections.abc import Callable
+from math import isnan, nan
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from meanstep.fields import Adapted
 from meanstep.program.doctor.arguments import FIELD, signature
 from meanstep.program.doctor.examined import Examined, seed
-from meanstep.program.doctor.findings import FAIL, PASS, WARN, Finding
+from meanstep.program.doctor.findings import FAIL, PASS, ROOTS, WARN, Finding, unmeasured
 from meanstep.program.doctor.trace import floats, hooked, label, visits
 from meanstep.shapes import tree_map
 
@@ -90,8 +91,7 @@ def finite(p: Examined) -> Finding:
         u.float().square().mean().backward() if u.requires_grad else None
         lost = [n for n, w in p.body(field).named_parameters() if w.grad is not None and not w.grad.isfinite().all()]
         if lost:
-            remedy = "a root, norm or division at 0 has no slope there: add an eps inside"
-            return Finding("finite", FAIL, f"at {name} the gradient of {lost[0]} is not finite", remedy)
+            return Finding("finite", FAIL, f"at {name} the gradient of {lost[0]} is not finite", ROOTS)
     return Finding("finite", PASS, f"u and its gradients are finite at {', '.join(corners)}")
 
 
@@ -128,6 +128,8 @@ def repeatable(p: Examined) -> Finding:
         other = _other_chance(p, field)
         field.eval()
         calm, chance = p.u(field), _other_chance(p, field)
+    if not all(u.isfinite().all() for u in (first, again, other, calm, chance)):
+        return unmeasured("repeatable", "u, in train or in eval mode")
     if not torch.equal(first, again):
         remedy = "the network remembers its last call (a counter, a cache, a running mean that it reads): pass a state in and out"
         return Finding("repeatable", WARN, f"two equal calls in train mode differ by {_share(again, first):.2g} of u", remedy)
@@ -177,6 +179,8 @@ def rows(p: Examined) -> Finding:
     field = p.fresh()
     second = visits(p.body(field), lambda: _changed(p, field, keep=False))
     mixed = _mixed(p, first[-1].out, second[-1].out)
+    if isnan(mixed):
+        return unmeasured("rows", "the other rows, before or after row 0 is another")
     if mixed <= UNLIKE:
         return Finding("rows", PASS, f"another row 0 changes the others by {mixed:.1g} of u")
     pairs = (v for v, w in zip(first, second, strict=False) if v.label == w.label and _mixed(p, v.out, w.out) > UNLIKE)
@@ -193,12 +197,12 @@ def _changed(p: Examined, field: nn.Module, keep: bool) -> Tensor:
 
 
 def _mixed(p: Examined, a: Any, b: Any) -> float:
-    """How much the other rows of a result changed; 0 for what does not begin with the batch."""
-    batch, worst = p.rows[2].shape[0], 0.0
+    """How much the other rows of a result changed; 0 for what does not begin with the batch, nan if one is not finite."""
+    batch, found = p.rows[2].shape[0], [0.0]
     for x, y in zip(floats(a), floats(b), strict=False):
         if x.shape == y.shape and x.ndim and x.shape[0] == batch:
-            worst = max(worst, ((x[1:] - y[1:]).norm() / x[1:].norm().clamp(min=1e-30)).item())
-    return worst
+            found.append(((x[1:] - y[1:]).norm() / x[1:].norm().clamp(min=1e-30)).item())
+    return nan if any(map(isnan, found)) else max(found)
 
 
 MIXERS: tuple[tuple[type | tuple[type, ...], Callable[[Any], bool], str], ...] = (

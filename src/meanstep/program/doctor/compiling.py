@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from math import inf, isnan
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def compiled(p: Examined) -> Finding:
         return Finding("compile", NONE, f"u is one graph (off by {error:.1g}); a training step fails without compile, too: see `way`")
     if isinstance(step, str):
         return Finding("compile", WARN, f"u is one graph (off by {error:.1g}); a training step is not ({way}): {step}", _to_compile(way))
-    worst = max(error, step)
+    worst = max(error, step, key=lambda x: inf if isnan(x) else x)
     found = f"u and a training step ({way}) are one graph each, off by {worst:.1g}; traced in {time.perf_counter() - started:.1f} s"
     if not worst < 1e-3:
         return Finding("compile", WARN, found, "compare a few compiled steps before training")

@@ -47,6 +47,14 @@ class Finding:
     module: str = ""
 
 
+ROOTS = "a root, norm or division at 0 has no slope there: add an eps inside"
+
+
+def unmeasured(check: str, measured: str, module: str = "") -> Finding:
+    """The finding of a check whose numbers are not finite: nothing passes by them."""
+    return Finding(check, FAIL, f"not finite: {measured}", "look at `finite` first: nothing can be told from such numbers", module)
+
+
 @dataclass(frozen=True)
 class Report:
     """All findings on one network. `network`: its class and size; `call`: how it is called as a field."""

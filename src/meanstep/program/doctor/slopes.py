@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from math import isnan
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from meanstep.program.doctor.derivatives import Difference, difference, directions, flat, forward, off
 from meanstep.program.doctor.examined import Examined
-from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding, reason, some
+from meanstep.program.doctor.findings import FAIL, NONE, PASS, ROOTS, WARN, Finding, reason, some
 from meanstep.program.doctor.trace import Visit, coarse, function_of, hooked, scripted, visits
 from meanstep.tangents import carried
 
@@ -101,6 +103,9 @@ def forward_mode(p: Examined) -> Finding:
     true = difference(f, inputs, along)
     plain, switched = _against(true, f, inputs, along, False), _against(true, f, inputs, along, True)
     ours = _carried(p, true, given, field)
+    if isinstance(switched, float) and isnan(switched):
+        where = _first(p, field, lambda: f(*inputs), _unknown)
+        return Finding("forward-mode", FAIL, "the derivative, by torch's forward mode or by differences, is not finite", ROOTS, where)
     if isinstance(switched, float) and switched > max(EXACT, 5 * true.doubt):
         if low := coarse(p.body(field), lambda: f(*inputs)):
             found = f"off by {switched:.2g} of its norm from differences, which the steps of {low[1]} numbers inside spoil"
@@ -167,23 +172,29 @@ def _carried(p: Examined, true: Difference, given: Any, field: nn.Module) -> flo
 
 
 def _wrong(p: Examined, field: nn.Module, error: float, run: Callable[[], Any]) -> Finding:
-    where = ""
+    remedy = "a detach(), .data or .item() hides a dependence on z, r or t there, or a jvp of its own is wrong"
+    found = f"off by {error:.2g} of its norm from differences"
+    return Finding("forward-mode", FAIL, found, remedy, _first(p, field, run, _disagrees))
+
+
+def _first(p: Examined, field: nn.Module, run: Callable[[], Any], guilty: Callable[[Any, Any], bool]) -> str:
+    """The first module, children before parents, that is guilty by its function and what it is given."""
     for visit in visits(p.body(field), run):
         f, inputs = function_of(visit)
-        along = directions(inputs)
-        if inputs and _disagrees(f, inputs, along):
-            where = visit.label
-            break
-    remedy = "a detach(), .data or .item() hides a dependence on z, r or t there, or a jvp of its own is wrong"
-    return Finding("forward-mode", FAIL, f"off by {error:.2g} of its norm from differences", remedy, where)
+        with suppress(Exception):  # not this one
+            if inputs and guilty(f, inputs):
+                return visit.label
+    return ""
 
 
-def _disagrees(f: Any, inputs: Any, along: Any) -> bool:
-    try:
-        true = difference(f, inputs, along)
-        return off(forward(f, inputs, along), true.slope) > max(1e-2, 5 * true.doubt)
-    except Exception:  # not this one
-        return False
+def _disagrees(f: Any, inputs: Any) -> bool:
+    along = directions(inputs)
+    true = difference(f, inputs, along)
+    return off(forward(f, inputs, along), true.slope) > max(1e-2, 5 * true.doubt)
+
+
+def _unknown(f: Any, inputs: Any) -> bool:
+    return not bool(forward(f, inputs, directions(inputs)).isfinite().all())
 
 
 def _lacking(p: Examined, field: nn.Module, error: Exception, ours: float | None, run: Callable[[], Any]) -> Finding:

@@ -1,5 +1,8 @@
 """Checks of the times: whether r, t and the labels are read, and how fast u answers to a small change of t."""
 
+from collections.abc import Iterable
+from math import isfinite, nan
+
 import torch
 from torch import Tensor
 from torch.utils import _pytree
@@ -8,7 +11,7 @@ from meanstep.fields import MLP
 from meanstep.keys import key
 from meanstep.program.doctor.derivatives import difference
 from meanstep.program.doctor.examined import Examined
-from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding
+from meanstep.program.doctor.findings import FAIL, NONE, PASS, WARN, Finding, unmeasured
 from meanstep.program.doctor.slopes import precision
 from meanstep.program.doctor.trace import Visit, coarse, floats, visits
 from meanstep.shapes import tree_map
@@ -27,9 +30,11 @@ def used(p: Examined) -> Finding:
     field = p.fresh()
     with torch.no_grad():
         u = p.u(field)
-        dr = max(_gap(p.u(field, r=r * share), u) for share in (0.5, 0.0))
-        dt = max(_gap(p.u(field, t=t + step), u) for step in LARGE)
+        dr = _most(_gap(p.u(field, r=r * share), u) for share in (0.5, 0.0))
+        dt = _most(_gap(p.u(field, t=t + step), u) for step in LARGE)
     sizes = f"u changes by {dr:.2g} of its norm with r, by {dt:.2g} with t"
+    if not isfinite(dr + dt):
+        return unmeasured("times", sizes)
     if min(dr, dt) < READ:
         name = "r" if dr < READ else "t"
         remedy = f"embed {'r (or t - r)' if name == 'r' else 't'} and add it to the condition; without it u is no average velocity"
@@ -53,6 +58,8 @@ def labels(p: Examined) -> Finding:
     field = p.fresh()
     with torch.no_grad():
         change = _gap(p.u(field, y=tree_map(lambda part: part.roll(1, 0), y)), p.u(field))
+    if not isfinite(change):
+        return unmeasured("labels", f"u changes by {change:.2g} with the labels")
     if change < READ:
         return Finding("labels", WARN, f"u changes by {change:.2g} with the labels", "pass y on to an embedding, or train without labels")
     return Finding("labels", PASS, f"u changes by {change:.2g} of its norm with the labels")
@@ -60,6 +67,11 @@ def labels(p: Examined) -> Finding:
 
 def _gap(a: Tensor, b: Tensor) -> float:
     return ((a - b).double().norm() / b.double().norm().clamp(min=1e-30)).item()
+
+
+def _most(gaps: Iterable[float]) -> float:
+    """The largest of those that are finite, for a large step may leave the times that a network knows; nan where none is."""
+    return max(filter(isfinite, gaps), default=nan)
 
 
 def scale(p: Examined) -> Finding:
@@ -71,6 +83,8 @@ def scale(p: Examined) -> Finding:
     found = (
         f"{share:.2g} of its answer to t comes within {STEP}; |d_t u| / |u| = {slope:.2g} / {size:.2g} (a reference: {_reference():.2g})"
     )
+    if not isfinite(share + size + slope):
+        return unmeasured("time-scale", found)
     if far == 0:
         return Finding("time-scale", NONE, "u does not depend on t")
     if _stands(p, field):
@@ -93,7 +107,7 @@ def scale(p: Examined) -> Finding:
 def _answers(p: Examined, field: torch.nn.Module) -> tuple[float, float]:
     """How far u moves within a small step of t, and at most within large ones."""
     u, t = p.u(field), p.rows[2]
-    return _gap(p.u(field, t=t + STEP), u), max(_gap(p.u(field, t=t + step), u) for step in LARGE)
+    return _gap(p.u(field, t=t + STEP), u), _most(_gap(p.u(field, t=t + step), u) for step in LARGE)
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def _panel(ax: Axes, figure: Figure) -> Panel | None:
         return None
     names = _names(ax, figure)
     lines = [line for line in ax.get_lines() if line.get_clip_on()]
-    inside = [line for line in lines if line.get_transform() == ax.transData]
+    inside = [line for line in lines if line.get_transform().contains_branch(ax.transData)]  # drawn aside, too: at its own x
     guides = across + [_guide(line) for line in lines if line not in inside]
     spans = [_span(each) for each in ax.collections if isinstance(each, PolyCollection)]
     upright = [line for line in inside if np.size(line.get_xdata()) == 2 and len(set(np.asarray(line.get_xdata(), float))) == 1]

@@ -44,9 +44,8 @@ class Forest:
 
 def state(change: Change, *, less: bool = True) -> str:
     """Whether a ratio is better, worse or neither can be told; `less`: whether less is better."""
-    if change.interval is None or change.interval[0] <= 1 <= change.interval[1]:
-        return "open"
-    return "better" if (change.interval[1] < 1) is less else "worse"
+    lower, higher = change.inside(0.0, 1.0), change.inside(1.0, inf)
+    return "open" if lower == higher else "better" if lower is less else "worse"
 
 
 def states(changes: Sequence[Change], *, less: bool = True) -> list[str]:

@@ -20,6 +20,8 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 INK, MUTED, GRID, BAND = "#1f2933", "#68737f", "#e3e8ee", "#e9edf2"
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0b62a4", "#d55e00", "#00875a", "#b8558f", "#56b4e9", "#c98a00"
 ARM_COLOURS = {"paper": BLUE, "plain": ORANGE, "anchored": AMBER, "posterior-both": GREEN, "posterior": "#4d9e82", "own": PINK}
+CYCLE = (GREEN, PINK, SKY, AMBER, "#7c5cc4", "#7a5230", ORANGE, "#8a8f00", "#a3485c", INK, BLUE, "#e377c2", "#00a5a5")
+"""Colours of what has none of its own, in this order."""
 RAMP = LinearSegmentedColormap.from_list("beta", ["#173f7a", "#7467a8", "#c8708a", "#e89030"])
 """Colour of a coefficient: 0 dark blue, 1 orange; it gets lighter all the way."""
 SCALE, WIDTH = 2, 11.0

@@ -4,7 +4,7 @@ Models of one set and seed share initial weights, data, noise and times, so thei
 does the rest. Below two differences there is no interval and no p-value.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite, log
 
@@ -27,16 +27,27 @@ class Mean:
 
 @dataclass(frozen=True)
 class Change:
-    """Paired differences, or log ratios if `logs`: one for each unit (a seed, or a set); `clipped`: equal ones are so by an edge."""
+    """Paired differences, or log ratios if `logs`: one for each unit (a seed, or a set); `clipped`: equal ones are so by an edge.
+
+    `over`, `under`: pairs of which the first, or the second, diverged alone. Theirs would be above, or below, all others, so that these
+    show nothing lower, or higher.
+    """
 
     differences: tuple[float, ...]
     logs: bool = True
     clipped: bool = False
+    over: int = 0
+    under: int = 0
 
     @property
     def n(self) -> int:
         """Number of pairs."""
         return len(self.differences)
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a pair, or one that diverged."""
+        return bool(self.n + self.over + self.under)
 
     @property
     def value(self) -> float:
@@ -55,6 +66,8 @@ class Change:
         """The t-test's p-value against `null` (default: no change); `side` is "less" or "greater" for a one-sided alternative."""
         if self.n < 2 or self._constructed:
             return None
+        if {"less": self.over, "greater": self.under}.get(side):
+            return 1.0
         at = (0.0 if null is None else log(null)) if self.logs else (null or 0.0)
         if np.ptp(self.differences) == 0:  # no spread: the t-statistic is infinite, or 0/0
             gap = self.differences[0] - at
@@ -69,8 +82,9 @@ class Change:
         return min(1.0, 2 * min(known)) if known else None
 
     def inside(self, low: float, high: float) -> bool:
-        """Whether the 95% interval lies in the range."""
-        return self.interval is not None and low <= self.interval[0] and self.interval[1] <= high
+        """Whether the 95% interval lies in the range, and no pair that diverged beyond it."""
+        beyond = (self.over and self._finite(high)) or (self.under and self._finite(low))
+        return self.interval is not None and not beyond and low <= self.interval[0] and self.interval[1] <= high
 
     def reaches(self, low: float, high: float) -> bool:
         """Whether the 95% interval and the range have a point in common."""
@@ -105,9 +119,10 @@ def logs(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
     return {seed: log(a[seed] / b[seed]) for seed in sorted(a.keys() & b.keys()) if _positive(a[seed]) and _positive(b[seed])}
 
 
-def ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Change:
-    """Of `a` over `b`, paired by seed."""
-    return Change(tuple(logs(a, b).values()))
+def ratio(a: Mapping[int, float], b: Mapping[int, float], *, broken: Sequence[Collection[int]] = ((), ())) -> Change:
+    """Of `a` over `b`, paired by seed; `broken`: seeds at which each of the two diverged."""
+    first, second = map(set, broken)
+    return Change(tuple(logs(a, b).values()), over=len(first - second), under=len(second - first))
 
 
 def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Change:
@@ -118,8 +133,11 @@ def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Change:
 
 def across(changes: Iterable[Change]) -> Change:
     """The means of several sets as the units, of sets with two seeds or more: is it so for sets in general?"""
-    found = [change for change in changes if change.n > 1]
-    return Change(tuple(float(np.mean(change.differences)) for change in found), logs=all(change.logs for change in found))
+    every = [*changes]
+    found = [change for change in every if change.n > 1]
+    means = tuple(float(np.mean(change.differences)) for change in found)
+    broken = {side: sum(getattr(change, side) for change in every) for side in ("over", "under")}
+    return Change(means, logs=all(change.logs for change in found), **broken)
 
 
 def detectable(sd: float, n: int, power: float = 0.8, *, level: float = LEVEL, side: str = "two-sided") -> float | None:

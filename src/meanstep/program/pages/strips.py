@@ -1,7 +1,8 @@
 """Where the rows of a claim lie on a line, for the small drawing beside its verdict. Knows no records and no page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import inf, isfinite, log
 
 from meanstep.program.pages.verdicts import Claim, Row, with_interval
@@ -23,12 +24,22 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Band:
+    """A claimed range, and the heights of the rows that it is claimed of."""
+
+    low: float
+    high: float
+    top: float
+    bottom: float
+
+
+@dataclass(frozen=True)
 class Strip:
-    """Marks, the place of "no change" (None if it has none), the claimed range, and the height of the drawing."""
+    """Marks, the place of "no change" (None if it has none), the claimed ranges, and the height of the drawing."""
 
     marks: tuple[Mark, ...]
     none: float | None
-    claimed: tuple[float, float]
+    claimed: tuple[Band, ...]
     height: float
 
 
@@ -39,9 +50,16 @@ def strip(claim: Claim) -> Strip | None:
         return None
     place = _scale(rows)
     marks = tuple(_mark(row, TOP + STEP * i, place) for i, row in enumerate(rows))
-    claimed = rows[0].claimed or (-inf, inf)
     none = place(1.0 if rows[0].change.logs else 0.0) if rows[0].against_none else None
-    return Strip(marks, none, (place(claimed[0]), place(claimed[1])), 2 * TOP + STEP * (len(rows) - 1))
+    return Strip(marks, none, tuple(_bands(rows, place)), 2 * TOP + STEP * (len(rows) - 1))
+
+
+def _bands(rows: Sequence[Row], place: Callable[[float], float]) -> Iterator[Band]:
+    """One for all neighbours of one range."""
+    edges = [0.0, *(TOP + STEP * (k - 0.5) for k in range(1, len(rows))), 2 * TOP + STEP * (len(rows) - 1)]
+    for (low, high), some in groupby(range(len(rows)), lambda k: rows[k].claimed or (-inf, inf)):
+        each = [*some]
+        yield Band(place(low), place(high), edges[each[0]], edges[each[-1] + 1])
 
 
 def _mark(row: Row, y: float, place: Callable[[float], float]) -> Mark:

@@ -2,7 +2,8 @@
 
 A row of a claim has two ranges. If the mean lies significantly outside of `claimed` (Holm's correction over the rows of the claim), the row
 contradicts it; otherwise, if the whole 95% interval lies in `shown` and reaches into `claimed`, it agrees; otherwise it is open, as is a
-row that was not measured. A claim holds only if every row agrees, which needs no correction, and does not hold if one contradicts it.
+row that was not measured, or whose pairs that diverged would decide otherwise. A claim holds only if every row agrees, which needs no
+correction, and does not hold if one contradicts it.
 """
 
 from collections.abc import Sequence
@@ -22,8 +23,9 @@ HIGHER: tuple[Range, Range] = (1 + NONE, inf), (1.0, inf)
 RULE = (
     "A row contradicts a claim if its mean lies outside the claimed range, by a t-test across its units at 5%. Holm's correction is over "
     "the rows of the claim. A row agrees if its whole 95% interval is on the claimed side and reaches into that range. Otherwise it is "
-    "open, as is one that was not measured. A claim holds if every row agrees and does not hold if one contradicts it. Where no size is "
-    f"claimed, a difference below {NONE:.0%} counts as none. There is no correction across claims."
+    "open, as is one that was not measured, or whose better side diverged where the other did not. A claim holds if every row agrees and "
+    f"does not hold if one contradicts it. Where no size is claimed, a difference below {NONE:.0%} counts as none. There is no correction "
+    "across claims."
 )
 
 
@@ -97,7 +99,7 @@ def shown(name: str) -> str:
 
 def number(x: float) -> str:
     """Three significant digits, without an exponent where it is readable so."""
-    return "0" if x == 0 else f"{x:#.3g}".rstrip(".") if abs(x) < 1000 else f"{x:,.0f}"
+    return "0" if x == 0 else f"{x:#.3g}".rstrip(".") if abs(x) < 999.5 else f"{x:,.0f}"
 
 
 def with_interval(change: Change) -> str:
@@ -106,6 +108,13 @@ def with_interval(change: Change) -> str:
         return "not measured"
     found = change.interval
     return number(change.value) + (f" [{number(found[0])}, {number(found[1])}]" if found else "")
+
+
+def diverged(change: Change) -> str:
+    """That one side diverged where the other did not, and what follows; empty where none did."""
+    sides = (("the numerator", change.over, "lower"), ("the denominator", change.under, "higher"))
+    pairs = [(side, f"{n} {'pair' if n == 1 else 'pairs'}", way) for side, n, way in sides if n]
+    return "; ".join(f"{side} diverged alone in {many}, so the ratio is not called {way}" for side, many, way in pairs)
 
 
 def readable_p(p: float | None) -> str:
@@ -118,7 +127,8 @@ def _with_finding(row: Row, adjusted: float | None) -> Row:
         return row
     agrees = row.change.inside(*row.shown) and row.change.reaches(*row.claimed)
     finding = "contradicts" if adjusted is not None and adjusted < LEVEL else "agrees" if agrees else "open"
-    return replace(row, finding=finding)
+    said = diverged(row.change)
+    return replace(row, finding=finding, note=row.note or (f" ({said})" if said else ""))
 
 
 def _extremes(rows: Sequence[Row], quantity: str) -> str:

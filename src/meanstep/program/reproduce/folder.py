@@ -1,6 +1,7 @@
 """A folder of results belongs to one study of one kind and version: recognised before anything in it is touched, then claimed."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -9,9 +10,12 @@ from typing import Any
 
 from meanstep.program.console import UserError, err
 from meanstep.program.disk import clean, foreign, lock, made, write
+from meanstep.program.inside import inside
 from meanstep.program.machine import environment
-from meanstep.program.reproduce.records import Record
+from meanstep.program.reproduce.records import Record, read_json
 from meanstep.program.reproduce.study import Study, held, kind_of
+
+ENV = re.compile(r"env(-\d+)?\.json")
 
 
 def examined(out: Path, study: Study) -> Record | None:
@@ -68,17 +72,31 @@ def claimed(out: Path, study: Study) -> Iterator[Path]:
     busy = UserError(f"another process is at work in {here}: wait for it, or choose another folder with --out")
     with lock(here / ".lock", None if study.kind.shared else busy):
         examined(here, study)
-        own = {".": (study.kind.file, "env.json", "records.jsonl", "summary.csv", "report.html"), "figures": ("*.png",)}
+        own = {".": (study.kind.file, "env*.json", "records.jsonl", "summary.csv", "report.html"), "figures": ("*.png",)}
         for where, names in (own | dict(study.kind.own)).items():
             clean(here / where, names)
         yield here
 
 
 def note(here: Path, study: Study, device: str) -> None:
-    """Write the study's file, and env.json the first time."""
+    """Write the study's file; env.json the first time, env-2.json and so on where it goes on under another version, commit or machine."""
     write(here / study.kind.file, json.dumps(study.described(), indent=1) + "\n")
-    if not (here / "env.json").exists():
-        write(here / "env.json", json.dumps(environment(device), indent=1) + "\n")
+    before, now = environments(here), environment(device)
+    if not before or (study.left(here) and all(_otherwise(each) != _otherwise(now) for each in before)):
+        name = next(name for k in count(1) if not (here / (name := "env.json" if k == 1 else f"env-{k}.json")).exists())
+        write(here / name, json.dumps(now, indent=1) + "\n")
+
+
+def environments(here: Path) -> list[Record]:
+    """What env.json and those after it hold, the first first."""
+    names = sorted((path.name for path in here.glob("env*.json") if ENV.fullmatch(path.name)), key=lambda name: (len(name), name))
+    found = [read_json(path) for name in names if (path := inside(here, name))]
+    return [each for each in found if isinstance(each, dict)]
+
+
+def _otherwise(told: Record) -> Record:
+    """What an environment says beside the command."""
+    return {name: value for name, value in told.items() if name != "command"}
 
 
 def _short(value: Any) -> str:

@@ -4,7 +4,7 @@ A workload is a package in this one that has a `KIND`, a command, and what is it
 else names it. Its folder of results holds
 
 KIND.file       {"study", "settings", "lines": [{arm, beta, id}]} and whatever else the workload says of itself: what was asked for
-env.json        commit, versions, machine
+env.json        commit, versions, machine; env-2.json and so on: of those under which it went on, where they were others
 records.jsonl   {"kind", "seed", ...}, one object a line: what was found, see the workload's own text
 state/JOB.*     what a job that is not finished needs to go on, removed when its records are there
 """

@@ -11,7 +11,7 @@ study.json      what the study is made of, written anew when arms or seeds are a
     moments: samples seen at which all arms are measured; an arm with more samples goes on at the same spacing, so that it can be compared
     at equal compute. compute: rows passed through a network for one row of training: without and with gradient, and tangents; a pass
     forward is 1, a pass backward 2, a tangent 1.
-env.json        commit, versions, machine
+env.json        commit, versions, machine; env-2.json and so on: of those under which it went on, where they were others
 runs/ARM-SEED/  a run of `meanstep train`, and measures.jsonl: one object a moment, as below
 records.jsonl   all of them, as the report found them: runs/ replaces what was there of the same arm and seed, and the rest stays
 samples/ARM-SEED.png   a grid of one-step samples (EMA weights) of the same noise and labels for every arm, at the last matched moment

@@ -12,7 +12,7 @@ from meanstep.program.reproduce.images.contests import Contest, contests, lost
 from meanstep.program.reproduce.images.results import Arm, Results
 from meanstep.program.reproduce.images.steps import again, longer, seeds
 from meanstep.program.reproduce.report.compared import Compared
-from meanstep.program.reproduce.report.prose import counted, kind, percent
+from meanstep.program.reproduce.report.prose import aside, counted, kind, percent
 
 
 def answer(results: Results, claims: Sequence[Claim]) -> Answer:
@@ -82,16 +82,18 @@ def _floor(results: Results, arm: Arm | None) -> str:
 
 
 def _sure(change: Change) -> str:
+    said = "One seed: no interval." if change.n < 2 else "The same to the bit."
     if found := change.interval:
-        return f"95% interval {percent(found[0], 1)} to {percent(found[1], 1)}, {change.n} seeds."
-    return "One seed: no interval." if change.n < 2 else "The same to the bit."
+        said = f"95% interval {percent(found[0], 1)} to {percent(found[1], 1)}, {change.n} seeds."
+    return " ".join([said, *aside(change)])
 
 
 def _others(results: Results, held: Sequence[Contest]) -> Tile:
     if not held:
         return Tile("Other ways: not compared", "No schedule or recipe can be compared with a constant coefficient.", "Nothing follows.")
-    best = _winner(held) or min(held, key=lambda c: c.least.value)
-    came = {"agrees": "better", "contradicts": "worse"}.get(best.finding, OPEN)
+    left = [contest for contest in held if contest.finding == OPEN]
+    best = _winner(held) or min(left or held, key=lambda c: c.least.value)
+    came = "better" if best.finding == "agrees" else "worse" if lost(results, held) else OPEN
     heads = {
         "better": f"“{best.arm.name}”: {_nearer(best.least)} nearer to the data",
         "worse": "Other ways: worse than a constant",

@@ -128,7 +128,7 @@ def _why(results: Results, arm: Arm, theirs: set[int], weights: str, steps: str)
         return "no seed in common with a constant"
     if results.distance(arm, results.end, weights, steps):
         return "no constant that far at a seed in common"
-    broke = _broken(results, arm)
+    (broke,) = results.broke(arm)
     return f"broke off at {_seeds(broke)}, cannot win" if broke else f"not that far at {_seeds(own)}"
 
 
@@ -137,16 +137,11 @@ def _begun(results: Results, *arms: Arm) -> set[int]:
     return {seed for name, seed in (*results.runs, *results.failed) if name in names}
 
 
-def _broken(results: Results, arm: Arm) -> set[int]:
-    """Seeds at which an arm broke off."""
-    return {seed for name, seed in results.failed if name == arm.name}
-
-
 def lost(results: Results, found: Sequence[Contest]) -> bool:
     """Whether a constant beats every schedule and recipe; one that has not met a constant yet may still win, unless it broke off."""
     met = {contest.arm for contest in found}
     none = all(contest.finding == "contradicts" for contest in found)
-    return bool(found) and none and all(arm in met or _broken(results, arm) for arm in results.others)
+    return bool(found) and none and all(arm in met or any(results.broke(arm)) for arm in results.others)
 
 
 def smallest(found: list[Contest]) -> tuple[float, int, int] | None:
@@ -165,8 +160,8 @@ def smallest(found: list[Contest]) -> tuple[float, int, int] | None:
 
 def _contest(results: Results, arm: Arm, terms: str, weights: str, steps: str) -> Contest:
     met = {constant.beta or 0.0: (constant, *TERMS[terms](results, arm, constant, weights, steps)) for constant in results.constants}
-    own, failed = {seed for _, x, _ in met.values() for seed in x}, _broken(results, arm)
-    gone = {beta: own & _broken(results, constant) - y.keys() for beta, (constant, _, y) in met.items()}
+    own, failed = {seed for _, x, _ in met.values() for seed in x}, results.broke(arm)[0]
+    gone = {beta: own & results.broke(constant)[0] - y.keys() for beta, (constant, _, y) in met.items()}
     short = {beta: own - y.keys() - gone[beta] for beta, (_, _, y) in met.items()}
     absent = {seed for constant in results.constants for seed in results.distance(constant, results.end, weights, steps)} - own - failed
     changes = {beta: ratio(x, y) for beta, (_, x, y) in met.items()}

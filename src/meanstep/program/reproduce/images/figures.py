@@ -14,21 +14,6 @@ from meanstep.program.reproduce.images.quantities import COMPUTE_EQUAL, STEPS_EQ
 from meanstep.program.reproduce.images.results import WEIGHTS, Arm, Results
 from meanstep.program.reproduce.report.drawn import mark, over_samples, ratios, series
 
-CYCLE = (
-    look.GREEN,
-    look.PINK,
-    look.SKY,
-    look.AMBER,
-    "#7c5cc4",
-    "#7a5230",
-    ORANGE,
-    "#8a8f00",
-    "#a3485c",
-    look.INK,
-    BLUE,
-    "#e377c2",
-    "#00a5a5",
-)
 FAINT = "#9aa5b1"
 Lines = Sequence[tuple[Arm, str, float]]
 
@@ -60,7 +45,7 @@ def distance(results: Results) -> Figure | None:
 def _lines(arms: Sequence[Arm], width: float = 1.9) -> Lines:
     """Arms in their colours: a coefficient has its own."""
     fixed = {arm.name: look.beta_colour(arm.beta) for arm in arms if arm.family in (CONSTANT, ANCHORED) and arm.beta is not None}
-    return [(arm, fixed.get(arm.name, CYCLE[i % len(CYCLE)]), width) for i, arm in enumerate(arms)]
+    return [(arm, fixed.get(arm.name, look.CYCLE[i % len(look.CYCLE)]), width) for i, arm in enumerate(arms)]
 
 
 def _ends(results: Results) -> list[Arm]:

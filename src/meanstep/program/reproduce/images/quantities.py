@@ -24,12 +24,12 @@ LEVEL_T = 0.9
 
 def equal_steps(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> Change:
     """Distance of an arm over that of another, after the same number of samples."""
-    return ratio(*same_steps(results, arm, base, weights, steps))
+    return ratio(*same_steps(results, arm, base, weights, steps), broken=results.broke(arm, base))
 
 
 def equal_compute(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> Change:
     """Distance of an arm at the end over that of another after the same compute; none where the other has not got that far."""
-    return ratio(*same_compute(results, arm, base, weights, steps))
+    return ratio(*same_compute(results, arm, base, weights, steps), broken=results.broke(arm, base))
 
 
 def same_steps(results: Results, arm: Arm | None, base: Arm | None, weights: str = "ema", steps: str = "1") -> tuple[Seeds, Seeds]:
@@ -118,7 +118,8 @@ def amplification(results: Results, arm: Arm | None, center: str) -> Change:
     far, near = (results.distance(each, results.end) for each in (arm, results.base))
     more, less = error(results, (arm and arm.beta) or 0.0, center), error(results, 0.0, center)
     seeds = far.keys() & near.keys() & more.keys() & less.keys()
-    return ratio({seed: far[seed] * less[seed] for seed in seeds}, {seed: near[seed] * more[seed] for seed in seeds})
+    above, below = {seed: far[seed] * less[seed] for seed in seeds}, {seed: near[seed] * more[seed] for seed in seeds}
+    return ratio(above, below, broken=results.broke(arm, results.base))
 
 
 def loss_variance(record: Record, tangent: str, t: float) -> float | None:
@@ -213,8 +214,10 @@ def quantities(results: Results) -> Iterator[Quantity]:
 
 
 def _of(results: Results, arm: Arm, seen: int) -> Iterator[Quantity]:
+    (broken,) = results.broke(arm)
+
     def made(metric: str, found: Seeds, weights: str = "", steps: str = "", at: str = "") -> Quantity:
-        return Quantity(metric, arm.line, found, weights=weights, steps=steps, at=at, seen=seen)
+        return Quantity(metric, arm.line, found, weights=weights, steps=steps, at=at, seen=seen, broken=broken)
 
     for weights, n in product(WEIGHTS, results.steps):
         yield made("distance", results.distance(arm, seen, weights, n), weights, n)

@@ -16,7 +16,7 @@ from meanstep.program.reproduce.images import quantities as q
 from meanstep.program.reproduce.images.answer import answer
 from meanstep.program.reproduce.images.arms import ANCHORED
 from meanstep.program.reproduce.images.caveats import caveats, far, notice, uncounted
-from meanstep.program.reproduce.images.claims import CLAIMS, optimum, told
+from meanstep.program.reproduce.images.claims import CLAIMS, TIMES_AT_LEVEL, optimum, told
 from meanstep.program.reproduce.images.contests import contests, noted, unmatched
 from meanstep.program.reproduce.images.results import BIAS_NORMS, CENTER_WORDS, CENTERS, WEIGHTS, Arm, Results
 from meanstep.program.reproduce.report.page import Report
@@ -108,7 +108,7 @@ def _loss(results: Results) -> Iterator[str]:
         over = " and ".join(f"{number(c.value)} times with the {name} tangent" for name, c in grown.items() if c.n)
         yield (
             f"At t = {q.LEVEL_T:g} the loss varies {with_interval(change)} times as much with the conditional tangent as with the EMA "
-            f"copy's (the paper: 71 times). From the smallest to the largest t its variance grows {over}."
+            f"copy's (the paper: {TIMES_AT_LEVEL} times). From the smallest to the largest t its variance grows {over}."
         )
 
 

@@ -17,7 +17,8 @@ from meanstep.program.reproduce.study import Line
 
 WEIGHTS, CENTERS = ("ema", "raw"), ("data", "ema")
 CENTER_WORDS = {"data": "about the data's own velocity", "ema": "about the EMA copy"}
-BIAS_NORMS = {"exact for the data": "E|ema - v|² over E|v'|²", "upper bound": "E|ema - v_c|² over E|v_c|²"}
+EXACT = "exact for the data"
+BIAS_NORMS = {EXACT: "E|ema - v|² over E|v'|²", "upper bound": "E|ema - v_c|² over E|v_c|²"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,10 @@ class Results(results.Results):
     def anchors(self) -> list[tuple[Arm, Arm | None]]:
         """Arms with the anchor, and the constants without it."""
         return [(arm, self.constant(arm.beta)) for arm in self.arms if arm.family == ANCHORED and arm.beta is not None]
+
+    def broke(self, *arms: Arm | None) -> tuple[set[int], ...]:
+        """Seeds at which each of these arms broke off."""
+        return self.broken(*((arm.name,) if arm else () for arm in arms))
 
     def constant(self, beta: float, family: str = CONSTANT) -> Arm | None:
         """The arm of a constant coefficient, None if it is not in the study."""

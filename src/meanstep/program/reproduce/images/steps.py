@@ -6,7 +6,7 @@ from meanstep.program import flags
 from meanstep.program.pages.form import Step
 from meanstep.program.reproduce.images.rerun import commands
 from meanstep.program.reproduce.images.results import Results
-from meanstep.program.reproduce.report.commands import put, seeded, value
+from meanstep.program.reproduce.report.commands import beside, put, seeded, value
 
 MORE, TIMES = 3, 4
 """So many seeds are added; so many times longer a training is that did not come near the data."""
@@ -24,7 +24,7 @@ def seeds(results: Results, words: str) -> tuple[Step, ...]:
 
 def longer(results: Results, words: str) -> tuple[Step, ...]:
     """With more samples of training, in another folder, as the settings are others."""
-    here = results.folder.with_name(f"{results.folder.name}-longer")
+    here = beside(results.folder, "longer")
 
     def made(command: str) -> str:
         return put(put(command, "--samples", TIMES * max(results.moments, default=1)), "--out", here)

@@ -91,7 +91,7 @@ class Paper(Ranged):
         from meanstep.program.reproduce.paper import page
 
         with stage("writing the table"):
-            there = page.build(self.out, parts)
+            there = page.build(self.out, parts, flags.spelled(self, ("scale", "part", "workers", "device")))
         for line in page.spoken(self.out, parts):
             out.print(line, soft_wrap=True, highlight=False, markup=False)
         for line in (f"report: {there}", f"numbers: {self.out / 'table.csv'}"):

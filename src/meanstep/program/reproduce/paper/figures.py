@@ -9,6 +9,7 @@ from meanstep.program.pages import look
 from meanstep.program.pages.statistics import Mean, mean
 from meanstep.program.reproduce.paper import history
 from meanstep.program.reproduce.paper.measured import Model, chosen
+from meanstep.program.reproduce.paper.rows import finite
 from meanstep.program.reproduce.points.settings import SETS
 
 CASES = (
@@ -19,8 +20,9 @@ CASES = (
 
 
 def _over_seeds(models: Sequence[Model], gap: float, quantity: str, name: str, where: str) -> Mean | None:
+    """Of the seeds that did not diverge; None where there are none."""
     found = chosen(models, protocol="authors", gap=gap, id=name, where=where, centres="")
-    return mean([getattr(m, quantity) for m in found.values()])
+    return mean(finite(found, quantity).values())
 
 
 def cap(models: Sequence[Model]) -> Figure | None:

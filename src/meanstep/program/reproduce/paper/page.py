@@ -1,5 +1,6 @@
 """The table of all published numbers as one page and one CSV: `meanstep reproduce paper`'s report. Trains nothing."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,8 +13,9 @@ from meanstep.program.disk import write
 from meanstep.program.pages import form, page
 from meanstep.program.reproduce.paper import history, measured
 from meanstep.program.reproduce.paper.compared import NOT, OUT, UNTOLD
-from meanstep.program.reproduce.paper.published import PARTS, numbers
+from meanstep.program.reproduce.paper.published import PARTS, TRAINED, numbers
 from meanstep.program.reproduce.paper.rows import Row, shown, table
+from meanstep.program.reproduce.report.commands import put
 
 BADGES = {OUT: "holds", NOT: "fails", UNTOLD: "open"}
 TITLES = {
@@ -50,8 +52,11 @@ class Line:
     note: str
 
 
-def build(folder: Path, parts: Sequence[str] = PARTS) -> Path:
-    """Write report.html, table.csv and figures of the studies in a folder and of the committed ones; the page's path."""
+def build(folder: Path, parts: Sequence[str] = PARTS, options: Sequence[str] = ()) -> Path:
+    """Write report.html, table.csv and figures of the studies in a folder and of the committed ones; the page's path.
+
+    `options`: further words of the command that made the studies.
+    """
     page.require()
     from meanstep.program.reproduce.paper.figures import FIGURES
 
@@ -60,7 +65,11 @@ def build(folder: Path, parts: Sequence[str] = PARTS) -> Path:
     write(folder / "table.csv", page.as_csv([each.name for each in fields(Line)], [asdict(_line(row)) for row in rows]))
     drawn = form.drawn({name: partial(draw, found) for name, draw in FIGURES.items()})
     page.kept(folder / "figures", FIGURES, {name: each.image for name, each in drawn.items()})
-    return page.published(form.rendered(_answer(rows), form.Details(__package__ or "", _content(rows), drawn)), folder)
+    words = ["meanstep", "reproduce", "paper", *(("--parts", *parts) if set(parts) != set(PARTS) else ()), "--out", str(folder)]
+    own = shlex.join([*words, *options])
+    content = _content(rows) | {"command": own}
+    more = put(own, "--scale", "paper") if set(parts) & {*TRAINED} else ""
+    return page.published(form.rendered(_answer(rows, more), form.Details(__package__ or "", content, drawn)), folder)
 
 
 def spoken(folder: Path, parts: Sequence[str] = PARTS) -> list[str]:
@@ -129,7 +138,8 @@ def _said(row: Row) -> str:
     return " ".join(f"{said[0].upper()}{said[1:].rstrip('.')}." for said in found if said)
 
 
-def _answer(rows: Sequence[Row]) -> form.Answer:
+def _answer(rows: Sequence[Row], more: str) -> form.Answer:
+    """`more`: the command that trains more, where one does."""
     found = Counter(row.verdict.word for row in rows)
     told = found[OUT] + found[NOT]
     title = f"Of {len(rows)} published numbers {found[OUT]} come out here, {found[NOT]} do not, and {found[UNTOLD]} cannot be told."
@@ -137,14 +147,12 @@ def _answer(rows: Sequence[Row]) -> form.Answer:
         "Every number that the authors of arXiv 2605.09235 printed in their public drafts stands beside what comes out here.",
         "Ours were trained under the authors' own protocol.",
     )
-    steps = (
-        form.Step("Do not rely on a number that does not come out: its row says why."),
-        form.Step("Train more where nothing can be told.", "meanstep reproduce paper --scale paper"),
-    )
+    steps = [form.Step("Do not rely on a number that does not come out: its row says why.")]
+    steps += [form.Step("Train more where nothing can be told.", more)] if more else []
     title = title if told else "None of the published numbers can be told from what was trained here."
     shown = form.Shown("FID of each coefficient less the mean of the two published runs at β = 0.", name="histories")
     tiles = (_tile(OUT, found), _tile(NOT, found), _tile(UNTOLD, found))
-    return form.Answer(title, about, tiles, steps, "meanstep reproduce paper", shown, tab="The paper's numbers")
+    return form.Answer(title, about, tiles, tuple(steps), "meanstep reproduce paper", shown, tab="The paper's numbers")
 
 
 def _tile(word: str, found: Counter[str]) -> form.Tile:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILE = Path(__file__).with_name("published.csv")
-PARTS = ("toy", "mixtures", "latents", "history")
+TRAINED = ("toy", "mixtures", "latents")
+PARTS = (*TRAINED, "history")
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,8 @@ def _points(number: Published, models: Sequence[Model]) -> Row:
 def _distance(number: Published, quantity: str, models: Sequence[Model]) -> Row:
     name = identifier(number.arm, number.beta)
     found = _theirs(number, models, name)
-    values = _finite(found, quantity)
-    own = _finite(_own(number, models, name), quantity)
+    values = finite(found, quantity)
+    own = finite(_own(number, models, name), quantity)
     assert number.number is not None
     verdict = _at_length(compared(list(values.values()), number.number, number.deviation, number.seeds), found)
     also = _as_trace(number, quantity, models)
@@ -96,9 +96,9 @@ def _change(number: Published, models: Sequence[Model]) -> Row:
     """In percent; their own interval is not printed, so theirs is a number without a spread."""
     pairs = [_theirs(number, models, name) for name in (identifier(number.arm, number.beta), "beta 0")]
     own = [_own(number, models, name) for name in (identifier(number.arm, number.beta), "beta 0")]
-    above, below = (_finite(found, "sw1") for found in pairs)
+    above, below = (finite(found, "sw1") for found in pairs)
     changes = {seed: 100 * (above[seed] / below[seed] - 1) for seed in above.keys() & below.keys()}
-    ours = ratio(*(_finite(found, "sw1") for found in own))
+    ours = ratio(*(finite(found, "sw1") for found in own))
     found = ratio(above, below)
     assert number.number is not None
     verdict = _at_length(compared(list(changes.values()), number.number, None, number.seeds, 100.0), *pairs)
@@ -112,7 +112,7 @@ def _percent(factor: float) -> float:
 def _variance(number: Published, models: Sequence[Model]) -> Row:
     """A ratio of the two coefficients, as the quantity says which over which."""
     pair = [_theirs(number, models, name) for name in ("beta 0", identifier(number.arm, number.beta))]
-    zero, other = (_finite(found, "variance") for found in pair)
+    zero, other = (finite(found, "variance") for found in pair)
     above, below = (zero, other) if number.quantity.endswith("0 over 1") else (other, zero)
     found, seeds = ratio(above, below), sorted(above.keys() & below.keys())
     assert number.number is not None
@@ -126,7 +126,7 @@ def _best(number: Published, models: Sequence[Model]) -> Row:
     trained = {b: _theirs(number, models, identifier("plain", b)) for b in betas if b is not None}
     longest = max((m.steps for found in trained.values() for m in found.values()), default=0)
     trained = {b: found for b, found in trained.items() if any(m.steps == longest for m in found.values())}
-    by_beta = {b: _finite(found, "sw1") for b, found in trained.items()}
+    by_beta = {b: finite(found, "sw1") for b, found in trained.items()}
     means = {b: fmean(values.values()) for b, values in by_beta.items() if values}
     named = [float(word) for word in number.value.replace("or", " ").split()]
     there = [b for b in named if b in means]
@@ -157,7 +157,8 @@ def _own(number: Published, models: Sequence[Model], name: str | None) -> Mappin
     return {} if name is None else chosen(models, protocol="ours", id=name, gap=1.0, where=_where(number)["where"])
 
 
-def _finite(found: Mapping[int, Model], quantity: str) -> dict[int, float]:
+def finite(found: Mapping[int, Model], quantity: str) -> dict[int, float]:
+    """A quantity of the models that did not diverge, by seed."""
     return {seed: value for seed, m in found.items() if math.isfinite(value := getattr(m, quantity))}
 
 
@@ -174,7 +175,7 @@ def _as_trace(number: Published, quantity: str, models: Sequence[Model]) -> str:
     if TRACE not in number.note:
         return ""
     found = _theirs(number, models, "ema 1 trace t2")
-    values = list(_finite(found, quantity).values())
+    values = list(finite(found, quantity).values())
     if len(values) < 2 or number.number is None:
         return ""
     verdict = _at_length(compared(values, number.number, number.deviation, number.seeds), found)
@@ -192,7 +193,7 @@ def _cause(number: Published, models: Sequence[Model]) -> str:
         ("all gaps, one jump", 1.0, "sw1"),
     ):
         pair = [chosen(models, protocol="authors", id=name, gap=gap, **where) for name in ("ema 1", "beta 0")]
-        found = summed(ratio(*(_finite(part, quantity) for part in pair)))
+        found = summed(ratio(*(finite(part, quantity) for part in pair)))
         if found is not None:
             lines.append(f"{words} {shown(found)}")
     return "1 over 0: " + "; ".join(lines) if len(lines) == 3 else ""

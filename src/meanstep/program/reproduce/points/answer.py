@@ -1,55 +1,52 @@
 """What the page of a sweep says first: whether the coefficient made samples better, by how much and how surely. Knows no page."""
 
 from collections.abc import Callable, Iterator, Sequence
-from math import exp
 
 import numpy as np
 
 from meanstep.program.pages.forest import forest
 from meanstep.program.pages.form import KNOWN, OPEN, Answer, Shown, Tile
-from meanstep.program.pages.statistics import across, mean
+from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.verdicts import Claim, number, shown
 from meanstep.program.reproduce.points.quantities import changes_of, far, in_training, trace_ratio
 from meanstep.program.reproduce.points.results import ALONE, ANCHORED, BASE, Results
 from meanstep.program.reproduce.points.steps import steps
 from meanstep.program.reproduce.report.compared import Changes, Pooled
-from meanstep.program.reproduce.report.prose import counted, kind, percent, seeds_of
+from meanstep.program.reproduce.report.prose import aside, counted, kind, percent, seeds_of
 
 WAYS = {"nearer": "better", "farther": "worse"}
 
 
 def answer(results: Results, claims: Sequence[Claim]) -> Answer:
     """Title, tiles, figure and what to do."""
-    id = ANCHORED if changes_of(results, ANCHORED) or not changes_of(results, ALONE) else ALONE
-    told = compared(results, id)
+    id, told = calmer(results), compared(results)
     tiles = (_samples(results, told), _signal(Pooled.of(quieter(results), less=False), in_training(results)), counted(claims))
     return Answer(_title(results, told), tuple(_about(results, id)), tiles, steps(results, told), kind(results), _shown(results, told, id))
 
 
-def compared(results: Results, id: str = ANCHORED) -> Pooled:
-    """One-step samples of a model over those at beta 0; without a set where nothing can be said."""
-    return Pooled.of({} if far(results) else changes_of(results, id))
+def calmer(results: Results) -> str:
+    """The model at beta 1 that is compared with that at 0: with the anchor, or alone where only that was measured."""
+    return ANCHORED if changes_of(results, ANCHORED) or not changes_of(results, ALONE) else ALONE
+
+
+def compared(results: Results) -> Pooled:
+    """One-step samples at beta 1 over those at beta 0; without a set where nothing can be said."""
+    return Pooled.of({} if far(results) else changes_of(results, calmer(results)))
 
 
 def quieter(results: Results) -> Changes:
     """The variance of the gradient at beta 0 over that at 1, by set."""
-    return {name: change for name in results.sets if (change := trace_ratio(results, name)).n}
+    return {name: change for name in results.sets if (change := trace_ratio(results, name)).known}
 
 
-def centre(changes: Changes) -> float:
-    """Geometric mean over sets, each set once."""
-    return exp(float(np.mean([np.mean(change.differences) for change in changes.values()])))
-
-
-def sure(changes: Changes, show: Callable[[float], str]) -> str:
-    """How sure the centre is."""
-    several = across(changes.values())
-    if several.interval:
-        return f"95% interval {show(several.interval[0])} to {show(several.interval[1])} across {several.n} sets."
-    (name, change), *rest = changes.items()
-    if not rest and change.interval:
-        return f"95% interval {show(change.interval[0])} to {show(change.interval[1])} over {change.n} seeds, {shown(name)} only."
-    return "One seed: no interval." if change.n < 2 else "No interval across sets."
+def sure(told: Pooled, show: Callable[[float], str]) -> str:
+    """How sure the value of all sets is."""
+    said = "No interval across sets." if any(change.n > 1 for change in told.counted.values()) else "One seed: no interval."
+    if found := told.change.interval:
+        n, (name, *others) = told.change.n, told.each.changes
+        over = f"across {n} sets" if others else f"over {n} seeds, {shown(name)} only"
+        said = f"95% interval {show(found[0])} to {show(found[1])} {over}."
+    return " ".join([said, *aside(told.change)])
 
 
 def _title(results: Results, told: Pooled) -> str:
@@ -76,7 +73,7 @@ def _where(told: Pooled) -> str:
         return f"{parts} of {n} data sets" + (f"; {rest}" if told.state == OPEN else "")
     same, other = alone.pop(told.state, 0), next(iter(alone.items()), None)
     tail = f" and on {same} of them alone" if same else ""
-    return f"{told.state} in the mean over {n} data sets{tail}" + (f", but {other[0]} on {other[1]}" if other else "")
+    return f"{told.state}{_over(told)}{tail}" + (f", but {other[0]} on {other[1]}" if other else "")
 
 
 def _about(results: Results, id: str) -> Iterator[str]:
@@ -93,19 +90,21 @@ def _samples(results: Results, told: Pooled) -> Tile:
         why = far(results)
         words = f"{why[0].upper()}{why[1:]}." if why else "No model at β = 1 has a distance beside one at β = 0."
         return Tile("Samples: not compared", words, "Nothing follows.")
-    one, alone = centre(changes), ", ".join(f"{words} on {len(names)}" for words in WAYS if (names := told.each.named(WAYS[words])))
-    words = f"Sliced distance SW1 of one-step samples at β = 1 over that at β = 0: {percent(one)}{_over(changes)}."
+    one, alone = told.value, ", ".join(f"{words} on {len(names)}" for words in WAYS if (names := told.each.named(WAYS[words])))
+    words = f"Sliced distance SW1 of one-step samples at β = 1 over that at β = 0: {percent(one)}{_over(told)}."
     heads = {
         "better": f"Samples: {abs(100 * (one - 1)):.0f}% nearer to the data",
         "worse": f"Samples: {abs(100 * (one - 1)):.0f}% farther from the data",
         OPEN: f"Samples: {alone} of {len(changes)} data sets" if alone else "Samples: no difference can be told",
     }
     mean_of = "No difference can be told in the mean: " if alone and told.state == OPEN else ""
-    return Tile(heads[told.state], f"{words} {_floor(results, changes)}", f"{mean_of}{sure(changes, percent)}", told.found)
+    return Tile(heads[told.state], f"{words} {_floor(results, told.counted)}", f"{mean_of}{sure(told, percent)}", told.found)
 
 
-def _over(changes: Changes) -> str:
-    return "" if len(changes) == 1 else f" in the mean over {len(changes)} data sets"
+def _over(told: Pooled) -> str:
+    """Of how many sets a value is; none is named where there is no other."""
+    first, *rest = told.counted
+    return f" in the mean over {1 + len(rest)} data sets" if rest else f" on {shown(first)}" if len(told.each.changes) > 1 else ""
 
 
 def _floor(results: Results, changes: Changes) -> str:
@@ -121,10 +120,9 @@ def _floor(results: Results, changes: Changes) -> str:
 
 
 def _signal(told: Pooled, training: bool) -> Tile:
-    changes = told.each.changes
-    if not changes:
+    if not told.each.changes:
         return Tile("Training signal: not measured", "No gradient was measured at both coefficients.", "Nothing follows.")
-    one, came = centre(changes), told.state
+    one, came = told.value, told.state
     where = "of a batch's gradient in training, each on its own weights" if training else "of the gradient on the same weights"
     words = f"Variance {where}, β = 0 over β = 1: {one:.2g} times. A quiet signal need not make better samples."
     heads = {
@@ -132,7 +130,7 @@ def _signal(told: Pooled, training: bool) -> Tile:
         "worse": f"Training signal: {1 / one:.2g} times noisier",
         OPEN: "Training signal: no difference can be told",
     }
-    return Tile(heads[came], words, sure(changes, "{:.2g}×".format), KNOWN if came == "better" else came)
+    return Tile(heads[came], words, sure(told, "{:.2g}×".format), KNOWN if came == "better" else came)
 
 
 def _shown(results: Results, told: Pooled, id: str) -> Shown:

@@ -5,7 +5,7 @@ The paper's numbers are those of its authors' public drafts. SW1 is that of one-
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import inf
+from math import inf, isfinite
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def _trained(results: Results, sentence: str) -> str:
 
 def _monotone(results: Results) -> list[Row]:
     probes = {name: [probe["trace"] for probe in results.probes(name, BASE) if len(probe["betas"]) > 2] for name in plane(results)}
-    changes = {name: Change(tuple(map(rise, found)), logs=False) for name, found in probes.items()}
+    changes = {name: Change(tuple(filter(isfinite, map(rise, found))), logs=False) for name, found in probes.items()}
     return [Row(name, change, "nearly 0", (-inf, RISE), (-inf, RISE), against_none=False) for name, change in changes.items()]
 
 
@@ -159,8 +159,8 @@ def _interior(results: Results) -> list[Row]:
     if not inner or name not in results.sets:
         return []
     beta = min(inner, key=lambda b: abs(b - 0.4))
-    first, last = (sw1_ratio(results, name, results.paper(beta), base) for base in (BASE, ANCHORED))
-    rows = [Row(f"β = {beta:g} over β = 0", first, "0.91", (0.86, 0.96), (0.0, 1.0))]
+    first, last = (sw1_ratio(results, name, results.paper(beta), base) for base in (BASE, results.paper(1.0)))
+    rows = [Row(f"β = {beta:g} over β = 0", first, "0.89", (0.86, 0.96), (0.0, 1.0))]
     return [*rows, Row(f"β = {beta:g} over β = 1", last, "below 1", (0.0, 1.0), (0.0, 1.0))]
 
 
@@ -272,7 +272,7 @@ CLAIMS = (
     ),
     Stated(
         "mixtures-interior",
-        "In 64 dimensions SW1 has a minimum near β = 0.4, about 9 percent below β = 0.",
+        "In 64 dimensions SW1 has a minimum near β = 0.4, about 11 percent below β = 0.",
         PAPER,
         "SW1 at the trained β nearest to 0.4, over β = 0 (contradicted outside 0.86 to 0.96) and over β = 1: both below 1, paired by seed.",
         "SW1 ratio",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Affine2D
 
 from meanstep.program.pages import look
 from meanstep.program.pages.statistics import Change, across, ratio
@@ -29,12 +30,15 @@ FLOOR, DOTS = "#8b97a5", (0, (2, 1.6))
 def overview(results: Results) -> Figure | None:
     """The headline in one figure: variance and SW1 of beta 1 against beta 0, set by set."""
     trace = {name: trace_ratio(results, name) for name in results.sets}
-    sw1 = {name: sw1_ratio(results, name, ANCHORED) for name in results.sets}
+    one = results.paper(1.0)
+    sw1 = {name: sw1_ratio(results, name, one) for name in results.sets}
     names = [name for name in results.sets if trace[name].n or sw1[name].n]
     if not names:
         return None
     figure, (left, right) = look.sheet(1, 2, 1.15 + 0.36 * (len(names) + 1), 10.0)
-    entries: list[tuple[str, str, dict]] = [("β = 1 (on the right with the anchor)", look.BLUE, {"marker": "o", "ms": 5.5, "lw": 2.4})]
+    entries: list[tuple[str, str, dict]] = [
+        (f"β = 1{' (on the right with the anchor)' if one == ANCHORED else ''}", look.BLUE, {"marker": "o", "ms": 5.5, "lw": 2.4})
+    ]
     both = [sw1_ratio(results, name, BOTH) for name in names]
     if any(change.n for change in both):
         for row, change in enumerate([*both, across(both)]):
@@ -73,10 +77,11 @@ def quality(results: Results) -> Figure | None:
         return None
     arms = [arm for arm, lines in results.swept().items() if any(results.score(name, line.id) for name in names for line in lines)]
     figure, axes = look.panels(len(names))
+    colours = _colours(arms)
     for ax, name in zip(axes, names, strict=False):
-        _quality_of(ax, results, name, arms)
-    entries: list[tuple[str, str, dict]] = [(named(arm), _colour(arm), {"marker": "o", "ms": 4}) for arm in arms]
-    entries += [(f"{named(arm)}, raw weights", _colour(arm), {"ls": DOTS, "lw": 1.2, "alpha": 0.8}) for arm in arms[:1]]
+        _quality_of(ax, results, name, colours)
+    entries: list[tuple[str, str, dict]] = [(named(arm), colours[arm], {"marker": "o", "ms": 4}) for arm in arms]
+    entries += [(_raw(arm), colours[arm], {"ls": DOTS, "lw": 1.2, "alpha": 0.8}) for arm in arms[:1]]
     floors = any(results.floor(name) for name in names)
     look.key(figure, [*entries, *([("fresh data against data", FLOOR, {"lw": 6, "alpha": 0.4})] if floors else [])])
     return figure
@@ -87,14 +92,23 @@ def named(arm: str) -> str:
     return "the paper's arm" if arm == "paper" else arm
 
 
-def _colour(arm: str) -> str:
-    return look.ARM_COLOURS.get(arm, look.ORANGE)
+def _raw(arm: str) -> str:
+    return f"{named(arm)}, raw weights"
 
 
-def _quality_of(ax: Axes, results: Results, name: str, arms: Sequence[str]) -> None:
+def _colours(arms: Sequence[str]) -> dict[str, str]:
+    """Of each arm its own, of others those that are nobody's."""
+    free = [colour for colour in look.CYCLE if colour not in look.ARM_COLOURS.values()]
+    others = [arm for arm in arms if arm not in look.ARM_COLOURS]
+    found = look.ARM_COLOURS | {arm: free[k % len(free)] for k, arm in enumerate(others)}
+    return {arm: found[arm] for arm in arms}
+
+
+def _quality_of(ax: Axes, results: Results, name: str, colours: dict[str, str]) -> None:
     if floor := results.floor(name):
         ax.axhspan(min(floor), max(floor) if len(floor) > 1 else 1.03 * floor[0], color=FLOOR, alpha=0.3, lw=0)
-    tops = [_arm_of(ax, results, name, arm, 0.022 * arms.index(arm)) for arm in reversed(arms)]
+    order = list(enumerate(colours.items()))
+    tops = [_arm_of(ax, results, name, arm, colour, 0.022 * k) for k, (arm, colour) in reversed(order)]
     _references(ax, results, name, max([*tops, *floor, 1e-9]))
     ax.set(title=shown(name), **BETAS)
 
@@ -113,17 +127,21 @@ def _references(ax: Axes, results: Results, name: str, top: float) -> None:
     look.end_labels(ax, labels, gap=0.08, size=7.5)
 
 
-def _arm_of(ax: Axes, results: Results, name: str, arm: str, aside: float) -> float:
-    """Draw an arm: means and, of the first (`aside` is 0), seeds and paired intervals from its first coefficient. Returns the top."""
+def _arm_of(ax: Axes, results: Results, name: str, arm: str, colour: str, aside: float) -> float:
+    """Draw an arm: means and, of the first (`aside` is 0), seeds and paired intervals from its first coefficient. Returns the top.
+
+    Others are drawn so far aside; the x of their points stays the coefficient.
+    """
     lines = [line for line in results.swept()[arm] if results.score(name, line.id)]
     if not lines:
         return 0.0
-    x, means = [(line.beta or 0.0) + aside for line in lines], [_geometric(results.score(name, line.id)) for line in lines]
+    x, means = [line.beta or 0.0 for line in lines], [_geometric(results.score(name, line.id)) for line in lines]
     if aside:
-        ax.plot(x, means, color=_colour(arm), marker="o", ms=3.5, lw=1.3, zorder=3)
+        moved = Affine2D().translate(aside, 0) + ax.transData
+        ax.plot(x, means, color=colour, marker="o", ms=3.5, lw=1.3, zorder=3, label=named(arm), transform=moved)
         return max(means)
-    ax.plot(x, means, color=_colour(arm), marker="o", ms=4.5, lw=2.2, zorder=4)
-    return max([*means, *_spread_of(ax, results, name, lines, _colour(arm))])
+    ax.plot(x, means, color=colour, marker="o", ms=4.5, lw=2.2, zorder=4, label=named(arm))
+    return max([*means, *_spread_of(ax, results, name, lines, colour)])
 
 
 def _spread_of(ax: Axes, results: Results, name: str, lines: Sequence[Line], colour: str) -> list[float]:
@@ -138,7 +156,7 @@ def _spread_of(ax: Axes, results: Results, name: str, lines: Sequence[Line], col
             ax.plot((at, at), [common * edge for edge in change.interval], color=colour, lw=5, alpha=0.22, zorder=2, solid_capstyle="butt")
         if found := results.score(name, line.id, weights="raw"):
             raw[at] = _geometric(found)
-    ax.plot([*raw], [*raw.values()], color=colour, lw=1.2, ls=DOTS, alpha=0.8)
+    ax.plot([*raw], [*raw.values()], color=colour, lw=1.2, ls=DOTS, alpha=0.8, label=_raw(lines[0].arm))
     return [*raw.values()]
 
 

@@ -1,7 +1,7 @@
 """What is computed of a sweep's numbers: ratios paired by seed, how far samples are, predicted and measured optima. Knows no claims."""
 
 from collections.abc import Iterator, Sequence
-from math import log
+from math import log, nan
 
 import numpy as np
 
@@ -25,16 +25,12 @@ def far(results: Results) -> str:
 
 
 def trace_ratio(results: Results, name: str) -> Change:
-    """Tr Cov of the gradient at beta 0 over beta 1; see `traces`."""
-    return ratio(*traces(results, name))
-
-
-def traces(results: Results, name: str) -> tuple[Seeds, Seeds]:
-    """Tr Cov of the gradient at beta 0 and 1: on the weights trained at beta 0, or `in_training` of the two models."""
+    """Tr Cov of the gradient at beta 0 over beta 1: on the weights trained at beta 0, or `in_training` of the two models."""
     if not in_training(results):
-        return results.probed(name, BASE, "trace", 0), results.probed(name, BASE, "trace", 1)
-    zero, anchored, alone = (results.by_seed((name, id), lambda model: model.get("variance")) for id in (BASE, ANCHORED, ALONE))
-    return zero, anchored or alone
+        return ratio(results.probed(name, BASE, "trace", 0), results.probed(name, BASE, "trace", 1))
+    found = {id: results.by_seed((name, id), lambda model: model.get("variance")) for id in (BASE, ANCHORED, ALONE)}
+    one = ANCHORED if found[ANCHORED] else ALONE
+    return ratio(found[BASE], found[one], broken=results.broken((name, BASE), (name, one)))
 
 
 def in_training(results: Results) -> bool:
@@ -44,7 +40,8 @@ def in_training(results: Results) -> bool:
 
 def sw1_ratio(results: Results, name: str, id: str, base: str = BASE, weights: str = "ema") -> Change:
     """One-step SW1 of a model over that of another, paired by seed."""
-    return ratio(results.score(name, id, weights=weights), results.score(name, base, weights=weights))
+    found, under = (results.score(name, each, weights=weights) for each in (id, base))
+    return ratio(found, under, broken=results.broken((name, id), (name, base)))
 
 
 def plane(results: Results) -> list[str]:
@@ -52,20 +49,23 @@ def plane(results: Results) -> list[str]:
 
 
 def overall(changes: dict[str, Change]) -> tuple[str, Change]:
-    """Across sets with the set means as units; of a single set, its seeds."""
+    """Across sets with the set means as units; of a single set, its seeds: of one with an interval, where there is such a set."""
     several = across(changes.values())
     if several.n > 1:
         return f"{several.n} sets as units", several
-    return next(((name, change) for name, change in changes.items() if change.n), ("", Change(())))
+    return max(changes.items(), key=lambda item: min(item[1].n, 2), default=("", Change(())))
 
 
 def changes_of(results: Results, id: str, base: str = BASE) -> dict[str, Change]:
-    return {name: change for name in results.sets if (change := sw1_ratio(results, name, id, base)).n}
+    return {name: change for name in results.sets if (change := sw1_ratio(results, name, id, base)).known}
 
 
 def rise(trace: Sequence[float | None]) -> float:
-    """The share of rises in the total variation of the logarithm; 0 if nothing varies."""
-    steps = np.diff(np.log([x for x in trace if x is not None and x > 0]))
+    """The share of rises in the total variation of the logarithm; 0 if nothing varies, nan where a number is missing or not positive."""
+    known = [x for x in trace if x is not None and x > 0]
+    if len(known) < len(trace):
+        return nan
+    steps = np.diff(np.log(known))
     return float(steps[steps > 0].sum() / total) if (total := np.abs(steps).sum()) > 0 else 0.0
 
 
@@ -128,7 +128,8 @@ def _scored(results: Results, name: str, line: Line) -> Iterator[Quantity]:
         steps = [(metric, steps) for metric, value in held for steps in (value if isinstance(value, dict) else ("1",))]
         for metric, n in dict.fromkeys(steps):
             found, floor = results.score(name, line.id, metric, weights, n), mean(results.floor(name, metric))
-            yield Quantity(metric, line, found, name, weights, n, floor=floor.mean if floor else None)
+            (broken,) = results.broken((name, line.id))
+            yield Quantity(metric, line, found, name, weights, n, floor=floor.mean if floor else None, broken=broken)
 
 
 def _probed(results: Results, name: str, line: Line) -> Iterator[Quantity]:

@@ -7,7 +7,7 @@ from meanstep.program.pages.page import embedded
 from meanstep.program.pages.statistics import mean
 from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, number, shown
 from meanstep.program.reproduce.points.answer import answer as answered
-from meanstep.program.reproduce.points.answer import centre, compared, quieter
+from meanstep.program.reproduce.points.answer import compared, quieter
 from meanstep.program.reproduce.points.claims import CLAIMS
 from meanstep.program.reproduce.points.quantities import changes_of, far, in_training, quantities
 from meanstep.program.reproduce.points.rerun import commands
@@ -63,9 +63,9 @@ def _variance(results: Results) -> Iterator[str]:
 
 
 def _best(results: Results) -> Iterator[str]:
-    every = {id: changes_of(results, id) for id in results.ids if id != BASE}
-    most = max((len(found) for found in every.values()), default=0)
-    gains = {id: centre(found) for id, found in every.items() if found and len(found) == most}
+    every = {id: Pooled.of(changes_of(results, id)) for id in results.ids if id != BASE}
+    most = max((len(found.counted) for found in every.values()), default=0)
+    gains = {id: found.value for id, found in every.items() if most and len(found.counted) == most}
     if gains:
         best, where = min(gains, key=lambda id: gains[id]), "set" if most == 1 else f"{most} sets"
         lowest = f"Of {len(gains) + 1} models, “{best}” has the lowest SW1 over the {where}: {percent(gains[best])} against β = 0."

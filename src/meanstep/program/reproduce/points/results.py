@@ -66,8 +66,8 @@ class Results(results.Results):
         return [line for line in self.lines if line.beta is None]
 
     def paper(self, beta: float) -> str:
-        """The id of the paper's model: EMA tangent between 0 and 1, the anchor with it at 1."""
-        return {0.0: BASE, 1.0: ANCHORED}.get(beta, f"ema {beta:.12g}")
+        """The id of the paper's model: EMA tangent between 0 and 1, at 1 with the anchor, or alone in a study without that model."""
+        return {0.0: BASE, 1.0: ANCHORED if ANCHORED in self.ids else ALONE}.get(beta, f"ema {beta:.12g}")
 
     def paper_betas(self) -> list[float]:
         """Coefficients of the paper's models that were trained."""

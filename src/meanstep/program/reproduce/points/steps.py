@@ -7,7 +7,7 @@ from meanstep.program.pages.verdicts import shown
 from meanstep.program.reproduce.points.quantities import far
 from meanstep.program.reproduce.points.rerun import commands
 from meanstep.program.reproduce.points.results import ALONE, ANCHORED, BASE, Results
-from meanstep.program.reproduce.report.commands import put, seeded
+from meanstep.program.reproduce.report.commands import beside, put, seeded
 from meanstep.program.reproduce.report.compared import Pooled
 from meanstep.program.reproduce.report.prose import some
 
@@ -34,12 +34,12 @@ def steps(results: Results, told: Pooled) -> tuple[Step, ...]:
         True: Step("Add seeds: the intervals are too wide to decide.", seeded(own, seeds, MORE)),
         False: Step("Make the study again, or go on with it, by its own command.", own),
     }
-    return (*map(Step, _advice(told)), last[told.state == OPEN])
+    return (*map(Step, _advice(told)), last[told.state == OPEN and not told.change.over + told.change.under])
 
 
 def _beside(results: Results, command: str, word: str) -> str:
     """The command in a folder of its own."""
-    return put(command, "--out", results.folder.with_name(f"{results.folder.name}-{word}"))
+    return put(command, "--out", beside(results.folder, word))
 
 
 def _advice(told: Pooled) -> Iterator[str]:

@@ -27,10 +27,15 @@ class Sweep(Study):
         return f"{len(self.settings.sets) * len(self.settings.seeds) * len(self.settings.specs())} models"
 
     def stated(self, about: Record | None) -> Record:
-        """All settings but the seeds, which may grow; one that an older file has not was what is its default now."""
+        """All settings but the seeds, which may grow; one that an older file has not was what is its default now.
+
+        Points are the same by their digest, wherever their file lies.
+        """
         since = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
         found = dict(asdict(self.settings) if about is None else since | about["settings"])
         del found["seeds"]
+        if found["digest"]:
+            del found["points"]
         return {"protocol": found["protocol"], **found}  # what everything else follows from is named first
 
     def described(self) -> Record:

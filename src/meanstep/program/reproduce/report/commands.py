@@ -1,7 +1,9 @@
-"""A command as words: one of its options replaced. Knows no command."""
+"""A command as words: one of its options replaced; and the folder beside one. Knows no command."""
 
+import os
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from meanstep.program.flags import shown_seeds
 
@@ -19,6 +21,15 @@ def value(command: str, option: str) -> str:
     """The first value that a command has for an option."""
     words = shlex.split(command)
     return words[words.index(option) + 1]
+
+
+def beside(folder: Path, word: str) -> Path:
+    """NAME-WORD in the folder that holds NAME; of `.` and `..`, which say no name, relative to where one is, as they are."""
+    if folder.name not in ("", ".."):
+        return folder.with_name(f"{folder.name}-{word}")
+    whole = folder.resolve()
+    there = whole.with_name(f"{whole.name}-{word}")
+    return there if folder.is_absolute() else Path(os.path.relpath(there))
 
 
 def seeded(command: str, seeds: Sequence[int], more: int) -> str:

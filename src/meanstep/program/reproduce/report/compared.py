@@ -1,7 +1,10 @@
 """Ratios that are told together: what each says, by one correction over them, and what they say as one. Knows no records and no page."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import exp
 from typing import Self
+
+import numpy as np
 
 from meanstep.program.pages.forest import state, states
 from meanstep.program.pages.form import KNOWN, OPEN
@@ -45,8 +48,20 @@ class Pooled:
     def of(cls, changes: Changes, *, less: bool = True) -> Self:
         """Of a single set its seeds are the units."""
         each = Compared.of(changes, less=less)
-        change = across(each.changes.values()) if len(each.changes) > 1 else next(iter(each.changes.values()), Change(()))
+        whole = across(changes.values())
+        one = next(iter(each.changes.values()), Change(()))
+        change = whole if len(each.changes) > 1 else replace(one, over=whole.over, under=whole.under)
         return cls(each, change, state(change, less=less))
+
+    @property
+    def counted(self) -> Changes:
+        """The sets that the test is over: those of two seeds or more, all where there are none."""
+        return {name: change for name, change in self.each.changes.items() if change.n > 1} or self.each.changes
+
+    @property
+    def value(self) -> float:
+        """Their geometric mean, each set once: that of the test, where there is one."""
+        return exp(float(np.mean([np.mean(change.differences) for change in self.counted.values()])))
 
     @property
     def found(self) -> str:

@@ -111,7 +111,7 @@ def _claims(report: Report, results: Any) -> list[Claim]:
 
 
 def _answer(report: Report, results: Any, found: Sequence[Claim]) -> Answer:
-    return replace(report.answer(results, found), notes=tuple(report.gaps(results)))
+    return replace(report.answer(results, found), notes=(*report.gaps(results), *prose.mixed(results)))
 
 
 def _content(report: Report, results: Any, found: Sequence[Claim]) -> dict[str, Any]:

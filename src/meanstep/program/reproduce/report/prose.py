@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from meanstep.program.pages import form
 from meanstep.program.pages.page import flat
-from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim
+from meanstep.program.pages.statistics import Change
+from meanstep.program.pages.verdicts import FAILS, HOLDS, OPEN, Claim, diverged
 from meanstep.program.reproduce.report.results import Results
 
 
@@ -76,16 +77,31 @@ def settings(results: Results) -> list[tuple[str, ...]]:
 
 def environment(results: Results) -> list[tuple[str, str]]:
     """Whatever the env.json tell, flat; what differs between runs is all there."""
+    return [(name, ", ".join(values)) for name, values in _environments(results).items()]
+
+
+def mixed(results: Results) -> list[str]:
+    """That not all was made by one version on one machine."""
+    several = [f"{name} {', '.join(values)}" for name, values in _environments(results).items() if len(values) > 1]
+    return [f"Not all of it was made by one version on one machine: {some(several, 3)}."] if several else []
+
+
+def _environments(results: Results) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for name, value in (pair for each in results.environments for pair in flat(each)):
         if name != "command" and value:
             found.setdefault(name, {})[value] = None
-    return [(name, ", ".join(values)) for name, values in found.items()]
+    return {name: [*values] for name, values in found.items()}
 
 
 def command(results: Results) -> list[str]:
     """What was typed."""
     return [str(each["command"]) for each in results.environments[:1] if "command" in each]
+
+
+def aside(change: Change) -> list[str]:
+    """What beside its interval decides a ratio: a sentence on what diverged, if anything did."""
+    return [f"{said[0].upper()}{said[1:]}."] if (said := diverged(change)) else []
 
 
 def percent(ratio: float, places: int = 0) -> str:

@@ -1,6 +1,6 @@
 """A study's records in memory: which number belongs to which unit, seed and moment. Knows no statistics, no figures and no page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from meanstep.program.inside import inside
 from meanstep.program.reproduce import records, study
+from meanstep.program.reproduce.folder import environments
 from meanstep.program.reproduce.records import Record, read_json
 
 Seeds = dict[int, float]
@@ -20,8 +21,8 @@ Unit = tuple[Any, ...]
 class Results:
     """What a folder holds. Numbers that are missing or not finite are left out; `failed` names units that broke off, and why.
 
-    `about`: the study's file; `environments`: env.json of every run whose folder is there, else the study's; `runs`: records by unit and
-    moment, which is 0 where there is one; `rest`: records of no seed.
+    `about`: the study's file; `environments`: env.json of every run whose folder is there, else those of the study; `runs`: records by
+    unit and moment, which is 0 where there is one; `rest`: records of no seed.
     """
 
     about: Record
@@ -57,6 +58,22 @@ class Results:
     def seeds(self) -> tuple[int, ...]:
         """All seeds that have a record."""
         return tuple(sorted({unit[-1] for unit in self.runs}))
+
+    @property
+    def diverged(self) -> Collection[Unit]:
+        """Units whose training came to nothing: those that broke off."""
+        return self.failed
+
+    @cached_property
+    def _broken(self) -> dict[Unit, set[int]]:
+        found: dict[Unit, set[int]] = {}
+        for *unit, seed in self.diverged:
+            found.setdefault((*unit,), set()).add(seed)
+        return found
+
+    def broken(self, *of: Unit) -> tuple[set[int], ...]:
+        """Seeds at which each unit, named without its seed, diverged."""
+        return tuple(self._broken.get(unit, set()) for unit in of)
 
     @cached_property
     def by_unit(self) -> dict[Unit, dict[int, dict[int, Record]]]:
@@ -94,6 +111,6 @@ def numbered(folder: Path, name: str, kind: str) -> Path | None:
 
 
 def _environments(folder: Path) -> tuple[Record, ...]:
-    paths = sorted((folder / "runs").glob("*/env.json")) or [folder / "env.json"]
+    paths = sorted((folder / "runs").glob("*/env.json"))
     found = [read_json(path) for name in paths if (path := inside(folder, name.relative_to(folder)))]
-    return tuple(each for each in found if isinstance(each, dict))
+    return tuple(each for each in found if isinstance(each, dict)) if paths else tuple(environments(folder))

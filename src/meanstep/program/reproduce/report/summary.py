@@ -1,6 +1,6 @@
 """The measured numbers of a study, each by seed, and summary.csv of them: mean, spread, interval, the seeds and their values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ class Quantity:
     """A number of one variant on one set, by seed.
 
     `steps`: of the sampler; `at`: where a probe was taken, which clock or kind; `seen`: samples of training; `floor`: the least that the
-    metric can be; `logs`: the numbers are logarithms of ratios.
+    metric can be; `logs`: the numbers are logarithms of ratios; `broken`: seeds that have none since their training diverged.
     """
 
     metric: str
@@ -31,6 +31,7 @@ class Quantity:
     seen: int | None = None
     floor: float | None = None
     logs: bool = False
+    broken: Collection[int] = ()
 
     @property
     def change(self) -> Change:
