@@ -202,6 +202,16 @@ def test_values_that_are_not_finite_are_counted_and_left_out():
     assert np.isfinite(d.values["noise_0"].value) and d.found.lost > 5
 
 
+def test_a_network_that_is_finite_at_no_moving_row_is_told_in_json_too():
+    class Broken(Exact):
+        def forward(self, z: Tensor, r: Tensor, t: Tensor, y: Any = None) -> Tensor:
+            return super().forward(z, r, t, y) + torch.where(r < t, torch.nan, 0.0)[:, None]
+
+    d = diagnosis(Broken(), normal(), rows=100)
+    assert "finite" in fired(d, WARN)
+    json.dumps(d.record(), allow_nan=False)
+
+
 def test_scale_and_missing_diagonal():
     d = diagnosis(Exact(8.0), normal(8.0), diagonal_share=0.0, rows=600)
     assert {"data-scale", "no-diagonal"} <= fired(d, WARN)

@@ -109,9 +109,13 @@ class Table(NamedTuple):
         return influenced(value.detach(), (slope[..., None] * (x - means.detach()[..., None])).sum(0))
 
     def top(self, name: str, share: float = 0.01) -> Tensor:
-        """The part of a non-negative column's sum in its largest rows, a `share` of all (at least one row): how heavy its tail is."""
+        """The part of a non-negative column's sum in its largest rows, a `share` of all (at least one row): how heavy its tail is.
+
+        nan for a table without rows.
+        """
         x = self.columns[name]
-        return x.topk(max(1, round(share * x.shape[-1])), -1).values.sum(-1) / x.sum(-1)
+        n = x.shape[-1]
+        return x.topk(min(n, max(1, round(share * n))), -1).values.sum(-1) / x.sum(-1)
 
     def bins(self, above: str, below: str | None = None, edges: Tensor = EDGES) -> Estimate:
         """The mean of a column, or the ratio of two columns' means, in each bin `[n, n]`, rows by `t`, columns by `r`; nan where empty.
