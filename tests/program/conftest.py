@@ -6,6 +6,7 @@ import html
 import importlib
 import importlib.util
 import inspect
+import io
 import json
 import os
 import queue
@@ -69,6 +70,24 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pages of this test have them."""
     monkeypatch.setattr(DRAWN, drawn)
     monkeypatch.setattr(SCALE, 0.5)
+
+
+def unpainted(figure: Any) -> bytes:
+    """A white picture of the figure's size: to paint one takes longer than all else of a page."""
+    from PIL import Image
+
+    from meanstep.program.pages import look
+
+    width, height = (int(100 * look.SCALE * inches) for inches in figure.get_size_inches())
+    box = io.BytesIO()
+    Image.new("L", (width, height), 255).save(box, format="PNG")
+    return box.getvalue()
+
+
+@pytest.fixture
+def white(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of this test's pages are white: of the words alone."""
+    monkeypatch.setattr("meanstep.program.pages.look.png", unpainted)
 
 
 PLAIN = [sys.executable, "-c", f"import {DRAWN[:-6]} as form; form.drawn = lambda f: {{}}; from meanstep.cli import main; main()"]

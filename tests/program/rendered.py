@@ -1,7 +1,6 @@
 """Pages of every kind, of a decided, an undecided and a failed case of each, and what a stranger takes from them."""
 
 import functools
-import io
 import json
 import re
 import shutil
@@ -14,8 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor, nn
 
 import meanstep as ms
@@ -29,6 +26,7 @@ from meanstep.program.reproduce.report.page import build as studied
 from meanstep.program.runs.report.page import build as trained
 
 from . import test_diagnose, test_latents_report, test_report, test_run_report
+from .conftest import unpainted
 
 STATES = ("decided", "undecided", "failed")
 SETS = ("pinwheel", "two_moons")
@@ -157,23 +155,15 @@ KINDS: dict[str, Callable[[Path, str], Path]] = {
 CASES = [(kind, state) for kind in KINDS for state in STATES if kind != "paper" or state == "decided"]
 CHARTLESS = {"studies"}
 """Kinds whose only figure is one of rows with intervals."""
-_HELD: dict[tuple[str, str, bool], Path] = {}
+_HELD: dict[tuple[str, str, bool, bool], Path] = {}
 
 
-def unpainted(figure: Figure) -> bytes:
-    """A white picture of the figure's size: to paint one takes longer than all else of a page."""
-    width, height = (int(100 * look.SCALE * inches) for inches in figure.get_size_inches())
-    box = io.BytesIO()
-    Image.new("L", (width, height), 255).save(box, format="PNG")
-    return box.getvalue()
-
-
-def built(kind: str, state: str, places: pytest.TempPathFactory) -> Path:
-    """The page, made once for all tests of a process, with figures or without; those of undecided and failed cases are not painted."""
-    held = (kind, state, form.drawn is drawn)
+def built(kind: str, state: str, places: pytest.TempPathFactory, painted: bool = False) -> Path:
+    """The page, made once for all tests of a process, with figures or without, which are `painted` or white."""
+    held = (kind, state, form.drawn is drawn, painted)
     if held not in _HELD:
         with pytest.MonkeyPatch.context() as patch:
-            if state != "decided":
+            if not painted:
                 patch.setattr(look, "png", unpainted)
             _HELD[held] = KINDS[kind](places.mktemp("pages") / f"{kind}-{state}", state)
     return _HELD[held]

@@ -42,7 +42,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def made(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A decided page of a kind, or a run that broke off; none is made where there is no browser."""
-    return lambda kind: built("run", "failed", tmp_path_factory) if kind == "failed" else built(kind, "decided", tmp_path_factory)
+    return lambda kind: built(*(("run", "failed") if kind == "failed" else (kind, "decided")), tmp_path_factory, painted=True)
 
 
 def opened(browser: Any, path: Path | str, width: int, scheme: str, **settings: Any) -> tuple[Any, list[str], list[str]]:

@@ -381,6 +381,7 @@ def test_a_place_that_is_named_is_asked_for_whole(tmp_path: Path):
     assert half.verdict == "cannot tell" and half.sentence.startswith("There are no data for it")
 
 
+@pytest.mark.usefixtures("white")
 def test_a_set_that_is_not_there_yet_leaves_a_claim_open(tmp_path: Path):
     plan = Plan(sets=("swiss_roll", "pinwheel"), pictures=False)
     folder = dropped(sweep(tmp_path / "part", plan), lambda x: x["kind"] == "set" or x["set"] == "pinwheel")
@@ -759,6 +760,7 @@ def test_of_single_sets_one_with_an_interval_stands_for_all():
     assert quantities.overall({"a": one, "b": two, "c": three})[0] == "2 sets as units" and quantities.overall({}) == ("", Change(()))
 
 
+@pytest.mark.usefixtures("white")
 def test_a_name_is_escaped(tmp_path: Path):
     plan = Plan(sets=("<b>mine</b> & yours",), seeds=(0,), betas=(0.0,), arms=("paper",), law=False, pictures=False)
     text = build(sweep(tmp_path / "names", plan)).read_text(encoding="utf-8")
@@ -777,6 +779,7 @@ def dropped(folder: Path, keep) -> Path:
 SMALL = Plan(sets=("eight_gaussians", "pinwheel"), seeds=(0, 1), betas=(0.0, 1.0), arms=("paper", "shortcut"), scatter=500)
 
 
+@pytest.mark.usefixtures("white")
 def test_the_first_models_of_a_long_sweep(tmp_path: Path):
     folder = dropped(
         sweep(tmp_path / "start", SMALL), lambda x: x["kind"] == "set" or (x["set"], x["seed"], x["id"]) == ("pinwheel", 1, "beta 0")
@@ -785,6 +788,7 @@ def test_the_first_models_of_a_long_sweep(tmp_path: Path):
     assert "11 models have no record yet" in text and "There is one seed" in text
 
 
+@pytest.mark.usefixtures("white")
 def test_a_sweep_without_records_and_without_environment(tmp_path: Path):
     folder = sweep(tmp_path / "none", SMALL)
     build(folder)
@@ -830,6 +834,7 @@ def diverged(folder: Path, *models: tuple[str, int, str]) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("white")
 def test_models_that_diverged_are_named(tmp_path: Path):
     folder = diverged(sweep(tmp_path / "diverged", SMALL), *((name, 1, "ema 1 anchor") for name in SMALL.sets))
     assert "2 models did not end with finite scores" in build(folder).read_text(encoding="utf-8")
