@@ -195,8 +195,8 @@ def drawn(found: list[Row]) -> None:
 
 
 def main() -> None:
-    found = rows()
-    for row in (*found, *others()):
+    found = [row for row in rows() if row.pooled().n > 2]  # no verdict of a study that is under way
+    for row in (*found, *(row for row in others() if row.pooled().n > 2)):
         print(f"{row.group}, {row.what}: {told(row.pooled())}")
         if len(row.above) > 1:
             print(*(f"    {name:18} {told(row.of(name))}" for name in row.above), sep="\n")

@@ -460,7 +460,7 @@ def test_a_cache_is_not_taken_for_what_it_is_not(tmp_path: Path, monkeypatch: py
     for asked, said in (
         (Request("plain", pair="low"), "was made with the conditions none: make it with --pair low"),
         (Request("plain", ragged="pad"), "was made with --ragged refuse: make it with --ragged pad"),
-        (Request("plain", table="quantile"), "was made with --table numbers: make it with --table quantile"),
+        (Request("plain", table="quantile"), "is no table, and --table quantile is for one: leave it out"),
         (Request("numbers", table="quantile"), "was made with --table numbers: make it with --table quantile"),
         (Request("table", table="standard"), "was made with --table quantile: make it with --table standard"),
         (Request("paired", pair="low", pair_as="source"), "was made with partners as a condition: make it with --pair-as source"),
@@ -507,6 +507,17 @@ def test_an_option_that_could_do_nothing_is_refused(source: str, given: dict, sa
     with pytest.raises(UserError) as told:
         Opened.of(Request(source, **given))
     assert said in str(told.value)
+
+
+@pytest.mark.parametrize("given", [{"crop": "adm"}, {"resample": "box"}])
+def test_partners_are_brought_to_the_size_of_pictures_by_the_options_of_a_size(given: dict, images: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(Path(images).parent)
+    with np.load(images) as held:
+        n, side = held["images"].shape[:2]
+    pair = np.random.default_rng(0).integers(0, 256, (n, 2 * side, 2 * side), np.uint8)
+    np.savez("large.npz", images=pair)
+    plain, other = (Opened.of(Request("images.npz", pair="large.npz", **more)).source for more in ({}, given))
+    assert not np.array_equal(plain.conditions["pair"], other.conditions["pair"])
 
 
 @pytest.mark.parametrize(

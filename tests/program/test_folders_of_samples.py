@@ -60,6 +60,17 @@ def test_files_of_others_are_left_alone(
     assert said == f"meanstep: --out: {here} holds {named!r}, which is none of its samples: give a new or an empty folder\n"
 
 
+def test_samples_of_rows_take_the_place_of_earlier_ones_beside_files_of_others(tmp_path: Path):
+    folder.placed(tmp_path, OF_ROWS)
+    for name in (".hidden", "notes.txt", "..samples.aside-abcd1234"):
+        (tmp_path / name).write_text("mine")
+    folder.checked(tmp_path, OF_ROWS)
+    assert folder.own(tmp_path, OF_ROWS) == {*OF_ROWS}
+    (tmp_path / "samples.npz").unlink()
+    with pytest.raises(UserError, match=r"holds 'notes.txt'"):
+        folder.checked(tmp_path, OF_ROWS)
+
+
 OF_ROWS = {folder.PICTURE: b"new", "samples.npz": b"new"}
 OF_PICTURES = {folder.PICTURE: b"new", "000001.png": b"new", "000002.png": b"new", folder.LIST: b"file,seed\n000001.png,1\n000002.png,2\n"}
 

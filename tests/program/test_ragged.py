@@ -87,6 +87,10 @@ def test_lengths_are_along_the_axis_of_a_mask_or_of_the_training_data_and_never_
     found = open_source("mask.npz", alike=Alike("pad"))
     assert found.along == 0 and found.conditions["length"].tolist() == n.tolist() and not found.left_out
     assert not found.read(0)[n[0] :].any() and np.array_equal(found.read(0)[: n[0]], x[0, : n[0]])
+    for other in (DRAW.random((6, 100)) < 0.5, mask.astype(np.float32)):  # of what was observed, or weights: no mask of lengths
+        np.savez("other.npz", x=x[:, :, :8], lengths=n + 8, mask=other)
+        held = open_source("other.npz", alike=Alike("pad"))
+        assert held.along == 0 and held.conditions["length"].tolist() == (n + 8).tolist() and held.left_out == {"mask": 6}
     own = cached("mask.npz", "own", ragged="pad")
     again = open_source("lengths.npz", alike=Alike.to(own.manifest))
     assert again.along == 0 and np.array_equal(again.read(1), found.read(1))
@@ -228,7 +232,7 @@ def test_what_is_no_row_of_a_length_is_named(capsys: pytest.CaptureFixture[str])
         "few": ({"lengths": np.array([3, 4])}, r"array lengths: int64 \(2,\) for 4 rows"),
         "long": (
             {"lengths": np.array([3, 4, 5, 8])},
-            "the longest is 8, which no axis of a row of 2 x 7 can be: pad the rows to the longest",
+            "the longest is 8, and no axis of a row of 2 x 7 can be: pad the rows to the longest",
         ),
         "either": ({"lengths": np.array([1, 1, 2, 2])}, r"they may be along either of 2 axes of a row of 2 x 7: save a mask \[N, T\]"),
         "masked": ({"mask": np.ones((4, 6), bool)}, "it is 6 long, which no axis of a row of 2 x 7 can be"),

@@ -245,6 +245,24 @@ def test_pairs_are_the_common_seeds_with_finite_values():
     assert statistics.difference({0: 1.0, 1: 2.0}, {1: 5.0}).value == -3.0
 
 
+@pytest.mark.parametrize(
+    ("broken", "over", "under"),
+    [
+        (((), ()), 0, 0),
+        (({4}, ()), 0, 0),
+        (({1}, ()), 0, 0),
+        (({5}, ()), 1, 0),
+        (((), {0}), 0, 1),
+        (({5}, {5}), 1, 0),
+        (({2, 5}, {0, 3}), 1, 1),
+    ],
+)
+def test_what_diverged_counts_where_the_other_has_a_value_alone(broken: tuple[Any, Any], over: int, under: int):
+    """Not where neither has one, nor where both have: it diverged later."""
+    change = statistics.ratio({0: 1.0, 1: 2.0, 2: float("nan"), 3: 1.0}, {1: 1.0, 3: 1.0, 5: 1.0}, broken=broken)
+    assert (change.n, change.over, change.under) == (2, over, under)
+
+
 def test_one_pair_has_no_interval_and_no_p():
     change = Change((0.1,))
     assert change.interval is None and change.p() is None and change.outside(0.5, 2) is None and not change.inside(0, 9)

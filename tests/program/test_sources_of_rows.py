@@ -53,6 +53,13 @@ def test_labels_beside_rows_are_read_by_either_name(more: dict[str, np.ndarray])
         assert source.classes == tuple(more.get("classes", "012"))
 
 
+def test_a_file_of_pictures_is_that_whatever_else_it_holds():
+    pictures = np.zeros((6, 8, 8), np.uint8)
+    np.savez("a.npz", images=pictures, x=drawn(6, 4), y=np.array([0, 1, 2] * 2))
+    source = open_source("a.npz")
+    assert not source.plain and source.left_out == {"x": 6, "y": 6}
+
+
 def test_a_name_has_splits():
     train, held = drawn(5, 2), drawn(3, 2)
     np.savez("a.npz", joints_train=train, joints_test=held, kind_train=np.arange(5) % 2, kind_test=np.arange(3) % 2)

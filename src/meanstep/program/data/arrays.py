@@ -79,7 +79,7 @@ def _cut(path: Path, held: Source, parts: Parts, split: str, how: Ragged, like: 
     names = [part for word in ("mask", "lengths") if (part := _of_split(word, split, parts)) in parts]
     if not names:
         raise UserError(f"{path} has no array lengths or mask: save one beside its rows, or leave --data.ragged (--ragged) out")
-    names = names[1:] if len(names) > 1 and parts[names[0]].ndim != 2 else names  # another mask
+    names = names[1:] if len(names) > 1 and not (names[0] not in held.conditions and _first(parts[names[0]])) else names  # another mask
     whole, *other = [_lengths(f"{path}, array {name}", parts[name], len(held)) for name in names]
     if other and (odd := whole != other[0]).any():
         raise UserError(f"{path}, row {int(np.argmax(odd))} (from 0): {names[0]} and {names[1]} say different lengths: keep one of them")
@@ -91,12 +91,26 @@ def _cut(path: Path, held: Source, parts: Parts, split: str, how: Ragged, like: 
     return ragged.fitted(replace(held, left_out=left_out), whole, along, how, like)
 
 
+def _masks(found: np.ndarray) -> bool:
+    return found.ndim == 2 and found.dtype.kind in "biu"
+
+
+def _holes(mask: np.ndarray) -> np.ndarray:
+    """Rows of a mask `[N, T]` of which a true entry follows one that is not."""
+    return (np.diff(mask.astype(np.int8) != 0, axis=1) & (mask[:, 1:] != 0)).any(1)  # type: ignore[no-any-return]
+
+
+def _first(found: np.ndarray) -> bool:
+    """Whether it is a mask whose true entries come first."""
+    return _masks(found) and not _holes(found).any()
+
+
 def _lengths(where: str, found: np.ndarray, n: int) -> np.ndarray:
     """Lengths int64 `[N]`, as they are or of a mask; `UserError` for what is neither, a mask with a hole and a length of 0."""
-    whole = found.astype(bool).sum(1) if found.ndim == 2 and found.dtype.kind in "biu" else found
+    whole = found.astype(bool).sum(1) if _masks(found) else found
     if whole.shape != (n,) or whole.dtype.kind not in "iu":
         raise UserError(f"{where}: {found.dtype} {found.shape} for {n:,} rows: lengths [N] or a mask [N, T], a row each")
-    if found.ndim == 2 and (holes := (found.astype(bool) != (np.arange(found.shape[1]) < whole[:, None])).any(1)).any():
+    if found.ndim == 2 and (holes := _holes(found)).any():
         raise UserError(f"{where}, row {int(np.argmax(holes))} (from 0): the mask has a hole: true entries come first")
     if (bad := whole < 1).any():
         raise UserError(f"{where}, row {int(np.argmax(bad))} (from 0): a length of 0: leave the row out")
@@ -154,8 +168,9 @@ READERS: dict[str, Callable[[Path], Parts]] = {".npy": _npy, ".npz": _npz, ".saf
 def _named(path: Path, parts: Parts, split: str, conditions: tuple[str, ...]) -> Source:
     if split not in SPLITS:
         raise UserError(f"{path.name} has no split {split!r}; give {' or '.join(SPLITS)}")
-    whole = max(WHOLE, key=lambda pair: (pair[0] in parts, pair[1] in parts))
-    if whole[0] in parts and not any(f"x_{name}" in parts for name in SPLITS):
+    rows = next((name for name in WHOLE if name in parts), "")
+    whole = (rows, next((name for name in WHOLE.get(rows, ()) if name in parts), "labels"))
+    if rows and not any(f"x_{name}" in parts for name in SPLITS):
         one_split(path.name, split)
     for x, y in [(f"x_{split}", f"y_{split}"), *([whole] if split == "train" else [])]:
         if x in parts:
@@ -168,8 +183,8 @@ def _named(path: Path, parts: Parts, split: str, conditions: tuple[str, ...]) ->
     raise UserError(f"{path.name} has no array x_{split}, no images and no data with offsets; it holds {held}; {remedy}")
 
 
-WHOLE = (("images", "labels"), ("x", "y"), ("x", "labels"))
-"""Names of the rows and labels of a file without splits, the first of which both are there, else the first whose rows are."""
+WHOLE = {"images": ("labels",), "x": ("y", "labels")}
+"""Names of the rows of a file without splits, and of their labels; the first of either that is there."""
 
 
 def _unread(parts: Parts, *read: str) -> dict[str, int]:

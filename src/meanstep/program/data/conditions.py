@@ -9,6 +9,7 @@ import numpy as np
 
 from meanstep.program.console import UserError
 from meanstep.program.data.beside import Condition
+from meanstep.program.data.partners import PAIR
 from meanstep.program.data.ragged import sides
 from meanstep.program.data.request import listed
 from meanstep.program.data.source import CLASSES, Source
@@ -89,7 +90,8 @@ def renamed(source: Source, theirs: Sequence[Condition]) -> Source:
     made, words = dict(source.conditions), dict(source.words)
     for c in theirs:
         if c.name not in made:
-            remedy = "name it too" + (f", or label the rows by {listed(c.words)}" if c.words else "")
+            remedy = "give its partners (--pair)" if c.name == PAIR else "name it too"
+            remedy += f", or label the rows by {listed(c.words)}" if c.words else ""
             raise UserError(f"{source.name} has no condition {c.name}, which the training data have: {remedy}")
         made[c.name], words[c.name] = _as_theirs(source, c), c.words
     found = replace(source, conditions=made, words={name: w for name, w in words.items() if w})
@@ -101,7 +103,7 @@ def _as_theirs(source: Source, c: Condition) -> np.ndarray:
     values, own = source.conditions[c.name], source.words.get(c.name, ())
     if c.words and not own:
         there = f"numbers here and categories in the training data, {listed(c.words)}"
-        raise UserError(f"{source.where(0)}: {c.name} is {there}: write it as they are")
+        raise UserError(f"{source.where(0)}: {c.name} is {there}: write one of these words in each row")
     read = {word: value for word in own if (value := number(word)) is not None and math.isfinite(value)}
     numbers: Mapping[str, float] = {word: k for k, word in enumerate(c.words)} or read
     for k, word in enumerate(own):

@@ -43,7 +43,7 @@ def ensure(spec: str, request: Request | None = None) -> Cache:
 
 def _of_a_run(said: str) -> str:
     """A message with the options of a run, where `meanstep cache` has others or alone has them."""
-    said = re.sub(r"(?<![\w.-])--(size|flips|preview)\b", r"--data.\1", said)
+    said = re.sub(r"(?<![\w.-])--(size|flips|preview|pair|pair-as)\b(?!-)", r"--data.\1", said)
     return re.sub(r"(?<!cache )--(crop|enlarge|no-normalise|skip-broken)\b", r"meanstep cache --\1", said)
 
 
@@ -60,7 +60,9 @@ def _as_asked(cache: Cache, asked: Request) -> Cache:
         differs.append(f"partners as a {'condition' if m.start is None else 'source'}: make it with --pair-as {asked.pair_as}")
     elif asked.ragged not in ("refuse", m.ragged):
         differs.append(f"--ragged {m.ragged}: make it with --ragged {asked.ragged}")
-    elif asked.table != "numbers" and (not ways or NONE[asked.table] in ways):
+    elif asked.table != "numbers" and not m.columns:
+        raise UserError(f"{cache.path} is no table, and --table {asked.table} is for one: leave it out")
+    elif asked.table != "numbers" and NONE[asked.table] in ways:
         made = "quantile" if "quantile" in ways else "standard" if "words" in ways else "numbers"
         differs.append(f"--table {made}: make it with --table {asked.table}")
     if differs:

@@ -13,7 +13,7 @@ FLAGS = {"image": "--image-column", "label": "--label-column", "pair_as": "--pai
 """Where the command has another word for an entry of the request."""
 RESIZING = ("crop", "resample", "enlarge")
 PICTURES = ("size", "channels", "flips", *RESIZING)
-"""What needs --size, and what needs pictures."""
+"""What needs --size, or partners, which are brought to the size of the pictures; and what needs pictures."""
 
 
 def checked(request: Request, source: Source, encodes: bool) -> None:
@@ -36,7 +36,7 @@ def _idle(name: str, flag: str, request: Request, source: Source, encodes: bool)
         return f"{source.name} holds rows of numbers, and {flag} is for pictures: leave it out"
     if name == "dtype" and not source.plain and not encodes:
         return f"{flag}: {source.name} holds pictures, which are stored as uint8: leave it out, or give --autoencoder"
-    if name in RESIZING and not request.size and (name, request.crop) != ("crop", "none"):
+    if name in RESIZING and not request.size and not request.pair and (name, request.crop) != ("crop", "none"):
         return f"{flag}: without --size pictures stay as they are: give it, or leave {flag} out"
     if name == "resample" and request.crop == "adm":
         return f"{flag}: --crop adm resizes with bicubic: leave it out, or give --crop center"

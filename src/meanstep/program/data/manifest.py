@@ -243,12 +243,12 @@ def _told(m: Manifest, name: str) -> Any:
     return {"autoencoder": m.autoencoder.partition(":")[0], "source": ""}.get(name, value)
 
 
-def check_fits(run: Manifest, cache: Manifest, where: str = "the run") -> None:
-    """`UserError`, in one line with the weightiest difference, unless the cache holds the data that `where` was trained on."""
+def check_fits(run: Manifest, cache: Manifest, where: str = "the run", remedy: str = "") -> None:
+    """`UserError`, in one line with the weightiest difference and a `remedy`, unless the cache holds the data `where` was trained on."""
     if odd := differences(run, cache):
         name = "source_digest" if odd[0] == "source" else odd[0]
         before, now = (_short(getattr(m, name)) for m in (run, cache))
-        raise UserError(f"the cache does not fit {where}: its {name.replace('_', ' ')} is {now}, there it was {before}")
+        raise UserError(f"the cache does not fit {where}: its {name.replace('_', ' ')} is {now}, there it was {before}{remedy}")
 
 
 def _short(value: Any) -> str:

@@ -56,7 +56,8 @@ def axis_of(longest: int, masked: int | None, shape: Shape, where: str, like: Li
         return chosen[0]
     if not fits or like.along is not None:
         what = f"the longest is {longest}" if masked is None else f"it is {masked} long"
-        raise UserError(f"{where}: {what}, which no axis of a row of {sides(shape)} can be: pad the rows to the longest of them")
+        none = "no axis" if like.along is None else f"axis {like.along}, along which training rows differ,"
+        raise UserError(f"{where}: {what}, and {none} of a row of {sides(shape)} can be: pad the rows to the longest of them")
     which = f"they may be along either of {len(fits)} axes of a row of {sides(shape)}"
     remedy = "save a mask [N, T] beside the rows" if masked is None else "pad the rows and the mask by one more"
     raise UserError(f"{where}: {which}: {remedy}")

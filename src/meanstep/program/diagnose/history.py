@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from math import inf
 
 from meanstep.program.runs.records import Record
-from meanstep.program.runs.report.history import first
+from meanstep.program.runs.report.history import judged
 
 BEFORE = 3
 """Records that a jump is counted from at least."""
@@ -14,8 +14,9 @@ BEFORE = 3
 def history(records: Sequence[Record], seen: int) -> dict[str, float]:
     """Of the records up to `seen` samples; what they do not tell is missing.
 
-    `jump`: the largest residual over the median of those before it, `jump_to` and `jump_seen`: where; `above_floor`: the last distance in
-    the fewest steps over what rows of the data score, for rows, whose evaluations state it; missing where the last samples were not finite.
+    `jump`: the largest residual over the median of those before it, `jump_to` and `jump_seen`: where; `above_floor`: the last distance
+    that training told its best checkpoint by, over what rows of the data score, for rows, whose evaluations state it; missing where the
+    last samples were not finite.
     """
     known = [record for record in records if record["seen"] <= seen]
     return _jump(known) | _above_floor(known)
@@ -38,7 +39,7 @@ def _jump(records: Sequence[Record]) -> dict[str, float]:
 
 def _above_floor(records: Sequence[Record]) -> dict[str, float]:
     last = next((r for r in reversed(records) if r["kind"] == "evaluation"), {})
-    floor, distance = last.get("floor"), first(last)
+    floor, distance = last.get("floor"), judged(last)
     if isinstance(floor, int | float) and floor > 0 and isinstance(distance, int | float):
         return {"above_floor": distance / floor, "distance": float(distance), "floor": float(floor)}
     return {}

@@ -120,9 +120,12 @@ def logs(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
 
 
 def ratio(a: Mapping[int, float], b: Mapping[int, float], *, broken: Sequence[Collection[int]] = ((), ())) -> Change:
-    """Of `a` over `b`, paired by seed; `broken`: seeds at which each of the two diverged."""
-    first, second = map(set, broken)
-    return Change(tuple(logs(a, b).values()), over=len(first - second), under=len(second - first))
+    """Of `a` over `b`, paired by seed; `broken`: seeds at which each of the two diverged, which count where the other has a value alone."""
+    first, second = ({seed for seed, value in found.items() if _positive(value)} for found in (a, b))
+    over, under = (
+        len((there - here).intersection(gone)) for here, there, gone in zip((first, second), (second, first), broken, strict=True)
+    )
+    return Change(tuple(logs(a, b).values()), over=over, under=under)
 
 
 def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Change:

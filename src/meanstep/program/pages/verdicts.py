@@ -112,9 +112,9 @@ def with_interval(change: Change) -> str:
 
 def diverged(change: Change) -> str:
     """That one side diverged where the other did not, and what follows; empty where none did."""
-    sides = (("the numerator", change.over, "lower"), ("the denominator", change.under, "higher"))
+    sides = (("the first", change.over, "lower"), ("the second", change.under, "higher"))
     pairs = [(side, f"{n} {'pair' if n == 1 else 'pairs'}", way) for side, n, way in sides if n]
-    return "; ".join(f"{side} diverged alone in {many}, so the ratio is not called {way}" for side, many, way in pairs)
+    return "; ".join(f"{side} of the two diverged alone in {many}, so the ratio is not called {way}" for side, many, way in pairs)
 
 
 def readable_p(p: float | None) -> str:

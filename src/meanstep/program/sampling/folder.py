@@ -17,8 +17,8 @@ LARGE = 1 << 28
 EACH = re.compile(r"\d{6,}\.(png|wav)")
 NEW, NAMES = ".samples", ".names"
 """Where files lie in the folder until all are written, and a list there of all names in the folder that are samples'."""
-ASIDE, PASSING = re.compile(r"\.samples(\.incomplete\d*)?"), re.compile(r"\.?\.samples(\..*)?")
-"""Such folders that a kill left, and all names that may be there for a moment."""
+ASIDE = re.compile(r"\.samples(\.incomplete\d*)?")
+"""Such folders that a kill left."""
 
 
 def checked(folder: Path, names: Collection[str]) -> None:
@@ -26,17 +26,23 @@ def checked(folder: Path, names: Collection[str]) -> None:
     if not folder.is_dir():
         return
     mine = own(folder, names)
-    others = {p.name for p in folder.iterdir() if not PASSING.fullmatch(p.name)} - mine
+    others = _shown(folder) - mine
     if lost := sorted(others.intersection(names) if mine else others):
         raise UserError(f"--out: {folder} holds {shown(lost[0])}, which is none of its samples: give a new or an empty folder")
 
 
 def own(folder: Path, names: Collection[str]) -> set[str]:
-    """The files of a folder that an earlier call wrote: those on its list; without one all, if a call of these `names` writes the same."""
+    """The files of a folder that an earlier call wrote: those on its list; without one those
+    that a call of these `names` writes, if all are there."""
     mine = _listed(folder / LIST).union(*(_kept(aside / NAMES) for aside in _asides(folder)))
-    if not any(map(EACH.fullmatch, names)) and {p.name for p in folder.iterdir()} == set(names):
+    if not any(map(EACH.fullmatch, names)) and _shown(folder) >= set(names):
         mine |= set(names)
     return {name for name in mine if (folder / name).is_file()}
+
+
+def _shown(folder: Path) -> set[str]:
+    """The names in a folder, but for hidden ones: those of the system, and what a kill left aside."""
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")}
 
 
 def placed(folder: Path, made: Mapping[str, bytes]) -> None:

@@ -90,7 +90,8 @@ def begin(here: Path, config: Config, cache: "Cache", device: str, command: str 
     if before:
         _same(here, before, config)
     if before and (here / MANIFEST).exists():
-        check_fits(held_before := Manifest.read(here / MANIFEST), cache.manifest, f"the run {here}")
+        held_before = Manifest.read(here / MANIFEST)
+        check_fits(held_before, cache.manifest, f"the run {here}", ": choose another folder with --out to begin anew")
         if held_before.look != cache.manifest.look:
             disk.write(here / MANIFEST, cache.manifest.text())
     else:  # it has not begun: what a kill left may be of other data

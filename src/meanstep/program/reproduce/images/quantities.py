@@ -117,8 +117,8 @@ def amplification(results: Results, arm: Arm | None, center: str) -> Change:
     """How many times the distance grows for one of the error: `[d(beta) / d(0)] / [M(beta) / M(0)]`, by seed."""
     far, near = (results.distance(each, results.end) for each in (arm, results.base))
     more, less = error(results, (arm and arm.beta) or 0.0, center), error(results, 0.0, center)
-    seeds = far.keys() & near.keys() & more.keys() & less.keys()
-    above, below = {seed: far[seed] * less[seed] for seed in seeds}, {seed: near[seed] * more[seed] for seed in seeds}
+    above = {seed: far[seed] * less[seed] for seed in far.keys() & less.keys()}
+    below = {seed: near[seed] * more[seed] for seed in near.keys() & more.keys()}
     return ratio(above, below, broken=results.broke(arm, results.base))
 
 

@@ -53,7 +53,7 @@ def _quality(found: Pooled) -> Iterator[str]:
 
 
 def _variance(results: Results) -> Iterator[str]:
-    if changes := quieter(results):
+    if changes := {name: change for name, change in quieter(results).items() if change.n}:
         low, high = (pick(changes, key=lambda name: changes[name].value) for pick in (min, max))
         span = " to ".join(f"{number(changes[name].value)} ({shown(name)})" for name in dict.fromkeys((low, high)))
         calm = len(Compared.of(changes, less=False).named("better"))
@@ -65,7 +65,7 @@ def _variance(results: Results) -> Iterator[str]:
 def _best(results: Results) -> Iterator[str]:
     every = {id: Pooled.of(changes_of(results, id)) for id in results.ids if id != BASE}
     most = max((len(found.counted) for found in every.values()), default=0)
-    gains = {id: found.value for id, found in every.items() if most and len(found.counted) == most}
+    gains = {id: found.value for id, found in every.items() if most and len(found.counted) == most and not found.change.over}
     if gains:
         best, where = min(gains, key=lambda id: gains[id]), "set" if most == 1 else f"{most} sets"
         lowest = f"Of {len(gains) + 1} models, “{best}” has the lowest SW1 over the {where}: {percent(gains[best])} against β = 0."

@@ -114,9 +114,10 @@ class History:
         return min(valued, key=lambda r: r["steps"][steps], default=None)
 
 
-def first(evaluation: Record) -> Any:
-    """The distance in the fewest steps, None if it was not finite."""
-    return evaluation["steps"][min(evaluation["steps"], key=int)] if evaluation.get("steps") else None
+def judged(evaluation: Record) -> Any:
+    """The distance in the steps by which the best checkpoint is told, of an older record the fewest; None if it was not finite."""
+    steps = evaluation.get("steps")
+    return steps[evaluation.get("by") or min(steps, key=int)] if steps else None
 
 
 def read(folder: Path) -> History:
