@@ -235,7 +235,7 @@ def test_what_is_no_row_of_a_length_is_named(capsys: pytest.CaptureFixture[str])
             "the longest is 8, and no axis of a row of 2 x 7 can be: pad the rows to the longest",
         ),
         "either": ({"lengths": np.array([1, 1, 2, 2])}, r"they may be along either of 2 axes of a row of 2 x 7: save a mask \[N, T\]"),
-        "masked": ({"mask": np.ones((4, 6), bool)}, "it is 6 long, which no axis of a row of 2 x 7 can be"),
+        "masked": ({"mask": np.ones((4, 6), bool)}, "it is 6 long, and no axis of a row of 2 x 7 can be"),
         "odds": (
             {"mask": np.arange(7) < np.array([[3], [4], [5], [7]]), "lengths": np.array([3, 4, 6, 7])},
             r"row 2 \(from 0\): mask and lengths say different lengths: keep one of them",
