@@ -97,7 +97,7 @@ def _masks(found: np.ndarray) -> bool:
 
 def _holes(mask: np.ndarray) -> np.ndarray:
     """Rows of a mask `[N, T]` of which a true entry follows one that is not."""
-    return (np.diff(mask.astype(np.int8) != 0, axis=1) & (mask[:, 1:] != 0)).any(1)  # type: ignore[no-any-return]
+    return (np.diff(mask.astype(np.int8) != 0, axis=1) & (mask[:, 1:] != 0)).any(1)
 
 
 def _first(found: np.ndarray) -> bool:
