@@ -202,6 +202,8 @@ def test_the_sigmoid_curriculum_falls_between_its_ends(begin: float, end: float)
     assert value(begin) == 1 and value(end) == 0 and value((begin + end) / 2) == pytest.approx(0.5)
     quarter = begin + 0.4 * (end - begin)
     assert value(quarter) == pytest.approx(1 / (1 + math.exp(25 * -0.1)), rel=1e-9)
+    schedule = coefficients.sigmoid(begin, end, steepness=1e4)
+    assert value(begin) == 1 and value(end) == 0 and value(quarter) == 1
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])

@@ -147,7 +147,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("kind", "name", "config"), [("kl", "AutoencoderKL", KL), ("dc", "AutoencoderDC", DC)])
-def test_autoencoders_of_diffusers(tmp_path: Path, kind: str, name: str, config: dict):
+def test_autoencoders_of_diffusers(tmp_path: Path, kind: str, name: str, config: dict, monkeypatch: pytest.MonkeyPatch):
     diffusers = pytest.importorskip("diffusers")
     net = getattr(diffusers, name)(**config).eval()
     net.save_pretrained(tmp_path / "a")
@@ -162,6 +162,8 @@ def test_autoencoders_of_diffusers(tmp_path: Path, kind: str, name: str, config:
     torch.testing.assert_close(ae.decode(ae.encode(x)), decoded, atol=1e-5, rtol=1e-5)
     held = json.loads((tmp_path / "b" / "config.json").read_text())
     assert ae.shift == (held.get("shift_factor") or 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_autoencoder(f"{kind}:~/a").spec == ae.spec == f"{kind}:{tmp_path / 'a'}", "as who reads it again takes it"
 
 
 # Real weights ------------------------------------------------------------------------------------------------------------------------

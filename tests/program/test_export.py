@@ -114,6 +114,17 @@ def test_conditions_of_any_form_are_arguments_of_a_program(tmp_path: Path):
 
 
 @ONNX
+def test_a_field_that_is_zero_is_exported_too(tmp_path: Path):
+    class Zero(torch.nn.Module):
+        def forward(self, z, r, t, y=None):
+            return 0 * z
+
+    ms.export(Zero(), to="onnx", out=tmp_path / "onnx", shape=(1,), batch=1, field=True, half=True)
+    inputs = {entry.name: np.ones([1] * len(entry.shape), np.float32) for entry in session(tmp_path / "onnx" / "field.onnx").get_inputs()}
+    assert not session(tmp_path / "onnx" / "field.onnx").run(None, inputs)[0].any()
+
+
+@ONNX
 def test_conditions_of_any_form_are_named_inputs_of_a_graph(tmp_path: Path):
     ms.export(Told(), to="onnx", out=tmp_path / "onnx", steps=2, shape=(3,), condition=CONDITION, field=True)
     inputs, wanted = told(range(7))

@@ -145,12 +145,15 @@ def test_a_card_has_a_table_for_each_reference_with_all_that_was_measured(export
     about |= {"extractor": "pixels", "reference": "shapes, 30 images", "reference_digest": "a"}
     frechet, kid = ({"metrics": [name], "values": {name: 0.5, "count": 64}} for name in ("frechet", "kid"))
     held = [about | frechet, about | kid, about | kid | {"reference": "others, 9 images", "reference_digest": "b"}]
+    floor = about | frechet | {"kind": "floor", "data": "test"}
+    held += [floor | {"values": {"frechet": x, "count": n}, "count": n} for n, x in ((64, 0.25), (8, 4.0))]  # that of 8 is of no cell
     (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
     ms.export(run, to="hub", out=tmp_path / "hub")
     lines = (tmp_path / "hub" / "README.md").read_text().splitlines()
     first, second = (i for i, line in enumerate(lines) if line.startswith("| seen"))
     assert [lines[i].split(" | ")[4:-1] for i in (first, first + 2)] == [["FD-pixels", "kernel x 1000", "count"], ["0.5", "500", "64"]]
-    assert "shapes, 30 images" in lines[first + 4] and "FD-pixels" not in lines[second] and "others, 9 images" in lines[second + 4]
+    assert lines[first + 3].split(" | ")[4] == "0.25" and not lines[first + 4]
+    assert "shapes, 30 images" in lines[first + 5] and "FD-pixels" not in lines[second] and "others, 9 images" in lines[second + 4]
 
 
 def test_a_run_of_one_class_goes_to_the_hub(exportable, ran, tmp_path: Path):
@@ -232,6 +235,7 @@ def test_push_and_load_over_a_fake_hub(exportable, ran, tmp_path: Path, fake: ty
     assert ran("push", tmp_path / "hub", "owner/name") == 0
     assert {"model.safetensors", "README.md", "network.json", "config.json"} <= set(fake.files["owner/name"])
     assert any(head == f"Bearer {TOKEN}" for _, _, head in fake.asked)
+    assert "read it: meanstep sample hub:owner/name" in capsys.readouterr().out
     assert torch.equal(ms.load("hub:owner/name").sample(range(3)), ms.load(run).sample(range(3)))
     assert ran("sample", "hub:owner/name", "--out", tmp_path / "a.png") == 0
     net, manifest = networks.made(json.loads(fake.files["owner/name"]["network.json"]), 1), ms.load(run).manifest
@@ -265,13 +269,13 @@ class Turned(torch.nn.Module):
         return (t - r)[:, None] * z.flip(-1)
 
 
-def test_a_network_from_python_is_pushed_by_its_name(ran, tmp_path: Path, fake: type[Hub]):
+def test_a_network_from_python_is_pushed_by_its_name(ran, tmp_path: Path, fake: type[Hub], capsys: pytest.CaptureFixture[str]):
     """Its export has no samples seen."""
     pytest.importorskip("onnxscript", reason="needs pip install 'meanstep[export]'")
     ms.export(Turned(), to="onnx", out=tmp_path / "onnx", shape=(2,))
     assert ran("push", tmp_path / "onnx", "owner/name") == 0
     assert {"model.onnx", "card.json", "README.md"} <= set(fake.files["owner/name"])
-    assert fake.messages == ["Turned"]
+    assert fake.messages == ["Turned"] and "meanstep sample" not in capsys.readouterr().out
 
 
 def test_what_cannot_be_pushed(exportable, ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -219,6 +219,9 @@ def test_a_module_is_trained_as_a_copy_and_opened_with_it():
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
     assert run.config.network.name == f"given:{Net.__module__}.Net" and "give it again" in Path("run/config.yaml").read_text()
     sampled = run.sample(4)
+    assert torch.equal(ms.load(run).sample(4), sampled), "the run holds its network"
+    record = ms.export(run, to="torch", out="exported")
+    assert record["difference"]["largest"] == 0
     assert torch.equal(ms.load(run, net=Net()).sample(4), sampled) and not torch.equal(sampled, ms.noise([0, 1, 2, 3], (2,)))
     assert torch.equal(ms.load("run", network=f"{__name__}:Net").sample(4), sampled)
     with pytest.raises(ms.UserError, match=r"give it again, in Python as net="):

@@ -146,7 +146,7 @@ def sigmoid(begin: float = 0.0, end: float = 1.0, steepness: float = 25.0, snap:
         if isinstance(power, Tensor):
             a = torch.sigmoid(-power)
             return torch.where(a > 1 - snap, 1.0, a.clamp(min=snap))
-        share = 1 / (1 + math.exp(power))
+        share = (1 - math.tanh(power / 2)) / 2  # exp would overflow
         return 0.0 if share < snap else 1.0 if share > 1 - snap else share
 
     boundary.rising("the curriculum's begin and end", (begin, end), 0, 1, strict=True)

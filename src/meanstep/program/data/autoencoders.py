@@ -131,6 +131,8 @@ def _parts(net: nn.Module, x: Tensor, pixels: int) -> Tensor:
 
 
 def _diffusers(kind: str, where: str, device: torch.device, fetch: bool) -> Autoencoder:
+    path = Path(where).expanduser()
+    where = str(path) if path.exists() else where
     net = _pretrained(kind, where, fetch).to(device).requires_grad_(False).eval()
     given: Any = net.config
     encoders: dict[str, Map] = {

@@ -62,7 +62,7 @@ def halved(subject: Subject, rounded: Subject) -> float:
     """How far rounding the weights to half precision moves PyTorch's own samples, over their spread; `UserError` above the bound."""
     (seeds,) = (batches(subject)[-1],)
     full, half = subject.reference(seeds)[0], rounded.reference(seeds)[0]
-    found = float((full - half).abs().max() / full.std())
+    found = float((full - half).abs().max()) / (float(full.std(correction=0)) or 1.0)
     if not found <= HALF:
         raise UserError(f"--half moves samples by {found:.3g} of their spread, and at most {HALF:g} is allowed: leave it out")
     return found

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from meanstep.program.errors import UserError
-from meanstep.program.evaluation.rows import Row, load, merged
+from meanstep.program.evaluation.rows import Row, comparable, load, merged
 from meanstep.program.evaluation.table import columns, floor_line, line, places
 from meanstep.program.export.card import plain
 from meanstep.program.export.subject import PICTURES, Subject
@@ -117,10 +117,12 @@ def _table(cells: list[Row], floors: list[Row]) -> str:
     keys = [*place, *numbers, ("seeds", lambda row: f"{row['seed']} to {row['seed'] + row['count'] - 1}")]
     rows = [[*line(row, place, numbers), keys[-1][1](row)] for row in cells]
     same = [row for row in floors if row["reference_digest"] == cells[0]["reference_digest"] and row["extractor"] == cells[0]["extractor"]]
-    rows += [[*floor_line(row, place, numbers), ""] for row in same[-1:]]
+    same = [*{row.get("count"): row for row in same if any(comparable(row, cell["count"]) for cell in cells)}.values()]
+    rows += [[*floor_line(row, place, numbers), ""] for row in same]
     lines = [" | ".join(words) for words in ([name for name, _ in keys], ["---"] * len(keys), *rows)]
     below = f"± is half of a 95 percent interval. Reference: {cells[0]['reference']}."
-    floor = f" Last line, the floor: {same[-1]['data']}." if same else ""
+    last = "Last line, the floor" if len(same) == 1 else "Last lines, the floors of these counts"
+    floor = f" {last}: {', '.join(dict.fromkeys(row['data'] for row in same))}." if same else ""
     return "\n".join(f"| {words} |" for words in lines) + f"\n\n{below}{floor}"
 
 

@@ -15,6 +15,11 @@ from meanstep.program.reading.files import text
 from meanstep.program.runs.hub import check, endpoint, hub, told
 
 PUSHED = ("hub", "diffusers", "onnx")
+READ = {
+    "hub": "\nread it: meanstep sample hub:{}",
+    "diffusers": '\nread it: DiffusionPipeline.from_pretrained("{}", trust_remote_code=True)',
+}
+"""What reads such a folder from there."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Push(Ranged):
         with stage("uploading"):
             url = self._uploaded(folder, files, self.message or _told(record))
         if not put_json(self.json, {"command": "push", "name": self.name, "url": url}):
-            chat.print(f"{url}\nread it: meanstep sample hub:{self.name}", highlight=False, soft_wrap=True, markup=False)
+            chat.print(f"{url}{READ.get(record['target'], '').format(self.name)}", highlight=False, soft_wrap=True, markup=False)
         return 0
 
     def _uploaded(self, folder: Path, files: list[str], message: str) -> str:

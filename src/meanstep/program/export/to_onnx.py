@@ -62,7 +62,7 @@ def field(subject: Subject, target: Target) -> bytes:
     with torch.no_grad():
         ours = velocity(*asked.values())
     theirs = session(model).run(None, {name: x.numpy() for name, x in asked.items()})[0]
-    found = float(np.abs(theirs - ours.numpy()).max()) / float(ours.std())
+    found = float(np.abs(theirs - ours.numpy()).max()) / (float(ours.std(correction=0)) or 1.0)
     if not found <= target.bound:
         raise UserError(
             f"field.onnx differs from PyTorch by {found:.3g} of the spread (the bound is {target.bound:g}): nothing was written"

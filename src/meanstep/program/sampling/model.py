@@ -208,6 +208,12 @@ class Model:
         return y
 
 
+def own(run: Any) -> nn.Module | None:
+    """The network that a `Run` holds, None of anything else."""
+    found = None if isinstance(run, nn.Module) else getattr(run, "net", None)
+    return found if isinstance(found, nn.Module) else None
+
+
 def load(
     path: "str | os.PathLike[str]",
     *,
@@ -227,13 +233,14 @@ def load(
     your own `package.module:function`, None takes the first that reads what the recipe taught. `UserError` for a folder that holds no
     model, or a damaged one. A network that is not ours is made by calling the function that the checkpoint's network.json names, which
     `network` must allow by that name, `package.module:factory`. One that `meanstep.train` was given as an object is given again as
-    `net`, which is copied, or built by the function `network`.
+    `net`, which is copied, or built by the function `network`; a `Run` of it holds it.
     """
     run, saved = located(Path(path).expanduser(), checkpoint)
     manifest = saved.of(described(run))
     name = chosen(saved, average)
-    own = networks.made(saved.description, allowed=network or "", net=net)
-    put(own, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
+    given = net if net is not None or network else own(path)
+    made_net = networks.made(saved.description, allowed=network or "", net=given)
+    put(made_net, saved.tensors("model" if name == "raw" else f"ema_{name}"), saved.path)
     here = torch.device(device)
     made = decoder(run, manifest, here, autoencoder)
     facts = known(run)
@@ -241,7 +248,9 @@ def load(
     check_sampler(way, facts)
     takes = networks.conditional(saved.description)
     held = conditions.rows(run, manifest) if takes or manifest.needed else {}
-    return Model(own.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, takes, facts, way, held)
+    return Model(
+        made_net.requires_grad_(False).eval().to(here), manifest, made, int(saved.about["seen"]), name, here, takes, facts, way, held
+    )
 
 
 def check_sampler(name: str, facts: Facts) -> None:

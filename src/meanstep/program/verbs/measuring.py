@@ -13,6 +13,7 @@ from meanstep.program.diagnose.command import Diagnose
 from meanstep.program.errors import shown
 from meanstep.program.evaluation.command import Evaluate
 from meanstep.program.pages.page import require
+from meanstep.program.sampling.model import own
 from meanstep.program.verbs.rows import parts
 from meanstep.program.verbs.words import offered, options, spoken
 
@@ -43,7 +44,7 @@ def evaluate(run: "str | os.PathLike[str] | Run", *, net: nn.Module | None = Non
         where, saved = asked._checked()
         from meanstep.program.evaluation.session import evaluated
 
-        return evaluated(asked, where, saved, net or _own(run))
+        return evaluated(asked, where, saved, net or own(run))
 
 
 def diagnose(
@@ -88,16 +89,10 @@ def diagnose(
         if data is None and not targets.is_run(name or os.devnull):
             raise UserError("data: give the rows that it is trained on, an array or tensor [N, ...], a dict of them, or a file")
         rows = dataset(data) if file is None and data is not None else None
-        given = session.Objects(module if module is not None else net or _own(target), average, rows)
+        given = session.Objects(module if module is not None else net or own(target), average, rows)
         found = session.measured(asked, session._case(asked, given), budget, PYTHON)
         page = build(found, folder) if folder is not None else None
         return kept(found, page)
-
-
-def _own(run: Any) -> nn.Module | None:
-    """The network that a `Run` holds."""
-    found = None if isinstance(run, nn.Module) else getattr(run, "net", None)
-    return found if isinstance(found, nn.Module) else None
 
 
 def dataset(data: Any) -> "Dataset":
