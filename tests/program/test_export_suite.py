@@ -70,13 +70,19 @@ def rows(exportable: Callable[..., Path], *shape: int, mean: tuple[float, ...], 
     return exportable(classes=0, description=description, manifest={**ROWS, "shape": shape, "image": shape, "mean": mean, "std": std})
 
 
-def latents(exportable: Callable[..., Path], folder: Path) -> Path:
-    """A run of latents, normalised by channel, with a TAESD of random weights beside it."""
+def taesd(path: Path, seed: int = 0) -> str:
+    """A TAESD of random weights, as it is named."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         net = Tiny(4, False)
     net.decoder[-1].weight.data *= 20  # pictures that differ
-    save_file(net.state_dict(), folder / "taesd.safetensors")
+    save_file(net.state_dict(), path)
+    return f"taesd:{path}"
+
+
+def latents(exportable: Callable[..., Path], folder: Path) -> Path:
+    """A run of latents, normalised by channel, with a TAESD of random weights beside it."""
+    taesd(folder / "taesd.safetensors")
     digest = hashlib.sha256((folder / "taesd.safetensors").read_bytes()).hexdigest()
     stated: dict[str, Any] = {"autoencoder": f"taesd:{folder / 'taesd.safetensors'}", "autoencoder_digest": digest}
     stated |= {"shape": (4, 2, 2), "image": (3, 16, 16), "codec": "latents", "dtype": "float32", "statistics": "own"}
@@ -341,3 +347,13 @@ def test_latents_leave_undecoded(run, ran, here):
     assert ran("export", run("latents"), "--to", "torch", "--no-decode", "--out", here / "bare") == 0
     program, z = torch.export.load(here / "bare" / "model.pt2").module(), ms.noise(range(9), (4, 2, 2))
     assert torch.equal(program(z)[0], ms.load(run("latents")).latents(range(9)))
+
+
+@pytest.mark.parametrize("kind", ["latents", "pictures"])
+def test_another_autoencoder_is_refused_as_for_samples(kind: str, run, here):
+    other = taesd(here / "other.safetensors", seed=1)
+    with pytest.raises(UserError, match="another autoencoder"):
+        ms.load(run(kind), autoencoder=other).sample(1)
+    with pytest.raises(UserError, match="another autoencoder"):
+        ms.export(run(kind), to="torch", out=here / "never", autoencoder=other)
+    assert not (here / "never").exists()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from meanstep.program.at_scale import AtScale
 from meanstep.program.console import UserError
-from meanstep.program.data.codecs import CODECS
+from meanstep.program.data.codecs import CODECS, check_same
 from meanstep.program.export import told
 from meanstep.program.export.decoders import decoder
 from meanstep.program.export.modules import STEPS, Asked, Begun, Guided, Pictures, Plain, Several, Step, Told, Whole, named
@@ -264,6 +264,7 @@ def _decoding(model: Model, choice: Choice) -> tuple[nn.Module, tuple[str, ...],
         return Plain(torch.zeros_like(mean), torch.ones_like(std)), ("latents",), LINES
     if not CODECS[manifest.codec].pictures:
         return Plain(mean, std).eval(), ("values",), POINTS if model.shape == (2,) else LINES
+    check_same(manifest, model.autoencoder)
     inner = decoder(model.autoencoder.spec) if encoded else None
     pictures = Pictures(mean, std, inner, model.autoencoder.scaling, model.autoencoder.shift, manifest.image[0])
     return pictures.eval(), ("values", "images"), PICTURES
