@@ -130,6 +130,7 @@ def test_conditions_of_any_form_are_named_inputs_of_a_graph(tmp_path: Path):
         ({"to": "web"}, "--to web makes a run's samples and has no inputs for conditions"),
         ({"to": "hub"}, "--to onnx or --to torch has"),
         ({"shape": None}, "give shape"),
+        ({"decode": False}, "a network alone has no autoencoder"),
         ({"guidance": 2.0}, "put guidance into the network"),
         ({"sampler": "renoise"}, "draws noise on its way"),
         ({"condition": {"a": torch.ones(3), "b": torch.ones(2)}}, "one row for each sample, and b is"),
@@ -229,6 +230,8 @@ def test_one_label_is_no_input_and_a_fixed_batch_is_one(exportable, tmp_path: Pa
         (["--to", "torch", "--guidance", "nan"], "--guidance: a number at least 0"),
         (["--to", "torch", "--sampler", "renoise"], "draws noise on its way, which an export cannot: --sampler walk"),
         (["--to", "hub", "--guidance", "2"], "--to hub exports the network, which takes every label"),
+        (["--to", "hub", "--sampler", "euler"], "--to hub: the folder does not keep a sampler"),
+        (["--to", "hub", "--no-decode"], "trained without an autoencoder: leave it out"),
         (["--to", "web", "--batch", "4"], "a page makes any number of samples"),
     ],
 )

@@ -24,6 +24,8 @@ def of_net(net: nn.Module, choice: Choice, *, target: str, shape: Sequence[int],
         )
     if choice.labels is not None or choice.guidance not in (None, 1):
         raise UserError("labels and guidance belong to a run with labels: leave them out, and put guidance into the network")
+    if not choice.decode:
+        raise UserError("decode: a network alone has no autoencoder, what it makes comes out as it is: leave it out")
     if draw.asks(sampler, "fresh"):
         raise UserError(f"--to {target}: the sampler {sampler} draws noise on its way, which an export cannot: take walk")
     parts = named(condition)

@@ -259,6 +259,8 @@ def _offered(model: Model, choice: Choice) -> tuple[int, ...]:
 def _decoding(model: Model, choice: Choice) -> tuple[nn.Module, tuple[str, ...], str]:
     """From what the network makes to what is wanted, and the names of that."""
     manifest, encoded = model.manifest, model.manifest.codec == "latents"
+    if not encoded and not choice.decode:
+        raise UserError("--no-decode leaves latents as they are, and this run was trained without an autoencoder: leave it out")
     mean, std = manifest.moments(torch.zeros(1))
     if encoded and not choice.decode:
         return Plain(torch.zeros_like(mean), torch.ones_like(std)), ("latents",), LINES
