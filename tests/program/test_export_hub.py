@@ -210,6 +210,8 @@ def test_latents_go_to_the_hub_when_their_autoencoder_has_moved(exportable, tmp_
     ms.export(run, to="hub", out=tmp_path / "hub", autoencoder=f"taesd:{new}")
     again = ms.load(tmp_path / "hub", autoencoder=f"taesd:{new}").sample(2)
     assert torch.equal(again, ms.load(run, autoencoder=f"taesd:{new}").sample(2))
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert 'autoencoder="taesd:taesd.safetensors")' in card and "--autoencoder taesd:taesd.safetensors`" in card
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,9 @@ def test_graphs_make_what_the_command_makes(kind: str, left, run):
 def test_folders_of_the_hub_are_read_back(kind: str, left, run):
     again = ms.load(left(kind, "hub"), network="unets:net" if kind == "unet" else "").sample(SEEDS, 2)
     assert torch.equal(again, wanted(run, kind)) and (left(kind, "hub") / "preview.png").stat().st_size > 100
+    card = (left(kind, "hub") / "README.md").read_text()
+    assert 'ms.load("hub:owner/name", network="unets:net")' in card if kind == "unet" else 'ms.load("hub:owner/name")' in card
+    assert ("The network `unets:net` is not in this folder" in card) == ("hub:owner/name --network unets:net`" in card) == (kind == "unet")
 
 
 @pytest.mark.parametrize("kind", ["signals", "table"])
