@@ -107,6 +107,12 @@ def test_a_condition_that_is_always_meant_is_no_input(told: Path, tmp_path: Path
     near(torch.export.load(tmp_path / "one" / "model.pt2").module()(z, y["seen"])[0].detach().numpy(), wanted)
 
 
+def test_guidance_of_0_is_the_field_without_its_conditions(told: Path):
+    subject = subjects.of(told, Choice(guidance=0.0), target="torch")
+    z, y = ms.noise(SEEDS, (2, 8)), given(7)
+    near(subject.whole()(z, y["kind"], y["seen"])[0].detach().numpy(), ms.load(told).sample(SEEDS, 1, y, 0.0))
+
+
 @ONNX
 @pytest.mark.parametrize("network", ["mlp", pytest.param("unet", marks=pytest.mark.slow)])
 def test_a_page_has_the_conditions_that_are_fixed(network: str, runs):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.program.at_scale import AtScale
-from meanstep.program.console import UserError
+from meanstep.program.console import UserError, err, say
 from meanstep.program.data.codecs import CODECS, check_same
 from meanstep.program.export import told
 from meanstep.program.export.decoders import decoder
@@ -185,7 +185,8 @@ def of(
 
     `condition`: those that are always meant, by name and in units of the data; the others become inputs. `loaded`: further arguments of
     `meanstep.load`. `UserError` for a run that is not finished, labels or conditions that do not exist, guidance without them, rows of
-    different lengths, a target that has no inputs for conditions, or a sampler that draws noise on its way.
+    different lengths, a target that has no inputs for conditions, or a sampler that draws noise on its way. Guidance by what was never
+    trained is said in a line.
     """
     run, saved = (None, None) if isinstance(source, Model) else located(Path(source).expanduser(), checkpoint or "last")
     if run and saved and not checkpoint:
@@ -205,13 +206,15 @@ def of(
         low, high = model.facts.scales
         raise UserError(f"--guidance: beside conditions by name the scale is no input of an export: give one from {low:g} to {high:g}")
     choice = choice if scales else replace(choice, guidance=1.0 if choice.guidance is None else choice.guidance)
-    among = _offered(model, choice)
+    among, scale = _offered(model, choice), 1.0 if choice.guidance is None else choice.guidance
+    if why := model.untaught(scale):
+        say(why, on=err)
     decode, outputs, view = _decoding(model, choice)
     name = run.resolve().name if run else "model"
     net, facts = copy.deepcopy(model.field).float().cpu().eval(), _facts(model, choice)
     if choice.guidance is not None and model.facts.scales:
         net, choice = AtScale(net, choice.guidance).eval(), replace(choice, guidance=1.0)
-    more = told.beside(model, net, choice.guidance or 1.0, fixed) if model.needed else {}
+    more = told.beside(model, net, scale, fixed) if model.needed else {}
     facts |= {"scales": list(scales), "inputs": ", ".join(["noise", *(["label"] if len(among) > 1 else []), "guidance"])} if scales else {}
     facts |= {"inputs": ", ".join([more["start"][0] if "start" in more else "noise", *(more["condition"] or ())])} if more else {}
     return Subject(
