@@ -259,6 +259,13 @@ def test_without_labels_there_is_nothing_to_choose(exportable):
             ms.export(run, to="torch", out="nowhere", **asked)
 
 
+def test_a_network_is_guided_where_labels_were_hidden_in_training(exportable):
+    run = exportable()
+    assert subjects.of(run, Choice(), target="torch").guided and not subjects.of(exportable(classes=0), Choice(), target="torch").guided
+    (run / "method.json").write_text(json.dumps(json.loads((run / "method.json").read_text()) | {"dropout": 0.0}))
+    assert not subjects.of(run, Choice(), target="torch").guided
+
+
 def test_what_a_loaded_model_or_a_network_cannot_take_is_not_ignored(exportable, tmp_path: Path):
     run = exportable()
     asked = [

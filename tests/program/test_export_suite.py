@@ -283,6 +283,23 @@ def test_a_pipeline_of_installed_code_runs_none_of_the_folders(left, run):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_a_pipeline_refuses_guidance_that_its_network_cannot_have(left, run):
+    from meanstep.program.export.flowmap_load import FlowMapPipeline
+
+    for kind in ("pictures", "latents"):
+        pipeline = FlowMapPipeline.from_pretrained(left(kind, "diffusers"))
+        pipeline.set_progress_bar_config(disable=True)
+        if kind == "pictures":
+            made = pipeline(seeds=SEEDS, guidance_scale=4, num_inference_steps=2, output_type="np").images
+            near(made.transpose(0, 3, 1, 2), ms.load(run(kind)).sample(SEEDS, 2, guidance=4))
+            pipeline.facts["guided"] = False
+        with pytest.raises(ValueError, match="leave it at 1"):
+            pipeline(seeds=[0], guidance_scale=4)
+        del pipeline.facts["guided"]  # a folder of before
+        pipeline(seeds=[0], guidance_scale=4)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_labels_are_drawn_where_their_generator_is(left, monkeypatch):
     """torch refuses a generator of another device than the tensor's, and a tensor's is the processor where nothing is said."""
     from meanstep.program.export.flowmap_load import FlowMapPipeline

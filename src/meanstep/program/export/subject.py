@@ -51,7 +51,7 @@ class Subject:
     `decoder`: where its autoencoder is, as `meanstep cache` names it, empty for none; `condition`: rows of a tree of tensors that the
     network takes in place of labels, None if it takes none; `told`: how a run's network is told conditions, in units of the data; `start`:
     rows of the data where the flow starts, in place of noise, and the name of that input; `begin`: what the network sees of them; `scales`:
-    the least and the largest guidance scale, where that is an input.
+    the least and the largest guidance scale, where that is an input; `guided`: whether the network knows its field without a condition.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Subject:
     start: tuple[str, Tensor] | None = None
     begin: Begun | None = None
     scales: tuple[float, ...] = ()
+    guided: bool = False
 
     @property
     def label(self) -> int | None:
@@ -233,6 +234,7 @@ def of(
         saved=saved,
         decoder=model.autoencoder.spec if model.manifest.codec == "latents" else "",
         scales=scales,
+        guided=not model.facts.unguided(model.classes, model.given),
         **more,
     )
 
