@@ -15,14 +15,16 @@ from meanstep.cli import main
 from meanstep.fields import DiT
 from meanstep.program.console import UserError
 from meanstep.program.export import subject as subjects
+from meanstep.program.export.card import card
 from meanstep.program.export.checks import compared
 from meanstep.program.export.conditioned import of_net
 from meanstep.program.export.modules import Guided, Plain, Step, Whole
 from meanstep.program.export.quicker import quicker
 from meanstep.program.export.subject import Choice
 from meanstep.program.export.targets import TARGETS
-from meanstep.program.export.to_onnx import graph
+from meanstep.program.export.to_onnx import examples, graph
 from meanstep.program.export.to_onnx import session as opened
+from meanstep.program.export.to_torch import call
 
 HAS = {name: all(map(find_spec, target.needs)) for name, target in TARGETS.items()}
 ONNX = pytest.mark.skipif(not HAS["onnx"], reason="needs onnx, onnxscript and onnxruntime: pip install 'meanstep[export]'")
@@ -144,6 +146,25 @@ def test_a_network_that_cannot_leave_is_one_line(asked, said, tmp_path: Path):
     with pytest.raises(UserError, match=said):
         ms.export(Told(), **{"to": "torch", "out": tmp_path / "new", "shape": (3,), "condition": CONDITION, **asked})
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "said", "of_torch", "of_numpy"),
+    [
+        (None, {}, "torch.randint(3, (16,))", "np.arange(16) % 3"),
+        ((2, 0), {"offered": ["fox", "cat"]}, "torch.tensor([2, 0])[torch.randint(2, (16,))]", "np.array([2, 0])[np.arange(16) % 2]"),
+        ((1,), {"label": "dog"}, "", ""),
+    ],
+)
+def test_a_card_has_the_labels_that_are_offered_and_its_example_draws_from_them(labels, said, of_torch, of_numpy, exportable):
+    subject = subjects.of(exportable(), Choice(labels=labels), target="torch")
+    assert {name: subject.facts[name] for name in ("label", "offered") if name in subject.facts} == said
+    assert call(subject) == f"values, images = generate(torch.randn(16, 1, 8, 8){', ' * bool(of_torch)}{of_torch})"
+    assert examples(subject, ("noise", "label")[: 2 if of_numpy else 1]).get("label", "") == of_numpy
+    text = card(
+        {"name": "a", "meanstep": "0", "target": "torch", "difference": {"largest": 0, "bound": 0, "draws": 1}, **subject.facts}, ""
+    )
+    assert ("| offered | fox, cat |" in text) == (labels == (2, 0)) and ("| label | dog |" in text) == (labels == (1,))
 
 
 # onnx ----------------------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from meanstep.program.errors import UserError
 from meanstep.program.evaluation.rows import Row, load, merged
 from meanstep.program.evaluation.table import columns, floor_line, line, places
 from meanstep.program.export import bare
-from meanstep.program.export.card import plain
+from meanstep.program.export.card import few, plain
 from meanstep.program.export.subject import PICTURES, Subject
 from meanstep.program.reading import files, trees
 from meanstep.program.registry import AVERAGE, INSTANTANEOUS
@@ -64,14 +64,12 @@ def text(subject: Subject, difference: float, count: int) -> str:
     """README.md."""
     facts, more = subject.facts, []
     if subject.classes:
-        more.append(
-            f"- It takes {len(subject.classes)} classes: {', '.join(subject.classes[:20])}{' ...' if len(subject.classes) > 20 else ''}."
-        )
+        more.append(f"- It takes {len(subject.classes)} classes: {few(subject.classes)}.")
     if subject.choice.half:
         more.append("- The weights are stored in half precision and computed with in float32.")
     more.append(f"- Read back from this folder it makes the run's own samples: largest difference {difference:.2g} of their spread.")
     told = {**facts, "cost": _cost(subject), "commit": _environment(subject).get("commit", "not known")}
-    hidden = ("classes", "images", "data", "steps", "guidance")
+    hidden = ("classes", "label", "offered", "images", "data", "steps", "guidance")
     rows = "\n".join(f"| {name} | {plain(value)} |" for name, value in told.items() if name not in hidden and value)
     s, beside = "s" * (facts["steps"] > 1), _beside(subject)
     known = {

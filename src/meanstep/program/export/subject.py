@@ -15,6 +15,7 @@ from meanstep.program.data.codecs import CODECS, check_same
 from meanstep.program.export import told
 from meanstep.program.export.decoders import decoder
 from meanstep.program.export.modules import STEPS, Asked, Begun, Guided, Pictures, Plain, Several, Step, Told, Whole, named
+from meanstep.program.export.stated import stated
 from meanstep.program.registry import SAMPLERS
 from meanstep.program.runs.saved import Saved, held, located
 from meanstep.program.sampling import conditions, draw
@@ -84,6 +85,11 @@ class Subject:
     def labelled(self) -> bool:
         """Whether a label is an input."""
         return len(self.among) > 1
+
+    @property
+    def every(self) -> bool:
+        """Whether all labels are offered, in their order."""
+        return self.among == tuple(range(len(self.classes)))
 
     @property
     def field(self) -> nn.Module:
@@ -193,8 +199,9 @@ def of(
     if run and saved and not checkpoint:
         _check_finished(run, saved)
     model = source if isinstance(source, Model) else load(source, checkpoint=checkpoint or "last", **loaded)
+    fixed = conditions.fixed(condition, model.needed, model.shape) if model.needed else {}
     if model.needed:
-        told.refused(model, target, fixed := conditions.fixed(condition, model.needed, model.shape))
+        told.refused(model, target, fixed)
     elif condition:
         raise UserError("--condition: this model was trained without conditions" + (": --labels chooses classes" if model.classes else ""))
     if draw.asks(model.sampler, "fresh"):
@@ -212,7 +219,7 @@ def of(
         say(why, on=err)
     decode, outputs, view = _decoding(model, choice)
     name = run.resolve().name if run else "model"
-    net, facts = copy.deepcopy(model.field).float().cpu().eval(), _facts(model, choice)
+    net, facts = copy.deepcopy(model.field).float().cpu().eval(), stated(model, choice, among, fixed)
     if choice.guidance is not None and model.facts.scales:
         net, choice = AtScale(net, choice.guidance).eval(), replace(choice, guidance=1.0)
     more = told.beside(model, net, scale, fixed) if model.needed else {}
@@ -275,22 +282,3 @@ def _decoding(model: Model, choice: Choice) -> tuple[nn.Module, tuple[str, ...],
     inner = decoder(model.autoencoder.spec) if encoded else None
     pictures = Pictures(mean, std, inner, model.autoencoder.scaling, model.autoencoder.shift, manifest.image[0])
     return pictures.eval(), ("values", "images"), PICTURES
-
-
-def _facts(model: Model, choice: Choice) -> dict[str, Any]:
-    """What a card says of the model."""
-    return {
-        "data": model.manifest.source,
-        "images": model.manifest.count,
-        "recipe": model.facts.recipe,
-        "learns": model.facts.learns,
-        "sampler": model.sampler,
-        "steps": choice.steps,
-        "guidance": choice.guidance,
-        "samples seen": model.seen,
-        "weights": model.average,
-        "parameters": sum(p.numel() for p in model.field.parameters()),
-        "shape": list(model.shape),
-        "classes": list(model.classes),
-        "precision": "half: weights are stored so, and computed with in float32" if choice.half else "float32",
-    }
