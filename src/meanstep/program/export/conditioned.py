@@ -9,7 +9,7 @@ from torch import nn
 
 from meanstep.program.console import UserError
 from meanstep.program.export.modules import Plain, named
-from meanstep.program.export.subject import LINES, POINTS, Choice, Subject
+from meanstep.program.export.subject import Choice, Subject, looked
 from meanstep.program.sampling import draw
 
 
@@ -43,7 +43,7 @@ def of_net(net: nn.Module, choice: Choice, *, target: str, shape: Sequence[int],
         choice=choice,
         decode=Plain(torch.zeros(1), torch.ones(1)).eval(),
         outputs=("values",),
-        view=POINTS if tuple(shape) == (2,) else LINES,
+        view=looked(shape),
         facts=facts,
         condition=condition,
     )

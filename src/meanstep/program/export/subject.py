@@ -28,6 +28,11 @@ PICTURES, LINES, POINTS = "pictures", "lines", "points"
 """How what a network makes is looked at."""
 
 
+def looked(shape: Sequence[int]) -> str:
+    """How rows of numbers of this shape are looked at: of one or two numbers, a line would have no length."""
+    return POINTS if tuple(shape) in ((1,), (2,)) else LINES
+
+
 @dataclass(frozen=True)
 class Choice:
     """What is baked into an export. `labels`: the classes that are offered, all that have data if None; one is always meant then.
@@ -52,7 +57,8 @@ class Subject:
     `decoder`: where its autoencoder is, as `meanstep cache` names it, empty for none; `condition`: rows of a tree of tensors that the
     network takes in place of labels, None if it takes none; `told`: how a run's network is told conditions, in units of the data; `start`:
     rows of the data where the flow starts, in place of noise, and the name of that input; `begin`: what the network sees of them; `scales`:
-    the least and the largest guidance scale, where that is an input; `guided`: whether the network knows its field without a condition.
+    the least and the largest guidance scale, where that is an input; `guided`: whether the network knows its field without a condition;
+    `drawn`: whether a seed draws the label here that it draws for `meanstep sample`.
     """
 
     name: str
@@ -75,6 +81,7 @@ class Subject:
     begin: Begun | None = None
     scales: tuple[float, ...] = ()
     guided: bool = False
+    drawn: bool = True
 
     @property
     def label(self) -> int | None:
@@ -241,6 +248,7 @@ def of(
         saved=saved,
         decoder=model.autoencoder.spec if model.manifest.codec == "latents" else "",
         scales=scales,
+        drawn=among == tuple(model.shown),
         guided=not model.facts.unguided(model.classes, model.given),
         **more,
     )
@@ -277,7 +285,7 @@ def _decoding(model: Model, choice: Choice) -> tuple[nn.Module, tuple[str, ...],
     if encoded and not choice.decode:
         return Plain(torch.zeros_like(mean), torch.ones_like(std)), ("latents",), LINES
     if not CODECS[manifest.codec].pictures:
-        return Plain(mean, std).eval(), ("values",), POINTS if model.shape == (2,) else LINES
+        return Plain(mean, std).eval(), ("values",), looked(model.shape)
     check_same(manifest, model.autoencoder)
     inner = decoder(model.autoencoder.spec) if encoded else None
     pictures = Pictures(mean, std, inner, model.autoencoder.scaling, model.autoencoder.shift, manifest.image[0])
