@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from safetensors.torch import load_file, save_file
 
 import meanstep as ms
 from meanstep.program.console import UserError
+from meanstep.program.data.column import Column, column
+from meanstep.program.data.columns import back
 from meanstep.program.data.tiny import Tiny
 from meanstep.program.export.runtime import PACKAGE, VERSION
 from meanstep.program.export.targets import TARGETS
@@ -198,6 +201,24 @@ def test_folders_of_the_hub_are_read_back(kind: str, left, run):
     card = (left(kind, "hub") / "README.md").read_text()
     assert 'ms.load("hub:owner/name", network="unets:net")' in card if kind == "unet" else 'ms.load("hub:owner/name")' in card
     assert ("The network `unets:net` is not in this folder" in card) == ("hub:owner/name --network unets:net`" in card) == (kind == "unet")
+
+
+def test_a_card_says_how_the_columns_of_a_table_became_numbers(exportable, here):
+    """A reader of card.json decodes values as this package does."""
+    held = (Column("town", "words", words=("Bath", "Rome")), Column("kind", "condition"), Column("age", "quantile", True, points=(1, 2, 9)))
+    stated = {**ROWS, "shape": (3,), "image": (3,), "mean": (0.5, 0.5, 0.0), "std": (0.5, 0.5, 1.0)}
+    description = {"network": "mlp", "options": {"shape": [3], "classes": 0, "width": 8, "depth": 1, "frequencies": 2}}
+    own = exportable(classes=0, description=description, manifest={**stated, "columns": [asdict(column) for column in held]})
+    record = ms.export(own, to="torch", out=here / "coded")
+    assert [(entry["name"], entry["width"]) for entry in record["columns"]] == [("town", 2), ("age", 1)]
+    text = (here / "coded" / "README.md").read_text()
+    assert "coded entries of a table" in text and "| columns |" not in text and "points" not in text.partition("## How")[0]
+    (values,), at = torch.export.load(here / "coded" / "model.pt2").module()(noise(SEEDS, (3,))), 0
+    columns, wanted = json.loads((here / "coded" / "card.json").read_text())["columns"], ms.load(own).table(ms.load(own).sample(SEEDS))
+    for entry in columns:
+        width = entry.pop("width")
+        assert back(column(entry), values[:, at : at + width].numpy()).tolist() == wanted[entry["name"]].tolist()
+        at += width
 
 
 @pytest.mark.parametrize("kind", ["signals", "table"])

@@ -17,11 +17,16 @@ TEXT = """\
 ## How to use it
 
 {use}"""
+CODED = """
+The values are the coded entries of a table. `columns` in card.json has the columns in order, with the number of their entries (`width`)
+and the way that they became numbers. A column of the way `same` is as it was. One of `words` has an entry for each word, and the largest is
+meant. One of `quantile` has the normal quantile of its rank; `points` are values of equally spaced ranks from 0 to 1.
+"""
 
 
 def card(record: dict[str, Any], use: str) -> str:
     """The text of README.md, of what card.json says."""
-    hidden = {"meanstep", "name", "target", "difference", "files", "classes", "offered", "scales"}
+    hidden = {"meanstep", "name", "target", "difference", "files", "classes", "offered", "columns", "scales"}
     hidden |= {"guidance"} if "scales" in record else set()
     rows = [f"| {name} | {plain(value)} |" for name, value in record.items() if name not in hidden]
     rows += [f"| {name} | {few(record[name])} |" for name in ("classes", "offered") if record.get(name)]
@@ -30,7 +35,7 @@ def card(record: dict[str, Any], use: str) -> str:
     scale = f"guidance from {low:g} to {high:g}, an input" if low is not None else f"guidance {record['guidance']:g}"
     what = f"{record['steps']} step{'s' * (record['steps'] > 1)} of {record['sampler']}, {scale}"
     filled = {**record, "about": about, "what": what, "rows": "\n".join(rows)}
-    return TEXT.format(**filled | {"difference": sentence(record["difference"]), "use": use})
+    return TEXT.format(**filled | {"difference": sentence(record["difference"]), "use": use + CODED * ("columns" in record)})
 
 
 def sentence(difference: dict[str, Any]) -> str:

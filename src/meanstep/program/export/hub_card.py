@@ -69,7 +69,7 @@ def text(subject: Subject, difference: float, count: int) -> str:
         more.append("- The weights are stored in half precision and computed with in float32.")
     more.append(f"- Read back from this folder it makes the run's own samples: largest difference {difference:.2g} of their spread.")
     told = {**facts, "cost": _cost(subject), "commit": _environment(subject).get("commit", "not known")}
-    hidden = ("classes", "label", "offered", "images", "data", "steps", "guidance")
+    hidden = ("classes", "label", "offered", "columns", "images", "data", "steps", "guidance")
     rows = "\n".join(f"| {name} | {plain(value)} |" for name, value in told.items() if name not in hidden and value)
     s, beside = "s" * (facts["steps"] > 1), _beside(subject)
     known = {

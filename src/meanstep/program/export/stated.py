@@ -1,6 +1,7 @@
 """What the card of a run's export says of its model, and of what is fixed in it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -32,6 +33,7 @@ def stated(model: Model, choice: "Choice", among: Sequence[int], fixed: Mapping[
         "classes": list(model.classes),
         "precision": "half: weights are stored so, and computed with in float32" if choice.half else "float32",
         **_labels(model, among),
+        **_columns(model),
         **({"fixed": {c.name: _value(c, fixed[c.name]) for c in model.needed if c.name in fixed}} if fixed else {}),
     }
 
@@ -42,6 +44,12 @@ def _labels(model: Model, among: Sequence[int]) -> dict[str, Any]:
     if len(names) == 1:
         return {"label": names[0]}
     return {"offered": names} if names != list(model.classes) else {}
+
+
+def _columns(model: Model) -> dict[str, Any]:
+    """The columns of a table whose entries the values are, in order, and how each became numbers; nothing where all stayed as they are."""
+    held = [asdict(column) | {"width": column.width} for column in model.manifest.columns if column.width]
+    return {"columns": held} if any(entry["way"] != "same" for entry in held) else {}
 
 
 def _value(c: Condition, value: Tensor) -> Any:
