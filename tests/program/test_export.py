@@ -15,14 +15,16 @@ from meanstep.cli import main
 from meanstep.fields import DiT
 from meanstep.program.console import UserError
 from meanstep.program.export import subject as subjects
+from meanstep.program.export.card import card
 from meanstep.program.export.checks import compared
 from meanstep.program.export.conditioned import of_net
 from meanstep.program.export.modules import Guided, Plain, Step, Whole
 from meanstep.program.export.quicker import quicker
 from meanstep.program.export.subject import Choice
 from meanstep.program.export.targets import TARGETS
-from meanstep.program.export.to_onnx import graph
+from meanstep.program.export.to_onnx import examples, graph
 from meanstep.program.export.to_onnx import session as opened
+from meanstep.program.export.to_torch import call
 
 HAS = {name: all(map(find_spec, target.needs)) for name, target in TARGETS.items()}
 ONNX = pytest.mark.skipif(not HAS["onnx"], reason="needs onnx, onnxscript and onnxruntime: pip install 'meanstep[export]'")
@@ -141,6 +143,7 @@ def test_conditions_of_any_form_are_named_inputs_of_a_graph(tmp_path: Path):
         ({"to": "web"}, "--to web makes a run's samples and has no inputs for conditions"),
         ({"to": "hub"}, "--to onnx or --to torch has"),
         ({"shape": None}, "give shape"),
+        ({"decode": False}, "a network alone has no autoencoder"),
         ({"guidance": 2.0}, "put guidance into the network"),
         ({"sampler": "renoise"}, "draws noise on its way"),
         ({"condition": {"a": torch.ones(3), "b": torch.ones(2)}}, "one row for each sample, and b is"),
@@ -154,6 +157,25 @@ def test_a_network_that_cannot_leave_is_one_line(asked, said, tmp_path: Path):
     with pytest.raises(UserError, match=said):
         ms.export(Told(), **{"to": "torch", "out": tmp_path / "new", "shape": (3,), "condition": CONDITION, **asked})
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "said", "of_torch", "of_numpy"),
+    [
+        (None, {}, "torch.randint(3, (16,))", "np.arange(16) % 3"),
+        ((2, 0), {"offered": ["fox", "cat"]}, "torch.tensor([2, 0])[torch.randint(2, (16,))]", "np.array([2, 0])[np.arange(16) % 2]"),
+        ((1,), {"label": "dog"}, "", ""),
+    ],
+)
+def test_a_card_has_the_labels_that_are_offered_and_its_example_draws_from_them(labels, said, of_torch, of_numpy, exportable):
+    subject = subjects.of(exportable(), Choice(labels=labels), target="torch")
+    assert {name: subject.facts[name] for name in ("label", "offered") if name in subject.facts} == said
+    assert call(subject) == f"values, images = generate(torch.randn(16, 1, 8, 8){', ' * bool(of_torch)}{of_torch})"
+    assert examples(subject, ("noise", "label")[: 2 if of_numpy else 1]).get("label", "") == of_numpy
+    text = card(
+        {"name": "a", "meanstep": "0", "target": "torch", "difference": {"largest": 0, "bound": 0, "draws": 1}, **subject.facts}, ""
+    )
+    assert ("| offered | fox, cat |" in text) == (labels == (2, 0)) and ("| label | dog |" in text) == (labels == (1,))
 
 
 # onnx ----------------------------------------------------------------------------------------------------------------------------------
@@ -240,6 +262,8 @@ def test_one_label_is_no_input_and_a_fixed_batch_is_one(exportable, tmp_path: Pa
         (["--to", "torch", "--guidance", "nan"], "--guidance: a number at least 0"),
         (["--to", "torch", "--sampler", "renoise"], "draws noise on its way, which an export cannot: --sampler walk"),
         (["--to", "hub", "--guidance", "2"], "--to hub exports the network, which takes every label"),
+        (["--to", "hub", "--sampler", "euler"], "--to hub: the folder does not keep a sampler"),
+        (["--to", "hub", "--no-decode"], "trained without an autoencoder: leave it out"),
         (["--to", "web", "--batch", "4"], "a page makes any number of samples"),
     ],
 )
@@ -265,6 +289,13 @@ def test_without_labels_there_is_nothing_to_choose(exportable):
     for asked, said in (({"labels": [0]}, "trained without labels"), ({"guidance": 2.0}, "nothing to guide it by")):
         with pytest.raises(UserError, match=said):
             ms.export(run, to="torch", out="nowhere", **asked)
+
+
+def test_a_network_is_guided_where_labels_were_hidden_in_training(exportable):
+    run = exportable()
+    assert subjects.of(run, Choice(), target="torch").guided and not subjects.of(exportable(classes=0), Choice(), target="torch").guided
+    (run / "method.json").write_text(json.dumps(json.loads((run / "method.json").read_text()) | {"dropout": 0.0}))
+    assert not subjects.of(run, Choice(), target="torch").guided
 
 
 def test_what_a_loaded_model_or_a_network_cannot_take_is_not_ignored(exportable, tmp_path: Path):

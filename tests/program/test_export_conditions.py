@@ -1,5 +1,6 @@
 """Exports of runs whose networks are given conditions, or whose flow starts at rows of the data, against `ms.load(run).sample`."""
 
+import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,8 +104,16 @@ def test_a_condition_that_is_always_meant_is_no_input(told: Path, tmp_path: Path
     y = {"kind": torch.ones(7, dtype=torch.int64), "seen": torch.tensor([5.0, 4.0, 6.0]).expand(7, 3)}
     z, wanted = ms.noise(SEEDS, (2, 8)), ms.load(told).sample(SEEDS, 1, y)
     near(torch.export.load(tmp_path / "all" / "model.pt2").module()(z)[0].detach().numpy(), wanted)
+    assert json.loads((tmp_path / "all" / "card.json").read_text())["fixed"] == {"kind": "push", "seen": [5.0, 4.0, 6.0]}
+    assert "| fixed | kind = push, seen = [5.0, 4.0, 6.0] |" in (tmp_path / "all" / "README.md").read_text()
     ms.export(told, to="torch", out=tmp_path / "one", condition={"kind": 1})
     near(torch.export.load(tmp_path / "one" / "model.pt2").module()(z, y["seen"])[0].detach().numpy(), wanted)
+
+
+def test_guidance_of_0_is_the_field_without_its_conditions(told: Path):
+    subject = subjects.of(told, Choice(guidance=0.0), target="torch")
+    z, y = ms.noise(SEEDS, (2, 8)), given(7)
+    near(subject.whole()(z, y["kind"], y["seen"])[0].detach().numpy(), ms.load(told).sample(SEEDS, 1, y, 0.0))
 
 
 @ONNX

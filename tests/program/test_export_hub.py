@@ -204,6 +204,19 @@ def test_no_entry_of_a_hub_folder_is_a_path_of_this_machine(exportable, tmp_path
     assert torch.equal(again, ms.load(run, autoencoder=autoencoder).sample(2))
 
 
+def test_latents_go_to_the_hub_when_their_autoencoder_has_moved(exportable, tmp_path: Path):
+    run, new = latents(exportable, tmp_path), tmp_path / "moved.safetensors"
+    (run / "autoencoder.safetensors").unlink()
+    (tmp_path / "taesd.safetensors").rename(new)
+    with pytest.raises(UserError, match="leave --no-decode out"):
+        ms.export(run, to="hub", out=tmp_path / "hub", autoencoder=f"taesd:{new}", decode=False)
+    ms.export(run, to="hub", out=tmp_path / "hub", autoencoder=f"taesd:{new}")
+    again = ms.load(tmp_path / "hub", autoencoder=f"taesd:{new}").sample(2)
+    assert torch.equal(again, ms.load(run, autoencoder=f"taesd:{new}").sample(2))
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert 'autoencoder="taesd:taesd.safetensors")' in card and "--autoencoder taesd:taesd.safetensors`" in card
+
+
 @pytest.mark.parametrize(
     ("word", "left"),
     [

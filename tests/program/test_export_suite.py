@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from safetensors.torch import load_file, save_file
 
 import meanstep as ms
 from meanstep.program.console import UserError
+from meanstep.program.data.column import Column, column
+from meanstep.program.data.columns import back
 from meanstep.program.data.tiny import Tiny
 from meanstep.program.export.runtime import PACKAGE, VERSION
 from meanstep.program.export.targets import TARGETS
@@ -70,13 +73,19 @@ def rows(exportable: Callable[..., Path], *shape: int, mean: tuple[float, ...], 
     return exportable(classes=0, description=description, manifest={**ROWS, "shape": shape, "image": shape, "mean": mean, "std": std})
 
 
-def latents(exportable: Callable[..., Path], folder: Path) -> Path:
-    """A run of latents, normalised by channel, with a TAESD of random weights beside it."""
+def taesd(path: Path, seed: int = 0) -> str:
+    """A TAESD of random weights, as it is named."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         net = Tiny(4, False)
     net.decoder[-1].weight.data *= 20  # pictures that differ
-    save_file(net.state_dict(), folder / "taesd.safetensors")
+    save_file(net.state_dict(), path)
+    return f"taesd:{path}"
+
+
+def latents(exportable: Callable[..., Path], folder: Path) -> Path:
+    """A run of latents, normalised by channel, with a TAESD of random weights beside it."""
+    taesd(folder / "taesd.safetensors")
     digest = hashlib.sha256((folder / "taesd.safetensors").read_bytes()).hexdigest()
     stated: dict[str, Any] = {"autoencoder": f"taesd:{folder / 'taesd.safetensors'}", "autoencoder_digest": digest}
     stated |= {"shape": (4, 2, 2), "image": (3, 16, 16), "codec": "latents", "dtype": "float32", "statistics": "own"}
@@ -189,6 +198,27 @@ def test_graphs_make_what_the_command_makes(kind: str, left, run):
 def test_folders_of_the_hub_are_read_back(kind: str, left, run):
     again = ms.load(left(kind, "hub"), network="unets:net" if kind == "unet" else "").sample(SEEDS, 2)
     assert torch.equal(again, wanted(run, kind)) and (left(kind, "hub") / "preview.png").stat().st_size > 100
+    card = (left(kind, "hub") / "README.md").read_text()
+    assert 'ms.load("hub:owner/name", network="unets:net")' in card if kind == "unet" else 'ms.load("hub:owner/name")' in card
+    assert ("The network `unets:net` is not in this folder" in card) == ("hub:owner/name --network unets:net`" in card) == (kind == "unet")
+
+
+def test_a_card_says_how_the_columns_of_a_table_became_numbers(exportable, here):
+    """A reader of card.json decodes values as this package does."""
+    held = (Column("town", "words", words=("Bath", "Rome")), Column("kind", "condition"), Column("age", "quantile", True, points=(1, 2, 9)))
+    stated = {**ROWS, "shape": (3,), "image": (3,), "mean": (0.5, 0.5, 0.0), "std": (0.5, 0.5, 1.0)}
+    description = {"network": "mlp", "options": {"shape": [3], "classes": 0, "width": 8, "depth": 1, "frequencies": 2}}
+    own = exportable(classes=0, description=description, manifest={**stated, "columns": [asdict(column) for column in held]})
+    record = ms.export(own, to="torch", out=here / "coded")
+    assert [(entry["name"], entry["width"]) for entry in record["columns"]] == [("town", 2), ("age", 1)]
+    text = (here / "coded" / "README.md").read_text()
+    assert "coded entries of a table" in text and "| columns |" not in text and "points" not in text.partition("## How")[0]
+    (values,), at = torch.export.load(here / "coded" / "model.pt2").module()(noise(SEEDS, (3,))), 0
+    columns, wanted = json.loads((here / "coded" / "card.json").read_text())["columns"], ms.load(own).table(ms.load(own).sample(SEEDS))
+    for entry in columns:
+        width = entry.pop("width")
+        assert back(column(entry), values[:, at : at + width].numpy()).tolist() == wanted[entry["name"]].tolist()
+        at += width
 
 
 @pytest.mark.parametrize("kind", ["signals", "table"])
@@ -274,6 +304,23 @@ def test_a_pipeline_of_installed_code_runs_none_of_the_folders(left, run):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_a_pipeline_refuses_guidance_that_its_network_cannot_have(left, run):
+    from meanstep.program.export.flowmap_load import FlowMapPipeline
+
+    for kind in ("pictures", "latents"):
+        pipeline = FlowMapPipeline.from_pretrained(left(kind, "diffusers"))
+        pipeline.set_progress_bar_config(disable=True)
+        if kind == "pictures":
+            made = pipeline(seeds=SEEDS, guidance_scale=4, num_inference_steps=2, output_type="np").images
+            near(made.transpose(0, 3, 1, 2), ms.load(run(kind)).sample(SEEDS, 2, guidance=4))
+            pipeline.facts["guided"] = False
+        with pytest.raises(ValueError, match="leave it at 1"):
+            pipeline(seeds=[0], guidance_scale=4)
+        del pipeline.facts["guided"]  # a folder of before
+        pipeline(seeds=[0], guidance_scale=4)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_labels_are_drawn_where_their_generator_is(left, monkeypatch):
     """torch refuses a generator of another device than the tensor's, and a tensor's is the processor where nothing is said."""
     from meanstep.program.export.flowmap_load import FlowMapPipeline
@@ -341,3 +388,13 @@ def test_latents_leave_undecoded(run, ran, here):
     assert ran("export", run("latents"), "--to", "torch", "--no-decode", "--out", here / "bare") == 0
     program, z = torch.export.load(here / "bare" / "model.pt2").module(), ms.noise(range(9), (4, 2, 2))
     assert torch.equal(program(z)[0], ms.load(run("latents")).latents(range(9)))
+
+
+@pytest.mark.parametrize("kind", ["latents", "pictures"])
+def test_another_autoencoder_is_refused_as_for_samples(kind: str, run, here):
+    other = taesd(here / "other.safetensors", seed=1)
+    with pytest.raises(UserError, match="another autoencoder"):
+        ms.load(run(kind), autoencoder=other).sample(1)
+    with pytest.raises(UserError, match="another autoencoder"):
+        ms.export(run(kind), to="torch", out=here / "never", autoencoder=other)
+    assert not (here / "never").exists()

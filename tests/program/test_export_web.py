@@ -23,6 +23,8 @@ import meanstep as ms
 from meanstep.program.console import UserError
 from meanstep.program.data.ensured import user_folder
 from meanstep.program.export import runtime, to_web
+from meanstep.program.export import subject as subjects
+from meanstep.program.export.conditioned import of_net
 from meanstep.program.export.modules import Plain
 from meanstep.program.export.session import written
 from meanstep.program.export.subject import LINES, POINTS, Choice, Subject
@@ -101,6 +103,28 @@ def test_the_page_draws_every_line_of_the_sample_that_is_meant(dims: tuple[int, 
       process.stdout.write(JSON.stringify([0, 1, 2].map(painted)));"""
     for found, row in zip(node(code), values, strict=True):
         np.testing.assert_allclose(found, row.reshape(-1, dims[-1]).numpy())
+
+
+@pytest.mark.parametrize(("shape", "view"), [((1,), POINTS), ((2,), POINTS), ((3,), LINES)])
+def test_a_row_of_one_number_is_a_point(shape: tuple[int, ...], view: str):
+    assert of_net(Shift(shape), Choice(), target="torch", shape=shape).view == view
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (None, "--seeds n: the same noise, the same drawn class and"),
+        ((0, 1, 2), "--seeds n: the same noise, the same drawn class and"),
+        ((2, 1, 0), "The class that a seed draws is another there"),
+        ((0, 1), "The class that a seed draws is another there"),
+        ((1,), "--seeds n --labels 1: the same noise and"),
+    ],
+)
+def test_the_page_says_whether_its_classes_are_the_commands(labels: tuple[int, ...] | None, said: str, exportable):
+    subject, command = subjects.of(exportable(), Choice(labels=labels), target="web"), drawn_labels(range(40), (0, 1, 2))
+    assert said in to_web.facts(subject)["exact"]
+    if subject.labelled:
+        assert ("same drawn class" in said) == torch.equal(subject.labels(range(40)), command)
 
 
 # The runtime ---------------------------------------------------------------------------------------------------------------------------

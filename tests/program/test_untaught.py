@@ -1,6 +1,7 @@
 """Guidance of samples by a network that lost labels on r = t rows alone: one line says that it was never taught such jumps."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 import meanstep as ms
+from meanstep.program.export import subject as subjects
+from meanstep.program.export.subject import Choice
 from meanstep.program.runs import facts
 from meanstep.program.runs.config import Config
 from meanstep.program.runs.method import MethodConfig
@@ -73,6 +76,13 @@ def test_an_evaluation_says_it_in_one_line(run: Path, ran: Callable[..., int], t
     assert ran(*words, "--guidance", 1, 2, "--average", "all") == 0
     assert sum("--guidance: the field without a condition" in line for line in capsys.readouterr().err.splitlines()) == 1
     assert ran(*words) == 0 and "never trained" not in capsys.readouterr().err
+
+
+def test_an_export_says_it_in_one_line(run: Path, capsys: pytest.CaptureFixture[str]):
+    subjects.of(run, Choice(guidance=2.0), target="torch")
+    assert re.fullmatch(rf"guidance 2: {LINE}.*\n", capsys.readouterr().err)
+    subjects.of(run, Choice(), target="torch")
+    assert capsys.readouterr().err == ""
 
 
 def test_words_that_no_run_writes_are_refused(run: Path):

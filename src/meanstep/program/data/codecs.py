@@ -64,11 +64,16 @@ def _normalised(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return x.sub_(mean).div_(std)
 
 
-def _pictures(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor:
-    """Pictures uint8 `[B, C, H, W]`; `UserError` if the rows are those of another autoencoder."""
+def check_same(manifest: Manifest, autoencoder: Autoencoder) -> None:
+    """`UserError` if the rows are those of another autoencoder, which would decode them to other pictures."""
     if autoencoder.digest != manifest.autoencoder_digest:
         made, given = manifest.autoencoder.partition(":")[0], autoencoder.spec
         raise UserError(f"the latents were made by another autoencoder ({made}, sha256 {manifest.autoencoder_digest[:12]}) than {given}")
+
+
+def _pictures(x: Tensor, manifest: Manifest, autoencoder: Autoencoder) -> Tensor:
+    """Pictures uint8 `[B, C, H, W]`; `UserError` if the rows are those of another autoencoder."""
+    check_same(manifest, autoencoder)
     images = ((autoencoder.decode(manifest.unnormalise(x)) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return images if images.shape[1] == manifest.image[0] else images.float().mean(1, keepdim=True).round().to(torch.uint8)  # grey
 

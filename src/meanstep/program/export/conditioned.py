@@ -9,7 +9,7 @@ from torch import nn
 
 from meanstep.program.console import UserError
 from meanstep.program.export.modules import Plain, named
-from meanstep.program.export.subject import LINES, POINTS, Choice, Subject
+from meanstep.program.export.subject import Choice, Subject, looked
 from meanstep.program.sampling import draw
 
 
@@ -24,6 +24,8 @@ def of_net(net: nn.Module, choice: Choice, *, target: str, shape: Sequence[int],
         )
     if choice.labels is not None or choice.guidance not in (None, 1):
         raise UserError("labels and guidance belong to a run with labels: leave them out, and put guidance into the network")
+    if not choice.decode:
+        raise UserError("decode: a network alone has no autoencoder, what it makes comes out as it is: leave it out")
     if draw.asks(sampler, "fresh"):
         raise UserError(f"--to {target}: the sampler {sampler} draws noise on its way, which an export cannot: take walk")
     parts = named(condition)
@@ -41,7 +43,7 @@ def of_net(net: nn.Module, choice: Choice, *, target: str, shape: Sequence[int],
         choice=choice,
         decode=Plain(torch.zeros(1), torch.ones(1)).eval(),
         outputs=("values",),
-        view=POINTS if tuple(shape) == (2,) else LINES,
+        view=looked(shape),
         facts=facts,
         condition=condition,
     )

@@ -19,8 +19,9 @@ class FlowMapPipeline(DiffusionPipeline):
     """`transformer` or `unet`: the network; `scheduler`: FlowMapEulerDiscreteScheduler; `vae`: from latents to pictures, None for pixels.
 
     `facts`: `shape` of what the network makes, `classes` (names) and those `offered`, `mean` and `std` of its latents by channel,
-    `scaling` and `shift` of the autoencoder's, `channels` of a picture, `steps` and `guidance` by default, `average`: False for a network
-    that knows the instantaneous velocity, `order` and `names`: how the network is called with z, r, t, gap and y.
+    `scaling` and `shift` of the autoencoder's, `channels` of a picture, `steps` and `guidance` by default, `guided`: whether other
+    guidance than 1 has a meaning (older folders do not say), `average`: False for a network that knows the instantaneous velocity, `order`
+    and `names`: how the network is called with z, r, t, gap and y.
     """
 
     _optional_components = ["transformer", "unet", "vae"]  # noqa: RUF012
@@ -58,6 +59,8 @@ class FlowMapPipeline(DiffusionPipeline):
         y = self._labels(class_labels, seeds, len(z), generator)
         self.scheduler.set_timesteps(num_inference_steps or self.facts["steps"], device=z.device)
         scale = self.facts["guidance"] if guidance_scale is None else guidance_scale
+        if scale != 1 and not self.facts.get("guided", True):
+            raise ValueError("guidance_scale: this network does not know a field with a label and one without, leave it at 1")
         ends = [*self.scheduler.timesteps[1:], self.scheduler.timesteps.new_zeros(())]
         for t, r in zip(self.progress_bar(self.scheduler.timesteps), ends, strict=True):
             z = self.scheduler.step(self._velocity(z, t, r if self.facts["average"] else t, y, scale), t, z, r, return_dict=False)[0]

@@ -7,11 +7,14 @@ import yaml
 from meanstep.program.errors import UserError
 from meanstep.program.evaluation.rows import Row, comparable, load, merged
 from meanstep.program.evaluation.table import columns, floor_line, line, places
-from meanstep.program.export.card import plain
+from meanstep.program.export import bare
+from meanstep.program.export.card import few, plain
 from meanstep.program.export.subject import PICTURES, Subject
 from meanstep.program.reading import files, trees
 from meanstep.program.registry import AVERAGE, INSTANTANEOUS
+from meanstep.program.runs.networks import foreign
 from meanstep.program.runs.records import load as records
+from meanstep.program.runs.saved import AUTOENCODER, manifest
 
 TEXT = """\
 ---
@@ -29,11 +32,11 @@ A generator that turns noise into data {how}, trained by {recipe} on
 ```python
 import meanstep as ms
 
-samples = ms.load("hub:owner/name").sample(16, steps={steps})  # or the path of this folder
+samples = ms.load("hub:owner/name"{given}).sample(16, steps={steps})  # or the path of this folder
 ```
 
-`meanstep sample hub:owner/name` writes a grid, and `--network.start` trains from these weights. They are safetensors: nothing here is a
-pickle, and no code of this folder runs.
+`meanstep sample hub:owner/name{flags}` writes a grid, and `--network.start` trains from these weights. They are safetensors: nothing here
+is a pickle, and no code of this folder runs.{needed}
 
 ## How far from the data
 
@@ -61,17 +64,18 @@ def text(subject: Subject, difference: float, count: int) -> str:
     """README.md."""
     facts, more = subject.facts, []
     if subject.classes:
-        more.append(
-            f"- It takes {len(subject.classes)} classes: {', '.join(subject.classes[:20])}{' ...' if len(subject.classes) > 20 else ''}."
-        )
+        more.append(f"- It takes {len(subject.classes)} classes: {few(subject.classes)}.")
     if subject.choice.half:
         more.append("- The weights are stored in half precision and computed with in float32.")
     more.append(f"- Read back from this folder it makes the run's own samples: largest difference {difference:.2g} of their spread.")
     told = {**facts, "cost": _cost(subject), "commit": _environment(subject).get("commit", "not known")}
-    hidden = ("classes", "images", "data", "steps", "guidance")
+    hidden = ("classes", "label", "offered", "columns", "images", "data", "steps", "guidance")
     rows = "\n".join(f"| {name} | {plain(value)} |" for name, value in told.items() if name not in hidden and value)
-    s = "s" * (facts["steps"] > 1)
+    s, beside = "s" * (facts["steps"] > 1), _beside(subject)
     known = {
+        "given": "".join(f', {name}="{value}"' for name, value in beside.items()),
+        "flags": "".join(f" --{name} {value}" for name, value in beside.items()),
+        "needed": "".join(f"\n\nThe {name} `{value}` is not in this folder and is needed beside it." for name, value in beside.items()),
         "name": subject.name,
         "recipe": facts["recipe"],
         "how": HOW[facts["learns"]],
@@ -83,6 +87,15 @@ def text(subject: Subject, difference: float, count: int) -> str:
     return TEXT.format(
         matter=_matter(subject), distances=_distances(subject), facts=rows, more="\n".join(more) + "\n", count=count, **known
     )
+
+
+def _beside(subject: Subject) -> dict[str, str]:
+    """What a reader needs that is not in the folder, by the argument that takes it: code of a network, an autoencoder."""
+    run, saved = subject.run, subject.saved
+    assert run and saved
+    network = foreign(saved.description)
+    autoencoder = bare.place(manifest(run).autoencoder) if subject.decoder and not (run / AUTOENCODER).is_file() else ""
+    return {name: value for name, value in (("network", network), ("autoencoder", autoencoder)) if value}
 
 
 def _matter(subject: Subject) -> str:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from meanstep.program.at_scale import AtScale
-from meanstep.program.console import UserError
-from meanstep.program.data.codecs import CODECS
+from meanstep.program.console import UserError, err, say
+from meanstep.program.data.codecs import CODECS, check_same
 from meanstep.program.export import told
 from meanstep.program.export.decoders import decoder
 from meanstep.program.export.modules import STEPS, Asked, Begun, Guided, Pictures, Plain, Several, Step, Told, Whole, named
+from meanstep.program.export.stated import stated
 from meanstep.program.registry import SAMPLERS
 from meanstep.program.runs.saved import Saved, held, located
 from meanstep.program.sampling import conditions, draw
@@ -25,6 +26,11 @@ from meanstep.velocities import at_scale
 
 PICTURES, LINES, POINTS = "pictures", "lines", "points"
 """How what a network makes is looked at."""
+
+
+def looked(shape: Sequence[int]) -> str:
+    """How rows of numbers of this shape are looked at: of one or two numbers, a line would have no length."""
+    return POINTS if tuple(shape) in ((1,), (2,)) else LINES
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class Subject:
     `decoder`: where its autoencoder is, as `meanstep cache` names it, empty for none; `condition`: rows of a tree of tensors that the
     network takes in place of labels, None if it takes none; `told`: how a run's network is told conditions, in units of the data; `start`:
     rows of the data where the flow starts, in place of noise, and the name of that input; `begin`: what the network sees of them; `scales`:
-    the least and the largest guidance scale, where that is an input.
+    the least and the largest guidance scale, where that is an input; `guided`: whether the network knows its field without a condition;
+    `drawn`: whether a seed draws the label here that it draws for `meanstep sample`.
     """
 
     name: str
@@ -73,6 +80,8 @@ class Subject:
     start: tuple[str, Tensor] | None = None
     begin: Begun | None = None
     scales: tuple[float, ...] = ()
+    guided: bool = False
+    drawn: bool = True
 
     @property
     def label(self) -> int | None:
@@ -83,6 +92,11 @@ class Subject:
     def labelled(self) -> bool:
         """Whether a label is an input."""
         return len(self.among) > 1
+
+    @property
+    def every(self) -> bool:
+        """Whether all labels are offered, in their order."""
+        return self.among == tuple(range(len(self.classes)))
 
     @property
     def field(self) -> nn.Module:
@@ -185,14 +199,16 @@ def of(
 
     `condition`: those that are always meant, by name and in units of the data; the others become inputs. `loaded`: further arguments of
     `meanstep.load`. `UserError` for a run that is not finished, labels or conditions that do not exist, guidance without them, rows of
-    different lengths, a target that has no inputs for conditions, or a sampler that draws noise on its way.
+    different lengths, a target that has no inputs for conditions, or a sampler that draws noise on its way. Guidance by what was never
+    trained is said in a line.
     """
     run, saved = (None, None) if isinstance(source, Model) else located(Path(source).expanduser(), checkpoint or "last")
     if run and saved and not checkpoint:
         _check_finished(run, saved)
     model = source if isinstance(source, Model) else load(source, checkpoint=checkpoint or "last", **loaded)
+    fixed = conditions.fixed(condition, model.needed, model.shape) if model.needed else {}
     if model.needed:
-        told.refused(model, target, fixed := conditions.fixed(condition, model.needed, model.shape))
+        told.refused(model, target, fixed)
     elif condition:
         raise UserError("--condition: this model was trained without conditions" + (": --labels chooses classes" if model.classes else ""))
     if draw.asks(model.sampler, "fresh"):
@@ -205,13 +221,15 @@ def of(
         low, high = model.facts.scales
         raise UserError(f"--guidance: beside conditions by name the scale is no input of an export: give one from {low:g} to {high:g}")
     choice = choice if scales else replace(choice, guidance=1.0 if choice.guidance is None else choice.guidance)
-    among = _offered(model, choice)
+    among, scale = _offered(model, choice), 1.0 if choice.guidance is None else choice.guidance
+    if why := model.untaught(scale):
+        say(why, on=err)
     decode, outputs, view = _decoding(model, choice)
     name = run.resolve().name if run else "model"
-    net, facts = copy.deepcopy(model.field).float().cpu().eval(), _facts(model, choice)
+    net, facts = copy.deepcopy(model.field).float().cpu().eval(), stated(model, choice, among, fixed)
     if choice.guidance is not None and model.facts.scales:
         net, choice = AtScale(net, choice.guidance).eval(), replace(choice, guidance=1.0)
-    more = told.beside(model, net, choice.guidance or 1.0, fixed) if model.needed else {}
+    more = told.beside(model, net, scale, fixed) if model.needed else {}
     facts |= {"scales": list(scales), "inputs": ", ".join(["noise", *(["label"] if len(among) > 1 else []), "guidance"])} if scales else {}
     facts |= {"inputs": ", ".join([more["start"][0] if "start" in more else "noise", *(more["condition"] or ())])} if more else {}
     return Subject(
@@ -230,6 +248,8 @@ def of(
         saved=saved,
         decoder=model.autoencoder.spec if model.manifest.codec == "latents" else "",
         scales=scales,
+        drawn=among == tuple(model.shown),
+        guided=not model.facts.unguided(model.classes, model.given),
         **more,
     )
 
@@ -259,30 +279,14 @@ def _offered(model: Model, choice: Choice) -> tuple[int, ...]:
 def _decoding(model: Model, choice: Choice) -> tuple[nn.Module, tuple[str, ...], str]:
     """From what the network makes to what is wanted, and the names of that."""
     manifest, encoded = model.manifest, model.manifest.codec == "latents"
+    if not encoded and not choice.decode:
+        raise UserError("--no-decode leaves latents as they are, and this run was trained without an autoencoder: leave it out")
     mean, std = manifest.moments(torch.zeros(1))
     if encoded and not choice.decode:
         return Plain(torch.zeros_like(mean), torch.ones_like(std)), ("latents",), LINES
     if not CODECS[manifest.codec].pictures:
-        return Plain(mean, std).eval(), ("values",), POINTS if model.shape == (2,) else LINES
+        return Plain(mean, std).eval(), ("values",), looked(model.shape)
+    check_same(manifest, model.autoencoder)
     inner = decoder(model.autoencoder.spec) if encoded else None
     pictures = Pictures(mean, std, inner, model.autoencoder.scaling, model.autoencoder.shift, manifest.image[0])
     return pictures.eval(), ("values", "images"), PICTURES
-
-
-def _facts(model: Model, choice: Choice) -> dict[str, Any]:
-    """What a card says of the model."""
-    return {
-        "data": model.manifest.source,
-        "images": model.manifest.count,
-        "recipe": model.facts.recipe,
-        "learns": model.facts.learns,
-        "sampler": model.sampler,
-        "steps": choice.steps,
-        "guidance": choice.guidance,
-        "samples seen": model.seen,
-        "weights": model.average,
-        "parameters": sum(p.numel() for p in model.field.parameters()),
-        "shape": list(model.shape),
-        "classes": list(model.classes),
-        "precision": "half: weights are stored so, and computed with in float32" if choice.half else "float32",
-    }

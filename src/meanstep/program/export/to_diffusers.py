@@ -140,7 +140,8 @@ def _facts(subject: Subject, kind: list[str]) -> dict[str, Any]:
         "shift": decode.shift,
     }
     labels = {"classes": list(subject.classes), "offered": list(subject.among)}
-    asked = {"steps": subject.choice.steps, "guidance": subject.guidance, "average": subject.sampler is samplers.walk}
+    asked = {"steps": subject.choice.steps, "guidance": subject.guidance, "guided": subject.guided}
+    asked |= {"average": subject.sampler is samplers.walk}
     return {"shape": list(subject.shape), "channels": decode.channels, **labels, **latents, **asked, **called}
 
 

@@ -22,6 +22,7 @@ from meanstep.program.export.checks import Difference, compared
 from meanstep.program.export.hub_card import text
 from meanstep.program.export.subject import Subject
 from meanstep.program.export.targets import Target
+from meanstep.program.registry import default_sampler
 from meanstep.program.runs.facts import NAME as METHOD
 from meanstep.program.runs.facts import known, stated
 from meanstep.program.runs.integrity import MODEL, NETWORK, STATE, VERSION, digest
@@ -43,6 +44,10 @@ def files(subject: Subject, target: Target) -> tuple[Files, Difference, str]:
         raise UserError(
             "--to hub exports the network, which takes every label, guidance and batch: leave --labels, --guidance and --batch out"
         )
+    if (way := subject.facts["sampler"]) != default_sampler(subject.facts["learns"]):
+        raise UserError(f"--to hub: the folder does not keep a sampler, its reader chooses one: leave --sampler {way} out")
+    if not subject.choice.decode:
+        raise UserError("--to hub: the folder has latents and their autoencoder, its reader decodes: leave --no-decode out")
     found = {**_described(subject), **_weights(subject)}
     state = _state(subject, found)
     found[STATE] = (json.dumps(state | {"digest": digest(state)}, indent=1) + "\n").encode()
@@ -97,9 +102,9 @@ def _read_back(subject: Subject, found: Files) -> Any:
     """From noise and labels to outputs, by what a reader of the folder gets: the seeds are those of the draws."""
     with tempfile.TemporaryDirectory() as parent:
         tree(Path(parent) / "folder", found.items())
-        spec = None if AUTOENCODER in found or subject.saved is None else described(subject.run).autoencoder  # type: ignore[arg-type]
+        spec = None if AUTOENCODER in found else subject.decoder or None
         allowed = str(subject.saved.description.get("network")) if subject.saved else ""
-        model = load(Path(parent) / "folder", autoencoder=spec if spec and spec != "identity" else None, network=allowed)
+        model = load(Path(parent) / "folder", autoencoder=spec, network=allowed)
     again = replace(subject, net=model.field.float())
 
     def made(z: Tensor, *label: Tensor) -> Sequence[Tensor]:

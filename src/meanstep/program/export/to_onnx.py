@@ -16,8 +16,8 @@ from meanstep.program.export.checks import FIRST, Difference, compared
 from meanstep.program.export.subject import Subject
 from meanstep.program.export.targets import Target
 
-OPSET, LARGEST, SMALL = 20, 2**31 - 1, 1024
-"""Version of the operators; bytes that one file may have; entries below which weights are not worth rounding."""
+OPSET, LARGEST, SMALL, SHOWN = 20, 2**31 - 1, 1024, 8
+"""Version of operators; bytes that one file may have; entries below which weights are not worth rounding; labels of an example."""
 Files = dict[str, bytes]
 USE = """\
 ```python
@@ -48,7 +48,9 @@ def examples(subject: Subject, names: tuple[str, ...]) -> dict[str, str]:
     if subject.start is None:
         found[subject.first] = f'np.random.randn({rows}, {shape}).astype("float32")'
     if subject.labelled:
-        found["label"] = f"np.arange({rows}) % {len(subject.classes)}"
+        among = subject.among[:SHOWN]
+        some = f"np.array({list(among)})[np.arange({rows}) % {len(among)}]"
+        found["label"] = f"np.arange({rows}) % {len(subject.classes)}" if subject.every else some
     if subject.scales:
         found["guidance"] = f'np.full({rows}, {subject.scales[1]:g}, "float32")'
     return found

@@ -15,8 +15,8 @@ from meanstep.program.export.subject import Subject
 from meanstep.program.export.targets import Target
 
 Files = dict[str, bytes]
-MOST = 1 << 20
-"""Rows at a time, at most."""
+MOST, SHOWN = 1 << 20, 8
+"""Rows at a time, and labels of an example, at most."""
 USE = """\
 ```python
 import torch
@@ -44,10 +44,18 @@ def call(subject: Subject) -> str:
     rows = subject.choice.batch or 16
     given = f"torch.randn({', '.join(map(str, (rows, *subject.shape)))})" if subject.start is None else subject.first.replace(".", "_")
     first, *others = subject.outputs
-    label = f", torch.randint({len(subject.classes)}, ({rows},))" if subject.labelled else ""
+    label = f", {_labels(subject, rows)}" if subject.labelled else ""
     label += f", torch.full(({rows},), {subject.scales[1]!r})" if subject.scales else ""
     label += "".join(f", {name.replace('.', '_')}" for name in named(subject.condition))
     return f"{', '.join([first, *others])}{'' if others else ','} = generate({given}{label})"
+
+
+def _labels(subject: Subject, rows: int) -> str:
+    """Labels that are drawn from those offered, in Python's words."""
+    if subject.every:
+        return f"torch.randint({len(subject.classes)}, ({rows},))"
+    among = list(subject.among[:SHOWN])
+    return f"torch.tensor({among})[torch.randint({len(among)}, ({rows},))]"
 
 
 def example(subject: Subject) -> tuple[tuple[Tensor, ...], bool]:

@@ -26,7 +26,7 @@ from meanstep.program.export.targets import Target
 from meanstep.samplers import grid
 
 Files = dict[str, bytes]
-USE = "Open index.html by double click: it needs no server and no network. A seed there is `meanstep sample`'s.\n"
+USE = "Open index.html by double click: it needs no server and no network. {exact}\n"
 STEPS = (1, 2, 4)
 """What the page offers beside the number of steps that was asked for."""
 MANY = {"pictures": 16, "lines": 9, "points": 1024}
@@ -43,7 +43,11 @@ def files(subject: Subject, target: Target, runtime: Path | None = None) -> tupl
         raise UserError("--batch: a page makes any number of samples: leave it out, or --to onnx")
     parts = graphs(subject)
     found = compared(subject, stepping(subject, parts), target.bound, "the page")
-    return {"index.html": page(subject, parts, found, runtime).encode(), "LICENCE-onnxruntime-web.txt": LICENCE.encode()}, found, USE
+    return (
+        {"index.html": page(subject, parts, found, runtime).encode(), "LICENCE-onnxruntime-web.txt": LICENCE.encode()},
+        found,
+        USE.format(exact=exact(subject)),
+    )
 
 
 def graphs(subject: Subject) -> dict[str, bytes]:
@@ -114,7 +118,19 @@ def facts(subject: Subject) -> dict[str, Any]:
         "steps": sorted({*STEPS, subject.choice.steps}),
         "first": subject.choice.steps,
         "scales": list(subject.scales),
+        "exact": exact(subject),
     }
+
+
+def exact(subject: Subject) -> str:
+    """What a seed of the page is to the command, whose own classes it draws from only where all of them are offered."""
+    alike = "the same network, on this machine's processor in one thread"
+    if subject.label is not None and not subject.drawn:
+        return f"Seed n here is meanstep sample --seeds n --labels {subject.label}: the same noise and {alike}."
+    if subject.drawn:
+        return f"Seed n here is meanstep sample --seeds n: the same noise{', the same drawn class' * subject.labelled} and {alike}."
+    other = "The class that a seed draws is another there: it is drawn here among those that are offered."
+    return f"Seed n here is meanstep sample --seeds n --labels CLASS: the same noise and {alike}. {other}"
 
 
 def wrapped(script: str) -> str:

@@ -238,7 +238,7 @@ function wired() {
   ["from", "to", "way"].forEach((id) => (find(id).oninput = one));
   find("play").onclick = play;
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", both);
-  find("exact").textContent = `Seed n here is meanstep sample --seeds n: the same noise${FACTS.classes.length ? ", the same drawn class" : ""} and the same network, on this machine's processor in one thread.`;
+  find("exact").textContent = FACTS.exact;
 }
 
 wired();
