@@ -136,11 +136,13 @@ def rows() -> list[Row]:
 
 def others() -> list[Row]:
     """Not in the figure: the variance of a batch's gradient, and what else the long toys have."""
-    noise = "Variance of the gradient, coefficient 0 over 1"
+    noise, long = "Variance of the gradient, coefficient 0 over 1", "Points (sliced W1), authors' toys, 200,000 steps"
     return [
         Row(noise, "authors' toys, 50,000 steps", toys("capped", ZERO, "variance"), toys("capped", ONE, "variance")),
         Row(noise, "A4: authors' toys, 200,000 steps", toys(EXACT, ZERO, "variance"), toys(EXACT, ONE, "variance")),
-        Row("Points (sliced W1)", "authors' toys, 200,000 steps, coefficient .5 over 0", toys(EXACT, "ema 0.5"), toys(EXACT, ZERO)),
+        Row(long, "coefficient .5 over 0, one jump", toys(EXACT, "ema 0.5"), toys(EXACT, ZERO)),
+        Row(long, "trace weight over coefficient 0, two jumps", toys(EXACT, TRACE, TWO), toys(EXACT, ZERO, TWO)),
+        Row(long, "two jumps over one, coefficient 0", toys(EXACT, ZERO, TWO), toys(EXACT, ZERO)),
     ]
 
 
