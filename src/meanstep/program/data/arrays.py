@@ -79,7 +79,8 @@ def _cut(path: Path, held: Source, parts: Parts, split: str, how: Ragged, like: 
     names = [part for word in ("mask", "lengths") if (part := _of_split(word, split, parts)) in parts]
     if not names:
         raise UserError(f"{path} has no array lengths or mask: save one beside its rows, or leave --data.ragged (--ragged) out")
-    names = names[1:] if len(names) > 1 and not (names[0] not in held.conditions and _first(parts[names[0]])) else names  # another mask
+    if len(names) > 1 and (names[0] in held.conditions or not _first(parts[names[0]])):  # a mask of something else
+        names = names[1:]
     whole, *other = [_lengths(f"{path}, array {name}", parts[name], len(held)) for name in names]
     if other and (odd := whole != other[0]).any():
         raise UserError(f"{path}, row {int(np.argmax(odd))} (from 0): {names[0]} and {names[1]} say different lengths: keep one of them")
@@ -97,7 +98,8 @@ def _masks(found: np.ndarray) -> bool:
 
 def _holes(mask: np.ndarray) -> np.ndarray:
     """Rows of a mask `[N, T]` of which a true entry follows one that is not."""
-    return (np.diff(mask.astype(np.int8) != 0, axis=1) & (mask[:, 1:] != 0)).any(1)
+    there = mask.astype(bool)
+    return (~there[:, :-1] & there[:, 1:]).any(1)
 
 
 def _first(found: np.ndarray) -> bool:

@@ -20,7 +20,7 @@ from meanstep.program.export.subject import Choice, Subject
 from meanstep.program.export.targets import CARD, TARGETS, Target, check_belongs, fresh, require
 from meanstep.program.runs.report.page import TRY, wanted
 from meanstep.program.runs.saved import located
-from meanstep.program.sampling.model import Model, own
+from meanstep.program.sampling.model import Model
 
 
 def export(
@@ -73,9 +73,7 @@ def export(
             assert shape is not None
             subject = of_net(run, choice, target=to, shape=shape, condition=condition, **loaded)
         else:
-            source = run if isinstance(run, Model) else Path(run)
-            loaded = {"net": own(run)} | loaded if own(run) is not None and not loaded.get("network") else loaded
-            subject = subjects.of(source, choice, target=to, checkpoint=checkpoint, condition=condition, **loaded)
+            subject = subjects.of(run, choice, target=to, checkpoint=checkpoint, condition=condition, **loaded)
     return written(subject, to, folder, {"runtime": Path(runtime).expanduser()} if runtime else {})
 
 

@@ -1,6 +1,7 @@
 """What is exported, read off a trained model. The only file of the export that knows runs, their data and their autoencoders."""
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,7 +194,7 @@ def _rounded(module: nn.Module) -> nn.Module:
 
 
 def of(
-    source: str | Path | Model, choice: Choice, *, target: str, checkpoint: int | str = "", condition: Any = None, **loaded: Any
+    source: str | os.PathLike[str] | Model, choice: Choice, *, target: str, checkpoint: int | str = "", condition: Any = None, **loaded: Any
 ) -> Subject:
     """The generator of a run's folder, or of a loaded model. `checkpoint`: empty for the last one of a run that is finished.
 
